@@ -1,0 +1,1 @@
+"""Data sets: registered, read, checked, and made."""

@@ -1,0 +1,106 @@
+"""Reading images and label maps from disk, and writing them whole or not at all.
+
+Pillow decodes: it knows every extension of the benchmarks (jpg, png, webp, tiff), keeps palette
+indices, and tells EXIF orientation. Everything in the package reads pixels through here.
+"""
+
+import io
+import os
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+__all__ = ["IMAGE_EXTENSIONS", "read_image", "read_label", "write_atomic", "write_image"]
+
+IMAGE_EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
+
+
+def _open(path) -> Image.Image:
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no such image file: {path}")
+    try:
+        image = Image.open(path)
+        image.load()
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+        raise ValueError(f"cannot read image {path}: {error}") from error
+    return image
+
+
+def read_image(path) -> np.ndarray:
+    """Read a photograph.
+
+    EXIF orientation is applied, grayscale is repeated, CMYK and palettes are converted, an alpha
+    channel is dropped, and 16-bit values keep their high byte.
+
+    Args:
+        path: file of any format in `IMAGE_EXTENSIONS`.
+    Returns:
+        (H, W, 3) uint8, RGB.
+    Raises:
+        FileNotFoundError: nothing lies at `path`.
+        ValueError: the file is not an image, or is truncated; the message names it.
+    """
+    image = ImageOps.exif_transpose(_open(path))
+    if image.mode.startswith("I") or image.mode == "F":
+        values = np.asarray(image).astype(np.int64)
+        values = values >> 8 if image.mode.startswith("I;16") or values.max() > 255 else values
+        return np.repeat(values.clip(0, 255).astype(np.uint8)[..., None], 3, axis=2)
+    return np.array(image.convert("RGB"))
+
+
+def read_label(path) -> np.ndarray:
+    """Read a label map as it is stored: palette indices, the first channel of several, no resampling.
+
+    Args:
+        path: image file that holds one integer per pixel.
+    Returns:
+        (H, W) uint8, or int32 when the file has more than 8 bits.
+    Raises:
+        FileNotFoundError, ValueError: as `read_image`.
+    """
+    label = np.array(_open(path))
+    if label.ndim == 3:
+        label = np.ascontiguousarray(label[..., 0])
+    if label.dtype == bool:
+        return label.astype(np.uint8)
+    return label if label.dtype == np.uint8 else label.astype(np.int32)
+
+
+def write_atomic(path, data: bytes) -> None:
+    """Write `data` to `path` so that a half-written file never bears the final name.
+
+    Args:
+        path: where the file shall lie; its folder is made.
+        data: content.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def write_image(path, image: np.ndarray, **options) -> None:
+    """Encode an array by the extension of `path` and write it atomically.
+
+    Args:
+        path: destination; the extension chooses the format.
+        image: (H, W, 3) uint8 RGB, or (H, W) uint8 / uint16.
+        options: passed to Pillow's encoder (`quality`, `compress_level`, ...).
+    """
+
+    buffer = io.BytesIO()
+    extension = Path(path).suffix.lower()
+    Image.fromarray(np.ascontiguousarray(image)).save(
+        buffer, format=Image.registered_extensions()[extension], **options
+    )
+    write_atomic(path, buffer.getvalue())

@@ -1,0 +1,1 @@
+"""Pixel and component metrics, evaluators, and the report page."""
