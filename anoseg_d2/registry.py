@@ -1,0 +1,52 @@
+"""Choice by name: a table that refuses duplicates and, on a wrong name, lists the right ones."""
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+__all__ = ["Registry"]
+
+
+class Registry(Mapping):
+    """Names to objects.
+
+    Args:
+        kind: what is registered, for messages: "class head", "score".
+
+    Example::
+
+        CLASS_HEADS = Registry("class head")
+
+        @CLASS_HEADS.register("mine")
+        class MyHead(nn.Module): ...
+    """
+
+    def __init__(self, kind: str):
+        self.kind = kind
+        self._entries: dict[str, Any] = {}
+
+    def register(self, name: str) -> Callable[[Any], Any]:
+        """Return a decorator that files its object under `name`; ValueError on a duplicate."""
+
+        def file(entry):
+            if name in self._entries:
+                raise ValueError(
+                    f"{self.kind} {name!r} is already registered: {self._entries[name]}"
+                )
+            self._entries[name] = entry
+            return entry
+
+        return file
+
+    def __getitem__(self, name: str) -> Any:
+        if name not in self._entries:
+            raise ValueError(f"unknown {self.kind} {name!r}; known: {', '.join(self._entries)}")
+        return self._entries[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._entries
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._entries)
+
+    def __len__(self) -> int:
+        return len(self._entries)
