@@ -73,9 +73,7 @@ def _add_criterion_keys(cfg: CN) -> None:
     node.LOSS_POINTS = 12544  # per matched mask; 0: every pixel of the mask grid
     node.OVERSAMPLE_RATIO = 3.0
     node.IMPORTANCE_RATIO = 0.75
-    node.VOID = (
-        "negative"  # negative: void and padding push every mask down; exclude: no loss there
-    )
+    node.VOID = "negative"  # negative: void pushes every mask down; exclude: no loss there
     node.OUTLIER_WEIGHT = 0.0  # RbA hinge on pasted and known pixels
     node.OUTLIER_UPPER = -0.7
     node.OUTLIER_LOWER = -0.1

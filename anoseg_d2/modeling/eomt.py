@@ -1,0 +1,378 @@
+"""EoMT: mask classification inside a plain vision transformer, as an anomaly detector.
+
+"Your ViT is Secretly an Image Segmentation Model" (arXiv:2503.19108). Departures: at inference no
+attention mask is ever used, and annealing follows the share of the run that is done.
+
+Shape letters: B images, Q queries, C width, N tokens, K known classes, R class rows
+`[known 0..K-1, (anomaly K), no-object]`, (H, W) image size, (h, w) = (H, W) / 4 for patch 16,
+(gh, gw) patch grid.
+"""
+
+import math
+
+import torch
+from detectron2.config import configurable
+from detectron2.modeling import META_ARCH_REGISTRY
+from timm.layers import LayerNorm2d
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+from anoseg_d2.modeling import lora, scores, windows
+from anoseg_d2.modeling.criterion import LossNormalizers, SetCriterion, targets_from_sem_seg
+from anoseg_d2.modeling.heads import CLASS_HEADS, ClassHead, build_head
+from anoseg_d2.modeling.postprocess import POSTPROCESS
+from anoseg_d2.modeling.vit import build_vit, default_num_blocks
+
+__all__ = ["EoMT", "annealing_windows", "keep_probability"]
+
+# Floats that one strip of score maps may hold at once: 64 Mi of them are 256 MiB.
+STRIP_ELEMENTS = 64 * 2**20
+
+
+def annealing_windows(num_blocks: int) -> list[tuple[float, float]]:
+    """Start and end, as shares of the run, of the annealing of every query block.
+
+    Starts are spread evenly over 1/6..2/3, each window lasts 1/6 of the run.
+    """
+    starts = [1 / 6 + 0.5 * i / max(num_blocks - 1, 1) for i in range(num_blocks)]
+    return [(start, start + 1 / 6) for start in starts]
+
+
+def keep_probability(progress: float, start: float, end: float, power: float = 0.9) -> float:
+    """Share of queries that keep their attention mask: 1 before start, 0 after end."""
+    if progress < start:
+        return 1.0
+    if progress >= end:
+        return 0.0
+    return (1 - (progress - start) / (end - start)) ** power
+
+
+class ScaleBlock(nn.Module):
+    """Double the resolution of (B, C, gh, gw) features.
+
+    Args:
+        width: C.
+    """
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.conv1 = nn.ConvTranspose2d(width, width, kernel_size=2, stride=2)
+        self.conv2 = nn.Conv2d(width, width, kernel_size=3, padding=1, groups=width, bias=False)
+        self.norm = LayerNorm2d(width, eps=1e-6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(self.conv2(F.gelu(self.conv1(x))))
+
+
+@META_ARCH_REGISTRY.register()
+class EoMT(nn.Module):
+    """Encoder-only mask transformer with anomaly scores.
+
+    Build it from a config, `EoMT(cfg)`, or from parts, keyword-only.
+
+    Args:
+        backbone: timm `VisionTransformer` whose position embedding holds patches only.
+        head: name in `CLASS_HEADS`, or a head.
+        num_known: K.
+        has_anomaly: whether row K is the learned anomaly class.
+        num_queries: Q.
+        num_blocks: last blocks that see the queries; there is a prediction before each of them
+            and one after the last.
+        masked_attention: mask the attention of queries in training, annealed over the run.
+        annealing_power: of the keep-probability.
+        checkpoint_activations: recompute blocks in the backward pass.
+        criterion: losses; None for the defaults.
+        pixel_mean, pixel_std: of RGB 0..255; applied once, here.
+        score_names: anomaly scores at inference; empty for all that apply.
+        temperature: of the softmax behind `msp` and `entropy`.
+        postprocess: names in `POSTPROCESS`, applied to each score map in order.
+        window_overlap, window_batch: see `windows.plan_windows`; windows per forward, 0 for all.
+    """
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        backbone: nn.Module,
+        head: str | ClassHead = "linear",
+        num_known: int = 19,
+        has_anomaly: bool = False,
+        num_queries: int = 100,
+        num_blocks: int = 4,
+        masked_attention: bool = True,
+        annealing_power: float = 0.9,
+        checkpoint_activations: bool = False,
+        criterion: SetCriterion | None = None,
+        pixel_mean: tuple[float, ...] = (123.675, 116.28, 103.53),
+        pixel_std: tuple[float, ...] = (58.395, 57.12, 57.375),
+        score_names: tuple[str, ...] = (),
+        temperature: float = 1.0,
+        postprocess: tuple[str, ...] = (),
+        window_overlap: float = 0.0,
+        window_batch: int = 0,
+    ):
+        super().__init__()
+        width, depth = backbone.embed_dim, len(backbone.blocks)
+        if not 1 <= num_blocks <= depth:
+            raise ValueError(f"MODEL.EOMT.NUM_BLOCKS is {num_blocks}; the ViT has {depth} blocks")
+        self.backbone = backbone
+        self.num_known, self.has_anomaly = num_known, has_anomaly
+        self.num_queries, self.num_blocks = num_queries, num_blocks
+        self.query = nn.Embedding(num_queries, width)
+        self.class_head = (
+            CLASS_HEADS[head](width, num_known, has_anomaly) if isinstance(head, str) else head
+        )
+        self.mask_head = nn.Sequential(
+            nn.Linear(width, width),
+            nn.GELU(),
+            nn.Linear(width, width),
+            nn.GELU(),
+            nn.Linear(width, width),
+        )
+        num_upscale = max(1, int(math.log2(self.patch_size)) - 2)
+        self.upscale = nn.Sequential(*(ScaleBlock(width) for _ in range(num_upscale)))
+        self.criterion = criterion or SetCriterion(num_known + int(has_anomaly))
+        self.masked_attention, self.annealing_power = masked_attention, annealing_power
+        self.checkpoint_activations = checkpoint_activations
+        self.score_names = scores.available_scores(has_anomaly, score_names)
+        self.temperature = temperature
+        self.postprocess = [POSTPROCESS[name] for name in postprocess]
+        self.window_overlap, self.window_batch = window_overlap, window_batch
+        self.progress = 0.0
+        for name, values in (("pixel_mean", pixel_mean), ("pixel_std", pixel_std)):
+            self.register_buffer(name, torch.tensor(values).view(3, 1, 1), persistent=False)
+
+    @classmethod
+    def from_config(cls, cfg) -> dict:
+        node = cfg.MODEL.EOMT
+        backbone = build_vit(
+            node.SIZE,
+            image_size=tuple(cfg.INPUT.CROP_SIZE),
+            patch_size=node.PATCH_SIZE,
+            num_registers=node.NUM_REGISTERS,
+            depth=node.DEPTH,
+            width=node.WIDTH,
+            heads=node.HEADS,
+            drop_path=node.DROP_PATH,
+        )
+        _adapt_backbone(backbone, cfg.MODEL.LORA)
+        if node.COMPILE:
+            for block in backbone.blocks:
+                block.compile()
+        num_classes = node.NUM_CLASSES + int(node.ANOMALY_CLASS)
+        return {
+            "backbone": backbone,
+            "head": build_head(cfg, backbone.embed_dim, node.NUM_CLASSES, node.ANOMALY_CLASS),
+            "num_known": node.NUM_CLASSES,
+            "has_anomaly": node.ANOMALY_CLASS,
+            "num_queries": node.NUM_QUERIES,
+            "num_blocks": node.NUM_BLOCKS or default_num_blocks(node.SIZE),
+            "masked_attention": node.MASKED_ATTENTION,
+            "annealing_power": node.ANNEALING_POWER,
+            "checkpoint_activations": node.CHECKPOINT_ACTIVATIONS,
+            "criterion": SetCriterion(num_classes, **SetCriterion.from_config(cfg)),
+            "pixel_mean": cfg.MODEL.PIXEL_MEAN,
+            "pixel_std": cfg.MODEL.PIXEL_STD,
+            "score_names": cfg.TEST.ANOMALY.SCORES,
+            "temperature": cfg.TEST.ANOMALY.TEMPERATURE,
+            "postprocess": cfg.TEST.ANOMALY.POSTPROCESS,
+            "window_overlap": cfg.TEST.WINDOW_OVERLAP,
+            "window_batch": cfg.INPUT.WINDOW_BATCH,
+        }
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model lies."""
+        return self.pixel_mean.device
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """(H, W) in pixels that the model sees."""
+        return tuple(self.backbone.patch_embed.img_size)
+
+    @property
+    def patch_size(self) -> int:
+        """Side of a patch in pixels."""
+        return self.backbone.patch_embed.patch_size[0]
+
+    def set_progress(self, progress: float) -> None:
+        """Tell the share of the training run that is done, 0..1: annealing and margin follow it."""
+        self.progress = progress
+        self.class_head.set_progress(progress)
+
+    def forward(self, batched_inputs: list[dict], normalizers: LossNormalizers | None = None):
+        """Losses in training, scores in evaluation.
+
+        Args:
+            batched_inputs: per image `image` (3, H, W) RGB 0..255, uint8 or float; in training of
+                size `image_size` with `sem_seg` (H, W) int64, 255 void; in evaluation of any size,
+                uint8, with optional `height` and `width` of the output.
+            normalizers: see `SetCriterion.forward`.
+        Returns:
+            training: `{loss name: scalar}`, weighted. Evaluation: per image `sem_seg` (H, W) int64
+            argmax over the known classes, `scores` {name: (H, W) float32}, `confidence` (H, W)
+            float32 in 0..1.
+        """
+        if self.training:
+            images = torch.stack([x["image"].to(self.device) for x in batched_inputs])
+            targets = [
+                targets_from_sem_seg(x["sem_seg"].to(self.device), self.criterion.num_classes)
+                for x in batched_inputs
+            ]
+            predictions = self.predict_masks(images)
+            with torch.autocast(self.device.type, enabled=False):
+                return self.criterion(predictions, targets, self.class_head, normalizers)
+        return [self._infer(x) for x in batched_inputs]
+
+    def predict_masks(
+        self, images: Tensor, final_only: bool = False
+    ) -> list[tuple[Tensor, Tensor]]:
+        """Run the network.
+
+        Args:
+            images: (B, 3, H, W) RGB 0..255 of size `image_size`, uint8 or float.
+            final_only: compute the last prediction alone.
+        Returns:
+            per prediction layer, the last is final: mask logits (B, Q, h, w) and class logits
+            (B, Q, R).
+        Raises:
+            ValueError: images of another size.
+        """
+        if tuple(images.shape[-2:]) != self.image_size:
+            raise ValueError(
+                f"images are {tuple(images.shape[-2:])}, the model sees {self.image_size} "
+                "(INPUT.CROP_SIZE); the position embedding must be resampled for another size"
+            )
+        vit = self.backbone
+        x = vit.patch_embed((images.to(self.pixel_mean.dtype) - self.pixel_mean) / self.pixel_std)
+        x = vit.norm_pre(vit._pos_embed(x))
+        first = len(vit.blocks) - self.num_blocks
+        predictions = []
+        for index, block in enumerate(vit.blocks):
+            if index == first:
+                x = torch.cat([self.query.weight.expand(len(x), -1, -1).to(x.dtype), x], dim=1)
+            attention_mask = None
+            if index >= first and not final_only:
+                predictions.append(self._predict(x))
+                attention_mask = self._attention_mask(predictions[-1][0], index - first)
+            x = self._run_block(block, x, attention_mask)
+        predictions.append(self._predict(x))
+        return predictions
+
+    def _run_block(self, block: nn.Module, x: Tensor, attention_mask: Tensor | None) -> Tensor:
+        if self.checkpoint_activations and self.training:
+            return checkpoint(block, x, attention_mask, use_reentrant=False)
+        return block(x, attn_mask=attention_mask)
+
+    def _predict(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Heads on the ViT's own final norm; x (B, Q + prefix + patches, C)."""
+        x = self.backbone.norm(x)
+        queries = x[:, : self.num_queries]
+        patches = x[:, self.num_queries + self.backbone.num_prefix_tokens :]
+        grid = patches.transpose(1, 2).unflatten(2, self.backbone.patch_embed.grid_size)
+        mask_logits = torch.einsum(
+            "bqc,bchw->bqhw", self.mask_head(queries), self.upscale(grid.contiguous())
+        )
+        return mask_logits, self.class_head(queries)
+
+    @torch.no_grad()
+    def _attention_mask(self, mask_logits: Tensor, query_block: int) -> Tensor | None:
+        """What each token may attend to in a query block: (B, 1, N, N) bool, or None for all.
+
+        A query sees the patches inside its mask; with probability 1 - p its row is freed.
+        """
+        if not (self.training and self.masked_attention):
+            return None
+        start, end = annealing_windows(self.num_blocks)[query_block]
+        keep = keep_probability(self.progress, start, end, self.annealing_power)
+        if keep == 0:
+            return None
+        grid = self.backbone.patch_embed.grid_size
+        inside = F.interpolate(mask_logits.float(), size=grid, mode="bilinear") > 0
+        inside = inside.flatten(2)
+        freed = torch.rand(inside.shape[:2], device=inside.device) > keep
+        inside |= freed[..., None]
+        prefix = self.num_queries + self.backbone.num_prefix_tokens
+        tokens = prefix + inside.shape[-1]
+        mask = inside.new_ones(len(inside), 1, tokens, tokens)
+        mask[:, 0, : self.num_queries, prefix:] = inside
+        return mask
+
+    @torch.no_grad()
+    def _infer(self, sample: dict) -> dict:
+        image = sample["image"]
+        plan = windows.plan_windows(image.shape[-2:], self.image_size, self.window_overlap)
+        maps, channels = self._window_maps(windows.cut_windows(image, plan), plan)
+        size = (sample.get("height", image.shape[-2]), sample.get("width", image.shape[-1]))
+        return self._read_maps(maps, channels, size)
+
+    def _window_maps(self, crops: Tensor, plan: windows.WindowPlan) -> tuple[Tensor, dict]:
+        """Merged linear maps (M, H, W) and the channels that each named map takes."""
+        merger = windows.WindowMerger(plan)
+        batch = self.window_batch or len(crops)
+        channels: dict[str, int] = {}
+        for begin in range(0, len(crops), batch):
+            part = crops[begin : begin + batch].to(self.device)
+            mask_logits, class_logits = self.predict_masks(part, final_only=True)[-1]
+            coefficients = scores.linear_coefficients(
+                class_logits, self.num_known, self.score_names, self.temperature
+            )
+            channels = {name: value.shape[-1] for name, value in coefficients.items()}
+            stacked = torch.cat(list(coefficients.values()), dim=-1)
+            for index in range(len(part)):
+                window_logits = F.interpolate(
+                    mask_logits[index : index + 1].float(), size=plan.window, mode="bilinear"
+                )
+                maps = scores.combine_masks(stacked[index : index + 1], window_logits)[0]
+                merger.add(maps, begin + index)
+        return merger.mean(), channels
+
+    def _read_maps(self, maps: Tensor, channels: dict, size: tuple[int, int]) -> dict:
+        """Resize maps to the output size and evaluate the formulas, strip by strip."""
+        height, width = size
+        rows = max(1, STRIP_ELEMENTS // (len(maps) * width))
+        parts = [
+            self._read_strip(
+                windows.resize_rows(maps, size, start, min(start + rows, height)), channels
+            )
+            for start in range(0, height, rows)
+        ]
+        sem_seg = torch.cat([part["sem_seg"] for part in parts])
+        score_maps = {
+            name: torch.cat([part["scores"][name] for part in parts]) for name in self.score_names
+        }
+        for function in self.postprocess:
+            score_maps = {name: function(value, sem_seg) for name, value in score_maps.items()}
+        return {
+            "sem_seg": sem_seg,
+            "scores": score_maps,
+            "confidence": torch.cat([part["confidence"] for part in parts]),
+        }
+
+    def _read_strip(self, strip: Tensor, channels: dict) -> dict:
+        named = dict(zip(channels, strip[None].split(list(channels.values()), dim=1), strict=True))
+        values = scores.scores_from_maps(named, self.num_known, self.score_names)
+        known = named["probs"][:, : self.num_known]
+        return {
+            "sem_seg": known.argmax(dim=1)[0],
+            "scores": {name: value[0] for name, value in values.items()},
+            "confidence": scores.known_distribution(known).max(dim=1).values[0],
+        }
+
+
+def _adapt_backbone(backbone: nn.Module, node) -> None:
+    """Inject adapters as `cfg.MODEL.LORA` says and freeze what lies under them."""
+    if not node.ENABLED:
+        return
+    lora.inject_lora(
+        backbone,
+        tuple(node.TARGETS),
+        node.RANK,
+        node.ALPHA,
+        node.DROPOUT,
+        tuple(node.BLOCKS) or None,
+    )
+    for name, parameter in backbone.named_parameters():
+        is_norm = node.TRAIN_NORMS and ("norm" in name)
+        parameter.requires_grad_("lora_" in name or is_norm)

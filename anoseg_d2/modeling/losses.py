@@ -1,0 +1,153 @@
+"""Point-sampled mask losses and the outlier hinge: pure functions in float32.
+
+Shape letters: M matched masks, P points, B images, Q queries, R class rows, (h, w) mask grid.
+
+Point sampling follows "PointRend" (arXiv:1912.08193) as Mask2Former uses it (arXiv:2112.01527).
+"""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+__all__ = [
+    "bce_loss",
+    "dense_points",
+    "dice_loss",
+    "outlier_hinge",
+    "sample_points",
+    "uncertain_points",
+    "weighted_cross_entropy",
+]
+
+
+def sample_points(maps: Tensor, points: Tensor, mode: str = "bilinear") -> Tensor:
+    """Read maps at points.
+
+    Args:
+        maps: (M, 1, h, w) float.
+        points: (M, P, 2), x and y in 0..1 over the whole map, pixel centres at (i + 0.5) / w.
+        mode: "bilinear" or "nearest".
+    Returns:
+        (M, P).
+    """
+    grid = 2.0 * points[:, :, None] - 1.0
+    sampled = F.grid_sample(maps, grid, mode=mode, padding_mode="border", align_corners=False)
+    return sampled[:, 0, :, 0]
+
+
+def dense_points(height: int, width: int, device) -> Tensor:
+    """Every pixel centre of a grid as points (h * w, 2), x and y in 0..1, row by row."""
+    y = (torch.arange(height, device=device) + 0.5) / height
+    x = (torch.arange(width, device=device) + 0.5) / width
+    return torch.stack([x.expand(height, width), y[:, None].expand(height, width)], dim=-1).flatten(
+        0, 1
+    )
+
+
+@torch.no_grad()
+def uncertain_points(
+    mask_logits: Tensor, num_points: int, oversample_ratio: float, importance_ratio: float
+) -> Tensor:
+    """Draw points, most of them where the mask is least certain.
+
+    Of `oversample_ratio * num_points` uniform candidates those `importance_ratio * num_points`
+    with the smallest |logit| are kept; the rest is uniform.
+
+    Args:
+        mask_logits: (M, 1, h, w).
+        num_points: P.
+    Returns:
+        (M, P, 2) in 0..1.
+    """
+    count, device = len(mask_logits), mask_logits.device
+    candidates = torch.rand(count, int(num_points * oversample_ratio), 2, device=device)
+    uncertainty = -sample_points(mask_logits, candidates).abs()
+    num_important = int(importance_ratio * num_points)
+    index = uncertainty.topk(num_important, dim=1, sorted=False).indices
+    important = candidates.gather(1, index[..., None].expand(-1, -1, 2))
+    uniform = torch.rand(count, num_points - num_important, 2, device=device)
+    return torch.cat([important, uniform], dim=1)
+
+
+def _point_mean(values: Tensor, valid: Tensor | None) -> Tensor:
+    """Mean over points (M, P) -> (M,), over valid ones only when a mask of them is given."""
+    if valid is None:
+        return values.mean(dim=1)
+    return (values * valid).sum(dim=1) / valid.sum(dim=1).clamp(min=1.0)
+
+
+def bce_loss(logits: Tensor, targets: Tensor, num_masks: float, valid: Tensor | None = None):
+    """Binary cross entropy: mean over points, sum over masks, over `num_masks`.
+
+    Args:
+        logits, targets: (M, P); targets in 0..1.
+        num_masks: N, the average number of matched masks on a rank.
+        valid: (M, P) of 0 and 1, points that count; None for all.
+    Returns:
+        scalar.
+    """
+    values = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
+    return _point_mean(values, valid).sum() / num_masks
+
+
+def dice_loss(logits: Tensor, targets: Tensor, num_masks: float, valid: Tensor | None = None):
+    """1 - (2 sum p t + 1) / (sum p + sum t + 1), summed over masks, over `num_masks`.
+
+    Arguments and result as `bce_loss`.
+    """
+    probs = logits.sigmoid()
+    if valid is not None:
+        probs, targets = probs * valid, targets * valid
+    overlap = 2 * (probs * targets).sum(dim=1) + 1
+    return (1 - overlap / (probs.sum(dim=1) + targets.sum(dim=1) + 1)).sum() / num_masks
+
+
+def weighted_cross_entropy(
+    logits: Tensor, targets: Tensor, row_weights: Tensor, total_weight: float
+) -> Tensor:
+    """Cross entropy over B * Q rows, weighted by target class.
+
+    Args:
+        logits: (B, Q, R).
+        targets: (B, Q) int64.
+        row_weights: (R,).
+        total_weight: divisor: the sum of the rows' weights, averaged over ranks.
+    Returns:
+        scalar.
+    """
+    values = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), row_weights, reduction="sum")
+    return values / total_weight
+
+
+def outlier_hinge(
+    mask_logits: Tensor,
+    class_logits: Tensor,
+    known: Tensor,
+    outlier: Tensor,
+    num_known: int,
+    upper: float = -0.7,
+    lower: float = -0.1,
+) -> Tensor:
+    """RbA's hinge on the score S = -sum_c tanh P_c of known and of pasted pixels.
+
+    "RbA: Segmenting Unknown Regions Rejected by All" (arXiv:2211.14293). The upper bound departs
+    from the original -1: one mask that claims a pixel gives at best -tanh 1 = -0.762.
+
+    Args:
+        mask_logits: (B, Q, h, w).
+        class_logits: (B, Q, R), no-object last.
+        known, outlier: (B, h, w) bool.
+        num_known: K.
+        upper: known pixels should score below this.
+        lower: outliers should score above this.
+    Returns:
+        scalar; a side without pixels adds 0.
+    """
+    probs = class_logits.softmax(dim=-1)[..., :num_known]
+    claimed = torch.einsum("bqk,bqhw->bkhw", probs, mask_logits.sigmoid())
+    score = -claimed.tanh().sum(dim=1)
+    too_odd = F.relu(score - upper).square() * known
+    too_normal = F.relu(lower - score).square() * outlier
+    return 0.5 * (
+        too_odd.sum() / known.sum().clamp(min=1) + too_normal.sum() / outlier.sum().clamp(min=1)
+    )

@@ -1,0 +1,38 @@
+"""Filters of a finished score map; none is applied by default.
+
+A filter takes the score (H, W) float32 and the predicted segmentation (H, W) int64 (argmax over
+the known classes) and returns a score of the same shape.
+"""
+
+import torch
+from torch import Tensor
+from torchvision.transforms.v2 import functional as TF
+
+from anoseg_d2.registry import Registry
+
+__all__ = ["POSTPROCESS", "gaussian", "road_prior"]
+
+POSTPROCESS = Registry("post-processing filter")
+
+ROAD, SIDEWALK = 0, 1  # Cityscapes train ids
+
+
+@POSTPROCESS.register("gaussian")
+def gaussian(score: Tensor, sem_seg: Tensor, sigma: float = 2.0) -> Tensor:
+    """Smooth with a Gaussian of `sigma` pixels, borders reflected."""
+    radius = min(int(3 * sigma + 0.5), min(score.shape) - 1)
+    if radius < 1:
+        return score
+    return TF.gaussian_blur(score[None], [2 * radius + 1] * 2, [sigma, sigma])[0]
+
+
+@POSTPROCESS.register("road_prior")
+def road_prior(score: Tensor, sem_seg: Tensor) -> Tensor:
+    """Give pixels outside the predicted drivable region the lowest score of the image.
+
+    The region is the convex reach, column by column, from the first road or pavement pixel down:
+    an obstacle interrupts the prediction but stands on it.
+    """
+    ground = (sem_seg == ROAD) | (sem_seg == SIDEWALK)
+    reached = ground.cumsum(dim=0) > 0
+    return torch.where(reached, score, score.min())
