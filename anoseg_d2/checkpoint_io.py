@@ -1,0 +1,390 @@
+"""Reading a checkpoint of any known format, from a path or a hub, without running its code."""
+
+import json
+import logging
+import os
+import pickle
+import tempfile
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from anoseg_d2.checkpoint_formats import clean_names, recognise, sizes_from_state, to_anoseg
+
+__all__ = ["Checkpoint", "FORMAT_NAME", "FORMAT_VERSION", "read_checkpoint", "write_checkpoint"]
+
+logger = logging.getLogger(__name__)
+
+FORMAT_NAME = "anoseg_d2"
+FORMAT_VERSION = 1
+WEIGHT_FILES = (
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+)
+EXPECTED = (
+    "a file (.pth, .pt, .ckpt, .bin, .safetensors), a folder with config.json and "
+    "model.safetensors, hf://owner/name, or timm://model_name"
+)
+# Under which keys the field's files keep the weights.
+_NESTED = ("state_dict", "model", "model_state_dict")
+
+
+@dataclass
+class Checkpoint:
+    """Weights under our names, and what their file says of them.
+
+    Attributes:
+        state_dict: our names to tensors, as stored (dtype and shapes of the file).
+        format: one of `checkpoint_formats.FORMATS`.
+        spec: sizes, see `checkpoint_formats.sizes_from_state`.
+        source: where it was read from.
+        ignored: (name, reason) of stored tensors that are no weights of the model.
+        meta: metadata of our own files, or the Hugging Face config.
+        extra: other entries of our own files (optimizer, trainer, iteration).
+    """
+
+    state_dict: dict[str, Tensor]
+    format: str
+    spec: dict[str, Any]
+    source: str
+    ignored: list[tuple[str, str]] = field(default_factory=list)
+    meta: dict[str, Any] = field(default_factory=dict)
+    extra: dict[str, Any] = field(default_factory=dict)
+
+
+def read_checkpoint(source, *, allow_pickle: bool = False) -> Checkpoint:
+    """Read weights of any known format.
+
+    Args:
+        source: path of a file, a Hugging Face folder or one of our output folders (its last
+            checkpoint), `hf://owner/name` (optionally `@revision`), or `timm://name`.
+        allow_pickle: unpickle whatever the file holds. That runs code of the file's choosing;
+            for files that you trust.
+    Returns:
+        Checkpoint on CPU; tensors of large files are memory-mapped.
+    Raises:
+        FileNotFoundError: nothing is there, or a hub cannot be reached; says what to do.
+        ValueError: unreadable, of no known format, or not safe to unpickle.
+    """
+    source = str(source)
+    if source.startswith("timm://"):
+        return _read_timm(source)
+    path = _hub_folder(source) if source.startswith("hf://") else Path(source)
+    if not path.exists():
+        raise FileNotFoundError(f"checkpoint {source} does not exist; expected {EXPECTED}")
+    if path.is_dir():
+        path = _file_in_folder(path)
+    payload = _read_payload(path, allow_pickle)
+    try:
+        return _interpret(payload, path, source)
+    except ValueError as error:
+        raise ValueError(f"checkpoint {source}: {error}") from error
+
+
+def write_checkpoint(payload: Mapping[str, Any], path) -> None:
+    """Write a payload of tensors and plain values: whole, or not at all.
+
+    Args:
+        payload: for `.safetensors` the entries "model" and "meta" alone; else anything that
+            `torch.load(weights_only=True)` reads back.
+        path: target; the file appears under its name only when it is complete.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, partial = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    os.close(handle)
+    try:
+        if path.suffix == ".safetensors":
+            tensors = {name: value.contiguous() for name, value in payload["model"].items()}
+            save_file(tensors, partial, {FORMAT_NAME: json.dumps(payload["meta"]), "format": "pt"})
+        else:
+            torch.save(dict(payload), partial)
+        publish(partial, path)
+    except BaseException:
+        Path(partial).unlink(missing_ok=True)
+        raise
+
+
+def publish(partial, path) -> None:
+    """Flush a finished temporary file and give it its name, with the usual permissions."""
+    with open(partial, "rb") as stream:
+        os.fsync(stream.fileno())
+    umask = os.umask(0)
+    os.umask(umask)
+    os.chmod(partial, 0o666 & ~umask)
+    os.replace(partial, path)
+
+
+# ---- what a file holds ----------------------------------------------------------------------
+
+
+def _interpret(payload: dict[str, Any], path: Path, source: str) -> Checkpoint:
+    meta = payload.get("meta") if isinstance(payload.get("meta"), dict) else {}
+    nested = next((key for key in _NESTED if isinstance(payload.get(key), Mapping)), None)
+    weights = payload if nested is None else payload[nested]
+    extra = {} if nested is None else {k: v for k, v in payload.items() if k != nested}
+    extra.pop("meta", None)
+    state = clean_names(weights)
+    _check_tensors(state)
+    own = meta.get("format") == FORMAT_NAME
+    if own and meta.get("version", 0) > FORMAT_VERSION:
+        raise ValueError(
+            f"written in version {meta['version']} of our format, this package reads up to "
+            f"{FORMAT_VERSION}: update it"
+        )
+    if own and meta.get("adapter"):
+        spec = sizes_from_state(state, _hints(meta))
+        return Checkpoint(state, "anoseg_adapter", spec, source, [], meta, extra)
+    fmt = recognise(state)
+    config = _sibling_config(path) if fmt == "huggingface" else None
+    hints = _hints(meta) if own else _hints_of(fmt, state, config)
+    state, ignored = to_anoseg(state, fmt)
+    kept = meta if own else (config or {})
+    checkpoint = Checkpoint(state, fmt, sizes_from_state(state, hints), source, ignored, kept)
+    checkpoint.extra = extra if own else {}
+    _warn_of_delta(checkpoint)
+    return checkpoint
+
+
+def _check_tensors(state: Mapping[str, Any]) -> None:
+    if not state:
+        raise ValueError("holds no tensor")
+    for name, value in state.items():
+        if not isinstance(value, Tensor):
+            raise ValueError(f"entry {name!r} is a {type(value).__name__}, not a tensor")
+        if value.layout != torch.strided or value.is_meta or value.is_quantized:
+            raise ValueError(f"tensor {name} is not dense and plain: {value.layout}, {value.dtype}")
+        # A view with stride 0 can claim any size out of a small file.
+        if value.numel() * value.element_size() > value.untyped_storage().nbytes():
+            raise ValueError(f"tensor {name} claims {tuple(value.shape)} but stores less")
+
+
+def _hints(meta: Mapping[str, Any]) -> dict[str, Any]:
+    names = "heads num_blocks has_anomaly head head_options class_names image_size grid lora"
+    hints = {key: meta[key] for key in names.split() if meta.get(key) is not None}
+    for key in ("pixel_mean", "pixel_std"):
+        if meta.get(key) is not None:
+            hints[key] = [float(value) for value in meta[key]]
+    return hints
+
+
+def _hints_of(fmt: str, state: Mapping[str, Tensor], config) -> dict[str, Any]:
+    """What an official or Hugging Face file tells beside its weights."""
+    hints: dict[str, Any] = {}
+    if fmt in ("eomt_official", "huggingface"):
+        hints |= {"head": "linear", "has_anomaly": False}
+        probabilities = state.get("attn_mask_probs")
+        hints["num_blocks"] = None if probabilities is None else len(probabilities)
+        for key in ("pixel_mean", "pixel_std"):
+            statistics = state.get(f"encoder.{key}", state.get(key))
+            if statistics is not None:
+                hints[key] = [255.0 * float(value) for value in statistics.flatten()]
+    if fmt == "huggingface" and config:
+        hints |= _huggingface_hints(config)
+    return hints
+
+
+def _huggingface_hints(config: Mapping[str, Any]) -> dict[str, Any]:
+    model_type = config.get("model_type", "eomt")
+    if model_type != "eomt":
+        raise ValueError(f"config.json says model_type {model_type!r}; only 'eomt' is supported")
+    image, patch = config.get("image_size", 640), config.get("patch_size", 16)
+    image = (image, image) if isinstance(image, int) else tuple(image)
+    patch = patch if isinstance(patch, int) else patch[0]
+    labels = config.get("id2label") or {}
+    ours = config.get(FORMAT_NAME) or {}
+    return {
+        "heads": config.get("num_attention_heads", 16),
+        "num_blocks": config.get("num_blocks", 4),
+        "image_size": image,
+        "grid": tuple(side // patch for side in image),
+        "class_names": [labels[key] for key in sorted(labels, key=int)] or None,
+        "has_anomaly": bool(ours.get("has_anomaly", False)),
+    }
+
+
+def _warn_of_delta(checkpoint: Checkpoint) -> None:
+    """Released DINOv3 EoMT encoders are differences to DINOv3; nothing in the file says so."""
+    gains = [
+        tensor
+        for name, tensor in checkpoint.state_dict.items()
+        if name.startswith("backbone.") and name.endswith(("norm1.weight", "norm2.weight"))
+    ]
+    if not gains or torch.cat([gain.float().flatten() for gain in gains]).abs().mean() > 0.02:
+        return
+    logger.warning(
+        "%s: the LayerNorm gains of the encoder are near 0. It looks like a delta that is to be "
+        "added to other weights; tools/convert_checkpoint.py does that with --delta-base",
+        checkpoint.source,
+    )
+
+
+# ---- files ----------------------------------------------------------------------------------
+
+
+def _file_in_folder(folder: Path) -> Path:
+    last = folder / "last_checkpoint"
+    names = [last.read_text().strip()] if last.is_file() else []
+    for name in (*names, *WEIGHT_FILES):
+        if (folder / name).is_file():
+            return folder / name
+    found = ", ".join(sorted(entry.name for entry in folder.iterdir())[:8]) or "nothing"
+    raise FileNotFoundError(
+        f"folder {folder} holds no weights: expected one of {', '.join(WEIGHT_FILES)}, or "
+        f"last_checkpoint of a training run; found {found}"
+    )
+
+
+def _sibling_config(path: Path) -> dict[str, Any] | None:
+    config = path.parent / "config.json"
+    if not config.is_file():
+        return None
+    try:
+        value = json.loads(config.read_text(encoding="utf-8"))
+    except (ValueError, OSError) as error:
+        raise ValueError(f"cannot read {config}: {error}") from error
+    return value if isinstance(value, dict) else None
+
+
+def _read_payload(path: Path, allow_pickle: bool) -> dict[str, Any]:
+    if path.name.endswith(".index.json"):
+        return _read_shards(path, allow_pickle)
+    with open(path, "rb") as stream:
+        head = stream.read(16)
+    try:
+        if len(head) > 8 and head[8:9] == b"{":
+            return _read_safetensors(path)
+        return _read_torch(path, allow_pickle)
+    except (SafetensorError, RuntimeError, EOFError, OSError, zipfile.BadZipFile) as error:
+        raise ValueError(
+            f"checkpoint {path} cannot be read ({error}); it is broken or cut short: "
+            f"copy or download it again. Expected {EXPECTED}"
+        ) from error
+
+
+def _read_shards(index: Path, allow_pickle: bool) -> dict[str, Any]:
+    try:
+        files = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+    except (ValueError, KeyError, AttributeError) as error:
+        raise ValueError(f"{index} is no index of shards: {error}") from error
+    merged: dict[str, Any] = {}
+    for name in files:
+        shard = index.parent / name
+        if Path(name).name != name or not shard.is_file():
+            raise FileNotFoundError(f"{index} names {name}, which is not beside it")
+        merged |= _read_payload(shard, allow_pickle)
+    return merged
+
+
+def _read_safetensors(path: Path) -> dict[str, Any]:
+    with safe_open(path, framework="pt", device="cpu") as stream:
+        tensors = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118
+        metadata = stream.metadata() or {}
+    if FORMAT_NAME not in metadata:
+        return tensors
+    try:
+        return {"model": tensors, "meta": json.loads(metadata[FORMAT_NAME])}
+    except ValueError as error:
+        raise ValueError(f"checkpoint {path}: broken metadata ({error})") from error
+
+
+def _read_torch(path: Path, allow_pickle: bool) -> dict[str, Any]:
+    if allow_pickle:
+        logger.warning("unpickling %s, which may run code that it holds", path)
+    try:
+        payload = torch.load(
+            path, map_location="cpu", weights_only=not allow_pickle, mmap=zipfile.is_zipfile(path)
+        )
+    except pickle.UnpicklingError as error:
+        raise ValueError(_pickle_refusal(path, str(error))) from error
+    if not isinstance(payload, Mapping):
+        raise ValueError(f"checkpoint {path} holds a {type(payload).__name__}, not a state dict")
+    return dict(payload)
+
+
+def _pickle_refusal(path: Path, error: str) -> str:
+    reason = error.strip().splitlines()
+    reason = next((line for line in reason if "GLOBAL" in line or "Unsupported" in line), reason[0])
+    return (
+        f"checkpoint {path} is refused: it holds more than tensors and plain values, and "
+        f"unpickling that can run code ({reason.strip()[:200]}). If the file is whole and you "
+        f"trust its origin, convert it once: python tools/convert_checkpoint.py {path} "
+        "--allow-pickle --to anoseg --output weights.safetensors"
+    )
+
+
+# ---- hubs -----------------------------------------------------------------------------------
+
+
+def _hub_folder(source: str) -> Path:
+    """Fetch config and weights of `hf://owner/name[@revision]`, or find them in the cache."""
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import (
+        EntryNotFoundError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    name, _, revision = source[len("hf://") :].strip("/").partition("@")
+    kwargs = {"repo_id": name, "revision": revision or None}
+
+    def fetch(filename: str) -> Path | None:
+        try:
+            return Path(hf_hub_download(filename=filename, **kwargs))
+        except LocalEntryNotFoundError:
+            kwargs["local_files_only"] = True  # no network: do not wait for it at every file
+            return None
+        except EntryNotFoundError:
+            return None
+
+    try:
+        fetch("config.json")
+        found = next((path for path in map(fetch, WEIGHT_FILES) if path), None)
+        if found is not None and found.name.endswith(".index.json"):
+            for shard in set(json.loads(found.read_text())["weight_map"].values()):
+                fetch(shard)
+    except (RepositoryNotFoundError, RevisionNotFoundError, HFValidationError) as error:
+        raise FileNotFoundError(f"{source}: no such model on the Hugging Face hub") from error
+    if found is None:
+        raise FileNotFoundError(
+            f"{source}: none of {', '.join(WEIGHT_FILES)} is in the local cache, and the Hugging "
+            f"Face hub has none or cannot be reached. On a machine with network run "
+            f"`hf download {name} --local-dir {name.split('/')[-1]}`, copy that folder here, and "
+            "give its path instead"
+        )
+    return found.parent
+
+
+def _read_timm(source: str) -> Checkpoint:
+    import timm
+
+    name = source[len("timm://") :]
+    if not timm.is_model(name):
+        close = ", ".join(timm.list_models(f"*{name.split('.')[0][:12]}*")[:5])
+        raise ValueError(f"timm has no model {name!r}" + (f"; close: {close}" if close else ""))
+    try:
+        model = timm.create_model(name, pretrained=True, num_classes=0)
+    except (OSError, RuntimeError) as error:
+        raise FileNotFoundError(
+            f"{source}: the weights cannot be fetched ({type(error).__name__}). On a machine with "
+            f"network run `hf download timm/{name} model.safetensors --local-dir {name}`, copy "
+            "that folder here, and give the path of the file instead"
+        ) from error
+    state = clean_names(model.state_dict())
+    fmt = recognise(state)
+    blocks = getattr(model, "blocks", None)
+    hints = {"heads": getattr(getattr(blocks[0], "attn", None), "num_heads", None)}
+    hints["grid"] = getattr(model.patch_embed, "grid_size", None)
+    state, ignored = to_anoseg(state, fmt)
+    return Checkpoint(state, fmt, sizes_from_state(state, hints), source, ignored)

@@ -1,0 +1,77 @@
+"""The account of a load: what became of each tensor, as rows and as a readable table."""
+
+import re
+from dataclasses import dataclass, field
+
+from tabulate import tabulate
+
+__all__ = ["LoadReport", "LoadRow"]
+
+
+@dataclass(frozen=True)
+class LoadRow:
+    """What became of one tensor: shapes are None where a side does not have it."""
+
+    name: str
+    action: str  # loaded, resampled, inserted, transferred, merged, initialised, ignored
+    stored: tuple[int, ...] | None = None
+    loaded: tuple[int, ...] | None = None
+    note: str = ""
+
+
+@dataclass
+class LoadReport:
+    """The account of one load.
+
+    Attributes:
+        source: what was read, and its format.
+        rows: one LoadRow per tensor of the model and per tensor of the file that went unused.
+    """
+
+    source: str
+    rows: list[LoadRow] = field(default_factory=list)
+
+    def names(self, action: str) -> list[str]:
+        """Names of the tensors that `action` happened to."""
+        return [row.name for row in self.rows if row.action == action]
+
+    def counts(self) -> dict[str, int]:
+        """Number of tensors per action, in order of appearance."""
+        counts: dict[str, int] = {}
+        for row in self.rows:
+            counts[row.action] = counts.get(row.action, 0) + 1
+        return counts
+
+    def table(self) -> str:
+        """Lay the rows out as text; numbered siblings with the same fate share a line."""
+        merged: dict[tuple, list[tuple[int, ...]]] = {}
+        for row in self.rows:
+            numbers = tuple(int(n) for n in re.findall(r"(?<=\.)\d+(?=\.)", row.name))
+            pattern = re.sub(r"(?<=\.)\d+(?=\.)", "{}", row.name)
+            key = (pattern, row.action, row.stored, row.loaded, row.note)
+            merged.setdefault(key, []).append(numbers)
+        lines = [
+            [
+                pattern.format(*(_span(set(column)) for column in zip(*numbers, strict=True))),
+                action,
+                _shapes(stored, loaded),
+                note,
+            ]
+            for (pattern, action, stored, loaded, note), numbers in merged.items()
+        ]
+        return tabulate(lines, headers=["tensor", "action", "shape", "note"], disable_numparse=True)
+
+
+def _span(numbers: set[int]) -> str:
+    low, high = min(numbers), max(numbers)
+    if low == high:
+        return str(low)
+    whole = len(numbers) == high - low + 1 and len(numbers) > 2
+    return f"{{{low}..{high}}}" if whole else "{" + ",".join(map(str, sorted(numbers))) + "}"
+
+
+def _shapes(stored, loaded) -> str:
+    texts = [
+        "x".join(map(str, shape)) or "scalar" for shape in (stored, loaded) if shape is not None
+    ]
+    return texts[0] if len(set(texts)) == 1 else " -> ".join(texts)

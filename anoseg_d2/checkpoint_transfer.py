@@ -1,0 +1,497 @@
+"""Loading a checkpoint into a model that may differ from it, with every tensor accounted for.
+
+Shape letters: K known classes, R class rows, C width, P rows of the position embedding, (h, w)
+its grid, Q queries. Nothing is written into the model before the whole plan stands.
+"""
+
+import logging
+from collections.abc import Iterable, Mapping
+from fnmatch import fnmatch
+from typing import Any
+
+import torch
+from timm.layers import resample_patch_embed
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from anoseg_d2.checkpoint_io import Checkpoint
+from anoseg_d2.checkpoint_report import LoadReport, LoadRow
+from anoseg_d2.lora_state import lora_module_names, merge_lora_state, weights_hash
+
+__all__ = [
+    "head_name",
+    "load_into",
+    "load_same",
+    "model_grid",
+    "model_tensors",
+    "resample_position_embedding",
+    "transfer_class_rows",
+]
+
+logger = logging.getLogger(__name__)
+
+EMBED, KERNEL = "backbone.pos_embed", "backbone.patch_embed.proj.weight"
+ROWS, BIAS = "class_head.weight", "class_head.bias"
+# Parts that weights of a bare ViT do not have, and parts that training starts afresh.
+_NEW_PARTS = ("query.", "class_head.", "mask_head.", "upscale.")
+_OPTIONAL = (".reg_token", ".lora_A", ".lora_B", "class_head.scale")
+
+
+def load_into(
+    model: nn.Module, checkpoint: Checkpoint, *, allow_unused: Iterable[str] = (), seed: int = 0
+) -> LoadReport:
+    """Load a checkpoint into an EoMT that may differ in crop, patch, head, classes or adapters.
+
+    Position embeddings and patch kernels are resampled, class rows transferred between heads and
+    class lists, adapters that the model lacks merged into their weights.
+
+    Args:
+        model: an EoMT, with or without adapters, on any device.
+        checkpoint: of `read_checkpoint`.
+        allow_unused: names, dotted prefixes or globs of tensors that may stay unused in the
+            checkpoint, or initialised in the model; "num_blocks" allows another number of blocks.
+        seed: of the Gaussian that fills a new anomaly row.
+    Returns:
+        LoadReport, also logged.
+    Raises:
+        ValueError: anything that fits no rule, all of it at once; the model is then untouched.
+    """
+    plan = _Plan(model, checkpoint, tuple(allow_unused), seed)
+    plan.check_model()
+    if checkpoint.format == "anoseg_adapter":
+        plan.plan_adapter_file()
+        return _report(plan)
+    plan.plan_adapters()
+    plan.plan_position_embedding()
+    plan.plan_patch_kernel()
+    plan.plan_class_head()
+    plan.plan_rest()
+    return _report(plan)
+
+
+def load_same(model: nn.Module, checkpoint: Checkpoint) -> None:
+    """Load a checkpoint of this very model: equal names and shapes, nothing transferred.
+
+    Raises:
+        ValueError: the checkpoint is not our own, or of a model built otherwise.
+    """
+    if checkpoint.format != "anoseg" or not checkpoint.meta:
+        raise ValueError(f"{checkpoint.source} was not saved by a run of ours: cannot resume it")
+    plan = _Plan(model, checkpoint, (), 0)
+    plan.check_model()
+    ours = {"head": head_name(model), "has_anomaly": getattr(model, "has_anomaly", None)}
+    for key, value in ours.items():
+        if value != checkpoint.meta.get(key):
+            plan.problems.append(f"{key}: {checkpoint.meta.get(key)} saved, {value} in the model")
+    if tuple(checkpoint.spec["grid"] or ()) != model_grid(model):
+        plan.problems.append(f"grid: {checkpoint.spec['grid']} saved, {model_grid(model)} in it")
+    missing = set(plan.target) ^ set(plan.source)
+    plan.problems += [f"{name}: only on one side" for name in sorted(missing)]
+    for name in set(plan.target) & set(plan.source):
+        plan.put(name, plan.source[name], "loaded")
+    plan.commit()
+
+
+def _report(plan: "_Plan") -> LoadReport:
+    report = plan.commit()
+    counts = ", ".join(f"{count} {action}" for action, count in report.counts().items())
+    logger.info("Loaded %s: %s\n%s", report.source, counts, report.table())
+    return report
+
+
+def model_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Return parameters and persistent buffers by name, without `torch.compile`'s prefixes."""
+    state = model.state_dict(keep_vars=True)
+    return {name.replace("_orig_mod.", ""): tensor for name, tensor in state.items()}
+
+
+def resample_position_embedding(
+    embed: Tensor, grid: tuple[int, int], new_grid: tuple[int, int]
+) -> Tensor:
+    """Resample patch positions bicubically without antialiasing, as DINOv2 does.
+
+    Args:
+        embed: (1, h w, C), patches only.
+        grid, new_grid: (rows, columns) before and after; equal grids return `embed` unchanged.
+    Returns:
+        (1, h' w', C) float32.
+    """
+    if tuple(grid) == tuple(new_grid):
+        return embed.float()
+    image = embed.float().reshape(1, *grid, -1).permute(0, 3, 1, 2)
+    image = F.interpolate(image, size=tuple(new_grid), mode="bicubic", align_corners=False)
+    return image.flatten(2).transpose(1, 2)
+
+
+def transfer_class_rows(
+    rows: Tensor, had_anomaly: bool, has_anomaly: bool, seed: int = 0
+) -> tuple[Tensor, str]:
+    """Insert or drop the anomaly row of class weights (R, C) or biases (R,).
+
+    A new row is a seeded Gaussian direction with the mean norm of the known rows; a new bias is
+    their mean bias.
+
+    Returns:
+        float32 rows `[known, (anomaly), no-object]`, and what was done ("" for nothing).
+    """
+    rows = rows.float()
+    known, last = rows[: len(rows) - 1 - int(had_anomaly)], rows[-1:]
+    if had_anomaly == has_anomaly:
+        return rows, ""
+    if had_anomaly:
+        return torch.cat([known, last]), "anomaly row dropped"
+    if rows.dim() == 1:
+        return torch.cat([known, known.mean().reshape(1), last]), "anomaly bias = mean known bias"
+    generator = torch.Generator().manual_seed(seed)
+    direction = F.normalize(torch.randn(1, rows.shape[1], generator=generator), dim=-1)
+    new = direction * known.norm(dim=-1).mean()
+    note = f"anomaly row {len(known)} inserted before no-object: Gaussian, seed {seed}, mean norm"
+    return torch.cat([known, new, last]), note
+
+
+class _Plan:
+    """The decisions of one load; `commit` carries them out or refuses them all."""
+
+    def __init__(self, model: nn.Module, checkpoint: Checkpoint, allow: tuple[str, ...], seed):
+        self.model, self.checkpoint, self.allow, self.seed = model, checkpoint, allow, seed
+        self.spec: Mapping[str, Any] = checkpoint.spec
+        self.source = dict(checkpoint.state_dict)
+        self.target = model_tensors(model)
+        self.waiting = dict(self.target)
+        self.values: dict[str, Tensor] = {}
+        self.rows: list[LoadRow] = []
+        self.problems: list[str] = []
+
+    # What a rule can decide about a tensor.
+
+    def put(self, name: str, value: Tensor, action: str, note: str = "") -> None:
+        """Load `value` under `name`; it replaces what the file has there."""
+        target, stored = self.waiting.pop(name), self.source.pop(name, None)
+        origin = None if stored is None else tuple(stored.shape)
+        if value.shape != target.shape:
+            self.problems.append(
+                f"{name}: {tuple(value.shape)} in the checkpoint, {tuple(target.shape)} in the "
+                f"model{_shape_hint(name)}"
+            )
+            return
+        if not torch.isfinite(value).all():
+            self.problems.append(f"{name}: holds NaN or infinite values")
+            return
+        self.values[name] = value
+        kinds = [str(t.dtype).split(".")[-1] for t in (stored, target) if t is not None]
+        if len(set(kinds)) > 1:
+            note = _join(note, " to ".join(kinds))
+        self.rows.append(LoadRow(name, action, origin, tuple(target.shape), note))
+
+    def initialise(self, name: str, note: str) -> None:
+        shape = tuple(self.waiting.pop(name).shape)
+        self.rows.append(LoadRow(name, "initialised", None, shape, note))
+
+    def ignore(self, name: str, note: str) -> None:
+        shape = tuple(self.source.pop(name).shape)
+        self.rows.append(LoadRow(name, "ignored", shape, None, note))
+
+    def allowed(self, name: str) -> bool:
+        return any(name == a or name.startswith(a + ".") or fnmatch(name, a) for a in self.allow)
+
+    # The rules, in the order in which they run.
+
+    def check_model(self) -> None:
+        """Refuse what no tensor shape would reveal."""
+        stored, ours = self.spec.get("num_blocks"), getattr(self.model, "num_blocks", None)
+        if stored and ours and stored != ours and not self.allowed("num_blocks"):
+            self.problems.append(
+                f"num_blocks: queries enter the last {stored} blocks in the checkpoint, the last "
+                f"{ours} in the model; set MODEL.EOMT.NUM_BLOCKS {stored}"
+            )
+        heads = _attention_heads(self.model)
+        if heads and self.spec.get("heads") and heads != self.spec["heads"]:
+            self.problems.append(
+                f"attention heads: {self.spec['heads']} in the checkpoint, {heads} in the model; "
+                f"set MODEL.EOMT.HEADS {self.spec['heads']}"
+            )
+        for key in ("pixel_mean", "pixel_std"):
+            ours, stored = getattr(self.model, key, None), self.spec.get(key)
+            if ours is None or not stored:
+                continue
+            ours = [round(float(v), 3) for v in ours.flatten()]
+            if any(abs(a - b) > 0.01 for a, b in zip(ours, stored, strict=True)):
+                self.problems.append(
+                    f"{key}: the checkpoint was trained with {stored} (0..255), the model has "
+                    f"{ours}; set MODEL.{key.upper()}"
+                )
+
+    def plan_adapters(self) -> None:
+        """Merge adapters that the model lacks; compare alpha of those that it has."""
+        stored = (self.checkpoint.meta.get("lora") or {}).get("modules", {})
+        theirs, ours = lora_module_names(self.source), set(lora_module_names(self.target))
+        merge = [name for name in theirs if name not in ours]
+        before = self.source
+        self.source = merge_lora_state(before, stored, merge)
+        for name in merge:
+            if f"{name}.weight" in self.waiting:
+                self.put(f"{name}.weight", self.source[f"{name}.weight"], "merged", "LoRA added")
+            for part in ("lora_A", "lora_B"):
+                shape = tuple(before[f"{name}.{part}"].shape)
+                note = "merged into its weight: the model has no adapter here"
+                self.rows.append(LoadRow(f"{name}.{part}", "merged", shape, None, note))
+        self._compare_adapter_scales(name for name in theirs if name in ours)
+
+    def _compare_adapter_scales(self, names: Iterable[str]) -> None:
+        stored = (self.checkpoint.meta.get("lora") or {}).get("modules", {})
+        scales = _adapter_scales(self.model)
+        for name in (name for name in names if name in stored):
+            scale = stored[name]["alpha"] / stored[name]["rank"]
+            if name in scales and abs(scales[name] - scale) > 1e-9:
+                self.problems.append(
+                    f"{name}: LoRA scaled by alpha / rank = {scale:g} in the checkpoint, "
+                    f"{scales[name]:g} in the model; set MODEL.LORA.ALPHA and RANK as it had them, "
+                    "or merge it first (tools/merge_lora.py)"
+                )
+
+    def plan_adapter_file(self) -> None:
+        """Load what an adapter checkpoint holds, if the frozen rest is the base it belongs to."""
+        frozen = {name: t for name, t in self.target.items() if name not in self.source}
+        missing = [name for name in self.source if name not in self.target]
+        missing_adapters = [n for n in frozen if n.endswith((".lora_A", ".lora_B"))]
+        self._compare_adapter_scales(lora_module_names(self.source))
+        if missing or missing_adapters:
+            self.problems += [f"{name}: the model has no such tensor" for name in missing]
+            self.problems += [f"{name}: missing in the adapter" for name in missing_adapters]
+        elif weights_hash(frozen) != self.checkpoint.meta.get("base_hash"):
+            self.problems.append(
+                "the frozen weights of the model are not those that this adapter was trained on; "
+                "load its base checkpoint first (same file, same crop, same patch size)"
+            )
+        for name in [name for name in self.source if name in self.waiting]:
+            self.put(name, self.source[name], "loaded")
+
+    def plan_position_embedding(self) -> None:
+        """Fit class row and grid of the position embedding to the model's."""
+        if EMBED not in self.source or EMBED not in self.waiting:
+            return
+        stored, target = self.source[EMBED], self.waiting[EMBED]
+        grid, prefix = self.spec.get("grid"), self.spec.get("pos_prefix")
+        new_grid = model_grid(self.model)
+        new_prefix = target.shape[1] - new_grid[0] * new_grid[1]
+        if grid is None or prefix < 0:
+            if stored.shape != target.shape:
+                self.problems.append(
+                    f"{EMBED}: {stored.shape[1]} rows fit no known grid ({grid}); "
+                    "set checkpoint.spec['grid'] (rows, columns) and 'pos_prefix'"
+                )
+                del self.source[EMBED], self.waiting[EMBED]
+                return
+            grid, prefix = new_grid, new_prefix
+        notes = self._plan_class_position(stored[:, :prefix].float(), prefix, new_prefix)
+        head = stored[:, :prefix].float() if prefix == new_prefix else None
+        if head is None:
+            head = torch.zeros(1, new_prefix, stored.shape[-1])
+        patches = resample_position_embedding(stored[:, prefix:], grid, new_grid)
+        resampled = tuple(grid) != tuple(new_grid)
+        if resampled:
+            notes.append(f"grid {grid[0]}x{grid[1]} to {new_grid[0]}x{new_grid[1]}, bicubic")
+        action = "resampled" if resampled else ("transferred" if notes else "loaded")
+        self.put(EMBED, torch.cat([head, patches], dim=1), action, "; ".join(notes))
+
+    def _plan_class_position(self, rows: Tensor, prefix: int, new_prefix: int) -> list[str]:
+        """Add positions of prefix tokens to the tokens: the model sees nothing but the sum."""
+        if prefix == new_prefix or prefix == 0:
+            return ["no position of its own for the prefix"] if prefix != new_prefix else []
+        token, name = self.source.get("backbone.cls_token"), "backbone.cls_token"
+        if token is None:
+            self.problems.append(f"{EMBED} has a class row, but the checkpoint has no cls_token")
+            return []
+        self.put(name, token.float() + rows[:, :1], "transferred", "its position added to it")
+        registers = self.source.get("backbone.reg_token")
+        if prefix > 1 and registers is not None:
+            self.put(
+                "backbone.reg_token",
+                registers.float() + rows[:, 1:],
+                "transferred",
+                "their positions added to them",
+            )
+        return ["position of the prefix folded into its tokens"]
+
+    def plan_patch_kernel(self) -> None:
+        """Resample the patch kernel to the model's patch size."""
+        stored, target = self.source.get(KERNEL), self.waiting.get(KERNEL)
+        if stored is None or target is None or stored.shape == target.shape:
+            return
+        if stored.dim() == 4 and stored.shape[:2] == target.shape[:2]:
+            size = list(target.shape[-2:])
+            value = resample_patch_embed(stored.float(), size)
+            note = f"patch {stored.shape[-1]} to {size[-1]} pixels"
+            self.put(KERNEL, value, "resampled", note)
+
+    def plan_class_head(self) -> None:
+        """Transfer the class rows between heads and class lists."""
+        if ROWS not in self.source or ROWS not in self.waiting:
+            return
+        had, reason = self._stored_anomaly()
+        if reason:
+            if not self.allowed("class_head"):
+                self.problems.append(reason)
+            self._reinitialise_head("allowed: class lists differ" if reason else "")
+            return
+        has = bool(getattr(self.model, "has_anomaly", False))
+        note = self._plan_rows(had, has)
+        self._plan_bias(had, has)
+        if note:
+            logger.info("class head: %s", note)
+
+    def _stored_anomaly(self) -> tuple[bool, str]:
+        """Whether the file has the anomaly row, or why its class list does not fit the model's."""
+        num_rows, had = self.source[ROWS].shape[0], self.spec.get("has_anomaly")
+        known = getattr(self.model, "num_known", None)
+        if known is None:
+            known = self.waiting[ROWS].shape[0] - 1 - int(getattr(self.model, "has_anomaly", False))
+        if had is None:
+            had = num_rows - 2 == known
+        stored = num_rows - 1 - int(had)
+        if stored == known:
+            return had, ""
+        return had, (
+            f"class_head: {stored} known classes in the checkpoint"
+            f"{' and the anomaly class' if had else ''}, {known} in the model. Set "
+            f"MODEL.EOMT.NUM_CLASSES {stored} to keep its classes, or start a new head with "
+            'MODEL.ALLOW_UNUSED_WEIGHTS ["class_head"]'
+        )
+
+    def _reinitialise_head(self, note: str) -> None:
+        for name in [n for n in self.source if n.startswith("class_head.")]:
+            self.ignore(name, note)
+        for name in [n for n in self.waiting if n.startswith("class_head.")]:
+            self.initialise(name, note)
+
+    def _plan_rows(self, had: bool, has: bool) -> str:
+        rows, note = transfer_class_rows(self.source[ROWS], had, has, self.seed)
+        action = "inserted" if has and not had else "transferred" if note else "loaded"
+        old, new = self.spec.get("head"), head_name(self.model)
+        if old == "arcface" and BIAS in self.waiting:
+            factor = self._feature_scale()
+            rows = F.normalize(rows, dim=-1) * factor
+            note = "; ".join(
+                filter(None, (note, f"unit rows times {factor:.3g} (arcface s / |f|)"))
+            )
+            action = "transferred" if action == "loaded" else action
+        elif old and new and old != new:
+            note = _join(note, f"{old} to {new}, rows keep their direction")
+            action = "transferred" if action == "loaded" else action
+        self.put(ROWS, rows.to(self.waiting[ROWS].dtype), action, note)
+        return note
+
+    def _feature_scale(self) -> float:
+        """s over the typical norm of a query feature, which a LayerNorm has just left.
+
+        With it W x is close to s cos(theta) in size, though not equal per query.
+        """
+        options = self.spec.get("head_options") or {}
+        stored = self.source.get("class_head.scale")
+        scale = float(stored) if stored is not None else float(options.get("scale") or 30.0)
+        gain, shift = (self.source.get(f"backbone.norm.{part}") for part in ("weight", "bias"))
+        if gain is None or shift is None:
+            return scale / self.source[ROWS].shape[1] ** 0.5
+        norm = (gain.float().square().sum() + shift.float().square().sum()).sqrt()
+        return scale / max(float(norm), 1e-6)
+
+    def _plan_bias(self, had: bool, has: bool) -> None:
+        if BIAS in self.source and BIAS in self.waiting:
+            bias, note = transfer_class_rows(self.source[BIAS], had, has)
+            action = "inserted" if has and not had else "transferred" if note else "loaded"
+            self.put(BIAS, bias, action, note)
+        elif BIAS in self.source:
+            self.ignore(BIAS, f"{head_name(self.model) or 'the head'} has no bias")
+        elif BIAS in self.waiting:
+            zero = torch.zeros(self.waiting[BIAS].shape)
+            self.put(BIAS, zero, "transferred", "zero: the head of the checkpoint has no bias")
+        other_head = head_name(self.model) != self.spec.get("head")
+        if other_head and "class_head.scale" in self.source:
+            self.ignore("class_head.scale", "belongs to the arcface head")
+
+    def plan_rest(self) -> None:
+        """Load equal names, account for what is left on either side."""
+        for name in [name for name in self.source if name in self.waiting]:
+            self.put(name, self.source[name], "loaded")
+        bare = self.checkpoint.format in ("timm_vit", "dinov2") or not any(
+            name.startswith(_NEW_PARTS) for name in self.checkpoint.state_dict
+        )
+        for name in list(self.waiting):
+            if bare and name.startswith(_NEW_PARTS):
+                self.initialise(name, "not part of a bare ViT")
+            elif name.endswith(_OPTIONAL):
+                self.initialise(name, "not in the checkpoint")
+            elif self.allowed(name):
+                self.initialise(name, "not in the checkpoint; allowed by name")
+            else:
+                self.problems.append(f"{name}: missing in the checkpoint")
+        for name in list(self.source):
+            if self.allowed(name):
+                self.ignore(name, "allowed by name")
+            else:
+                self.problems.append(f"{name}: the model has no such tensor")
+        for name, reason in self.checkpoint.ignored:
+            self.rows.append(LoadRow(name, "ignored", None, None, reason))
+
+    @torch.no_grad()
+    def commit(self) -> LoadReport:
+        """Write the tensors into the model, if there is no problem at all."""
+        label = f"{self.checkpoint.source} ({self.checkpoint.format})"
+        if self.problems:
+            shown = [f"  {problem}" for problem in self.problems[:20]]
+            if len(self.problems) > 20:
+                shown.append(f"  ... and {len(self.problems) - 20} more")
+            raise ValueError(
+                f"{label} does not fit the model; nothing was loaded:\n"
+                + "\n".join(shown)
+                + "\nTensors that may be left out are named in MODEL.ALLOW_UNUSED_WEIGHTS"
+            )
+        for name, value in self.values.items():
+            self.target[name].copy_(value)
+        order = {name: index for index, name in enumerate(self.target)}
+        self.rows.sort(key=lambda row: order.get(row.name, len(order)))
+        return LoadReport(label, self.rows)
+
+
+_HINTS = {
+    "query.weight": "; set MODEL.EOMT.NUM_QUERIES to the first number",
+    KERNEL: "; set MODEL.EOMT.SIZE (or WIDTH) to the checkpoint's",
+}
+
+
+def _join(*notes: str) -> str:
+    return "; ".join(note for note in notes if note)
+
+
+def _shape_hint(name: str) -> str:
+    if name.endswith((".lora_A", ".lora_B")):
+        return "; set MODEL.LORA.RANK and TARGETS as the checkpoint had them, or merge it first"
+    return _HINTS.get(name, "")
+
+
+def model_grid(model: nn.Module) -> tuple[int, int]:
+    grid = getattr(getattr(model.backbone, "patch_embed", None), "grid_size", None)
+    if grid is None:
+        grid = (side // model.patch_size for side in model.image_size)
+    return tuple(grid)
+
+
+def _attention_heads(model: nn.Module) -> int | None:
+    blocks = getattr(getattr(model, "backbone", None), "blocks", None)
+    return getattr(getattr(blocks[0], "attn", None), "num_heads", None) if blocks else None
+
+
+def head_name(model: nn.Module) -> str | None:
+    """Name under which the type of the model's class head is registered."""
+    from anoseg_d2.modeling.heads import CLASS_HEADS
+
+    kind = type(getattr(model, "class_head", None))
+    return next((name for name, registered in CLASS_HEADS.items() if registered is kind), None)
+
+
+def _adapter_scales(model: nn.Module) -> dict[str, float]:
+    return {
+        name.replace("_orig_mod.", ""): float(module.scaling)
+        for name, module in model.named_modules()
+        if hasattr(module, "lora_A") and hasattr(module, "scaling")
+    }
