@@ -1,9 +1,70 @@
 """Every configuration key of the project, with its default and meaning."""
 
-import torch
-from detectron2.config import CfgNode as CN
+import difflib
+from pathlib import Path
 
-__all__ = ["add_anoseg_config"]
+import torch
+import yaml
+from detectron2.config import CfgNode as CN
+from detectron2.config import get_cfg
+
+__all__ = ["add_anoseg_config", "load_config"]
+
+
+def load_config(config_file: str = "", overrides: list[str] | None = None) -> CN:
+    """Read defaults, a yaml file with its bases, and `KEY VALUE` overrides.
+
+    Args:
+        config_file: path; empty for the defaults.
+        overrides: keys and values in turn.
+    Returns:
+        config node, not frozen.
+    Raises:
+        FileNotFoundError: no such config file.
+        ValueError: an unknown key (with the nearest known one), a value of the wrong type, or
+            broken yaml.
+    """
+    cfg = get_cfg()
+    add_anoseg_config(cfg)
+    if config_file and not Path(config_file).is_file():
+        raise FileNotFoundError(f"--config-file {config_file} does not exist; see configs/")
+    try:
+        if config_file:
+            cfg.merge_from_file(config_file, allow_unsafe=False)
+        overrides = list(overrides or [])
+        if len(overrides) % 2:
+            raise ValueError(f"overrides come as KEY VALUE pairs; {overrides[-1]!r} is alone")
+        for key, value in zip(overrides[::2], overrides[1::2], strict=True):
+            _require_key(cfg, key)
+            cfg.merge_from_list([key, value])
+    except KeyError as error:
+        key = str(error).split(":")[-1].strip(" \"'")
+        _require_key(cfg, key)
+        raise
+    except yaml.YAMLError as error:
+        raise ValueError(f"{config_file}: {' '.join(str(error).split())}") from error
+    except AssertionError as error:
+        raise ValueError(f"{config_file or overrides}: {error}") from error
+    return cfg
+
+
+def _require_key(cfg: CN, key: str) -> None:
+    """Raise ValueError with the nearest keys unless `key` exists."""
+    known = list(_flat_keys(cfg))
+    nodes = {name.rpartition(".")[0] for name in known}
+    if key in known or key in nodes:
+        return
+    near = difflib.get_close_matches(key, known, n=3, cutoff=0.5)
+    hint = f"; did you mean {' or '.join(near)}?" if near else "; see anoseg_d2/config.py"
+    raise ValueError(f"unknown config key {key}{hint}")
+
+
+def _flat_keys(node: CN, prefix: str = ""):
+    for key, value in node.items():
+        if isinstance(value, CN):
+            yield from _flat_keys(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}"
 
 
 def add_anoseg_config(cfg: CN) -> None:

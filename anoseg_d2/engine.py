@@ -1,0 +1,363 @@
+"""Training and evaluation on detectron2's trainer: steps, precision, checkpoints, reports."""
+
+import contextlib
+import logging
+import os
+import signal
+import time
+import weakref
+from collections import OrderedDict
+from pathlib import Path
+
+import torch
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.engine import DefaultTrainer, HookBase, SimpleTrainer, TrainerBase, hooks
+from detectron2.evaluation import inference_on_dataset, print_csv_format
+from detectron2.modeling import build_model
+from detectron2.utils import comm
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from anoseg_d2.checkpoint import AnosegCheckpointer, load_into, read_checkpoint
+from anoseg_d2.data.builtin import register_all
+from anoseg_d2.data.dataset_card import register_cards
+from anoseg_d2.data.dataset_mapper import build_test_loader, build_train_loader
+from anoseg_d2.evaluation.anomaly_evaluation import AnomalyEvaluator
+from anoseg_d2.evaluation.closed_set_evaluation import ClosedSetEvaluator
+from anoseg_d2.evaluation.report import write_report
+from anoseg_d2.modeling.criterion import IGNORE_LABEL
+from anoseg_d2.modeling.lora import parameter_table
+from anoseg_d2.solver import build_optimizer, build_scheduler
+
+__all__ = ["Trainer", "amp_dtype", "check_inputs", "evaluate", "load_weights"]
+
+logger = logging.getLogger(__name__)
+
+_TIMM_SIZES = {"S": "small", "B": "base", "L": "large"}
+
+
+def unwrap(model: nn.Module) -> nn.Module:
+    """The model itself, without DistributedDataParallel around it."""
+    return model.module if isinstance(model, DistributedDataParallel) else model
+
+
+def amp_dtype(cfg, device: torch.device) -> torch.dtype | None:
+    """Type of mixed precision, or None for float32.
+
+    Raises:
+        ValueError: SOLVER.AMP.PRECISION is not auto, bf16 or fp16.
+    """
+    known = {"bf16": torch.bfloat16, "fp16": torch.float16}
+    precision = cfg.SOLVER.AMP.PRECISION
+    if precision not in (*known, "auto"):
+        raise ValueError(f"SOLVER.AMP.PRECISION is {precision!r}; allowed: auto, bf16, fp16")
+    if not cfg.SOLVER.AMP.ENABLED:
+        return None
+    if precision != "auto":
+        return known[precision]
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+    if device.type == "cpu" and torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        return torch.bfloat16
+    logger.info("SOLVER.AMP.PRECISION auto: this device has no fast bf16; training in float32")
+    return None
+
+
+def resolve_weights(cfg) -> str:
+    """MODEL.WEIGHTS, with `dinov2` spelled out for the configured size."""
+    weights = cfg.MODEL.WEIGHTS
+    if weights != "dinov2":
+        return weights
+    registers = "_reg4" if cfg.MODEL.EOMT.NUM_REGISTERS else ""
+    size = _TIMM_SIZES.get(cfg.MODEL.EOMT.SIZE, cfg.MODEL.EOMT.SIZE)
+    return f"timm://vit_{size}_patch14{registers}_dinov2.lvd142m"
+
+
+def check_inputs(cfg, training: bool) -> None:
+    """Find every data set and the weights before anything long starts.
+
+    Raises:
+        FileNotFoundError, ValueError: what is missing or wrong, and the way out.
+    """
+    register_all()
+    register_cards(cfg.DATASETS.CARDS)
+    for name in (*(cfg.DATASETS.TRAIN if training else ()), *cfg.DATASETS.TEST):
+        if name not in DatasetCatalog.list():
+            known = ", ".join(n for n in DatasetCatalog.list() if _is_ours(n))
+            raise ValueError(f"no data set named {name!r} is registered; ours: {known}")
+        DatasetCatalog.get(name)
+    weights = resolve_weights(cfg)
+    if weights and "://" not in weights and not Path(weights).exists():
+        raise FileNotFoundError(
+            f"MODEL.WEIGHTS {weights} does not exist. A stage starts from the checkpoint of the "
+            "one before it: train that first, or give MODEL.WEIGHTS the path of its model_final.pth"
+        )
+    if not training and not weights:
+        raise ValueError("--eval-only needs MODEL.WEIGHTS: the checkpoint to evaluate")
+
+
+def _is_ours(name: str) -> bool:
+    return MetadataCatalog.get(name).get("evaluator_type") in ("closed_set", "anomaly")
+
+
+def load_weights(cfg, model: nn.Module) -> None:
+    """Load MODEL.WEIGHTS into `model` and log what became of every tensor."""
+    weights = resolve_weights(cfg)
+    if not weights:
+        logger.warning("MODEL.WEIGHTS is empty: every tensor keeps its random initialisation")
+        return
+    report = load_into(
+        model, read_checkpoint(weights), allow_unused=tuple(cfg.MODEL.ALLOW_UNUSED_WEIGHTS)
+    )
+    logger.info("Weights of %s:\n%s", weights, report.table())
+
+
+def evaluate(cfg, model: nn.Module, output_dir: str | None = None) -> OrderedDict:
+    """Run every data set of DATASETS.TEST and write `report/` under the output folder.
+
+    Args:
+        cfg: config node.
+        model: in any mode; left in the mode it came in.
+        output_dir: where `report/` goes; OUTPUT_DIR by default.
+    Returns:
+        figures per data set, for detectron2's printers; empty on ranks other than the first.
+    """
+    output_dir = output_dir or cfg.OUTPUT_DIR
+    results, fragments = OrderedDict(), OrderedDict()
+    for name in cfg.DATASETS.TEST:
+        evaluator = _build_evaluator(cfg, unwrap(model), name, output_dir)
+        figures = inference_on_dataset(unwrap(model), build_test_loader(cfg, name), evaluator)
+        if comm.is_main_process():
+            fragments[name] = figures.pop("results_json")
+            results[name] = figures
+            print_csv_format(figures)
+    if comm.is_main_process():
+        path = write_report(output_dir, fragments, model=_describe(cfg, model), config=cfg.dump())
+        logger.info("Report: %s", path)
+    comm.synchronize()
+    return results
+
+
+def _build_evaluator(cfg, model, name: str, output_dir: str):
+    kind = MetadataCatalog.get(name).evaluator_type
+    if kind == "closed_set":
+        return ClosedSetEvaluator(name, model.num_known)
+    return AnomalyEvaluator(
+        name,
+        model.score_names,
+        output_dir,
+        components=cfg.TEST.ANOMALY.COMPONENTS,
+        exact=cfg.TEST.ANOMALY.EXACT,
+        keep_images=cfg.TEST.ANOMALY.REPORT_IMAGES,
+    )
+
+
+def _describe(cfg, model: nn.Module) -> dict:
+    """What results.json says of the model."""
+    core = unwrap(model)
+    parameters = list(core.parameters())
+    return {
+        "weights": resolve_weights(cfg),
+        "head": cfg.MODEL.HEAD.NAME,
+        "num_known": core.num_known,
+        "anomaly_class": core.has_anomaly,
+        "lora": bool(cfg.MODEL.LORA.ENABLED),
+        "parameters": sum(p.numel() for p in parameters),
+        "trainable_parameters": sum(p.numel() for p in parameters if p.requires_grad),
+        "image_size": list(core.image_size),
+    }
+
+
+class StepTrainer(SimpleTrainer):
+    """One optimiser step: micro-batches, mixed precision, one clip of the global norm.
+
+    Args:
+        model: EoMT, possibly in DistributedDataParallel.
+        optimizer: see `solver.build_optimizer`.
+        accumulation: micro-batches per step.
+        dtype: of autocast; None for float32. float16 scales the loss.
+        clip_norm: largest global gradient norm; 0 for no clipping.
+        ema: averaged copy to update after each step.
+    """
+
+    def __init__(self, model, optimizer, *, accumulation=1, dtype=None, clip_norm=0.0, ema=None):
+        super().__init__(model, [], optimizer)
+        self.accumulation, self.dtype, self.clip_norm, self.ema = (
+            accumulation,
+            dtype,
+            clip_norm,
+            ema,
+        )
+        self.device_type = unwrap(model).device.type
+        self.scaler = torch.amp.GradScaler(self.device_type, enabled=dtype == torch.float16)
+
+    def run_step(self):
+        start = time.perf_counter()
+        batches = [next(self._data_loader_iter) for _ in range(self.accumulation)]
+        data_time = time.perf_counter() - start
+        core = unwrap(self.model)
+        normalizers = core.criterion.normalizers(
+            [_count_classes(sample) for batch in batches for sample in batch], core.num_queries
+        )
+        self.optimizer.zero_grad(set_to_none=True)
+        total: dict[str, torch.Tensor] = {}
+        for index, batch in enumerate(batches):
+            losses = self._backward(batch, normalizers, last=index == len(batches) - 1)
+            for name, value in losses.items():
+                total[name] = total.get(name, 0) + value
+        self._step()
+        self._write_metrics(total, data_time)
+
+    def _backward(self, batch, normalizers, last: bool) -> dict[str, torch.Tensor]:
+        distributed = isinstance(self.model, DistributedDataParallel)
+        # Gradients cross ranks once per step, with the last micro-batch.
+        with self.model.no_sync() if distributed and not last else contextlib.nullcontext():
+            with torch.autocast(self.device_type, self.dtype, enabled=self.dtype is not None):
+                losses = self.model(batch, normalizers)
+            self.scaler.scale(sum(losses.values())).backward()
+        return {name: value.detach() for name, value in losses.items()}
+
+    def _step(self) -> None:
+        if self.clip_norm > 0:
+            self.scaler.unscale_(self.optimizer)
+            parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+            nn.utils.clip_grad_norm_(parameters, self.clip_norm)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        if self.ema is not None:
+            self.ema.update_parameters(unwrap(self.model))
+
+    def state_dict(self):
+        return {**super().state_dict(), "scaler": self.scaler.state_dict()}
+
+    def load_state_dict(self, state_dict):
+        self.scaler.load_state_dict(state_dict.pop("scaler", {}) or self.scaler.state_dict())
+        super().load_state_dict(state_dict)
+
+
+def _count_classes(sample: dict) -> int:
+    classes = sample["sem_seg"].unique()
+    return int((classes != IGNORE_LABEL).sum())
+
+
+class ProgressHook(HookBase):
+    """Tell the model before every step what share of the run is done."""
+
+    def before_step(self):
+        unwrap(self.trainer.model).set_progress(self.trainer.iter / self.trainer.max_iter)
+
+
+class StopHook(HookBase):
+    """On Ctrl-C or SIGTERM finish the step, save a checkpoint, stop; a second one is at once."""
+
+    def __init__(self, checkpointer):
+        self.checkpointer = checkpointer
+        self._asked = False
+        self._previous = {}
+
+    def before_train(self):
+        for name in (signal.SIGINT, signal.SIGTERM):
+            self._previous[name] = signal.signal(name, self._ask)
+
+    def _ask(self, number, frame):
+        if self._asked:
+            raise KeyboardInterrupt
+        self._asked = True
+        logger.warning("asked to stop: finishing this step, then saving a checkpoint")
+
+    def after_step(self):
+        if self._asked:
+            self.checkpointer.save(f"model_{self.trainer.iter:07d}", iteration=self.trainer.iter)
+            raise KeyboardInterrupt
+
+    def after_train(self):
+        for name, handler in self._previous.items():
+            signal.signal(name, handler)
+
+
+class Trainer(DefaultTrainer):
+    """detectron2's trainer with this project's loaders, optimiser, steps and evaluators.
+
+    Args:
+        cfg: frozen config node.
+    """
+
+    def __init__(self, cfg):
+        TrainerBase.__init__(self)
+        self.cfg = cfg
+        self.start_iter, self.max_iter = 0, cfg.SOLVER.MAX_ITER
+        model = build_model(cfg)
+        logger.info("Parameters:\n%s", parameter_table(model))
+        self.optimizer_ = build_optimizer(cfg, model)
+        self.scheduler = build_scheduler(cfg, self.optimizer_)
+        self.ema = _build_ema(cfg, model)
+        self._trainer = StepTrainer(
+            _distribute(model),
+            self.optimizer_,
+            accumulation=cfg.SOLVER.ACCUMULATION,
+            dtype=amp_dtype(cfg, model.device),
+            clip_norm=cfg.SOLVER.CLIP_GRADIENTS.CLIP_VALUE
+            if cfg.SOLVER.CLIP_GRADIENTS.ENABLED
+            else 0.0,
+            ema=self.ema,
+        )
+        extra = {"ema": self.ema} if self.ema is not None else {}
+        self.checkpointer = AnosegCheckpointer(
+            model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self), **extra
+        )
+        self.register_hooks(self.build_hooks())
+
+    def resume_or_load(self, resume: bool = True) -> None:
+        """Go on from OUTPUT_DIR's last checkpoint if asked and there is one, else load weights."""
+        if resume and self.checkpointer.has_checkpoint():
+            self.checkpointer.resume_or_load("", resume=True)
+            self.start_iter = self.iter + 1
+            logger.info("Going on from step %d of %d", self.start_iter, self.max_iter)
+        else:
+            load_weights(self.cfg, unwrap(self.model))
+            if self.ema is not None:
+                self.ema.module.load_state_dict(unwrap(self.model).state_dict())
+        self._trainer.data_loader = build_train_loader(
+            self.cfg, start_step=self.start_iter * self.cfg.SOLVER.ACCUMULATION
+        )
+
+    def build_hooks(self):
+        """Timer, progress, learning rate, checkpoints, evaluation, logs."""
+        result = [hooks.IterationTimer(), ProgressHook(), hooks.LRScheduler()]
+        if comm.is_main_process():
+            result.append(
+                hooks.PeriodicCheckpointer(self.checkpointer, self.cfg.SOLVER.CHECKPOINT_PERIOD)
+            )
+        if comm.get_world_size() == 1:
+            result.append(StopHook(self.checkpointer))
+        result.append(hooks.EvalHook(self.cfg.TEST.EVAL_PERIOD, self._evaluate))
+        if comm.is_main_process():
+            result.append(hooks.PeriodicWriter(self.build_writers(), period=10))
+        return result
+
+    def _evaluate(self):
+        self._last_eval_results = evaluate(self.cfg, self.model)
+        if self.ema is not None:
+            folder = os.path.join(self.cfg.OUTPUT_DIR, "ema")
+            for name, figures in evaluate(self.cfg, self.ema.module, folder).items():
+                self._last_eval_results[f"{name}_ema"] = figures
+        return self._last_eval_results
+
+    @classmethod
+    def test(cls, cfg, model, evaluators=None):
+        """Evaluate a model that has its weights; see `evaluate`."""
+        return evaluate(cfg, model)
+
+
+def _build_ema(cfg, model: nn.Module) -> AveragedModel | None:
+    if not cfg.SOLVER.EMA.ENABLED:
+        return None
+    return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(cfg.SOLVER.EMA.DECAY))
+
+
+def _distribute(model: nn.Module) -> nn.Module:
+    if comm.get_world_size() == 1:
+        return model
+    device_ids = [model.device.index] if model.device.type == "cuda" else None
+    return DistributedDataParallel(model, device_ids=device_ids, broadcast_buffers=False)
