@@ -1,0 +1,149 @@
+"""The registered data sets. Importing this module registers them; nothing on disk is touched.
+
+Files are looked for when a set is asked for, under `DETECTRON2_DATASETS` (default `datasets`), so
+that only the sets that a run uses need to be there.
+"""
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from detectron2.data import DatasetCatalog, MetadataCatalog
+
+from anoseg_d2.data.anomaly_benchmarks import ANOMALY_BENCHMARKS, miniature_benchmark
+from anoseg_d2.data.data_set import (
+    CITYSCAPES_CLASSES,
+    CITYSCAPES_COLORS,
+    DataSet,
+    allow_count_mismatch,
+)
+from anoseg_d2.data.dataset_card import find_card, read_card, shipped_cards
+from anoseg_d2.data.dataset_files import Layout
+from anoseg_d2.data.label_rules import LABEL_RULES
+
+__all__ = [
+    "DATA_SETS",
+    "datasets_root",
+    "register_all",
+    "register_anomaly_benchmarks",
+    "register_cards",
+    "register_data_set",
+]
+
+DATA_SETS: dict[str, DataSet] = {}
+
+# name -> folder, split, rule, expected images (None: any)
+_CITYSCAPES_SPLITS = {
+    "cityscapes_19_train": ("cityscapes", "train", "cityscapes", 2975),
+    "cityscapes_19_val": ("cityscapes", "val", "cityscapes", 500),
+    "cityscapes_outlier_train": ("cityscapes_outlier", "train", "cityscapes_outlier", 2975),
+    "miniature_train": ("miniature/cityscapes", "train", "cityscapes", None),
+    "miniature_val": ("miniature/cityscapes", "val", "cityscapes", None),
+    "miniature_outlier_train": (
+        "miniature/cityscapes_outlier",
+        "train",
+        "cityscapes_outlier",
+        None,
+    ),
+}
+
+
+def datasets_root() -> Path:
+    """Return the folder of all data sets: DETECTRON2_DATASETS, or `datasets`."""
+    return Path(os.environ.get("DETECTRON2_DATASETS", "datasets")).expanduser()
+
+
+def register_all(root=None) -> None:
+    """Register Cityscapes, the benchmarks, the miniature and the shipped cards; again is fine.
+
+    Args:
+        root: datasets folder; None reads DETECTRON2_DATASETS whenever a set is asked for.
+    """
+    for name, (folder, split, rule, expected) in _CITYSCAPES_SPLITS.items():
+        register_data_set(_cityscapes(name, folder, split, rule, expected), root)
+    register_anomaly_benchmarks(root)
+    register_cards(shipped_cards(), root)
+
+
+def register_anomaly_benchmarks(root=None) -> None:
+    """Register the public benchmarks and, under `miniature_<name>`, their drawn miniatures."""
+    for benchmark in ANOMALY_BENCHMARKS.values():
+        register_data_set(benchmark, root)
+        if benchmark.name != "lost_and_found":
+            register_data_set(miniature_benchmark(benchmark), root)
+
+
+def register_cards(cards, root=None) -> list[str]:
+    """Register the data sets of cards.
+
+    Args:
+        cards: yaml files or names of shipped cards; or a config, whose DATASETS.CARDS are taken
+            and whose DATASETS.ALLOW_COUNT_MISMATCH is heeded from then on.
+        root: as in `register_all`.
+    Returns:
+        the names registered.
+    Raises:
+        FileNotFoundError, ValueError: no such card, or one against the schema.
+    """
+    if hasattr(cards, "DATASETS"):
+        allow_count_mismatch(cards.DATASETS.ALLOW_COUNT_MISMATCH)
+        cards = cards.DATASETS.CARDS
+    if isinstance(cards, (str, os.PathLike)) or not isinstance(cards, Iterable):
+        cards = [cards]
+    names = []
+    for card in cards:
+        for data_set in read_card(find_card(card)):
+            register_data_set(data_set, root)
+            names.append(data_set.name)
+    return names
+
+
+def register_data_set(data_set: DataSet, root=None) -> None:
+    """File a data set in detectron2's catalogs.
+
+    The same set again, or the same card read anew, takes the place of the old.
+
+    Args:
+        data_set: what to register.
+        root: as in `register_all`.
+    Raises:
+        ValueError: the name belongs to something else.
+    """
+    name = data_set.name
+    known = DATA_SETS.get(name)
+    if (known is None and name in DatasetCatalog) or (known and known.origin != data_set.origin):
+        owner = known.origin if known else "another project"
+        raise ValueError(
+            f"data set name {name!r} ({data_set.origin}) is taken already by {owner}; "
+            "choose another `name` in the card"
+        )
+    if known is not None:
+        DatasetCatalog.remove(name)
+        MetadataCatalog.remove(name)
+    DATA_SETS[name] = data_set
+    DatasetCatalog.register(name, lambda: data_set.load(datasets_root() if root is None else root))
+    MetadataCatalog.get(name).set(**data_set.metadata())
+
+
+def _cityscapes(name: str, folder: str, split: str, rule: str, expected: int | None) -> DataSet:
+    layout = Layout(
+        "Cityscapes",
+        (folder,),
+        (f"leftImg8bit/{split}/*/{{id}}_leftImg8bit.*",),
+        # one labelling in two codings: the ids are read where both lie there
+        tuple(
+            f"gtFine/{split}/*/{{id}}_gtFine_{code}.png" for code in ("labelIds", "labelTrainIds")
+        ),
+    )
+    return DataSet(
+        name,
+        "closed_set",
+        (layout,),
+        LABEL_RULES[rule],
+        CITYSCAPES_CLASSES,
+        CITYSCAPES_COLORS,
+        expected,
+    )
+
+
+register_all()

@@ -1,0 +1,279 @@
+"""Dataset cards: a data set described by a small yaml file instead of Python.
+
+Example::
+
+    name: my_road
+    root: my_road                       # below DETECTRON2_DATASETS, or absolute
+    splits:                             # registers my_road_train and my_road_val
+      train: {images: "train/{id}.*", labels: "train_labels/{id}.png"}
+      val: {images: "val/{id}.*", labels: "val_labels/{id}.png", expected_images: 200}
+    classes: [road, car, sky]           # in train-id order; or `cityscapes`
+    label_values: {0: sky, 1: road, 2: car}
+    void: [255]
+    anomaly: 254                        # optional: the pasted anomaly becomes train id K
+
+A card without `splits` has `images` and `labels` beside `name` and registers `name`. A set of
+anomalies has `kind: anomaly`, and `known`, `anomaly`, `void` instead of classes.
+"""
+
+import colorsys
+from collections.abc import Mapping
+from pathlib import Path
+
+import yaml
+
+from anoseg_d2.data.data_set import CITYSCAPES_CLASSES, CITYSCAPES_COLORS, DataSet
+from anoseg_d2.data.dataset_files import Layout, placeholders
+from anoseg_d2.data.label_rules import LABEL_RULES, VOID, LabelRule
+
+__all__ = ["CARDS_FOLDER", "find_card", "read_card", "shipped_cards"]
+
+CARDS_FOLDER = Path(__file__).parent / "cards"
+_FILE_KEYS = ("images", "labels", "expected_images")
+_KINDS = {
+    "closed_set": ("classes", "label_values", "void", "anomaly"),
+    "anomaly": ("known", "anomaly", "void"),
+}
+_COMMON_KEYS = ("name", "kind", "root", "splits", *_FILE_KEYS, "description", "licence", "source")
+_NAMED_RULES = ("cityscapes", "cityscapes_outlier")
+
+
+def shipped_cards() -> list[str]:
+    """Return the names of the cards that come with the package."""
+    return sorted(path.stem for path in CARDS_FOLDER.glob("*.yaml"))
+
+
+def find_card(card) -> Path:
+    """Return the file of a card.
+
+    Args:
+        card: path of a yaml file, or the name of a shipped card.
+    Raises:
+        FileNotFoundError: neither.
+    """
+    for path in (Path(card).expanduser(), CARDS_FOLDER / f"{card}.yaml"):
+        if path.is_file():
+            return path
+    raise FileNotFoundError(
+        f"DATASETS.CARDS: no dataset card {str(card)!r}. Give the path of a yaml file, or one of "
+        f"the shipped cards: {', '.join(shipped_cards())}."
+    )
+
+
+def read_card(path) -> list[DataSet]:
+    """Read a card.
+
+    Args:
+        path: yaml file.
+    Returns:
+        its data sets: one, or one per split.
+    Raises:
+        ValueError: not yaml, or against the schema; names file, line, key and what is allowed.
+    """
+    return _Card(Path(path)).data_sets()
+
+
+class _Card:
+    """A parsed card whose errors know the file, the line and the key."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        text = path.read_text(encoding="utf-8")
+        try:
+            self.node = yaml.compose(text, Loader=yaml.SafeLoader)
+            self._refuse_duplicates(self.node)
+            self.card = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise ValueError(f"{path}: not plain yaml: {error}") from error
+        if not isinstance(self.card, Mapping):
+            raise ValueError(f"{path}: a card is a mapping of keys, found {self.card!r}")
+
+    def data_sets(self) -> list[DataSet]:
+        kind = self.card.get("kind", "closed_set")
+        if kind not in _KINDS:
+            self.fail("kind", kind, " or ".join(_KINDS))
+        self.check_keys(self.card, (*_COMMON_KEYS, *_KINDS[kind]))
+        name = self.text(self.card, "name")
+        build = self.closed_set if kind == "closed_set" else self.anomaly_set
+        return [
+            build(f"{name}_{split}" if split else name, layout, expected)
+            for split, layout, expected in self.layouts()
+        ]
+
+    def closed_set(self, name: str, layout: Layout, expected: int | None) -> DataSet:
+        classes, colors = self.classes()
+        rule = self.closed_rule(name, classes)
+        present = tuple(train_id for train_id in rule.train_ids() if train_id < len(classes))
+        return DataSet(
+            name,
+            "closed_set",
+            (layout,),
+            rule,
+            classes,
+            colors,
+            expected,
+            present if len(present) < len(classes) else None,
+            origin=str(self.path),
+        )
+
+    def anomaly_set(self, name: str, layout: Layout, expected: int | None) -> DataSet:
+        values = {
+            **dict.fromkeys(self.values("known", required=True), 0),
+            **dict.fromkeys(self.values("anomaly", required=True), 1),
+        }
+        rule = self.with_void(name, values, ("known", "anomaly"))
+        return DataSet(
+            name, "anomaly", (layout,), rule, expected_images=expected, origin=str(self.path)
+        )
+
+    def layouts(self):
+        """Yield (split or "", layout, expected number of images)."""
+        root = self.text(self.card, "root")
+        if root.startswith("~") or "$" in root:
+            self.fail("root", root, "a folder below DETECTRON2_DATASETS or an absolute path")
+        if "splits" not in self.card:
+            yield "", *self.layout(root, self.card, ())
+            return
+        splits = self.card["splits"]
+        if not isinstance(splits, Mapping) or not splits:
+            self.fail("splits", splits, "a mapping of split names to images and labels")
+        for key in _FILE_KEYS:
+            if key in self.card:
+                self.fail(key, self.card[key], "inside each split, as the card has `splits`")
+        for split, entry in splits.items():
+            if not isinstance(entry, Mapping):
+                self.fail(split, entry, f"keys {', '.join(_FILE_KEYS)}", ("splits",))
+            self.check_keys(entry, _FILE_KEYS, ("splits", split))
+            yield str(split), *self.layout(root, entry, ("splits", split))
+
+    def layout(self, root: str, entry: Mapping, where: tuple) -> tuple[Layout, int | None]:
+        images = self.patterns(entry, "images", where)
+        labels = self.patterns(entry, "labels", where)
+        names = {frozenset(placeholders(pattern)) for pattern in images + labels}
+        if len(names) > 1:
+            self.fail("labels", labels, f"the same placeholders as images ({images})", where)
+        expected = entry.get("expected_images")
+        if expected is not None and (not _is_int(expected) or expected < 1):
+            self.fail("expected_images", expected, "a positive integer", where)
+        return Layout(f"card {self.path.name}", (root,), images, labels), expected
+
+    def patterns(self, entry: Mapping, key: str, where: tuple) -> tuple[str, ...]:
+        given = entry.get(key)
+        patterns = (given,) if isinstance(given, str) else tuple(given or ())
+        good = all(isinstance(pattern, str) and placeholders(pattern) for pattern in patterns)
+        if not patterns or not good or any(p.startswith("/") or ".." in p for p in patterns):
+            allowed = "a pattern below root with a placeholder, as in 'images/{id}.*', or a list"
+            self.fail(key, given, allowed, where)
+        return patterns
+
+    def classes(self) -> tuple[tuple[str, ...], tuple]:
+        given = self.card.get("classes")
+        if given == "cityscapes":
+            return CITYSCAPES_CLASSES, CITYSCAPES_COLORS
+        good = isinstance(given, list) and given and all(isinstance(c, str) for c in given)
+        if not good or len(set(given)) < len(given):
+            self.fail("classes", given, "`cityscapes`, or a list of different class names")
+        return tuple(given), tuple(_color(index, len(given)) for index in range(len(given)))
+
+    def closed_rule(self, name: str, classes: tuple[str, ...]) -> LabelRule:
+        given = self.card.get("label_values")
+        if given in _NAMED_RULES:
+            for key in ("void", "anomaly"):
+                if key in self.card:
+                    self.fail(key, self.card[key], f"absent: label_values {given!r} says it")
+            if classes != CITYSCAPES_CLASSES:
+                self.fail("classes", list(classes), f"cityscapes, as label_values is {given!r}")
+            return LABEL_RULES[given]
+        if not isinstance(given, Mapping) or not given:
+            self.fail(
+                "label_values",
+                given,
+                f"a mapping of label value to train id or class name, or {_or(_NAMED_RULES)}",
+            )
+        values = {self.value(v, "label_values"): self.train_id(v, given[v], classes) for v in given}
+        for value in self.values("anomaly"):
+            if value in values:
+                self.fail("anomaly", value, "a value that label_values does not use")
+            values[value] = len(classes)
+        return self.with_void(name, values, ("label_values", "anomaly"))
+
+    def with_void(self, name: str, values: dict[int, int], others: tuple[str, ...]) -> LabelRule:
+        for value in self.values("void"):
+            if value in values:
+                self.fail("void", value, f"a value that {_or(others)} does not use")
+            values[value] = VOID
+        return LabelRule(f"{name} ({self.path.name})", tuple(sorted(values.items())))
+
+    def train_id(self, value, given, classes: tuple[str, ...]) -> int:
+        if isinstance(given, str) and given in classes:
+            return classes.index(given)
+        if _is_int(given) and 0 <= given < len(classes):
+            return given
+        allowed = f"a train id 0..{len(classes) - 1} or a class name ({', '.join(classes)})"
+        self.fail(value, given, allowed, ("label_values",))
+
+    def values(self, key: str, required: bool = False) -> list[int]:
+        given = self.card.get(key)
+        if given is None and not required:
+            return []
+        return [self.value(v, key) for v in (given if isinstance(given, list) else [given])]
+
+    def value(self, given, key: str) -> int:
+        if not _is_int(given) or not 0 <= given <= 65535:
+            self.fail(key, given, "label values: integers 0..65535")
+        return given
+
+    def text(self, entry: Mapping, key: str) -> str:
+        if not isinstance(entry.get(key), str) or not entry[key].strip():
+            self.fail(key, entry.get(key), "a non-empty text")
+        return entry[key]
+
+    def check_keys(self, entry: Mapping, allowed: tuple[str, ...], where: tuple = ()) -> None:
+        for key in entry:
+            if key not in allowed:
+                self.fail(key, entry[key], f"one of the keys {', '.join(allowed)}", where)
+
+    def fail(self, key, found, allowed: str, where: tuple = ()):
+        """Raise the schema error of one key."""
+        path = (*where, key)
+        line = _line(self.node, path)
+        place = f"{self.path}, line {line}" if line else str(self.path)
+        dotted = ".".join(map(str, path))
+        raise ValueError(f"{place}: key {dotted!r}: found {found!r}; allowed: {allowed}.")
+
+    def _refuse_duplicates(self, node) -> None:
+        if not isinstance(node, yaml.MappingNode):
+            return
+        seen = set()
+        for key, value in node.value:
+            if key.value in seen:
+                line = key.start_mark.line + 1
+                raise ValueError(f"{self.path}, line {line}: key {key.value!r} is given twice.")
+            seen.add(key.value)
+            self._refuse_duplicates(value)
+
+
+def _line(node, path: tuple) -> int | None:
+    """Return the line of a key, None when the card does not have it."""
+    line = None
+    for step in path:
+        pairs = node.value if isinstance(node, yaml.MappingNode) else []
+        match = next(((k, v) for k, v in pairs if k.value == str(step)), None)
+        if match is None:
+            return line
+        line, node = match[0].start_mark.line + 1, match[1]
+    return line
+
+
+def _is_int(value) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _or(words) -> str:
+    return " or ".join(words)
+
+
+def _color(index: int, count: int) -> tuple[int, int, int]:
+    """Spread hues evenly, every second one darker."""
+    rgb = colorsys.hsv_to_rgb(index / count, 0.65, 0.95 if index % 2 else 0.65)
+    return tuple(round(255 * channel) for channel in rgb)

@@ -1,0 +1,228 @@
+"""Pairing images with labels on disk: patterns with placeholders, layouts, and what was found.
+
+A pattern is a path with `/` in which `{name}` captures a piece of a file or folder name, `*` is any
+piece, and `**` any number of folders: `leftImg8bit/train/*/{id}_leftImg8bit.*`. An image and a
+label belong together when all captured pieces are equal.
+"""
+
+import logging
+import os
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from anoseg_d2.data.image_io import IMAGE_EXTENSIONS
+
+__all__ = ["FoundFiles", "Layout", "find_files", "match_files", "placeholders"]
+
+logger = logging.getLogger(__name__)
+_TOKEN = re.compile(r"\{(\w+)\}|(\*\*/)|(\*)|(\?)|([^{*?]+|[{])")
+
+
+@dataclass(frozen=True)
+class Layout:
+    """One way in which a data set lies on disk.
+
+    Args:
+        name: for messages.
+        folders: places below the datasets folder where it may lie.
+        images, labels: patterns relative to a folder; of several, the first that gives pairs.
+        frames: regular expression that an id must match whole to belong to the set.
+        spare_images: images without a label are normal here (a folder shared with a larger set).
+    """
+
+    name: str
+    folders: tuple[str, ...]
+    images: tuple[str, ...]
+    labels: tuple[str, ...]
+    frames: str = ".*"
+    spare_images: bool = False
+
+
+@dataclass(frozen=True)
+class FoundFiles:
+    """The files of a data set.
+
+    Args:
+        layout: name of the layout that fits.
+        folder: where it lies.
+        pairs: (id, image, label), sorted by id.
+        images_without_label, labels_without_image: what found no partner.
+    """
+
+    layout: str
+    folder: Path
+    pairs: tuple[tuple[str, Path, Path], ...]
+    images_without_label: tuple[Path, ...] = ()
+    labels_without_image: tuple[Path, ...] = ()
+
+
+def placeholders(pattern: str) -> tuple[str, ...]:
+    """Return the names in braces, in order of first appearance."""
+    return tuple(dict.fromkeys(re.findall(r"\{(\w+)\}", pattern)))
+
+
+def match_files(folder, pattern: str) -> dict[str, Path]:
+    """List the image files below `folder` that fit a pattern.
+
+    Hidden files are passed over (`._x.png` of macOS archives among them).
+
+    Args:
+        folder: start.
+        pattern: see the module's head.
+    Returns:
+        id to path; the id joins the captured pieces, sorted by name, with `__`.
+    Raises:
+        ValueError: two files have one id, such as `1.jpg` beside `1.png`.
+    """
+    regex = re.compile(_to_regex(pattern))
+    start = _static_prefix(pattern)
+    depth = None if "**" in pattern else pattern.count("/") - (start.count("/") + 1 if start else 0)
+    found: dict[str, Path] = {}
+    for path in _walk(Path(folder, start), depth):
+        match = regex.fullmatch(path.relative_to(folder).as_posix())
+        if match is None:
+            continue
+        key = "__".join(match[name] for name in sorted(placeholders(pattern)))
+        if key in found:
+            raise ValueError(
+                f"two files for {key!r}: {found[key]} and {path}; keep one (pattern {pattern!r})"
+            )
+        found[key] = path
+    return found
+
+
+def find_files(name: str, root, layouts: Sequence[Layout]) -> FoundFiles:
+    """Find where and in which of its layouts a data set lies.
+
+    Args:
+        name: of the data set, for messages.
+        root: the datasets folder.
+        layouts: all that are in circulation.
+    Returns:
+        the one that is there: at least one image has its label.
+    Raises:
+        FileNotFoundError: none is; says what was looked for and what is there.
+        ValueError: more than one is; says which and where.
+    """
+    hits = [hit for layout in layouts for hit in _present(Path(root), layout)]
+    if not hits:
+        raise FileNotFoundError(_nothing_found(name, Path(root), layouts))
+    if len(hits) > 1:
+        places = "; ".join(f"{hit.layout} in {hit.folder}" for hit in hits)
+        raise ValueError(
+            f"{name}: {len(hits)} copies or layouts at once, and which one counts is not guessed: "
+            f"{places}. Move all but one out of {root}."
+        )
+    return hits[0]
+
+
+def _present(root: Path, layout: Layout) -> Iterator[FoundFiles]:
+    """Yield the folders where a layout is, each real folder once."""
+    seen = set()
+    for folder in (root / place for place in layout.folders):
+        real = os.path.realpath(folder)
+        if not folder.is_dir() or _inode(real) in seen:
+            continue
+        seen.add(_inode(real))
+        found = _in_folder(folder, layout)
+        if found is not None:
+            yield found
+
+
+def _inode(path: str) -> tuple[int, int]:
+    """Identity of a folder that holds on case-blind file systems too."""
+    stat = os.stat(path)
+    return stat.st_dev, stat.st_ino
+
+
+def _in_folder(folder: Path, layout: Layout) -> FoundFiles | None:
+    for labels in (match_files(folder, pattern) for pattern in layout.labels):
+        for images in (match_files(folder, pattern) for pattern in layout.images):
+            labels, images = _kept(labels, layout), _kept(images, layout)
+            shared = sorted(labels.keys() & images.keys())
+            if not shared:
+                continue
+            spare = () if layout.spare_images else sorted(images.keys() - labels.keys())
+            return FoundFiles(
+                layout.name,
+                folder,
+                tuple((key, images[key], labels[key]) for key in shared),
+                tuple(images[key] for key in spare),
+                tuple(labels[key] for key in sorted(labels.keys() - images.keys())),
+            )
+    return None
+
+
+def _kept(files: dict[str, Path], layout: Layout) -> dict[str, Path]:
+    return {key: path for key, path in files.items() if re.fullmatch(layout.frames, key)}
+
+
+def _nothing_found(name: str, root: Path, layouts: Sequence[Layout]) -> str:
+    lines = [f"{name}: no images with labels under {root.absolute()}."]
+    if not root.is_dir():
+        lines[0] = f"{name}: the datasets folder {root.absolute()} does not exist."
+    lines.append("Looked for:")
+    for layout in layouts:
+        lines.append(
+            f"  {layout.name}: images {' or '.join(layout.images)}, "
+            f"labels {' or '.join(layout.labels)}, in {', '.join(f or '.' for f in layout.folders)}"
+        )
+    there = [root / place for layout in layouts for place in layout.folders if place]
+    for folder in dict.fromkeys(folder for folder in there if folder.is_dir()):
+        lines.append(f"  {folder} is there and holds: {_listing(folder)}")
+    lines.append(
+        "Set DETECTRON2_DATASETS to the folder that holds the data sets; datasets/README.md has "
+        "the tree of each and where to get it."
+    )
+    return "\n".join(lines)
+
+
+def _listing(folder: Path, limit: int = 8) -> str:
+    names = sorted(os.listdir(folder))
+    return ", ".join(names[:limit] + (["..."] if len(names) > limit else [])) or "nothing"
+
+
+def _static_prefix(pattern: str) -> str:
+    parts = pattern.split("/")[:-1]
+    fixed = [part for part in parts if not re.search(r"[{*?]", part)]
+    while fixed and parts[: len(fixed)] != fixed:
+        fixed.pop()
+    return "/".join(fixed)
+
+
+def _to_regex(pattern: str) -> str:
+    """Translate a pattern; a name that comes again must capture the same piece again."""
+    stem, any_extension = (pattern[:-2], r"\.[^./]+") if pattern.endswith(".*") else (pattern, "")
+    regex, seen = "", set()
+    for token in _TOKEN.finditer(stem):
+        name, folders, star, mark, literal = token.groups()
+        if name:
+            regex += f"(?P={name})" if name in seen else f"(?P<{name}>[^/]+)"
+            seen.add(name)
+        elif folders:
+            regex += "(?:.*/)?"
+        elif star or mark:
+            regex += "[^/]*" if star else "[^/]"
+        else:
+            regex += re.escape(literal)
+    return regex + any_extension
+
+
+def _walk(folder: Path, depth: int | None) -> Iterator[Path]:
+    """Yield image files in order of name, through links, at most `depth` folders down."""
+    seen: set[str] = set()
+    base = len(folder.parts)
+    for current, folders, names in os.walk(folder, followlinks=True):
+        real = os.path.realpath(current)
+        deep_enough = depth is not None and len(Path(current).parts) - base >= depth
+        if real in seen or deep_enough:
+            folders.clear()
+        if real in seen:
+            continue
+        seen.add(real)
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in sorted(names):
+            if not name.startswith(".") and name.lower().endswith(IMAGE_EXTENSIONS):
+                yield Path(current, name)

@@ -1,0 +1,108 @@
+"""From a dataset dict to what the model takes."""
+
+import numpy as np
+import torch
+from detectron2.config import configurable
+
+from anoseg_d2.data.augmentation import Augmentation
+from anoseg_d2.data.image_io import read_image
+from anoseg_d2.data.label_rules import load_label
+
+__all__ = ["AnosegDatasetMapper", "draw_generator"]
+
+
+def draw_generator(seed: int, draw: int, index: int) -> np.random.Generator:
+    """Return the random source of one training sample.
+
+    Args:
+        seed: of the run.
+        draw: running number of the sample in the whole run, over all processes.
+        index: of the image in the training list.
+    """
+    return np.random.default_rng(np.random.SeedSequence([seed, draw, index]))
+
+
+class AnosegDatasetMapper:
+    """Read an image and its label, paste and augment for training, and make tensors.
+
+    What a sample becomes depends on its dataset dict and on `(seed, draw, index)` alone, which the
+    training loader files under the dict's key "draw"; not on worker, process or order.
+
+    Args:
+        is_train: augment and give labels; otherwise the whole image alone, at native size.
+        augmentation: for training.
+        cut_paste: `(image, label, generator) -> (image, label)` on train ids, before the
+            augmentation; None for no pasting while loading.
+    """
+
+    @configurable
+    def __init__(self, *, is_train: bool, augmentation: Augmentation | None = None, cut_paste=None):
+        if is_train and augmentation is None:
+            raise ValueError("a training mapper needs an augmentation")
+        self.is_train = is_train
+        self.augmentation = augmentation
+        self.cut_paste = cut_paste
+
+    @classmethod
+    def from_config(cls, cfg, is_train: bool = True) -> dict:
+        if not is_train:
+            return {"is_train": False}
+        augmentation = Augmentation(
+            crop_size=tuple(cfg.INPUT.CROP_SIZE),
+            color_jitter=cfg.INPUT.COLOR_JITTER,
+            scale_jitter=tuple(cfg.INPUT.SCALE_JITTER),
+            flip=cfg.INPUT.FLIP,
+        )
+        return {
+            "is_train": True,
+            "augmentation": augmentation,
+            "cut_paste": _online_cut_paste(cfg),
+        }
+
+    def __call__(self, dataset_dict: dict) -> dict:
+        """Map one sample.
+
+        Args:
+            dataset_dict: from DatasetCatalog; for training with "draw", (seed, draw, index).
+        Returns:
+            the dict's entries, and for training "image" (3, crop_h, crop_w) uint8 RGB and
+            "sem_seg" (crop_h, crop_w) int64 with 255 for void and padding; else "image"
+            (3, H, W) uint8 RGB of native size, "height" and "width".
+        Raises:
+            FileNotFoundError, ValueError: unreadable files, label values without a rule, or
+                image and label of different sizes; the message names the file.
+        """
+        sample = {k: v for k, v in dataset_dict.items() if k not in ("draw", "label_rule")}
+        image = read_image(sample["file_name"])
+        if not self.is_train:
+            height, width = image.shape[:2]
+            return {**sample, "image": _to_tensor(image), "height": height, "width": width}
+        label = load_label(sample["sem_seg_file_name"], dataset_dict["label_rule"])
+        if image.shape[:2] != label.shape:
+            raise ValueError(
+                f"{sample['file_name']} is {image.shape[1]}x{image.shape[0]}, but its label "
+                f"{sample['sem_seg_file_name']} is {label.shape[1]}x{label.shape[0]} (width x "
+                "height); they must agree"
+            )
+        image, label = self._augmented(image, label, dataset_dict.get("draw"))
+        sem_seg = torch.from_numpy(label.astype(np.int64))
+        return {**sample, "image": _to_tensor(image), "sem_seg": sem_seg}
+
+    def _augmented(self, image, label, draw):
+        # a loader that numbers nothing seeds numpy's global state per worker, as detectron2 does
+        generator = draw_generator(*(draw or np.random.randint(2**31, size=3).tolist()))
+        if self.cut_paste is not None:
+            image, label = self.cut_paste(image, label, generator)
+        return self.augmentation(image, label, generator)
+
+
+def _to_tensor(image: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
+
+
+def _online_cut_paste(cfg):
+    if not cfg.INPUT.CUT_PASTE.ENABLED:
+        return None
+    from anoseg_d2.data.cut_paste_online import OnlineCutPaste
+
+    return OnlineCutPaste(cfg)

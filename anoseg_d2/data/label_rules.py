@@ -1,0 +1,172 @@
+"""What the values of a label file mean: one table of rules for all data sets.
+
+A rule maps every value that a label file may hold to a train id. Values outside it are refused, so
+that a wrong folder, a colour map or a half-converted re-pack is found at once.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import PurePath
+
+import numpy as np
+
+from anoseg_d2.data.image_io import read_label
+
+__all__ = ["LABEL_RULES", "PASTED_ID", "VOID", "LabelRule", "load_label"]
+
+VOID = 255
+PASTED_ID = 254  # the anomaly in labelIds maps made by cut-paste
+_NO_RULE = 253  # inside lookup tables: a value that no rule knows
+
+
+@dataclass(frozen=True)
+class LabelRule:
+    """Stored label values to train ids.
+
+    Args:
+        name: for messages.
+        values: (stored value, train id) pairs; train ids 0..252, or 255 for void.
+        endings: (ending of the file's name, rule) pairs for releases that say in the name of the
+            label file itself how it is coded, as in `_gtFine_labelTrainIds.png`; with a leading
+            `/` it is the whole name. The first that fits wins; without one, `values` hold.
+        exclusive: two stored values that must not meet in one map, because each would mean
+            something else beside the other; None: no such pair.
+        hint: the way out, appended to the error.
+    """
+
+    name: str
+    values: tuple[tuple[int, int], ...]
+    endings: tuple[tuple[str, "LabelRule"], ...] = ()
+    exclusive: tuple[int, int] | None = None
+    hint: str = ""
+    _table: np.ndarray = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self):
+        for value, train_id in self.values:
+            if value < 0 or not (0 <= train_id < _NO_RULE or train_id == VOID):
+                raise ValueError(
+                    f"label rule {self.name!r}: {value} -> {train_id}; values are 0 or more, "
+                    f"train ids 0..{_NO_RULE - 1} or {VOID} for void"
+                )
+        table = np.full(max([255, *dict(self.values)]) + 1, _NO_RULE, dtype=np.uint8)
+        for value, train_id in self.values:
+            table[value] = train_id
+        object.__setattr__(self, "_table", table)
+
+    def apply(self, stored: np.ndarray, where: str) -> np.ndarray:
+        """Translate a label map.
+
+        Args:
+            stored: (H, W) integers as they lie on disk.
+            where: the label's file name; its ending chooses among `endings`, errors name it.
+        Returns:
+            (H, W) uint8 train ids, 255 for void.
+        Raises:
+            ValueError: `stored` holds values that fit no rule; the message lists them.
+        """
+        rule = self.for_file(where)
+        inside = (stored >= 0) & (stored < len(rule._table)) if stored.dtype != np.uint8 else None
+        if inside is not None and not inside.all():
+            rule._refuse(stored[~inside], stored, where)
+        label = np.take(rule._table, stored)
+        unknown = label == _NO_RULE
+        if unknown.any():
+            rule._refuse(stored[unknown], stored, where)
+        if rule.exclusive and all((stored == value).any() for value in rule.exclusive):
+            rule._refuse(np.array(rule.exclusive), stored, where)
+        return label
+
+    def for_file(self, where: str) -> "LabelRule":
+        """Return the rule that holds for a label file of this name."""
+        name = f"/{PurePath(where).name}"
+        return next((rule for ending, rule in self.endings if name.endswith(ending)), self)
+
+    def train_ids(self) -> tuple[int, ...]:
+        """Return the train ids that `values` lead to, sorted, without void."""
+        return tuple(sorted({train_id for _, train_id in self.values} - {VOID}))
+
+    def _refuse(self, wrong: np.ndarray, stored: np.ndarray, where: str) -> None:
+        found = _listed(np.unique(stored))
+        if self.exclusive and set(np.unique(wrong).tolist()) == set(self.exclusive):
+            problem = f"values {_listed(wrong)} in one map, which contradict each other"
+        else:
+            problem = f"label values {_listed(np.unique(wrong))} fit no rule"
+        allowed = _listed(sorted(value for value, _ in self.values))
+        raise ValueError(
+            f"{where}: {problem} of {self.name!r}. Found: {found}. Allowed: {allowed}."
+            + (f" {self.hint}" if self.hint else "")
+        )
+
+
+def load_label(path, rule: LabelRule) -> np.ndarray:
+    """Read a label file as train ids.
+
+    Args:
+        path: label image.
+        rule: the data set's rule, `MetadataCatalog.get(name).label_rule`.
+    Returns:
+        (H, W) uint8: closed sets 0..K-1, K for a pasted anomaly; anomaly sets 0 known, 1 anomaly;
+        255 void.
+    Raises:
+        FileNotFoundError, ValueError: no file, not an image, or values that fit no rule.
+    """
+    return rule.apply(read_label(path), str(path))
+
+
+def _listed(values, limit: int = 24) -> str:
+    """Write integers as ranges: 0..3, 7, 254."""
+    runs: list[list[int]] = []
+    for value in map(int, values):
+        if runs and value == runs[-1][1] + 1:
+            runs[-1][1] = value
+        else:
+            runs.append([value, value])
+    words = [str(a) if a == b else f"{a}..{b}" for a, b in runs[:limit]]
+    return ", ".join(words + (["..."] if len(runs) > limit else []))
+
+
+# Official Cityscapes ids of the 19 evaluated classes, in train-id order; every other official id
+# (0..33) is void.
+_CITYSCAPES_IDS = (7, 8, 11, 12, 13, 17, *range(19, 29), 31, 32, 33)
+_CITYSCAPES_VALUES = tuple(
+    (value, _CITYSCAPES_IDS.index(value) if value in _CITYSCAPES_IDS else VOID)
+    for value in (*range(34), VOID)
+)
+_TRAIN_ID_VALUES = (*((value, value) for value in range(19)), (VOID, VOID))
+
+
+def _cityscapes(name: str, extra: tuple, hint: str = "") -> LabelRule:
+    train_ids = LabelRule(f"{name}, labelTrainIds", _TRAIN_ID_VALUES + extra, hint=hint)
+    return LabelRule(
+        f"{name}, labelIds",
+        _CITYSCAPES_VALUES + extra,
+        endings=(("_labelTrainIds.png", train_ids),),
+        hint=hint,
+    )
+
+
+_ROAD_ANOMALY_RELEASE = LabelRule(
+    "RoadAnomaly release",
+    ((0, 0), (2, 1), (VOID, VOID)),
+    hint="In labels_semantic.png of the release 2 is the anomaly; 1 means road in the tool that "
+    "drew it, and anomaly in re-packs, so it is not guessed at.",
+)
+
+_ROAD_ANOMALY = LabelRule(
+    "RoadAnomaly re-pack",
+    ((0, 0), (1, 1), (2, 1), (VOID, VOID)),  # some keep the release's 2
+    endings=(("/labels_semantic.png", _ROAD_ANOMALY_RELEASE),),
+    exclusive=(1, 2),
+)
+
+LABEL_RULES: dict[str, LabelRule] = {
+    "cityscapes": _cityscapes(
+        "cityscapes", (), hint=f"{PASTED_ID} is a pasted anomaly: only an outlier set has it."
+    ),
+    "cityscapes_outlier": _cityscapes("cityscapes + anomaly", ((PASTED_ID, 19),)),
+    "anomaly": LabelRule("0 known, 1 anomaly, 255 void", ((0, 0), (1, 1), (VOID, VOID))),
+    "road_anomaly": _ROAD_ANOMALY,
+    "lost_and_found": LabelRule(
+        "Lost and Found labelIds",
+        ((0, VOID), (1, 0), *((value, 1) for value in range(2, 201)), (VOID, VOID)),
+    ),
+}
