@@ -20,9 +20,8 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from anoseg_d2.checkpoint import AnosegCheckpointer, load_into, read_checkpoint
-from anoseg_d2.data.builtin import register_all
-from anoseg_d2.data.dataset_card import register_cards
-from anoseg_d2.data.dataset_mapper import build_test_loader, build_train_loader
+from anoseg_d2.data.builtin import register_all, register_cards
+from anoseg_d2.data.loader import build_test_loader, build_train_loader
 from anoseg_d2.evaluation.anomaly_evaluation import AnomalyEvaluator
 from anoseg_d2.evaluation.closed_set_evaluation import ClosedSetEvaluator
 from anoseg_d2.evaluation.report import write_report
@@ -81,7 +80,7 @@ def check_inputs(cfg, training: bool) -> None:
         FileNotFoundError, ValueError: what is missing or wrong, and the way out.
     """
     register_all()
-    register_cards(cfg.DATASETS.CARDS)
+    register_cards(cfg)
     for name in (*(cfg.DATASETS.TRAIN if training else ()), *cfg.DATASETS.TEST):
         if name not in DatasetCatalog.list():
             known = ", ".join(n for n in DatasetCatalog.list() if _is_ours(n))
@@ -124,16 +123,17 @@ def evaluate(cfg, model: nn.Module, output_dir: str | None = None) -> OrderedDic
         figures per data set, for detectron2's printers; empty on ranks other than the first.
     """
     output_dir = output_dir or cfg.OUTPUT_DIR
-    results, fragments = OrderedDict(), OrderedDict()
+    results = OrderedDict()
     for name in cfg.DATASETS.TEST:
         evaluator = _build_evaluator(cfg, unwrap(model), name, output_dir)
         figures = inference_on_dataset(unwrap(model), build_test_loader(cfg, name), evaluator)
         if comm.is_main_process():
-            fragments[name] = figures.pop("results_json")
             results[name] = figures
             print_csv_format(figures)
-    if comm.is_main_process():
-        path = write_report(output_dir, fragments, model=_describe(cfg, model), config=cfg.dump())
+    if comm.is_main_process() and results:
+        path = write_report(
+            output_dir, list(results), model=_describe(cfg, model), config=cfg.dump()
+        )
         logger.info("Report: %s", path)
     comm.synchronize()
     return results
@@ -142,7 +142,7 @@ def evaluate(cfg, model: nn.Module, output_dir: str | None = None) -> OrderedDic
 def _build_evaluator(cfg, model, name: str, output_dir: str):
     kind = MetadataCatalog.get(name).evaluator_type
     if kind == "closed_set":
-        return ClosedSetEvaluator(name, model.num_known)
+        return ClosedSetEvaluator(name, output_dir)
     return AnomalyEvaluator(
         name,
         model.score_names,
@@ -318,9 +318,19 @@ class Trainer(DefaultTrainer):
             load_weights(self.cfg, unwrap(self.model))
             if self.ema is not None:
                 self.ema.module.load_state_dict(unwrap(self.model).state_dict())
-        self._trainer.data_loader = build_train_loader(
-            self.cfg, start_step=self.start_iter * self.cfg.SOLVER.ACCUMULATION
-        )
+        self._trainer.data_loader = self._build_train_loader()
+
+    def _build_train_loader(self):
+        """Loader of micro-batches that goes on where the last checkpoint stopped."""
+        cfg, parts = self.cfg.clone(), self.cfg.SOLVER.ACCUMULATION
+        if parts < 1 or cfg.SOLVER.IMS_PER_BATCH % parts:
+            raise ValueError(
+                f"SOLVER.IMS_PER_BATCH {cfg.SOLVER.IMS_PER_BATCH} is not divisible by "
+                f"SOLVER.ACCUMULATION {parts}"
+            )
+        cfg.defrost()
+        cfg.SOLVER.IMS_PER_BATCH //= parts
+        return build_train_loader(cfg, start=self.start_iter * parts)
 
     def build_hooks(self):
         """Timer, progress, learning rate, checkpoints, evaluation, logs."""
