@@ -1,0 +1,376 @@
+"""Pasting cut-out objects into road scenes: pixels in, pixels out.
+
+Pure functions on arrays: an object is scaled, feathered, blended and given the anomaly's id in the
+label map. Nothing here reads a file or knows a data set; `cut_paste_draw` chooses what is pasted,
+and `cut_paste_job` writes whole sets.
+
+Shapes: H W frame, h w object (its tight box, at pasted size once resized).
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import cv2
+import numpy as np
+
+__all__ = ["ANOMALY_LABEL_ID", "CutPasteOptions", "PasteObject", "paste_objects"]
+
+ANOMALY_LABEL_ID = 254
+KERNEL_SIGMAS = 4.0  # beyond this the feather adds less than a hundredth of a grey level
+HORIZON_FALLBACK = 0.4  # share of the frame above the horizon where no ground is labelled
+_CHOICES = {
+    "size": ("native", "perspective"),
+    "placement": ("uniform", "road"),
+}
+
+
+@dataclass(frozen=True)
+class PasteObject:
+    """A cut-out.
+
+    Args:
+        image: (h, w, 3) uint8 RGB photograph that holds the object.
+        mask: (h, w) bool, where the object is.
+        label: id written into the label map; None for the options' anomaly value.
+        source: what a record says of the object's origin (annotation, image, category, ...).
+    """
+
+    image: np.ndarray
+    mask: np.ndarray
+    label: int | None = None
+    source: dict = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class CutPasteOptions:
+    """Every choice of the generator; the defaults are the paper's.
+
+    Args:
+        ratio: share of the images that receive objects, 0..1.
+        count: fewest and most objects of an image, drawn without replacement.
+        control_count: fewest and most pasted objects of known classes; (0, 0) is off.
+        scale: range of the factor on an object's native size (`size` native).
+        max_fraction: a pasted object's greatest share of the frame's height and of its width.
+        min_side: least side of a pasted object, pixels; less where the frame is so small that
+            `max_fraction` leaves no room for it.
+        size: `native` scales the object's own size; `perspective` lets it fall with the row of
+            its base, from `perspective_side` at the bottom to 0 at the horizon.
+        perspective_side: longest side at the frame's bottom as a share of its short side, before
+            the factor drawn from `scale`. 0.08 gives a median near 0.04, as in Lost and Found.
+        perspective_min_side: takes the place of `min_side` in `perspective`, where small far
+            objects are the point.
+        placement: `uniform` inside the frame, or `road`: the object's base on a ground pixel.
+        ground_labels: label values that count as ground (Cityscapes ids of road and pavement).
+        feather: sigma of the alpha's blur is min(feather[0], feather[1] * sqrt(mask area)).
+        opaque_core: whether the eroded mask stays fully opaque, whatever the blur.
+        anomaly_value: label value of pasted unknown objects.
+        max_redraws: how often an object without a visible label pixel is drawn anew.
+    """
+
+    ratio: float = 0.5
+    count: tuple[int, int] = (1, 3)
+    control_count: tuple[int, int] = (0, 0)
+    scale: tuple[float, float] = (0.5, 1.5)
+    max_fraction: float = 0.4
+    min_side: int = 32
+    size: str = "native"
+    perspective_side: float = 0.08
+    perspective_min_side: int = 8
+    placement: str = "uniform"
+    ground_labels: tuple[int, ...] = (7, 8)
+    feather: tuple[float, float] = (5.0, 0.1)
+    opaque_core: bool = False
+    anomaly_value: int = ANOMALY_LABEL_ID
+    max_redraws: int = 20
+
+    def __post_init__(self):
+        for name, allowed in _CHOICES.items():
+            _require(name, getattr(self, name), getattr(self, name) in allowed, f"one of {allowed}")
+        for name in ("count", "control_count", "scale"):
+            low, high = getattr(self, name)
+            _require(name, (low, high), 0 <= low <= high, "0 <= least <= most")
+        _require("scale", self.scale, self.scale[0] > 0, "above 0")
+        _require("ratio", self.ratio, 0 <= self.ratio <= 1, "0..1")
+        _require(
+            "max_fraction", self.max_fraction, 0 < self.max_fraction <= 1, "above 0, at most 1"
+        )
+        _require("min_side", self.min_side, self.min_side >= 1, "1 or more")
+        _require("max_redraws", self.max_redraws, self.max_redraws >= 0, "0 or more")
+        _require("feather", self.feather, min(self.feather) >= 0, "0 or more, both")
+
+
+def _require(name, value, holds: bool, allowed: str) -> None:
+    if not holds:
+        raise ValueError(f"cut-paste option {name} is {value!r}; allowed: {allowed}")
+
+
+@dataclass
+class _Placement:
+    """An object at its size and place; (x, y) is the upper left corner of its box."""
+
+    object: PasteObject
+    mask: np.ndarray
+    scale: float
+    x: int
+    y: int
+    visible: int = 0
+
+
+def paste_objects(
+    image: np.ndarray,
+    label: np.ndarray,
+    objects: Sequence,
+    generator: np.random.Generator,
+    options: CutPasteOptions | None = None,
+    *,
+    redraw: Callable[[np.random.Generator, PasteObject], PasteObject | None] | None = None,
+    **changes,
+) -> tuple[np.ndarray, np.ndarray, list[dict]]:
+    """Paste every given object, later ones over earlier ones.
+
+    An object that ends without a visible label pixel (covered, too thin for its size, no ground to
+    stand on) is drawn anew, at most `options.max_redraws` times. One that even so finds no place
+    is not pasted, and its record says why.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        label: (H, W) integers.
+        objects: `PasteObject`s, (image, mask) pairs or mappings with `PasteObject`'s fields.
+        generator: source of every random draw.
+        options: sizes, places and blending; `ratio` and the counts are not looked at.
+        redraw: gives another object in place of one that found no place, or None to try the same
+            again (as without `redraw`).
+        changes: single options that differ from `options`, by name.
+    Returns:
+        New image and label of the same shapes and types, and one record per object in pasting
+        order: `label`, `scale`, `box` [x0, y0, x1, y1) of the whole object, `visible_pixels`,
+        `sigma`, `dropped` (None, or why the object is not there), and the object's `source`.
+    Raises:
+        ValueError: shapes, types or an object's mask do not fit.
+    """
+    options = dataclasses.replace(options or CutPasteOptions(), **changes)
+    _check_frame(image, label, options)
+    objects = [_as_object(item) for item in objects]
+    ground = np.isin(label, options.ground_labels)
+    placements = [_place(item, ground, generator, options) for item in objects]
+    for _ in range(options.max_redraws):
+        hidden = _count_visible(placements, label.shape)
+        if not hidden:
+            break
+        for index in hidden:
+            other = redraw(generator, objects[index]) if redraw else None
+            objects[index] = _as_object(other) if other else objects[index]
+            placements[index] = _place(objects[index], ground, generator, options)
+    while hidden := _count_visible(placements, label.shape):
+        if all(placements[index] is None for index in hidden):
+            break
+        placements = [p if p is not None and p.visible else None for p in placements]
+    image, label = image.copy(), label.copy()
+    sigmas = [_blend(image, label, p, options) if p else None for p in placements]
+    values = [_label_value(item, options) for item in objects]
+    return image, label, list(map(_record, objects, placements, values, sigmas))
+
+
+def _check_frame(image, label, options) -> None:
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+        raise ValueError(f"image must be (H, W, 3) uint8, found {image.shape} {image.dtype}")
+    if label.shape != image.shape[:2] or label.dtype.kind not in "iu":
+        raise ValueError(
+            f"label must be {image.shape[:2]} integers like its image, found {label.shape} {label.dtype}"
+        )
+    if options.anomaly_value > np.iinfo(label.dtype).max:
+        raise ValueError(f"label type {label.dtype} cannot hold {options.anomaly_value}")
+
+
+def _as_object(item) -> PasteObject:
+    """The object with its mask as bool, cut to the mask's tight box."""
+    if not isinstance(item, PasteObject):
+        item = PasteObject(**item) if isinstance(item, dict) else PasteObject(*item)
+    mask = np.asarray(item.mask) > 0
+    if item.image.dtype != np.uint8 or item.image.shape != (*mask.shape, 3):
+        raise ValueError(
+            f"an object's image must be (h, w, 3) uint8 and its mask (h, w): found "
+            f"{item.image.shape} {item.image.dtype} and {mask.shape} ({item.source})"
+        )
+    if not mask.any():
+        raise ValueError(f"an object's mask is empty ({item.source})")
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    box = np.s_[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    return dataclasses.replace(item, image=item.image[box], mask=mask[box])
+
+
+def _label_value(item: PasteObject, options: CutPasteOptions) -> int:
+    return options.anomaly_value if item.label is None else int(item.label)
+
+
+def _place(item, ground, generator, options) -> _Placement | None:
+    """Draw a size and a place, or None where the draw does not fit the frame."""
+    factor = generator.uniform(*options.scale)
+    if options.size == "perspective":
+        return _place_in_perspective(item, factor, ground, generator, options)
+    mask, scale = _resize_mask(item, factor, ground.shape, options)
+    if mask is None:
+        return None
+    if options.placement == "road":
+        corner = _corner_on_ground(mask, ground, generator)
+        return None if corner is None else _Placement(item, mask, scale, *corner)
+    x = int(generator.integers(ground.shape[1] - mask.shape[1] + 1))
+    y = int(generator.integers(ground.shape[0] - mask.shape[0] + 1))
+    return _Placement(item, mask, scale, x, y)
+
+
+def _resize_mask(item, scale, frame, options) -> tuple[np.ndarray | None, float]:
+    """The mask at its final size, or None when no size keeps both limits."""
+    height, width = item.mask.shape
+    most = min(options.max_fraction * frame[0] / height, options.max_fraction * frame[1] / width)
+    wanted = options.perspective_min_side if options.size == "perspective" else options.min_side
+    # In a frame too small for the wanted side, an object may be as small as the upper limit.
+    wanted = min(wanted, int(options.max_fraction * min(frame)))
+    least = wanted / min(height, width)
+    if least > most:
+        return None, scale
+    scale = min(max(scale, least), most)
+    h, w = (
+        min(max(round(side * scale), wanted), int(options.max_fraction * limit))
+        for side, limit in zip((height, width), frame, strict=True)
+    )
+    if min(h, w) < 1:
+        return None, scale
+    mask = cv2.resize(item.mask.astype(np.uint8), (w, h), interpolation=cv2.INTER_NEAREST_EXACT)
+    return mask > 0, scale
+
+
+def _corner_on_ground(mask, ground, generator) -> tuple[int, int] | None:
+    """A corner at which the middle of the mask's lowest row stands on a ground pixel."""
+    height, width = mask.shape
+    base = _base_column(mask)
+    inside = ground[height - 1 :, base : ground.shape[1] - width + base + 1]
+    spots = np.flatnonzero(inside)
+    if not len(spots):
+        return None
+    y, x = divmod(int(spots[generator.integers(len(spots))]), inside.shape[1])
+    return x, y
+
+
+def _base_column(mask) -> int:
+    lowest = np.flatnonzero(mask.any(1))
+    return int(np.median(np.flatnonzero(mask[lowest[-1]]))) if len(lowest) else mask.shape[1] // 2
+
+
+def _place_in_perspective(item, factor, ground, generator, options) -> _Placement | None:
+    """Draw the base first; its row gives the size."""
+    height, width = ground.shape
+    horizon = _horizon(ground)
+    if options.placement == "road":
+        spots = np.flatnonzero(ground[horizon + 1 :])
+        if not len(spots):
+            return None
+        row, column = divmod(int(spots[generator.integers(len(spots))]), width)
+        row += horizon + 1
+    else:
+        row = int(generator.integers(horizon + 1, height))
+        column = int(generator.integers(width))
+    side = options.perspective_side * min(height, width) * (row - horizon) / (height - 1 - horizon)
+    mask, scale = _resize_mask(item, factor * side / max(item.mask.shape), ground.shape, options)
+    if mask is None:
+        return None
+    x, y = column - _base_column(mask), row + 1 - mask.shape[0]
+    fits = 0 <= x <= width - mask.shape[1] and y >= 0
+    return _Placement(item, mask, scale, x, y) if fits else None
+
+
+def _horizon(ground) -> int:
+    """The highest row with ground in at least a hundredth of its pixels."""
+    rows = np.flatnonzero(ground.mean(1) >= 0.01)
+    row = int(rows[0]) if len(rows) else int(HORIZON_FALLBACK * len(ground))
+    return min(row, len(ground) - 2)
+
+
+def _count_visible(placements, shape) -> list[int]:
+    """Set `visible` of every placement; returns the indices of those with nothing to see."""
+    taken = np.zeros(shape, bool)
+    for item in filter(None, reversed(placements)):
+        h, w = item.mask.shape
+        there = taken[item.y : item.y + h, item.x : item.x + w]
+        item.visible = int(np.count_nonzero(item.mask & ~there))
+        there |= item.mask
+    return [index for index, p in enumerate(placements) if p is None or not p.visible]
+
+
+def _resize_colours(item: PasteObject, mask: np.ndarray) -> np.ndarray:
+    """The object's colours at the mask's size, unmixed with the background beside it.
+
+    Bilinear where it grows; where it shrinks, the area's mean, so that it does not alias. Colours
+    are weighted by the mask, so that a rim pixel is the mean of object pixels alone.
+    """
+    h, w = mask.shape
+    shrinks = h < item.mask.shape[0] or w < item.mask.shape[1]
+    how = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    weight = item.mask.astype(np.float32)
+    colours = cv2.resize(item.image * weight[..., None], (w, h), interpolation=how)
+    weight = cv2.resize(weight, (w, h), interpolation=how)
+    colours /= np.maximum(weight, 1e-6)[..., None]
+    bare = mask & (weight < 1e-3)
+    if bare.any():
+        colours[bare] = cv2.resize(item.image, (w, h), interpolation=cv2.INTER_LINEAR)[bare]
+    return colours
+
+
+def _alpha(mask: np.ndarray, sigma: float, pad: int, opaque_core: bool) -> np.ndarray:
+    """Feathered mask on the padded crop, float32 in 0..1."""
+    padded = np.pad(mask, pad).astype(np.float32)
+    if sigma == 0:
+        return padded
+    alpha = _blur(padded, sigma, pad)
+    if opaque_core:
+        side = 2 * int(np.ceil(sigma)) + 1
+        disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (side, side))
+        alpha = np.maximum(alpha, cv2.erode(padded, disc))
+    return alpha
+
+
+def _blur(values, sigma, pad):
+    side = 2 * pad + 1
+    return cv2.GaussianBlur(values, (side, side), sigma, borderType=cv2.BORDER_CONSTANT)
+
+
+def _blend(image, label, placement: _Placement, options: CutPasteOptions) -> float:
+    """Write one object into `image` and `label`; returns the feather's sigma."""
+    mask = placement.mask
+    sigma = min(options.feather[0], options.feather[1] * float(np.sqrt(mask.sum())))
+    pad = int(np.ceil(KERNEL_SIGMAS * sigma))
+    alpha = _alpha(mask, sigma, pad, options.opaque_core)[..., None]
+    inside = np.pad(mask, pad)
+    colours = np.pad(_resize_colours(placement.object, mask), ((pad, pad), (pad, pad), (0, 0)))
+    colours[~inside] = 0
+    # Blurring the object's light as its mask is blurred continues its own colours outwards: with
+    # the photograph's background there, the feather would be a halo.
+    light = _blur(colours, sigma, pad) if sigma else colours
+    light[inside] = (alpha * colours)[inside]
+    (top, bottom), (left, right) = (
+        (max(start - pad, 0), min(start + size + pad, limit))
+        for start, size, limit in zip(
+            (placement.y, placement.x), mask.shape, label.shape, strict=True
+        )
+    )
+    crop = np.s_[
+        top - placement.y + pad : bottom - placement.y + pad,
+        left - placement.x + pad : right - placement.x + pad,
+    ]
+    there = image[top:bottom, left:right]
+    there[...] = np.rint(there * (1 - alpha[crop]) + light[crop]).clip(0, 255)
+    label[top:bottom, left:right][inside[crop]] = _label_value(placement.object, options)
+    return sigma
+
+
+def _record(item, placement, value, sigma) -> dict:
+    record = {"label": value, "scale": None, "box": None, "visible_pixels": 0, "sigma": sigma}
+    if placement is None:
+        record["dropped"] = "no size and place with a visible label pixel was found"
+    else:
+        h, w = placement.mask.shape
+        x, y = placement.x, placement.y
+        record |= {"scale": placement.scale, "box": [x, y, x + w, y + h], "dropped": None}
+        record["visible_pixels"] = placement.visible
+    return {**item.source, **record}

@@ -1,0 +1,109 @@
+"""Choosing what is pasted into one image, offline (whole sets) and online (at load time)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from anoseg_d2.data.cut_paste import CutPasteOptions, PasteObject, paste_objects
+from anoseg_d2.data.cut_paste_sources import ObjectSource
+
+__all__ = ["OnlineCutPaste", "draw_and_paste"]
+
+MAX_TRIES = 50
+
+
+@dataclass
+class _Draw:
+    """Objects of one image, without replacement; `problems` names those that could not be read."""
+
+    sources: Sequence[ObjectSource]
+    taken: set[tuple[int, int]] = field(default_factory=set)
+    problems: list[str] = field(default_factory=list)
+
+    def __call__(self, generator: np.random.Generator) -> PasteObject | None:
+        for _ in range(MAX_TRIES):
+            number = int(generator.integers(len(self.sources)))
+            index = int(generator.integers(len(self.sources[number])))
+            if (number, index) in self.taken:
+                continue
+            self.taken.add((number, index))
+            try:
+                return self.sources[number].load(index, generator)
+            except (FileNotFoundError, ValueError) as error:
+                self.problems.append(str(error))
+        return None
+
+
+def draw_and_paste(
+    image: np.ndarray,
+    label: np.ndarray,
+    generator: np.random.Generator,
+    options: CutPasteOptions,
+    outliers: Sequence[ObjectSource],
+    controls: Sequence[ObjectSource] = (),
+) -> tuple[np.ndarray, np.ndarray, list[dict], list[str]]:
+    """Decide whether an image receives objects, draw them, and paste them in random order.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        label: (H, W) integers.
+        generator: source of every draw; the result depends on it and the inputs alone.
+        options: all of them count.
+        outliers: sources of unknown objects; each is as likely as the next.
+        controls: sources of known objects, which carry their own labels.
+    Returns:
+        image, label and records as `paste_objects`; and messages about objects that could not be
+        read and were drawn anew. An image left clean has no records and is returned as it came.
+    """
+    if generator.random() >= options.ratio:
+        return image, label, [], []
+    unknown, known = _Draw(outliers), _Draw(controls)
+    number = int(generator.integers(options.count[0], options.count[1] + 1))
+    objects = [unknown(generator) for _ in range(number)]
+    if controls:
+        low, high = options.control_count
+        objects += [known(generator) for _ in range(int(generator.integers(low, high + 1)))]
+    objects = [item for item in objects if item is not None]
+    objects = [objects[index] for index in generator.permutation(len(objects))]
+
+    def redraw(generator, replaced):
+        return (known if controls and replaced.label is not None else unknown)(generator)
+
+    image, label, records = paste_objects(image, label, objects, generator, options, redraw=redraw)
+    return image, label, records, unknown.problems + known.problems
+
+
+class OnlineCutPaste:
+    """Cut-paste at load time: each epoch new, the same for the same (seed, epoch, index).
+
+    Args:
+        outliers: a source of unknown objects, or several.
+        options: as offline; `anomaly_value` and `ground_labels` in the values of the labels that
+            will be given: train ids K and (0, 1) for a training mapper.
+        seed: 0 or more.
+        controls: sources of known objects, whose labels are such values too.
+    """
+
+    def __init__(self, outliers, options: CutPasteOptions, seed: int, controls=()):
+        self.outliers = [outliers] if isinstance(outliers, ObjectSource) else list(outliers)
+        self.controls = [controls] if isinstance(controls, ObjectSource) else list(controls)
+        self.options = options
+        self.seed = seed
+
+    def __call__(self, image, label, epoch: int, index: int) -> tuple[np.ndarray, np.ndarray]:
+        """Paste into one image.
+
+        Args:
+            image: (H, W, 3) uint8 RGB.
+            label: (H, W) integers.
+            epoch: counts the passes over the data, or the draws of this image.
+            index: of the image in its data set.
+        Returns:
+            image and label, the inputs themselves where nothing was pasted.
+        """
+        generator = np.random.default_rng((self.seed, epoch, index))
+        image, label, *_ = draw_and_paste(
+            image, label, generator, self.options, self.outliers, self.controls
+        )
+        return image, label

@@ -1,0 +1,147 @@
+"""The scenes that objects are pasted into: files of any closed set, labels in one coding."""
+
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from anoseg_d2.data.cut_paste import ANOMALY_LABEL_ID
+from anoseg_d2.data.data_set import CITYSCAPES_CLASSES
+from anoseg_d2.data.dataset_files import FoundFiles, Layout, find_files
+from anoseg_d2.data.image_io import read_label
+from anoseg_d2.data.label_rules import LABEL_RULES, VOID, LabelRule
+
+__all__ = ["Frame", "LabelReader", "frames_of_cityscapes", "frames_of_data_set"]
+
+_SUFFIX = "_leftImg8bit"
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One scene.
+
+    Args:
+        index: its number in the set, which seeds what is pasted.
+        group, stem: names of its folder and file in the output.
+        image, label: files; label None where the set has none for this image.
+    """
+
+    index: int
+    group: str
+    stem: str
+    image: Path
+    label: Path | None
+
+    @property
+    def name(self) -> str:
+        return f"{self.group}/{self.stem}"
+
+
+@dataclass(frozen=True)
+class LabelReader:
+    """Reads labels of a closed set as Cityscapes ids, or as train ids where its classes differ.
+
+    Args:
+        rule: of the set.
+        classes: its K known classes in train-id order.
+    """
+
+    rule: LabelRule
+    classes: tuple[str, ...] = CITYSCAPES_CLASSES
+
+    @property
+    def is_cityscapes(self) -> bool:
+        return tuple(self.classes) == CITYSCAPES_CLASSES
+
+    def known(self) -> dict[str, int]:
+        """Class name -> value in the maps that this reader returns."""
+        ids = _label_ids() if self.is_cityscapes else np.arange(len(self.classes))
+        return {name: int(value) for name, value in zip(self.classes, ids, strict=False)}
+
+    def __call__(self, path) -> np.ndarray:
+        """Read a label map, (H, W) uint8; void is 0..33 as stored or 0, and 255 for train ids.
+
+        Raises:
+            FileNotFoundError, ValueError: as `label_rules.load_label`.
+        """
+        stored = read_label(path)
+        train_ids = self.rule.apply(stored, str(path))
+        if not self.is_cityscapes:
+            return train_ids
+        rule = self.rule.for_file(str(path))
+        if rule == LABEL_RULES["cityscapes"]:
+            return stored.astype(np.uint8)
+        return np.take(_label_ids(), train_ids)
+
+    def to_benchmark(self, label: np.ndarray) -> np.ndarray:
+        """Labels of this reader with pasted objects -> 0 known, 1 anomaly, 255 void."""
+        table = np.full(256, VOID, np.uint8)
+        table[list(self.known().values())] = 0
+        table[ANOMALY_LABEL_ID] = 1
+        return np.take(table, label)
+
+
+def _label_ids() -> np.ndarray:
+    """Train id -> the official Cityscapes id; void becomes 0, unlabeled."""
+    table = np.zeros(256, np.uint8)
+    for value, train_id in LABEL_RULES["cityscapes"].values:
+        if train_id != VOID:
+            table[train_id] = value
+    return table
+
+
+def frames_of_cityscapes(folder, split: str) -> list[Frame]:
+    """List a folder in Cityscapes layout.
+
+    Args:
+        folder: holds leftImg8bit/ and gtFine/.
+        split: such as `train`.
+    Raises:
+        FileNotFoundError: no image with a label; says what was looked for and what is there.
+    """
+    layout = Layout(
+        "Cityscapes",
+        ("",),
+        (f"leftImg8bit/{split}/*/{{id}}{_SUFFIX}.*",),
+        tuple(
+            f"gtFine/{split}/*/{{id}}_gtFine_{code}.png" for code in ("labelIds", "labelTrainIds")
+        ),
+    )
+    return _frames(find_files(f"--cityscapes, split {split}", folder, (layout,)), "")
+
+
+def frames_of_data_set(data_set, root) -> list[Frame]:
+    """List a registered closed set, images without label included.
+
+    Args:
+        data_set: `data_set.DataSet`.
+        root: the datasets folder.
+    Raises:
+        FileNotFoundError, ValueError: it is not there, or not a closed set without anomalies.
+    """
+    if data_set.evaluator_type != "closed_set" or data_set.anomaly_id is not None:
+        raise ValueError(
+            f"{data_set.name} holds anomalies already; objects are pasted into closed sets"
+        )
+    group = data_set.name
+    for split in ("_train", "_val", "_test"):
+        group = group.removesuffix(split)
+    return _frames(data_set.find(root), group)
+
+
+def _frames(found: FoundFiles, group: str) -> list[Frame]:
+    pairs = [(image, label) for _, image, label in found.pairs]
+    pairs += [(image, None) for image in found.images_without_label]
+    named = sorted((*_name(image, group), image, label) for image, label in pairs)
+    twice = [name for name, number in Counter(item[:2] for item in named).items() if number > 1]
+    if twice:
+        raise ValueError(f"{len(twice)} images of {found.folder} share a name, such as {twice[0]}")
+    return [Frame(index, *item) for index, item in enumerate(named)]
+
+
+def _name(image: Path, group: str) -> tuple[str, str]:
+    stem = image.stem
+    if stem.endswith(_SUFFIX):
+        return image.parent.name, stem.removesuffix(_SUFFIX)
+    return group, stem

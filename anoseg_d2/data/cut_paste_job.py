@@ -1,0 +1,350 @@
+"""Writing a whole cut-paste set: any number of workers and machines, interrupted and resumed.
+
+An image is finished when its record lies in `progress/`; that is written last, and every file is
+written under another name and then renamed. When all are finished, the records become
+`manifest.jsonl`. Image i depends on (seed, i) and the inputs alone, so that every way leads to the
+same bytes.
+"""
+
+import dataclasses
+import hashlib
+import json
+import logging
+import multiprocessing
+import signal
+from collections.abc import Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from anoseg_d2.data.cut_paste import CutPasteOptions
+from anoseg_d2.data.cut_paste_draw import draw_and_paste
+from anoseg_d2.data.cut_paste_frames import Frame, LabelReader
+from anoseg_d2.data.cut_paste_sources import ObjectSource
+from anoseg_d2.data.image_io import read_image, write_atomic, write_image
+
+__all__ = ["CutPasteJob", "claim_output", "collect_manifest", "read_manifest", "run_job"]
+
+logger = logging.getLogger(__name__)
+
+ALGORITHM = 1  # raised whenever the same options give other pixels
+CONFIG, INPUTS, MANIFEST, PROGRESS = (
+    "cut_paste.json",
+    "cut_paste_inputs.json",
+    "manifest.jsonl",
+    "progress",
+)
+
+
+@dataclass(frozen=True)
+class CutPasteJob:
+    """What is to be made.
+
+    Args:
+        frames: scenes; their indices seed them.
+        reader: of their labels.
+        outliers, controls: sources of unknown and of known objects.
+        options: of pasting.
+        seed: 0 or more.
+        output: folder.
+        split: name of the output's split folder.
+        benchmark: write an anomaly benchmark (images/, labels_masks/ with 0, 1, 255) instead of a
+            training set in Cityscapes layout.
+        compress_level: of the png files, 0..9.
+    """
+
+    frames: Sequence[Frame]
+    reader: LabelReader
+    outliers: Sequence[ObjectSource]
+    controls: Sequence[ObjectSource]
+    options: CutPasteOptions
+    seed: int
+    output: Path
+    split: str = "train"
+    benchmark: bool = False
+    compress_level: int = 6
+
+    def paths(self, frame: Frame) -> tuple[Path, Path]:
+        """Where an image and its label are written."""
+        if self.benchmark:
+            return (
+                self.output / "images" / f"{frame.stem}.png",
+                self.output / "labels_masks" / f"{frame.stem}_labels_semantic.png",
+            )
+        coding = "labelIds" if self.reader.is_cityscapes else "labelTrainIds"
+        folder = Path(self.split, frame.group)
+        return (
+            self.output / "leftImg8bit" / folder / f"{frame.stem}_leftImg8bit.png",
+            self.output / "gtFine" / folder / f"{frame.stem}_gtFine_{coding}.png",
+        )
+
+    def record_path(self, index: int) -> Path:
+        return self.output / PROGRESS / f"{index:06d}.json"
+
+    def config(self) -> dict:
+        """Everything the output depends on but the files, as plain json values."""
+        sources = {
+            role: [{"kind": type(source).__name__, **source.settings} for source in group]
+            for role, group in (("outliers", self.outliers), ("controls", self.controls))
+        }
+        config = {
+            "algorithm": ALGORITHM,
+            "seed": self.seed,
+            "split": self.split,
+            "benchmark": self.benchmark,
+            "compress_level": self.compress_level,
+            "label_rule": self.reader.rule.name,
+            "options": dataclasses.asdict(self.options),
+            "sources": sources,
+        }
+        return json.loads(json.dumps(config))
+
+    def inputs(self) -> dict[str, dict[str, int]]:
+        """Group of inputs -> file name -> size in bytes, -1 for none; paths may move."""
+        groups = {
+            "images": {frame.name: _size(frame.image) for frame in self.frames},
+            "labels": {frame.name: _size(frame.label) for frame in self.frames},
+        }
+        for role, group in (("outliers", self.outliers), ("controls", self.controls)):
+            for number, source in enumerate(group):
+                groups[f"{role} {number}"] = dict(source.files)
+        return groups
+
+
+def _size(path: Path | None) -> int:
+    return path.stat().st_size if path is not None and path.is_file() else -1
+
+
+def claim_output(job: CutPasteJob) -> str:
+    """Write the config into a fresh output folder, or check that an existing one is the same.
+
+    Returns:
+        the hash of options and inputs.
+    Raises:
+        ValueError: the folder was made otherwise, or holds something else; names the differences.
+    """
+    config, inputs = job.config(), job.inputs()
+    digest = hashlib.sha256(json.dumps([config, inputs], sort_keys=True).encode()).hexdigest()
+    path = job.output / CONFIG
+    if not path.is_file():
+        if job.output.is_dir() and any(job.output.iterdir()):
+            names = ", ".join(sorted(item.name for item in job.output.iterdir())[:5])
+            raise ValueError(
+                f"output folder {job.output} holds other things ({names}) and no {CONFIG}; "
+                "give an empty or new folder"
+            )
+        write_atomic(job.output / INPUTS, _pretty(inputs))
+        write_atomic(path, _pretty({**config, "hash": digest}))
+        return digest
+    there = json.loads(path.read_text())
+    if there.pop("hash") != digest:
+        differences = list(_differences(there, config))
+        old_inputs = json.loads((job.output / INPUTS).read_text())
+        differences += list(_differences(old_inputs, inputs, "input "))
+        raise ValueError(
+            f"output folder {job.output} was made with other options or inputs:\n  "
+            + "\n  ".join(_shortened(differences))
+            + "\nGive the same ones to go on, or another folder (or delete this one)."
+        )
+    return digest
+
+
+def _pretty(content: dict) -> bytes:
+    return (json.dumps(content, indent=1, sort_keys=True) + "\n").encode()
+
+
+def _differences(there, now, name="") -> Iterator[str]:
+    if isinstance(there, dict) and isinstance(now, dict):
+        for key in sorted(there.keys() | now.keys()):
+            yield from _differences(there.get(key), now.get(key), f"{name}{key}: ")
+    elif there != now:
+        yield f"{name}{there} there, {now} now"
+
+
+def _shortened(lines: list[str], limit: int = 12) -> list[str]:
+    rest = len(lines) - limit
+    return lines[:limit] + ([f"... and {rest} more"] if rest > 0 else [])
+
+
+def run_job(job: CutPasteJob, shard: tuple[int, int] = (0, 1), workers: int = 1) -> Iterator[dict]:
+    """Make what is not yet made.
+
+    Args:
+        job: claimed by `claim_output`.
+        shard: (I, N): image i belongs to shard i modulo N; I is 0..N-1.
+        workers: processes.
+    Yields:
+        the record of each image of the shard, finished ones at once.
+    Raises:
+        RuntimeError: a worker process died; what is finished stays.
+    """
+    mine = [frame.index for frame in job.frames if frame.index % shard[1] == shard[0]]
+    finished = read_manifest(job.output)
+    todo = []
+    for index in mine:
+        record = finished.get(index) or _read_record(job, index)
+        if (
+            record
+            and not record["failed"]
+            and all(p.is_file() for p in job.paths(job.frames[index]))
+        ):
+            yield record
+        else:
+            todo.append(index)
+    _remove_leftovers(job, todo)
+    yield from (_make_here(job, todo) if workers <= 1 else _make_with(job, todo, workers))
+
+
+def _make_here(job, todo) -> Iterator[dict]:
+    for index in todo:
+        yield _make(job, job.frames[index])
+
+
+_job: CutPasteJob | None = None
+
+
+def _start_worker(job: CutPasteJob) -> None:
+    global _job
+    _job = job
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    cv2.setNumThreads(1)
+
+
+def _make_in_worker(index: int) -> dict:
+    return _make(_job, _job.frames[index])
+
+
+def _make_with(job, todo, workers) -> Iterator[dict]:
+    method = "fork" if "fork" in multiprocessing.get_all_start_methods() else "spawn"
+    pool = ProcessPoolExecutor(workers, multiprocessing.get_context(method), _start_worker, (job,))
+    waiting, rest = set(), iter(todo)
+    try:
+        while True:
+            # Few at a time, so that memory does not grow with the number of images.
+            while len(waiting) < 4 * workers and (index := next(rest, None)) is not None:
+                waiting.add(pool.submit(_make_in_worker, index))
+            if not waiting:
+                return
+            done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
+            for future in done:
+                yield future.result()
+    except BrokenProcessPool as error:
+        raise RuntimeError(
+            "a worker process was killed (out of memory?); what is finished stays, and the same "
+            "command goes on from there"
+        ) from error
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _make(job: CutPasteJob, frame: Frame) -> dict:
+    """Make one image and write it, its label and last its record."""
+    record = {"index": frame.index, "name": frame.name, "seed": [job.seed, frame.index]}
+    try:
+        image, label = _read_frame(job, frame)
+    except (FileNotFoundError, ValueError) as error:
+        record |= {"failed": str(error), "objects": [], "problems": []}
+        write_atomic(job.record_path(frame.index), _pretty(record))
+        return record
+    generator = np.random.default_rng((job.seed, frame.index))
+    image, label, objects, problems = draw_and_paste(
+        image, label, generator, job.options, job.outliers, job.controls
+    )
+    _write_frame(job, frame, image, label, clean=not objects)
+    record |= {"failed": None, "objects": objects, "problems": problems}
+    write_atomic(job.record_path(frame.index), _pretty(record))
+    return record
+
+
+def _read_frame(job, frame) -> tuple[np.ndarray, np.ndarray]:
+    if frame.label is None:
+        raise FileNotFoundError(f"image without label: {frame.image}")
+    image, label = read_image(frame.image), job.reader(frame.label)
+    if image.shape[:2] != label.shape:
+        raise ValueError(
+            f"{frame.label} is {label.shape[1]}x{label.shape[0]}, its image "
+            f"{image.shape[1]}x{image.shape[0]}"
+        )
+    return image, label
+
+
+def _write_frame(job, frame, image, label, clean: bool) -> None:
+    image_path, label_path = job.paths(frame)
+    if clean and frame.image.suffix.lower() == ".png":
+        write_atomic(image_path, frame.image.read_bytes())
+    else:
+        write_image(image_path, image, compress_level=job.compress_level)
+    label = job.reader.to_benchmark(label) if job.benchmark else label
+    write_image(label_path, label, compress_level=job.compress_level)
+
+
+def _remove_leftovers(job, todo) -> None:
+    """Delete what a killed run of the same images left half-written."""
+    folders = {path.parent for index in todo for path in job.paths(job.frames[index])}
+    names = {path.name for index in todo for path in job.paths(job.frames[index])}
+    for folder in folders | {job.output / PROGRESS}:
+        for part in folder.glob(".*.part"):
+            final = part.name[1:].rsplit(".", 2)[0]
+            if final in names or final.removesuffix(".json") in {f"{i:06d}" for i in todo}:
+                part.unlink(missing_ok=True)
+
+
+def _read_record(job, index) -> dict | None:
+    path = job.record_path(index)
+    return json.loads(path.read_text()) if path.is_file() else None
+
+
+def read_manifest(output) -> dict[int, dict]:
+    """Index -> record of each image of a finished set; empty while it is not finished.
+
+    Each record holds `name`, `seed`, `failed` (None, or why it was not made), `problems`, and
+    `objects` as `paste_objects` describes them.
+    """
+    path = Path(output) / MANIFEST
+    records: dict[int, dict] = {}
+    if not path.is_file():
+        return records
+    with path.open() as lines:
+        for line in map(json.loads, lines):
+            kind = line.pop("kind")
+            if kind == "image":
+                records[line["index"]] = {**line, "objects": []}
+            else:
+                line.pop("seed")
+                records[line.pop("index")]["objects"].append(line)
+    return records
+
+
+def collect_manifest(job: CutPasteJob) -> dict[int, dict] | None:
+    """Join the records into `manifest.jsonl` when every image has one.
+
+    Returns:
+        index -> record, or None while other shards have work to do.
+    """
+    records = read_manifest(job.output)
+    for frame in job.frames:
+        record = _read_record(job, frame.index) or records.get(frame.index)
+        if record is None:
+            # Another shard that ended at the same moment may have collected them already.
+            return read_manifest(job.output) or None
+        records[frame.index] = record
+    lines = [line for index in sorted(records) for line in _manifest_lines(records[index])]
+    write_atomic(job.output / MANIFEST, "".join(lines).encode())
+    for frame in job.frames:
+        job.record_path(frame.index).unlink(missing_ok=True)
+    folder = job.output / PROGRESS
+    if folder.is_dir() and not any(folder.iterdir()):
+        folder.rmdir()
+    return records
+
+
+def _manifest_lines(record: dict) -> Iterator[str]:
+    image = {key: value for key, value in record.items() if key != "objects"}
+    yield json.dumps({"kind": "image", **image, "pasted": len(record["objects"])}) + "\n"
+    origin = {key: record[key] for key in ("index", "name", "seed")}
+    for item in record["objects"]:
+        yield json.dumps({"kind": "object", **origin, **item}) + "\n"

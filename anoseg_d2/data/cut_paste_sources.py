@@ -1,0 +1,417 @@
+"""Where pasted objects come from: COCO annotations, folders of cut-outs, textures.
+
+A source is chosen by name from `OBJECT_SOURCES`; others join with `register_source`. Every source
+lists what it cannot use under `problems` (kind -> names) and what its rules leave out under
+`skipped` (rule -> number): nothing is passed over unseen.
+"""
+
+import json
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+from pycocotools import mask as coco_mask
+
+from anoseg_d2.data.cut_paste import PasteObject
+from anoseg_d2.data.image_io import IMAGE_EXTENSIONS, read_image
+
+__all__ = [
+    "CONTROL_CLASSES",
+    "EXTRA_OVERLAP",
+    "OBJECT_SOURCES",
+    "OVERLAP",
+    "CocoObjects",
+    "CutOutFolder",
+    "ObjectSource",
+    "TextureFolder",
+    "build_source",
+    "register_source",
+]
+
+# COCO categories that Cityscapes knows too: those that the paper drops, and three more.
+OVERLAP = ("person", "bicycle", "car", "motorcycle", "bus", "train", "truck")
+EXTRA_OVERLAP = ("traffic light", "stop sign", "potted plant")
+CONTROL_CLASSES = OVERLAP  # named alike in COCO and Cityscapes
+EDGE_MARGIN = 3  # polygons of objects that the photograph cuts off stop a pixel or two before it
+
+OBJECT_SOURCES: dict[str, type["ObjectSource"]] = {}
+
+
+def register_source(name: str) -> Callable[[type], type]:
+    """Class decorator: make an `ObjectSource` available by name.
+
+    Raises:
+        ValueError: the name is taken.
+    """
+
+    def register(source: type) -> type:
+        if name in OBJECT_SOURCES:
+            raise ValueError(f"an object source named {name!r} is there already")
+        OBJECT_SOURCES[name] = source
+        return source
+
+    return register
+
+
+def build_source(name: str, **arguments) -> "ObjectSource":
+    """Make the source of that name.
+
+    Raises:
+        ValueError: no such source; lists those there are.
+    """
+    if name not in OBJECT_SOURCES:
+        raise ValueError(f"no object source {name!r}; there are: {', '.join(OBJECT_SOURCES)}")
+    return OBJECT_SOURCES[name](**arguments)
+
+
+class ObjectSource:
+    """Objects by index.
+
+    Attributes:
+        problems: kind -> names of what could not be used.
+        skipped: rule -> how many it left out.
+        settings: what the choice of objects depends on, plain json values.
+        files: file name -> size in bytes, of every file an object may come from.
+    """
+
+    def __init__(self):
+        self.problems: dict[str, list[str]] = defaultdict(list)
+        self.skipped: Counter[str] = Counter()
+        self.settings: dict = {}
+        self.files: dict[str, int] = {}
+
+    def __len__(self) -> int:
+        raise TypeError(f"{type(self).__name__} does not say how many objects it has")
+
+    def load(self, index: int, generator: np.random.Generator) -> PasteObject:
+        """Cut out object `index`; `generator` serves sources whose objects are drawn.
+
+        Raises:
+            FileNotFoundError, ValueError: its file is missing, unreadable or does not fit.
+        """
+        raise TypeError(f"{type(self).__name__} does not load objects")
+
+    def refuse_if_empty(self, where: str) -> None:
+        """Raise ValueError, with the reasons, when there is nothing to paste."""
+        if len(self):
+            return
+        reasons = [f"{number} {rule}" for rule, number in self.skipped.items()]
+        reasons += [f"{len(names)} {kind}" for kind, names in self.problems.items()]
+        raise ValueError(
+            f"{where} has no object to paste; left out: {', '.join(reasons) or 'nothing: it is empty'}"
+        )
+
+
+@register_source("coco")
+class CocoObjects(ObjectSource):
+    """Instances of a COCO annotation file (polygons, RLE), photographs read when drawn.
+
+    Args:
+        json_file: `instances_*.json`.
+        images: folder of its photographs.
+        drop: category names left out.
+        labels: category name -> label value; when given, only these categories are taken, and
+            pasted under that label (objects of known classes).
+        min_area: least area, pixels, as the annotation states it (its mask's, where it does not).
+        keep_cut: whether to take objects that their photograph's border cuts off. They show a
+            straight edge wherever they are pasted.
+    Raises:
+        FileNotFoundError, ValueError: no such file or folder, not COCO, no object left.
+    """
+
+    def __init__(
+        self,
+        json_file,
+        images,
+        drop=OVERLAP + EXTRA_OVERLAP,
+        labels: Mapping[str, int] | None = None,
+        min_area: float = 1000,
+        keep_cut: bool = False,
+    ):
+        super().__init__()
+        self.images = Path(images)
+        self.labels = dict(labels) if labels is not None else None
+        self.drop = frozenset(drop)
+        self.min_area = min_area
+        self.keep_cut = keep_cut
+        if not self.images.is_dir():
+            raise FileNotFoundError(f"no folder of COCO photographs: {self.images}")
+        content = _read_coco(Path(json_file))
+        self._index(content)
+        self.settings = {
+            "drop": sorted(self.drop) if labels is None else None,
+            "labels": self.labels,
+            "min_area": min_area,
+            "keep_cut": keep_cut,
+        }
+        self.refuse_if_empty(f"{json_file} (min_area {min_area}, keep_cut {keep_cut})")
+        self._list_files(Path(json_file))
+
+    def __len__(self) -> int:
+        return len(self.annotation_ids)
+
+    def category(self, index: int) -> str:
+        """Name of an object's category."""
+        return self.names[int(self.category_ids[index])]
+
+    def load(self, index, generator=None) -> PasteObject:
+        photo = int(self.photo_of[index])
+        name, shape = self.photo_names[photo], self.photo_shapes[photo]
+        counts = self._counts[self._starts[index] : self._starts[index + 1]].tobytes()
+        mask = coco_mask.decode({"size": list(shape), "counts": counts}) > 0
+        category = self.category(index)
+        source = {
+            "source": "coco",
+            "annotation_id": int(self.annotation_ids[index]),
+            "source_image": name,
+            "category": category,
+        }
+        label = None if self.labels is None else self.labels[category]
+        return PasteObject(_read_photo(self.images / name, shape), mask, label, source)
+
+    def _index(self, content: dict) -> None:
+        """Keep what is eligible in flat arrays, which worker processes share."""
+        self.names = {item["id"]: str(item["name"]) for item in content["categories"]}
+        photos = {item["id"]: item for item in content["images"]}
+        rows, blobs = [], []
+        numbers: dict[int, int] = {}
+        self.photo_names, self.photo_shapes = [], []
+        for annotation in content["annotations"]:
+            counts = self._eligible(annotation, photos)
+            if counts is None:
+                continue
+            photo = photos[annotation["image_id"]]
+            if photo["id"] not in numbers:
+                numbers[photo["id"]] = len(numbers)
+                self.photo_names.append(photo["file_name"])
+                self.photo_shapes.append((int(photo["height"]), int(photo["width"])))
+            rows.append((annotation["id"], annotation["category_id"], numbers[photo["id"]]))
+            blobs.append(counts)
+        table = np.array(rows, np.int64).reshape(-1, 3)
+        self.annotation_ids, self.category_ids, self.photo_of = table.T.copy()
+        self._counts = np.frombuffer(b"".join(blobs), np.uint8)
+        self._starts = np.cumsum([0, *map(len, blobs)])
+
+    def _eligible(self, annotation: dict, photos: dict) -> bytes | None:
+        """The compressed RLE of an annotation that may be pasted; counts why of those that may not."""
+        where = f"annotation {annotation.get('id')}"
+        if annotation.get("category_id") not in self.names:
+            return self._problem("annotations of a category that is not listed", where)
+        if not self._wanted(self.names[annotation["category_id"]]):
+            return self._skip("of categories left out")
+        if annotation.get("iscrowd"):
+            return self._skip("crowds")
+        if annotation.get("area", self.min_area) < self.min_area:
+            return self._skip(f"under {self.min_area:g} px")
+        photo = photos.get(annotation.get("image_id"))
+        if photo is None or not {"file_name", "height", "width"} <= photo.keys():
+            return self._problem("annotations whose image entry is missing or incomplete", where)
+        try:
+            rle = _to_rle(annotation.get("segmentation"), photo["height"], photo["width"])
+        except (ValueError, TypeError, IndexError) as error:
+            return self._problem("unusable masks", f"{where} ({error})")
+        area = int(coco_mask.area(rle))
+        if area == 0:
+            return self._problem("empty masks", where)
+        if "area" not in annotation and area < self.min_area:
+            return self._skip(f"under {self.min_area:g} px")
+        if not self.keep_cut and _touches_edge(rle):
+            return self._skip("cut off by their photograph's border")
+        return rle["counts"]
+
+    def _wanted(self, category: str) -> bool:
+        return category in self.labels if self.labels is not None else category not in self.drop
+
+    def _skip(self, rule: str) -> None:
+        self.skipped[rule] += 1
+
+    def _problem(self, kind: str, name: str) -> None:
+        self.problems[kind].append(name)
+
+    def _list_files(self, json_file: Path) -> None:
+        self.files[json_file.name] = json_file.stat().st_size
+        for name in self.photo_names:
+            path = self.images / name
+            self.files[name] = path.stat().st_size if path.is_file() else -1
+        missing = [name for name in self.photo_names if self.files[name] < 0]
+        if len(missing) == len(self.photo_names):
+            there = sorted(path.name for path in self.images.iterdir())[:3]
+            raise FileNotFoundError(
+                f"none of the {len(missing)} photographs of {json_file} lies in {self.images}; "
+                f"looked for {missing[0]}; the folder holds: {', '.join(there) or 'nothing'}"
+            )
+        if missing:
+            self.problems["photographs missing"] = missing
+
+
+def _read_coco(path: Path) -> dict:
+    if not path.is_file():
+        raise FileNotFoundError(f"no COCO annotation file: {path}")
+    try:
+        content = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise ValueError(f"{path} is not json: {error}") from error
+    keys = ("images", "annotations", "categories")
+    found = sorted(content) if isinstance(content, dict) else type(content).__name__
+    if not isinstance(content, dict) or any(not isinstance(content.get(k), list) for k in keys):
+        raise ValueError(
+            f"{path} is not a COCO instances file: it needs the lists {', '.join(keys)}; found {found}"
+        )
+    if content["annotations"] and "segmentation" not in content["annotations"][0]:
+        raise ValueError(f"{path} has no masks (`segmentation`); take COCO's instances_*.json")
+    return content
+
+
+def _to_rle(segmentation, height: int, width: int) -> dict:
+    """Polygons or RLE -> compressed RLE of the photograph's size, counts as bytes."""
+    if isinstance(segmentation, list):
+        polygons = [polygon for polygon in segmentation if len(polygon) >= 6]
+        if not polygons:
+            raise ValueError("no polygon of three corners or more")
+        return coco_mask.merge(coco_mask.frPyObjects(polygons, height, width))
+    if not isinstance(segmentation, dict) or not {"size", "counts"} <= segmentation.keys():
+        raise ValueError("neither polygons nor RLE")
+    if list(segmentation["size"]) != [height, width]:
+        raise ValueError(f"RLE of size {segmentation['size']}, photograph {[height, width]}")
+    counts = segmentation["counts"]
+    if isinstance(counts, list):
+        if sum(counts) != height * width or min(counts, default=-1) < 0:
+            raise ValueError(f"RLE counts sum to {sum(counts)}, not {height * width}")
+        return coco_mask.frPyObjects(segmentation, height, width)
+    counts = counts.encode() if isinstance(counts, str) else counts
+    if _rle_length(counts) != height * width:
+        raise ValueError(f"RLE covers {_rle_length(counts)} pixels, not {height * width}")
+    return {"size": [height, width], "counts": counts}
+
+
+def _rle_length(counts: bytes) -> int:
+    """Pixels that a compressed RLE covers: a wrong one would be decoded outside its array."""
+    runs: list[int] = []
+    value = shift = 0
+    for byte in counts:
+        byte -= 48
+        value |= (byte & 31) << shift
+        shift += 5
+        if byte & 32:
+            continue
+        if byte & 16:
+            value |= -1 << shift
+        runs.append(value + (runs[-2] if len(runs) > 2 else 0))
+        value = shift = 0
+    return sum(runs) if not shift and min(runs, default=-1) >= 0 else -1
+
+
+def _touches_edge(rle: dict) -> bool:
+    height, width = rle["size"]
+    x, y, w, h = coco_mask.toBbox(rle)
+    return min(x, y) < EDGE_MARGIN or x + w > width - EDGE_MARGIN or y + h > height - EDGE_MARGIN
+
+
+def _read_photo(path: Path, shape: tuple[int, int]) -> np.ndarray:
+    """A photograph as its annotation sees it: turned by EXIF, or as stored if only that fits."""
+    image = read_image(path)
+    if image.shape[:2] == shape:
+        return image
+    with Image.open(path) as stored:
+        if stored.size[::-1] == shape:
+            return np.array(stored.convert("RGB"))
+    raise ValueError(
+        f"photograph {path} is {image.shape[1]}x{image.shape[0]}, "
+        f"its annotation says {shape[1]}x{shape[0]}"
+    )
+
+
+class _Folder(ObjectSource):
+    """Image files below a folder, sorted."""
+
+    def __init__(self, folder):
+        super().__init__()
+        self.folder = Path(folder)
+        if not self.folder.is_dir():
+            raise FileNotFoundError(f"no folder of objects: {self.folder}")
+        self.names = sorted(
+            path.relative_to(self.folder).as_posix()
+            for path in self.folder.rglob("*")
+            if path.suffix.lower() in IMAGE_EXTENSIONS and path.is_file()
+        )
+        self.files = {name: (self.folder / name).stat().st_size for name in self.names}
+        self.refuse_if_empty(str(self.folder))
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+
+@register_source("cutouts")
+class CutOutFolder(_Folder):
+    """A folder of images whose alpha channel cuts the object out (png, webp).
+
+    Args:
+        folder: searched with its subfolders; an object's category is its subfolder.
+        label: label value of its objects; None for the anomaly's.
+    """
+
+    def __init__(self, folder, label: int | None = None):
+        super().__init__(folder)
+        self.label = label
+        self.settings = {"label": label}
+
+    def load(self, index, generator=None) -> PasteObject:
+        name = self.names[index]
+        image, alpha = _read_cut_out(self.folder / name)
+        mask = alpha > 127
+        if not mask.any() or mask.all():
+            how = "transparent" if not mask.any() else "opaque, with nothing cut out"
+            raise ValueError(f"cut-out {self.folder / name} is all {how}")
+        source = {"source": "cutouts", "annotation_id": None, "source_image": name}
+        source["category"] = Path(name).parent.name
+        return PasteObject(image, mask, self.label, source)
+
+
+def _read_cut_out(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    try:
+        with Image.open(path) as stored:
+            image = ImageOps.exif_transpose(stored).convert("RGBA")
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+        raise ValueError(f"cannot read cut-out {path}: {error}") from error
+    pixels = np.array(image)
+    return np.ascontiguousarray(pixels[..., :3]), pixels[..., 3]
+
+
+@register_source("textures")
+class TextureFolder(_Folder):
+    """Blobs of texture: a random smooth outline filled from a photograph.
+
+    Args:
+        folder: of photographs, searched with its subfolders.
+        side: range of the blob's longest side, as a share of the photograph's short side.
+    """
+
+    def __init__(self, folder, side: tuple[float, float] = (0.25, 0.75)):
+        super().__init__(folder)
+        self.side = tuple(side)
+        self.settings = {"side": list(self.side)}
+
+    def load(self, index, generator) -> PasteObject:
+        name = self.names[index]
+        photo = read_image(self.folder / name)
+        side = max(int(generator.uniform(*self.side) * min(photo.shape[:2])), 8)
+        if side > min(photo.shape[:2]):
+            raise ValueError(f"texture {self.folder / name} is too small: {photo.shape[:2]}")
+        y, x = (int(generator.integers(limit - side + 1)) for limit in photo.shape[:2])
+        source = {"source": "textures", "annotation_id": None, "source_image": name}
+        source |= {"category": "texture", "source_box": [x, y, x + side, y + side]}
+        crop = np.ascontiguousarray(photo[y : y + side, x : x + side])
+        return PasteObject(crop, _blob(side, generator), None, source)
+
+
+def _blob(side: int, generator: np.random.Generator) -> np.ndarray:
+    """A star-shaped outline of a few random waves, (side, side) bool."""
+    waves = np.arange(1, 6)
+    size, phase = generator.normal(0, 0.35 / waves), generator.uniform(0, 2 * np.pi, 5)
+    stretch = generator.uniform(0.5, 1)
+    y, x = (np.mgrid[:side, :side] + 0.5) * 2 / side - 1
+    angle = np.arctan2(y, x * stretch)
+    radius = np.exp((size * np.cos(angle[..., None] * waves + phase)).sum(-1))
+    return np.hypot(y, x / stretch) <= 0.9 * radius / radius.max()
