@@ -1,0 +1,301 @@
+"""Pixel metrics of anomaly segmentation: AUPRC, FPR95, AUROC and best F1 over a whole dataset.
+
+`PixelMetrics` counts scores instead of keeping them: at most 128 MB however many images. Every
+figure comes with bounds that contain the value scikit-learn would give on all pixels together;
+`exact=True` keeps the scores on disk and closes the bounds. Counts only add, and what is kept is
+a function of the pixels alone: any order, any split over images, processes and machines gives
+bit-identical figures.
+
+    metrics = PixelMetrics()
+    for scores, labels in dataset:
+        metrics.update(scores, labels)
+    metrics.compute()["auprc"]
+
+Definitions. The threshold runs over the observed scores, a pixel is predicted anomalous at
+`score >= threshold`. AUPRC is average precision, the sum of (step in recall) * precision. FPR95
+is the false-positive rate at the first, highest threshold with TPR >= 0.95 (SegmentMeIfYouCan,
+arXiv:2104.14812); `strict=True` asks for TPR > 0.95 as RbA's code does (arXiv:2211.14293).
+"""
+
+import logging
+
+import numpy as np
+
+from .curve_bounds import CurveSummary, Plan, pixels_needed
+from .score_counts import Budget, KeyRuns, PagedSketch, counts_from_state
+from .score_keys import keys_to_scores, scores_to_keys, to_numpy
+from .spilled_counts import SpilledCounts, estimate_exact_bytes
+
+__all__ = ["PixelMetrics", "estimate_exact_bytes"]
+
+logger = logging.getLogger(__name__)
+
+KNOWN, ANOMALY, VOID = 0, 1, 255
+_UPDATE = 1 << 19  # pixels counted at a time
+_ROUNDING = 1e-12  # by which float64 sums may differ, ours and scikit-learn's
+
+
+class PixelMetrics:
+    """Streaming pixel metrics of one score.
+
+    Args:
+        exact: keep every score on disk, for figures equal to scikit-learn's.
+        tpr: true-positive rates in (0, 1] at which to report false-positive rate and precision.
+        strict: a rate counts as reached when TPR > it, rather than >=.
+        spill_dir: parent of the temporary directory of `exact`; default the system's.
+        expected_pixels: labelled pixels to come, if known: with `exact`, disk space is checked
+            for all of them at once.
+        budget: sizes of the tables, see `score_counts.Budget`.
+    """
+
+    def __init__(
+        self,
+        exact: bool = False,
+        tpr: tuple[float, ...] = (0.95,),
+        strict: bool = False,
+        spill_dir: str | None = None,
+        expected_pixels: int | None = None,
+        budget: Budget | None = None,
+    ):
+        wrong = [rate for rate in tpr if not 0 < rate <= 1]
+        if wrong:
+            raise ValueError(f"true-positive rates must lie in (0, 1], got {wrong}")
+        self.exact, self.strict = exact, strict
+        self.tpr = tuple(sorted({float(rate) for rate in tpr} | {0.95}))
+        self.budget = budget or Budget()
+        self.pixels = {KNOWN: 0, ANOMALY: 0, VOID: 0}
+        self.images = 0
+        self._counts = SpilledCounts(spill_dir, expected_pixels) if exact else KeyRuns(self.budget)
+
+    def update(self, scores, labels, where: str | None = None) -> None:
+        """Count the pixels of one image.
+
+        Args:
+            scores: array or tensor of any shape, higher = more anomalous. float16, bfloat16 and
+                float32 are taken as they are, float64 and integers are rounded to float32.
+            labels: same shape, integers: 0 known, 1 anomaly, 255 void.
+            where: name of the image for error messages; default its number.
+        Raises:
+            ValueError: shapes differ, a score is NaN (void pixels included), or another label;
+                nothing has been counted then.
+        """
+        where = where or f"image number {self.images}"
+        scores, labels = _checked(scores, labels, where)
+        for start in range(0, scores.size, _UPDATE):
+            self._count(scores[start : start + _UPDATE], labels[start : start + _UPDATE])
+        self.images += 1
+
+    def _count(self, scores: np.ndarray, labels: np.ndarray) -> None:
+        keys = scores_to_keys(scores)
+        anomalous, void = int((labels == ANOMALY).sum()), labels == VOID
+        voids = int(void.sum())
+        if voids:
+            keys, labels = keys[~void], labels[~void]
+        self._counts.add(keys, labels)
+        self._fold_if_full()
+        for label, count in ((KNOWN, labels.size - anomalous), (ANOMALY, anomalous), (VOID, voids)):
+            self.pixels[label] += count
+
+    def _fold_if_full(self) -> None:
+        """Leave the list of distinct scores once it passes its limit."""
+        if isinstance(self._counts, KeyRuns) and self._counts.full:
+            runs, self._counts = self._counts, PagedSketch(self.budget)
+            self._counts.add_runs(runs.keys, runs.counts)
+
+    def merge(self, other: "PixelMetrics") -> "PixelMetrics":
+        """Add another object's counts, as if its images had been seen here; returns self.
+
+        Commutative and associative to the bit. `other` stays as it is.
+        """
+        for name in ("exact", "strict", "tpr", "budget"):
+            mine, theirs = getattr(self, name), getattr(other, name)
+            if mine != theirs:
+                raise ValueError(f"cannot merge metrics with {name}={theirs} into {name}={mine}")
+        if self.exact:
+            self._counts.merge(other._counts)
+        elif isinstance(other._counts, KeyRuns):
+            self._counts.add_runs(other._counts.keys, other._counts.counts)
+            self._fold_if_full()
+        else:
+            if isinstance(self._counts, KeyRuns):
+                runs, self._counts = self._counts, PagedSketch(self.budget)
+                self._counts.add_runs(runs.keys, runs.counts)
+            self._counts.add_sketch(other._counts)
+        self.images += other.images
+        for label, count in other.pixels.items():
+            self.pixels[label] += count
+        return self
+
+    def state_dict(self) -> dict:
+        """Everything needed to go on elsewhere: numbers and numpy arrays, zeros left out.
+
+        With `exact` it names the files on disk, which must be readable where it is loaded and
+        live as long as this object: keep it until the other side has merged.
+        """
+        return {
+            "options": {"exact": self.exact, "tpr": self.tpr, "strict": self.strict},
+            "budget": self.budget,
+            "pixels": dict(self.pixels),
+            "images": self.images,
+            "counts": self._counts.state(),
+        }
+
+    @classmethod
+    def from_state(cls, state: dict, spill_dir: str | None = None) -> "PixelMetrics":
+        """Rebuild from `state_dict()`; exact counts are copied into a directory of their own."""
+        metrics = cls(**state["options"], budget=state["budget"], spill_dir=spill_dir)
+        metrics.pixels, metrics.images = dict(state["pixels"]), state["images"]
+        if metrics.exact:
+            metrics._counts.merge_state(state["counts"])
+        else:
+            metrics._counts = counts_from_state(state["counts"], metrics.budget)
+        return metrics
+
+    def __reduce__(self):
+        return PixelMetrics.from_state, (self.state_dict(),)
+
+    def compute(self) -> dict:
+        """All figures, as fractions.
+
+        Returns:
+            dict with `auprc`, `auroc`, `fpr95`, `best_f1` and for each a `*_bounds` pair;
+            `threshold95` and `best_f1_threshold`, for `score >= threshold`, and `best_f1_cut`,
+            the float32 below it, for `score > cut`; `at_tpr`: {rate: {`fpr`, `fpr_bounds`,
+            `precision`, `precision_bounds`, `threshold`}}; `anomaly_pixels`, `known_pixels`,
+            `void_pixels`, `images`. A figure that is not defined is None, and `why` says why.
+        """
+        result = {
+            "anomaly_pixels": self.pixels[ANOMALY],
+            "known_pixels": self.pixels[KNOWN],
+            "void_pixels": self.pixels[VOID],
+            "images": self.images,
+        }
+        why = self._undefined()
+        if why:
+            return {**result, **_undefined_figures(self.tpr), "why": why}
+        summary, needs = self._summary()
+        for name, pair in summary.bounds().items():
+            result.update(_figure(name, pair))
+        best = keys_to_scores(summary.best_f1_key)
+        result["best_f1_threshold"] = float(best[0])
+        result["best_f1_cut"] = float(np.nextafter(best, np.float32(-np.inf))[0])
+        result["at_tpr"] = {need.rate: _at(summary.at(need)) for need in needs}
+        at95 = result["at_tpr"][0.95]
+        result.update(fpr95=at95["fpr"], fpr95_bounds=at95["fpr_bounds"])
+        result["threshold95"] = at95["threshold"]
+        unreached = [rate for rate, point in result["at_tpr"].items() if point["fpr"] is None]
+        if unreached:
+            result["why"] = f"no threshold has a true-positive rate > {unreached[0]}"
+        return result
+
+    def curve(self, max_points: int = 1000) -> dict | None:
+        """Points of both curves, thinned to steps of equal size in either rate.
+
+        Args:
+            max_points: at most so many points (at least 2).
+        Returns:
+            None where `compute` has no figures, else float64 arrays (N,), thresholds descending:
+            `threshold` (float32), `recall` (= true-positive rate), `precision`,
+            `false_positive_rate`. The last point has recall 1.
+        """
+        if self._undefined():
+            return None
+        kept, seen = [], None
+        steps = max(1, (max_points - 2) // 3)
+        for segment in self._segments(self._needs()):
+            tp = (segment.tp_low + segment.tp_high) / 2
+            fp = (segment.fp_low + segment.fp_high) / 2
+            recall, fpr = tp / self.pixels[ANOMALY], fp / self.pixels[KNOWN]
+            # each of the three only grows, so there are at most 3 * steps changes
+            place = np.floor(recall * steps) + np.floor(fpr * steps)
+            place += np.floor(steps * np.sqrt(fp / (fp + self.pixels[ANOMALY])))
+            change = np.flatnonzero(np.diff(place, prepend=-1 if seen is None else seen))
+            seen = place[-1]
+            points = np.stack((keys_to_scores(segment.keys), recall, tp / (tp + fp), fpr))
+            kept.append(points[:, change])
+            last = points[:, -1:]
+        threshold, recall, precision, fpr = np.concatenate((*kept, last), axis=1)
+        return {
+            "threshold": threshold.astype(np.float32),
+            "recall": recall,
+            "precision": precision,
+            "false_positive_rate": fpr,
+        }
+
+    def _undefined(self) -> str | None:
+        if self.images == 0:
+            return "no image was seen"
+        if self.pixels[KNOWN] == self.pixels[ANOMALY] == 0:
+            return f"all {self.pixels[VOID]} pixels of {self.images} images are void"
+        if self.pixels[ANOMALY] == 0:
+            return f"no anomaly pixel in {self.images} images"
+        if self.pixels[KNOWN] == 0:
+            return f"no known pixel in {self.images} images, only anomaly and void"
+        return None
+
+    def _needs(self) -> list:
+        return [pixels_needed(rate, self.pixels[ANOMALY], self.strict) for rate in self.tpr]
+
+    def _segments(self, needs):
+        if self._counts.exact:
+            return self._counts.segments()
+        known, anomalous = self.pixels[KNOWN], self.pixels[ANOMALY]
+        return self._counts.segments(Plan(self._counts.cell_groups(), anomalous, known, needs))
+
+    def _summary(self):
+        needs = self._needs()
+        summary = CurveSummary(self.pixels[ANOMALY], self.pixels[KNOWN], needs)
+        for segment in self._segments(needs):
+            summary.add(segment)
+        return summary, needs
+
+
+def _checked(scores, labels, where: str) -> tuple[np.ndarray, np.ndarray]:
+    """Flat float32 scores and uint8 labels of an image, or an error that names it."""
+    scores, labels = to_numpy(scores), to_numpy(labels)
+    if scores.shape != labels.shape:
+        raise ValueError(
+            f"{where}: scores {scores.shape} and labels {labels.shape} differ in shape"
+        )
+    right = np.isin(labels, (KNOWN, ANOMALY, VOID)) if labels.dtype != np.uint8 else _LEGAL[labels]
+    if not right.all():
+        found = np.unique(labels[~right])[:10].tolist()
+        raise ValueError(
+            f"{where}: labels must be 0 (known), 1 (anomaly) or 255 (void), found {found}; "
+            "a label rule translates stored ids"
+        )
+    if np.iscomplexobj(scores) or not np.issubdtype(scores.dtype, np.number):
+        raise ValueError(f"{where}: scores must be real numbers, got {scores.dtype}")
+    with np.errstate(over="ignore"):  # beyond float32's range is infinite, and orders as such
+        scores = scores.reshape(-1).astype(np.float32, copy=False)
+    missing = np.isnan(scores)
+    if missing.any():
+        raise ValueError(f"{where}: {int(missing.sum())} of {scores.size} scores are NaN")
+    return scores, labels.reshape(-1).astype(np.uint8, copy=False)
+
+
+_LEGAL = np.isin(np.arange(256), (KNOWN, ANOMALY, VOID))
+
+
+def _figure(name: str, pair: tuple[float, float]) -> dict:
+    """A figure in the middle of its bounds, and the bounds widened by what float64 rounds."""
+    low, high = (float(value) for value in pair)
+    bounds = (max(0.0, low - _ROUNDING), min(1.0, high + _ROUNDING))
+    return {name: (low + high) / 2, f"{name}_bounds": bounds}
+
+
+def _at(point: dict | None) -> dict:
+    if point is None:
+        names = ("fpr", "fpr_bounds", "precision", "precision_bounds", "threshold")
+        return dict.fromkeys(names)
+    threshold = float(keys_to_scores(point["key"])[0])
+    figures = {**_figure("fpr", point["fpr"]), **_figure("precision", point["precision"])}
+    return {**figures, "threshold": threshold}
+
+
+def _undefined_figures(rates) -> dict:
+    names = [
+        name + end for name in ("auprc", "auroc", "fpr95", "best_f1") for end in ("", "_bounds")
+    ]
+    names += ["threshold95", "best_f1_threshold", "best_f1_cut"]
+    return {**dict.fromkeys(names), "at_tpr": {rate: _at(None) for rate in rates}}
