@@ -194,11 +194,9 @@ def announce(environment):
     say(f"making {environment.folder} for Python {sys.version_info[0]}.{sys.version_info[1]}")
     say(f"  {', '.join(pins('torch.txt'))}, detectron2 0.7.2, about {count} packages more;")
     say("  a torch or detectron2 that is already there is kept")
+    say(f"  disk: {CUDA_GB} GB, and {CUDA_DOWNLOAD_GB} GB while it runs, with the CUDA build of")
     say(
-        f"  disk: {CUDA_GB} GB, while it runs {CUDA_DOWNLOAD_GB} GB more, with the CUDA build of torch"
-    )
-    say(
-        f"  that registries carry for Linux; {PLAIN_GB} and {PLAIN_DOWNLOAD_GB} GB with a CPU build"
+        f"  torch that Linux gets by default; {PLAIN_GB} and {PLAIN_DOWNLOAD_GB} GB with a CPU build"
     )
     require_space(environment, PLAIN_GB + PLAIN_DOWNLOAD_GB)
 
@@ -225,8 +223,8 @@ def create_venv(environment):
         return
     explain(done.stdout, "the virtual environment")
     raise SetupError(
-        f"{sys.executable} cannot make a virtual environment: its venv module is missing or broken; "
-        "add it (Debian, Ubuntu: python3-venv), or name another: make PYTHON=/path/to/python3"
+        f"{sys.executable} cannot make a virtual environment, its venv module is missing or broken;"
+        " add it (Debian, Ubuntu: python3-venv), or name another: make PYTHON=/path/to/python3"
     )
 
 
