@@ -3,8 +3,12 @@
 import numpy as np
 import torch
 from detectron2.config import configurable
+from detectron2.data import MetadataCatalog
 
 from anoseg_d2.data.augmentation import Augmentation
+from anoseg_d2.data.cut_paste import CutPasteOptions
+from anoseg_d2.data.cut_paste_draw import OnlineCutPaste
+from anoseg_d2.data.cut_paste_sources import CONTROL_CLASSES, CocoObjects
 from anoseg_d2.data.image_io import read_image
 from anoseg_d2.data.label_rules import load_label
 
@@ -19,7 +23,8 @@ def draw_generator(seed: int, draw: int, index: int) -> np.random.Generator:
         draw: running number of the sample in the whole run, over all processes.
         index: of the image in the training list.
     """
-    return np.random.default_rng(np.random.SeedSequence([seed, draw, index]))
+    # the spawn key keeps this stream apart from that of pasting, which has the same three numbers
+    return np.random.default_rng(np.random.SeedSequence([seed, draw, index], spawn_key=(1,)))
 
 
 class AnosegDatasetMapper:
@@ -31,8 +36,8 @@ class AnosegDatasetMapper:
     Args:
         is_train: augment and give labels; otherwise the whole image alone, at native size.
         augmentation: for training.
-        cut_paste: `(image, label, generator) -> (image, label)` on train ids, before the
-            augmentation; None for no pasting while loading.
+        cut_paste: `(image, label, draw, index) -> (image, label)` on train ids, before the
+            augmentation, such as `OnlineCutPaste`; None for no pasting while loading.
     """
 
     @configurable
@@ -90,19 +95,50 @@ class AnosegDatasetMapper:
 
     def _augmented(self, image, label, draw):
         # a loader that numbers nothing seeds numpy's global state per worker, as detectron2 does
-        generator = draw_generator(*(draw or np.random.randint(2**31, size=3).tolist()))
+        seed, draw, index = draw or np.random.randint(2**31, size=3).tolist()
         if self.cut_paste is not None:
-            image, label = self.cut_paste(image, label, generator)
-        return self.augmentation(image, label, generator)
+            image, label = self.cut_paste(image, label, draw, index)
+        return self.augmentation(image, label, draw_generator(seed, draw, index))
 
 
 def _to_tensor(image: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
 
 
-def _online_cut_paste(cfg):
-    if not cfg.INPUT.CUT_PASTE.ENABLED:
+def _online_cut_paste(cfg) -> OnlineCutPaste | None:
+    """Build the pasting of INPUT.CUT_PASTE, in train ids: K for the anomaly."""
+    node = cfg.INPUT.CUT_PASTE
+    if not node.ENABLED:
         return None
-    from anoseg_d2.data.cut_paste_online import OnlineCutPaste
+    for key in ("COCO_JSON", "COCO_IMAGES"):
+        if not node[key]:
+            raise ValueError(
+                f"INPUT.CUT_PASTE.ENABLED is True, but INPUT.CUT_PASTE.{key} is empty; give COCO's "
+                "instances_train2017.json and train2017"
+            )
+    train_ids = _train_ids_by_name(cfg)
+    options = CutPasteOptions(
+        ratio=node.RATIO,
+        control_count=(0, node.CONTROL_OBJECTS),
+        placement=node.PLACEMENT,
+        size="native" if node.SCALE_MODE == "uniform" else node.SCALE_MODE,
+        ground_labels=tuple(train_ids[name] for name in ("road", "sidewalk") if name in train_ids),
+        anomaly_value=cfg.MODEL.EOMT.NUM_CLASSES,
+    )
+    controls = []
+    if node.CONTROL_OBJECTS:
+        labels = {name: train_ids[name] for name in CONTROL_CLASSES if name in train_ids}
+        controls = [CocoObjects(node.COCO_JSON, node.COCO_IMAGES, labels=labels)]
+    seed = cfg.SEED if cfg.SEED >= 0 else int(np.random.SeedSequence().generate_state(1)[0])
+    outliers = CocoObjects(node.COCO_JSON, node.COCO_IMAGES)
+    return OnlineCutPaste(outliers, options, seed, controls)
 
-    return OnlineCutPaste(cfg)
+
+def _train_ids_by_name(cfg) -> dict[str, int]:
+    classes = {tuple(MetadataCatalog.get(name).stuff_classes) for name in cfg.DATASETS.TRAIN}
+    if len(classes) != 1:
+        raise ValueError(
+            "INPUT.CUT_PASTE.ENABLED needs training sets that share their classes; DATASETS.TRAIN "
+            f"is {cfg.DATASETS.TRAIN}"
+        )
+    return {name: train_id for train_id, name in enumerate(classes.pop())}

@@ -98,6 +98,11 @@ def training_dicts(cfg) -> list[dict]:
         raise ValueError(f"DATASETS.TRAIN is empty; known sets: {_known_sets()}")
     for name in cfg.DATASETS.TRAIN:
         _check_classes(cfg, name)
+    if cfg.INPUT.CUT_PASTE.ENABLED and not cfg.MODEL.EOMT.ANOMALY_CLASS:
+        raise ValueError(
+            "INPUT.CUT_PASTE.ENABLED pastes anomalies, but MODEL.EOMT.ANOMALY_CLASS is False; set "
+            "it True, or paste nothing"
+        )
     pasted = any("anomaly_id" in _metadata(n).as_dict() for n in cfg.DATASETS.TRAIN)
     if cfg.MODEL.EOMT.ANOMALY_CLASS and not pasted and not cfg.INPUT.CUT_PASTE.ENABLED:
         logger.warning(

@@ -1,0 +1,251 @@
+"""Looking through a data set file by file: what is there, what is missing, what is wrong."""
+
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from multiprocessing.pool import ThreadPool
+
+import cv2
+import numpy as np
+
+from anoseg_d2.data.data_set import DataSet
+from anoseg_d2.data.image_io import read_image, read_label
+from anoseg_d2.data.label_rules import VOID, LabelRule
+
+__all__ = ["DatasetReport", "check_data_set", "overlay_sheet"]
+
+ANOMALY_COLOR = (255, 60, 0)
+VOID_COLOR = (0, 0, 0)
+
+
+@dataclass
+class DatasetReport:
+    """What the check of one data set found.
+
+    Args:
+        name: of the set.
+        verdict: "ok"; "incomplete", when files are missing or too many; "broken", when files are
+            unreadable or contradict the rules; "absent", when nothing is there.
+        problems: what is behind a verdict other than ok.
+        notes: worth knowing, no fault.
+        layout, folder: which of its layouts, and where.
+        images: pairs of image and label.
+        checked: pairs that were read.
+        expected_images: how many there should be, None for any number.
+        sizes: "WIDTHxHEIGHT" -> number of images.
+        label_values: stored value -> share of all label pixels, 0..1.
+        train_ids: train id after the rule -> share of all label pixels, 0..1.
+        unreadable, size_differs, wrong_values: one message per file.
+        images_without_label, labels_without_image: paths.
+    """
+
+    name: str
+    verdict: str = "ok"
+    problems: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    layout: str = ""
+    folder: str = ""
+    images: int = 0
+    checked: int = 0
+    expected_images: int | None = None
+    sizes: dict[str, int] = field(default_factory=dict)
+    label_values: dict[str, float] = field(default_factory=dict)
+    train_ids: dict[str, float] = field(default_factory=dict)
+    unreadable: list[str] = field(default_factory=list)
+    size_differs: list[str] = field(default_factory=list)
+    wrong_values: list[str] = field(default_factory=list)
+    images_without_label: list[str] = field(default_factory=list)
+    labels_without_image: list[str] = field(default_factory=list)
+
+    def as_dict(self) -> dict:
+        """Return plain types for json."""
+        return asdict(self)
+
+
+@dataclass
+class _File:
+    """What one pair of files holds."""
+
+    size: str = ""
+    values: Counter = field(default_factory=Counter)
+    train_ids: Counter = field(default_factory=Counter)
+    unreadable: list[str] = field(default_factory=list)
+    size_differs: str = ""
+    wrong_values: str = ""
+
+
+def check_data_set(
+    data_set: DataSet,
+    root,
+    sample: int = 0,
+    workers: int = 1,
+    progress: Callable[[int, int], None] | None = None,
+) -> DatasetReport:
+    """Check one data set.
+
+    Args:
+        data_set: which.
+        root: the datasets folder.
+        sample: read only this many pairs, evenly spread; 0 reads all.
+        workers: threads that read.
+        progress: called with (pairs read, pairs to read).
+    Returns:
+        the report; nothing is raised for what is wrong on disk.
+    """
+    report = DatasetReport(data_set.name, expected_images=data_set.expected_images)
+    try:
+        found = data_set.find(root)
+    except FileNotFoundError as error:
+        report.verdict, report.problems = "absent", [str(error)]
+        return report
+    except ValueError as error:
+        report.verdict, report.problems = "broken", [str(error)]
+        return report
+    report.layout, report.folder, report.images = found.layout, str(found.folder), len(found.pairs)
+    report.images_without_label = list(map(str, found.images_without_label))
+    report.labels_without_image = list(map(str, found.labels_without_image))
+    report.problems = data_set.problems(found)
+    pairs = found.pairs
+    if 0 < sample < len(pairs):
+        pairs = [pairs[i] for i in np.linspace(0, len(pairs) - 1, sample).round().astype(int)]
+        report.notes.append(f"{sample} of {len(found.pairs)} images read")
+    report.checked = len(pairs)
+    files = _read_all(
+        [(str(image), str(label)) for _, image, label in pairs], data_set.rule, workers, progress
+    )
+    _summarise(report, data_set, files)
+    return report
+
+
+def _read_all(pairs, rule: LabelRule, workers: int, progress) -> list[_File]:
+    read, files = partial(_read_pair, rule=rule), []
+
+    def gather(results: Iterable[_File]) -> list[_File]:
+        for file in results:
+            files.append(file)
+            if progress is not None:
+                progress(len(files), len(pairs))
+        return files
+
+    if workers <= 1:
+        return gather(map(read, pairs))
+    with ThreadPool(workers) as pool:  # decoding, most of the work, runs outside Python's lock
+        return gather(pool.imap(read, pairs))
+
+
+def _read_pair(pair: tuple[str, str], rule: LabelRule) -> _File:
+    file = _File()
+    arrays = []
+    for path, read in zip(pair, (read_image, read_label), strict=True):
+        try:
+            arrays.append(read(path))
+        except (FileNotFoundError, ValueError) as error:
+            file.unreadable.append(str(error))
+    if file.unreadable:
+        return file
+    image, stored = arrays
+    file.size = f"{image.shape[1]}x{image.shape[0]}"
+    if image.shape[:2] != stored.shape:
+        label_size = f"{stored.shape[1]}x{stored.shape[0]}"
+        file.size_differs = f"{pair[0]} is {file.size}, its label {pair[1]} is {label_size}"
+    file.values = _count(stored)
+    try:
+        file.train_ids = _count(rule.apply(stored, pair[1]))
+    except ValueError as error:
+        file.wrong_values = str(error)
+    return file
+
+
+def _count(values: np.ndarray) -> Counter:
+    if values.dtype == np.uint8:
+        counts = np.bincount(values.reshape(-1), minlength=256)
+        present = np.flatnonzero(counts)
+        return Counter(dict(zip(present.tolist(), counts[present].tolist(), strict=True)))
+    present, counts = np.unique(values, return_counts=True)
+    return Counter(dict(zip(present.tolist(), counts.tolist(), strict=True)))
+
+
+def _summarise(report: DatasetReport, data_set: DataSet, files: list[_File]) -> None:
+    """Add up the files and reach the verdict."""
+    report.sizes = dict(Counter(file.size for file in files if file.size))
+    values = sum((file.values for file in files), Counter())
+    train_ids = sum((file.train_ids for file in files), Counter())
+    report.label_values, report.train_ids = _shares(values), _shares(train_ids)
+    report.unreadable = [message for file in files for message in file.unreadable]
+    report.size_differs = [file.size_differs for file in files if file.size_differs]
+    report.wrong_values = [file.wrong_values for file in files if file.wrong_values]
+    if report.problems:
+        report.verdict = "incomplete"
+    faults = _faults(report, data_set, values, train_ids)
+    if faults:
+        report.verdict = "broken"
+        report.problems = faults + report.problems
+    only_void = sum(file.train_ids.keys() == {VOID} for file in files)
+    if only_void:
+        report.notes.append(f"{only_void} labels are nothing but void")
+    if data_set.evaluator_type == "anomaly":
+        without = sum(1 not in file.train_ids for file in files)
+        report.notes.append(f"{without} of {len(files)} images without anomaly")
+
+
+def _faults(report, data_set: DataSet, values: Counter, train_ids: Counter) -> list[str]:
+    faults = []
+    for what, messages in (
+        ("unreadable files", report.unreadable),
+        ("labels of another size than their image", report.size_differs),
+        ("labels with values that fit no rule", report.wrong_values),
+    ):
+        if messages:
+            faults.append(f"{len(messages)} {what}; first: {messages[0]}")
+    pair = data_set.rule.exclusive
+    if pair and not report.wrong_values and all(values[value] for value in pair):
+        faults.append(
+            f"some labels have {pair[0]} and others {pair[1]}: not known which is the anomaly"
+        )
+    wanted = 1 if data_set.evaluator_type == "anomaly" else data_set.anomaly_id
+    if wanted is not None and train_ids and not train_ids[wanted]:
+        faults.append("no label has a single anomaly pixel")
+    if train_ids and set(train_ids) <= {VOID}:
+        faults.append("the labels are nothing but void")
+    return faults
+
+
+def _shares(counts: Counter) -> dict[str, float]:
+    total = sum(counts.values())
+    return {str(value): counts[value] / total for value in sorted(counts)}
+
+
+def overlay_sheet(data_set: DataSet, root, count: int = 6, width: int = 640) -> np.ndarray:
+    """Draw images beside their labels, to be looked at.
+
+    Args:
+        data_set: which.
+        root: the datasets folder.
+        count: number of images, evenly spread over the set.
+        width: of one image on the sheet, pixels.
+    Returns:
+        (rows, 2 * width, 3) uint8 RGB: photograph on the left, coloured label over it on the
+        right; void black, anomaly orange.
+    """
+    pairs = data_set.find(root).pairs
+    chosen = np.unique(np.linspace(0, len(pairs) - 1, min(count, len(pairs))).round().astype(int))
+    palette = np.full((256, 3), VOID_COLOR, dtype=np.uint8)
+    if data_set.colors:
+        palette[: len(data_set.colors)] = data_set.colors
+    else:
+        palette[0] = (200, 200, 200)
+    anomaly = 1 if data_set.evaluator_type == "anomaly" else data_set.anomaly_id
+    if anomaly is not None:
+        palette[anomaly] = ANOMALY_COLOR
+    return np.concatenate([_overlay_row(pairs[i], data_set, palette, width) for i in chosen])
+
+
+def _overlay_row(pair, data_set: DataSet, palette: np.ndarray, width: int) -> np.ndarray:
+    _, image_path, label_path = pair
+    image = read_image(image_path)
+    label = data_set.rule.apply(read_label(label_path), str(label_path))
+    size = (width, max(1, round(image.shape[0] * width / image.shape[1])))
+    image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+    label = cv2.resize(label, size, interpolation=cv2.INTER_NEAREST_EXACT)
+    return np.concatenate([image, cv2.addWeighted(image, 0.4, palette[label], 0.6, 0)], axis=1)
