@@ -96,7 +96,7 @@ def _add_work(parser) -> None:
     group.add_argument(
         "--shard", type=_shard, default=(0, 1), metavar="I/N", help="part I of N, I from 0"
     )
-    group.add_argument("--compress-level", type=int, default=6, choices=range(10), help="of png")
+    group.add_argument("--compress-level", type=int, default=3, choices=range(10), help="of png")
     group.add_argument(
         "--as-benchmark",
         action="store_true",
@@ -123,6 +123,7 @@ def _add_choices(parser) -> None:
         "--feather", type=float, nargs=2, default=DEFAULTS.feather, metavar="F",
         help="sigma = min(first, second * sqrt(area))",
     )  # fmt: skip
+    group.add_argument("--rim", type=int, default=DEFAULTS.rim, help="px cleaned inside outlines")
     group.add_argument("--opaque-core", action="store_true")
 
 
@@ -178,6 +179,7 @@ def build_job(args) -> CutPasteJob:
         placement=args.placement,
         ground_labels=tuple(known[name] for name in ("road", "sidewalk") if name in known),
         feather=tuple(args.feather),
+        rim=args.rim,
         opaque_core=args.opaque_core,
     )
     return CutPasteJob(

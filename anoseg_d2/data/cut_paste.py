@@ -63,6 +63,9 @@ class CutPasteOptions:
         placement: `uniform` inside the frame, or `road`: the object's base on a ground pixel.
         ground_labels: label values that count as ground (Cityscapes ids of road and pavement).
         feather: sigma of the alpha's blur is min(feather[0], feather[1] * sqrt(mask area)).
+        rim: width, in pixels of the photograph, of the band inside an object's outline whose
+            colours are taken from further inside: outlines are drawn by hand, and a photograph's
+            background lies on the wrong side of them. 0 leaves the colours alone.
         opaque_core: whether the eroded mask stays fully opaque, whatever the blur.
         anomaly_value: label value of pasted unknown objects.
         max_redraws: how often an object without a visible label pixel is drawn anew.
@@ -80,6 +83,7 @@ class CutPasteOptions:
     placement: str = "uniform"
     ground_labels: tuple[int, ...] = (7, 8)
     feather: tuple[float, float] = (5.0, 0.1)
+    rim: int = 2
     opaque_core: bool = False
     anomaly_value: int = ANOMALY_LABEL_ID
     max_redraws: int = 20
@@ -96,6 +100,7 @@ class CutPasteOptions:
             "max_fraction", self.max_fraction, 0 < self.max_fraction <= 1, "above 0, at most 1"
         )
         _require("min_side", self.min_side, self.min_side >= 1, "1 or more")
+        _require("rim", self.rim, self.rim >= 0, "0 or more")
         _require("max_redraws", self.max_redraws, self.max_redraws >= 0, "0 or more")
         _require("feather", self.feather, min(self.feather) >= 0, "0 or more, both")
 
@@ -177,7 +182,8 @@ def _check_frame(image, label, options) -> None:
         raise ValueError(f"image must be (H, W, 3) uint8, found {image.shape} {image.dtype}")
     if label.shape != image.shape[:2] or label.dtype.kind not in "iu":
         raise ValueError(
-            f"label must be {image.shape[:2]} integers like its image, found {label.shape} {label.dtype}"
+            f"label must be integers {image.shape[:2]}, as its image; "
+            f"found {label.shape} {label.dtype}"
         )
     if options.anomaly_value > np.iinfo(label.dtype).max:
         raise ValueError(f"label type {label.dtype} cannot hold {options.anomaly_value}")
@@ -298,7 +304,24 @@ def _count_visible(placements, shape) -> list[int]:
     return [index for index, p in enumerate(placements) if p is None or not p.visible]
 
 
-def _resize_colours(item: PasteObject, mask: np.ndarray) -> np.ndarray:
+def _clean_rim(item: PasteObject, rim: int) -> np.ndarray:
+    """The photograph with the band inside the outline filled from the object's inner colours.
+
+    Where the object is thinner than two bands there is no inside, and its colours stay its own.
+    """
+    if rim == 0:
+        return item.image
+    mask = item.mask.astype(np.uint8)
+    disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * rim + 1, 2 * rim + 1))
+    inner = cv2.erode(mask, disc, borderType=cv2.BORDER_CONSTANT, borderValue=0)
+    weight = inner + np.float32(0.02) * mask
+    colours = _blur(item.image * weight[..., None], rim, 3 * rim)
+    colours /= np.maximum(_blur(weight, rim, 3 * rim), 1e-6)[..., None]
+    band = (mask > inner)[..., None]
+    return np.where(band, colours.clip(0, 255).astype(np.uint8), item.image)
+
+
+def _resize_colours(item: PasteObject, mask: np.ndarray, rim: int) -> np.ndarray:
     """The object's colours at the mask's size, unmixed with the background beside it.
 
     Bilinear where it grows; where it shrinks, the area's mean, so that it does not alias. Colours
@@ -307,13 +330,14 @@ def _resize_colours(item: PasteObject, mask: np.ndarray) -> np.ndarray:
     h, w = mask.shape
     shrinks = h < item.mask.shape[0] or w < item.mask.shape[1]
     how = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    image = _clean_rim(item, rim)
     weight = item.mask.astype(np.float32)
-    colours = cv2.resize(item.image * weight[..., None], (w, h), interpolation=how)
+    colours = cv2.resize(image * weight[..., None], (w, h), interpolation=how)
     weight = cv2.resize(weight, (w, h), interpolation=how)
     colours /= np.maximum(weight, 1e-6)[..., None]
     bare = mask & (weight < 1e-3)
     if bare.any():
-        colours[bare] = cv2.resize(item.image, (w, h), interpolation=cv2.INTER_LINEAR)[bare]
+        colours[bare] = cv2.resize(image, (w, h), interpolation=cv2.INTER_LINEAR)[bare]
     return colours
 
 
@@ -342,7 +366,8 @@ def _blend(image, label, placement: _Placement, options: CutPasteOptions) -> flo
     pad = int(np.ceil(KERNEL_SIGMAS * sigma))
     alpha = _alpha(mask, sigma, pad, options.opaque_core)[..., None]
     inside = np.pad(mask, pad)
-    colours = np.pad(_resize_colours(placement.object, mask), ((pad, pad), (pad, pad), (0, 0)))
+    colours = _resize_colours(placement.object, mask, options.rim)
+    colours = np.pad(colours, ((pad, pad), (pad, pad), (0, 0)))
     colours[~inside] = 0
     # Blurring the object's light as its mask is blurred continues its own colours outwards: with
     # the photograph's background there, the feather would be a halo.

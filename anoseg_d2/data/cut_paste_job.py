@@ -66,7 +66,7 @@ class CutPasteJob:
     output: Path
     split: str = "train"
     benchmark: bool = False
-    compress_level: int = 6
+    compress_level: int = 3
 
     def paths(self, frame: Frame) -> tuple[Path, Path]:
         """Where an image and its label are written."""

@@ -100,7 +100,8 @@ class ObjectSource:
         reasons = [f"{number} {rule}" for rule, number in self.skipped.items()]
         reasons += [f"{len(names)} {kind}" for kind, names in self.problems.items()]
         raise ValueError(
-            f"{where} has no object to paste; left out: {', '.join(reasons) or 'nothing: it is empty'}"
+            f"{where} has no object to paste; left out: "
+            f"{', '.join(reasons) or 'nothing, it is empty'}"
         )
 
 
@@ -195,7 +196,7 @@ class CocoObjects(ObjectSource):
         self._starts = np.cumsum([0, *map(len, blobs)])
 
     def _eligible(self, annotation: dict, photos: dict) -> bytes | None:
-        """The compressed RLE of an annotation that may be pasted; counts why of those that may not."""
+        """The compressed RLE of an annotation that may be pasted; None, and counted why, if not."""
         where = f"annotation {annotation.get('id')}"
         if annotation.get("category_id") not in self.names:
             return self._problem("annotations of a category that is not listed", where)
@@ -257,7 +258,8 @@ def _read_coco(path: Path) -> dict:
     found = sorted(content) if isinstance(content, dict) else type(content).__name__
     if not isinstance(content, dict) or any(not isinstance(content.get(k), list) for k in keys):
         raise ValueError(
-            f"{path} is not a COCO instances file: it needs the lists {', '.join(keys)}; found {found}"
+            f"{path} is not a COCO instances file: it needs the lists {', '.join(keys)}; "
+            f"found {found}"
         )
     if content["annotations"] and "segmentation" not in content["annotations"][0]:
         raise ValueError(f"{path} has no masks (`segmentation`); take COCO's instances_*.json")
