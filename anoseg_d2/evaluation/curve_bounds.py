@@ -133,7 +133,7 @@ class Cells:
             foreign = seen[:, -1:] - own
             bounds[name + "_low"] = start + np.maximum(seen - foreign, 0)
             bounds[name + "_high"] = start + np.minimum(seen, own)
-        occupied = held.any(axis=2)
+        occupied = (held[:, :, 0] | held[:, :, 1]) > 0
         rank = np.arange(self.size) * np.int64(offsets.size + 1)
         inner = rank[chosen, None] + np.arange(offsets.size)
         order = np.argsort(np.concatenate((rank[~chosen], inner[occupied])), kind="stable")

@@ -26,7 +26,7 @@ from .score_counts import Budget, KeyRuns, PagedSketch, counts_from_state
 from .score_keys import keys_to_scores, scores_to_keys, to_numpy
 from .spilled_counts import SpilledCounts, estimate_exact_bytes
 
-__all__ = ["PixelMetrics", "estimate_exact_bytes"]
+__all__ = ["PixelMetrics", "checked_pixels", "estimate_exact_bytes"]
 
 logger = logging.getLogger(__name__)
 
@@ -80,7 +80,7 @@ class PixelMetrics:
                 nothing has been counted then.
         """
         where = where or f"image number {self.images}"
-        scores, labels = _checked(scores, labels, where)
+        scores, labels = checked_pixels(scores, labels, where)
         for start in range(0, scores.size, _UPDATE):
             self._count(scores[start : start + _UPDATE], labels[start : start + _UPDATE])
         self.images += 1
@@ -250,7 +250,7 @@ class PixelMetrics:
         return summary, needs
 
 
-def _checked(scores, labels, where: str) -> tuple[np.ndarray, np.ndarray]:
+def checked_pixels(scores, labels, where: str) -> tuple[np.ndarray, np.ndarray]:
     """Flat float32 scores and uint8 labels of an image, or an error that names it."""
     scores, labels = to_numpy(scores), to_numpy(labels)
     if scores.shape != labels.shape:

@@ -68,20 +68,19 @@ class KeyRuns:
     def add(self, keys: np.ndarray, labels: np.ndarray) -> None:
         """Count pixels: keys (N,) uint32 and labels (N,) uint8, 0 known, 1 anomaly."""
         anomalous = labels.astype(bool)
-        for label, chosen in enumerate((~anomalous, anomalous)):
-            distinct, total = sorted_runs(np.sort(keys[chosen]))
-            counts = np.zeros((2, distinct.size), np.int64)
-            counts[label] = total
-            self.add_runs(distinct, counts)
+        known, known_counts = sorted_runs(np.sort(keys[~anomalous]))
+        anomaly, anomaly_counts = sorted_runs(np.sort(keys[anomalous]))
+        counts = np.zeros((2, known.size + anomaly.size), np.int64)
+        counts[0, : known.size] = known_counts
+        counts[1, known.size :] = anomaly_counts
+        self.add_runs(np.concatenate((known, anomaly)), counts)
 
     def add_runs(self, keys: np.ndarray, counts: np.ndarray) -> None:
-        """Add counts (2, N) int64 of ascending distinct keys (N,)."""
-        if keys.size == 0:
-            return
-        merged = np.concatenate((self.keys, keys))
-        order = np.argsort(merged, kind="stable")
-        both = np.concatenate((self.counts, counts), axis=1)[:, order]
-        self.keys, known, anomalous = sorted_runs(merged[order], both[0], both[1])
+        """Add counts (2, N) int64 of keys (N,)."""
+        keys = np.concatenate((self.keys, keys))
+        counts = np.concatenate((self.counts, counts), axis=1)
+        order = np.argsort(keys, kind="stable")  # a few ascending runs: it merges them
+        self.keys, known, anomalous = sorted_runs(keys[order], *counts[:, order])
         self.counts = np.stack((known, anomalous))
 
     @property
@@ -225,7 +224,7 @@ class PagedSketch:
         for start in range(0, order.size, pages):
             chosen = order[start : start + pages]
             counts = table[chosen, ::-1].reshape(-1, 2)
-            held = np.flatnonzero(counts.any(axis=1))
+            held = np.flatnonzero(counts[:, 0] | counts[:, 1])
             counts = counts[held].astype(np.int64)
             cell = (self.page_ids[chosen[held // size]] << self.budget.page_bits) + (
                 size - 1 - held % size

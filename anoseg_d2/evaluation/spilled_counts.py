@@ -119,7 +119,7 @@ class SpilledCounts:
         tp = fp = 0
         for prefix in sorted({file.stem for file in self._folder.iterdir()}, reverse=True):
             counts = self._counted(prefix)
-            held = np.flatnonzero(counts.any(axis=0))[::-1]
+            held = np.flatnonzero(counts[0] | counts[1])[::-1]
             for start in range(0, held.size, CHUNK):
                 low = held[start : start + CHUNK]
                 keys = ((int(prefix, 16) << _LOW_BITS) + low).astype(np.uint32)

@@ -1,0 +1,223 @@
+"""Component metrics of anomaly segmentation, as SegmentMeIfYouCan defines them.
+
+Pixels with score > threshold form 8-connected predicted components, anomaly pixels ground-truth
+components. With K' the predicted components that touch a ground-truth component k,
+
+    sIoU(k) = |k & K'| / (|k or K'| - |K' on other ground truth|),    PPV(p) = |p & GT| / |p|.
+
+At each t of 0.25, 0.30 .. 0.75 a component with sIoU >= t is found (TP), else missed (FN), and a
+prediction with PPV < t is false (FP). F1 = 2 TP / (2 TP + FN + FP) over the dataset, `mean_F1`
+its mean over the 11 thresholds.
+
+Source: "SegmentMeIfYouCan: A Benchmark for Anomaly Segmentation", arXiv:2104.14812, and the code
+of its benchmark. The score threshold is the one of best pixel F1 over the dataset: an oracle that
+has seen the evaluation labels. Differences: without any prediction PPV is 0, where that code
+divides by zero; the background is never taken for a small component.
+"""
+
+import math
+from dataclasses import dataclass, field
+
+import cv2
+import numpy as np
+
+from .metrics import checked_pixels
+
+__all__ = ["OVERLAPS", "TRACKS", "ComponentMetrics", "component_metrics"]
+
+OVERLAPS = np.linspace(0.25, 0.75, 11)
+
+
+@dataclass(frozen=True)
+class Track:
+    """Size limits of a benchmark's track, in pixels.
+
+    Args:
+        min_predicted: predicted components smaller than this are dropped.
+        min_truth: ground-truth components smaller than this become void.
+    """
+
+    min_predicted: int
+    min_truth: int
+
+
+TRACKS = {"anomaly": Track(500, 100), "obstacle": Track(50, 10)}
+
+
+def _track(name, min_predicted, min_truth) -> Track:
+    if name not in TRACKS:
+        raise ValueError(f"unknown track {name!r}; known: {', '.join(TRACKS)}")
+    default = TRACKS[name]
+    return Track(
+        default.min_predicted if min_predicted is None else min_predicted,
+        default.min_truth if min_truth is None else min_truth,
+    )
+
+
+def _components(mask: np.ndarray, least: int) -> tuple[np.ndarray, np.ndarray]:
+    """8-connected components (H, W) int32 from 1, and the mask of those under `least` pixels."""
+    _, ids = cv2.connectedComponents(mask.astype(np.uint8), connectivity=8)
+    small = np.bincount(ids.reshape(-1)) < least
+    small[0] = False
+    return ids, small[ids]
+
+
+def _instances(score, label, threshold: float, track: Track) -> tuple[np.ndarray, np.ndarray]:
+    """Ids (N,) of ground truth and prediction at the pixels that count, 0 where there is none."""
+    truth, void = _components(label == 1, track.min_truth)
+    predicted, dropped = _components((score > threshold) & (label != 255), track.min_predicted)
+    predicted[dropped] = 0
+    # predictions are sized before small ground truth turns void, and cut to the rest after
+    counted = (label != 255) & ~void
+    return truth[counted], predicted[counted]
+
+
+def _overlaps(truth: np.ndarray, predicted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """sIoU per ground-truth component and PPV per predicted one, from ids per pixel."""
+    truth_size, predicted_size = np.bincount(truth), np.bincount(predicted)
+    both = (truth > 0) & (predicted > 0)
+    pairs, shared = np.unique(np.stack((truth[both], predicted[both])), axis=1, return_counts=True)
+    covered = np.bincount(pairs[1], weights=shared, minlength=predicted_size.size)
+
+    def per_truth(values):
+        return np.bincount(pairs[0], weights=values, minlength=truth_size.size)
+
+    found = per_truth(shared)
+    union = truth_size + per_truth(predicted_size[pairs[1]]) - found
+    on_others = per_truth(covered[pairs[1]] - shared)
+    kept, seen = np.flatnonzero(truth_size[1:]) + 1, np.flatnonzero(predicted_size[1:]) + 1
+    siou = found[kept] / (union - on_others)[kept]
+    return siou, covered[seen] / predicted_size[seen]
+
+
+def _f1(tp, fn, fp) -> np.ndarray:
+    """F1 per threshold, NaN where there is neither ground truth nor prediction."""
+    total = 2 * tp + fn + fp
+    return np.divide(2 * tp, total, out=np.full(len(tp), np.nan), where=total > 0)
+
+
+def component_metrics(
+    score,
+    label,
+    threshold: float,
+    track: str = "anomaly",
+    *,
+    min_predicted: int | None = None,
+    min_truth: int | None = None,
+    where: str = "image",
+) -> dict:
+    """Component metrics of one image.
+
+    Args:
+        score: (H, W) floats, higher = more anomalous; array or tensor.
+        label: (H, W) integers, 0 known, 1 anomaly, 255 void.
+        threshold: a pixel is predicted where score > threshold.
+        track: "anomaly" or "obstacle", for its size limits; see `TRACKS`.
+        min_predicted, min_truth: size limits in pixels instead of the track's.
+        where: name of the image for error messages.
+    Returns:
+        dict with `sIoU` (one float64 per ground-truth component), `PPV` (one per predicted
+        component), `tp`, `fn`, `fp` (11,) counts and `F1` (11,) at `OVERLAPS`, NaN where there is
+        nothing to count, and `mean_F1`.
+    Raises:
+        ValueError: unknown track, wrong shapes, NaN, or other labels; names `where`.
+    """
+    limits = _track(track, min_predicted, min_truth)
+    shape = np.shape(label)
+    if len(shape) != 2:
+        raise ValueError(f"{where}: a label must be (H, W), got {tuple(shape)}")
+    if math.isnan(threshold):
+        raise ValueError(f"{where}: the threshold is NaN")
+    score, label = (flat.reshape(shape) for flat in checked_pixels(score, label, where))
+    siou, ppv = _overlaps(*_instances(score, label, threshold, limits))
+    tp = (siou >= OVERLAPS[:, None]).sum(axis=1)
+    fp = (ppv < OVERLAPS[:, None]).sum(axis=1)
+    f1 = _f1(tp, siou.size - tp, fp)
+    return {
+        "sIoU": siou,
+        "PPV": ppv,
+        "tp": tp,
+        "fn": siou.size - tp,
+        "fp": fp,
+        "F1": f1,
+        "mean_F1": float(f1.mean()),
+    }
+
+
+@dataclass
+class ComponentMetrics:
+    """Component metrics of one score over a dataset; order and split of the images do not matter.
+
+    Args:
+        track: "anomaly" or "obstacle"; see `TRACKS`.
+        min_predicted, min_truth: size limits in pixels instead of the track's.
+    """
+
+    track: str = "anomaly"
+    min_predicted: int | None = None
+    min_truth: int | None = None
+    images: int = field(default=0, init=False)
+    _siou: list = field(default_factory=list, init=False, repr=False)
+    _ppv: list = field(default_factory=list, init=False, repr=False)
+
+    def __post_init__(self):
+        limits = _track(self.track, self.min_predicted, self.min_truth)
+        self.min_predicted, self.min_truth = limits.min_predicted, limits.min_truth
+
+    def update(self, score, label, threshold: float, where: str | None = None) -> None:
+        """Count the components of one image; arguments as in `component_metrics`."""
+        found = component_metrics(
+            score,
+            label,
+            threshold,
+            self.track,
+            min_predicted=self.min_predicted,
+            min_truth=self.min_truth,
+            where=where or f"image number {self.images}",
+        )
+        self._siou.extend(found["sIoU"].tolist())
+        self._ppv.extend(found["PPV"].tolist())
+        self.images += 1
+
+    def merge(self, other: "ComponentMetrics") -> "ComponentMetrics":
+        """Add another object's components; returns self."""
+        for name in ("track", "min_predicted", "min_truth"):
+            mine, theirs = getattr(self, name), getattr(other, name)
+            if mine != theirs:
+                raise ValueError(f"cannot merge components with {name}={theirs} into {name}={mine}")
+        self._siou += other._siou
+        self._ppv += other._ppv
+        self.images += other.images
+        return self
+
+    def compute(self) -> dict:
+        """Figures over all images.
+
+        Returns:
+            dict with `sIoU`, `PPV`, `mean_F1` as fractions; `F1`, `tp`, `fn`, `fp` lists at
+            `OVERLAPS`; `truth_components`, `predicted_components`, `images`. Without ground-truth
+            components the figures are None and `why` says so; without predictions PPV is 0.
+        """
+        siou, ppv = np.array(self._siou), np.array(self._ppv)
+        tp = (siou >= OVERLAPS[:, None]).sum(axis=1)
+        fn, fp = siou.size - tp, (ppv < OVERLAPS[:, None]).sum(axis=1)
+        result = {
+            "tp": tp.tolist(),
+            "fn": fn.tolist(),
+            "fp": fp.tolist(),
+            "truth_components": siou.size,
+            "predicted_components": ppv.size,
+            "images": self.images,
+        }
+        if siou.size == 0:
+            why = f"no ground-truth component of {self.min_truth} pixels in {self.images} images"
+            return {**dict.fromkeys(("sIoU", "PPV", "mean_F1", "F1")), **result, "why": why}
+        f1 = _f1(tp, fn, fp).tolist()
+        # fsum rounds once, so that the order of the images cannot be seen
+        return {
+            "sIoU": math.fsum(self._siou) / siou.size,
+            "PPV": math.fsum(self._ppv) / max(1, ppv.size),
+            "mean_F1": math.fsum(f1) / len(f1),
+            "F1": f1,
+            **result,
+        }
