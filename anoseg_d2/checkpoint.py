@@ -5,6 +5,7 @@ tensor, `AnosegCheckpointer` is detectron2's checkpointer on top of both, and ad
 hold what a LoRA stage trained, tied to its base weights by a hash.
 """
 
+import copy
 import logging
 import os
 import tempfile
@@ -18,6 +19,7 @@ import torch
 from fvcore.common.checkpoint import Checkpointer
 from torch import nn
 
+from anoseg_d2.checkpoint_export import attention_heads
 from anoseg_d2.checkpoint_io import (
     FORMAT_NAME,
     FORMAT_VERSION,
@@ -148,7 +150,8 @@ class AnosegCheckpointer(Checkpointer):
         extra = dict(checkpoint.extra)
         for name in self.checkpointables if names is None else names:
             if name in extra:
-                self.checkpointables[name].load_state_dict(extra.pop(name))
+                # A copy: states are used in place, and the file that they map may be deleted.
+                self.checkpointables[name].load_state_dict(copy.deepcopy(extra.pop(name)))
             elif names is not None or extra:
                 logger.warning("%s holds no state of %s", checkpoint.source, name)
         return extra
@@ -236,7 +239,8 @@ def save_adapter(model: nn.Module, path, base_hash: str | None = None) -> None:
     if not trained:
         raise ValueError("no tensor of the model trains, so there is no adapter to save")
     frozen = {name: value for name, value in tensors.items() if name not in trained}
-    meta = model_meta(model) | {"adapter": True, "base_hash": base_hash or weights_hash(frozen)}
+    meta = model_meta(model) | {"adapter": True, "frozen": sorted(frozen)}
+    meta["base_hash"] = base_hash or weights_hash(frozen)
     payload = _plain({"model": trained, "meta": meta}, "adapter")
     write_checkpoint(payload, path)
     logger.info("Saved adapter %s: %d tensors", path, len(trained))
@@ -293,7 +297,7 @@ def build_config_overrides(checkpoint: Checkpoint) -> list[Any]:
         `[key, value, ...]` for `cfg.merge_from_list`. What the checkpoint does not tell is not
         mentioned (the number of query blocks of a file without metadata).
     Raises:
-        ValueError: the width is of no known size and the checkpoint does not tell the heads.
+        ValueError: attention heads are neither told nor those of a DINOv2 width.
     """
     spec = checkpoint.spec
     overrides: list[Any] = _size_overrides(spec)
@@ -319,12 +323,7 @@ def _size_overrides(spec: Mapping[str, Any]) -> list[Any]:
     for name, size in VIT_SIZES.items():
         if (size.depth, size.width) == (depth, width) and heads in (None, size.heads):
             return ["MODEL.EOMT.SIZE", name]
-    if heads is None:
-        known = ", ".join(f"{n}: {s.depth} x {s.width}" for n, s in VIT_SIZES.items())
-        raise ValueError(
-            f"a ViT of depth {depth} and width {width} is no known size ({known}), and the "
-            "checkpoint does not tell its attention heads; set MODEL.EOMT.DEPTH, WIDTH and HEADS"
-        )
+    heads = attention_heads(spec)
     keys = ("MODEL.EOMT.DEPTH", depth, "MODEL.EOMT.WIDTH", width, "MODEL.EOMT.HEADS", heads)
     return ["MODEL.EOMT.SIZE", "S", *keys]
 

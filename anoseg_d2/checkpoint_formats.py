@@ -21,7 +21,15 @@ from torch import Tensor
 
 from anoseg_d2.lora_state import lora_module_names
 
-__all__ = ["FORMATS", "clean_names", "recognise", "sizes_from_state", "to_anoseg"]
+__all__ = [
+    "FORMATS",
+    "clean_names",
+    "fold_position_prefix",
+    "linear_rows_of_arcface",
+    "recognise",
+    "sizes_from_state",
+    "to_anoseg",
+]
 
 FORMATS = ("anoseg", "anoseg_adapter", "eomt_official", "huggingface", "timm_vit", "dinov2")
 
@@ -49,7 +57,7 @@ _HUGGINGFACE = (
     (r"layers\.(\d+)\.attention\.out_proj\.", r"backbone.blocks.\1.attn.proj."),
     (r"layers\.(\d+)\.layer_scale([12])\.lambda1$", r"backbone.blocks.\1.ls\2.gamma"),
     (r"layers\.(\d+)\.mlp\.weights_in\.", r"backbone.blocks.\1.mlp.fc1."),
-    (r"layers\.(\d+)\.mlp\.weights_out\.", r"backbone.blocks.\1.mlp.fc2."),
+    (r"layers\.(\d+)\.mlp\.(?:weights_out|down_proj)\.", r"backbone.blocks.\1.mlp.fc2."),
     (r"layers\.(\d+)\.", r"backbone.blocks.\1."),
 )
 _VIT = (
@@ -64,6 +72,15 @@ _RULES = {
     "huggingface": _HUGGINGFACE,
     "timm_vit": _VIT,
     "dinov2": _VIT,
+}
+# Dimensions of the tensors that sizes are read from.
+_DIMENSIONS = {
+    "backbone.patch_embed.proj.weight": 4,
+    "backbone.pos_embed": 3,
+    "backbone.cls_token": 3,
+    "backbone.reg_token": 3,
+    "class_head.weight": 2,
+    "query.weight": 2,
 }
 _NOT_WEIGHTS = (
     (r"attn_mask_probs$", "annealing state of masked attention; its length tells the query blocks"),
@@ -137,7 +154,8 @@ def to_anoseg(state: Mapping[str, Tensor], fmt: str) -> tuple[State, Ignored]:
         else:
             renamed[_rename(name, _RULES[fmt])] = tensor
     if fmt == "huggingface":
-        renamed = _fuse_qkv(renamed)
+        renamed = _stack(renamed, ("q_proj", "k_proj", "v_proj"), "qkv")
+        renamed = _stack(renamed, ("gate_proj", "up_proj"), "fc1")
         embed = renamed.get("backbone.pos_embed")
         if embed is not None and embed.dim() == 2:
             renamed["backbone.pos_embed"] = embed[None]
@@ -155,21 +173,70 @@ def _rename(name: str, rules) -> str:
     return name
 
 
-def _fuse_qkv(state: State) -> State:
-    """Stack `q_proj`, `k_proj`, `v_proj` (C, C) into timm's `qkv` (3C, C)."""
-    fused: State = {}
+def _stack(state: State, parts: tuple[str, ...], fused: str) -> State:
+    """Concatenate sibling tensors on dim 0, `x.<part>.weight` for each part, as `x.<fused>.weight`.
+
+    Raises:
+        ValueError: a sibling is missing.
+    """
+    stacked: State = {}
+    first, others = f".{parts[0]}.", [f".{part}." for part in parts[1:]]
     for name, tensor in state.items():
-        if ".k_proj." in name or ".v_proj." in name:
-            continue
-        if ".q_proj." not in name:
-            fused[name] = tensor
-            continue
-        parts = [name.replace(".q_proj.", f".{part}_proj.") for part in "qkv"]
-        missing = [part for part in parts if part not in state]
-        if missing:
-            raise ValueError(f"{name} has no {', '.join(missing)} beside it")
-        fused[name.replace("q_proj", "qkv")] = torch.cat([state[part] for part in parts])
-    return fused
+        if first in name:
+            siblings = [name.replace(first, f".{part}.") for part in parts]
+            missing = [sibling for sibling in siblings if sibling not in state]
+            if missing:
+                raise ValueError(f"{name} has no {', '.join(missing)} beside it")
+            tensor = torch.cat([state[sibling] for sibling in siblings])
+            stacked[name.replace(first, f".{fused}.")] = tensor
+        elif not any(other in name for other in others):
+            stacked[name] = tensor
+    return stacked
+
+
+def fold_position_prefix(state: Mapping[str, Tensor], prefix: int) -> State:
+    """Move the positions of prefix tokens into the tokens: the model sees nothing but their sum.
+
+    Args:
+        state: our names to tensors, with `backbone.pos_embed` (1, prefix + h w, C).
+        prefix: rows before the patches: 0, 1 (class token) or more (registers too).
+    Returns:
+        The changed tensors alone, float32: tokens, and positions of patches only.
+    Raises:
+        ValueError: there are positions but no token to add them to.
+    """
+    if prefix == 0:
+        return {}
+    embed = state["backbone.pos_embed"].float()
+    token, registers = state.get("backbone.cls_token"), state.get("backbone.reg_token")
+    found = sum(0 if part is None else part.shape[1] for part in (token, registers))
+    if token is None or (prefix > 1 and prefix != found):
+        raise ValueError(f"pos_embed has {prefix} rows before its patches, but {found} tokens")
+    folded = {"backbone.pos_embed": embed[:, prefix:]}
+    folded["backbone.cls_token"] = token.float() + embed[:, :1]
+    if prefix > 1:
+        folded["backbone.reg_token"] = registers.float() + embed[:, 1:prefix]
+    return folded
+
+
+def linear_rows_of_arcface(state: Mapping[str, Tensor], scale: float) -> tuple[Tensor, float]:
+    """Approximate s cos(theta) by a linear layer: unit rows times s over the typical |feature|.
+
+    A query feature comes out of the final LayerNorm with gain g and shift b, so its squared norm
+    is near sum(g^2) + sum(b^2). The true norm differs from query to query, hence approximate.
+
+    Args:
+        state: our names to tensors.
+        scale: s.
+    Returns:
+        (R, C) float32 rows, and the factor.
+    """
+    rows = state["class_head.weight"].float()
+    gain, shift = (state.get(f"backbone.norm.{part}") for part in ("weight", "bias"))
+    squares = [part.float().square().sum() for part in (gain, shift) if part is not None]
+    norm = float(sum(squares)) ** 0.5 if squares else rows.shape[1] ** 0.5
+    factor = scale / max(norm, 1e-6)
+    return torch.nn.functional.normalize(rows, dim=-1) * factor, factor
 
 
 def sizes_from_state(state: Mapping[str, Tensor], hints: Mapping[str, Any]) -> dict[str, Any]:
@@ -183,7 +250,12 @@ def sizes_from_state(state: Mapping[str, Tensor], hints: Mapping[str, Any]) -> d
         num_blocks num_rows num_known has_anomaly has_bias head class_names pixel_mean pixel_std
         lora`; what neither weights nor hints tell is None. `grid` is (rows, columns) of the
         position embedding, `pos_prefix` how many of its rows come before the patches.
+    Raises:
+        ValueError: a tensor has not the number of dimensions that its name promises.
     """
+    for name, dims in _DIMENSIONS.items():
+        if name in state and state[name].dim() != dims:
+            raise ValueError(f"{name} must have {dims} dimensions, is {tuple(state[name].shape)}")
     spec: dict[str, Any] = {"heads": None, "num_blocks": None, "has_anomaly": None, "head": None}
     spec |= {"class_names": None, "pixel_mean": None, "pixel_std": None, "image_size": None}
     spec |= _backbone_sizes(state) | _head_sizes(state)

@@ -6,7 +6,7 @@ import os
 import pickle
 import tempfile
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,19 +17,21 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from anoseg_d2.checkpoint_formats import clean_names, recognise, sizes_from_state, to_anoseg
+from anoseg_d2.checkpoint_hub import WEIGHT_FILES, fetch_hub_folder, load_timm_weights
 
-__all__ = ["Checkpoint", "FORMAT_NAME", "FORMAT_VERSION", "read_checkpoint", "write_checkpoint"]
+__all__ = [
+    "Checkpoint",
+    "FORMAT_NAME",
+    "FORMAT_VERSION",
+    "read_checkpoint",
+    "write_checkpoint",
+    "write_tensors",
+]
 
 logger = logging.getLogger(__name__)
 
 FORMAT_NAME = "anoseg_d2"
 FORMAT_VERSION = 1
-WEIGHT_FILES = (
-    "model.safetensors",
-    "model.safetensors.index.json",
-    "pytorch_model.bin",
-    "pytorch_model.bin.index.json",
-)
 EXPECTED = (
     "a file (.pth, .pt, .ckpt, .bin, .safetensors), a folder with config.json and "
     "model.safetensors, hf://owner/name, or timm://model_name"
@@ -77,8 +79,11 @@ def read_checkpoint(source, *, allow_pickle: bool = False) -> Checkpoint:
     """
     source = str(source)
     if source.startswith("timm://"):
-        return _read_timm(source)
-    path = _hub_folder(source) if source.startswith("hf://") else Path(source)
+        state, hints = load_timm_weights(source)
+        fmt = recognise(state)
+        state, ignored = to_anoseg(state, fmt)
+        return Checkpoint(state, fmt, sizes_from_state(state, hints), source, ignored)
+    path = fetch_hub_folder(source) if source.startswith("hf://") else Path(source)
     if not path.exists():
         raise FileNotFoundError(f"checkpoint {source} does not exist; expected {EXPECTED}")
     if path.is_dir():
@@ -94,20 +99,30 @@ def write_checkpoint(payload: Mapping[str, Any], path) -> None:
     """Write a payload of tensors and plain values: whole, or not at all.
 
     Args:
-        payload: for `.safetensors` the entries "model" and "meta" alone; else anything that
-            `torch.load(weights_only=True)` reads back.
+        payload: anything that `torch.load(weights_only=True)` reads back; for `.safetensors` the
+            entries "model" and "meta" alone.
         path: target; the file appears under its name only when it is complete.
     """
+    if Path(path).suffix == ".safetensors":
+        return write_tensors(payload["model"], path, {FORMAT_NAME: json.dumps(payload["meta"])})
+    _write_whole(path, lambda partial: torch.save(dict(payload), partial))
+
+
+def write_tensors(state: Mapping[str, Tensor], path, metadata: dict[str, str] | None = None):
+    """Write a safetensors file, whole or not at all; shared tensors are written once per name."""
+    # Each tensor gets memory of its own: the format refuses views of one storage.
+    tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in state.items()}
+    metadata = {"format": "pt", **(metadata or {})}
+    _write_whole(path, lambda partial: save_file(tensors, partial, metadata))
+
+
+def _write_whole(path, write: Callable[[str], None]) -> None:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, partial = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
     os.close(handle)
     try:
-        if path.suffix == ".safetensors":
-            tensors = {name: value.contiguous() for name, value in payload["model"].items()}
-            save_file(tensors, partial, {FORMAT_NAME: json.dumps(payload["meta"]), "format": "pt"})
-        else:
-            torch.save(dict(payload), partial)
+        write(partial)
         publish(partial, path)
     except BaseException:
         Path(partial).unlink(missing_ok=True)
@@ -320,71 +335,3 @@ def _pickle_refusal(path: Path, error: str) -> str:
         f"trust its origin, convert it once: python tools/convert_checkpoint.py {path} "
         "--allow-pickle --to anoseg --output weights.safetensors"
     )
-
-
-# ---- hubs -----------------------------------------------------------------------------------
-
-
-def _hub_folder(source: str) -> Path:
-    """Fetch config and weights of `hf://owner/name[@revision]`, or find them in the cache."""
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import (
-        EntryNotFoundError,
-        HFValidationError,
-        LocalEntryNotFoundError,
-        RepositoryNotFoundError,
-        RevisionNotFoundError,
-    )
-
-    name, _, revision = source[len("hf://") :].strip("/").partition("@")
-    kwargs = {"repo_id": name, "revision": revision or None}
-
-    def fetch(filename: str) -> Path | None:
-        try:
-            return Path(hf_hub_download(filename=filename, **kwargs))
-        except LocalEntryNotFoundError:
-            kwargs["local_files_only"] = True  # no network: do not wait for it at every file
-            return None
-        except EntryNotFoundError:
-            return None
-
-    try:
-        fetch("config.json")
-        found = next((path for path in map(fetch, WEIGHT_FILES) if path), None)
-        if found is not None and found.name.endswith(".index.json"):
-            for shard in set(json.loads(found.read_text())["weight_map"].values()):
-                fetch(shard)
-    except (RepositoryNotFoundError, RevisionNotFoundError, HFValidationError) as error:
-        raise FileNotFoundError(f"{source}: no such model on the Hugging Face hub") from error
-    if found is None:
-        raise FileNotFoundError(
-            f"{source}: none of {', '.join(WEIGHT_FILES)} is in the local cache, and the Hugging "
-            f"Face hub has none or cannot be reached. On a machine with network run "
-            f"`hf download {name} --local-dir {name.split('/')[-1]}`, copy that folder here, and "
-            "give its path instead"
-        )
-    return found.parent
-
-
-def _read_timm(source: str) -> Checkpoint:
-    import timm
-
-    name = source[len("timm://") :]
-    if not timm.is_model(name):
-        close = ", ".join(timm.list_models(f"*{name.split('.')[0][:12]}*")[:5])
-        raise ValueError(f"timm has no model {name!r}" + (f"; close: {close}" if close else ""))
-    try:
-        model = timm.create_model(name, pretrained=True, num_classes=0)
-    except (OSError, RuntimeError) as error:
-        raise FileNotFoundError(
-            f"{source}: the weights cannot be fetched ({type(error).__name__}). On a machine with "
-            f"network run `hf download timm/{name} model.safetensors --local-dir {name}`, copy "
-            "that folder here, and give the path of the file instead"
-        ) from error
-    state = clean_names(model.state_dict())
-    fmt = recognise(state)
-    blocks = getattr(model, "blocks", None)
-    hints = {"heads": getattr(getattr(blocks[0], "attn", None), "num_heads", None)}
-    hints["grid"] = getattr(model.patch_embed, "grid_size", None)
-    state, ignored = to_anoseg(state, fmt)
-    return Checkpoint(state, fmt, sizes_from_state(state, hints), source, ignored)

@@ -14,6 +14,7 @@ from timm.layers import resample_patch_embed
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from anoseg_d2.checkpoint_formats import fold_position_prefix, linear_rows_of_arcface
 from anoseg_d2.checkpoint_io import Checkpoint
 from anoseg_d2.checkpoint_report import LoadReport, LoadRow
 from anoseg_d2.lora_state import lora_module_names, merge_lora_state, weights_hash
@@ -166,7 +167,10 @@ class _Plan:
 
     def put(self, name: str, value: Tensor, action: str, note: str = "") -> None:
         """Load `value` under `name`; it replaces what the file has there."""
-        target, stored = self.waiting.pop(name), self.source.pop(name, None)
+        target, stored = self.waiting.pop(name, None), self.source.pop(name, None)
+        if target is None:
+            self.problems.append(f"{name}: the model has no such tensor")
+            return
         origin = None if stored is None else tuple(stored.shape)
         if value.shape != target.shape:
             self.problems.append(
@@ -283,35 +287,20 @@ class _Plan:
                 del self.source[EMBED], self.waiting[EMBED]
                 return
             grid, prefix = new_grid, new_prefix
-        notes = self._plan_class_position(stored[:, :prefix].float(), prefix, new_prefix)
-        head = stored[:, :prefix].float() if prefix == new_prefix else None
-        if head is None:
+        notes = []
+        head = stored[:, :prefix].float()
+        if prefix != new_prefix:
+            notes.append("positions of the prefix folded into its tokens")
             head = torch.zeros(1, new_prefix, stored.shape[-1])
+            folded = fold_position_prefix(self.source, prefix)
+            for name in folded.keys() - {EMBED}:
+                self.put(name, folded[name], "transferred", "its position added to it")
         patches = resample_position_embedding(stored[:, prefix:], grid, new_grid)
         resampled = tuple(grid) != tuple(new_grid)
         if resampled:
             notes.append(f"grid {grid[0]}x{grid[1]} to {new_grid[0]}x{new_grid[1]}, bicubic")
         action = "resampled" if resampled else ("transferred" if notes else "loaded")
         self.put(EMBED, torch.cat([head, patches], dim=1), action, "; ".join(notes))
-
-    def _plan_class_position(self, rows: Tensor, prefix: int, new_prefix: int) -> list[str]:
-        """Add positions of prefix tokens to the tokens: the model sees nothing but the sum."""
-        if prefix == new_prefix or prefix == 0:
-            return ["no position of its own for the prefix"] if prefix != new_prefix else []
-        token, name = self.source.get("backbone.cls_token"), "backbone.cls_token"
-        if token is None:
-            self.problems.append(f"{EMBED} has a class row, but the checkpoint has no cls_token")
-            return []
-        self.put(name, token.float() + rows[:, :1], "transferred", "its position added to it")
-        registers = self.source.get("backbone.reg_token")
-        if prefix > 1 and registers is not None:
-            self.put(
-                "backbone.reg_token",
-                registers.float() + rows[:, 1:],
-                "transferred",
-                "their positions added to them",
-            )
-        return ["position of the prefix folded into its tokens"]
 
     def plan_patch_kernel(self) -> None:
         """Resample the patch kernel to the model's patch size."""
@@ -369,8 +358,8 @@ class _Plan:
         action = "inserted" if has and not had else "transferred" if note else "loaded"
         old, new = self.spec.get("head"), head_name(self.model)
         if old == "arcface" and BIAS in self.waiting:
-            factor = self._feature_scale()
-            rows = F.normalize(rows, dim=-1) * factor
+            state = {**self.source, ROWS: rows}
+            rows, factor = linear_rows_of_arcface(state, self._arcface_scale())
             note = "; ".join(
                 filter(None, (note, f"unit rows times {factor:.3g} (arcface s / |f|)"))
             )
@@ -381,19 +370,11 @@ class _Plan:
         self.put(ROWS, rows.to(self.waiting[ROWS].dtype), action, note)
         return note
 
-    def _feature_scale(self) -> float:
-        """s over the typical norm of a query feature, which a LayerNorm has just left.
-
-        With it W x is close to s cos(theta) in size, though not equal per query.
-        """
-        options = self.spec.get("head_options") or {}
+    def _arcface_scale(self) -> float:
+        """s of the stored arcface head, learned or fixed."""
         stored = self.source.get("class_head.scale")
-        scale = float(stored) if stored is not None else float(options.get("scale") or 30.0)
-        gain, shift = (self.source.get(f"backbone.norm.{part}") for part in ("weight", "bias"))
-        if gain is None or shift is None:
-            return scale / self.source[ROWS].shape[1] ** 0.5
-        norm = (gain.float().square().sum() + shift.float().square().sum()).sqrt()
-        return scale / max(float(norm), 1e-6)
+        options = self.spec.get("head_options") or {}
+        return float(stored) if stored is not None else float(options.get("scale") or 30.0)
 
     def _plan_bias(self, had: bool, has: bool) -> None:
         if BIAS in self.source and BIAS in self.waiting:

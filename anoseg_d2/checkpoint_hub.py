@@ -1,0 +1,94 @@
+"""Weights from hubs: Hugging Face by `hf://owner/name`, timm by `timm://name`.
+
+Caches, offline mode and mirrors are huggingface_hub's own: HF_HOME, HF_HUB_OFFLINE, HF_ENDPOINT.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import timm
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+from torch import Tensor
+
+__all__ = ["WEIGHT_FILES", "fetch_hub_folder", "load_timm_weights"]
+
+# In order of preference; an index names the files of a sharded model.
+WEIGHT_FILES = (
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+)
+
+
+def fetch_hub_folder(source: str) -> Path:
+    """Fetch config and weights of `hf://owner/name[@revision]`, or find them in the cache.
+
+    Returns:
+        The folder in the cache that holds them.
+    Raises:
+        FileNotFoundError: not in the cache and not to be had; says what to download and how.
+    """
+    name, _, revision = source[len("hf://") :].strip("/").partition("@")
+    kwargs = {"repo_id": name, "revision": revision or None}
+
+    def fetch(filename: str) -> Path | None:
+        try:
+            return Path(hf_hub_download(filename=filename, **kwargs))
+        except LocalEntryNotFoundError:
+            kwargs["local_files_only"] = True  # no network: do not wait for it at every file
+            return None
+        except EntryNotFoundError:
+            return None
+
+    try:
+        fetch("config.json")
+        found = next((path for path in map(fetch, WEIGHT_FILES) if path), None)
+        if found is not None and found.name.endswith(".index.json"):
+            for shard in set(json.loads(found.read_text())["weight_map"].values()):
+                fetch(shard)
+    except (RepositoryNotFoundError, RevisionNotFoundError, HFValidationError) as error:
+        raise FileNotFoundError(f"{source}: no such model on the Hugging Face hub") from error
+    if found is None:
+        raise FileNotFoundError(
+            f"{source}: none of {', '.join(WEIGHT_FILES)} is in the local cache, and the Hugging "
+            f"Face hub has none or cannot be reached. On a machine with network run "
+            f"`hf download {name} --local-dir {name.split('/')[-1]}`, copy that folder here, and "
+            "give its path instead"
+        )
+    return found.parent
+
+
+def load_timm_weights(source: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Load a pretrained timm ViT by `timm://name`.
+
+    Returns:
+        Its state dict, and `{"heads": h, "grid": (rows, columns)}`.
+    Raises:
+        ValueError: timm has no such model.
+        FileNotFoundError: its weights are not in the cache and cannot be fetched.
+    """
+    name = source[len("timm://") :]
+    if not timm.is_model(name):
+        close = ", ".join(timm.list_models(f"*{name.split('.')[0][:12]}*")[:5])
+        raise ValueError(f"timm has no model {name!r}" + (f"; close: {close}" if close else ""))
+    try:
+        model = timm.create_model(name, pretrained=True, num_classes=0)
+    except (OSError, RuntimeError) as error:
+        raise FileNotFoundError(
+            f"{source}: the weights cannot be fetched ({str(error)[:120]}). On a machine with "
+            f"network run `hf download timm/{name} model.safetensors --local-dir {name}`, copy "
+            "that folder here, and give the path of the file instead"
+        ) from error
+    block = model.blocks[0] if hasattr(model, "blocks") else None
+    heads = getattr(getattr(block, "attn", None), "num_heads", None)
+    grid = getattr(getattr(model, "patch_embed", None), "grid_size", None)
+    return model.state_dict(), {"heads": heads, "grid": grid}
