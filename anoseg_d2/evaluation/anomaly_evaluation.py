@@ -1,0 +1,316 @@
+"""Anomaly figures of one data set: pixel metrics, component metrics, and what the report shows."""
+
+import logging
+import shutil
+from collections import OrderedDict
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.evaluation import DatasetEvaluator
+from detectron2.utils import comm
+
+from anoseg_d2.data.image_io import read_image
+from anoseg_d2.data.label_rules import load_label
+from anoseg_d2.evaluation.components import ComponentMetrics
+from anoseg_d2.evaluation.image_records import (
+    FailureGallery,
+    image_average_precision,
+    save_thumbnails,
+    thumbnail_name,
+)
+from anoseg_d2.evaluation.metrics import PixelMetrics
+from anoseg_d2.evaluation.run_folder import dataset_folder, write_json
+from anoseg_d2.evaluation.spill import ScoreSpill
+
+__all__ = ["AnomalyEvaluator"]
+
+logger = logging.getLogger(__name__)
+
+CURVE_POINTS = 400
+# SegmentMeIfYouCan counts smaller components here than on its anomaly track.
+OBSTACLE_SETS = ("road_obstacle21", "miniature_road_obstacle21")
+PIXEL_FIGURES = ("auprc", "fpr95", "auroc", "best_f1")
+COMPONENT_FIGURES = ("sIoU", "PPV", "mean_F1")
+
+
+class AnomalyEvaluator(DatasetEvaluator):
+    """Evaluate anomaly scores on one registered data set.
+
+    Pixel figures stream (see `PixelMetrics`). Component figures need the best-F1 threshold of the
+    whole data set, which is an oracle on the evaluation labels: score maps are spilled as float32
+    to a temporary folder while images pass, one map per score and image, and read back once.
+
+    Args:
+        dataset_name: registered name; its metadata has `label_rule` and perhaps `component_track`,
+            "anomaly" or "obstacle", for the sizes below which components do not count.
+        score_names: which scores of the model's output to evaluate; None takes all of them.
+        output_dir: the run's folder; see `run_folder`. None writes nothing but the spill.
+        components: also compute sIoU, PPV and mean F1.
+        exact: `PixelMetrics(exact=True)`.
+        keep_images: keep thumbnails and failure crops for the report (needs `output_dir`).
+    """
+
+    def __init__(
+        self,
+        dataset_name: str,
+        score_names=None,
+        output_dir=None,
+        *,
+        components: bool = True,
+        exact: bool = False,
+        keep_images: bool = True,
+    ):
+        metadata = MetadataCatalog.get(dataset_name)
+        self.dataset_name = dataset_name
+        self.score_names = list(score_names) if score_names else None
+        self._rule = metadata.label_rule
+        track = "obstacle" if dataset_name in OBSTACLE_SETS else "anomaly"
+        self._track = metadata.get("component_track", track)
+        self._folder = None if output_dir is None else dataset_folder(output_dir, dataset_name)
+        self._components, self._exact = components, exact
+        self._keep_images = keep_images and output_dir is not None
+        self._spill = None
+        self.result = None
+        self.per_image: list[dict] = []
+        self._clear()
+
+    def _clear(self) -> None:
+        if self._spill is not None:
+            self._spill.close()
+        self._spill = None
+        self._pixels: dict[str, PixelMetrics] = {}
+        self._counts = {"images": 0, "anomaly_pixels": 0, "known_pixels": 0, "void_pixels": 0}
+        self._gallery = FailureGallery()
+        self.per_image = []
+
+    def reset(self):
+        """Forget all counts, and the thumbnails of an earlier evaluation in the same folder."""
+        self._clear()
+        if self._folder is not None and comm.is_main_process():
+            for name in ("images", "failures"):
+                shutil.rmtree(self._folder / name, ignore_errors=True)
+            (self._folder / "result.json").unlink(missing_ok=True)
+        comm.synchronize()
+
+    def process(self, inputs, outputs):
+        """Count a batch.
+
+        Args:
+            inputs: dataset dicts as the test mapper makes them.
+            outputs: as the model gives them: `scores` {name: (H, W) float32} and `sem_seg` (H, W),
+                at the label's size.
+        Raises:
+            ValueError: a score is missing, has another size than the label, or has NaN; the message
+                names the image.
+        """
+        for input_, output in zip(inputs, outputs, strict=True):
+            label = load_label(input_["sem_seg_file_name"], self._rule)
+            self._process_image(input_, label, output)
+
+    def _process_image(self, input_: dict, label: np.ndarray, output: dict) -> None:
+        where = input_["file_name"]
+        scores = self._chosen_scores(output["scores"], label, where)
+        average_precision = {}
+        for name, score in scores.items():
+            if name not in self._pixels:
+                self._pixels[name] = self._new_pixels()
+            self._pixels[name].update(score, label, where=where)
+            average_precision[name] = image_average_precision(score, label)
+        known, anomaly = int((label == 0).sum()), int((label == 1).sum())
+        self._counts["images"] += 1
+        self._counts["anomaly_pixels"] += anomaly
+        self._counts["known_pixels"] += known
+        self._counts["void_pixels"] += label.size - known - anomaly
+        if self._components:
+            self._open_spill().add(scores, label)
+        image_id = str(input_.get("image_id", Path(where).stem))
+        record = {"image_id": image_id, "file_name": where, "anomaly_pixels": anomaly}
+        self.per_image.append({**record, "ap": average_precision})
+        if self._keep_images:
+            self._keep(image_id, _photo(input_, label), label, output.get("sem_seg"), scores)
+
+    def _chosen_scores(self, scores: dict, label: np.ndarray, where: str) -> dict:
+        names = self.score_names or list(scores)
+        missing = [name for name in names if name not in scores]
+        if missing:
+            raise ValueError(
+                f"{where}: the model gives no score {', '.join(missing)}; it gives "
+                f"{', '.join(scores)} (TEST.ANOMALY.SCORES)"
+            )
+        chosen = {name: _to_numpy(scores[name]).astype(np.float32, copy=False) for name in names}
+        for name, score in chosen.items():
+            if score.shape != label.shape:
+                raise ValueError(
+                    f"{where}: score {name!r} is {score.shape}, the label is {label.shape}; scores "
+                    "must be at the label's size"
+                )
+        return chosen
+
+    def _new_pixels(self) -> PixelMetrics:
+        if not self._exact:
+            return PixelMetrics()
+        if self._folder is not None:
+            self._folder.mkdir(parents=True, exist_ok=True)
+        return PixelMetrics(exact=True, spill_dir=self._folder)
+
+    def _open_spill(self) -> ScoreSpill:
+        if self._spill is None:
+            images = -(-len(DatasetCatalog.get(self.dataset_name)) // comm.get_world_size())
+            purpose = f"{self.dataset_name}: component metrics"
+            self._spill = ScoreSpill(self._folder, images, purpose)
+        return self._spill
+
+    def _keep(self, image_id, photo, label, sem_seg, scores) -> None:
+        sem_seg = None if sem_seg is None else _to_numpy(sem_seg)
+        path = self._folder / "images" / thumbnail_name(image_id)
+        save_thumbnails(path, photo, label, sem_seg, scores)
+        self._gallery.update(image_id, photo, label, scores)
+
+    def evaluate(self):
+        """Add the counts of all ranks and compute.
+
+        Returns:
+            On rank 0 {"anomaly": {"<score>.<figure>": percent}} for detectron2's printing, figures
+            that do not exist left out; None on other ranks. `result` then holds the data set's part
+            of results.json, and `result.json` lies in the data set's folder.
+        """
+        names = _union(comm.all_gather(list(self._pixels)))
+        merged = {name: self._merged_pixels(name) for name in names}
+        figures = {}
+        if comm.is_main_process():
+            figures = {name: pixels.compute() for name, pixels in merged.items()}
+        if self._components:
+            self._add_components(names, figures)
+        self._gather_images()
+        if self._spill is not None:
+            self._spill.close()
+            self._spill = None
+        if not comm.is_main_process():
+            return None
+        scores = {name: _score_entry(figures[name]) for name in names}
+        self.result = {"scores": scores, **self._counts}
+        if self._folder is not None:
+            self._write(merged)
+        return OrderedDict(anomaly=_flat(scores))
+
+    def _merged_pixels(self, name: str) -> PixelMetrics | None:
+        # One score at a time: rank 0 never holds more than one score's counts of all ranks.
+        parts = comm.gather(self._pixels.get(name))
+        parts = [part for part in parts if part is not None]
+        for part in parts[1:]:
+            parts[0].merge(part)
+        # Exact counts lie in files of their own rank until they are merged.
+        comm.synchronize()
+        return parts[0] if parts else None
+
+    def _add_components(self, names: list[str], figures: dict) -> None:
+        """Second pass over the spilled maps with the thresholds of the whole data set."""
+        errors = comm.all_gather(None if self._spill is None else self._spill.error)
+        error = next(filter(None, errors), None)
+        # Components are the pixels with score > threshold, so the cut lies below the best score.
+        thresholds = {name: found.get("best_f1_cut") for name, found in figures.items()}
+        thresholds = comm.all_gather(thresholds)[0]
+        counted = {name: ComponentMetrics(self._track) for name in names}
+        for label, name, score in self._spill if self._spill and not error else ():
+            if thresholds[name] is not None:
+                counted[name].update(score, label, thresholds[name])
+        for name in names:
+            parts = comm.gather(counted[name])
+            if not comm.is_main_process():
+                continue
+            if error or thresholds[name] is None:
+                why = error or "component figures need anomaly and known pixels for a threshold"
+                figures[name].update(dict.fromkeys(COMPONENT_FIGURES), component_why=why)
+                continue
+            for part in parts[1:]:
+                parts[0].merge(part)
+            figures[name].update(parts[0].compute())
+
+    def _gather_images(self) -> None:
+        records, counts = comm.gather(self.per_image), comm.gather(self._counts)
+        galleries = comm.gather(self._gallery)
+        if not comm.is_main_process():
+            return
+        self.per_image = sorted((r for part in records for r in part), key=lambda r: r["image_id"])
+        self._counts = {key: sum(part[key] for part in counts) for key in self._counts}
+        for other in galleries[1:]:
+            self._gallery.merge(other)
+        expected = len(DatasetCatalog.get(self.dataset_name))
+        if self._counts["images"] != expected:
+            logger.warning(
+                f"{self.dataset_name}: {self._counts['images']} of {expected} images were evaluated"
+            )
+
+    def _write(self, merged: dict) -> None:
+        curves = {}
+        for name, pixels in merged.items():
+            curves[name] = None if pixels is None else _short_curve(pixels)
+        record = {
+            "kind": "anomaly",
+            "dataset": self.dataset_name,
+            "result": self.result,
+            "per_image": self.per_image,
+            "curves": curves,
+            "failures": self._gallery.save(self._folder / "failures") if self._keep_images else [],
+        }
+        write_json(self._folder / "result.json", record)
+
+
+def _to_numpy(values) -> np.ndarray:
+    return values.detach().cpu().numpy() if isinstance(values, torch.Tensor) else np.asarray(values)
+
+
+def _photo(input_: dict, label: np.ndarray) -> np.ndarray:
+    """The photograph at the label's size, from the input's tensor or else from its file."""
+    image = input_.get("image")
+    photo = (
+        read_image(input_["file_name"]) if image is None else _to_numpy(image).transpose(1, 2, 0)
+    )
+    if photo.shape[:2] != label.shape:
+        photo = cv2.resize(photo, label.shape[::-1], interpolation=cv2.INTER_AREA)
+    return photo
+
+
+def _short_curve(pixels: PixelMetrics) -> dict | None:
+    curve = pixels.curve(CURVE_POINTS)
+    if curve is None:
+        return None
+    names = {"recall": "recall", "precision": "precision", "false_positive_rate": "fpr"}
+    return {short: [round(float(v), 5) for v in curve[name]] for name, short in names.items()}
+
+
+def _union(lists) -> list[str]:
+    return list(dict.fromkeys(name for names in lists for name in names))
+
+
+def _percent(value):
+    if isinstance(value, (list, tuple)):
+        return [_percent(entry) for entry in value]
+    return None if value is None or not np.isfinite(value) else 100 * float(value)
+
+
+def _score_entry(found: dict) -> dict:
+    """One score's part of results.json: fractions to percentages, what is missing with its why."""
+    keys = [k for k in PIXEL_FIGURES + COMPONENT_FIGURES if k in found]
+    entry = {key: _percent(found[key]) for key in keys}
+    entry.update({key: _percent(found[key]) for key in found if key.endswith("_bounds")})
+    entry["best_f1_threshold"] = found.get("best_f1_threshold")
+    if "threshold" in found:
+        entry["component_threshold"] = found["threshold"]
+    reasons = [found.get("why"), found.get("component_why")]
+    if any(value is None for value in entry.values()):
+        entry["why"] = "; ".join(r for r in reasons if r) or "undefined for these labels"
+    return entry
+
+
+def _flat(scores: dict) -> dict:
+    shown = ("auprc", "fpr95", "auroc", *COMPONENT_FIGURES)
+    return {
+        f"{name}.{key}": entry[key]
+        for name, entry in scores.items()
+        for key in shown
+        if entry.get(key) is not None
+    }

@@ -1,0 +1,214 @@
+"""Colours for photographs, class maps, anomaly labels and scores, and the resizing they need.
+
+Pure functions on numpy arrays. H, W: height and width of an image; h, w: of its thumbnail.
+"""
+
+import cv2
+import numpy as np
+
+__all__ = [
+    "ANOMALY_COLORS",
+    "CITYSCAPES_COLORS",
+    "class_palette",
+    "color_anomaly_label",
+    "color_bar",
+    "color_classes",
+    "fit_long_side",
+    "heat_map",
+    "outline",
+    "overlay",
+    "resize_image",
+    "resize_label",
+    "resize_score",
+    "score_range",
+]
+
+# The public palette of the 19 Cityscapes train ids, in their order.
+CITYSCAPES_COLORS = (
+    (128, 64, 128), (244, 35, 232), (70, 70, 70), (102, 102, 156), (190, 153, 153),
+    (153, 153, 153), (250, 170, 30), (220, 220, 0), (107, 142, 35), (152, 251, 152),
+    (70, 130, 180), (220, 20, 60), (255, 0, 0), (0, 0, 142), (0, 0, 70),
+    (0, 60, 100), (0, 80, 100), (0, 0, 230), (119, 11, 32),
+)  # fmt: skip
+# Known, anomaly, void: told apart by lightness too, not by hue alone.
+ANOMALY_COLORS = {0: (60, 66, 82), 1: (255, 170, 60), 255: (150, 150, 150)}
+VOID_COLOR = (0, 0, 0)
+
+
+def class_palette(num_classes: int, colors=None) -> np.ndarray:
+    """Give every class a colour; what is no class is black.
+
+    Args:
+        num_classes: K, at most 255.
+        colors: K RGB triples; None takes the Cityscapes palette and goes on with spread hues.
+    Returns:
+        (256, 3) uint8 RGB, a table to index with a label map.
+    """
+    if not 0 < num_classes <= 255:
+        raise ValueError(f"a palette holds 1 to 255 classes, got {num_classes}")
+    chosen = [tuple(color) for color in (CITYSCAPES_COLORS if colors is None else colors)]
+    for extra in range(len(chosen), num_classes):
+        # Steps of the golden ratio never come close to an earlier hue.
+        hue = int((extra * 0.618034 % 1.0) * 180)
+        pixel = np.uint8([[[hue, 170, 230]]])
+        chosen.append(tuple(cv2.cvtColor(pixel, cv2.COLOR_HSV2RGB)[0, 0].tolist()))
+    table = np.full((256, 3), VOID_COLOR, dtype=np.uint8)
+    table[:num_classes] = chosen[:num_classes]
+    return table
+
+
+def color_classes(sem_seg: np.ndarray, palette: np.ndarray) -> np.ndarray:
+    """Colour a map of train ids.
+
+    Args:
+        sem_seg: (H, W) integers in 0..255.
+        palette: (256, 3) uint8 of `class_palette`.
+    Returns:
+        (H, W, 3) uint8 RGB.
+    """
+    return palette[np.asarray(sem_seg).astype(np.uint8)]
+
+
+def color_anomaly_label(label: np.ndarray) -> np.ndarray:
+    """Colour a label map of known (0), anomaly (1) and void (255) as `ANOMALY_COLORS`.
+
+    Args:
+        label: (H, W) uint8.
+    Returns:
+        (H, W, 3) uint8 RGB.
+    """
+    table = np.full((256, 3), VOID_COLOR, dtype=np.uint8)
+    for value, color in ANOMALY_COLORS.items():
+        table[value] = color
+    return table[label]
+
+
+def score_range(samples, low: float = 0.5, high: float = 99.5) -> tuple[float, float]:
+    """Choose the ends of one colour scale for many maps of one score.
+
+    Args:
+        samples: arrays of any shape; infinities are left out.
+        low, high: percentiles that get the ends of the scale.
+    Returns:
+        (lowest, highest), finite, lowest < highest.
+    """
+    pooled = [np.asarray(sample, dtype=np.float64).ravel() for sample in samples]
+    values = np.concatenate(pooled) if pooled else np.empty(0)
+    values = values[np.isfinite(values)]
+    if values.size == 0:
+        return 0.0, 1.0
+    lowest, highest = (float(v) for v in np.percentile(values, [low, high]))
+    if lowest == highest:
+        # More than 99 % equal values: the few others still deserve their colour.
+        lowest, highest = float(values.min()), float(values.max())
+    return (lowest, highest) if lowest < highest else (lowest - 0.5, lowest + 0.5)
+
+
+def heat_map(score: np.ndarray, lowest: float, highest: float) -> np.ndarray:
+    """Colour a score from dark (`lowest` and under) to bright (`highest` and over).
+
+    Args:
+        score: (H, W) floats; infinities take the ends.
+        lowest, highest: ends of the scale, lowest < highest, the same for all maps to be compared.
+    Returns:
+        (H, W, 3) uint8 RGB, matplotlib's perceptually even "inferno".
+    Raises:
+        ValueError: the ends are not in order, or the score has NaN.
+    """
+    if not lowest < highest:
+        raise ValueError(f"a colour scale needs lowest < highest, got {lowest} and {highest}")
+    score = np.asarray(score, dtype=np.float64)
+    if np.isnan(score).any():
+        raise ValueError("a score map with NaN has no colours")
+    unit = (np.clip(score, lowest, highest) - lowest) / (highest - lowest)
+    levels = np.rint(unit * 255).astype(np.uint8)
+    return cv2.applyColorMap(levels, cv2.COLORMAP_INFERNO)[..., ::-1]
+
+
+def color_bar(width: int = 256, height: int = 12) -> np.ndarray:
+    """Draw the scale of `heat_map` from left to right.
+
+    Returns:
+        (height, width, 3) uint8 RGB.
+    """
+    return heat_map(np.tile(np.linspace(0.0, 1.0, width), (height, 1)), 0.0, 1.0)
+
+
+def overlay(image: np.ndarray, colors: np.ndarray, alpha=0.5) -> np.ndarray:
+    """Lay colours over a photograph.
+
+    Args:
+        image, colors: (H, W, 3) uint8 RGB of one size.
+        alpha: weight of the colours in 0..1, a number or (H, W).
+    Returns:
+        (H, W, 3) uint8 RGB.
+    """
+    if image.shape != colors.shape:
+        raise ValueError(f"image {image.shape} and colours {colors.shape} differ in size")
+    weight = np.asarray(alpha, dtype=np.float32)
+    weight = weight[..., None] if weight.ndim == 2 else weight
+    mixed = image * (1.0 - weight) + colors * weight
+    return np.rint(mixed).clip(0, 255).astype(np.uint8)
+
+
+def outline(image: np.ndarray, mask: np.ndarray, color, thickness: int = 2) -> np.ndarray:
+    """Draw the border of a mask just outside of it.
+
+    Args:
+        image: (H, W, 3) uint8 RGB; it is copied.
+        mask: (H, W) bool.
+        color: RGB.
+        thickness: pixels.
+    Returns:
+        (H, W, 3) uint8 RGB.
+    """
+    kernel = np.ones((2 * thickness + 1,) * 2, np.uint8)
+    grown = cv2.dilate(mask.astype(np.uint8), kernel).astype(bool)
+    drawn = image.copy()
+    drawn[grown & ~mask.astype(bool)] = color
+    return drawn
+
+
+def fit_long_side(height: int, width: int, long_side: int) -> tuple[int, int]:
+    """Give the size with the same aspect whose long side is at most `long_side`.
+
+    Returns:
+        (h, w), never larger than the original, never 0.
+    """
+    scale = min(1.0, long_side / max(height, width))
+    return max(1, round(height * scale)), max(1, round(width * scale))
+
+
+def resize_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Shrink a photograph by area means; (H, W, 3) uint8 -> (h, w, 3) uint8."""
+    return cv2.resize(image, size[::-1], interpolation=cv2.INTER_AREA)
+
+
+def resize_score(score: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Shrink a score map by area means; (H, W) floats -> (h, w) float32.
+
+    Infinities become huge but finite, so that their mean with neighbours is not NaN.
+    """
+    limit = np.finfo(np.float32).max / 1e6
+    finite = np.clip(np.asarray(score, dtype=np.float32), -limit, limit)
+    return cv2.resize(finite, size[::-1], interpolation=cv2.INTER_AREA)
+
+
+def resize_label(label: np.ndarray, size: tuple[int, int], keep: int | None = None) -> np.ndarray:
+    """Shrink a label map by nearest neighbour.
+
+    Args:
+        label: (H, W) uint8.
+        size: (h, w).
+        keep: a value that must not vanish however few its pixels: it takes every thumbnail
+            pixel that covers any of it.
+    Returns:
+        (h, w) uint8.
+    """
+    small = cv2.resize(label, size[::-1], interpolation=cv2.INTER_NEAREST)
+    if keep is not None and (label == keep).any():
+        share = cv2.resize(
+            (label == keep).astype(np.float32), size[::-1], interpolation=cv2.INTER_AREA
+        )
+        small[share > 0] = keep
+    return small
