@@ -12,6 +12,8 @@ import sys
 
 from detectron2.engine import default_argument_parser, default_setup, launch
 from detectron2.modeling import build_model
+from detectron2.utils import comm
+from detectron2.utils.logger import setup_logger
 
 from anoseg_d2.config import load_config
 from anoseg_d2.engine import Trainer, check_inputs, evaluate, load_weights
@@ -23,6 +25,7 @@ def setup(args):
     cfg.freeze()
     check_inputs(cfg, training=not args.eval_only)
     default_setup(cfg, args)
+    setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="anoseg_d2")
     return cfg
 
 

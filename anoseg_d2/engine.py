@@ -25,6 +25,7 @@ from anoseg_d2.data.loader import build_test_loader, build_train_loader
 from anoseg_d2.evaluation.anomaly_evaluation import AnomalyEvaluator
 from anoseg_d2.evaluation.closed_set_evaluation import ClosedSetEvaluator
 from anoseg_d2.evaluation.report import write_report
+from anoseg_d2.modeling import eomt  # noqa: F401  registers the meta-architecture
 from anoseg_d2.modeling.criterion import IGNORE_LABEL
 from anoseg_d2.modeling.lora import parameter_table
 from anoseg_d2.solver import build_optimizer, build_scheduler
@@ -101,15 +102,12 @@ def _is_ours(name: str) -> bool:
 
 
 def load_weights(cfg, model: nn.Module) -> None:
-    """Load MODEL.WEIGHTS into `model` and log what became of every tensor."""
+    """Load MODEL.WEIGHTS into `model`; the log says what became of every tensor."""
     weights = resolve_weights(cfg)
     if not weights:
         logger.warning("MODEL.WEIGHTS is empty: every tensor keeps its random initialisation")
         return
-    report = load_into(
-        model, read_checkpoint(weights), allow_unused=tuple(cfg.MODEL.ALLOW_UNUSED_WEIGHTS)
-    )
-    logger.info("Weights of %s:\n%s", weights, report.table())
+    load_into(model, read_checkpoint(weights), allow_unused=tuple(cfg.MODEL.ALLOW_UNUSED_WEIGHTS))
 
 
 def evaluate(cfg, model: nn.Module, output_dir: str | None = None) -> OrderedDict:
