@@ -42,7 +42,7 @@ def main(arguments=None) -> int:
     args = build_parser().parse_args(arguments)
     try:
         return prepare(args)
-    except (FileNotFoundError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
@@ -167,6 +167,9 @@ def build_job(args) -> CutPasteJob:
     outliers, controls = _sources(args, reader)
     known = reader.known()
     ratio = args.ratio if args.ratio is not None else 1.0 if args.as_benchmark else DEFAULTS.ratio
+    ground = tuple(known[name] for name in ("road", "sidewalk") if name in known)
+    if args.placement == "road" and not ground:
+        raise ValueError(f"--placement road: no class road or sidewalk among {', '.join(known)}")
     options = CutPasteOptions(
         ratio=ratio,
         count=tuple(args.count),
@@ -177,7 +180,7 @@ def build_job(args) -> CutPasteJob:
         size=args.size,
         perspective_side=args.perspective_side,
         placement=args.placement,
-        ground_labels=tuple(known[name] for name in ("road", "sidewalk") if name in known),
+        ground_labels=ground,
         feather=tuple(args.feather),
         rim=args.rim,
         opaque_core=args.opaque_core,
@@ -224,6 +227,7 @@ def _sources(args, reader):
         common = {"json_file": args.coco_json, "images": args.coco_images}
         common |= {"min_area": args.min_area, "keep_cut": args.keep_cut}
         outliers.append(build_source("coco", drop=sorted(drop), **common))
+        _check_names(args, outliers[0].names.values())
         if args.controls[1]:
             controls.append(build_source("coco", labels=_control_labels(reader), **common))
     elif args.controls[1]:
@@ -233,6 +237,15 @@ def _sources(args, reader):
     if not outliers:
         raise ValueError("no objects: give --coco-json and --coco-images, --cutouts or --textures")
     return outliers, controls
+
+
+def _check_names(args, categories) -> None:
+    for option, names in (("keep", args.keep_category), ("drop", args.drop_category)):
+        if unknown := sorted(set(names) - set(categories)):
+            raise ValueError(
+                f"--{option}-category: {', '.join(unknown)} not in {args.coco_json}; its "
+                f"categories: {', '.join(categories)}"
+            )
 
 
 def _control_labels(reader) -> dict[str, int]:

@@ -1,5 +1,6 @@
 """Choosing what is pasted into one image, offline (whole sets) and online (at load time)."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -9,6 +10,8 @@ from anoseg_d2.data.cut_paste import CutPasteOptions, PasteObject, paste_objects
 from anoseg_d2.data.cut_paste_sources import ObjectSource
 
 __all__ = ["OnlineCutPaste", "draw_and_paste"]
+
+logger = logging.getLogger(__name__)
 
 MAX_TRIES = 50
 
@@ -90,6 +93,7 @@ class OnlineCutPaste:
         self.controls = [controls] if isinstance(controls, ObjectSource) else list(controls)
         self.options = options
         self.seed = seed
+        self._told: set[str] = set()
 
     def __call__(self, image, label, epoch: int, index: int) -> tuple[np.ndarray, np.ndarray]:
         """Paste into one image.
@@ -103,7 +107,10 @@ class OnlineCutPaste:
             image and label, the inputs themselves where nothing was pasted.
         """
         generator = np.random.default_rng((self.seed, epoch, index))
-        image, label, *_ = draw_and_paste(
+        image, label, _, problems = draw_and_paste(
             image, label, generator, self.options, self.outliers, self.controls
         )
+        for problem in set(problems) - self._told:
+            logger.warning("another object is pasted in place of one: %s", problem)
+            self._told.add(problem)
         return image, label

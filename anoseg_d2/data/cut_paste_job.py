@@ -9,9 +9,12 @@ same bytes.
 import dataclasses
 import hashlib
 import json
-import logging
 import multiprocessing
+import os
 import signal
+import threading
+import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -28,8 +31,6 @@ from anoseg_d2.data.cut_paste_sources import ObjectSource
 from anoseg_d2.data.image_io import read_image, write_atomic, write_image
 
 __all__ = ["CutPasteJob", "claim_output", "collect_manifest", "read_manifest", "run_job"]
-
-logger = logging.getLogger(__name__)
 
 ALGORITHM = 1  # raised whenever the same options give other pixels
 CONFIG, INPUTS, MANIFEST, PROGRESS = (
@@ -67,6 +68,12 @@ class CutPasteJob:
     split: str = "train"
     benchmark: bool = False
     compress_level: int = 3
+
+    def __post_init__(self):
+        stems = Counter(frame.stem for frame in self.frames)
+        twice = [stem for stem, number in stems.items() if number > 1]
+        if self.benchmark and twice:
+            raise ValueError(f"a benchmark's images lie in one folder, but {twice} come twice")
 
     def paths(self, frame: Frame) -> tuple[Path, Path]:
         """Where an image and its label are written."""
@@ -158,6 +165,8 @@ def _pretty(content: dict) -> bytes:
 
 
 def _differences(there, now, name="") -> Iterator[str]:
+    if isinstance(there, list) and isinstance(now, list):
+        there, now = dict(enumerate(there)), dict(enumerate(now))
     if isinstance(there, dict) and isinstance(now, dict):
         for key in sorted(there.keys() | now.keys()):
             yield from _differences(there.get(key), now.get(key), f"{name}{key}: ")
@@ -212,6 +221,14 @@ def _start_worker(job: CutPasteJob) -> None:
     _job = job
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     cv2.setNumThreads(1)
+    threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
+
+
+def _end_with_parent(parent: int) -> None:
+    """End this worker when the process that started it is killed: its queue would never close."""
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    os._exit(1)
 
 
 def _make_in_worker(index: int) -> dict:

@@ -5,6 +5,7 @@ lists what it cannot use under `problems` (kind -> names) and what its rules lea
 `skipped` (rule -> number): nothing is passed over unseen.
 """
 
+import hashlib
 import json
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping
@@ -139,9 +140,10 @@ class CocoObjects(ObjectSource):
         self.keep_cut = keep_cut
         if not self.images.is_dir():
             raise FileNotFoundError(f"no folder of COCO photographs: {self.images}")
-        content = _read_coco(Path(json_file))
+        content, digest = _read_coco(Path(json_file))
         self._index(content)
         self.settings = {
+            "json_sha256": digest,
             "drop": sorted(self.drop) if labels is None else None,
             "labels": self.labels,
             "min_area": min_area,
@@ -168,6 +170,7 @@ class CocoObjects(ObjectSource):
             "annotation_id": int(self.annotation_ids[index]),
             "source_image": name,
             "category": category,
+            "category_id": int(self.category_ids[index]),
         }
         label = None if self.labels is None else self.labels[category]
         return PasteObject(_read_photo(self.images / name, shape), mask, label, source)
@@ -175,7 +178,7 @@ class CocoObjects(ObjectSource):
     def _index(self, content: dict) -> None:
         """Keep what is eligible in flat arrays, which worker processes share."""
         self.names = {item["id"]: str(item["name"]) for item in content["categories"]}
-        photos = {item["id"]: item for item in content["images"]}
+        photos = {item.get("id"): item for item in content["images"]}
         rows, blobs = [], []
         numbers: dict[int, int] = {}
         self.photo_names, self.photo_shapes = [], []
@@ -204,7 +207,8 @@ class CocoObjects(ObjectSource):
             return self._skip("of categories left out")
         if annotation.get("iscrowd"):
             return self._skip("crowds")
-        if annotation.get("area", self.min_area) < self.min_area:
+        area = annotation.get("area")
+        if isinstance(area, int | float) and area < self.min_area:
             return self._skip(f"under {self.min_area:g} px")
         photo = photos.get(annotation.get("image_id"))
         if photo is None or not {"file_name", "height", "width"} <= photo.keys():
@@ -213,10 +217,10 @@ class CocoObjects(ObjectSource):
             rle = _to_rle(annotation.get("segmentation"), photo["height"], photo["width"])
         except (ValueError, TypeError, IndexError) as error:
             return self._problem("unusable masks", f"{where} ({error})")
-        area = int(coco_mask.area(rle))
-        if area == 0:
+        pixels = int(coco_mask.area(rle))
+        if pixels == 0:
             return self._problem("empty masks", where)
-        if "area" not in annotation and area < self.min_area:
+        if not isinstance(area, int | float) and pixels < self.min_area:
             return self._skip(f"under {self.min_area:g} px")
         if not self.keep_cut and _touches_edge(rle):
             return self._skip("cut off by their photograph's border")
@@ -247,11 +251,13 @@ class CocoObjects(ObjectSource):
             self.problems["photographs missing"] = missing
 
 
-def _read_coco(path: Path) -> dict:
+def _read_coco(path: Path) -> tuple[dict, str]:
+    """Content and sha256 of an instances file."""
     if not path.is_file():
         raise FileNotFoundError(f"no COCO annotation file: {path}")
+    data = path.read_bytes()
     try:
-        content = json.loads(path.read_bytes())
+        content = json.loads(data)
     except ValueError as error:
         raise ValueError(f"{path} is not json: {error}") from error
     keys = ("images", "annotations", "categories")
@@ -261,9 +267,12 @@ def _read_coco(path: Path) -> dict:
             f"{path} is not a COCO instances file: it needs the lists {', '.join(keys)}; "
             f"found {found}"
         )
-    if content["annotations"] and "segmentation" not in content["annotations"][0]:
+    annotations = content["annotations"]
+    if annotations and not any("segmentation" in annotation for annotation in annotations):
         raise ValueError(f"{path} has no masks (`segmentation`); take COCO's instances_*.json")
-    return content
+    if any(not {"id", "name"} <= category.keys() for category in content["categories"]):
+        raise ValueError(f"{path}: every entry of `categories` needs an id and a name")
+    return content, hashlib.sha256(data).hexdigest()
 
 
 def _to_rle(segmentation, height: int, width: int) -> dict:
@@ -272,6 +281,10 @@ def _to_rle(segmentation, height: int, width: int) -> dict:
         polygons = [polygon for polygon in segmentation if len(polygon) >= 6]
         if not polygons:
             raise ValueError("no polygon of three corners or more")
+        # Coordinates without bound would be rasterised point by point before they are clipped.
+        farthest = np.abs(np.concatenate([np.asarray(p, float) for p in polygons])).max()
+        if not farthest <= 10 * max(height, width) or any(len(p) % 2 for p in polygons):
+            raise ValueError("a polygon's coordinates are no pairs, or far outside the photograph")
         return coco_mask.merge(coco_mask.frPyObjects(polygons, height, width))
     if not isinstance(segmentation, dict) or not {"size", "counts"} <= segmentation.keys():
         raise ValueError("neither polygons nor RLE")
