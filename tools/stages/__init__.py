@@ -1,0 +1,1 @@
+"""Parts of tools/run_stages.py: what to run, how to run it, what came out."""
