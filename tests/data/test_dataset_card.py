@@ -1,0 +1,210 @@
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from detectron2.config import get_cfg
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from PIL import Image
+
+from anoseg_d2.config import add_anoseg_config
+from anoseg_d2.data import builtin
+from anoseg_d2.data.data_set import CITYSCAPES_CLASSES
+from anoseg_d2.data.dataset_card import find_card, read_card, shipped_cards
+
+REAL_DATA = Path(os.environ.get("ANOSEG_DATA", Path(__file__).parents[3] / "shared/data"))
+CLOSED = """\
+name: mine
+root: mine
+images: "images/{id}.*"
+labels: "labels/{id}.png"
+classes: [road, car, sky]
+label_values: {0: sky, 1: road, 2: 1}
+void: [255, 9]
+anomaly: 254
+"""
+ANOMALY = """\
+name: odd
+kind: anomaly
+root: odd
+images: "images/{id}.*"
+labels: "labels/{id}.png"
+known: [0, 3]
+anomaly: [1, 2]
+void: 255
+"""
+
+
+@pytest.fixture
+def card(tmp_path):
+    def write(text):
+        path = tmp_path / "card.yaml"
+        path.write_text(text)
+        return path
+
+    return write
+
+
+def changed(text, key, value):
+    """Replace one top-level line of a card."""
+    lines = [line for line in text.splitlines() if not line.startswith(f"{key}:")]
+    return "\n".join(lines + ([f"{key}: {value}"] if value is not None else [])) + "\n"
+
+
+def test_a_closed_set_maps_values_to_train_ids_by_number_or_name(card):
+    (data_set,) = read_card(card(CLOSED))
+    stored = np.array([[0, 1, 2, 9, 254, 255]], dtype=np.uint8)
+    assert data_set.rule.apply(stored, "x").tolist() == [[2, 0, 1, 255, 3, 255]]
+    assert data_set.anomaly_id == 3
+    assert data_set.classes == ("road", "car", "sky")
+    assert len(set(data_set.colors)) == 3
+
+
+def test_an_anomaly_set_maps_to_known_anomaly_void(card):
+    (data_set,) = read_card(card(ANOMALY))
+    stored = np.array([[0, 3, 1, 2, 255]], dtype=np.uint8)
+    assert data_set.rule.apply(stored, "x").tolist() == [[0, 0, 1, 1, 255]]
+    assert data_set.evaluator_type == "anomaly"
+
+
+def test_mean_iou_runs_over_the_classes_that_the_card_can_give(card):
+    partial = changed(CLOSED, "label_values", "{0: sky, 2: car}")
+    assert read_card(card(partial))[0].present_classes == (1, 2)
+    assert read_card(card(CLOSED))[0].present_classes is None
+
+
+def test_a_config_registers_cards_for_training_and_evaluation(card, tmp_path, monkeypatch):
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+    for name, array in (("images/1.jpg", np.zeros((2, 2, 3), np.uint8)), ("labels/1.png", None)):
+        path = tmp_path / "mine" / name
+        path.parent.mkdir(parents=True)
+        Image.fromarray(np.zeros((2, 2), np.uint8) if array is None else array).save(path)
+    cfg = get_cfg()
+    add_anoseg_config(cfg)
+    cfg.DATASETS.CARDS = [str(card(CLOSED))]
+    assert builtin.register_cards(cfg) == ["mine"]
+    assert builtin.register_cards(cfg) == ["mine"]
+    (entry,) = DatasetCatalog.get("mine")
+    assert entry["image_id"] == "1"
+    assert MetadataCatalog.get("mine").anomaly_id == 3
+
+
+def test_splits_register_one_set_each(card):
+    text = changed(changed(CLOSED, "images", None), "labels", None) + (
+        "splits:\n"
+        "  train: {images: 'a/{id}.*', labels: 'b/{id}.png'}\n"
+        "  val: {images: 'c/{id}.*', labels: 'd/{id}.png', expected_images: 7}\n"
+    )
+    train, val = read_card(card(text))
+    assert (train.name, val.name) == ("mine_train", "mine_val")
+    assert (train.expected_images, val.expected_images) == (None, 7)
+    assert val.layouts[0].images == ("c/{id}.*",)
+
+
+def test_an_absolute_root_does_not_depend_on_the_datasets_folder(card, tmp_path):
+    for name in ("far/images/1.png", "far/labels/1.png"):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True)
+        path.touch()
+    (data_set,) = read_card(card(changed(CLOSED, "root", tmp_path / "far")))
+    assert len(data_set.find("/nowhere").pairs) == 1
+
+
+WRONG = {
+    # key as the error names it: (card, words of what is allowed)
+    "kind": (changed(CLOSED, "kind", "open"), "closed_set or anomaly"),
+    "name": (changed(CLOSED, "name", None), "a non-empty text"),
+    "root": (changed(CLOSED, "root", "${HOME}/x"), "below DETECTRON2_DATASETS or an absolute"),
+    "images": (changed(CLOSED, "images", "'images/*.png'"), "{id}"),
+    "labels": (changed(CLOSED, "labels", "'labels/{name}.png'"), "same placeholders as images"),
+    "classes": (changed(CLOSED, "classes", "[road, road]"), "list of different class names"),
+    "label_values": (changed(CLOSED, "label_values", "official"), "cityscapes or"),
+    "label_values.0": (changed(CLOSED, "label_values", "{0: tree}"), "road, car, sky"),
+    "label_values.1": (changed(CLOSED, "label_values", "{0: 0, 1: 3}"), "a train id 0..2"),
+    "anomaly": (changed(CLOSED, "anomaly", 2), "a value that label_values does not use"),
+    "void": (changed(CLOSED, "void", 254), "label_values or anomaly does not use"),
+    "expected_images": (changed(CLOSED, "expected_images", -3), "a positive integer"),
+    "lables": (CLOSED + "lables: x\n", "one of the keys name, kind, root"),
+    "known": (changed(ANOMALY, "known", "yes"), "integers 0..65535"),
+    "splits": (changed(CLOSED, "splits", "[train]"), "a mapping of split names"),
+}
+
+
+@pytest.mark.parametrize("key", WRONG)
+def test_schema_errors_name_file_key_and_what_is_allowed(card, key):
+    text, allowed = WRONG[key]
+    path = card(text)
+    with pytest.raises(ValueError) as error:
+        read_card(path)
+    assert str(path) in str(error.value)
+    assert f"key {key!r}" in str(error.value)
+    assert allowed in str(error.value)
+
+
+def test_schema_errors_name_the_line(card):
+    text = CLOSED.replace("void: [255, 9]", "void: [255, hello]")
+    line = text.splitlines().index("void: [255, hello]") + 1
+    with pytest.raises(ValueError, match=f"line {line}: key 'void': found 'hello'"):
+        read_card(card(text))
+
+
+def test_a_key_given_twice_is_refused(card):
+    with pytest.raises(ValueError, match="line 9: key 'root' is given twice"):
+        read_card(card(CLOSED + "root: other\n"))
+
+
+def test_patterns_cannot_leave_the_root(card):
+    with pytest.raises(ValueError, match="key 'images'"):
+        read_card(card(changed(CLOSED, "images", "'../{id}.png'")))
+
+
+def test_cards_are_data_and_run_nothing(card, tmp_path):
+    target = tmp_path / "made"
+    with pytest.raises(ValueError, match="not plain yaml"):
+        read_card(card(f"name: !!python/object/apply:os.mkdir ['{target}']\n"))
+    assert not target.exists()
+
+
+@pytest.mark.parametrize("text", ["just a line", "- a\n- b\n", "", "a: [1\n"])
+def test_what_is_no_mapping_is_refused(card, text):
+    with pytest.raises(ValueError, match="card.yaml"):
+        read_card(card(text))
+
+
+def test_an_unknown_card_lists_the_shipped_ones():
+    with pytest.raises(
+        FileNotFoundError, match="no dataset card 'camvidd'.*camvid, camvid_anomaly"
+    ):
+        find_card("camvidd")
+
+
+def test_shipped_cards_are_registered():
+    for name in shipped_cards():
+        for data_set in read_card(find_card(name)):
+            assert builtin.DATA_SETS[data_set.name] == data_set
+
+
+def test_camvid_card_is_the_order_of_its_release():
+    release = [10, 2, 5, 0, 1, 8, 7, 4, 13, 11, 12, 255]
+    data_set = builtin.DATA_SETS["camvid_train"]
+    assert data_set.rule.apply(np.arange(12, dtype=np.uint8)[None], "x").tolist() == [release]
+    assert data_set.classes == CITYSCAPES_CLASSES
+    assert data_set.present_classes == (0, 1, 2, 4, 5, 7, 8, 10, 11, 12, 13)
+
+
+def test_a_card_is_plain_yaml():
+    for name in shipped_cards():
+        assert isinstance(yaml.safe_load(find_card(name).read_text()), dict)
+
+
+@pytest.mark.skipif(not (REAL_DATA / "camvid").is_dir(), reason=f"no CamVid in {REAL_DATA}")
+def test_camvid_is_found_and_every_label_fits(monkeypatch):
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(REAL_DATA))
+    for name, count in (("camvid_train", 120), ("camvid_val", 40)):
+        entries = DatasetCatalog.get(name)
+        assert len(entries) == count
+        label = np.asarray(Image.open(entries[0]["sem_seg_file_name"]))
+        train_ids = entries[0]["label_rule"].apply(label, "x")
+        assert (train_ids[-40:] == 0).mean() > 0.3  # road at the bottom
+        assert (train_ids[:40] == 0).mean() < 0.01

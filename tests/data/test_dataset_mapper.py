@@ -1,0 +1,133 @@
+import numpy as np
+import pytest
+import torch
+from detectron2.config import get_cfg
+from PIL import Image
+
+from anoseg_d2.config import add_anoseg_config
+from anoseg_d2.data.augmentation import Augmentation
+from anoseg_d2.data.dataset_mapper import AnosegDatasetMapper, draw_generator
+from anoseg_d2.data.label_rules import LABEL_RULES
+
+
+@pytest.fixture
+def entry(tmp_path):
+    generator = np.random.default_rng(0)
+    image = generator.integers(0, 256, (40, 60, 3), dtype=np.uint8)
+    label = np.full((40, 60), 7, np.uint8)  # road
+    label[:10], label[20:30, 20:40], label[35:] = 23, 254, 3  # sky, pasted, out of roi
+    Image.fromarray(image).save(tmp_path / "a.png")
+    Image.fromarray(label).save(tmp_path / "a_gtFine_labelIds.png")
+    return {
+        "file_name": str(tmp_path / "a.png"),
+        "sem_seg_file_name": str(tmp_path / "a_gtFine_labelIds.png"),
+        "image_id": "a",
+        "label_rule": LABEL_RULES["cityscapes_outlier"],
+    }
+
+
+def train_mapper(**options):
+    return AnosegDatasetMapper(is_train=True, augmentation=Augmentation((32, 32)), **options)
+
+
+def test_training_samples_are_uint8_images_and_int64_train_ids(entry):
+    sample = train_mapper()({**entry, "draw": (0, 0, 0)})
+    assert sample["image"].dtype == torch.uint8 and sample["image"].shape == (3, 32, 32)
+    assert sample["sem_seg"].dtype == torch.int64 and sample["sem_seg"].shape == (32, 32)
+    assert sample["image_id"] == "a"
+
+
+def test_the_pasted_id_becomes_class_k_and_other_ids_void(entry):
+    mapper = AnosegDatasetMapper(
+        is_train=True, augmentation=Augmentation((40, 60), False, (1.0, 1.0), False)
+    )
+    sem_seg = mapper({**entry, "draw": (0, 0, 0)})["sem_seg"]
+    assert (sem_seg[20:30, 20:40] == 19).all() and (sem_seg == 19).sum() == 200
+    assert (sem_seg[:10] == 10).all() and (sem_seg[35:] == 255).all()
+    assert set(sem_seg.unique().tolist()) == {0, 10, 19, 255}
+
+
+def test_a_sample_depends_on_seed_draw_and_index_alone(entry):
+    samples = {}
+    for draw in [(0, 5, 2), (1, 5, 2), (0, 6, 2), (0, 5, 3)]:
+        np.random.seed(draw[1])  # global state has no say
+        torch.manual_seed(draw[0])
+        first = train_mapper()({**entry, "draw": draw})
+        np.random.rand(7)
+        again = train_mapper()({**entry, "draw": draw})
+        assert torch.equal(first["image"], again["image"])
+        assert torch.equal(first["sem_seg"], again["sem_seg"])
+        samples[draw] = first["image"]
+    images = list(samples.values())
+    assert all(not torch.equal(images[0], other) for other in images[1:])
+
+
+def test_without_a_numbered_draw_the_global_seed_decides(entry):
+    np.random.seed(3)
+    first, second = train_mapper()(entry), train_mapper()(entry)
+    np.random.seed(3)
+    assert torch.equal(train_mapper()(entry)["image"], first["image"])
+    assert not torch.equal(first["image"], second["image"])
+
+
+def test_pasting_comes_before_augmentation_and_is_given_draw_and_index(entry):
+    calls = []
+
+    def paste(image, label, draw, index):
+        calls.append((draw, index, label.max()))
+        return np.full_like(image, 90), np.full_like(label, 19)
+
+    chain = Augmentation((32, 32), color_jitter=False)
+    mapper = AnosegDatasetMapper(is_train=True, augmentation=chain, cut_paste=paste)
+    sample = mapper({**entry, "draw": (0, 8, 4)})
+    assert calls == [(8, 4, 255)]
+    inside = sample["sem_seg"] != 255
+    assert (sample["sem_seg"][inside] == 19).all()
+    assert (sample["image"][:, inside] == 90).all() and (sample["image"][:, ~inside] == 0).all()
+
+
+def test_pasting_and_augmentation_draw_from_different_streams():
+    pasting = np.random.default_rng((7, 5, 3)).random(8)  # how OnlineCutPaste seeds itself
+    assert not np.isclose(draw_generator(7, 5, 3).random(8), pasting).any()
+
+
+def test_test_samples_are_whole_and_untouched(entry):
+    sample = AnosegDatasetMapper(is_train=False)(entry)
+    image = np.asarray(Image.open(entry["file_name"]))
+    assert np.array_equal(sample["image"].permute(1, 2, 0).numpy(), image)
+    assert (sample["height"], sample["width"]) == (40, 60)
+    assert {"file_name", "sem_seg_file_name", "image_id"} <= sample.keys()
+    assert "sem_seg" not in sample
+
+
+def test_the_dataset_dict_is_left_as_it_was(entry):
+    given = {**entry, "draw": (0, 0, 0)}
+    train_mapper()(given)
+    assert given == {**entry, "draw": (0, 0, 0)}
+
+
+def test_a_label_of_another_size_is_refused_with_both_names(entry):
+    Image.fromarray(np.full((20, 60), 7, np.uint8)).save(entry["sem_seg_file_name"])
+    with pytest.raises(ValueError, match=r"a\.png is 60x40.*labelIds\.png is 60x20"):
+        train_mapper()({**entry, "draw": (0, 0, 0)})
+
+
+def test_a_config_builds_both_mappers(entry):
+    cfg = get_cfg()
+    add_anoseg_config(cfg)
+    cfg.INPUT.CROP_SIZE = (16, 24)
+    assert AnosegDatasetMapper(cfg, True)(entry)["image"].shape == (3, 16, 24)
+    assert AnosegDatasetMapper(cfg, False)(entry)["image"].shape == (3, 40, 60)
+
+
+def test_pasting_by_config_needs_its_objects():
+    cfg = get_cfg()
+    add_anoseg_config(cfg)
+    cfg.INPUT.CUT_PASTE.ENABLED = True
+    with pytest.raises(ValueError, match="INPUT.CUT_PASTE.COCO_JSON is empty"):
+        AnosegDatasetMapper(cfg, True)
+
+
+def test_a_training_mapper_without_augmentation_is_refused():
+    with pytest.raises(ValueError, match="needs an augmentation"):
+        AnosegDatasetMapper(is_train=True)
