@@ -119,6 +119,8 @@ class LogitNormHead(LinearHead):
         if not tau > 0:
             raise ValueError(f"MODEL.HEAD.LOGIT_NORM.TAU must be positive, is {tau}")
         self.tau, self.form, self.inference = tau, form, inference
+        # A parameter that no loss reaches would stop DistributedDataParallel.
+        self.bias.requires_grad_(form != "cosine")
 
     @classmethod
     def from_config(cls, cfg) -> dict:

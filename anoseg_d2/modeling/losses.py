@@ -31,7 +31,9 @@ def sample_points(maps: Tensor, points: Tensor, mode: str = "bilinear") -> Tenso
         (M, P).
     """
     grid = 2.0 * points[:, :, None] - 1.0
-    sampled = F.grid_sample(maps, grid, mode=mode, padding_mode="border", align_corners=False)
+    # Within half a pixel of the border bilinear reads fade to 0, as in PointRend and Mask2Former.
+    padding = "zeros" if mode == "bilinear" else "border"
+    sampled = F.grid_sample(maps, grid, mode=mode, padding_mode=padding, align_corners=False)
     return sampled[:, 0, :, 0]
 
 
