@@ -240,10 +240,14 @@ def _count_classes(sample: dict) -> int:
 
 
 class ProgressHook(HookBase):
-    """Tell the model before every step what share of the run is done."""
+    """Tell the model before each step what share of the run is done: 0 at the first, 1 at the last.
+
+    So annealing and margin ramp end within a run of any length.
+    """
 
     def before_step(self):
-        unwrap(self.trainer.model).set_progress(self.trainer.iter / self.trainer.max_iter)
+        last = max(self.trainer.max_iter - 1, 1)
+        unwrap(self.trainer.model).set_progress(self.trainer.iter / last)
 
 
 class StopHook(HookBase):

@@ -34,14 +34,19 @@ class Target(NamedTuple):
 
 
 class LossNormalizers(NamedTuple):
-    """Divisors of the mask and class losses of one optimiser step, averaged over ranks.
+    """Divisors of the losses of one optimiser step, averaged over ranks.
 
-    Both follow from the targets alone, so that accumulated and distributed batches give the
+    They follow from the targets alone, so that accumulated and distributed batches give the
     gradient of the whole batch.
+
+    num_masks: of the mask losses.
+    class_weight: of the class loss.
+    num_images: of this rank in the step; a micro-batch takes its share of the outlier term.
     """
 
     num_masks: float
     class_weight: float
+    num_images: int
 
 
 def targets_from_sem_seg(sem_seg: Tensor, num_classes: int) -> Target:
@@ -149,7 +154,7 @@ class SetCriterion(nn.Module):
             torch.distributed.all_reduce(totals)
             totals = totals / comm.get_world_size()
         num_masks, class_weight = totals.tolist()
-        return LossNormalizers(max(num_masks, 1.0), max(class_weight, 1e-6))
+        return LossNormalizers(max(num_masks, 1.0), max(class_weight, 1e-6), len(num_targets))
 
     def forward(
         self,
@@ -181,7 +186,8 @@ class SetCriterion(nn.Module):
             )
             result.update({f"{name}{suffix}": value for name, value in layer_losses.items()})
         if self.outlier_weight > 0:
-            result["loss_outlier"] = self.outlier_weight * self._outlier_loss(
+            share = len(targets) / normalizers.num_images
+            result["loss_outlier"] = (share * self.outlier_weight) * self._outlier_loss(
                 *predictions[-1], targets, head.num_known
             )
         return result
