@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 from pycocotools import mask as coco_mask
 
 from anoseg_d2.data.cut_paste import PasteObject
@@ -388,7 +388,7 @@ def _read_cut_out(path: Path) -> tuple[np.ndarray, np.ndarray]:
     try:
         with Image.open(path) as stored:
             image = ImageOps.exif_transpose(stored).convert("RGBA")
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+    except (Image.DecompressionBombError, OSError, SyntaxError, ValueError) as error:
         raise ValueError(f"cannot read cut-out {path}: {error}") from error
     pixels = np.array(image)
     return np.ascontiguousarray(pixels[..., :3]), pixels[..., 3]

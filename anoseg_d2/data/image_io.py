@@ -14,6 +14,15 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 __all__ = ["IMAGE_EXTENSIONS", "read_image", "read_label", "write_atomic", "write_image"]
 
+# What Pillow raises at files that are no image, damaged, or of an absurd size.
+_UNREADABLE = (
+    UnidentifiedImageError,
+    Image.DecompressionBombError,
+    OSError,
+    SyntaxError,
+    ValueError,
+)
+
 IMAGE_EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 
 
@@ -24,7 +33,7 @@ def _open(path) -> Image.Image:
     try:
         image = Image.open(path)
         image.load()
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+    except _UNREADABLE as error:
         raise ValueError(f"cannot read image {path}: {error}") from error
     return image
 
@@ -52,7 +61,7 @@ def read_image(path) -> np.ndarray:
 
 
 def read_label(path) -> np.ndarray:
-    """Read a label map as it is stored: palette indices, the first channel of several, no resampling.
+    """Read a label map as it is stored: palette indices, first of several channels, no resampling.
 
     Args:
         path: image file that holds one integer per pixel.
