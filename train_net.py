@@ -16,7 +16,8 @@ from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
 from anoseg_d2.config import load_config
-from anoseg_d2.engine import Trainer, check_inputs, evaluate, load_weights
+from anoseg_d2.engine import Trainer, check_inputs, evaluate
+from anoseg_d2.weights import load_weights
 
 
 def setup(args):

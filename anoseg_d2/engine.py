@@ -19,7 +19,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from anoseg_d2.checkpoint import AnosegCheckpointer, load_into, read_checkpoint
+from anoseg_d2.checkpoint import AnosegCheckpointer
 from anoseg_d2.data.builtin import register_all, register_cards
 from anoseg_d2.data.loader import build_test_loader, build_train_loader
 from anoseg_d2.evaluation.anomaly_evaluation import AnomalyEvaluator
@@ -29,12 +29,11 @@ from anoseg_d2.modeling import eomt  # noqa: F401  registers the meta-architectu
 from anoseg_d2.modeling.criterion import IGNORE_LABEL
 from anoseg_d2.modeling.lora import parameter_table
 from anoseg_d2.solver import build_optimizer, build_scheduler
+from anoseg_d2.weights import load_weights, resolve_weights
 
-__all__ = ["Trainer", "amp_dtype", "check_inputs", "evaluate", "load_weights"]
+__all__ = ["Trainer", "amp_dtype", "check_inputs", "evaluate"]
 
 logger = logging.getLogger(__name__)
-
-_TIMM_SIZES = {"S": "small", "B": "base", "L": "large"}
 
 
 def unwrap(model: nn.Module) -> nn.Module:
@@ -64,16 +63,6 @@ def amp_dtype(cfg, device: torch.device) -> torch.dtype | None:
     return None
 
 
-def resolve_weights(cfg) -> str:
-    """MODEL.WEIGHTS, with `dinov2` spelled out for the configured size."""
-    weights = cfg.MODEL.WEIGHTS
-    if weights != "dinov2":
-        return weights
-    registers = "_reg4" if cfg.MODEL.EOMT.NUM_REGISTERS else ""
-    size = _TIMM_SIZES.get(cfg.MODEL.EOMT.SIZE, cfg.MODEL.EOMT.SIZE)
-    return f"timm://vit_{size}_patch14{registers}_dinov2.lvd142m"
-
-
 def check_inputs(cfg, training: bool) -> None:
     """Find every data set and the weights before anything long starts.
 
@@ -99,15 +88,6 @@ def check_inputs(cfg, training: bool) -> None:
 
 def _is_ours(name: str) -> bool:
     return MetadataCatalog.get(name).get("evaluator_type") in ("closed_set", "anomaly")
-
-
-def load_weights(cfg, model: nn.Module) -> None:
-    """Load MODEL.WEIGHTS into `model`; the log says what became of every tensor."""
-    weights = resolve_weights(cfg)
-    if not weights:
-        logger.warning("MODEL.WEIGHTS is empty: every tensor keeps its random initialisation")
-        return
-    load_into(model, read_checkpoint(weights), allow_unused=tuple(cfg.MODEL.ALLOW_UNUSED_WEIGHTS))
 
 
 def evaluate(cfg, model: nn.Module, output_dir: str | None = None) -> OrderedDict:
