@@ -195,9 +195,7 @@ def announce(environment):
     say(f"  {', '.join(pins('torch.txt'))}, detectron2 0.7.2, about {count} packages more;")
     say("  a torch or detectron2 that is already there is kept")
     say(f"  disk: {CUDA_GB} GB, and {CUDA_DOWNLOAD_GB} GB while it runs, with the CUDA build of")
-    say(
-        f"  torch that Linux gets by default; {PLAIN_GB} and {PLAIN_DOWNLOAD_GB} GB with a CPU build"
-    )
+    say(f"  torch that Linux gets by default; {PLAIN_GB} and {PLAIN_DOWNLOAD_GB} GB with a CPU one")
     require_space(environment, PLAIN_GB + PLAIN_DOWNLOAD_GB)
 
 
