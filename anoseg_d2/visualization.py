@@ -9,6 +9,7 @@ import numpy as np
 __all__ = [
     "ANOMALY_COLORS",
     "CITYSCAPES_COLORS",
+    "anomaly_palette",
     "class_palette",
     "color_anomaly_label",
     "color_bar",
@@ -69,6 +70,14 @@ def color_classes(sem_seg: np.ndarray, palette: np.ndarray) -> np.ndarray:
     return palette[np.asarray(sem_seg).astype(np.uint8)]
 
 
+def anomaly_palette() -> np.ndarray:
+    """Give known, anomaly and void their `ANOMALY_COLORS`; (256, 3) uint8 RGB."""
+    table = np.full((256, 3), VOID_COLOR, dtype=np.uint8)
+    for value, color in ANOMALY_COLORS.items():
+        table[value] = color
+    return table
+
+
 def color_anomaly_label(label: np.ndarray) -> np.ndarray:
     """Colour a label map of known (0), anomaly (1) and void (255) as `ANOMALY_COLORS`.
 
@@ -77,10 +86,7 @@ def color_anomaly_label(label: np.ndarray) -> np.ndarray:
     Returns:
         (H, W, 3) uint8 RGB.
     """
-    table = np.full((256, 3), VOID_COLOR, dtype=np.uint8)
-    for value, color in ANOMALY_COLORS.items():
-        table[value] = color
-    return table[label]
+    return anomaly_palette()[label]
 
 
 def score_range(samples, low: float = 0.5, high: float = 99.5) -> tuple[float, float]:

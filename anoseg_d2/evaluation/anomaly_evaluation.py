@@ -227,7 +227,9 @@ class AnomalyEvaluator(DatasetEvaluator):
                 continue
             for part in parts[1:]:
                 parts[0].merge(part)
-            figures[name].update(parts[0].compute())
+            found = parts[0].compute()
+            figures[name].update({key: found[key] for key in COMPONENT_FIGURES})
+            figures[name]["component_why"] = found.get("why")
 
     def _gather_images(self) -> None:
         records, counts = comm.gather(self.per_image), comm.gather(self._counts)
@@ -298,8 +300,6 @@ def _score_entry(found: dict) -> dict:
     entry = {key: _percent(found[key]) for key in keys}
     entry.update({key: _percent(found[key]) for key in found if key.endswith("_bounds")})
     entry["best_f1_threshold"] = found.get("best_f1_threshold")
-    if "threshold" in found:
-        entry["component_threshold"] = found["threshold"]
     reasons = [found.get("why"), found.get("component_why")]
     if any(value is None for value in entry.values()):
         entry["why"] = "; ".join(r for r in reasons if r) or "undefined for these labels"

@@ -16,9 +16,8 @@ from anoseg_d2.evaluation.run_folder import dataset_folder
 from anoseg_d2.visualization import (
     ANOMALY_COLORS,
     CITYSCAPES_COLORS,
+    anomaly_palette,
     class_palette,
-    color_anomaly_label,
-    color_classes,
     fit_long_side,
     heat_map,
     outline,
@@ -28,7 +27,7 @@ from anoseg_d2.visualization import (
     score_range,
 )
 
-__all__ = ["BUDGET", "collect_failures", "collect_images", "color_ranges", "data_uri"]
+__all__ = ["BUDGET", "collect_failures", "collect_images", "color_ranges"]
 
 logger = logging.getLogger(__name__)
 
@@ -48,12 +47,22 @@ class _Tier:
 _TIERS = (_Tier(480, 480, 70), _Tier(400, 320, 60), _Tier(320, 240, 50), _Tier(240, 160, 40))
 
 
-def data_uri(image: np.ndarray, quality: int | None) -> str:
-    """Encode (H, W, 3) uint8 RGB as a WebP data URI; without a quality, lossless."""
+def data_uri(image: np.ndarray, quality: int) -> str:
+    """Encode (H, W, 3) uint8 RGB as a WebP data URI."""
+    return _uri(Image.fromarray(np.ascontiguousarray(image)), "webp", quality=quality, method=2)
+
+
+def indexed_uri(values: np.ndarray, palette: np.ndarray) -> str:
+    """Encode (H, W) uint8 as a PNG data URI with a (256, 3) uint8 palette, without loss."""
+    image = Image.fromarray(np.ascontiguousarray(values))
+    image.putpalette(palette.tobytes())
+    return _uri(image, "png", compress_level=9)
+
+
+def _uri(image: Image.Image, form: str, **options) -> str:
     buffer = io.BytesIO()
-    options = {"lossless": True} if quality is None else {"quality": quality, "method": 4}
-    Image.fromarray(np.ascontiguousarray(image)).save(buffer, format="WEBP", **options)
-    return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode()
+    image.save(buffer, format=form, **options)
+    return f"data:image/{form};base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
 def _thumbnail_path(run: Run, dataset: str, image_id: str) -> Path:
@@ -99,11 +108,11 @@ def _encode(
         if "photo" not in entry:
             entry["photo"] = data_uri(resize_image(stored["photo"], size), tier.quality)
             label = resize_label(stored["label"], size, keep=1)
-            entry["label"] = data_uri(color_anomaly_label(label), None)
+            entry["label"] = indexed_uri(label, anomaly_palette())
         maps: dict = {"heat": {}}
         if stored["sem_seg"] is not None:
-            classes = color_classes(resize_label(stored["sem_seg"], size), _palette(dataset))
-            maps["prediction"] = data_uri(classes, None)
+            classes = resize_label(stored["sem_seg"], size)
+            maps["prediction"] = indexed_uri(classes, _palette(dataset))
         heat_size = fit_long_side(*stored["label"].shape, tier.heat_side)
         for score, values in stored["scores"].items():
             if (run.name, score) in shown:

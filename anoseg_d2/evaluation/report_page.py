@@ -44,6 +44,7 @@ def build_page(runs: list[Run], title: str) -> str:
         "curves": curve_figures(runs),
         "closed_set": _closed_table(runs),
         "details": _detail_tables(runs),
+        "several": "" if len(runs) > 1 else "off",
         "notes": "".join(f"<p>{html.escape(note)}</p>" for note in notes),
         "data": _script_json(_image_data(runs, images, ranges)),
     }
@@ -87,9 +88,12 @@ def _facts(runs: list[Run]) -> str:
                 f"<dt>{html.escape(str(k))}</dt><dd>{html.escape(str(v))}</dd>"
                 for k, v in facts.items()
             )
-            name = html.escape(run.name)
-            blocks.append(f"<details><summary>{name}</summary><dl>{items}</dl></details>")
-    return "".join(blocks)
+            blocks.append(f"<div><b>{html.escape(run.name)}</b><dl>{items}</dl></div>")
+    if not blocks:
+        return ""
+    what = "Model" if len(runs) == 1 else "Models"
+    blocks = "".join(blocks)
+    return f'<details><summary>{what}</summary><div class="facts">{blocks}</div></details>'
 
 
 def _number(value, best=None, text=None) -> str:
@@ -97,7 +101,8 @@ def _number(value, best=None, text=None) -> str:
     if value is None:
         return '<td class="none">&ndash;</td>'
     shown = f"{value:.2f}" if text is None else text
-    mark = ' class="best"' if best is not None and value == best else ""
+    # What prints like the best is the best, to a reader.
+    mark = ' class="best"' if best is not None and f"{value:.2f}" == f"{best:.2f}" else ""
     return f'<td{mark} data-v="{value!r}">{shown}</td>'
 
 
@@ -132,8 +137,10 @@ def _overview_table(runs: list[Run]) -> str:
     spans = "".join(f'<th colspan="{n}">{html.escape(g)}</th>' for g, n in groups)
     heads = _head("model", kind="text") + _head("score", kind="text")
     heads += "".join(_head(FIGURE_NAMES.get(f, f), f in LOWER_IS_BETTER) for _, f in columns)
+    leading = {(run.name, run.best_score()) for run in runs}
     body = [
-        f"<tr>{_text_cells(row['model'], row['score'])}"
+        f'<tr data-best="{int((row["model"], row["score"]) in leading)}">'
+        + _text_cells(row["model"], row["score"])
         + "".join(_number(row[column], best.get(column)) for column in columns)
         + "</tr>"
         for row in rows
@@ -179,7 +186,10 @@ def _detail_table(runs: list[Run], dataset: str) -> str:
     )
     notes = "".join(f'<p class="quiet">&ndash; {html.escape(why)}</p>' for why in whys)
     table = _table("", heads, body, f"detail-{html.escape(dataset)}")
-    return f'<h3>{html.escape(dataset)}</h3><p class="quiet">{counts}</p>{table}{notes}'
+    return (
+        f"<details{' open' if len(runs) == 1 else ''}><summary><b>{html.escape(dataset)}</b> "
+        f'<span class="quiet">{counts}</span></summary>{table}{notes}</details>'
+    )
 
 
 def _best_plain(columns, rows) -> dict:
@@ -228,4 +238,5 @@ def _closed_one(runs: list[Run], dataset: str) -> str:
 def _change(value, reference) -> str:
     if value is None or reference is None:
         return _number(None)
-    return _number(value - reference, text=f"{value - reference:+.2f}")
+    change = round(value - reference, 2) + 0.0  # never -0.00
+    return _number(change, text=f"{change:+.2f}")
