@@ -73,7 +73,7 @@ def attention_heads(spec: Mapping[str, Any]) -> int:
     if heads is None:
         raise ValueError(
             f"the checkpoint does not tell its attention heads, and width {spec.get('width')} is "
-            "none of DINOv2's; set spec['heads']"
+            "none of DINOv2's; give them (--num-heads)"
         )
     return heads
 

@@ -51,6 +51,9 @@ def build_parser() -> argparse.ArgumentParser:
         "--num-blocks", type=int, help="query blocks, where the checkpoint does not tell"
     )
     parser.add_argument(
+        "--num-heads", type=int, help="attention heads, where neither file nor width tells"
+    )
+    parser.add_argument(
         "--delta-base", help="weights that the encoder of this checkpoint is a difference to"
     )
     parser.add_argument(
@@ -68,10 +71,12 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def _complete(checkpoint: Checkpoint, args: argparse.Namespace) -> None:
-    known = checkpoint.spec["num_blocks"]
-    if args.num_blocks and known and known != args.num_blocks:
-        raise ValueError(f"--num-blocks {args.num_blocks}: {args.source} says {known}")
-    checkpoint.spec["num_blocks"] = known or args.num_blocks
+    """Add what the user tells to what the file tells, and refuse to overwrite."""
+    for key, option in (("num_blocks", "--num-blocks"), ("heads", "--num-heads")):
+        given, known = getattr(args, option[2:].replace("-", "_")), checkpoint.spec[key]
+        if given and known and known != given:
+            raise ValueError(f"{option} {given}: {args.source} says {known}")
+        checkpoint.spec[key] = known or given
     target = Path(args.output) / ("config.json" if args.to == "huggingface" else "")
     if target.exists() and not args.overwrite:
         raise ValueError(f"{target} exists; remove it or pass --overwrite")

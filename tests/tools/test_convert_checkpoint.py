@@ -1,0 +1,358 @@
+"""Our checkpoints in the formats of others, and back: same outputs."""
+
+import importlib.util
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.nn import functional as F
+
+from anoseg_d2.checkpoint import AnosegCheckpointer, load_into, read_checkpoint, save_adapter
+from anoseg_d2.checkpoint_export import add_delta
+from anoseg_d2.modeling import EoMT
+from anoseg_d2.modeling.heads import LogitNormHead
+from anoseg_d2.modeling.lora import inject_lora
+from anoseg_d2.modeling.vit import build_vit
+
+transformers = pytest.importorskip("transformers")
+
+
+def tool(name):
+    path = Path(__file__).parents[2] / "tools" / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(name, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+convert, merge_lora = tool("convert_checkpoint"), tool("merge_lora")
+
+
+def tiny(head="linear", image_size=(64, 64), seed=0, num_registers=4, **kwargs):
+    torch.manual_seed(seed)
+    backbone = build_vit(
+        "S", image_size=image_size, depth=3, width=24, heads=3, num_registers=num_registers
+    )
+    for parameter in backbone.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    kwargs = {"num_known": 5, "num_queries": 6, "num_blocks": 2, **kwargs}
+    return EoMT(backbone=backbone, head=head, **kwargs).eval()
+
+
+def hugging_face_model(seed=0, **kwargs):
+    torch.manual_seed(seed)
+    config = {
+        "hidden_size": 24,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 3,
+        "image_size": 64,
+        "patch_size": 16,
+        "num_blocks": 2,
+        "num_queries": 6,
+        "id2label": dict(enumerate(["road", "pavement", "car", "person", "sky"])),
+    }
+    model = transformers.EomtForUniversalSegmentation(transformers.EomtConfig(**(config | kwargs)))
+    for name, parameter in model.named_parameters():
+        if not name.startswith("upscale"):
+            torch.nn.init.normal_(parameter, std=0.2)
+    model.attn_mask_probs.zero_()
+    return model.eval()
+
+
+IMAGES = 255 * torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(3))
+
+
+@torch.no_grad()
+def ours(model):
+    return model.eval().predict_masks(IMAGES)[-1]
+
+
+@torch.no_grad()
+def theirs(model):
+    mean, std = (torch.tensor(v)[:, None, None] for v in (MEAN, STD))
+    result = model(pixel_values=(IMAGES / 255 - mean) / std)
+    return result.masks_queries_logits, result.class_queries_logits
+
+
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+def assert_equal(left, right):
+    for a, b in zip(left, right, strict=True):
+        assert a.abs().max() > 1e-2  # outputs that say something
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-4)
+
+
+def saved(model, folder):
+    AnosegCheckpointer(model, str(folder)).save("model")
+    return folder / "model.pth"
+
+
+def run(*arguments):
+    return convert.main([str(argument) for argument in arguments])
+
+
+# ---- Hugging Face ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("registers, num_blocks", [(4, 2), (0, 3)])
+def test_a_hugging_face_folder_gives_their_logits(tmp_path, registers, num_blocks):
+    source = hugging_face_model(num_register_tokens=registers, num_blocks=num_blocks)
+    source.save_pretrained(tmp_path)
+    checkpoint = read_checkpoint(tmp_path)
+    assert checkpoint.format == "huggingface"
+    names = ["road", "pavement", "car", "person", "sky"]
+    expected = {"heads": 3, "num_blocks": num_blocks, "num_known": 5, "class_names": names}
+    assert {key: checkpoint.spec[key] for key in expected} == expected
+    model = tiny(num_registers=registers, num_blocks=num_blocks, seed=1)
+    report = load_into(model, checkpoint)
+    assert set(report.names("ignored")) == {"attn_mask_probs", "criterion.empty_weight"}
+    assert_equal(ours(model), theirs(source))
+
+
+def test_a_sharded_hugging_face_folder_loads(tmp_path):
+    source = hugging_face_model()
+    source.save_pretrained(tmp_path, max_shard_size="40KB")
+    assert not (tmp_path / "model.safetensors").exists()
+    model = tiny(seed=1)
+    load_into(model, read_checkpoint(tmp_path))
+    assert_equal(ours(model), theirs(source))
+    next(tmp_path.glob("model-00001-*")).unlink()
+    with pytest.raises(FileNotFoundError, match="model-00001.*not beside it"):
+        read_checkpoint(tmp_path)
+
+
+def test_another_model_type_is_refused(tmp_path):
+    hugging_face_model().save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"model_type": "eomt_dinov3"}))
+    with pytest.raises(ValueError, match="eomt_dinov3"):
+        read_checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize("has_anomaly, registers", [(False, 4), (True, 0)])
+def test_our_checkpoint_gives_our_logits_in_transformers(tmp_path, has_anomaly, registers, capsys):
+    model = tiny(has_anomaly=has_anomaly, num_registers=registers)
+    source, target = saved(model, tmp_path), tmp_path / "exported"
+    assert run(source, "--to", "huggingface", "--output", target) == 0
+    assert "config.json" in capsys.readouterr().out
+    loaded, info = transformers.EomtForUniversalSegmentation.from_pretrained(
+        target, output_loading_info=True
+    )
+    assert not any(info[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    assert_equal(ours(model), theirs(loaded.eval()))
+    assert loaded.config.id2label[5 if has_anomaly else 0] == (
+        "anomaly" if has_anomaly else "class_0"
+    )
+    back = tiny(has_anomaly=has_anomaly, num_registers=registers, seed=2)
+    checkpoint = read_checkpoint(target)
+    assert checkpoint.spec["has_anomaly"] is has_anomaly
+    assert "inserted" not in load_into(back, checkpoint).counts()
+    assert_equal(ours(model), ours(back))
+
+
+@pytest.mark.parametrize("height, width", [(64, 64), (80, 200), (150, 64)])
+def test_transformers_pipeline_segments_as_we_do(tmp_path, height, width):
+    model = tiny(num_queries=10)
+    with torch.no_grad():  # decided enough for every class to win somewhere
+        torch.nn.init.ones_(model.backbone.norm.weight)
+        biases = [model.backbone.norm, model.mask_head[4], *(block.norm for block in model.upscale)]
+        for layer in biases:
+            torch.nn.init.zeros_(layer.bias)
+        model.class_head.weight *= 10
+        model.mask_head[4].weight *= 5
+    run(saved(model, tmp_path), "--to", "huggingface", "--output", tmp_path / "exported")
+    segment = transformers.pipeline("image-segmentation", str(tmp_path / "exported"))
+    noise = np.random.default_rng(0).integers(0, 256, (4, 8, 3), dtype=np.uint8)
+    image = Image.fromarray(noise).resize((width, height), Image.Resampling.NEAREST)
+    found = np.full((height, width), -1)
+    for entry in segment(image, subtask="semantic"):
+        found[np.asarray(entry["mask"]) > 0] = int(entry["label"].removeprefix("class_"))
+    pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)
+    with torch.no_grad():
+        result = model([{"image": pixels, "height": height, "width": width}])[0]
+    expected = result["sem_seg"].numpy()
+    assert len(np.unique(expected)) == 5
+    assert (found == expected).mean() > 0.99
+
+
+def test_a_rectangle_has_no_hugging_face_counterpart(tmp_path, capsys):
+    source = saved(tiny(image_size=(64, 96)), tmp_path)
+    assert run(source, "--to", "huggingface", "--output", tmp_path / "exported") == 1
+    assert "4 x 6 patches" in capsys.readouterr().err
+    assert not (tmp_path / "exported").exists()
+
+
+# ---- official -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["model.ckpt", "pytorch_model.bin", "model.safetensors"])
+def test_the_official_format_round_trips(tmp_path, name):
+    model, path = tiny(has_anomaly=False), tmp_path / "official" / name
+    assert run(saved(model, tmp_path), "--to", "official", "--output", path) == 0
+    checkpoint = read_checkpoint(path)
+    assert (checkpoint.format, checkpoint.spec["num_blocks"]) == ("eomt_official", 2)
+    back = tiny(seed=2)
+    report = load_into(back, checkpoint)
+    assert set(report.names("loaded")) == set(model.state_dict())
+    assert_equal(ours(model), ours(back))
+
+
+def test_official_input_statistics_are_compared(tmp_path):
+    path = tmp_path / "model.ckpt"
+    run(saved(tiny(), tmp_path), "--to", "official", "--output", path)
+    content = torch.load(path)
+    content["state_dict"]["network.encoder.pixel_mean"] += 0.1
+    torch.save(content, path)
+    with pytest.raises(ValueError, match="pixel_mean: the checkpoint was trained with"):
+        load_into(tiny(), read_checkpoint(path))
+
+
+def test_official_becomes_ours_with_all_it_tells(tmp_path):
+    model = tiny()
+    first, second = tmp_path / "model.ckpt", tmp_path / "ours.safetensors"
+    run(saved(model, tmp_path), "--to", "official", "--output", first)
+    content = torch.load(first)
+    state = content["state_dict"]
+    state = {k.replace("network.", "network._orig_mod."): v for k, v in state.items()}
+    del state["network._orig_mod.attn_mask_probs"]
+    torch.save({"state_dict": state, "epoch": 3, "callbacks": {}}, first)
+    wide = {"--to": "anoseg", "--output": second}
+    arguments = [part for pair in wide.items() for part in pair]
+    assert run(first, *arguments) == 1  # width 24 is no DINOv2: heads unknown
+    heads = read_checkpoint(saved(model, tmp_path)).spec["heads"]
+    assert run(first, *arguments, "--num-blocks", 2, "--num-heads", heads) == 0
+    spec = read_checkpoint(second).spec
+    assert (spec["head"], spec["num_blocks"], spec["heads"]) == ("linear", 2, 3)
+    back = tiny(seed=2)
+    load_into(back, read_checkpoint(second))
+    assert_equal(ours(model), ours(back))
+
+
+# ---- heads and adapters ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("to", ["official", "huggingface"])
+@pytest.mark.parametrize("head", ["arcface", "logit_norm"])
+def test_heads_that_normalise_are_refused_with_the_reason(tmp_path, capsys, to, head):
+    source = saved(tiny(head), tmp_path)
+    assert run(source, "--to", to, "--output", tmp_path / "out") == 1
+    assert f"has a {head} head" in capsys.readouterr().err
+    assert run(source, "--to", to, "--output", tmp_path / "out", "--approximate") == 0
+
+
+def test_an_approximated_arcface_keeps_masks_and_ranks_known_classes_alike(tmp_path):
+    model = tiny("arcface")
+    run(
+        saved(model, tmp_path), "--to", "official", "--output", tmp_path / "a.ckpt", "--approximate"
+    )
+    back = tiny(seed=2)
+    load_into(back, read_checkpoint(tmp_path / "a.ckpt"))
+    (masks, logits), (new_masks, new_logits) = ours(model), ours(back)
+    torch.testing.assert_close(new_masks, masks, rtol=0, atol=1e-5)
+    # Per query the two differ by one positive factor, near 1.
+    factor = new_logits.norm(dim=-1) / logits.norm(dim=-1)
+    assert factor.min() > 0.5 and factor.max() < 2.0
+    assert torch.allclose(F.normalize(new_logits, dim=-1), F.normalize(logits, dim=-1), atol=1e-5)
+
+
+def test_raw_logit_norm_is_a_linear_head_exactly(tmp_path):
+    model = tiny(LogitNormHead(24, 5, inference="raw"))
+    assert run(saved(model, tmp_path), "--to", "official", "--output", tmp_path / "a.ckpt") == 0
+    back = tiny(seed=2)
+    load_into(back, read_checkpoint(tmp_path / "a.ckpt"))
+    assert_equal(ours(model), ours(back))
+
+
+def adapted(head="linear"):
+    model = tiny(head)
+    inject_lora(model.backbone, targets=("q", "v", "fc1"), rank=2, alpha=5.0)
+    model.backbone.requires_grad_(False)
+    for name, parameter in model.named_parameters():
+        if "lora_" in name:
+            parameter.requires_grad_(True)
+            torch.nn.init.normal_(parameter, std=0.2)
+    return model
+
+
+def test_exports_have_adapters_merged(tmp_path):
+    model = adapted()
+    run(saved(model, tmp_path), "--to", "huggingface", "--output", tmp_path / "exported")
+    loaded = transformers.EomtForUniversalSegmentation.from_pretrained(tmp_path / "exported")
+    assert_equal(ours(model), theirs(loaded.eval()))
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_merge_lora_writes_a_plain_checkpoint(tmp_path, capsys, suffix):
+    model, merged = adapted("arcface"), tmp_path / f"merged{suffix}"
+    assert merge_lora.main([str(saved(model, tmp_path)), "--output", str(merged)]) == 0
+    assert "merged 6 adapters" in capsys.readouterr().out
+    checkpoint, plain = read_checkpoint(merged), tiny("arcface", seed=2)
+    assert checkpoint.spec["lora"] is None
+    assert set(load_into(plain, checkpoint).counts()) == {"loaded"}
+    assert_equal(ours(model), ours(plain))
+
+
+def test_merge_lora_takes_an_adapter_and_its_base(tmp_path, capsys):
+    model = adapted("arcface")
+    base, adapter, merged = (tmp_path / name for name in ("base", "adapter.pth", "merged.pth"))
+    base = saved(tiny("arcface"), base)  # adapted() starts from the same seed
+    save_adapter(model, adapter)
+    arguments = [str(adapter), "--output", str(merged)]
+    assert merge_lora.main(arguments) == 1
+    assert "give --base" in capsys.readouterr().err
+    assert merge_lora.main([*arguments, "--base", str(base)]) == 0
+    plain = tiny("arcface", seed=2)
+    load_into(plain, read_checkpoint(merged))
+    assert_equal(ours(model), ours(plain))
+    other = saved(tiny("arcface", seed=5), tmp_path / "other")
+    arguments += ["--base", str(other), "--overwrite"]
+    assert merge_lora.main(arguments) == 1
+    assert "hash of the frozen weights differs" in capsys.readouterr().err
+
+
+# ---- deltas and mistakes --------------------------------------------------------------------
+
+
+def test_a_delta_is_noticed_and_added_to_its_base(tmp_path, caplog):
+    base, final = tiny(), tiny(seed=4)
+    for model in (base, final):
+        for name, parameter in model.named_parameters():
+            if name.endswith(("norm1.weight", "norm2.weight")):
+                torch.nn.init.ones_(parameter)
+    whole, other = saved(final, tmp_path), saved(base, tmp_path / "base")
+    run(whole, "--to", "official", "--output", tmp_path / "delta.ckpt")
+    content = torch.load(tmp_path / "delta.ckpt")
+    for name, tensor in base.state_dict().items():
+        if name.startswith("backbone."):
+            content["state_dict"][f"network.encoder.{name}"] -= tensor
+    torch.save(content, tmp_path / "delta.ckpt")
+    read_checkpoint(whole)
+    assert "delta" not in caplog.text
+    delta = read_checkpoint(tmp_path / "delta.ckpt")
+    assert "looks like a delta" in caplog.text
+    model = tiny(seed=6)
+    load_into(model, add_delta(delta, read_checkpoint(other)))
+    assert_equal(ours(model), ours(final))
+    with pytest.raises(ValueError, match="is not the base"):
+        add_delta(delta, read_checkpoint(saved(tiny(image_size=(96, 96)), tmp_path / "b")))
+
+
+def test_an_existing_output_is_kept(tmp_path, capsys):
+    source, target = saved(tiny(), tmp_path), tmp_path / "mine.pth"
+    target.write_text("precious")
+    assert run(source, "--to", "anoseg", "--output", target) == 1
+    assert "--overwrite" in capsys.readouterr().err
+    assert target.read_text() == "precious"
+    assert run(source, "--to", "anoseg", "--output", target, "--overwrite") == 0
+
+
+def test_a_bare_vit_cannot_become_an_eomt(tmp_path, capsys):
+    state = tiny().backbone.state_dict()
+    torch.save(state, tmp_path / "vit.pth")
+    arguments = ("--to", "official", "--output", tmp_path / "out.ckpt")
+    assert run(tmp_path / "vit.pth", *arguments) == 1
+    assert "no whole EoMT" in capsys.readouterr().err
