@@ -1,0 +1,38 @@
+"""Fixtures that several test modules share."""
+
+import os
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test touches the network
+
+import pytest
+import tiny_models
+import torch
+
+
+@pytest.fixture(autouse=True)
+def _same_seed_for_every_test():
+    torch.manual_seed(0)
+
+
+@pytest.fixture
+def tiny_vit():
+    """Factory of a small DINOv2 ViT; see `tiny_models.tiny_vit`."""
+    return tiny_models.tiny_vit
+
+
+@pytest.fixture
+def tiny_eomt():
+    """Factory of a small EoMT; see `tiny_models.tiny_eomt`."""
+    return tiny_models.tiny_eomt
+
+
+@pytest.fixture
+def tiny_batch():
+    """Factory of training samples; see `tiny_models.tiny_batch`."""
+    return tiny_models.tiny_batch
+
+
+@pytest.fixture
+def tiny_cfg():
+    """Factory of a config of a small EoMT; see `tiny_models.tiny_cfg`."""
+    return tiny_models.tiny_cfg
