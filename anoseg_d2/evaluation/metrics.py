@@ -99,8 +99,7 @@ class PixelMetrics:
     def _fold_if_full(self) -> None:
         """Leave the list of distinct scores once it passes its limit."""
         if isinstance(self._counts, KeyRuns) and self._counts.full:
-            runs, self._counts = self._counts, PagedSketch(self.budget)
-            self._counts.add_runs(runs.keys, runs.counts)
+            self._counts = PagedSketch.from_runs(self._counts)
 
     def merge(self, other: "PixelMetrics") -> "PixelMetrics":
         """Add another object's counts, as if its images had been seen here; returns self.
@@ -118,8 +117,7 @@ class PixelMetrics:
             self._fold_if_full()
         else:
             if isinstance(self._counts, KeyRuns):
-                runs, self._counts = self._counts, PagedSketch(self.budget)
-                self._counts.add_runs(runs.keys, runs.counts)
+                self._counts = PagedSketch.from_runs(self._counts)
             self._counts.add_sketch(other._counts)
         self.images += other.images
         for label, count in other.pixels.items():
@@ -178,7 +176,8 @@ class PixelMetrics:
             result.update(_figure(name, pair))
         best = keys_to_scores(summary.best_f1_key)
         result["best_f1_threshold"] = float(best[0])
-        result["best_f1_cut"] = float(np.nextafter(best, np.float32(-np.inf))[0])
+        with np.errstate(over="ignore"):  # below the least finite float is -inf
+            result["best_f1_cut"] = float(np.nextafter(best, np.float32(-np.inf))[0])
         result["at_tpr"] = {need.rate: _at(summary.at(need)) for need in needs}
         at95 = result["at_tpr"][0.95]
         result.update(fpr95=at95["fpr"], fpr95_bounds=at95["fpr_bounds"])
@@ -192,16 +191,18 @@ class PixelMetrics:
         """Points of both curves, thinned to steps of equal size in either rate.
 
         Args:
-            max_points: at most so many points (at least 2).
+            max_points: at most so many points, at least 5.
         Returns:
             None where `compute` has no figures, else float64 arrays (N,), thresholds descending:
             `threshold` (float32), `recall` (= true-positive rate), `precision`,
             `false_positive_rate`. The last point has recall 1.
         """
+        if max_points < 5:
+            raise ValueError(f"a curve needs at least 5 points, got max_points={max_points}")
         if self._undefined():
             return None
-        kept, seen = [], None
-        steps = max(1, (max_points - 2) // 3)
+        kept, seen = [], -1
+        steps = (max_points - 2) // 3
         for segment in self._segments(self._needs()):
             tp = (segment.tp_low + segment.tp_high) / 2
             fp = (segment.fp_low + segment.fp_high) / 2
@@ -209,12 +210,13 @@ class PixelMetrics:
             # each of the three only grows, so there are at most 3 * steps changes
             place = np.floor(recall * steps) + np.floor(fpr * steps)
             place += np.floor(steps * np.sqrt(fp / (fp + self.pixels[ANOMALY])))
-            change = np.flatnonzero(np.diff(place, prepend=-1 if seen is None else seen))
+            change = np.flatnonzero(np.diff(place, prepend=seen))
             seen = place[-1]
             points = np.stack((keys_to_scores(segment.keys), recall, tp / (tp + fp), fpr))
             kept.append(points[:, change])
-            last = points[:, -1:]
-        threshold, recall, precision, fpr = np.concatenate((*kept, last), axis=1)
+        if place.size - 1 not in change:
+            kept.append(points[:, -1:])
+        threshold, recall, precision, fpr = np.concatenate(kept, axis=1)
         return {
             "threshold": threshold.astype(np.float32),
             "recall": recall,

@@ -49,7 +49,7 @@ class Budget:
     """
 
     runs: int = 1 << 20
-    pages: int = 3 << 12
+    pages: int = 5 << 11
     page_bits: int = 9
     fold_bits: int = 22
     narrow_pixels: int = (1 << 32) - 1
@@ -121,6 +121,17 @@ class PagedSketch:
         self.directory = self._empty_directory()
         self.cells = np.zeros(2 * budget.pages << budget.page_bits, np.uint32)
         self.fold = np.zeros(2 << budget.fold_bits, np.uint32)
+
+    @classmethod
+    def from_runs(cls, runs: KeyRuns) -> "PagedSketch":
+        """The sketch of the same multiset."""
+        sketch = cls(runs.budget)
+        first = runs.keys >> np.uint32(sketch.shift + sketch.budget.page_bits)
+        while np.count_nonzero(np.diff(first)) >= sketch.capacity:
+            first >>= np.uint32(1)
+            sketch._coarsen()
+        sketch.add_runs(runs.keys, runs.counts)
+        return sketch
 
     def add(self, keys: np.ndarray, labels: np.ndarray, counts: np.ndarray | None = None) -> None:
         """Count pixels: keys (N,) uint32, labels (N,) uint8 0 or 1, optional counts (N,) int64."""
@@ -203,12 +214,15 @@ class PagedSketch:
     def _coarsen(self) -> None:
         """Join neighbouring cells, and neighbouring pages: half the resolution, more room."""
         half, used = 1 << (self.budget.page_bits - 1), self.page_ids.size
+        self.shift += 1
+        if not used:
+            self.directory = self._empty_directory()
+            return
         table = self.cells.reshape(-1, half, 2, 2)[:used]
         joined = table[:, :, 0] + table[:, :, 1]
         self.cells[:] = 0
         old = self.page_ids
         self.page_ids = np.unique(old >> 1)
-        self.shift += 1
         self.directory = self._empty_directory()
         self.directory[self.page_ids] = np.arange(self.page_ids.size)
         place = 2 * self.directory[old >> 1].astype(np.intp) + (old & 1)

@@ -10,6 +10,7 @@ import numpy as np
 __all__ = ["keys_to_scores", "scores_to_keys", "sorted_runs", "to_numpy"]
 
 _SIGN = np.uint32(1 << 31)
+_LOWEST = np.uint32(0x007FFFFF)  # -inf; below it the bits are NaN
 
 
 def to_numpy(array) -> np.ndarray:
@@ -38,8 +39,8 @@ def scores_to_keys(scores: np.ndarray) -> np.ndarray:
 
 
 def keys_to_scores(keys) -> np.ndarray:
-    """Undo `scores_to_keys`: (N,) uint32 -> (N,) float32."""
-    keys = np.atleast_1d(np.asarray(keys, dtype=np.uint32))
+    """Undo `scores_to_keys`: (N,) uint32 -> (N,) float32; keys below every score give -inf."""
+    keys = np.maximum(np.atleast_1d(np.asarray(keys, dtype=np.uint32)), _LOWEST)
     return np.where(keys & _SIGN, keys ^ _SIGN, ~keys).view(np.float32)
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from .curve_bounds import CHUNK, Segment, exact_segment
+from .score_counts import Budget, KeyRuns
 
 __all__ = ["SpilledCounts", "estimate_exact_bytes"]
 
@@ -72,7 +73,7 @@ class SpilledCounts:
             chosen = np.sort(keys[labels == label])
             ranges = chosen >> np.uint32(_LOW_BITS)
             starts = np.flatnonzero(np.diff(ranges, prepend=np.uint32(0xFFFFFFFF)))
-            for start, end in zip(starts, [*starts[1:], chosen.size], strict=True):
+            for start, end in zip(starts, np.append(starts, chosen.size)[1:], strict=True):
                 with open(self._folder / f"{ranges[start]:03x}.{name}", "ab") as file:
                     chosen[start:end].tofile(file)
 
@@ -101,28 +102,34 @@ class SpilledCounts:
                     target.write(block)
                     left -= len(block)
 
-    def _counted(self, prefix: str) -> np.ndarray:
-        """Pixels per key of a range, (2, 2 ** 20) int64: known, anomaly."""
+    def _counted(self, prefix: str) -> tuple[np.ndarray, np.ndarray]:
+        """Keys of a range that occur, (N,) uint32 ascending, and their counts (2, N) int64."""
+        paths = [self._folder / f"{prefix}.{name}" for name in _LABELS]
+        sizes = [path.stat().st_size // _KEY_BYTES if path.exists() else 0 for path in paths]
+        if sum(sizes) <= CHUNK:
+            runs = KeyRuns(Budget())
+            parts = [
+                np.fromfile(p, np.uint32) for p, size in zip(paths, sizes, strict=True) if size
+            ]
+            runs.add(np.concatenate(parts), np.repeat(np.arange(2, dtype=np.uint8), sizes))
+            return runs.keys, runs.counts
         counts = np.zeros((2, 1 << _LOW_BITS), np.int64)
-        for label, name in enumerate(_LABELS):
-            path = self._folder / f"{prefix}.{name}"
-            if not path.exists():
-                continue
-            with open(path, "rb") as file:
-                while (keys := np.fromfile(file, np.uint32, CHUNK * 4)).size:
-                    low = keys & np.uint32((1 << _LOW_BITS) - 1)
-                    np.add.at(counts[label], low, np.ones(low.size, np.int64))
-        return counts
+        for label, path in enumerate(paths):
+            for start in range(0, sizes[label], CHUNK):
+                keys = np.fromfile(path, np.uint32, CHUNK, offset=start * _KEY_BYTES)
+                low = keys & np.uint32((1 << _LOW_BITS) - 1)
+                np.add.at(counts[label], low, np.ones(low.size, np.int64))
+        low = np.flatnonzero(counts[0] | counts[1])
+        return ((int(prefix, 16) << _LOW_BITS) + low).astype(np.uint32), counts[:, low]
 
     def segments(self, wanted=None) -> Iterator[Segment]:
         """The curves point by point, from the highest score down."""
         tp = fp = 0
         for prefix in sorted({file.stem for file in self._folder.iterdir()}, reverse=True):
-            counts = self._counted(prefix)
-            held = np.flatnonzero(counts[0] | counts[1])[::-1]
-            for start in range(0, held.size, CHUNK):
-                low = held[start : start + CHUNK]
-                keys = ((int(prefix, 16) << _LOW_BITS) + low).astype(np.uint32)
-                segment = exact_segment(keys, counts[1, low], counts[0, low], tp, fp)
+            keys, counts = self._counted(prefix)
+            for end in range(keys.size, 0, -CHUNK):
+                part = slice(max(0, end - CHUNK), end)
+                known, anomalous = counts[:, part][:, ::-1]
+                segment = exact_segment(keys[part][::-1], anomalous, known, tp, fp)
                 tp, fp = segment.end
                 yield segment
