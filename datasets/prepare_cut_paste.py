@@ -290,6 +290,12 @@ def summarise(job, records) -> dict:
     problems["objects drawn but unreadable"] = sorted(
         {text for record in records for text in record["problems"]}
     )
+    problems["objects without a place"] = [
+        f"{record['name']}: {item['source_image']}, annotation {item['annotation_id']}"
+        for record in records
+        for item in record["objects"]
+        if item["dropped"] is not None
+    ]
     for source in (*job.outliers, *job.controls):
         for kind, names in source.problems.items():
             problems[kind] = sorted({*problems.get(kind, ()), *names})

@@ -52,8 +52,9 @@ class CutPasteOptions:
         control_count: fewest and most pasted objects of known classes; (0, 0) is off.
         scale: range of the factor on an object's native size (`size` native).
         max_fraction: a pasted object's greatest share of the frame's height and of its width.
-        min_side: least side of a pasted object, pixels; less where the frame is so small that
-            `max_fraction` leaves no room for it.
+        min_side: least side of a pasted object, pixels, and never over half of what `max_fraction`
+            allows (that binds in frames under 160 pixels). An object too thin to keep both limits
+            finds no place.
         size: `native` scales the object's own size; `perspective` lets it fall with the row of
             its base, from `perspective_side` at the bottom to 0 at the horizon.
         perspective_side: longest side at the frame's bottom as a share of its short side, before
@@ -157,7 +158,7 @@ def paste_objects(
     options = dataclasses.replace(options or CutPasteOptions(), **changes)
     _check_frame(image, label, options)
     objects = [_as_object(item) for item in objects]
-    ground = np.isin(label, options.ground_labels)
+    ground = _ground(label, options)
     placements = [_place(item, ground, generator, options) for item in objects]
     for _ in range(options.max_redraws):
         hidden = _count_visible(placements, label.shape)
@@ -175,6 +176,13 @@ def paste_objects(
     sigmas = [_blend(image, label, p, options) if p else None for p in placements]
     values = [_label_value(item, options) for item in objects]
     return image, label, list(map(_record, objects, placements, values, sigmas))
+
+
+def _ground(label, options) -> np.ndarray:
+    """Where objects may stand, (H, W) bool; all False where nobody will ask."""
+    if options.placement == "uniform" and options.size == "native":
+        return np.broadcast_to(np.False_, label.shape)
+    return np.isin(label, options.ground_labels)
 
 
 def _check_frame(image, label, options) -> None:
@@ -231,8 +239,8 @@ def _resize_mask(item, scale, frame, options) -> tuple[np.ndarray | None, float]
     height, width = item.mask.shape
     most = min(options.max_fraction * frame[0] / height, options.max_fraction * frame[1] / width)
     wanted = options.perspective_min_side if options.size == "perspective" else options.min_side
-    # In a frame too small for the wanted side, an object may be as small as the upper limit.
-    wanted = min(wanted, int(options.max_fraction * min(frame)))
+    # Half the upper limit at most, so that a small frame has room for objects of aspect 2.
+    wanted = min(wanted, int(options.max_fraction * min(frame) / 2))
     least = wanted / min(height, width)
     if least > most:
         return None, scale

@@ -173,19 +173,19 @@ def test_sizes_keep_both_limits_and_the_aspect(shape, item):
         *_, record = place_alone(box, image, label, seed)
         if record["dropped"]:
             # the least side wanted does not fit under the upper limit
-            least = min(32, int(0.4 * min(shape)))
+            least = min(32, int(0.2 * min(shape)))
             assert least / min(item) > min(0.4 * shape[0] / item[0], 0.4 * shape[1] / item[1])
             continue
         x0, y0, x1, y1 = record["box"]
         height, width = y1 - y0, x1 - x0
         assert height <= 0.4 * shape[0] and width <= 0.4 * shape[1]
-        assert min(height, width) >= min(32, int(0.4 * min(shape)))
+        assert min(height, width) >= min(32, int(0.2 * min(shape)))
         assert abs(height - item[0] * record["scale"]) <= 1
         assert abs(width - item[1] * record["scale"]) <= 1
 
 
 def test_native_scale_is_uniform_where_no_limit_binds():
-    image, label = np.zeros((1000, 2000, 3), np.uint8), np.zeros((1000, 2000), np.uint8)
+    image, label = np.zeros((400, 400, 3), np.uint8), np.zeros((400, 400), np.uint8)
     scales = [place_alone(disc(80), image, label, seed)[2]["scale"] for seed in range(60)]
     assert 0.5 <= min(scales) < 0.6 and 1.4 < max(scales) <= 1.5
     assert abs(np.mean(scales) - 1) < 0.1
@@ -258,22 +258,22 @@ def test_road_placement_stands_on_ground(size):
 
 
 def test_perspective_objects_shrink_towards_the_horizon():
-    shape = (1024, 2048)
+    shape = (512, 1024)
     image, label = np.zeros((*shape, 3), np.uint8), np.full(shape, 11, np.uint8)
-    label[400:] = 7
+    label[200:] = 7
     sides, nearness = [], []
-    for seed in range(150):
+    for seed in range(80):
         _, _, record = place_alone(
-            disc(200), image, label, seed, placement="road", size="perspective"
+            disc(100), image, label, seed, placement="road", size="perspective"
         )
         x0, y0, x1, y1 = record["box"]
         sides.append(max(x1 - x0, y1 - y0))
-        nearness.append((y1 - 1 - 400) / 623)
+        nearness.append((y1 - 1 - 200) / 311)
     sides, nearness = np.array(sides), np.array(nearness)
-    assert 0.03 * 1024 < np.median(sides) < 0.05 * 1024
+    assert 0.03 * 512 < np.median(sides) < 0.05 * 512
     free = sides > 8  # the least side binds at the horizon
-    factor = sides[free] / (0.08 * 1024 * nearness[free])
-    assert (factor > 0.45).all() and (factor < 1.6).all()
+    exact = 0.08 * 512 * nearness[free]
+    assert (sides[free] >= 0.5 * exact - 1).all() and (sides[free] <= 1.5 * exact + 1).all()
 
 
 def test_one_generator_state_one_result():

@@ -1,0 +1,354 @@
+"""Whole cut-paste sets: the same bytes by every road, nothing mixed, nothing silent."""
+
+import importlib.util
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from anoseg_d2.data.cut_paste_frames import LabelReader
+from anoseg_d2.data.cut_paste_job import read_manifest
+from anoseg_d2.data.image_io import read_image, read_label
+from anoseg_d2.data.label_rules import LABEL_RULES, load_label
+
+SCRIPT = Path(__file__).parents[2] / "datasets" / "prepare_cut_paste.py"
+SHAPE = (96, 192)
+
+
+def load_script():
+    spec = importlib.util.spec_from_file_location("prepare_cut_paste", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+main = load_script().main
+
+
+def write_scenes(folder, number, shape=SHAPE, split="train"):
+    generator = np.random.default_rng(0)
+    for index in range(number):
+        city = ("aachen", "bonn")[index % 2]
+        stem = f"{city}_{index:06d}_000019"
+        image = folder / "leftImg8bit" / split / city / f"{stem}_leftImg8bit.png"
+        label = folder / "gtFine" / split / city / f"{stem}_gtFine_labelIds.png"
+        for path in (image, label):
+            path.parent.mkdir(parents=True, exist_ok=True)
+        pixels = generator.integers(0, 256, (*shape, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(image)
+        ids = np.full(shape, 11, np.uint8)
+        ids[shape[0] // 2 :], ids[:5] = 7, 4
+        Image.fromarray(ids).save(label)
+    return folder
+
+
+def write_objects(folder):
+    """Three photographs with one cat, one dog and one person each."""
+    generator = np.random.default_rng(1)
+    categories = [{"id": i, "name": n} for i, n in ((1, "person"), (17, "cat"), (18, "dog"))]
+    images, annotations = [], []
+    folder.mkdir(parents=True, exist_ok=True)
+    for number in range(3):
+        pixels = generator.integers(0, 256, (120, 200, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{number}.png")
+        images.append({"id": number, "file_name": f"{number}.png", "height": 120, "width": 200})
+        for place, category in enumerate(categories):
+            x = 10 + 62 * place
+            polygon = [x, 20, x + 50, 25, x + 45, 20 + 20 * (number + 2), x + 5, 90]
+            annotations.append(
+                {
+                    "id": 10 * number + place,
+                    "image_id": number,
+                    "category_id": category["id"],
+                    "segmentation": [polygon],
+                    "area": 2500,
+                }
+            )
+    content = {"images": images, "annotations": annotations, "categories": categories}
+    (folder / "instances.json").write_text(json.dumps(content))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def inputs(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("cut_paste")
+    return write_scenes(folder / "scenes", 8), write_objects(folder / "coco")
+
+
+def arguments(inputs, output, *more):
+    scenes, objects = inputs
+    return [
+        *("--cityscapes", scenes, "--coco-json", objects / "instances.json"),
+        *("--coco-images", objects, "--output", output, *more),
+    ]
+
+
+def make(inputs, output, *more):
+    return main([str(item) for item in arguments(inputs, output, *more)])
+
+
+def content(folder):
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+@pytest.fixture(scope="session")
+def reference(inputs, tmp_path_factory):
+    output = tmp_path_factory.mktemp("reference") / "set"
+    assert make(inputs, output, "--ratio", "0.6") == 0
+    return output
+
+
+def test_output_is_a_cityscapes_folder_with_a_manifest(inputs, reference):
+    names = content(reference)
+    assert sum(name.endswith("_leftImg8bit.png") for name in names) == 8
+    assert sum(name.endswith("_gtFine_labelIds.png") for name in names) == 8
+    assert {"manifest.jsonl", "cut_paste.json", "summary.json"} <= names.keys()
+    pasted = 0
+    for record in read_manifest(reference).values():
+        city, stem = record["name"].split("/")
+        label = reference / "gtFine" / "train" / city / f"{stem}_gtFine_labelIds.png"
+        image = reference / "leftImg8bit" / "train" / city / f"{stem}_leftImg8bit.png"
+        source = inputs[0] / "leftImg8bit" / "train" / city / image.name
+        train_ids = load_label(label, LABEL_RULES["cityscapes_outlier"])
+        visible = sum(item["visible_pixels"] for item in record["objects"])
+        assert (train_ids == 19).sum() == visible
+        changed = (read_image(image) != read_image(source)).any(-1)
+        assert changed.any() == bool(record["objects"])
+        assert record["objects"] or image.read_bytes() == source.read_bytes()
+        for item in record["objects"]:
+            assert item["category"] in ("cat", "dog") and item["source_image"].endswith(".png")
+        pasted += bool(record["objects"])
+    assert 1 <= pasted <= 7
+
+
+def test_workers_shards_and_repetition_give_the_same_bytes(inputs, reference, tmp_path):
+    expected = content(reference)
+    assert make(inputs, tmp_path / "workers", "--ratio", "0.6", "--workers", "2") == 0
+    assert content(tmp_path / "workers") == expected
+    for shard in ("2/3", "0/3", "1/3"):
+        assert "manifest.jsonl" not in content(tmp_path / "shards")
+        assert make(inputs, tmp_path / "shards", "--ratio", "0.6", "--shard", shard) == 0
+    assert content(tmp_path / "shards") == expected
+    assert make(inputs, tmp_path / "shards", "--ratio", "0.6") == 0
+    assert content(tmp_path / "shards") == expected
+
+
+def test_another_seed_gives_other_pastes(inputs, reference, tmp_path):
+    assert make(inputs, tmp_path / "out", "--ratio", "0.6", "--seed", "1") == 0
+    images = {name for name in content(reference) if name.endswith("leftImg8bit.png")}
+    other = content(tmp_path / "out")
+    assert any(other[name] != content(reference)[name] for name in images)
+
+
+def test_a_killed_run_is_resumed_to_the_same_bytes(tmp_path):
+    inputs = write_scenes(tmp_path / "scenes", 30, (200, 400)), write_objects(tmp_path / "coco")
+    output, whole = tmp_path / "killed", tmp_path / "whole"
+    command = [sys.executable, SCRIPT, *arguments(inputs, output, "--workers", "2")]
+    environment = {**os.environ, "PYTHONPATH": str(SCRIPT.parents[1])}
+    process = subprocess.Popen(list(map(str, command)), env=environment, stdout=subprocess.DEVNULL)
+    while len(list((output / "progress").glob("[0-9]*.json"))) < 4:
+        assert process.poll() is None, "ended before it could be killed"
+        time.sleep(0.005)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    time.sleep(1.2)  # its workers end by themselves
+    finished = {
+        path: path.stat().st_mtime_ns
+        for record in (output / "progress").glob("[0-9]*.json")
+        for path in output.rglob(f"{json.loads(record.read_text())['name'].split('/')[1]}*.png")
+    }
+    assert 8 <= len(finished) < 60 and not (output / "manifest.jsonl").exists()
+    victim = next(iter(finished))
+    part = victim.with_name(f".{victim.name}.abc.part")
+    leftover = (
+        output / "leftImg8bit" / "train" / "bonn" / ".bonn_000029_000019_leftImg8bit.png.x.part"
+    )
+    leftover.parent.mkdir(parents=True, exist_ok=True)
+    for path in (part, leftover):
+        path.write_bytes(b"half")
+    assert make(inputs, output) == 0
+    assert all(path.stat().st_mtime_ns == stamp for path, stamp in finished.items())
+    assert make(inputs, whole) == 0
+    part.unlink()  # beside a finished image, where no run writes any more
+    assert content(output) == content(whole)
+
+
+def test_a_lost_file_is_made_again(inputs, reference, tmp_path):
+    shutil.copytree(reference, tmp_path / "out")
+    next((tmp_path / "out").rglob("*labelIds.png")).unlink()
+    assert make(inputs, tmp_path / "out", "--ratio", "0.6") == 0
+    assert content(tmp_path / "out") == content(reference)
+
+
+@pytest.mark.parametrize(
+    ("more", "difference"),
+    [
+        (["--seed", "5"], "seed: 0 there, 5 now"),
+        (["--ratio", "0.7"], "options: ratio: 0.6 there, 0.7 now"),
+        (["--count", "1", "2"], "options: count: 1: 3 there, 2 now"),
+        (["--min-area", "500"], "min_area: 1000 there, 500.0 now"),
+    ],
+)
+def test_changed_options_are_refused_by_name(inputs, reference, capsys, more, difference):
+    before = content(reference)
+    assert make(inputs, reference, "--ratio", "0.6", *more) == 2
+    assert difference in capsys.readouterr().err
+    assert content(reference) == before
+
+
+def test_changed_inputs_are_refused_by_name(inputs, reference, tmp_path, capsys):
+    scenes = shutil.copytree(inputs[0], tmp_path / "scenes")
+    objects = shutil.copytree(inputs[1], tmp_path / "coco")
+    assert make((scenes, objects), reference, "--ratio", "0.6") == 0  # paths may move
+    Image.new("RGB", (200, 120)).save(objects / "1.png")
+    next(scenes.rglob("bonn_000003*labelIds.png")).unlink()
+    assert make((scenes, objects), reference, "--ratio", "0.6") == 2
+    error = capsys.readouterr().err
+    assert "input outliers 0: 1.png:" in error
+    assert "input labels: bonn/bonn_000003_000019:" in error and "-1 now" in error
+
+
+def test_a_foreign_output_folder_is_left_alone(inputs, tmp_path, capsys):
+    (tmp_path / "notes.txt").write_text("mine")
+    assert make(inputs, tmp_path) == 2
+    assert "holds other things (notes.txt)" in capsys.readouterr().err
+    assert make(inputs, inputs[0]) == 2
+    assert list(content(tmp_path)) == ["notes.txt"]
+
+
+def test_broken_scenes_are_named_and_the_rest_is_made(inputs, tmp_path, capsys):
+    scenes = shutil.copytree(inputs[0], tmp_path / "scenes")
+    paths = sorted(scenes.rglob("*_leftImg8bit.png"))
+    paths[0].write_bytes(paths[0].read_bytes()[:500])
+    labels = sorted(scenes.rglob("*labelIds.png"))
+    labels[1].unlink()
+    Image.new("L", (10, 10), 7).save(labels[2])
+    Image.new("L", SHAPE[::-1], 254).save(labels[3])
+    output = tmp_path / "out"
+    for _ in range(2):  # again: what failed is tried again, and fails again
+        assert make((scenes, inputs[1]), output, "--workers", "2") == 1
+        text = capsys.readouterr().out
+        for path in (paths[0], paths[1], labels[2], labels[3]):
+            assert str(path) in text
+        assert "image without label" in text and "fit no rule" in text and "10x10" in text
+    summary = json.loads((output / "summary.json").read_text())
+    assert summary["images"]["made"] == 4 and summary["images"]["failed"] == 4
+    assert len(summary["problems"]["images not made"]) == 4
+    assert len(list(output.rglob("*_leftImg8bit.png"))) == 4
+
+
+def test_unreadable_objects_are_named(inputs, tmp_path, capsys):
+    objects = shutil.copytree(inputs[1], tmp_path / "coco")
+    (objects / "0.png").write_bytes(b"no image")
+    (objects / "1.png").unlink()
+    assert make((inputs[0], objects), tmp_path / "out", "--ratio", "1") == 0
+    problems = json.loads((tmp_path / "out" / "summary.json").read_text())["problems"]
+    assert problems["photographs missing"] == ["1.png"]
+    assert any("0.png" in text for text in problems["objects drawn but unreadable"])
+    sources = {
+        item["source_image"]
+        for record in read_manifest(tmp_path / "out").values()
+        for item in record["objects"]
+    }
+    assert sources == {"2.png"}
+
+
+def test_benchmark_labels_are_known_anomaly_void(inputs, tmp_path):
+    output = tmp_path / "bench"
+    assert make(inputs, output, "--as-benchmark", "--controls", "1", "2", "--preview", "3") == 0
+    assert (output / "preview.jpg").stat().st_size > 1000
+    records = read_manifest(output)
+    assert all(record["objects"] for record in records.values())
+    values = set()
+    for record in records.values():
+        stem = record["name"].split("/")[1]
+        label = read_label(output / "labels_masks" / f"{stem}_labels_semantic.png")
+        assert read_image(output / "images" / f"{stem}.png").shape == (*label.shape, 3)
+        unknown = sum(o["visible_pixels"] for o in record["objects"] if o["label"] == 254)
+        assert (label == 1).sum() == unknown
+        known = [item for item in record["objects"] if item["label"] == 24]
+        assert known and all(item["category"] == "person" for item in known)
+        values |= set(np.unique(label))
+        # a pasted known object is known even where the scene is void
+        outside = np.ones(label.shape, bool)
+        for item in record["objects"]:
+            x0, y0, x1, y1 = item["box"]
+            outside[y0:y1, x0:x1] = False
+        assert (label[5:][outside[5:]] == 0).all() and (label[:5][outside[:5]] == 255).all()
+    assert values == {0, 1, 255}
+
+
+def test_a_card_with_its_own_classes_keeps_train_ids(inputs, tmp_path, monkeypatch):
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+    for name in ("pictures", "maps"):
+        (tmp_path / "farm" / name).mkdir(parents=True)
+    for index in range(3):
+        Image.new("RGB", (150, 100)).save(tmp_path / "farm" / "pictures" / f"{index}.jpg")
+        map_ = np.full((100, 150), 40, np.uint8)
+        map_[50:], map_[:4] = 50, 99
+        Image.fromarray(map_).save(tmp_path / "farm" / "maps" / f"{index}.png")
+    card = tmp_path / "farm_card.yaml"
+    card.write_text(
+        "name: farm\nroot: farm\nimages: 'pictures/{id}.*'\nlabels: 'maps/{id}.png'\n"
+        "classes: [road, person]\nlabel_values: {40: person, 50: road}\nvoid: [99]\n"
+    )
+    objects = ["--coco-json", inputs[1] / "instances.json", "--coco-images", inputs[1]]
+    arguments = ["--dataset", card, *objects, "--output", tmp_path / "out", "--ratio", "1"]
+    arguments += ["--placement", "road", "--controls", "1", "1", "--min-side", "10"]
+    assert main(list(map(str, arguments))) == 0
+    for index in range(3):
+        path = tmp_path / "out" / "gtFine" / "train" / "farm" / f"{index}_gtFine_labelTrainIds.png"
+        label = read_label(path)
+        assert set(np.unique(label)) == {0, 1, 254, 255}
+        assert (label[:4] == 255).all()
+
+
+def test_train_ids_become_official_ids(tmp_path):
+    stored = np.arange(12, dtype=np.uint8).reshape(3, 4)
+    Image.fromarray(stored).save(tmp_path / "a_gtFine_labelTrainIds.png")
+    reader = LabelReader(LABEL_RULES["cityscapes"])
+    ids = reader(tmp_path / "a_gtFine_labelTrainIds.png")
+    assert ids.ravel().tolist() == [7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24]
+    assert (LABEL_RULES["cityscapes"].apply(ids, "x") == stored).all()
+    assert reader.known()["person"] == 24 and reader.known()["bicycle"] == 33
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (["--cityscapes", "nowhere"], "nowhere does not exist"),
+        (["--split", "val"], "leftImg8bit/val/"),
+        (["--drop-category", "cow"], "--drop-category: cow not in"),
+        (["--drop-category", "cat", "dog"], "no object to paste; left out: 9 of categories"),
+        (["--count", "3", "1"], "count is (3, 1)"),
+        (["--cutouts", "nowhere"], "no folder of objects: nowhere"),
+    ],
+)
+def test_user_mistakes_give_one_line(inputs, tmp_path, capsys, changes, message):
+    assert make(inputs, tmp_path / "out", *changes) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("shard", ["3/3", "1", "-1/2", "a/b"])
+def test_shards_count_from_zero(inputs, tmp_path, shard, capsys):
+    with pytest.raises(SystemExit):
+        make(inputs, tmp_path, f"--shard={shard}")
+    assert "I in 0..N-1" in capsys.readouterr().err
+
+
+def test_no_source_of_objects_is_refused(inputs, tmp_path, capsys):
+    assert main(["--cityscapes", str(inputs[0]), "--output", str(tmp_path / "out")]) == 2
+    assert "no objects: give --coco-json" in capsys.readouterr().err
