@@ -443,8 +443,8 @@ def log_path(environment):
     return environment.folder / "setup.log"
 
 
-def say(text, stream=sys.stdout):
-    print(f"set-up: {text}", file=stream, flush=True)
+def say(text, stream=None):
+    print(f"set-up: {text}", file=stream or sys.stdout, flush=True)
 
 
 def _raise_interrupt(*_):

@@ -1,0 +1,269 @@
+"""Set-up and packaging: what a fresh clone promises."""
+
+import ast
+import importlib.util
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture
+def setup_env(tmp_path, monkeypatch):
+    """tools/setup_env.py as a module."""
+    spec = importlib.util.spec_from_file_location("setup_env", ROOT / "tools" / "setup_env.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def environment(setup_env, tmp_path):
+    """An environment folder whose Python is the one that runs the tests."""
+    folder = tmp_path / "venv"
+    (folder / "bin").mkdir(parents=True)
+    (folder / "bin" / "python").symlink_to(sys.executable)
+    return setup_env.Environment.at(folder)
+
+
+def make_target(*arguments, **kwargs):
+    return subprocess.run(
+        ["make", *arguments], cwd=ROOT, capture_output=True, text=True, timeout=60, **kwargs
+    )
+
+
+needs_make = pytest.mark.skipif(shutil.which("make") is None, reason="no make here")
+
+
+def test_set_up_script_parses_under_old_pythons():
+    source = (ROOT / "tools" / "setup_env.py").read_text()
+    ast.parse(source, feature_version=(3, 6))
+    assert "from __future__" not in source
+
+
+def test_set_up_script_needs_only_the_standard_library():
+    tree = ast.parse((ROOT / "tools" / "setup_env.py").read_text())
+    imported = {
+        alias.name for n in ast.walk(tree) if isinstance(n, ast.Import) for alias in n.names
+    }
+    imported |= {n.module for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)}
+    assert imported <= sys.stdlib_module_names
+
+
+@pytest.mark.parametrize("version", [(2, 7), (3, 9), (3, 14)])
+def test_unsuitable_python_is_named_with_the_way_out(setup_env, version):
+    with pytest.raises(setup_env.SetupError, match=r"3\.10 to 3\.13 do; .*make PYTHON="):
+        setup_env.check_python(version)
+
+
+def test_suitable_python_passes(setup_env):
+    for minor in (10, 11, 12, 13):
+        setup_env.check_python((3, minor, 0))
+
+
+def test_no_space_is_said_before_anything_is_made(setup_env, tmp_path, monkeypatch, capsys):
+    usage = shutil.disk_usage(tmp_path)._replace(free=int(1e9))
+    monkeypatch.setattr(setup_env.shutil, "disk_usage", lambda place: usage)
+    monkeypatch.setattr(sys, "argv", ["setup_env.py", "--venv", str(tmp_path / "venv")])
+    assert setup_env.main() == 1
+    assert "no space: " in capsys.readouterr().err
+    assert not (tmp_path / "venv").exists()
+
+
+def test_needed_space_shrinks_by_what_is_installed(setup_env, environment, monkeypatch):
+    usage = shutil.disk_usage(environment.folder)._replace(free=int(1e9))
+    monkeypatch.setattr(setup_env.shutil, "disk_usage", lambda place: usage)
+    with pytest.raises(setup_env.SetupError, match="no space"):
+        setup_env.require_space(environment, 2.0)
+    monkeypatch.setattr(setup_env, "size_gb", lambda folder: 1.2)
+    setup_env.require_space(environment, 2.0)
+
+
+def test_what_is_installed_is_said_first(setup_env, environment, monkeypatch, capsys):
+    monkeypatch.setattr(setup_env, "require_space", lambda *_: None)
+    setup_env.announce(environment)
+    said = capsys.readouterr().out
+    for fact in ("torch 2.", "detectron2 0.7.2", "packages", f"{setup_env.CUDA_GB} GB"):
+        assert fact in said
+
+
+def test_no_network_is_one_line_and_no_traceback(setup_env, environment, monkeypatch, capsys):
+    for name in ("PIP_FIND_LINKS", "PIP_EXTRA_INDEX_URL"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("PIP_CONFIG_FILE", "/dev/null")
+    monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:9/simple")
+    with pytest.raises(setup_env.SetupError, match="no package registry can be reached") as caught:
+        setup_env.step(environment, "a package", ["--retries", "0", "anoseg-no-such-package"])
+    assert "\n" not in str(caught.value)
+
+
+def test_a_failure_for_want_of_space_is_named(setup_env):
+    with pytest.raises(setup_env.SetupError, match="no space left"):
+        setup_env.explain("ERROR: [Errno 28] No space left on device\n", "torch")
+
+
+def test_half_installed_packages_are_forgotten(setup_env, environment, monkeypatch, tmp_path):
+    site = tmp_path / "site-packages"
+    for name, complete in (("whole-1.0.dist-info", True), ("half-1.0.dist-info", False)):
+        (site / name).mkdir(parents=True)
+        (site / name / "METADATA").touch()
+        if complete:
+            (site / name / "RECORD").touch()
+    monkeypatch.setattr(setup_env.Environment, "site_packages", lambda self: site)
+    setup_env.remove_half_installed(environment)
+    assert [path.name for path in site.iterdir()] == ["whole-1.0.dist-info"]
+
+
+def test_a_strange_folder_is_not_overwritten(setup_env, tmp_path):
+    (tmp_path / "venv").mkdir()
+    (tmp_path / "venv" / "thesis.txt").touch()
+    with pytest.raises(setup_env.SetupError, match="is no environment with pip"):
+        setup_env.create_venv(setup_env.Environment.at(tmp_path / "venv"))
+    assert (tmp_path / "venv" / "thesis.txt").exists()
+
+
+class Recorder:
+    """Stands for the steps that install, and says which ran."""
+
+    def __init__(self, setup_env, monkeypatch, fail_at=None):
+        self.ran, self.fail_at = [], fail_at
+        monkeypatch.setattr(setup_env, "announce", lambda e: None)
+        monkeypatch.setattr(setup_env, "check_space", lambda e: None)
+        monkeypatch.setattr(setup_env, "check_imports", lambda e: self.note("check"))
+        monkeypatch.setattr(setup_env, "remove_half_installed", lambda e: None)
+        monkeypatch.setattr(setup_env, "add_detectron2", lambda e: self.note("detectron2"))
+        monkeypatch.setattr(setup_env, "install_torch", lambda e: self.note("torch"))
+        monkeypatch.setattr(setup_env, "step", lambda e, what, options: self.note(what))
+
+    def note(self, what):
+        if what == self.fail_at:
+            raise KeyboardInterrupt
+        self.ran.append(what)
+
+
+def test_a_second_set_up_does_nothing(setup_env, environment, monkeypatch):
+    recorder = Recorder(setup_env, monkeypatch)
+    setup_env.make_environment(environment.folder)
+    first = list(recorder.ran)
+    setup_env.make_environment(environment.folder)
+    assert recorder.ran == first
+    assert first[-1] == "check"
+
+
+def test_an_interrupted_set_up_goes_on(setup_env, environment, monkeypatch):
+    Recorder(setup_env, monkeypatch, fail_at="detectron2")
+    with pytest.raises(KeyboardInterrupt):
+        setup_env.make_environment(environment.folder)
+    recorder = Recorder(setup_env, monkeypatch)
+    setup_env.make_environment(environment.folder)
+    assert recorder.ran[-1] == "check"
+
+
+def test_new_pins_make_the_set_up_run_again(setup_env, environment, monkeypatch, tmp_path):
+    recorder = Recorder(setup_env, monkeypatch)
+    setup_env.make_environment(environment.folder)
+    pins = shutil.copytree(ROOT / "requirements", tmp_path / "requirements")
+    (pins / "lock.txt").write_text("numpy==1.0\n")
+    monkeypatch.setattr(setup_env, "REQUIREMENTS", pins)
+    setup_env.make_environment(environment.folder)
+    assert recorder.ran.count("check") == 2
+
+
+def test_an_importable_detectron2_is_kept(setup_env, environment, monkeypatch, capsys):
+    monkeypatch.setattr(
+        setup_env.Environment, "evaluate", lambda self, code: (0, "/x/detectron2/engine/e.py", "")
+    )
+    monkeypatch.setattr(setup_env, "step", lambda *_: pytest.fail("installed something"))
+    setup_env.add_detectron2(environment)
+    assert "keeps the detectron2 in /x/detectron2" in capsys.readouterr().out
+
+
+def test_a_broken_build_of_detectron2_is_not_replaced(setup_env, environment, monkeypatch):
+    monkeypatch.setattr(setup_env.Environment, "evaluate", lambda self, code: (1, "", "undefined"))
+    monkeypatch.setattr(setup_env.Environment, "version_of", lambda self, name: "0.6")
+    with pytest.raises(setup_env.SetupError, match="does not import .undefined.; mend it"):
+        setup_env.add_detectron2(environment)
+
+
+@pytest.mark.parametrize(
+    ("found", "installs"),
+    [(None, True), ("2.13.0+cpu", False), ("2.14.1+cpu", True), ("2.14.1", True), ("1.13.1", True)],
+)
+def test_only_another_usable_torch_is_kept(setup_env, environment, monkeypatch, found, installs):
+    versions = {"torch": found, "torchvision": "0.28.0"}
+    monkeypatch.setattr(setup_env.Environment, "version_of", lambda self, name: versions[name])
+    ran = []
+    monkeypatch.setattr(setup_env, "step", lambda e, what, options: ran.append(options))
+    setup_env.install_torch(environment)
+    assert bool(ran) is installs
+
+
+def test_detectron2_is_pinned_by_hash():
+    text = (ROOT / "requirements" / "detectron2.txt").read_text()
+    assert re.search(r"^sal-detectron2==0\.7\.2 \\\n\s+--hash=sha256:[0-9a-f]{64}$", text, re.M)
+
+
+def test_every_pin_is_exact():
+    for name in ("build.txt", "torch.txt", "lock.txt"):
+        lines = (ROOT / "requirements" / name).read_text().splitlines()
+        for line in filter(None, (line.partition("#")[0].strip() for line in lines)):
+            assert re.match(r"^[\w.-]+==[\w.]+( ; python_version (<|>=) \"3\.11\")?$", line), line
+
+
+def test_pins_lie_within_the_ranges_of_the_package(setup_env):
+    from packaging.requirements import Requirement
+
+    source = (ROOT / "setup.py").read_text()
+    tree = ast.parse(source)
+    lists = {n.targets[0].id: n.value for n in tree.body if isinstance(n, ast.Assign)}
+    ranges = [Requirement(text) for text in ast.literal_eval(lists["REQUIRES"])]
+    pinned = dict(
+        pair.lower().split() for name in ("torch.txt", "lock.txt") for pair in setup_env.pins(name)
+    )
+    for requirement in ranges:
+        assert requirement.specifier.contains(pinned[requirement.name.lower()]), requirement
+
+
+def test_the_distribution_carries_every_file_of_the_package():
+    tree = ast.parse((ROOT / "setup.py").read_text())
+    call = next(n for n in ast.walk(tree) if isinstance(n, ast.keyword) and n.arg == "package_data")
+    package = ROOT / "anoseg_d2"
+    globs = ast.literal_eval(call.value)["anoseg_d2"]
+    carried = {path for pattern in globs for path in package.glob(pattern)}
+    other = {p for p in package.rglob("*") if p.is_file() and p.suffix not in (".py", ".pyc")}
+    assert carried == other
+
+
+def test_ci_runs_the_tests_by_make_and_nothing_else():
+    lines = (ROOT / ".ci" / "run").read_text().split("\n")
+    commands = [line for line in lines if line and not line.startswith(("#", "set ", "cd "))]
+    assert commands == ["make test"]
+
+
+@needs_make
+def test_camvid_without_data_says_so_before_any_set_up():
+    done = make_target("camvid", "VENV=/nonexistent", "DATA=")
+    assert done.returncode != 0
+    assert "make camvid DATA=<folder>" in done.stderr
+    assert "set-up" not in done.stdout
+    done = make_target("camvid", "VENV=/nonexistent", "DATA=/no/such/folder")
+    assert "DATA=/no/such/folder is no folder" in done.stderr
+
+
+@needs_make
+def test_a_python_that_is_not_there_is_one_clear_line():
+    done = make_target("setup", "PYTHON=python-of-nowhere")
+    assert done.returncode != 0
+    assert "no python-of-nowhere here" in done.stderr.splitlines()[0]
+
+
+@needs_make
+def test_make_alone_lists_the_targets():
+    said = make_target().stdout
+    for target in ("make demo", "make camvid DATA=", "make test", "make lint"):
+        assert target in said
