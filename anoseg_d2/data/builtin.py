@@ -28,6 +28,7 @@ __all__ = [
     "register_anomaly_benchmarks",
     "register_cards",
     "register_data_set",
+    "unregister_data_set",
 ]
 
 DATA_SETS: dict[str, DataSet] = {}
@@ -118,11 +119,17 @@ def register_data_set(data_set: DataSet, root=None) -> None:
             "choose another `name` in the card"
         )
     if known is not None:
-        DatasetCatalog.remove(name)
-        MetadataCatalog.remove(name)
+        unregister_data_set(name)
     DATA_SETS[name] = data_set
     DatasetCatalog.register(name, lambda: data_set.load(datasets_root() if root is None else root))
     MetadataCatalog.get(name).set(**data_set.metadata())
+
+
+def unregister_data_set(name: str) -> None:
+    """Take a data set out of the catalogs; KeyError when it is not one of ours."""
+    del DATA_SETS[name]
+    DatasetCatalog.remove(name)
+    MetadataCatalog.remove(name)
 
 
 def _cityscapes(name: str, folder: str, split: str, rule: str, expected: int | None) -> DataSet:

@@ -43,7 +43,10 @@ def card(tmp_path):
         path.write_text(text)
         return path
 
-    return write
+    before = set(builtin.DATA_SETS)
+    yield write
+    for name in builtin.DATA_SETS.keys() - before:
+        builtin.unregister_data_set(name)
 
 
 def changed(text, key, value):
@@ -152,6 +155,11 @@ def test_schema_errors_name_the_line(card):
 def test_a_key_given_twice_is_refused(card):
     with pytest.raises(ValueError, match="line 9: key 'root' is given twice"):
         read_card(card(CLOSED + "root: other\n"))
+
+
+def test_class_names_that_yaml_takes_for_switches_are_refused(card):
+    with pytest.raises(ValueError, match="key 'classes': found .False, True."):
+        read_card(card(changed(CLOSED, "classes", "[off, on]")))
 
 
 def test_patterns_cannot_leave_the_root(card):

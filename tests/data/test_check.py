@@ -1,0 +1,206 @@
+import importlib.util
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from anoseg_d2.data import builtin
+
+SCRIPT = Path(__file__).parents[2] / "datasets/check.py"
+
+
+@pytest.fixture(scope="module")
+def check():
+    spec = importlib.util.spec_from_file_location("dataset_check_script", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def root(tmp_path):
+    """The miniature's road_anomaly21: two frames, the second without anomaly."""
+    folder = tmp_path / "miniature/benchmarks/dataset_AnomalyTrack"
+    for number in range(2):
+        image = np.full((20, 30, 3), 120, np.uint8)
+        label = np.zeros((20, 30), np.uint8)
+        label[:5] = 255
+        label[10:15, 10:16] = 1 - number
+        write(folder / f"images/validation000{number}.jpg", image)
+        write(folder / f"labels_masks/validation000{number}_labels_semantic.png", label)
+    return tmp_path
+
+
+@pytest.fixture
+def forget():
+    """Take what a test registers out of the catalogs again."""
+    before = set(builtin.DATA_SETS)
+    yield
+    for name in builtin.DATA_SETS.keys() - before:
+        builtin.unregister_data_set(name)
+
+
+NAME = "miniature_road_anomaly21"
+
+
+def write(path, array):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(array).save(path)
+
+
+def track(root):
+    return root / "miniature/benchmarks/dataset_AnomalyTrack"
+
+
+def run(check, root, *names, **options):
+    target = root / "report.json"
+    args = [*names, "--root", str(root), "--json", str(target)]
+    for key, value in options.items():
+        args += [f"--{key.replace('_', '-')}", str(value)]
+    status = check.main(args)
+    return status, json.loads(target.read_text())["datasets"]
+
+
+def test_a_sound_set_is_ok_and_described(check, root, capsys):
+    status, reports = run(check, root, NAME)
+    report = reports[NAME]
+    assert status == 0 and report["verdict"] == "ok" and not report["problems"]
+    assert report["images"] == 2 and report["sizes"] == {"30x20": 2}
+    assert report["label_values"] == {"0": 870 / 1200, "1": 30 / 1200, "255": 300 / 1200}
+    assert report["train_ids"] == report["label_values"]
+    assert "1 of 2 images without anomaly" in report["notes"]
+    assert "OK" in capsys.readouterr().out
+
+
+def test_a_truncated_image_and_a_text_file_are_named(check, root):
+    image = track(root) / "images/validation0000.jpg"
+    image.write_bytes(image.read_bytes()[:300])
+    label = track(root) / "labels_masks/validation0001_labels_semantic.png"
+    label.write_text("hello")
+    status, reports = run(check, root, NAME)
+    assert status == 1 and reports[NAME]["verdict"] == "broken"
+    assert len(reports[NAME]["unreadable"]) == 2
+    assert str(image) in reports[NAME]["unreadable"][0]
+    assert str(label) in reports[NAME]["unreadable"][1]
+
+
+def test_values_without_a_rule_are_shown(check, root):
+    label = track(root) / "labels_masks/validation0001_labels_semantic.png"
+    write(label, np.full((20, 30), 7, np.uint8))
+    status, reports = run(check, root, NAME)
+    assert status == 1 and reports[NAME]["verdict"] == "broken"
+    assert str(label) in reports[NAME]["wrong_values"][0]
+    assert reports[NAME]["label_values"]["7"] == 0.5
+
+
+def test_a_label_of_another_size_is_named(check, root):
+    write(
+        track(root) / "labels_masks/validation0001_labels_semantic.png",
+        np.zeros((10, 15), np.uint8),
+    )
+    status, reports = run(check, root, NAME)
+    assert status == 1
+    assert "is 30x20" in reports[NAME]["size_differs"][0]
+    assert "is 15x10" in reports[NAME]["size_differs"][0]
+
+
+def test_partnerless_files_make_a_set_incomplete(check, root):
+    image = np.zeros((20, 30, 3), np.uint8)
+    write(track(root) / "images/validation0005.jpg", image)
+    write(track(root) / "labels_masks/validation0006_labels_semantic.png", image[..., 0])
+    status, reports = run(check, root, NAME)
+    assert status == 1 and reports[NAME]["verdict"] == "incomplete"
+    assert [Path(p).name for p in reports[NAME]["images_without_label"]] == ["validation0005.jpg"]
+    assert len(reports[NAME]["labels_without_image"]) == 1
+
+
+def test_two_layouts_at_once_are_broken(check, root):
+    other = root / "miniature/benchmarks/Validation_Dataset/RoadAnomaly21"
+    write(other / "images/0.png", np.zeros((20, 30, 3), np.uint8))
+    write(other / "labels_masks/0.png", np.zeros((20, 30), np.uint8))
+    status, reports = run(check, root, NAME)
+    assert status == 1 and reports[NAME]["verdict"] == "broken"
+    assert "2 copies or layouts at once" in reports[NAME]["problems"][0]
+
+
+def test_an_absent_set_fails_only_when_named(check, root):
+    status, reports = run(check, root)
+    assert status == 0
+    assert reports[NAME]["verdict"] == "ok" and reports["road_anomaly"]["verdict"] == "absent"
+    status, reports = run(check, root, NAME, "road_anomaly")
+    assert status == 1
+    assert "frames/{id}.labels/labels_semantic.png" in reports["road_anomaly"]["problems"][0]
+
+
+def test_a_wrong_number_of_images_is_incomplete(check, root):
+    (root / "dataset_AnomalyTrack").symlink_to(track(root))
+    status, reports = run(check, root, "road_anomaly21")
+    assert status == 1 and reports["road_anomaly21"]["verdict"] == "incomplete"
+    assert "expected 10" in reports["road_anomaly21"]["problems"][0]
+
+
+def test_labels_without_any_anomaly_are_broken(check, root):
+    label = np.zeros((20, 30), np.uint8)
+    for number in range(2):
+        write(track(root) / f"labels_masks/validation000{number}_labels_semantic.png", label)
+    _, reports = run(check, root, NAME)
+    assert "no label has a single anomaly pixel" in reports[NAME]["problems"]
+
+
+def test_re_packs_that_mix_two_codings_are_broken(check, tmp_path):
+    folder = tmp_path / "miniature/benchmarks/road_anomaly"
+    for number, anomaly in enumerate((1, 2)):
+        write(folder / f"original/{number}.jpg", np.zeros((8, 8, 3), np.uint8))
+        label = np.zeros((8, 8), np.uint8)
+        label[:2] = anomaly
+        write(folder / f"labels/{number}.png", label)
+    _, reports = run(check, tmp_path, "miniature_road_anomaly")
+    assert "some labels have 1 and others 2" in reports["miniature_road_anomaly"]["problems"][0]
+
+
+def test_workers_and_samples(check, root):
+    _, alone = run(check, root, NAME)
+    _, shared = run(check, root, NAME, workers=3)
+    assert alone == shared
+    _, sampled = run(check, root, NAME, sample=1)
+    assert sampled[NAME]["checked"] == 1 and "1 of 2 images read" in sampled[NAME]["notes"]
+
+
+def test_preview_shows_photograph_and_coloured_label(check, root, tmp_path):
+    run(check, root, NAME, preview=tmp_path / "previews")
+    sheet = np.asarray(Image.open(tmp_path / f"previews/{NAME}.jpg")).astype(int)
+    height = round(20 * 640 / 30)
+    assert sheet.shape == (2 * height, 1280, 3)
+    assert np.abs(sheet[:, :640] - 120).max() < 8  # the photograph, untouched
+    # row 12, column 13 of the first frame is anomaly: orange over grey
+    red, green, blue = sheet[int(12.5 * height / 20), 640 + int(13.5 * 640 / 30)]
+    assert red > green + 60 and red > blue + 90
+    void = sheet[int(2 * height / 20), 640 + 300]
+    assert void.max() < 60
+
+
+def test_unknown_names_and_cards_end_with_2_and_the_way_out(check, root, capsys):
+    assert check.main(["camvit", "--root", str(root)]) == 2
+    assert "unknown data set camvit; known: camvid_anomaly" in capsys.readouterr().err
+    assert check.main(["--card", "nowhere.yaml", "--root", str(root)]) == 2
+    assert "no dataset card 'nowhere.yaml'" in capsys.readouterr().err
+
+
+def test_json_on_the_screen_is_nothing_but_json(check, root, capsys):
+    check.main([NAME, "--root", str(root), "--json", "-"])
+    assert json.loads(capsys.readouterr().out)["datasets"][NAME]["verdict"] == "ok"
+
+
+def test_a_card_can_be_checked(check, tmp_path, forget):
+    write(tmp_path / "my/images/1.png", np.zeros((8, 8, 3), np.uint8))
+    write(tmp_path / "my/labels/1.png", np.eye(8, dtype=np.uint8))
+    card = tmp_path / "checked.yaml"
+    card.write_text(
+        "name: checked_by_card\nroot: my\nimages: 'images/{id}.*'\nlabels: 'labels/{id}.png'\n"
+        "classes: [far, near]\nlabel_values: {0: far, 1: near}\n"
+    )
+    assert check.main(["checked_by_card", "--root", str(tmp_path)]) == 2
+    status, reports = run(check, tmp_path, "checked_by_card", card=card)
+    assert status == 0 and reports["checked_by_card"]["train_ids"] == {"0": 56 / 64, "1": 8 / 64}
