@@ -5,8 +5,8 @@
 
 Both sides compute AUPRC, FPR95, AUROC and best F1. Times are seconds of processor time on one
 thread, medians over `--repeat` runs, for taking in all pixels and computing the figures. Memory is
-what a process's peak resident set grows by, its input left out; each measurement has a process of
-its own.
+the peak of what Python and numpy allocate for it, the input left out. Each measurement has a
+process of its own.
 """
 
 import argparse
@@ -14,9 +14,9 @@ import json
 import multiprocessing
 import os
 import platform
-import resource
 import statistics
 import time
+import tracemalloc
 
 import numpy as np
 
@@ -67,24 +67,20 @@ def run_scikit_learn(scores, labels) -> dict:
 SIDES = {"ours": run_ours, "scikit_learn": run_scikit_learn}
 
 
-def _peak_bytes() -> int:
-    scale = 1 if platform.system() == "Darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale
-
-
 def measure_side(side: str, kind: str, millions: float, repeat: int) -> dict:
     """Seconds, peak memory and figures of one side; runs in a process of its own."""
     few = make_scores(kind, 10_000, 0)
     SIDES[side](*few)  # imports and lazy set-up, on both sides
     scores, labels = make_scores(kind, int(millions * 1e6), 1)
-    before, seconds = _peak_bytes(), []
+    seconds = []
+    tracemalloc.start()
     for _ in range(repeat):
         start = time.process_time()
         found = SIDES[side](scores, labels)
         seconds.append(time.process_time() - start)
     return {
         "seconds": statistics.median(seconds),
-        "peak_mb": (_peak_bytes() - before) / 1e6,
+        "peak_mb": tracemalloc.get_traced_memory()[1] / 1e6,
         "figures": {name: found[name] for name in ("auprc", "fpr95", "auroc", "best_f1")},
         "bounds": {name: found[name] for name in found if name.endswith("_bounds")},
     }
@@ -94,21 +90,24 @@ def measure_growth(kind: str, images: int, pixels: int) -> dict:
     """Peak memory of a stream of images; runs in a process of its own."""
     from anoseg_d2.evaluation.metrics import PixelMetrics
 
-    PixelMetrics().update(*make_scores(kind, 10_000, 0))
-    make_scores(kind, pixels, 0)
-    before, spent = _peak_bytes(), 0.0
-    metrics = PixelMetrics()
+    tracemalloc.start()
+    metrics, spent, peak = PixelMetrics(), 0.0, 0
     for seed in range(images):
         image = make_scores(kind, pixels, seed)
+        tracemalloc.reset_peak()
         start = time.process_time()
         metrics.update(*image)
         spent += time.process_time() - start
+        peak = max(peak, tracemalloc.get_traced_memory()[1] - sum(part.nbytes for part in image))
+    del image
+    tracemalloc.reset_peak()
     start = time.process_time()
     found = metrics.compute()
+    peak = max(peak, tracemalloc.get_traced_memory()[1])
     return {
         "images": images,
         "pixels": images * pixels,
-        "peak_mb": (_peak_bytes() - before) / 1e6,
+        "peak_mb": peak / 1e6,
         "update_seconds": spent,
         "compute_seconds": time.process_time() - start,
         "auprc_width": float(np.diff(found["auprc_bounds"])[0]),

@@ -60,7 +60,7 @@ class PixelMetrics:
         wrong = [rate for rate in tpr if not 0 < rate <= 1]
         if wrong:
             raise ValueError(f"true-positive rates must lie in (0, 1], got {wrong}")
-        self.exact, self.strict = exact, strict
+        self.exact, self.strict, self.spill_dir = exact, strict, spill_dir
         self.tpr = tuple(sorted({float(rate) for rate in tpr} | {0.95}))
         self.budget = budget or Budget()
         self.pixels = {KNOWN: 0, ANOMALY: 0, VOID: 0}
@@ -150,7 +150,7 @@ class PixelMetrics:
         return metrics
 
     def __reduce__(self):
-        return PixelMetrics.from_state, (self.state_dict(),)
+        return PixelMetrics.from_state, (self.state_dict(), self.spill_dir)
 
     def compute(self) -> dict:
         """All figures, as fractions.

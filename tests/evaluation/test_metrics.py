@@ -410,6 +410,7 @@ def test_exact_merges_through_disk_and_leaves_nothing_behind(tmp_path):
     half = counted(scores[:2000], labels[:2000], exact=True, spill_dir=tmp_path)
     rest = counted(scores[2000:], labels[2000:], exact=True, spill_dir=tmp_path)
     merged = pickle.loads(pickle.dumps(half)).merge(rest)
+    assert len(list(tmp_path.iterdir())) == 4
     assert {**merged.compute(), "images": 1} == whole.compute()
     del whole, half, rest, merged
     assert not list(tmp_path.iterdir())
