@@ -1,4 +1,5 @@
 import os
+import re
 from pathlib import Path
 
 import numpy as np
@@ -204,6 +205,13 @@ def test_camvid_card_is_the_order_of_its_release():
 def test_a_card_is_plain_yaml():
     for name in shipped_cards():
         assert isinstance(yaml.safe_load(find_card(name).read_text()), dict)
+
+
+def test_the_cards_of_the_readme_are_valid(card):
+    text = (Path(__file__).parents[2] / "datasets/README.md").read_text()
+    cards = re.findall(r"```yaml\n(.*?)```", text, flags=re.DOTALL)
+    names = [data_set.name for example in cards for data_set in read_card(card(example))]
+    assert names == ["my_road_train", "my_road_val", "my_anomalies"]
 
 
 @pytest.mark.skipif(not (REAL_DATA / "camvid").is_dir(), reason=f"no CamVid in {REAL_DATA}")
