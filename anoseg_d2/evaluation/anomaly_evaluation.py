@@ -51,6 +51,7 @@ class AnomalyEvaluator(DatasetEvaluator):
         components: also compute sIoU, PPV and mean F1.
         exact: `PixelMetrics(exact=True)`.
         keep_images: keep thumbnails and failure crops for the report (needs `output_dir`).
+        spill: what gives score maps a second time instead of a `ScoreSpill` of its own.
     """
 
     def __init__(
@@ -62,6 +63,7 @@ class AnomalyEvaluator(DatasetEvaluator):
         components: bool = True,
         exact: bool = False,
         keep_images: bool = True,
+        spill=None,
     ):
         metadata = MetadataCatalog.get(dataset_name)
         self.dataset_name = dataset_name
@@ -72,7 +74,7 @@ class AnomalyEvaluator(DatasetEvaluator):
         self._folder = None if output_dir is None else dataset_folder(output_dir, dataset_name)
         self._components, self._exact = components, exact
         self._keep_images = keep_images and output_dir is not None
-        self._spill = None
+        self._given_spill, self._spill = spill, None
         self.result = None
         self.per_image: list[dict] = []
         self._clear()
@@ -94,6 +96,23 @@ class AnomalyEvaluator(DatasetEvaluator):
                 shutil.rmtree(self._folder / name, ignore_errors=True)
             (self._folder / "result.json").unlink(missing_ok=True)
         comm.synchronize()
+
+    def state_dict(self) -> dict:
+        """What was counted so far, to go on with `load_state_dict` in another process.
+
+        Not with `exact`, nor with a spill of its own: their files end with the process.
+        """
+        own = self._spill is not self._given_spill and self._spill is not None
+        assert not self._exact and not own, "counts lie in files that end with the process"
+        names = ("_pixels", "_counts", "_gallery", "per_image")
+        return {name: getattr(self, name) for name in names}
+
+    def load_state_dict(self, state: dict) -> None:
+        """Go on from `state_dict`, instead of `reset`."""
+        self._clear()
+        for name, value in state.items():
+            setattr(self, name, value)
+        self._spill = self._given_spill
 
     def process(self, inputs, outputs):
         """Count a batch.
@@ -125,7 +144,8 @@ class AnomalyEvaluator(DatasetEvaluator):
         self._counts["known_pixels"] += known
         self._counts["void_pixels"] += label.size - known - anomaly
         if self._components:
-            self._open_spill().add(scores, label)
+            self._spill = self._open_spill()
+            self._spill.add(scores, label)
         image_id = str(input_.get("image_id", Path(where).stem))
         record = {"image_id": image_id, "file_name": where, "anomaly_pixels": anomaly}
         self.per_image.append({**record, "ap": average_precision})
@@ -157,10 +177,12 @@ class AnomalyEvaluator(DatasetEvaluator):
         return PixelMetrics(exact=True, spill_dir=self._folder)
 
     def _open_spill(self) -> ScoreSpill:
+        if self._given_spill is not None:
+            return self._given_spill
         if self._spill is None:
             images = -(-len(DatasetCatalog.get(self.dataset_name)) // comm.get_world_size())
             purpose = f"{self.dataset_name}: component metrics"
-            self._spill = ScoreSpill(self._folder, images, purpose)
+            return ScoreSpill(self._folder, images, purpose)
         return self._spill
 
     def _keep(self, image_id, photo, label, sem_seg, scores) -> None:

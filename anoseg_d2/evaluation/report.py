@@ -28,7 +28,7 @@ def write_report(
         name: of the model in tables; None takes the folder's name.
         title: of the page.
     Returns:
-        path of index.html; results.json, results.csv and results.md lie beside it.
+        path of index.html; results.json, results.csv, results.md and curves.json lie beside it.
     Raises:
         FileNotFoundError: a data set was not evaluated in this folder.
     """
@@ -70,6 +70,7 @@ def _facts(output_dir) -> dict:
 
 def _write(runs: list[Run], results: dict, folder: Path, title: str) -> Path:
     write_json(folder / "results.json", results)
+    write_json(folder / "curves.json", {run.name: run.curves() for run in runs})
     write_atomic(folder / "results.csv", results_csv(runs).encode())
     write_atomic(folder / "results.md", results_markdown(runs).encode())
     page = build_page(runs, title).encode()

@@ -56,7 +56,7 @@ def indexed_uri(values: np.ndarray, palette: np.ndarray) -> str:
     """Encode (H, W) uint8 as a PNG data URI with a (256, 3) uint8 palette, without loss."""
     image = Image.fromarray(np.ascontiguousarray(values))
     image.putpalette(palette.tobytes())
-    return _uri(image, "png", compress_level=9)
+    return _uri(image, "png", compress_level=6)
 
 
 def _uri(image: Image.Image, form: str, **options) -> str:

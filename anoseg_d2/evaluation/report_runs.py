@@ -53,6 +53,10 @@ class Run:
             "config": self.config,
         }
 
+    def curves(self) -> dict:
+        """Precision, recall and false positive rate of {data set: {score: curve or None}}."""
+        return {name: r["curves"] for name, r in self.of_kind("anomaly").items()}
+
     def mean(self, score: str, figure: str) -> float | None:
         """Mean of a score's figure over the run's anomaly sets, None when one has no figure."""
         values = [
