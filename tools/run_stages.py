@@ -30,6 +30,8 @@ from stages.writeup import write_experiment  # noqa: E402
 from anoseg_d2.config import load_config  # noqa: E402
 from anoseg_d2.evaluation.report import combine_reports  # noqa: E402
 
+TRAIN = "train_net.py"
+
 
 def main(argv=None) -> int:
     """Run the command line; the exit status."""
@@ -124,7 +126,8 @@ class Run:
         overrides = self._overrides(step)
         if self._left_out(step.weights):
             overrides[overrides.index("MODEL.WEIGHTS") + 1] = ""
-        return [sys.executable, *step.arguments, *overrides]
+        options = ["--config-file", str(step.config), "--resume"]
+        return [sys.executable, TRAIN, *options, *overrides]
 
     def _left_out(self, weights: Path | None) -> bool:
         """Whether the step that would make the weights was left out."""

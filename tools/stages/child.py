@@ -98,7 +98,7 @@ def run_child(command, log: Path, environment: dict, tick, max_iter=None) -> tup
     finishes its training step and saves. A second one ends it at once.
 
     Returns:
-        exit status; peak resident memory in MiB (0 where the system does not tell).
+        exit status; peak resident memory in MiB (0 where there is no /proc to tell it).
     Raises:
         Stopped: after a Ctrl-C or SIGTERM, when the child has ended.
     """
@@ -114,8 +114,10 @@ def run_child(command, log: Path, environment: dict, tick, max_iter=None) -> tup
     )
     reader = _Reader(process.stdout, log, command, max_iter)
     reader.start()
+    peak = 0.0
     try:
-        while (ended := _wait(process)) is None:
+        while process.poll() is None:
+            peak = max(peak, _peak_mib(process.pid))
             tick(reader.progress)
             time.sleep(0.5)
     except KeyboardInterrupt:
@@ -123,19 +125,20 @@ def run_child(command, log: Path, environment: dict, tick, max_iter=None) -> tup
         reader.join(timeout=10)
         raise Stopped from None
     reader.join(timeout=10)
-    return ended
+    return process.returncode, peak
 
 
-def _wait(process) -> tuple[int, float] | None:
-    """(exit status, peak MiB) once the child has ended, else None."""
-    if not hasattr(os, "wait4"):
-        return None if process.poll() is None else (process.returncode, 0.0)
-    pid, status, usage = os.wait4(process.pid, os.WNOHANG)
-    if pid == 0:
-        return None
-    process.returncode = os.waitstatus_to_exitcode(status)
-    unit = 2**20 if sys.platform == "darwin" else 2**10  # bytes there, KiB elsewhere
-    return process.returncode, usage.ru_maxrss / unit
+def _peak_mib(pid: int) -> float:
+    """Peak resident memory of a running process so far.
+
+    The rusage of an ended child would count this process too, whose pages it starts with.
+    """
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return 0.0
+    match = re.search(r"VmHWM:\s+(\d+) kB", status)
+    return int(match[1]) / 1024 if match else 0.0
 
 
 def _stop(process) -> None:

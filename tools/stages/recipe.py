@@ -27,7 +27,7 @@ class Step:
     Args:
         name: unique in the recipe.
         minutes: what it takes on two cores, for the time left.
-        arguments: script and its arguments, without the Python; of a stage, without overrides.
+        arguments: script and its arguments; of a stage, trainer and config.
         makes: file that exists once it has finished, in the step's own folder.
         optional: empty, or what it means when the step fails and the rest goes on.
         config: of a training stage, else None.
@@ -203,7 +203,7 @@ def _build_step(path, entry: dict, fill: _Filler, output: Path, before: list[str
     return Step(
         name,
         float(entry["minutes"]),
-        ("train_net.py", "--config-file", str(config), "--resume"),
+        ("train_net.py", str(config)),
         output / name / "report" / "results.json",
         config=config,
         weights=weights,
