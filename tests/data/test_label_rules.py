@@ -2,7 +2,7 @@ import pickle
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -82,6 +82,7 @@ def test_rules_for_16_bit_values_work():
     assert rule.apply(np.array([[26001, 1000]], dtype=np.int32), "x").tolist() == [[1, 0]]
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(0, 255), min_size=1, max_size=40), st.sampled_from(sorted(LABEL_RULES)))
 def test_apply_is_the_dictionary_pixel_by_pixel(values, name):
     rule = LABEL_RULES[name]

@@ -5,7 +5,7 @@ import pytest
 import torch
 from detectron2.config import get_cfg
 from detectron2.utils import comm
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -22,6 +22,7 @@ def take(stream, count):
     return list(itertools.islice(iter(stream), count))
 
 
+@settings(max_examples=40, deadline=None)
 @given(st.integers(1, 9), st.integers(1, 6), st.integers(0, 99))
 def test_every_epoch_has_every_image_once_and_draws_count_up(size, batch_size, seed):
     draws = sum(take(TrainingStream(size, batch_size, seed), 4 * size), [])
@@ -31,6 +32,7 @@ def test_every_epoch_has_every_image_once_and_draws_count_up(size, batch_size, s
         assert sorted(indices[start : start + size]) == list(range(size))
 
 
+@settings(max_examples=40, deadline=None)
 @given(st.integers(1, 9), st.integers(1, 5), st.integers(0, 30))
 def test_a_resumed_stream_goes_on_where_it_stopped(size, batch_size, start):
     whole = take(TrainingStream(size, batch_size, 3), start + 5)
