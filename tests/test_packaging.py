@@ -2,6 +2,7 @@
 
 import ast
 import importlib.util
+import os
 import re
 import shutil
 import subprocess
@@ -31,9 +32,10 @@ def environment(setup_env, tmp_path):
     return setup_env.Environment.at(folder)
 
 
-def make_target(*arguments, **kwargs):
+def make_target(*arguments):
+    outside = {k: v for k, v in os.environ.items() if k not in ("MAKEFLAGS", "MAKELEVEL")}
     return subprocess.run(
-        ["make", *arguments], cwd=ROOT, capture_output=True, text=True, timeout=60, **kwargs
+        ["make", *arguments], cwd=ROOT, capture_output=True, text=True, env=outside, timeout=120
     )
 
 
@@ -56,9 +58,17 @@ def test_set_up_script_needs_only_the_standard_library():
 
 
 @pytest.mark.parametrize("version", [(2, 7), (3, 9), (3, 14)])
-def test_unsuitable_python_is_named_with_the_way_out(setup_env, version):
-    with pytest.raises(setup_env.SetupError, match=r"3\.10 to 3\.13 do; .*make PYTHON="):
+def test_unsuitable_python_is_named_with_the_way_out(setup_env, version, monkeypatch):
+    monkeypatch.setattr(setup_env.shutil, "which", lambda name: None)
+    with pytest.raises(setup_env.SetupError, match=r"3\.10 to 3\.13 do; install .*make PYTHON="):
         setup_env.check_python(version)
+
+
+def test_a_suitable_python_that_is_here_is_offered(setup_env, monkeypatch):
+    monkeypatch.setattr(setup_env.shutil, "which", lambda name: name)
+    monkeypatch.setattr(setup_env, "runs", lambda name: name != "python3.13")
+    with pytest.raises(setup_env.SetupError, match=r"take python3\.12: make PYTHON=python3\.12"):
+        setup_env.check_python((3, 9))
 
 
 def test_suitable_python_passes(setup_env):

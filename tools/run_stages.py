@@ -36,7 +36,8 @@ TRAIN = "train_net.py"
 def main(argv=None) -> int:
     """Run the command line; the exit status."""
     args = build_parser().parse_intermixed_args(argv)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for number in (signal.SIGINT, signal.SIGTERM):  # also where a shell started us ignoring them
+        signal.signal(number, signal.default_int_handler)
     try:
         args.output, args.data = (path and path.resolve() for path in (args.output, args.data))
         os.chdir(ROOT)  # recipes and configs name their files from here

@@ -55,7 +55,8 @@ class SetupError(Exception):
 def main():
     """Run the command line; the exit status."""
     args = parse_args()
-    signal.signal(signal.SIGTERM, _raise_interrupt)
+    for number in (signal.SIGINT, signal.SIGTERM):  # also where a shell started us ignoring them
+        signal.signal(number, signal.default_int_handler)
     try:
         check_python()
         if args.detectron2_only:
@@ -445,10 +446,6 @@ def log_path(environment):
 
 def say(text, stream=None):
     print(f"set-up: {text}", file=stream or sys.stdout, flush=True)
-
-
-def _raise_interrupt(*_):
-    raise KeyboardInterrupt
 
 
 if __name__ == "__main__":
