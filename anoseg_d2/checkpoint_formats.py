@@ -24,8 +24,6 @@ from anoseg_d2.lora_state import lora_module_names
 __all__ = [
     "FORMATS",
     "clean_names",
-    "fold_position_prefix",
-    "linear_rows_of_arcface",
     "recognise",
     "sizes_from_state",
     "to_anoseg",
@@ -192,51 +190,6 @@ def _stack(state: State, parts: tuple[str, ...], fused: str) -> State:
         elif not any(other in name for other in others):
             stacked[name] = tensor
     return stacked
-
-
-def fold_position_prefix(state: Mapping[str, Tensor], prefix: int) -> State:
-    """Move the positions of prefix tokens into the tokens: the model sees nothing but their sum.
-
-    Args:
-        state: our names to tensors, with `backbone.pos_embed` (1, prefix + h w, C).
-        prefix: rows before the patches: 0, 1 (class token) or more (registers too).
-    Returns:
-        The changed tensors alone, float32: tokens, and positions of patches only.
-    Raises:
-        ValueError: there are positions but no token to add them to.
-    """
-    if prefix == 0:
-        return {}
-    embed = state["backbone.pos_embed"].float()
-    token, registers = state.get("backbone.cls_token"), state.get("backbone.reg_token")
-    found = sum(0 if part is None else part.shape[1] for part in (token, registers))
-    if token is None or (prefix > 1 and prefix != found):
-        raise ValueError(f"pos_embed has {prefix} rows before its patches, but {found} tokens")
-    folded = {"backbone.pos_embed": embed[:, prefix:]}
-    folded["backbone.cls_token"] = token.float() + embed[:, :1]
-    if prefix > 1:
-        folded["backbone.reg_token"] = registers.float() + embed[:, 1:prefix]
-    return folded
-
-
-def linear_rows_of_arcface(state: Mapping[str, Tensor], scale: float) -> tuple[Tensor, float]:
-    """Approximate s cos(theta) by a linear layer: unit rows times s over the typical |feature|.
-
-    A query feature comes out of the final LayerNorm with gain g and shift b, so its squared norm
-    is near sum(g^2) + sum(b^2). The true norm differs from query to query, hence approximate.
-
-    Args:
-        state: our names to tensors.
-        scale: s.
-    Returns:
-        (R, C) float32 rows, and the factor.
-    """
-    rows = state["class_head.weight"].float()
-    gain, shift = (state.get(f"backbone.norm.{part}") for part in ("weight", "bias"))
-    squares = [part.float().square().sum() for part in (gain, shift) if part is not None]
-    norm = float(sum(squares)) ** 0.5 if squares else rows.shape[1] ** 0.5
-    factor = scale / max(norm, 1e-6)
-    return torch.nn.functional.normalize(rows, dim=-1) * factor, factor
 
 
 def sizes_from_state(state: Mapping[str, Tensor], hints: Mapping[str, Any]) -> dict[str, Any]:

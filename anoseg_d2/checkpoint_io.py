@@ -217,13 +217,15 @@ def _huggingface_hints(config: Mapping[str, Any]) -> dict[str, Any]:
     patch = patch if isinstance(patch, int) else patch[0]
     labels = config.get("id2label") or {}
     ours = config.get(FORMAT_NAME) or {}
+    has_anomaly = bool(ours.get("has_anomaly", False))
+    names = [labels[key] for key in sorted(labels, key=int)]
     return {
         "heads": config.get("num_attention_heads", 16),
         "num_blocks": config.get("num_blocks", 4),
         "image_size": image,
         "grid": tuple(side // patch for side in image),
-        "class_names": [labels[key] for key in sorted(labels, key=int)] or None,
-        "has_anomaly": bool(ours.get("has_anomaly", False)),
+        "class_names": (names[:-1] if has_anomaly else names) or None,
+        "has_anomaly": has_anomaly,
     }
 
 

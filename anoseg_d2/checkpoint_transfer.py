@@ -12,11 +12,15 @@ from typing import Any
 import torch
 from timm.layers import resample_patch_embed
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from anoseg_d2.checkpoint_formats import fold_position_prefix, linear_rows_of_arcface
 from anoseg_d2.checkpoint_io import Checkpoint
 from anoseg_d2.checkpoint_report import LoadReport, LoadRow
+from anoseg_d2.checkpoint_rules import (
+    fold_position_prefix,
+    linear_rows_of_arcface,
+    resample_position_embedding,
+    transfer_class_rows,
+)
 from anoseg_d2.lora_state import lora_module_names, merge_lora_state, weights_hash
 
 __all__ = [
@@ -25,8 +29,6 @@ __all__ = [
     "load_same",
     "model_grid",
     "model_tensors",
-    "resample_position_embedding",
-    "transfer_class_rows",
 ]
 
 logger = logging.getLogger(__name__)
@@ -104,50 +106,6 @@ def model_tensors(model: nn.Module) -> dict[str, Tensor]:
     """Return parameters and persistent buffers by name, without `torch.compile`'s prefixes."""
     state = model.state_dict(keep_vars=True)
     return {name.replace("_orig_mod.", ""): tensor for name, tensor in state.items()}
-
-
-def resample_position_embedding(
-    embed: Tensor, grid: tuple[int, int], new_grid: tuple[int, int]
-) -> Tensor:
-    """Resample patch positions bicubically without antialiasing, as DINOv2 does.
-
-    Args:
-        embed: (1, h w, C), patches only.
-        grid, new_grid: (rows, columns) before and after; equal grids return `embed` unchanged.
-    Returns:
-        (1, h' w', C) float32.
-    """
-    if tuple(grid) == tuple(new_grid):
-        return embed.float()
-    image = embed.float().reshape(1, *grid, -1).permute(0, 3, 1, 2)
-    image = F.interpolate(image, size=tuple(new_grid), mode="bicubic", align_corners=False)
-    return image.flatten(2).transpose(1, 2)
-
-
-def transfer_class_rows(
-    rows: Tensor, had_anomaly: bool, has_anomaly: bool, seed: int = 0
-) -> tuple[Tensor, str]:
-    """Insert or drop the anomaly row of class weights (R, C) or biases (R,).
-
-    A new row is a seeded Gaussian direction with the mean norm of the known rows; a new bias is
-    their mean bias.
-
-    Returns:
-        float32 rows `[known, (anomaly), no-object]`, and what was done ("" for nothing).
-    """
-    rows = rows.float()
-    known, last = rows[: len(rows) - 1 - int(had_anomaly)], rows[-1:]
-    if had_anomaly == has_anomaly:
-        return rows, ""
-    if had_anomaly:
-        return torch.cat([known, last]), "anomaly row dropped"
-    if rows.dim() == 1:
-        return torch.cat([known, known.mean().reshape(1), last]), "anomaly bias = mean known bias"
-    generator = torch.Generator().manual_seed(seed)
-    direction = F.normalize(torch.randn(1, rows.shape[1], generator=generator), dim=-1)
-    new = direction * known.norm(dim=-1).mean()
-    note = f"anomaly row {len(known)} inserted before no-object: Gaussian, seed {seed}, mean norm"
-    return torch.cat([known, new, last]), note
 
 
 class _Plan:
@@ -324,10 +282,22 @@ class _Plan:
             self._reinitialise_head("allowed: class lists differ" if reason else "")
             return
         has = bool(getattr(self.model, "has_anomaly", False))
+        self._compare_head_options()
         note = self._plan_rows(had, has)
         self._plan_bias(had, has)
         if note:
             logger.info("class head: %s", note)
+
+    def _compare_head_options(self) -> None:
+        """Say when the same head is configured otherwise: its logits change with it."""
+        head = self.model.class_head
+        if head_name(self.model) != self.spec.get("head"):
+            return
+        for key, stored in (self.spec.get("head_options") or {}).items():
+            ours = getattr(head, "fixed_scale" if key == "scale" else key, None)
+            if ours is not None and ours != stored:
+                source = self.checkpoint.source
+                logger.warning("class head: %s was %s in %s, is %s here", key, stored, source, ours)
 
     def _stored_anomaly(self) -> tuple[bool, str]:
         """Whether the file has the anomaly row, or why its class list does not fit the model's."""

@@ -21,8 +21,9 @@ from anoseg_d2.checkpoint import (
     save_adapter,
 )
 from anoseg_d2.checkpoint_io import write_checkpoint
-from anoseg_d2.checkpoint_transfer import resample_position_embedding, transfer_class_rows
+from anoseg_d2.checkpoint_rules import resample_position_embedding, transfer_class_rows
 from anoseg_d2.modeling import EoMT
+from anoseg_d2.modeling.heads import ArcFaceHead, LinearHead
 from anoseg_d2.modeling.lora import inject_lora, merge_lora
 from anoseg_d2.modeling.vit import build_vit
 
@@ -314,6 +315,34 @@ def test_another_class_list_is_refused_unless_the_head_may_start_anew(tmp_path):
     assert torch.equal(model.class_head.weight, before["class_head.weight"])
     assert report.names("initialised") == ["class_head.weight", "class_head.bias"]
     assert report.names("ignored") == ["class_head.weight", "class_head.bias"]
+
+
+def test_another_scale_of_the_same_head_is_said(tmp_path, caplog):
+    checkpoint = read_checkpoint(saved(tiny("arcface"), tmp_path))
+    load_into(tiny("arcface", seed=2), checkpoint)
+    assert "class head: scale" not in caplog.text
+    load_into(tiny(ArcFaceHead(24, 5, scale=16.0)), checkpoint)
+    assert "class head: scale was 30.0" in caplog.text
+
+
+def test_a_head_of_ones_own_loads_by_name(tmp_path):
+    class Doubled(LinearHead):
+        pass
+
+    model, other = tiny(Doubled(24, 5)), tiny(Doubled(24, 5), seed=2)
+    load_into(other, read_checkpoint(saved(model, tmp_path)))
+    assert_same_outputs(model, other)
+
+
+def test_a_learned_scale_is_kept_and_never_dropped_unseen(tmp_path):
+    model = tiny(ArcFaceHead(24, 5, learn_scale=True, scale=12.0))
+    checkpoint = read_checkpoint(saved(model, tmp_path))
+    other = tiny(ArcFaceHead(24, 5, learn_scale=True))
+    load_into(other, checkpoint)
+    assert other.class_head.scale.item() == 12.0
+    with pytest.raises(ValueError, match="class_head.scale: the model has no such tensor"):
+        load_into(tiny("arcface"), checkpoint)
+    assert load_into(tiny(), checkpoint).names("ignored") == ["class_head.scale"]
 
 
 # ---- accounting -----------------------------------------------------------------------------

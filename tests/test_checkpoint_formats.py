@@ -3,18 +3,17 @@
 import pytest
 import timm
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from loralib import MergedLinear
 
 from anoseg_d2.checkpoint_formats import (
     clean_names,
-    fold_position_prefix,
-    linear_rows_of_arcface,
     recognise,
     sizes_from_state,
     to_anoseg,
 )
+from anoseg_d2.checkpoint_rules import fold_position_prefix, linear_rows_of_arcface
 from anoseg_d2.lora_state import lora_delta, merge_lora_state, weights_hash
 
 C = 8
@@ -197,6 +196,7 @@ def test_linear_rows_of_arcface_reproduce_its_logits_where_features_have_the_typ
     assert factor == pytest.approx(30.0 / (2.0 * C**0.5))
 
 
+@settings(deadline=None, max_examples=40)
 @given(
     enable=st.lists(st.booleans(), min_size=1, max_size=4).filter(any),
     rank=st.integers(1, 3),
