@@ -19,9 +19,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from .image_io import write_atomic, write_image
-from .miniature_objects import OBJECTS
-from .miniature_sets import BENCHMARKS, draw_benchmark, draw_closed_set, draw_coco
+from anoseg_d2.data.drawing.objects import OBJECTS
+from anoseg_d2.data.image_io import write_atomic, write_image
+from anoseg_d2.data.miniature_sets import BENCHMARKS, draw_benchmark, draw_closed_set, draw_coco
 
 __all__ = ["MANIFEST", "MiniatureOptions", "benchmark_files", "make_miniature", "read_manifest"]
 
@@ -239,7 +239,7 @@ def _frame(index: int) -> str:
 
 
 def benchmark_files(name: str, index: int) -> tuple[str, str]:
-    """Image and label of one benchmark image, relative to the miniature, as the release names them."""
+    """Image and label of one benchmark image, below the miniature, as the release names them."""
     static, found = (
         f"{index:04d}_millford_{index:06d}_000019",
         f"04_Larkholm_{index}_000000_{10 * index:06d}",

@@ -9,12 +9,12 @@ import cv2
 import numpy as np
 from pycocotools import mask as coco_mask
 
-from . import miniature_street as street
-from .miniature_anomalies import ANOMALIES, LARGE, SMALL
-from .miniature_canvas import Canvas, Sprite, fractal_noise, pick
-from .miniature_objects import OBJECTS
-from .miniature_scene import ANOMALY_ID, Extra, draw_scene
-from .miniature_street import IDS
+from anoseg_d2.data.drawing import street
+from anoseg_d2.data.drawing.anomalies import ANOMALIES, LARGE, SMALL
+from anoseg_d2.data.drawing.canvas import Canvas, Sprite, fractal_noise, pick
+from anoseg_d2.data.drawing.objects import OBJECTS
+from anoseg_d2.data.drawing.scene import ANOMALY_ID, Extra, draw_scene
+from anoseg_d2.data.drawing.street import IDS
 
 __all__ = ["BENCHMARKS", "BenchmarkImage", "draw_benchmark", "draw_closed_set", "draw_coco"]
 
@@ -26,7 +26,7 @@ _VOID = 255
 
 @dataclass(frozen=True)
 class _Benchmark:
-    """What one benchmark shows: kinds, how many and how far away; `region` ids outside which is void."""
+    """What one benchmark shows, how many and how far away (m); void lies outside `region` ids."""
 
     images: int
     kinds: tuple[str, ...]
@@ -95,7 +95,7 @@ def draw_benchmark(seed: int, name: str, index: int, size: tuple[int, int]) -> B
 
 
 def _integrated(rng, plan, size, empty):
-    """Objects that stand in the scene: perspective, light, shadow, haze and camera noise are its own."""
+    """Objects that stand in the scene: perspective, light, shadow, haze and noise are its own."""
 
     def extras(rng, weather, on_road):
         count = 0 if empty else int(rng.integers(plan.count[0], plan.count[1] + 1))
@@ -112,7 +112,7 @@ def _integrated(rng, plan, size, empty):
 
 
 def _pasted(rng, plan, size, empty):
-    """Objects blended onto a finished scene, wherever they come to lie, as Fishyscapes Static does."""
+    """Objects blended onto a finished scene, wherever they fall, as in Fishyscapes Static."""
     scene = draw_scene(rng, *size)
     canvas = Canvas(size[1], size[0])
     canvas.color[:], canvas.label[:] = scene.image, scene.labels

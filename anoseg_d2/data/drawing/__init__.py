@@ -1,0 +1,1 @@
+"""Drawn road scenes and objects: what the miniature is made of."""
