@@ -163,7 +163,7 @@ def _add_data_keys(cfg: CN) -> None:
     cfg.INPUT.WINDOW_BATCH = 0  # windows per forward at inference; 0: as many as an image has
     node = cfg.INPUT.CUT_PASTE = CN()  # pasting while loading, beside the offline generator
     node.ENABLED = False
-    node.COCO_JSON = ""
+    node.COCO_JSON = ""  # relative to DETECTRON2_DATASETS, or absolute
     node.COCO_IMAGES = ""
     node.RATIO = 0.5
     node.CONTROL_OBJECTS = 0  # at most this many known COCO objects under their own label

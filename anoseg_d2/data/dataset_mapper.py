@@ -6,6 +6,7 @@ from detectron2.config import configurable
 from detectron2.data import MetadataCatalog
 
 from anoseg_d2.data.augmentation import Augmentation
+from anoseg_d2.data.builtin import datasets_root
 from anoseg_d2.data.cut_paste import CutPasteOptions
 from anoseg_d2.data.cut_paste_draw import OnlineCutPaste
 from anoseg_d2.data.cut_paste_sources import CONTROL_CLASSES, CocoObjects
@@ -116,6 +117,7 @@ def _online_cut_paste(cfg) -> OnlineCutPaste | None:
                 f"INPUT.CUT_PASTE.ENABLED is True, but INPUT.CUT_PASTE.{key} is empty; give COCO's "
                 "instances_train2017.json and train2017"
             )
+    coco = [datasets_root() / path for path in (node.COCO_JSON, node.COCO_IMAGES)]
     train_ids = _train_ids_by_name(cfg)
     options = CutPasteOptions(
         ratio=node.RATIO,
@@ -128,9 +130,9 @@ def _online_cut_paste(cfg) -> OnlineCutPaste | None:
     controls = []
     if node.CONTROL_OBJECTS:
         labels = {name: train_ids[name] for name in CONTROL_CLASSES if name in train_ids}
-        controls = [CocoObjects(node.COCO_JSON, node.COCO_IMAGES, labels=labels)]
+        controls = [CocoObjects(*coco, labels=labels)]
     seed = cfg.SEED if cfg.SEED >= 0 else int(np.random.SeedSequence().generate_state(1)[0])
-    outliers = CocoObjects(node.COCO_JSON, node.COCO_IMAGES)
+    outliers = CocoObjects(*coco)
     return OnlineCutPaste(outliers, options, seed, controls)
 
 
