@@ -30,8 +30,8 @@ OLDEST_TORCH = (2, 4)
 STAMP = "anoseg_ready"
 
 # Measured on Linux x86-64, in GB. The registry's torch for Linux brings CUDA libraries.
-CUDA_GB, PLAIN_GB = 6.4, 2.3
-CUDA_DOWNLOAD_GB, PLAIN_DOWNLOAD_GB = 3.0, 0.6
+CUDA_GB, PLAIN_GB = 6.4, 2.0
+CUDA_DOWNLOAD_GB, PLAIN_DOWNLOAD_GB = 3.0, 0.4
 
 IMPORTS = (
     "torch, torchvision, timm, loralib, cv2, scipy, sklearn, pycocotools.mask, yaml, anoseg_d2, "
