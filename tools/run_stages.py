@@ -138,8 +138,9 @@ class Run:
     def _run(self, step: Step) -> bool:
         """Run one step; whether the rest can go on."""
         self._require_start(step)
-        if step.is_stage and self._left_out(step.weights):
-            self.screen.say(f"{self._head(step)} starts from random weights")
+        if step.is_stage:
+            weights = "random weights" if self._left_out(step.weights) else step.weights
+            self.screen.say(f"{self._head(step)} starts from {weights}")
         self.records.begin(step)
         log = self.recipe.output / "logs" / f"{step.name}.log"
         size = log.stat().st_size if log.exists() else 0

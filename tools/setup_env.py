@@ -401,6 +401,7 @@ def brings_cuda(environment):
         explain(text, "torch", log_path(environment))
         return True  # the installation itself will say what is wrong
     plan = json.loads(report.read_text(encoding="utf-8"))
+    report.unlink()
     return any(item["metadata"]["name"].startswith("nvidia") for item in plan["install"])
 
 
