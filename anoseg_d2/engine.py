@@ -270,6 +270,7 @@ class Trainer(DefaultTrainer):
         self.cfg = cfg
         self.start_iter, self.max_iter = 0, cfg.SOLVER.MAX_ITER
         model = build_model(cfg)
+        model.class_names = MetadataCatalog.get(cfg.DATASETS.TRAIN[0]).stuff_classes
         logger.info("Parameters:\n%s", parameter_table(model))
         self.optimizer_ = build_optimizer(cfg, model)
         self.scheduler = build_scheduler(cfg, self.optimizer_)

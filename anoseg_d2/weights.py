@@ -29,4 +29,9 @@ def load_weights(cfg, model: nn.Module) -> None:
     if not weights:
         logger.warning("MODEL.WEIGHTS is empty: every tensor keeps its random initialisation")
         return
-    load_into(model, read_checkpoint(weights), allow_unused=tuple(cfg.MODEL.ALLOW_UNUSED_WEIGHTS))
+    load_into(
+        model,
+        read_checkpoint(weights),
+        allow_unused=tuple(cfg.MODEL.ALLOW_UNUSED_WEIGHTS),
+        seed=max(cfg.SEED, 0),
+    )
