@@ -149,7 +149,7 @@ def _add_lora_keys(cfg: CN) -> None:
     node.DROPOUT = 0.1
     node.BLOCKS = []  # [first, last] ViT block, inclusive; empty: all
     node.TRAIN_NORMS = False  # LayerNorms of the ViT train too
-    node.LR_FACTOR = 10.0  # learning rate of the adapters over BASE_LR
+    node.LR_FACTOR = 3.0  # learning rate of the adapters over BASE_LR
 
 
 def _add_data_keys(cfg: CN) -> None:
