@@ -147,12 +147,12 @@ def _cell(run: Run, score, anomaly: list[str], group: str, figure: str) -> float
 
 
 def best_values(columns, rows) -> dict:
-    """The best value of every column, None where the column is empty."""
+    """The best value of every column, None where it is empty or all rows have the same."""
     best = {}
     for column in columns:
         values = [row[column] for row in rows if row[column] is not None]
         choose = min if column[1] in LOWER_IS_BETTER else max
-        best[column] = choose(values) if values else None
+        best[column] = choose(values) if len(set(values)) > 1 else None
     return best
 
 

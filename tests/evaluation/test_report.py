@@ -16,7 +16,7 @@ from anoseg_d2.evaluation import report_images
 from anoseg_d2.evaluation.anomaly_evaluation import AnomalyEvaluator
 from anoseg_d2.evaluation.closed_set_evaluation import ClosedSetEvaluator
 from anoseg_d2.evaluation.report import combine_reports, write_report
-from anoseg_d2.evaluation.report_runs import load_run
+from anoseg_d2.evaluation.report_runs import best_values, load_run
 from anoseg_d2.evaluation.run_folder import read_json, without_nan, write_json
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
@@ -111,6 +111,12 @@ def test_markdown_marks_the_best_of_each_column(runs):
     column = heads.index("test_anomaly FPR95")
     values = [float(row[column].strip("*")) for row in rows]
     assert rows[int(np.argmin(values))][column].startswith("**")
+
+
+def test_a_column_of_equal_figures_has_no_best():
+    column = ("set", "mIoU")
+    assert best_values([column], [{column: 66.4}, {column: 66.4}]) == {column: None}
+    assert best_values([column], [{column: 66.4}, {column: None}, {column: 60.0}]) == {column: 66.4}
 
 
 class Outline(html.parser.HTMLParser):
