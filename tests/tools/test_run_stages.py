@@ -3,6 +3,7 @@
 import inspect
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -90,7 +91,8 @@ def drive(tmp_path, recipe, monkeypatch):
 
     def report(folders, names, report_dir, *, title=None):
         report_dir.mkdir(parents=True, exist_ok=True)
-        (report_dir / "index.html").write_text(" ".join(names))
+        for name in ("index.html", "results.json", "results.csv", "results.md"):
+            (report_dir / name).write_text(" ".join(names))
         return report_dir / "index.html"
 
     monkeypatch.setattr(run_stages, "combine_reports", report)
@@ -287,6 +289,28 @@ def test_nothing_is_written_into_the_data_folder(drive, recipe, tmp_path):
     assert drive("--data", str(given)) == 0
     assert [path.name for path in given.rglob("*")] == ["photos"]
     assert (tmp_path / "out" / "datasets" / "photos").resolve() == given / "photos"
+
+
+def test_the_write_up_holds_settings_figures_and_claims(drive, recipe, tmp_path):
+    claim = {"text": "More is better", "figure": "auprc"}
+    claim |= {"better": ["third", "best"], "than": ["first", "rba"]}
+    edit(recipe, publish=str(tmp_path / "experiments"), claims=[claim])
+    assert drive("--seed", "3") == 0
+    folder = tmp_path / "experiments" / "seed3"
+    page = (folder / "README.md").read_text()
+    assert "`make try SEED=3`" in page
+    assert "| `second` | first | linear | 19 |" in page
+    assert "| first | 60.0 | rba | 57.0 |" in page  # 50 and the 7 letters of "scratch"
+    assert re.search(r"More is better \| third, rba: \d+\.\d \| first, rba: 57\.0 \| holds", page)
+    copies = {path.name for path in folder.iterdir()} - {"README.md"}
+    assert copies == {"first.json", "second.json", "third.json", "results.json", "results.csv"}
+
+
+def test_other_settings_do_not_replace_the_published_results(drive, recipe, tmp_path):
+    edit(recipe, publish=str(tmp_path / "experiments"))
+    assert drive("SOLVER.BASE_LR", "0.5") == 0
+    assert not (tmp_path / "experiments").exists()
+    assert (tmp_path / "out" / "writeup" / "README.md").exists()
 
 
 def test_an_interrupt_reaches_the_child_once_and_says_how_to_go_on(recipe, tmp_path):
