@@ -188,6 +188,9 @@ def model_meta(model: nn.Module) -> dict[str, Any]:
         "patch_size": model.patch_size,
         "grid": list(model_grid(model)),
         "class_names": list(names) if names else None,
+        "score_statistics": {
+            name: list(pair) for name, pair in getattr(model, "score_statistics", {}).items()
+        },
         "lora": adapters,
     }
     for key in ("pixel_mean", "pixel_std"):

@@ -194,7 +194,8 @@ def _add_solver_keys(cfg: CN) -> None:
 def _add_test_keys(cfg: CN) -> None:
     cfg.TEST.WINDOW_OVERLAP = 0.0  # least overlap of neighbouring windows, share of the window
     node = cfg.TEST.ANOMALY = CN()
-    node.SCORES = []  # names in the score registry; empty: all that the model offers
+    # Names in the score registry, or ensembles as "rba+anomaly"; empty: all that the model offers
+    node.SCORES = []
     node.TEMPERATURE = 1.0  # of the class softmax behind msp and entropy
     node.POSTPROCESS = []  # registered filters of the score map, in order
     node.EXACT = False  # metrics over every pixel, spilled to disk

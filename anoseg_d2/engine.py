@@ -25,13 +25,15 @@ from anoseg_d2.data.loader import build_test_loader, build_train_loader
 from anoseg_d2.evaluation.anomaly_evaluation import AnomalyEvaluator
 from anoseg_d2.evaluation.closed_set_evaluation import ClosedSetEvaluator
 from anoseg_d2.evaluation.report import write_report
+from anoseg_d2.evaluation.score_statistics import ScoreStatistics
 from anoseg_d2.modeling import eomt  # noqa: F401  registers the meta-architecture
 from anoseg_d2.modeling.criterion import IGNORE_LABEL
 from anoseg_d2.modeling.lora import parameter_table
+from anoseg_d2.modeling.scores import ensemble_parts, single_scores
 from anoseg_d2.solver import build_optimizer, build_scheduler
 from anoseg_d2.weights import load_weights, resolve_weights
 
-__all__ = ["Trainer", "amp_dtype", "check_inputs", "evaluate"]
+__all__ = ["Trainer", "amp_dtype", "check_inputs", "evaluate", "measure_ensembles"]
 
 logger = logging.getLogger(__name__)
 
@@ -101,6 +103,7 @@ def evaluate(cfg, model: nn.Module, output_dir: str | None = None) -> OrderedDic
         figures per data set, for detectron2's printers; empty on ranks other than the first.
     """
     output_dir = output_dir or cfg.OUTPUT_DIR
+    measure_ensembles(cfg, unwrap(model))
     results = OrderedDict()
     for name in cfg.DATASETS.TEST:
         evaluator = _build_evaluator(cfg, unwrap(model), name, output_dir)
@@ -115,6 +118,38 @@ def evaluate(cfg, model: nn.Module, output_dir: str | None = None) -> OrderedDic
         logger.info("Report: %s", path)
     comm.synchronize()
     return results
+
+
+def measure_ensembles(cfg, model: nn.Module) -> bool:
+    """Measure what the model's ensembles need, on the first closed set of DATASETS.TEST.
+
+    The figures stay with the model (`score_statistics`) and in its next checkpoint.
+
+    Returns:
+        whether anything had to be measured.
+    Raises:
+        ValueError: an ensemble is asked for, its statistics are unknown, and there is no closed
+            set to measure them on.
+    """
+    ensembles = [name for name in model.score_names if len(ensemble_parts(name)) > 1]
+    parts = single_scores(ensembles)
+    if all(part in model.score_statistics for part in parts):
+        return False
+    closed = [n for n in cfg.DATASETS.TEST if MetadataCatalog.get(n).evaluator_type == "closed_set"]
+    if not closed:
+        raise ValueError(
+            f"ensembles {', '.join(ensembles)} are measured on known pixels first; "
+            "DATASETS.TEST has no closed set"
+        )
+    logger.info("Measuring %s on %s", ", ".join(parts), closed[0])
+    names, model.score_names = model.score_names, parts
+    try:
+        loader = build_test_loader(cfg, closed[0])
+        found = inference_on_dataset(model, loader, ScoreStatistics(closed[0]))
+    finally:
+        model.score_names = names
+    model.score_statistics = {**model.score_statistics, **found}
+    return True
 
 
 def _build_evaluator(cfg, model, name: str, output_dir: str):
@@ -330,6 +365,9 @@ class Trainer(DefaultTrainer):
         return result
 
     def _evaluate(self):
+        unwrap(self.model).score_statistics = {}  # those of other weights
+        if measure_ensembles(self.cfg, unwrap(self.model)) and comm.is_main_process():
+            self.checkpointer.save("model_final", iteration=self.iter)
         self._last_eval_results = evaluate(self.cfg, self.model)
         if self.ema is not None:
             folder = os.path.join(self.cfg.OUTPUT_DIR, "ema")

@@ -9,7 +9,7 @@ from detectron2.modeling import build_model
 from anoseg_d2.checkpoint import build_config_overrides, load_into, read_checkpoint
 from anoseg_d2.config import load_config
 from anoseg_d2.modeling import eomt  # noqa: F401  registers the meta-architecture
-from anoseg_d2.weights import load_weights
+from anoseg_d2.weights import load_weights, restore_statistics
 
 __all__ = ["AnomalyPredictor"]
 
@@ -53,6 +53,7 @@ class AnomalyPredictor:
         predictor.cfg = cfg
         predictor.model = build_model(cfg).eval()
         load_into(predictor.model, checkpoint)
+        restore_statistics(predictor.model, checkpoint)
         return predictor
 
     @property

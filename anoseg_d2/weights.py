@@ -4,9 +4,9 @@ import logging
 
 from torch import nn
 
-from anoseg_d2.checkpoint import load_into, read_checkpoint
+from anoseg_d2.checkpoint import Checkpoint, load_into, read_checkpoint
 
-__all__ = ["load_weights", "resolve_weights"]
+__all__ = ["load_weights", "resolve_weights", "restore_statistics"]
 
 logger = logging.getLogger(__name__)
 
@@ -29,9 +29,17 @@ def load_weights(cfg, model: nn.Module) -> None:
     if not weights:
         logger.warning("MODEL.WEIGHTS is empty: every tensor keeps its random initialisation")
         return
+    checkpoint = read_checkpoint(weights)
     load_into(
         model,
-        read_checkpoint(weights),
+        checkpoint,
         allow_unused=tuple(cfg.MODEL.ALLOW_UNUSED_WEIGHTS),
         seed=max(cfg.SEED, 0),
     )
+    restore_statistics(model, checkpoint)
+
+
+def restore_statistics(model: nn.Module, checkpoint: Checkpoint) -> None:
+    """Take over the score statistics of a checkpoint, so that its ensembles need no measuring."""
+    stored = checkpoint.meta.get("score_statistics") or {}
+    model.score_statistics = {name: (mean, spread) for name, (mean, spread) in stored.items()}

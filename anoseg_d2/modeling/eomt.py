@@ -137,6 +137,8 @@ class EoMT(nn.Module):
         self.checkpoint_activations = checkpoint_activations
         self.score_names = scores.available_scores(has_anomaly, score_names)
         self.temperature = temperature
+        # Mean and spread of scores on known pixels, for ensembles; stored with checkpoints.
+        self.score_statistics: dict[str, tuple[float, float]] = {}
         self.postprocess = [POSTPROCESS[name] for name in postprocess]
         self.window_overlap, self.window_batch = window_overlap, window_batch
         self.progress = 0.0
@@ -352,7 +354,9 @@ class EoMT(nn.Module):
 
     def _read_strip(self, strip: Tensor, channels: dict) -> dict:
         named = dict(zip(channels, strip[None].split(list(channels.values()), dim=1), strict=True))
-        values = scores.scores_from_maps(named, self.num_known, self.score_names)
+        values = scores.scores_from_maps(
+            named, self.num_known, self.score_names, self.score_statistics
+        )
         known = named["probs"][:, : self.num_known]
         return {
             "sem_seg": known.argmax(dim=1)[0],

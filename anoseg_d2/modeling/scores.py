@@ -6,9 +6,12 @@ M channels of a map, (H, W) pixels.
 With m = sigmoid(mask logits) every map is `sum_q c[q] m[q]` for some coefficients c per query, so
 windows and sizes are merged on maps, and a score is a small pure function of the merged maps.
 Higher scores are more anomalous; all is float32.
+
+`rba+anomaly` is the ensemble of two (or more) scores: the mean of their z-scores, with mean and
+spread measured once on closed-set images, so that pooled metrics stay meaningful.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
 import torch
@@ -23,10 +26,12 @@ __all__ = [
     "anomaly_scores",
     "available_scores",
     "combine_masks",
+    "ensemble_parts",
     "known_distribution",
     "linear_coefficients",
     "register_score",
     "scores_from_maps",
+    "single_scores",
 ]
 
 LINEAR_MAPS = Registry("linear map")
@@ -176,7 +181,7 @@ def available_scores(has_anomaly: bool, names: Iterable[str] | None = None) -> l
         ValueError: an unknown name, or one that needs the anomaly class.
     """
     asked = list(names or [])
-    for name in asked:
+    for name in single_scores(asked):
         if SCORES[name].needs_anomaly and not has_anomaly:
             raise ValueError(
                 f"score {name!r} needs a model with the anomaly class "
@@ -185,6 +190,16 @@ def available_scores(has_anomaly: bool, names: Iterable[str] | None = None) -> l
     return asked or [
         name for name, score in SCORES.items() if has_anomaly or not score.needs_anomaly
     ]
+
+
+def ensemble_parts(name: str) -> list[str]:
+    """Scores that `name` is made of: itself, or the parts of `first+second`."""
+    return name.split("+") if name not in SCORES else [name]
+
+
+def single_scores(names: Iterable[str]) -> list[str]:
+    """The registered scores behind `names`, each once, ensembles taken apart."""
+    return list(dict.fromkeys(part for name in names for part in ensemble_parts(name)))
 
 
 def linear_coefficients(
@@ -201,7 +216,8 @@ def linear_coefficients(
         `{map name: (B, Q, M)}` float32.
     """
     logits = class_logits.float()
-    wanted = dict.fromkeys(["probs", *(m for name in names for m in SCORES[name].maps)])
+    singles = single_scores(names)
+    wanted = dict.fromkeys(["probs", *(m for name in singles for m in SCORES[name].maps)])
     return {name: LINEAR_MAPS[name](logits, num_known, temperature) for name in wanted}
 
 
@@ -211,10 +227,44 @@ def combine_masks(coefficients: Tensor, mask_logits: Tensor) -> Tensor:
 
 
 def scores_from_maps(
-    maps: dict[str, Tensor], num_known: int, names: Iterable[str]
+    maps: dict[str, Tensor],
+    num_known: int,
+    names: Iterable[str],
+    statistics: Mapping[str, tuple[float, float]] | None = None,
 ) -> dict[str, Tensor]:
-    """Evaluate score formulas on maps `{map name: (B, M, H, W)}` -> `{score name: (B, H, W)}`."""
-    return {name: SCORES[name].formula(maps, num_known) for name in names}
+    """Evaluate score formulas on maps.
+
+    Args:
+        maps: `{map name: (B, M, H, W)}`.
+        num_known: K.
+        names: scores, or ensembles `first+second`.
+        statistics: mean and standard deviation of every part of an ensemble.
+    Returns:
+        `{score name: (B, H, W)}`.
+    Raises:
+        ValueError: an ensemble without the statistics of its parts.
+    """
+    names = list(names)
+    singles = {name: SCORES[name].formula(maps, num_known) for name in single_scores(names)}
+    return {
+        name: singles[name] if name in singles else _ensemble(name, singles, statistics or {})
+        for name in names
+    }
+
+
+def _ensemble(name: str, singles: dict[str, Tensor], statistics) -> Tensor:
+    """Mean of the z-scores of the parts of `name`."""
+    parts = ensemble_parts(name)
+    missing = [part for part in parts if part not in statistics]
+    if missing:
+        raise ValueError(
+            f"ensemble {name!r} needs mean and spread of {', '.join(missing)} on known pixels: "
+            "evaluate with a closed set in DATASETS.TEST, or set `score_statistics`"
+        )
+    scaled = [
+        (singles[part] - statistics[part][0]) / max(statistics[part][1], 1e-12) for part in parts
+    ]
+    return torch.stack(scaled).mean(dim=0)
 
 
 def anomaly_scores(
@@ -223,6 +273,7 @@ def anomaly_scores(
     num_known: int,
     names: Iterable[str] | None = None,
     temperature: float = 1.0,
+    statistics: Mapping[str, tuple[float, float]] | None = None,
 ) -> dict[str, Tensor]:
     """Every asked score from one set of predictions.
 
@@ -230,8 +281,9 @@ def anomaly_scores(
         class_logits: (B, Q, R), rows `[known 0..K-1, (anomaly), no-object]`.
         mask_logits: (B, Q, H, W), already at the size of the wanted maps.
         num_known: K, at least 2.
-        names: scores; None for all that apply.
+        names: scores, or ensembles `first+second`; None for all scores that apply.
         temperature: of the softmax behind `msp` and `entropy`.
+        statistics: mean and standard deviation of every part of an ensemble on known pixels.
     Returns:
         `{name: (B, H, W)}` float32, higher is more anomalous.
     Raises:
@@ -241,4 +293,4 @@ def anomaly_scores(
     names = available_scores(has_anomaly, names)
     coefficients = linear_coefficients(class_logits, num_known, names, temperature)
     maps = {name: combine_masks(value, mask_logits) for name, value in coefficients.items()}
-    return scores_from_maps(maps, num_known, names)
+    return scores_from_maps(maps, num_known, names, statistics)
