@@ -21,7 +21,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from anoseg_d2.checkpoint import AnosegCheckpointer
 from anoseg_d2.data.builtin import register_all, register_cards
-from anoseg_d2.data.loader import build_test_loader, build_train_loader
+from anoseg_d2.data.loader import build_test_loader, build_train_loader, training_dicts
 from anoseg_d2.evaluation.anomaly_evaluation import AnomalyEvaluator
 from anoseg_d2.evaluation.closed_set_evaluation import ClosedSetEvaluator
 from anoseg_d2.evaluation.report import write_report
@@ -78,6 +78,8 @@ def check_inputs(cfg, training: bool) -> None:
             known = ", ".join(n for n in DatasetCatalog.list() if _is_ours(n))
             raise ValueError(f"no data set named {name!r} is registered; ours: {known}")
         DatasetCatalog.get(name)
+    if training:
+        training_dicts(cfg)
     weights = resolve_weights(cfg)
     if weights and "://" not in weights and not Path(weights).exists():
         raise FileNotFoundError(
@@ -370,6 +372,7 @@ class Trainer(DefaultTrainer):
             self.checkpointer.save("model_final", iteration=self.iter)
         self._last_eval_results = evaluate(self.cfg, self.model)
         if self.ema is not None:
+            self.ema.module.score_statistics = {}
             folder = os.path.join(self.cfg.OUTPUT_DIR, "ema")
             for name, figures in evaluate(self.cfg, self.ema.module, folder).items():
                 self._last_eval_results[f"{name}_ema"] = figures

@@ -13,9 +13,10 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from anoseg_d2.engine import StepTrainer, Trainer, amp_dtype, check_inputs, resolve_weights
+from anoseg_d2.engine import StepTrainer, Trainer, amp_dtype, check_inputs
 from anoseg_d2.modeling import EoMT
 from anoseg_d2.solver import build_optimizer, build_scheduler
+from anoseg_d2.weights import resolve_weights
 
 LORA = ("MODEL.LORA.ENABLED", True, "MODEL.LORA.RANK", 2)
 
@@ -390,6 +391,10 @@ def test_missing_weights_and_unknown_sets_are_named_before_anything_starts(run_c
         run_cfg("missing", "MODEL.WEIGHTS", "no/model.pth")
     with pytest.raises(ValueError, match="no data set named 'citiscapes'.*cityscapes_19_train"):
         run_cfg("unknown", "DATASETS.TRAIN", ("citiscapes",))
+    with pytest.raises(ValueError, match="DATASETS.TRAIN is empty"):
+        run_cfg("empty", "DATASETS.TRAIN", ())
+    with pytest.raises(ValueError, match="NUM_CLASSES is 4, but .* has 3"):
+        run_cfg("classes", "MODEL.EOMT.NUM_CLASSES", 4)
 
 
 def test_evaluation_without_weights_is_refused(tiny_cfg):

@@ -231,3 +231,25 @@ def test_combined_masks_are_a_sum_over_queries():
         coefficients[:, q, :, None, None] * masks[:, q, None].sigmoid() for q in range(3)
     )
     torch.testing.assert_close(combine_masks(coefficients, masks), expected)
+
+
+def test_an_ensemble_is_the_mean_of_the_z_scores_of_its_parts():
+    parts = anomaly_scores(CLASS_LOGITS, MASK_LOGITS, KNOWN, ["rba", "anomaly"])
+    statistics = {"rba": (-0.7, 0.2), "anomaly": (0.1, 0.05)}
+    name = "rba+anomaly"
+    found = anomaly_scores(CLASS_LOGITS, MASK_LOGITS, KNOWN, [name], statistics=statistics)
+    expected = ((parts["rba"] + 0.7) / 0.2 + (parts["anomaly"] - 0.1) / 0.05) / 2
+    assert list(found) == [name]
+    torch.testing.assert_close(found[name], expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "name,message",
+    [
+        ("rba+anomaly", "'rba.anomaly' needs mean and spread of anomaly"),
+        ("rba+maxlogit", "unknown score 'maxlogit'"),
+    ],
+)
+def test_an_ensemble_without_statistics_or_with_unknown_parts_is_refused(name, message):
+    with pytest.raises(ValueError, match=message):
+        anomaly_scores(CLASS_LOGITS, MASK_LOGITS, KNOWN, [name], statistics={"rba": (0.0, 1.0)})
