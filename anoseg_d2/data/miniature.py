@@ -13,6 +13,7 @@ import multiprocessing
 import shutil
 import signal
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -184,10 +185,11 @@ def _expected(options: MiniatureOptions) -> Iterator[str]:
 def _draw_all(folder: Path, options: MiniatureOptions, workers: int, progress) -> None:
     tasks = [(str(folder), options, name, index) for name, index in _tasks(options)]
     found = {}
-    for done, (name, index, annotations) in enumerate(_run(tasks, workers), 1):
-        if name == "coco":
-            found[index] = annotations
-        progress(done, len(tasks))
+    with closing(_run(tasks, workers)) as results:  # ends the workers before anybody tidies up
+        for done, (name, index, annotations) in enumerate(results, 1):
+            if name == "coco":
+                found[index] = annotations
+            progress(done, len(tasks))
     _write_json(folder / "coco/annotations/instances_train.json", _coco_json(found))
     frames = [_frame(index) + ".jpg" for index in range(BENCHMARKS["road_anomaly"].images)]
     _write_json(folder / "benchmarks/RoadAnomaly_jpg/frame_list.json", frames)
