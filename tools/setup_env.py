@@ -30,7 +30,7 @@ OLDEST_TORCH = (2, 4)
 STAMP = "anoseg_ready"
 
 # Measured on Linux x86-64, in GB. The registry's torch for Linux brings CUDA libraries.
-CUDA_GB, PLAIN_GB = 6.4, 2.0
+CUDA_GB, PLAIN_GB = 6.6, 2.0
 CUDA_DOWNLOAD_GB, PLAIN_DOWNLOAD_GB = 3.0, 0.4
 
 IMPORTS = (
@@ -191,7 +191,7 @@ def is_ready(environment, wanted):
 
 def announce(environment):
     """Say what is about to happen, and refuse when there is clearly no room for it."""
-    count = (REQUIREMENTS / "lock.txt").read_text().count("==")
+    count = len(set(pins("lock.txt", versions=False)))
     say(f"making {environment.folder} for Python {sys.version_info[0]}.{sys.version_info[1]}")
     say(f"  {', '.join(pins('torch.txt'))}, detectron2 0.7.2, about {count} packages more;")
     say("  a torch or detectron2 that is already there is kept")
@@ -430,10 +430,11 @@ def size_gb(folder):
 # --- small things ------------------------------------------------------------------------------
 
 
-def pins(name):
-    """["package version", ...] of a file in requirements/."""
+def pins(name, versions=True):
+    """["package version", ...] of a file in requirements/, or the packages alone."""
     text = (REQUIREMENTS / name).read_text()
-    return [" ".join(match) for match in re.findall(r"^([\w-]+)==([\w.]+)", text, re.MULTILINE)]
+    found = re.findall(r"^([\w.-]+)==([\w.]+)", text, re.MULTILINE)
+    return [" ".join(match) if versions else match[0] for match in found]
 
 
 def as_numbers(version):
