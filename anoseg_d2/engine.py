@@ -27,7 +27,7 @@ from anoseg_d2.evaluation.closed_set_evaluation import ClosedSetEvaluator
 from anoseg_d2.evaluation.report import write_report
 from anoseg_d2.evaluation.score_statistics import ScoreStatistics
 from anoseg_d2.modeling import eomt  # noqa: F401  registers the meta-architecture
-from anoseg_d2.modeling.criterion import IGNORE_LABEL
+from anoseg_d2.modeling.criterion import present_classes
 from anoseg_d2.modeling.lora import parameter_table
 from anoseg_d2.modeling.scores import ensemble_parts, single_scores
 from anoseg_d2.solver import build_optimizer, build_scheduler
@@ -213,7 +213,8 @@ class StepTrainer(SimpleTrainer):
         data_time = time.perf_counter() - start
         core = unwrap(self.model)
         normalizers = core.criterion.normalizers(
-            [_count_classes(sample) for batch in batches for sample in batch], core.num_queries
+            [len(present_classes(sample["sem_seg"])) for batch in batches for sample in batch],
+            core.num_queries,
         )
         self.optimizer.zero_grad(set_to_none=True)
         total: dict[str, torch.Tensor] = {}
@@ -249,11 +250,6 @@ class StepTrainer(SimpleTrainer):
     def load_state_dict(self, state_dict):
         self.scaler.load_state_dict(state_dict.pop("scaler", {}) or self.scaler.state_dict())
         super().load_state_dict(state_dict)
-
-
-def _count_classes(sample: dict) -> int:
-    classes = sample["sem_seg"].unique()
-    return int((classes != IGNORE_LABEL).sum())
 
 
 class ProgressHook(HookBase):
@@ -368,7 +364,8 @@ class Trainer(DefaultTrainer):
 
     def _evaluate(self):
         unwrap(self.model).score_statistics = {}  # those of other weights
-        if measure_ensembles(self.cfg, unwrap(self.model)) and comm.is_main_process():
+        measured = measure_ensembles(self.cfg, unwrap(self.model))
+        if measured and self.iter + 1 >= self.max_iter and comm.is_main_process():
             self.checkpointer.save("model_final", iteration=self.iter)
         self._last_eval_results = evaluate(self.cfg, self.model)
         if self.ema is not None:

@@ -15,7 +15,13 @@ from anoseg_d2.modeling import losses
 from anoseg_d2.modeling.heads import ClassHead
 from anoseg_d2.modeling.matcher import assign, pair_costs
 
-__all__ = ["LossNormalizers", "SetCriterion", "Target", "targets_from_sem_seg"]
+__all__ = [
+    "LossNormalizers",
+    "SetCriterion",
+    "Target",
+    "present_classes",
+    "targets_from_sem_seg",
+]
 
 IGNORE_LABEL = 255
 
@@ -49,6 +55,13 @@ class LossNormalizers(NamedTuple):
     num_images: int
 
 
+def present_classes(sem_seg: Tensor) -> Tensor:
+    """Values of a label map (any shape, int64, not negative) but void, ascending."""
+    counts = torch.bincount(sem_seg.flatten(), minlength=IGNORE_LABEL + 1)
+    counts[IGNORE_LABEL] = 0
+    return counts.nonzero()[:, 0]
+
+
 def targets_from_sem_seg(sem_seg: Tensor, num_classes: int) -> Target:
     """One mask per class present.
 
@@ -58,9 +71,8 @@ def targets_from_sem_seg(sem_seg: Tensor, num_classes: int) -> Target:
     Raises:
         ValueError: a value that is neither a class nor void.
     """
-    classes = sem_seg.unique()
-    classes = classes[classes != IGNORE_LABEL]
-    if len(classes) and (classes[-1] >= num_classes or classes[0] < 0):
+    classes = present_classes(sem_seg)
+    if len(classes) and classes[-1] >= num_classes:
         raise ValueError(
             f"label map has values {classes.tolist()}, the model has classes 0..{num_classes - 1} "
             f"and void {IGNORE_LABEL}; pasted objects need MODEL.EOMT.ANOMALY_CLASS True"
