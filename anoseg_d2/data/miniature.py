@@ -200,7 +200,8 @@ def _run(tasks, workers: int):
     if workers == 1:
         yield from map(_draw_one, tasks)
         return
-    with multiprocessing.get_context().Pool(workers, _start_worker) as pool:
+    # spawn: a fork would inherit the locks of thread pools that OpenCV or torch may hold
+    with multiprocessing.get_context("spawn").Pool(workers, _start_worker) as pool:
         yield from pool.imap_unordered(_draw_one, tasks, chunksize=2)
 
 
