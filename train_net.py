@@ -42,6 +42,12 @@ def main(args):
     return trainer.train()
 
 
+def one_message(error: Exception) -> str:
+    """What an error says, without the traceback that a data loader's worker wraps around it."""
+    text = str(error).strip()
+    return text.splitlines()[-1] if "Traceback (most recent call last)" in text else text
+
+
 def command_line(argv=None) -> int:
     """Parse arguments, launch, and turn a user's mistake into one line; returns the exit status."""
     parser = default_argument_parser(epilog=__doc__)
@@ -61,7 +67,7 @@ def command_line(argv=None) -> int:
     except (ValueError, OSError) as error:
         if os.environ.get("ANOSEG_TRACEBACK"):
             raise
-        print(f"error: {str(error).strip().splitlines()[-1]}", file=sys.stderr)
+        print(f"error: {one_message(error)}", file=sys.stderr)
         return 2
     return 0
 

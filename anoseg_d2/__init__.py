@@ -15,5 +15,14 @@ __all__ = sorted(_EXPORTS)
 
 def __getattr__(name):
     if name in _EXPORTS:
-        return getattr(importlib.import_module(_EXPORTS[name]), name)
+        try:
+            return getattr(importlib.import_module(_EXPORTS[name]), name)
+        except ModuleNotFoundError as error:
+            if (error.name or "").split(".")[0] != "detectron2":
+                raise
+            raise ModuleNotFoundError(
+                "anoseg_d2 needs detectron2, which is not installed: build the official one, or "
+                "run python tools/setup_env.py --detectron2-only",
+                name="detectron2",
+            ) from error
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -40,7 +40,7 @@ BENCHMARKS = {
     "road_anomaly": _Benchmark(8, LARGE, (1, 2), (7, 17)),
     "road_anomaly21": _Benchmark(8, LARGE + SMALL[:4], (1, 3), (7, 18)),
     "road_obstacle21": _Benchmark(10, SMALL, (1, 3), (6, 17), region=(IDS["road"],)),
-    "fishyscapes_lostandfound": _Benchmark(10, SMALL, (1, 2), (7, 20)),
+    "fishyscapes_lostandfound": _Benchmark(10, SMALL, (1, 3), (5.5, 13)),
     "fishyscapes_static": _Benchmark(8, LARGE + SMALL, (1, 2), (5, 14), pasted=True),
 }
 

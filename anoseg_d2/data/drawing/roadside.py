@@ -8,13 +8,18 @@ from anoseg_d2.data.drawing.placing import plane, standing
 
 __all__ = ["roadside"]
 
+# Odds of house, wall, fence, hedge, gap. The nearest stretch fills most of the picture's side, and
+# houses show behind anyway, so that walls and fences come first there.
+_NEAR_ODDS = [0.22, 0.34, 0.36, 0.03, 0.05]
+_ODDS = [0.38, 0.22, 0.26, 0.05, 0.09]
+
 
 def roadside(rng, weather, road):
     items = []
     for side in (0, 1):
         sign = (-1, 1)[side]
         edge = (road.left, road.right)[side] + sign * road.pavement[side]
-        line = edge + sign * (road.verge[side] + rng.uniform(0.3, 1.5))
+        line = edge + sign * (road.verge[side] + rng.uniform(0.2, 0.9))
         items += _frontage(rng, weather, sign, line)
         items += _greenery(rng, weather, sign, edge, line, road.verge[side])
         items += _posts(rng, weather, sign, (road.left, road.right)[side], edge)
@@ -24,17 +29,18 @@ def roadside(rng, weather, road):
 def _frontage(rng, weather, sign, line):
     """Houses, walls, fences, hedges and gaps along one side, from near to far."""
     items, z = [], rng.uniform(2.2, 4.0)
-    kinds, odds = ["house", "wall", "fence", "hedge", "gap"], [0.4, 0.2, 0.24, 0.06, 0.1]
+    kinds, odds = ["house", "wall", "fence", "hedge", "gap"], _NEAR_ODDS
     while z < 62:
         kind = str(rng.choice(kinds, p=odds))
-        length = rng.uniform(8, 16) if kind == "house" else rng.uniform(6, 14)
+        odds = _ODDS
+        length = rng.uniform(8, 16) if kind == "house" else rng.uniform(8, 16)
         end = z + length
         if kind == "house":
             items += _house(rng, weather, sign, line, z, end)
         elif kind != "gap":
             draw, tall = {
-                "wall": (street.wall, rng.uniform(1.5, 2.8)),
-                "fence": (street.fence, rng.uniform(1.2, 2.1)),
+                "wall": (street.wall, rng.uniform(2.0, 3.2)),
+                "fence": (street.fence, rng.uniform(1.6, 2.6)),
                 "hedge": (street.hedge, rng.uniform(1.2, 2.2)),
             }[kind]
             items.append(
@@ -73,7 +79,7 @@ def _house(rng, weather, sign, line, near, far):
 
 def _behind(rng, weather, sign, line, near, far):
     """Trees or a house that look over a wall or a fence."""
-    if rng.random() < 0.35:
+    if rng.random() < 0.2:
         return _house(rng, weather, sign, line + sign * rng.uniform(3, 6), near + 0.5, far)
     spots = rng.uniform(near + 0.5, far, rng.integers(1, 4))
     return [

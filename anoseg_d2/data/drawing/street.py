@@ -112,11 +112,11 @@ def wall(rng, length: float, height: float, light: float) -> Sprite:
     pen = Pen(length, height, IDS["wall"], pixels=256)
     base = pick(rng, PLASTER[:2] + PLASTER[4:8] + [(132, 130, 124), (110, 106, 100)], 14)
     pen.box(-length / 2, 0, length / 2, height, base)
-    step, joint = rng.choice([0.25, 0.5, 0.9]), base * 0.78
+    step, joint = rng.choice([0.35, 0.6, 0.9]), base * 0.6
     for row, y in enumerate(np.arange(0, height, step)):
-        pen.line([(-length / 2, y), (length / 2, y)], 0.03, joint)
+        pen.line([(-length / 2, y), (length / 2, y)], 0.06, joint)
         for x in np.arange(-length / 2 + (row % 2) * step, length / 2, 2 * step):
-            pen.line([(x, y), (x, y + step)], 0.03, joint)
+            pen.line([(x, y), (x, y + step)], 0.06, joint)
     if rng.random() < 0.4:
         for _ in range(rng.integers(1, 4)):
             x = rng.uniform(-length / 2, length / 2)
@@ -134,12 +134,12 @@ def fence(rng, length: float, height: float, light: float) -> Sprite:
         pick(rng, [(110, 84, 60), (190, 188, 182), (70, 76, 72), (60, 62, 66)], 14),
     )
     backdrop = pick(rng, LEAF + [(96, 92, 84), (120, 116, 108)], 10)
-    pen.box(-length / 2, 0, length / 2, height * 0.97, backdrop * 0.8)
+    pen.box(-length / 2, 0, length / 2, height * 0.97, backdrop * 0.6)
     noise = 1 + 0.2 * fractal_noise(rng, *pen.ids.shape, cell=16)
     pen.color[:] = np.clip(pen.color * noise[..., None], 0, 255)
-    step = (0.24, 0.3, 1.6)[kind]
+    step = (0.3, 0.42, 1.2)[kind]
     for x in np.arange(-length / 2, length / 2 + step, step):
-        pen.line([(x, 0), (x, height)], (0.19, 0.12, 0.14)[kind], jitter(rng, base, 7))
+        pen.line([(x, 0), (x, height)], (0.22, 0.2, 0.18)[kind], jitter(rng, base, 7))
     for y in (0.22, 0.5, 0.82) if kind == 2 else (0.25, 0.8):
         pen.line([(-length / 2, y * height), (length / 2, y * height)], 0.16, base * 0.92)
     return pen.sprite(rng, light, rough=0.06, bulge=0.2)

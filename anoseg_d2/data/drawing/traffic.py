@@ -84,7 +84,7 @@ def _solid(weather, end, side, x, z, half, length, front):
 
 
 def _cyclist(rng, weather, road, free):
-    z, ridden = float(np.exp(rng.uniform(np.log(6.5), np.log(16)))), bool(rng.random() < 0.62)
+    z, ridden = float(np.exp(rng.uniform(np.log(5.5), np.log(12)))), bool(rng.random() < 0.62)
     side = rng.choice([-1, 1])
     curb = road.left if side < 0 else road.right
     x = curb - side * rng.uniform(0.2, 1.6) if ridden else curb + side * rng.uniform(0.5, 1.8)
@@ -94,7 +94,7 @@ def _cyclist(rng, weather, road, free):
 
 
 def _walker(rng, weather, road, free):
-    z = float(np.exp(rng.uniform(np.log(6), np.log(24))))
+    z = float(np.exp(rng.uniform(np.log(5), np.log(17))))
     side = int(rng.integers(2))
     x = (
         road.left - rng.uniform(0.4, road.pavement[0]),

@@ -114,6 +114,6 @@ def choose_street(rng) -> Street:
         left=-rng.uniform(3.2, 5.5),
         right=rng.uniform(2.3, 3.6),
         pavement=tuple(rng.uniform(1.6, 3.4, 2)),
-        verge=tuple(np.where(rng.random(2) < 0.55, rng.uniform(1.2, 3.5, 2), 0.0)),
+        verge=tuple(np.where(rng.random(2) < 0.65, rng.uniform(1.5, 3.5, 2), 0.0)),
         crossing=float(rng.uniform(7, 18)) if rng.random() < 0.35 else 0.0,
     )
