@@ -236,8 +236,9 @@ def _make_in_worker(index: int) -> dict:
 
 
 def _make_with(job, todo, workers) -> Iterator[dict]:
-    method = "fork" if "fork" in multiprocessing.get_all_start_methods() else "spawn"
-    pool = ProcessPoolExecutor(workers, multiprocessing.get_context(method), _start_worker, (job,))
+    # spawn: a fork would inherit the locks of thread pools that OpenCV or torch may hold
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(workers, context, _start_worker, (job,))
     waiting, rest = set(), iter(todo)
     try:
         while True:

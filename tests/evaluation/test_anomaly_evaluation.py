@@ -213,15 +213,19 @@ def test_exact_closes_the_bounds(tmp_path):
     assert evaluator.result["scores"]["msp"]["auprc"] == pytest.approx(expected, abs=1e-9)
 
 
-def _rank(rank: int, folder: str, shares: list[list[int]], queue) -> None:
+def _rank(rank: int, folder: str, images: list[dict], shares: list[list[int]], queue) -> None:
     """One of two processes: evaluates its share and sends what rank 0 found."""
     torch.distributed.init_process_group(
         "gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2
     )
     try:
-        from detectron2.data import DatasetCatalog
-
-        images = DatasetCatalog.get("test_anomaly")
+        small_sets.register(
+            "test_anomaly",
+            images,
+            ignore_label=255,
+            evaluator_type="anomaly",
+            label_rule=small_sets.ANOMALY_RULE,
+        )
         outputs = outputs_of(images)
         evaluator = AnomalyEvaluator("test_anomaly", output_dir=f"{folder}/two")
         evaluator.reset()
@@ -237,10 +241,11 @@ def _rank(rank: int, folder: str, shares: list[list[int]], queue) -> None:
 def test_two_processes_equal_one(tmp_path, shares):
     images = small_sets.anomaly_set(tmp_path)
     one, _ = run(images, outputs_of(images), tmp_path / "one")
-    context = torch.multiprocessing.get_context("fork")
+    context = torch.multiprocessing.get_context("spawn")
     queue = context.Queue()
     ranks = [
-        context.Process(target=_rank, args=(rank, str(tmp_path), shares, queue)) for rank in (0, 1)
+        context.Process(target=_rank, args=(rank, str(tmp_path), images, shares, queue))
+        for rank in (0, 1)
     ]
     for process in ranks:
         process.start()

@@ -270,7 +270,7 @@ def _worker(shard):
 
 
 def test_two_processes_count_as_one_and_one_may_be_idle():
-    with multiprocessing.get_context("fork").Pool(2) as pool:
+    with multiprocessing.get_context("spawn").Pool(2) as pool:
         parts = pool.map(_worker, [[0, 1, 2], [], [3]])
     merged = parts[1].merge(parts[0]).merge(parts[2])
     assert state_bytes(merged) == state_bytes(_worker(range(4)))
