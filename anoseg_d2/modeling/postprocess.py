@@ -28,10 +28,10 @@ def gaussian(score: Tensor, sem_seg: Tensor, sigma: float = 2.0) -> Tensor:
 
 @POSTPROCESS.register("road_prior")
 def road_prior(score: Tensor, sem_seg: Tensor) -> Tensor:
-    """Give pixels outside the predicted drivable region the lowest score of the image.
+    """Give pixels that lie above the predicted ground the lowest score of the image.
 
-    The region is the convex reach, column by column, from the first road or pavement pixel down:
-    an obstacle interrupts the prediction but stands on it.
+    Column by column, all from the first road or pavement pixel down keeps its score: an obstacle
+    interrupts the predicted ground but stands on it. A column without ground keeps none.
     """
     ground = (sem_seg == ROAD) | (sem_seg == SIDEWALK)
     reached = ground.cumsum(dim=0) > 0
