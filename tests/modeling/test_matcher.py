@@ -132,6 +132,7 @@ def test_duplicate_targets_get_different_queries(tiny_eomt):
     target = Target(torch.tensor([1, 1]), torch.stack([mask, mask]), torch.ones_like(mask))
     ((queries, targets),) = criterion.match(torch.randn(1, 5, 4, 4), torch.randn(1, 5, 4), [target])
     check_one_to_one(queries, targets, (5, 2))
+    assert sorted(targets.tolist()) == [0, 1] and len(set(queries.tolist())) == 2
 
 
 class Spy(ArcFaceHead):

@@ -451,4 +451,5 @@ def test_claims_are_judged_by_the_figures():
 
 
 def test_the_report_is_called_as_it_is_written():
-    inspect.signature(combine_reports).bind(["dir"], ["name"], Path("report"), title="t")
+    bound = inspect.signature(combine_reports).bind(["dir"], ["name"], Path("report"), title="t")
+    assert list(bound.arguments) == ["output_dirs", "names", "report_dir", "title"]
