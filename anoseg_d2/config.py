@@ -169,6 +169,8 @@ def _add_data_keys(cfg: CN) -> None:
     node.CONTROL_OBJECTS = 0  # at most this many known COCO objects under their own label
     node.PLACEMENT = "uniform"  # uniform, road
     node.SCALE_MODE = "uniform"  # uniform, perspective
+    node.FEATHER = (5.0, 0.1)  # sigma of the alpha's blur: min(first, second * sqrt(mask area)) px
+    node.OPAQUE_CORE = False  # the eroded mask stays fully opaque, whatever the blur
 
 
 def _add_solver_keys(cfg: CN) -> None:

@@ -3,7 +3,6 @@
 import contextlib
 import logging
 import os
-import signal
 import time
 import weakref
 from collections import OrderedDict
@@ -11,7 +10,7 @@ from pathlib import Path
 
 import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.engine import DefaultTrainer, HookBase, SimpleTrainer, TrainerBase, hooks
+from detectron2.engine import DefaultTrainer, SimpleTrainer, TrainerBase, hooks
 from detectron2.evaluation import inference_on_dataset, print_csv_format
 from detectron2.modeling import build_model
 from detectron2.utils import comm
@@ -26,6 +25,7 @@ from anoseg_d2.evaluation.anomaly_evaluation import AnomalyEvaluator
 from anoseg_d2.evaluation.closed_set_evaluation import ClosedSetEvaluator
 from anoseg_d2.evaluation.report import write_report
 from anoseg_d2.evaluation.score_statistics import ScoreStatistics
+from anoseg_d2.hooks import CostHook, ProgressHook, StopHook, unwrap
 from anoseg_d2.modeling import eomt  # noqa: F401  registers the meta-architecture
 from anoseg_d2.modeling.criterion import present_classes
 from anoseg_d2.modeling.lora import parameter_table
@@ -36,11 +36,6 @@ from anoseg_d2.weights import load_weights, resolve_weights
 __all__ = ["Trainer", "amp_dtype", "check_inputs", "evaluate", "measure_ensembles"]
 
 logger = logging.getLogger(__name__)
-
-
-def unwrap(model: nn.Module) -> nn.Module:
-    """The model itself, without DistributedDataParallel around it."""
-    return model.module if isinstance(model, DistributedDataParallel) else model
 
 
 def amp_dtype(cfg, device: torch.device) -> torch.dtype | None:
@@ -94,13 +89,16 @@ def _is_ours(name: str) -> bool:
     return MetadataCatalog.get(name).get("evaluator_type") in ("closed_set", "anomaly")
 
 
-def evaluate(cfg, model: nn.Module, output_dir: str | None = None) -> OrderedDict:
+def evaluate(
+    cfg, model: nn.Module, output_dir: str | None = None, facts: dict | None = None
+) -> OrderedDict:
     """Run every data set of DATASETS.TEST and write `report/` under the output folder.
 
     Args:
         cfg: config node.
         model: in any mode; left in the mode it came in.
         output_dir: where `report/` goes; OUTPUT_DIR by default.
+        facts: what else results.json says of the model, such as what its training took.
     Returns:
         figures per data set, for detectron2's printers; empty on ranks other than the first.
     """
@@ -115,7 +113,10 @@ def evaluate(cfg, model: nn.Module, output_dir: str | None = None) -> OrderedDic
             print_csv_format(figures)
     if comm.is_main_process() and results:
         path = write_report(
-            output_dir, list(results), model=_describe(cfg, model), config=cfg.dump()
+            output_dir,
+            list(results),
+            model={**_describe(cfg, model), **(facts or {})},
+            config=cfg.dump(),
         )
         logger.info("Report: %s", path)
     comm.synchronize()
@@ -252,45 +253,6 @@ class StepTrainer(SimpleTrainer):
         super().load_state_dict(state_dict)
 
 
-class ProgressHook(HookBase):
-    """Tell the model before each step what share of the run is done: 0 at the first, 1 at the last.
-
-    So annealing and margin ramp end within a run of any length.
-    """
-
-    def before_step(self):
-        last = max(self.trainer.max_iter - 1, 1)
-        unwrap(self.trainer.model).set_progress(self.trainer.iter / last)
-
-
-class StopHook(HookBase):
-    """On Ctrl-C or SIGTERM finish the step, save a checkpoint, stop; a second one is at once."""
-
-    def __init__(self, checkpointer):
-        self.checkpointer = checkpointer
-        self._asked = False
-        self._previous = {}
-
-    def before_train(self):
-        for name in (signal.SIGINT, signal.SIGTERM):
-            self._previous[name] = signal.signal(name, self._ask)
-
-    def _ask(self, number, frame):
-        if self._asked:
-            raise KeyboardInterrupt
-        self._asked = True
-        logger.warning("asked to stop: finishing this step, then saving a checkpoint")
-
-    def after_step(self):
-        if self._asked:
-            self.checkpointer.save(f"model_{self.trainer.iter:07d}", iteration=self.trainer.iter)
-            raise KeyboardInterrupt
-
-    def after_train(self):
-        for name, handler in self._previous.items():
-            signal.signal(name, handler)
-
-
 class Trainer(DefaultTrainer):
     """detectron2's trainer with this project's loaders, optimiser, steps and evaluators.
 
@@ -350,7 +312,8 @@ class Trainer(DefaultTrainer):
 
     def build_hooks(self):
         """Timer, progress, learning rate, checkpoints, evaluation, logs."""
-        result = [hooks.IterationTimer(), ProgressHook(), hooks.LRScheduler()]
+        self.cost = CostHook(unwrap(self.model).device)
+        result = [hooks.IterationTimer(), ProgressHook(), hooks.LRScheduler(), self.cost]
         if comm.is_main_process():
             result.append(
                 hooks.PeriodicCheckpointer(self.checkpointer, self.cfg.SOLVER.CHECKPOINT_PERIOD)
@@ -367,11 +330,12 @@ class Trainer(DefaultTrainer):
         measured = measure_ensembles(self.cfg, unwrap(self.model))
         if measured and self.iter + 1 >= self.max_iter and comm.is_main_process():
             self.checkpointer.save("model_final", iteration=self.iter)
-        self._last_eval_results = evaluate(self.cfg, self.model)
+        facts = self.cost.facts()
+        self._last_eval_results = evaluate(self.cfg, self.model, facts=facts)
         if self.ema is not None:
             self.ema.module.score_statistics = {}
             folder = os.path.join(self.cfg.OUTPUT_DIR, "ema")
-            for name, figures in evaluate(self.cfg, self.ema.module, folder).items():
+            for name, figures in evaluate(self.cfg, self.ema.module, folder, facts).items():
                 self._last_eval_results[f"{name}_ema"] = figures
         return self._last_eval_results
 

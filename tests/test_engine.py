@@ -416,6 +416,14 @@ def test_the_progress_of_a_run_reaches_model_and_head(run_cfg):
     assert all(first == second for first, second in seen)
 
 
+def test_a_run_knows_its_memory_and_its_seconds_per_step(run_cfg):
+    trainer = trained(run_cfg("cost"))
+    facts = trainer.cost.facts()
+    peaks = [value for value, _ in trainer.storage.history("peak_memory_mib").values()]
+    assert facts["peak_memory"] == peaks[-1] == max(peaks) > 100  # MiB: torch alone
+    assert 0 < facts["step_seconds"] < 60
+
+
 def test_an_infinite_loss_stops_the_run(run_cfg):
     class Break(HookBase):
         def before_step(self):

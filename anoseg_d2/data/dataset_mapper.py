@@ -125,6 +125,8 @@ def _online_cut_paste(cfg) -> OnlineCutPaste | None:
         placement=node.PLACEMENT,
         size="native" if node.SCALE_MODE == "uniform" else node.SCALE_MODE,
         ground_labels=tuple(train_ids[name] for name in ("road", "sidewalk") if name in train_ids),
+        feather=tuple(node.FEATHER),
+        opaque_core=node.OPAQUE_CORE,
         anomaly_value=cfg.MODEL.EOMT.NUM_CLASSES,
     )
     controls = []

@@ -222,15 +222,12 @@ class SetCriterion(nn.Module):
             empty = target.classes.new_zeros(0)
             return empty, empty
         points = self._match_points(mask_logits)
-        everywhere = points.expand(len(mask_logits), -1, -1)
         valid = None
         if self.exclude_void:
             valid = losses.sample_points(target.valid[None, None].float(), points, "nearest")[0]
         costs = pair_costs(
-            losses.sample_points(mask_logits[:, None], everywhere),
-            losses.sample_points(
-                target.masks[:, None].float(), points.expand(len(target.masks), -1, -1)
-            ),
+            losses.sample_points(mask_logits[:, None], points),
+            losses.sample_points(target.masks[:, None].float(), points),
             class_logits,
             target.classes,
             self.match_weights,

@@ -25,16 +25,19 @@ def sample_points(maps: Tensor, points: Tensor, mode: str = "bilinear") -> Tenso
 
     Args:
         maps: (M, 1, h, w) float.
-        points: (M, P, 2), x and y in 0..1 over the whole map, pixel centres at (i + 0.5) / w.
+        points: (M, P, 2), x and y in 0..1 over the whole map, pixel centres at (i + 0.5) / w; or
+            (1, P, 2), one set for all maps.
         mode: "bilinear" or "nearest".
     Returns:
         (M, P).
     """
+    if len(points) == 1:  # as channels of one map: the same reads, with weights computed once
+        maps = maps.transpose(0, 1)
     grid = 2.0 * points[:, :, None] - 1.0
     # Within half a pixel of the border bilinear reads fade to 0, as in PointRend and Mask2Former.
     padding = "zeros" if mode == "bilinear" else "border"
     sampled = F.grid_sample(maps, grid, mode=mode, padding_mode=padding, align_corners=False)
-    return sampled[:, 0, :, 0]
+    return sampled[:, :, :, 0].flatten(0, 1)
 
 
 def dense_points(height: int, width: int, device) -> Tensor:

@@ -5,7 +5,9 @@ from detectron2.config import get_cfg
 from PIL import Image
 
 from anoseg_d2.config import add_anoseg_config
+from anoseg_d2.data import dataset_mapper
 from anoseg_d2.data.augmentation import Augmentation
+from anoseg_d2.data.builtin import register_all
 from anoseg_d2.data.dataset_mapper import AnosegDatasetMapper, draw_generator
 from anoseg_d2.data.label_rules import LABEL_RULES
 
@@ -126,6 +128,24 @@ def test_pasting_by_config_needs_its_objects():
     cfg.INPUT.CUT_PASTE.ENABLED = True
     with pytest.raises(ValueError, match="INPUT.CUT_PASTE.COCO_JSON is empty"):
         AnosegDatasetMapper(cfg, True)
+
+
+def test_pasting_by_config_takes_every_choice_from_it(monkeypatch):
+    monkeypatch.setattr(dataset_mapper, "CocoObjects", lambda *files, **options: (files, options))
+    register_all()
+    cfg = get_cfg()
+    add_anoseg_config(cfg)
+    cfg.DATASETS.TRAIN = ("cityscapes_19_train",)
+    node = cfg.INPUT.CUT_PASTE
+    node.ENABLED, node.COCO_JSON, node.COCO_IMAGES = True, "coco.json", "coco"
+    node.FEATHER, node.OPAQUE_CORE, node.CONTROL_OBJECTS, node.RATIO = (2.0, 0.2), True, 2, 0.25
+    paste = AnosegDatasetMapper(cfg, True).cut_paste
+    options = paste.options
+    assert (options.feather, options.opaque_core, options.ratio) == ((2.0, 0.2), True, 0.25)
+    assert (options.control_count, options.anomaly_value) == ((0, 2), 19)
+    assert options.ground_labels == (0, 1)
+    (_, controls), (_, outliers) = paste.controls[0], paste.outliers  # a tuple is taken as sources
+    assert controls["labels"]["person"] == 11 and not outliers
 
 
 def test_a_training_mapper_without_augmentation_is_refused():

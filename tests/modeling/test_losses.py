@@ -162,3 +162,10 @@ def test_losses_of_extreme_logits_are_finite():
     assert losses.bce_loss(logits, targets, 1.0).item() == pytest.approx(
         F.softplus(torch.tensor(1e4)).item()
     )
+
+
+@pytest.mark.parametrize("mode", ["bilinear", "nearest"])
+def test_one_set_of_points_reads_every_map_as_its_own_would(mode):
+    maps, points = torch.randn(5, 1, 7, 9), torch.rand(1, 40, 2)
+    shared = losses.sample_points(maps, points, mode)
+    assert torch.equal(shared, losses.sample_points(maps, points.expand(5, -1, -1), mode))
