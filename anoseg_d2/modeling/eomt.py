@@ -26,8 +26,9 @@ from anoseg_d2.modeling.vit import build_vit, default_num_blocks
 
 __all__ = ["EoMT", "annealing_windows", "keep_probability"]
 
-# Floats that one strip of score maps may hold at once: 64 Mi of them are 256 MiB.
-STRIP_ELEMENTS = 64 * 2**20
+# Floats that one strip of linear maps may hold at once: 8 Mi of them are 32 MiB, and the formulas
+# need a few times as much. Larger strips are no faster.
+STRIP_ELEMENTS = 8 * 2**20
 
 
 def annealing_windows(num_blocks: int) -> list[tuple[float, float]]:
@@ -87,7 +88,9 @@ class EoMT(nn.Module):
         score_names: anomaly scores at inference; empty for all that apply.
         temperature: of the softmax behind `msp` and `entropy`.
         postprocess: names in `POSTPROCESS`, applied to each score map in order.
-        window_overlap, window_batch: see `windows.plan_windows`; windows per forward, 0 for all.
+        window_overlap: see `windows.plan_windows`.
+        window_batch: windows per forward, 0 for all of an image; it lowers itself where memory
+            does not suffice, and stays lowered.
     """
 
     @configurable
@@ -253,7 +256,7 @@ class EoMT(nn.Module):
         predictions = []
         for index, block in enumerate(vit.blocks):
             if index == first:
-                x = torch.cat([self.query.weight.expand(len(x), -1, -1).to(x.dtype), x], dim=1)
+                x = torch.cat([self.query.weight.expand(x.shape[0], -1, -1).to(x.dtype), x], dim=1)
             attention_mask = None
             if index >= first and not final_only:
                 predictions.append(self._predict(x))
@@ -311,57 +314,86 @@ class EoMT(nn.Module):
 
     def _window_maps(self, crops: Tensor, plan: windows.WindowPlan) -> tuple[Tensor, dict]:
         """Merged linear maps (M, H, W) and the channels that each named map takes."""
-        merger = windows.WindowMerger(plan)
-        batch = self.window_batch or len(crops)
-        channels: dict[str, int] = {}
-        for begin in range(0, len(crops), batch):
-            part = crops[begin : begin + batch].to(self.device)
-            mask_logits, class_logits = self.predict_masks(part, final_only=True)[-1]
-            coefficients = scores.linear_coefficients(
-                class_logits, self.num_known, self.score_names, self.temperature
-            )
-            channels = {name: value.shape[-1] for name, value in coefficients.items()}
-            stacked = torch.cat(list(coefficients.values()), dim=-1)
-            for index in range(len(part)):
-                window_logits = F.interpolate(
-                    mask_logits[index : index + 1].float(), size=plan.window, mode="bilinear"
-                )
-                maps = scores.combine_masks(stacked[index : index + 1], window_logits)[0]
-                merger.add(maps, begin + index)
+        merger, done, channels = windows.WindowMerger(plan), 0, {}
+        while done < len(crops):
+            part = crops[done : done + (self.window_batch or len(crops))]
+            try:
+                for maps, channels in self._maps_of(part):
+                    merger.add(maps, done)
+                    done += 1
+            except RuntimeError as error:
+                if not windows.is_out_of_memory(error):
+                    raise
+                self.window_batch = windows.smaller_batch(len(part), plan, error)
         return merger.mean(), channels
+
+    def predict_coefficients(self, images: Tensor) -> tuple[Tensor, Tensor, dict[str, int]]:
+        """What the linear maps behind `score_names` are made of.
+
+        Args:
+            images: see `predict_masks`.
+        Returns:
+            mask logits (B, Q, h, w), coefficients (B, Q, M) of all maps side by side, and the
+            number of channels of each named map, in that order.
+        """
+        mask_logits, class_logits = self.predict_masks(images, final_only=True)[-1]
+        coefficients = scores.linear_coefficients(
+            class_logits, self.num_known, self.score_names, self.temperature
+        )
+        channels = {name: value.shape[-1] for name, value in coefficients.items()}
+        return mask_logits, torch.cat(list(coefficients.values()), dim=-1), channels
+
+    def _maps_of(self, crops: Tensor):
+        """Yield the maps (M, h, w) of one window after the other, and the channels of each map."""
+        mask_logits, stacked, channels = self.predict_coefficients(crops.to(self.device))
+        for index in range(len(crops)):
+            window_logits = F.interpolate(
+                mask_logits[index : index + 1].float(), size=crops.shape[-2:], mode="bilinear"
+            )
+            yield scores.combine_masks(stacked[index : index + 1], window_logits)[0], channels
 
     def _read_maps(self, maps: Tensor, channels: dict, size: tuple[int, int]) -> dict:
         """Resize maps to the output size and evaluate the formulas, strip by strip."""
+        sem_seg = maps.new_empty(size, dtype=torch.int64)
+        confidence = maps.new_empty(size)
+        score_maps = {name: maps.new_empty(size) for name in self.score_names}
         height, width = size
         rows = max(1, STRIP_ELEMENTS // (len(maps) * width))
-        parts = [
-            self._read_strip(
-                windows.resize_rows(maps, size, start, min(start + rows, height)), channels
-            )
-            for start in range(0, height, rows)
-        ]
-        sem_seg = torch.cat([part["sem_seg"] for part in parts])
-        score_maps = {
-            name: torch.cat([part["scores"][name] for part in parts]) for name in self.score_names
-        }
+        for start in range(0, height, rows):
+            stop = min(start + rows, height)
+            part = self._read_strip(windows.resize_rows(maps, size, start, stop), channels)
+            sem_seg[start:stop], confidence[start:stop] = part["sem_seg"], part["confidence"]
+            for name, value in part["scores"].items():
+                score_maps[name][start:stop] = value
         for function in self.postprocess:
             score_maps = {name: function(value, sem_seg) for name, value in score_maps.items()}
-        return {
-            "sem_seg": sem_seg,
-            "scores": score_maps,
-            "confidence": torch.cat([part["confidence"] for part in parts]),
-        }
+        return {"sem_seg": sem_seg, "scores": score_maps, "confidence": confidence}
 
     def _read_strip(self, strip: Tensor, channels: dict) -> dict:
-        named = dict(zip(channels, strip[None].split(list(channels.values()), dim=1), strict=True))
-        values = scores.scores_from_maps(
-            named, self.num_known, self.score_names, self.score_statistics
-        )
+        values = self.read_scores(strip[None], channels)
+        return {
+            "sem_seg": values["sem_seg"][0],
+            "scores": {name: value[0] for name, value in values["scores"].items()},
+            "confidence": values["confidence"][0],
+        }
+
+    def read_scores(self, maps: Tensor, channels: dict[str, int]) -> dict:
+        """Evaluate the formulas on merged maps.
+
+        Args:
+            maps: (B, M, H, W).
+            channels: of each named map, see `predict_coefficients`.
+        Returns:
+            as `forward` in evaluation, with a batch dimension in front.
+        """
+        named = dict(zip(channels, maps.split(list(channels.values()), dim=1), strict=True))
         known = named["probs"][:, : self.num_known]
         return {
-            "sem_seg": known.argmax(dim=1)[0],
-            "scores": {name: value[0] for name, value in values.items()},
-            "confidence": scores.known_distribution(known).max(dim=1).values[0],
+            "sem_seg": known.argmax(dim=1),
+            "scores": scores.scores_from_maps(
+                named, self.num_known, self.score_names, self.score_statistics
+            ),
+            "confidence": scores.known_distribution(known).max(dim=1).values,
         }
 
 
