@@ -1,0 +1,1 @@
+"""Ablation studies: which runs they need, and the tables made of them."""
