@@ -19,6 +19,9 @@ __all__ = ["TrainingStream", "build_test_loader", "build_train_loader", "trainin
 
 logger = logging.getLogger(__name__)
 
+# A worker process takes seconds to start: less than this many images read faster without it.
+IMAGES_PER_WORKER = 50
+
 
 class TrainingStream(Sampler):
     """Batches of (draw, index): epoch after epoch, each a new permutation.
@@ -146,7 +149,7 @@ def build_test_loader(cfg, name: str, mapper=None) -> DataLoader:
     """Build the loader of one evaluation set: batches of one, each image once over all processes.
 
     Args:
-        cfg: config; DATALOADER.NUM_WORKERS is read.
+        cfg: config; DATALOADER.NUM_WORKERS is read, and is the most; a small set has fewer.
         name: registered data set.
         mapper: None for `AnosegDatasetMapper(cfg, False)`.
     Raises:
@@ -154,12 +157,13 @@ def build_test_loader(cfg, name: str, mapper=None) -> DataLoader:
     """
     _metadata(name)
     dicts = DatasetCatalog.get(name)
+    workers = min(cfg.DATALOADER.NUM_WORKERS, len(dicts) // IMAGES_PER_WORKER)
     mapper = AnosegDatasetMapper(cfg, False) if mapper is None else mapper
     return DataLoader(
         _MappedDicts(dicts, mapper),
         batch_size=1,
         sampler=InferenceSampler(len(dicts)),
-        num_workers=cfg.DATALOADER.NUM_WORKERS,
+        num_workers=workers,
         collate_fn=_as_list,
         worker_init_fn=_start_worker,
     )

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from anoseg_d2.config import add_anoseg_config
+from anoseg_d2.data import loader
 from anoseg_d2.data.loader import (
     TrainingStream,
     build_test_loader,
@@ -153,6 +154,13 @@ def test_more_processes_than_images_leave_some_without(cfg, monkeypatch):
         monkeypatch.setattr(comm, "get_world_size", lambda: 5)
         counts.append(len(list(build_test_loader(cfg, "miniature_val"))))
     assert sum(counts) == 3 and max(counts) == 1
+
+
+def test_a_small_test_set_starts_no_workers(cfg, monkeypatch):
+    cfg.DATALOADER.NUM_WORKERS = 2
+    assert build_test_loader(cfg, "miniature_val").num_workers == 0
+    monkeypatch.setattr(loader, "IMAGES_PER_WORKER", 1)
+    assert build_test_loader(cfg, "miniature_val").num_workers == 2
 
 
 def test_training_sets_are_joined_in_order(cfg):
