@@ -25,9 +25,9 @@ import cv2
 import numpy as np
 
 from anoseg_d2.data.cut_paste import CutPasteOptions
-from anoseg_d2.data.cut_paste_frames import LabelReader, frames_of_cityscapes
-from anoseg_d2.data.cut_paste_job import CutPasteJob, run_job
-from anoseg_d2.data.cut_paste_sources import CocoObjects
+from anoseg_d2.data.cut_paste.frames import LabelReader, frames_of_cityscapes
+from anoseg_d2.data.cut_paste.job import CutPasteJob, run_job
+from anoseg_d2.data.cut_paste.sources import CocoObjects
 from anoseg_d2.data.image_io import read_image, read_label, write_image
 from anoseg_d2.data.label_rules import LABEL_RULES
 

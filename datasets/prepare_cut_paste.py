@@ -18,13 +18,13 @@ from collections import Counter
 from pathlib import Path
 
 from anoseg_d2.data.cut_paste import CutPasteOptions
-from anoseg_d2.data.cut_paste_frames import (
+from anoseg_d2.data.cut_paste.frames import (
     LabelReader,
     frames_of_cityscapes,
     frames_of_data_set,
 )
-from anoseg_d2.data.cut_paste_job import CutPasteJob, claim_output, collect_manifest, run_job
-from anoseg_d2.data.cut_paste_sources import (
+from anoseg_d2.data.cut_paste.job import CutPasteJob, claim_output, collect_manifest, run_job
+from anoseg_d2.data.cut_paste.sources import (
     CONTROL_CLASSES,
     EXTRA_OVERLAP,
     OVERLAP,
@@ -155,7 +155,7 @@ def prepare(args) -> int:
         write_atomic(job.output / "summary.json", text.encode())
     _print_summary(summary, job.output, everything is not None)
     if args.preview:
-        from anoseg_d2.data.cut_paste_preview import write_preview
+        from anoseg_d2.data.cut_paste.preview import write_preview
 
         print(f"preview: {write_preview(job, records, args.preview)}")
     return 1 if summary["images"]["failed"] else 0

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from scipy import ndimage
 
 from anoseg_d2.data.cut_paste import CutPasteOptions, PasteObject, paste_objects
-from anoseg_d2.data.cut_paste_draw import OnlineCutPaste, draw_and_paste
-from anoseg_d2.data.cut_paste_sources import ObjectSource
+from anoseg_d2.data.cut_paste.draw import OnlineCutPaste, draw_and_paste
+from anoseg_d2.data.cut_paste.sources import ObjectSource
 
 FRAME = (200, 300)
 PAPER = CutPasteOptions(ratio=1.0)

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from anoseg_d2.data.cut_paste_sources import (
+from anoseg_d2.data.cut_paste.sources import (
     CocoObjects,
     CutOutFolder,
     ObjectSource,

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from anoseg_d2.data.cut_paste_frames import LabelReader
-from anoseg_d2.data.cut_paste_job import read_manifest
+from anoseg_d2.data.cut_paste.frames import LabelReader
+from anoseg_d2.data.cut_paste.job import read_manifest
 from anoseg_d2.data.image_io import read_image, read_label
 from anoseg_d2.data.label_rules import LABEL_RULES, load_label
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from anoseg_d2.data.cut_paste import CutPasteOptions, PasteObject, paste_objects
-from anoseg_d2.data.cut_paste_sources import ObjectSource
+from anoseg_d2.data.cut_paste.paste import CutPasteOptions, PasteObject, paste_objects
+from anoseg_d2.data.cut_paste.sources import ObjectSource
 
 __all__ = ["OnlineCutPaste", "draw_and_paste"]
 

@@ -18,7 +18,7 @@ def write_preview(job, records, number: int) -> Path:
     """Write `preview.jpg`: images with pasted objects, each above itself with the pastes marked.
 
     Args:
-        job: `cut_paste_job.CutPasteJob`.
+        job: `job.CutPasteJob`.
         records: of its images.
         number: how many images, spread over the set.
     Returns:

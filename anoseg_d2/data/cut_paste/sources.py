@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image, ImageOps
 from pycocotools import mask as coco_mask
 
-from anoseg_d2.data.cut_paste import PasteObject
+from anoseg_d2.data.cut_paste.paste import PasteObject
 from anoseg_d2.data.image_io import IMAGE_EXTENSIONS, read_image
 
 __all__ = [
