@@ -14,8 +14,8 @@ import sys
 from pathlib import Path
 
 from anoseg_d2.checkpoint import Checkpoint, read_checkpoint
-from anoseg_d2.checkpoint_export import add_delta, attention_heads, to_huggingface, to_official
-from anoseg_d2.checkpoint_io import FORMAT_NAME, FORMAT_VERSION, write_checkpoint, write_tensors
+from anoseg_d2.checkpoint.export import add_delta, attention_heads, to_huggingface, to_official
+from anoseg_d2.checkpoint.files import FORMAT_NAME, FORMAT_VERSION, write_checkpoint, write_tensors
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -16,8 +16,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from anoseg_d2.checkpoint_formats import clean_names, recognise, sizes_from_state, to_anoseg
-from anoseg_d2.checkpoint_hub import WEIGHT_FILES, fetch_hub_folder, load_timm_weights
+from anoseg_d2.checkpoint.formats import clean_names, recognise, sizes_from_state, to_anoseg
+from anoseg_d2.checkpoint.hub import WEIGHT_FILES, fetch_hub_folder, load_timm_weights
 
 __all__ = [
     "Checkpoint",
@@ -46,8 +46,8 @@ class Checkpoint:
 
     Attributes:
         state_dict: our names to tensors, as stored (dtype and shapes of the file).
-        format: one of `checkpoint_formats.FORMATS`.
-        spec: sizes, see `checkpoint_formats.sizes_from_state`.
+        format: one of `formats.FORMATS`.
+        spec: sizes, see `formats.sizes_from_state`.
         source: where it was read from.
         ignored: (name, reason) of stored tensors that are no weights of the model.
         meta: metadata of our own files, or the Hugging Face config.

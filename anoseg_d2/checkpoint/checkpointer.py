@@ -1,8 +1,6 @@
-"""Checkpoints: read any EoMT or ViT, load it into the model at hand, save and resume our own.
+"""Saving and resuming: detectron2's checkpointer for our models, and adapter checkpoints.
 
-`read_checkpoint` recognises formats, `load_into` fits weights to a model and accounts for every
-tensor, `AnosegCheckpointer` is detectron2's checkpointer on top of both, and adapter checkpoints
-hold what a LoRA stage trained, tied to its base weights by a hash.
+An adapter checkpoint holds what a LoRA stage trained, tied to its base weights by a hash.
 """
 
 import copy
@@ -19,8 +17,8 @@ import torch
 from fvcore.common.checkpoint import Checkpointer
 from torch import nn
 
-from anoseg_d2.checkpoint_export import attention_heads
-from anoseg_d2.checkpoint_io import (
+from anoseg_d2.checkpoint.export import attention_heads
+from anoseg_d2.checkpoint.files import (
     FORMAT_NAME,
     FORMAT_VERSION,
     Checkpoint,
@@ -28,28 +26,22 @@ from anoseg_d2.checkpoint_io import (
     read_checkpoint,
     write_checkpoint,
 )
-from anoseg_d2.checkpoint_report import LoadReport, LoadRow
-from anoseg_d2.checkpoint_transfer import (
+from anoseg_d2.checkpoint.lora_state import weights_hash
+from anoseg_d2.checkpoint.report import LoadReport
+from anoseg_d2.checkpoint.transfer import (
     head_name,
     load_into,
     load_same,
     model_grid,
     model_tensors,
 )
-from anoseg_d2.lora_state import weights_hash
 
 __all__ = [
     "AnosegCheckpointer",
-    "Checkpoint",
-    "LoadReport",
-    "LoadRow",
     "build_config_overrides",
     "load_adapter",
-    "load_into",
     "model_meta",
-    "read_checkpoint",
     "save_adapter",
-    "weights_hash",
 ]
 
 logger = logging.getLogger(__name__)

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from anoseg_d2.lora_state import lora_module_names
+from anoseg_d2.checkpoint.lora_state import lora_module_names
 
 __all__ = [
     "FORMATS",

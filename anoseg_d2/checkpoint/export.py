@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from anoseg_d2.checkpoint_io import FORMAT_NAME, Checkpoint
-from anoseg_d2.checkpoint_rules import fold_position_prefix, linear_rows_of_arcface
-from anoseg_d2.lora_state import lora_module_names, merge_lora_state
+from anoseg_d2.checkpoint.files import FORMAT_NAME, Checkpoint
+from anoseg_d2.checkpoint.lora_state import lora_module_names, merge_lora_state
+from anoseg_d2.checkpoint.rules import fold_position_prefix, linear_rows_of_arcface
 
 __all__ = ["add_delta", "attention_heads", "linear_state", "to_huggingface", "to_official"]
 

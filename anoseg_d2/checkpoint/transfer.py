@@ -13,15 +13,15 @@ import torch
 from timm.layers import resample_patch_embed
 from torch import Tensor, nn
 
-from anoseg_d2.checkpoint_io import Checkpoint
-from anoseg_d2.checkpoint_report import LoadReport, LoadRow
-from anoseg_d2.checkpoint_rules import (
+from anoseg_d2.checkpoint.files import Checkpoint
+from anoseg_d2.checkpoint.lora_state import lora_module_names, merge_lora_state, weights_hash
+from anoseg_d2.checkpoint.report import LoadReport, LoadRow
+from anoseg_d2.checkpoint.rules import (
     fold_position_prefix,
     linear_rows_of_arcface,
     resample_position_embedding,
     transfer_class_rows,
 )
-from anoseg_d2.lora_state import lora_module_names, merge_lora_state, weights_hash
 
 __all__ = [
     "head_name",

@@ -20,8 +20,8 @@ from anoseg_d2.checkpoint import (
     read_checkpoint,
     save_adapter,
 )
-from anoseg_d2.checkpoint_io import write_checkpoint
-from anoseg_d2.checkpoint_rules import resample_position_embedding, transfer_class_rows
+from anoseg_d2.checkpoint.files import write_checkpoint
+from anoseg_d2.checkpoint.rules import resample_position_embedding, transfer_class_rows
 from anoseg_d2.modeling import EoMT
 from anoseg_d2.modeling.heads import ArcFaceHead, LinearHead
 from anoseg_d2.modeling.lora import inject_lora, merge_lora
