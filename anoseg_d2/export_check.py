@@ -1,0 +1,179 @@
+"""Run an exported file and compare it with the model that it was made of.
+
+The model takes its usual road (`EoMT.forward` in float32, one image after the other, adapters not
+merged, images resized by torchvision), so that all that the export rebuilds is compared.
+"""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchvision.transforms.v2 import functional as TF
+
+__all__ = ["Difference", "ExportCheckError", "check_file", "draw_image", "open_session", "run_file"]
+
+# Largest difference of a score, and share of pixels whose class differs.
+TOLERANCE = 1e-3
+DIFFERING_PIXELS = 1e-3
+# float16 has 11 bits: errors of 1e-3 of a logit become errors of some 1e-2 of a probability, and
+# scores that are no probabilities scale with their largest value.
+HALF_TOLERANCE = 5e-2
+HALF_DIFFERING_PIXELS = 2e-2
+
+
+class Difference(NamedTuple):
+    """One output of one run against the model.
+
+    output: its name.
+    shape: (B, H, W).
+    low, high: least and largest value that the model gives.
+    largest: largest absolute difference; for `sem_seg` the share of differing pixels.
+    allowed: what `largest` may be.
+    """
+
+    output: str
+    shape: tuple[int, ...]
+    low: float
+    high: float
+    largest: float
+    allowed: float
+
+    @property
+    def passed(self) -> bool:
+        """False also where the difference is not a number."""
+        return bool(self.largest <= self.allowed)
+
+
+class ExportCheckError(RuntimeError):
+    """An exported file differs from its model by more than is allowed.
+
+    Args:
+        differences: all that were measured.
+    """
+
+    def __init__(self, differences: list[Difference]):
+        self.differences = differences
+        failed = ", ".join(
+            f"{d.output} by {d.largest:.2g} (allowed {d.allowed:.2g})"
+            for d in differences
+            if not d.passed
+        )
+        super().__init__(f"the exported model differs from the original: {failed}; nothing is kept")
+
+
+def check_file(
+    path: Path, model: nn.Module, spec, image: Tensor | None, tolerance: float | None
+) -> list[Difference]:
+    """Compare a file with its model, on every kind of shape that the spec leaves open.
+
+    Args:
+        path: `.pt2`, or else ONNX.
+        model: EoMT in eval mode.
+        spec: `ExportSpec`.
+        image: (3, H, W) uint8 RGB, resized to what the file takes; None for a drawn one.
+        tolerance: see `export_model`.
+    Returns:
+        differences in the order of the outputs, for one run after the other.
+    Raises:
+        ExportCheckError: one of them is too large.
+    """
+    differences = []
+    for images in _check_images(model, spec, image):
+        expected = _reference(model, spec, images)
+        found = run_file(path, images.to(getattr(torch, spec.input)), spec.outputs)
+        differences += [
+            _compare(name, found[name], expected[name], spec.half, tolerance)
+            for name in spec.outputs
+        ]
+    if not all(difference.passed for difference in differences):
+        raise ExportCheckError(differences)
+    return differences
+
+
+def draw_image(height: int, width: int, seed: int = 0) -> Tensor:
+    """A scene without content: a gradient, soft spots, boxes with hard edges and some noise.
+
+    Returns:
+        (3, H, W) uint8, the same for a seed.
+    """
+    generator = np.random.default_rng(seed)
+    spots = torch.from_numpy(generator.uniform(-60, 60, (1, 3, 6, 9)))
+    scene = F.interpolate(spots, size=(height, width), mode="bicubic")[0].numpy()
+    scene += np.linspace(190, 70, height)[:, None]
+    for _ in range(12):
+        y, x = generator.integers(0, height), generator.integers(0, width)
+        box = np.s_[:, y : y + height // 5 + 1, x : x + width // 6 + 1]
+        scene[box] = 0.3 * scene[box] + generator.uniform(0, 180, (3, 1, 1))
+    scene += generator.normal(0, 4, scene.shape)
+    return torch.from_numpy(scene.round().clip(0, 255).astype(np.uint8))
+
+
+def run_file(path: Path, images: Tensor, outputs: list[str]) -> dict[str, np.ndarray]:
+    """Outputs by name of an exported file, on the CPU with as many threads as torch uses."""
+    if path.suffix == ".pt2":
+        with torch.no_grad():
+            values = torch.export.load(path).module()(images)
+        return dict(zip(outputs, (value.numpy() for value in values), strict=True))
+    session = open_session(path)
+    return dict(zip(outputs, session.run(outputs, {"image": images.numpy()}), strict=True))
+
+
+def open_session(path: Path):
+    """An `onnxruntime.InferenceSession` on the CPU with as many threads as torch uses."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+
+def _check_images(model: nn.Module, spec, image: Tensor | None) -> list[Tensor]:
+    """Batches (B, 3, H, W) uint8: two batch sizes and two image sizes where these are open."""
+    height, width = spec.image_size or model.image_size
+    sizes = [(height, width)] * (1 if spec.batch else 2)
+    if spec.any_size:
+        sizes = [(height + height // 4, 2 * width), (2 * height, width + width // 8)]
+    return [_views(image, size, spec.batch or 1 + index) for index, size in enumerate(sizes)]
+
+
+def _views(image: Tensor | None, size: tuple[int, int], count: int) -> Tensor:
+    """`count` different images of one size: the picture, and shifted copies of it."""
+    picture = draw_image(*size) if image is None else TF.resize(image, list(size))
+    return torch.stack([picture.roll(index * size[1] // count, -1) for index in range(count)])
+
+
+@torch.no_grad()
+def _reference(model: nn.Module, spec, images: Tensor) -> dict[str, np.ndarray]:
+    """Outputs by name, each (B, H, W), of the model itself."""
+    samples = [{"image": image} for image in images]
+    if spec.any_size:
+        stretched = F.interpolate(
+            images.float(), size=model.image_size, mode="bilinear", antialias=True
+        )
+        height, width = images.shape[-2:]
+        samples = [{"image": image, "height": height, "width": width} for image in stretched]
+    names, model.score_names = model.score_names, list(spec.scores)
+    try:
+        results = model(samples)
+    finally:
+        model.score_names = names
+    flat = [
+        {"sem_seg": r["sem_seg"], **r["scores"], "confidence": r["confidence"]} for r in results
+    ]
+    return {name: np.stack([values[name].numpy() for values in flat]) for name in spec.outputs}
+
+
+def _compare(name: str, found, expected, half: bool, tolerance: float | None) -> Difference:
+    if found.shape != expected.shape or found.dtype != expected.dtype:
+        raise AssertionError((name, found.shape, found.dtype, expected.shape, expected.dtype))
+    low, high = float(expected.min()), float(expected.max())
+    if name == "sem_seg":
+        allowed = HALF_DIFFERING_PIXELS if half else DIFFERING_PIXELS
+        return Difference(name, found.shape, low, high, float((found != expected).mean()), allowed)
+    allowed = HALF_TOLERANCE * max(1.0, abs(low), abs(high)) if half else TOLERANCE
+    allowed = allowed if tolerance is None else tolerance
+    largest = float(np.abs(found.astype(np.float64) - expected).max())
+    return Difference(name, found.shape, low, high, largest, allowed)
