@@ -42,14 +42,15 @@ EXTRAS = {
     "export": ["onnx>=1.16", "onnxruntime>=1.18"],
     "hub": ["huggingface_hub>=0.24"],
     "hdf5": ["h5py>=3.10"],  # score maps as SegmentMeIfYouCan's code writes them
-    # Frames are read with OpenCV; this adds a decoder for what its build lacks.
-    "video": ["imageio>=2.34", "imageio-ffmpeg>=0.5"],
+    # OpenCV reads and writes frames; this keeps the sound, and the time of every frame, too.
+    "video": ["av>=12.0"],
     "test": [
         "pytest>=8.0",
         "pytest-xdist>=3.5",
         "hypothesis>=6.100",
         "scikit-learn>=1.4",
         "h5py>=3.10",
+        "av>=12.0",
         "onnx>=1.16",
         "onnxruntime>=1.18",
         "ruff>=0.6",

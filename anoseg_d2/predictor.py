@@ -8,6 +8,7 @@ from detectron2.modeling import build_model
 
 from anoseg_d2.checkpoint import build_config_overrides, load_into, read_checkpoint
 from anoseg_d2.config import load_config
+from anoseg_d2.data.image_io import as_bgr
 from anoseg_d2.modeling import eomt  # noqa: F401  registers the meta-architecture
 from anoseg_d2.weights import load_weights, restore_statistics
 
@@ -43,12 +44,10 @@ class AnomalyPredictor:
                 `hf://owner/name`.
             overrides: config keys and values in turn, over what the checkpoint says.
         Raises:
-            FileNotFoundError, ValueError: see `read_checkpoint` and `load_into`.
+            FileNotFoundError, ValueError: see `read_checkpoint`, `load_config` and `load_into`.
         """
         checkpoint = read_checkpoint(source)
-        cfg = load_config()
-        cfg.merge_from_list(build_config_overrides(checkpoint))
-        cfg.merge_from_list(list(overrides or []))
+        cfg = load_config(overrides=[*build_config_overrides(checkpoint), *(overrides or [])])
         predictor = cls.__new__(cls)
         predictor.cfg = cfg
         predictor.model = build_model(cfg).eval()
@@ -66,17 +65,16 @@ class AnomalyPredictor:
         """Predict one image.
 
         Args:
-            image: (H, W, 3) uint8, BGR as cv2 reads it.
+            image: (H, W, 3) uint8, BGR as cv2 reads it; gray, BGRA and 16-bit images are
+                converted as `as_bgr` says.
         Returns:
             `sem_seg` (H, W) int64 argmax over the known classes, `scores` {name: (H, W) float32},
             `confidence` (H, W) float32 in 0..1, all at native size.
         Raises:
             ValueError: another shape or type.
+            RuntimeError: memory does not suffice for a single window.
         """
-        if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
-            raise ValueError(
-                f"the image must be (H, W, 3) uint8 BGR, is {image.shape} {image.dtype}"
-            )
+        image = as_bgr(image)
         rgb = torch.from_numpy(np.ascontiguousarray(image[..., ::-1].transpose(2, 0, 1)))
         output = self.model([{"image": rgb}])[0]
         return {

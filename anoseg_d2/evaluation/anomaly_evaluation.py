@@ -34,6 +34,7 @@ CURVE_POINTS = 400
 OBSTACLE_SETS = ("road_obstacle21", "miniature_road_obstacle21")
 PIXEL_FIGURES = ("auprc", "fpr95", "auroc", "best_f1")
 COMPONENT_FIGURES = ("sIoU", "PPV", "mean_F1")
+TPR_LEVELS = (0.8, 0.9, 0.95, 0.99)  # true-positive rates whose thresholds results.json states
 
 
 class AnomalyEvaluator(DatasetEvaluator):
@@ -171,10 +172,10 @@ class AnomalyEvaluator(DatasetEvaluator):
 
     def _new_pixels(self) -> PixelMetrics:
         if not self._exact:
-            return PixelMetrics()
+            return PixelMetrics(tpr=TPR_LEVELS)
         if self._folder is not None:
             self._folder.mkdir(parents=True, exist_ok=True)
-        return PixelMetrics(exact=True, spill_dir=self._folder)
+        return PixelMetrics(exact=True, tpr=TPR_LEVELS, spill_dir=self._folder)
 
     def _open_spill(self) -> ScoreSpill:
         if self._given_spill is not None:
@@ -322,6 +323,8 @@ def _score_entry(found: dict) -> dict:
     entry = {key: _percent(found[key]) for key in keys}
     entry.update({key: _percent(found[key]) for key in found if key.endswith("_bounds")})
     entry["best_f1_threshold"] = found.get("best_f1_threshold")
+    points = found.get("at_tpr") or {}
+    entry["tpr_thresholds"] = {f"{100 * r:g}": at["threshold"] for r, at in points.items()}
     reasons = [found.get("why"), found.get("component_why")]
     if any(value is None for value in entry.values()):
         entry["why"] = "; ".join(r for r in reasons if r) or "undefined for these labels"

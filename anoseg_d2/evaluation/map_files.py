@@ -1,21 +1,26 @@
-"""Score maps that any method has written: found, checked and read one at a time."""
+"""Score maps: written, and those of any method found, checked and read one at a time."""
 
+import io
 import logging
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, PngImagePlugin, UnidentifiedImageError
 
+from anoseg_d2.data.image_io import write_atomic, write_image
 from anoseg_d2.data.label_rules import load_label
 
-__all__ = ["MAP_EXTENSIONS", "MapFolder", "MapReader", "StoredMaps", "read_map"]
+__all__ = ["MAP_EXTENSIONS", "MapFolder", "MapReader", "StoredMaps", "read_map", "write_map"]
 
 logger = logging.getLogger(__name__)
 
 _HDF5 = (".hdf5", ".h5")
 MAP_EXTENSIONS = (".npy", ".npz", ".png", ".tif", ".tiff", *_HDF5)
 _SHOWN = 10  # names of one kind in an error
+_LEVELS = 65535
+# Text chunks of our 16-bit png: score = offset + scale * value.
+_OFFSET, _SCALE = "score_offset", "score_scale"
 
 
 @dataclass(frozen=True)
@@ -39,7 +44,8 @@ class MapReader:
 def read_map(path, key: str | None = None) -> np.ndarray:
     """Read one score map.
 
-    Integer images (16-bit png, tiff) keep their values: metrics depend on the order alone.
+    Integer images (16-bit png, tiff) keep their values: metrics depend on the order alone. A png
+    of `write_map` states its scale and gives the scores themselves.
 
     Args:
         path: file with an extension of `MAP_EXTENSIONS`.
@@ -66,6 +72,39 @@ def read_map(path, key: str | None = None) -> np.ndarray:
         raise ValueError(f"{path}: {missing} of {values.size} scores are NaN")
     with np.errstate(over="ignore"):  # beyond float32's range is infinite, and orders as such
         return values.astype(np.float32)
+
+
+def write_map(path, score: np.ndarray) -> None:
+    """Write a score map so that `read_map` gives it back.
+
+    A png has 16 bits from the least to the greatest score of this map; its text chunks
+    `score_offset` and `score_scale` tell the scores: score = offset + scale * value, to half of
+    scale. A reader that ignores them may compare values within one file alone.
+
+    Args:
+        path: .npy (float32, exact) or .png.
+        score: (H, W) floats; in a png infinities take the ends.
+    Raises:
+        ValueError: another extension, or NaN.
+    """
+    path, score = Path(path), np.asarray(score, dtype=np.float32)
+    if np.isnan(score).any():
+        raise ValueError(f"{path}: a score map with NaN cannot be read back")
+    if path.suffix == ".npy":
+        buffer = io.BytesIO()
+        np.save(buffer, score)
+        write_atomic(path, buffer.getvalue())
+        return
+    if path.suffix != ".png":
+        raise ValueError(f"{path}: score maps are written as .npy or .png")
+    finite = score[np.isfinite(score)]
+    lowest, highest = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
+    scale = (highest - lowest) / _LEVELS
+    values = (np.clip(score, lowest, highest) - np.float64(lowest)) / (scale or 1.0)
+    text = PngImagePlugin.PngInfo()
+    text.add_text(_OFFSET, repr(lowest))
+    text.add_text(_SCALE, repr(scale))
+    write_image(path, np.rint(values).astype(np.uint16), pnginfo=text)
 
 
 def _read_npy(path: Path, key) -> np.ndarray:
@@ -116,7 +155,10 @@ def _read_image(path: Path, key) -> np.ndarray:
                 raise ValueError(
                     f"{path}: is a colour image ({image.mode}); a score map has one channel"
                 )
-            return np.asarray(image)
+            values = np.asarray(image)
+            if _OFFSET not in image.info or _SCALE not in image.info:
+                return values
+            return float(image.info[_OFFSET]) + float(image.info[_SCALE]) * values
     except (UnidentifiedImageError, OSError, SyntaxError) as error:
         raise ValueError(f"{path}: cannot be read as an image: {error}") from error
 

@@ -318,9 +318,9 @@ class EoMT(nn.Module):
         while done < len(crops):
             part = crops[done : done + (self.window_batch or len(crops))]
             try:
-                for maps, channels in self._maps_of(part):
+                for maps, named in self._maps_of(part):
                     merger.add(maps, done)
-                    done += 1
+                    done, channels = done + 1, named
             except RuntimeError as error:
                 if not windows.is_out_of_memory(error):
                     raise

@@ -1,0 +1,156 @@
+"""Everything that is written of one score, for images and for videos."""
+
+import contextlib
+from pathlib import Path
+
+import numpy as np
+
+from anoseg_d2.data.image_io import write_image
+from anoseg_d2.detections import CocoWriter, find_detections
+from anoseg_d2.evaluation.map_files import write_map
+from anoseg_d2.score_pictures import add_color_bar, display_range, draw_detections, glow
+from anoseg_d2.video import VideoWriter
+
+__all__ = ["OUTPUTS", "ScoreOutputs", "check_outputs"]
+
+# What can be written, and the extension of its file per image.
+OUTPUTS = {
+    "overlay": ".jpg",
+    "heatmap": ".png",
+    "contours": ".jpg",
+    "raw_png": ".png",
+    "raw_npy": ".npy",
+    "json": ".json",
+}
+_PICTURES = ("overlay", "heatmap", "contours")
+_NEED_THRESHOLD = ("contours", "json")
+
+
+def check_outputs(kinds, threshold: float | None) -> None:
+    """Refuse unknown kinds of output, and components without a threshold.
+
+    Raises:
+        ValueError: it names the kind and what is allowed.
+    """
+    unknown = [kind for kind in kinds if kind not in OUTPUTS]
+    if unknown or not kinds:
+        raise ValueError(
+            f"unknown output {', '.join(unknown) or '(none)'}; there are {', '.join(OUTPUTS)}"
+        )
+    needing = [kind for kind in kinds if kind in _NEED_THRESHOLD]
+    if needing and threshold is None:
+        raise ValueError(
+            f"{' and '.join(needing)} show components of pixels over a threshold: give "
+            "--threshold, or --tpr with the results of an evaluation"
+        )
+
+
+class ScoreOutputs:
+    """Writes what is wanted of one score: `<folder>/<score>/<kind>/<name><extension>`.
+
+    The components of all images go into one COCO json, `<folder>/<score>/components.json`. As a
+    context it writes that json when the block ends.
+
+    Args:
+        folder: where everything goes.
+        name: of the score.
+        kinds: names in `OUTPUTS`.
+        threshold: a pixel is anomalous where score >= threshold.
+        min_size: components of fewer pixels are left out.
+        value_range: ends of the colour scale; None for `display_range`, where the first image
+            decides for all, so that their colours compare.
+        info: plain values for the json.
+    """
+
+    def __init__(
+        self,
+        folder,
+        name: str,
+        kinds,
+        *,
+        threshold: float | None = None,
+        min_size: int = 50,
+        value_range: tuple[float, float] | None = None,
+        info: dict | None = None,
+    ):
+        check_outputs(kinds, threshold)
+        self.folder, self.name, self.kinds = Path(folder) / name, name, tuple(kinds)
+        self.threshold, self.min_size, self.value_range = threshold, min_size, value_range
+        facts = {"score": name, "threshold": threshold, "min_size": min_size, **(info or {})}
+        self._json = CocoWriter(self.folder / "components.json", facts)
+        self._has_components = any(kind in _NEED_THRESHOLD for kind in self.kinds)
+
+    def __enter__(self) -> "ScoreOutputs":
+        return self
+
+    def __exit__(self, *error) -> None:
+        if "json" in self.kinds:
+            self._json.close()
+
+    def path(self, kind: str, name: str) -> Path:
+        """Where the output of an image called `name` lies."""
+        return self.folder / kind / f"{name}{OUTPUTS[kind]}"
+
+    def write_image(self, name: str, file_name: str, photo: np.ndarray, score: np.ndarray) -> None:
+        """Write the outputs of one image.
+
+        Args:
+            name: of its files, without extension.
+            file_name: of the photograph, for the json.
+            photo: (H, W, 3) uint8 RGB.
+            score: (H, W) float32.
+        """
+        for kind, picture in self._pictures(photo, score, file_name).items():
+            options = {"quality": 92} if OUTPUTS[kind] == ".jpg" else {"compress_level": 3}
+            write_image(self.path(kind, name), picture, **options)
+        self._write_raw(name, score)
+
+    def _pictures(self, photo, score, file_name: str, **fields) -> dict[str, np.ndarray]:
+        """The pictures that are wanted, by kind; the components go into the json."""
+        if self.value_range is None:
+            self.value_range = display_range(self.name, score)
+        detections = []
+        if self._has_components:
+            detections = find_detections(score, self.threshold, self.min_size)
+        if "json" in self.kinds:
+            self._json.add(file_name, score.shape, detections, **fields)
+        draw = {
+            "overlay": lambda: glow(photo, score, *self.value_range),
+            "heatmap": lambda: add_color_bar(score, *self.value_range, self.name, self.threshold),
+            "contours": lambda: draw_detections(photo, detections),
+        }
+        return {kind: draw[kind]() for kind in self.kinds if kind in _PICTURES}
+
+    def _write_raw(self, name: str, score: np.ndarray) -> None:
+        for kind in ("raw_png", "raw_npy"):
+            if kind in self.kinds:
+                write_map(self.path(kind, name), score)
+
+    @contextlib.contextmanager
+    def video(self, name: str, file_name: str, fps: float, sound_of=None):
+        """Write the outputs of a video: pictures as mp4, raw maps as one file per frame.
+
+        As a context it gives a function of (number of the frame, time in s, photo, score); its
+        files appear when the block ends well.
+
+        Args:
+            name, file_name: as in `write_image`.
+            fps: frames per second.
+            sound_of: video whose sound is copied.
+        """
+        with contextlib.ExitStack() as stack:
+            writers = {
+                kind: stack.enter_context(
+                    VideoWriter(self.path(kind, name).with_suffix(".mp4"), fps, sound_of)
+                )
+                for kind in self.kinds
+                if kind in _PICTURES
+            }
+
+            def write(index: int, time: float | None, photo, score) -> None:
+                pictures = self._pictures(photo, score, file_name, frame=index, time=time)
+                for kind, picture in pictures.items():
+                    writers[kind].write(picture[..., ::-1], time)
+                self._write_raw(f"{name}/{index:06d}", score)
+
+            yield write

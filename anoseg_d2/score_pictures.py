@@ -1,0 +1,155 @@
+"""Pictures of one score: laid over the photograph, as heat map with its scale, as components."""
+
+import math
+
+import cv2
+import numpy as np
+
+from anoseg_d2.detections import Detection
+from anoseg_d2.visualization import color_bar, heat_map, overlay, score_range
+
+__all__ = [
+    "SCORE_RANGES",
+    "add_color_bar",
+    "display_range",
+    "draw_detections",
+    "glow",
+]
+
+# Where a score has a natural scale: from surely known to surely anomalous.
+SCORE_RANGES = {
+    "msp": (0.0, 1.0),
+    "entropy": (0.0, 1.0),
+    "rba": (-math.tanh(1.0), 0.0),
+    "rba_sum": (0.0, 1.0),
+    "anomaly": (0.0, 1.0),
+    "uno": (-1.0, 1.0),
+}
+MARK_COLOR = (255, 225, 40)
+_STRIP = 256  # rows worked on at a time: an 8K image in floats is large
+_FONT = cv2.FONT_HERSHEY_SIMPLEX
+_SAMPLES = 10**6  # scores that decide on a range
+
+
+def display_range(name: str, score: np.ndarray) -> tuple[float, float]:
+    """Choose the ends of a score's colour scale.
+
+    Args:
+        name: of the score; those in `SCORE_RANGES` have one scale for all images.
+        score: (H, W) floats; its 0.5 and 99.5 percentiles are the ends of any other score.
+    Returns:
+        (lowest, highest).
+    """
+    if name in SCORE_RANGES:
+        return SCORE_RANGES[name]
+    values = np.asarray(score).ravel()
+    return score_range([values[:: max(1, values.size // _SAMPLES)]])
+
+
+def glow(image: np.ndarray, score: np.ndarray, lowest: float, highest: float) -> np.ndarray:
+    """Lay heat colours over a photograph, the more opaque the higher the score.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        score: (H, W) floats.
+        lowest, highest: ends of the colour scale; at the lowest the photograph is untouched.
+    Returns:
+        (H, W, 3) uint8 RGB.
+    """
+    result = np.empty_like(image)
+    for start in range(0, len(image), _STRIP):
+        rows = slice(start, start + _STRIP)
+        unit = (np.clip(score[rows], lowest, highest) - lowest) / (highest - lowest)
+        colors = heat_map(score[rows], lowest, highest)
+        result[rows] = overlay(image[rows], colors, 0.8 * unit)
+    return result
+
+
+def add_color_bar(
+    score: np.ndarray, lowest: float, highest: float, name: str, threshold: float | None = None
+) -> np.ndarray:
+    """Draw a heat map with its scale under it.
+
+    Args:
+        score: (H, W) floats.
+        lowest, highest: ends of the scale.
+        name: of the score, written in the middle where there is room.
+        threshold: marked on the bar.
+    Returns:
+        (H + bar, W, 3) uint8 RGB; the bar's height follows the width alone.
+    """
+    height, width = score.shape
+    unit = max(8, round(min(width, 2400) / 40))
+    picture = np.zeros((height + 3 * unit, width, 3), np.uint8)
+    for start in range(0, height, _STRIP):
+        stop = min(start + _STRIP, height)
+        picture[start:stop] = heat_map(score[start:stop], lowest, highest)
+    margin = unit // 2
+    top = height + margin
+    picture[top : top + unit, margin : width - margin] = color_bar(width - 2 * margin, unit)
+    if threshold is not None:
+        share = np.clip((threshold - lowest) / (highest - lowest), 0, 1)
+        x = margin + round(float(share) * (width - 2 * margin - 1))
+        cv2.line(picture, (x, top - margin // 2), (x, top + unit), (255, 255, 255), 1 + unit // 24)
+    _write_scale(picture, top + unit, unit, _ticks(lowest, highest, name))
+    return picture
+
+
+def _ticks(lowest: float, highest: float, name: str) -> list[tuple[float, str]]:
+    """(place in 0..1, text); the first and last are needed, the rest is left out when crowded."""
+    numbers = [(share, lowest + share * (highest - lowest)) for share in (0, 0.25, 0.5, 0.75, 1)]
+    ticks = [(share, f"{value:.3g}") for share, value in numbers]
+    ticks[2] = (0.5, f"{ticks[2][1]}  {name}")
+    return [ticks[0], ticks[4], ticks[2], ticks[1], ticks[3]]
+
+
+def _write_scale(picture, top: int, unit: int, ticks) -> None:
+    width, scale = picture.shape[1], max(0.25, unit / 36)
+    taken: list[tuple[int, int]] = []
+    for share, text in ticks:
+        (w, h), _ = cv2.getTextSize(text, _FONT, scale, 1)
+        x = round(unit // 2 + share * (width - unit) - w / 2)
+        x = max(1, min(x, width - w - 1))
+        if any(x < end + 4 and start < x + w + 4 for start, end in taken):
+            continue
+        taken.append((x, x + w))
+        place = (x, top + h + max(2, unit // 4))
+        thickness = 1 + unit // 30
+        cv2.putText(picture, text, place, _FONT, scale, (255, 255, 255), thickness, cv2.LINE_AA)
+
+
+def draw_detections(image: np.ndarray, detections: list[Detection]) -> np.ndarray:
+    """Draw the contours of components, their boxes and scores.
+
+    Args:
+        image: (H, W, 3) uint8 RGB; it is copied.
+        detections: of `find_detections`.
+    Returns:
+        (H, W, 3) uint8 RGB.
+    """
+    drawn = np.ascontiguousarray(image).copy()
+    side = min(drawn.shape[:2])
+    thickness = max(1, round(side / 300))
+    for detection in reversed(detections):  # the highest score lies on top
+        x, y, width, height = detection.box
+        contours, _ = cv2.findContours(
+            detection.mask.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE, offset=(x, y)
+        )
+        cv2.drawContours(drawn, contours, -1, (0, 0, 0), thickness + 2)
+        cv2.drawContours(drawn, contours, -1, MARK_COLOR, thickness)
+        corners = (x, y), (x + width - 1, y + height - 1)
+        cv2.rectangle(drawn, *corners, MARK_COLOR, max(1, thickness // 2))
+    for detection in reversed(detections):
+        _write_label(drawn, detection, f"{detection.score:.2f}", max(0.3, side / 900))
+    return drawn
+
+
+def _write_label(drawn, detection: Detection, text: str, scale: float) -> None:
+    """Dark text on a patch above the box, below its upper edge where there is no room."""
+    weight = max(1, round(2 * scale))
+    (w, h), base = cv2.getTextSize(text, _FONT, scale, weight)
+    pad = max(2, h // 4)
+    x = max(0, min(detection.box[0], drawn.shape[1] - w - 2 * pad))
+    bottom = max(detection.box[1], h + 2 * pad)
+    cv2.rectangle(drawn, (x, bottom - h - 2 * pad), (x + w + 2 * pad, bottom), MARK_COLOR, -1)
+    cv2.putText(drawn, text, (x + pad, bottom - pad), _FONT, scale, (0, 0, 0), weight, cv2.LINE_AA)

@@ -1,0 +1,267 @@
+"""Videos in and out, one frame at a time.
+
+PyAV (`pip install av`, optional) decodes and encodes and copies the sound untouched; without it
+OpenCV does, and the sound is lost. A webcam is always read by OpenCV.
+"""
+
+import contextlib
+import functools
+import logging
+import math
+from fractions import Fraction
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from anoseg_d2.data.image_io import atomic_path
+
+try:
+    import av
+except ImportError:
+    av = None
+
+__all__ = ["VIDEO_EXTENSIONS", "VideoWriter", "open_video"]
+
+logger = logging.getLogger(__name__)
+
+VIDEO_EXTENSIONS = (
+    ".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".ts", ".gif",
+)  # fmt: skip
+_FALLBACK_FPS = 25.0  # where the file does not tell
+_TICKS = Fraction(1, 90000)  # seconds; divides the usual rates
+
+
+def open_video(source):
+    """Open a video.
+
+    Args:
+        source: a file's path, or the number of a webcam.
+    Returns:
+        an object to iterate over, once: (frame (H, W, 3) uint8 BGR turned as the file says, time
+        in seconds). It has `fps` in 1/s, `frames`, the number as stated by the file or None, and
+        `close`; it is a context.
+    Raises:
+        FileNotFoundError, ValueError: nothing is there, or it is no video; also while iterating,
+        where a file is damaged.
+    """
+    if isinstance(source, int):
+        return _CvReader(source, f"webcam {source}")
+    if not Path(source).is_file():
+        raise FileNotFoundError(f"no such video file: {source}")
+    return (_CvReader if av is None else _AvReader)(str(source), str(source))
+
+
+class VideoWriter:
+    """Write an mp4; it appears under its name when it is complete.
+
+    As a context it is closed when the block ends, and discarded when the block fails.
+
+    Args:
+        path: .mp4.
+        fps: frames per second.
+        sound_of: video file whose sound is copied, unless PyAV is missing; None for none.
+    """
+
+    def __init__(self, path, fps: float, sound_of=None):
+        self.path, self.fps, self.sound_of = Path(path), fps, sound_of
+        self._stack = contextlib.ExitStack()
+        self._sink = None
+        self._last = -math.inf
+
+    def write(self, frame: np.ndarray, time: float | None = None) -> None:
+        """Append a frame.
+
+        Args:
+            frame: (H, W, 3) uint8 BGR, all of one size.
+            time: in seconds, so that frames of uneven distance keep it; None for 1 / fps after the
+                last. OpenCV writes even distances alone.
+        """
+        if self._sink is None:
+            self._open(frame.shape[:2])
+        if time is None or time <= self._last:
+            time = 0.0 if self._last < 0 else self._last + 1 / self.fps
+        self._last = time
+        self._sink.write(_even(frame), time)
+
+    def _open(self, size: tuple[int, int]) -> None:
+        height, width = (side + side % 2 for side in size)
+        temporary = self._stack.enter_context(atomic_path(self.path, ".part.mp4"))
+        if av is None:
+            if self.sound_of is not None:
+                _say_that_sound_is_lost(str(self.sound_of))
+            sink = _CvSink(temporary, self.fps, (height, width))
+        else:
+            sink = _AvSink(temporary, self.fps, (height, width), self.sound_of)
+        self._sink = self._stack.enter_context(contextlib.closing(sink))
+
+    def __enter__(self) -> "VideoWriter":
+        return self
+
+    def __exit__(self, *error) -> None:
+        self._stack.__exit__(*error)
+
+    def close(self) -> None:
+        """Finish the file; one that got no frame is not made."""
+        self._stack.close()
+
+
+@functools.cache
+def _say_that_sound_is_lost(source: str) -> None:
+    logger.warning("%s: OpenCV writes no sound; with `pip install av` it is copied", source)
+
+
+def _even(frame: np.ndarray) -> np.ndarray:
+    """Repeat the last row or column where the size is odd: the codec halves colours."""
+    rows, columns = frame.shape[0] % 2, frame.shape[1] % 2
+    if not (rows or columns):
+        return np.ascontiguousarray(frame)
+    return np.pad(frame, ((0, rows), (0, columns), (0, 0)), mode="edge")
+
+
+class _Reader:
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        self.close()
+
+
+class _CvReader(_Reader):
+    def __init__(self, source, name: str):
+        self._capture, self._name = cv2.VideoCapture(source), name
+        if not self._capture.isOpened():
+            raise ValueError(f"{name} cannot be opened as a video")
+        fps = self._capture.get(cv2.CAP_PROP_FPS)
+        self.fps = fps if math.isfinite(fps) and fps > 0 else _FALLBACK_FPS
+        count = int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT))
+        self.frames = count if count > 0 and isinstance(source, str) else None
+
+    def __iter__(self):
+        index = 0
+        while True:
+            read, frame = self._capture.read()
+            if not read:
+                break
+            yield frame, index / self.fps
+            index += 1
+        if index == 0:
+            raise ValueError(f"{self._name} holds no frame that can be decoded")
+
+    def close(self) -> None:
+        self._capture.release()
+
+
+class _AvReader(_Reader):
+    def __init__(self, source: str, name: str):
+        self._name = name
+        try:
+            self._container = av.open(source)
+        except (av.FFmpegError, OSError) as error:
+            raise ValueError(f"{name} cannot be opened as a video: {error}") from error
+        if not self._container.streams.video:
+            self.close()
+            raise ValueError(f"{name} holds no video stream")
+        self._stream = self._container.streams.video[0]
+        self._stream.thread_type = "AUTO"
+        self.fps = float(self._stream.average_rate or self._stream.guessed_rate or _FALLBACK_FPS)
+        seconds = (self._container.duration or 0) / av.time_base
+        self.frames = self._stream.frames or round(seconds * self.fps) or None
+
+    def __iter__(self):
+        index = 0
+        try:
+            for frame in self._container.decode(self._stream):
+                picture = frame.to_ndarray(format="bgr24")
+                # The rotation is counter-clockwise, as that of rot90.
+                turns = round(getattr(frame, "rotation", 0) / 90) % 4
+                yield np.rot90(picture, turns) if turns else picture, frame.time
+                index += 1
+        except av.FFmpegError as error:
+            raise ValueError(
+                f"{self._name} cannot be decoded after frame {index}: {error}"
+            ) from error
+        if index == 0:
+            raise ValueError(f"{self._name} holds no frame that can be decoded")
+
+    def close(self) -> None:
+        self._container.close()
+
+
+class _CvSink:
+    def __init__(self, path, fps: float, size: tuple[int, int]):
+        code = cv2.VideoWriter_fourcc(*"mp4v")
+        self._writer = cv2.VideoWriter(str(path), code, fps, size[::-1])
+        if not self._writer.isOpened():
+            raise OSError(f"OpenCV cannot write {path}; pip install av writes videos too")
+
+    def write(self, frame: np.ndarray, time: float) -> None:
+        self._writer.write(frame)
+
+    def close(self) -> None:
+        self._writer.release()
+
+
+class _AvSink:
+    def __init__(self, path, fps: float, size: tuple[int, int], sound_of):
+        self._container = av.open(str(path), "w")
+        codec = "libx264" if "libx264" in av.codecs_available else "mpeg4"
+        rate = Fraction(fps).limit_denominator(1001)
+        self._stream = self._container.add_stream(codec, rate=rate)
+        self._stream.height, self._stream.width = size
+        self._stream.pix_fmt = "yuv420p"
+        self._stream.codec_context.time_base = _TICKS
+        self._stream.options = {"crf": "18"} if codec == "libx264" else {"qscale": "2"}
+        self._duration = round(1 / fps / _TICKS)
+        self._sound = None if sound_of is None else _Sound(sound_of, self._container)
+
+    def write(self, frame: np.ndarray, time: float) -> None:
+        if self._sound is not None:
+            self._sound.copy_until(time)
+        picture = av.VideoFrame.from_ndarray(frame, format="bgr24")
+        picture.pts, picture.time_base = round(time / _TICKS), _TICKS
+        picture.duration = self._duration
+        self._container.mux(self._stream.encode(picture))
+
+    def close(self) -> None:
+        with contextlib.closing(self._container):
+            self._container.mux(self._stream.encode(None))
+            if self._sound is not None:
+                self._sound.copy_until(math.inf)
+
+
+class _Sound:
+    """The audio packets of a file, copied into another container as they are.
+
+    It reads the file a second time, beside the decoder of the frames: so each of several outputs
+    takes packets at its own pace, and none has to be kept.
+    """
+
+    def __init__(self, path, target):
+        self._source = av.open(str(path))
+        self._streams = {}
+        for stream in self._source.streams.audio:
+            if stream.codec_context.name in target.supported_codecs:
+                self._streams[stream] = target.add_stream_from_template(stream)
+            else:
+                logger.warning(
+                    "%s: sound of kind %s does not go into mp4 and is left out",
+                    path,
+                    stream.codec_context.name,
+                )
+        self._target, self._next = target, None
+        self._packets = self._source.demux(list(self._streams)) if self._streams else iter(())
+
+    def copy_until(self, time: float) -> None:
+        """Copy what is to be heard up to a time in seconds."""
+        while True:
+            packet = self._next or next(self._packets, None)
+            self._next = packet
+            if packet is None or (packet.dts or 0) * (packet.time_base or 0) > time:
+                break
+            self._next = None
+            if packet.dts is not None:  # an empty packet ends each stream
+                packet.stream = self._streams[packet.stream]
+                self._target.mux(packet)
+        if self._next is None and time == math.inf:
+            self._source.close()

@@ -1,0 +1,153 @@
+"""Videos in and out, with PyAV and with OpenCV alone."""
+
+import tracemalloc
+from fractions import Fraction
+
+import numpy as np
+import pytest
+
+from anoseg_d2 import video
+from anoseg_d2.video import VideoWriter, open_video
+
+needs_av = pytest.mark.skipif(video.av is None, reason="the optional package av is missing")
+
+
+@pytest.fixture(params=["av", "cv2"])
+def library(request, monkeypatch):
+    if request.param == "cv2":
+        monkeypatch.setattr(video, "av", None)
+    elif video.av is None:
+        pytest.skip("the optional package av is missing")
+    return request.param
+
+
+def frames(count, height=48, width=64):
+    """Gray frames, brighter each time, left half darker; odd sizes too."""
+    for index in range(count):
+        frame = np.full((height, width, 3), 40 + 10 * index % 200, np.uint8)
+        frame[:, : width // 2] //= 2
+        yield frame
+
+
+def write(path, count=8, fps=12.5, **options):
+    with VideoWriter(path, fps) as writer:
+        for frame in frames(count, **options):
+            writer.write(frame)
+    return path
+
+
+def film_with_sound(path, seconds=2):
+    """25 frames per second and a tone, by PyAV itself."""
+    av = video.av
+    with av.open(str(path), "w") as out:
+        picture, sound = out.add_stream("mpeg4", rate=25), out.add_stream("aac", rate=44100)
+        picture.width, picture.height, picture.pix_fmt = 64, 48, "yuv420p"
+        for index, frame in enumerate(frames(25 * seconds)):
+            made = av.VideoFrame.from_ndarray(frame, format="bgr24")
+            made.pts, made.time_base = index, Fraction(1, 25)
+            out.mux(picture.encode(made))
+        for index in range(43 * seconds):
+            wave = np.sin(np.arange(1024) * 0.1 + index).astype(np.float32)
+            made = av.AudioFrame.from_ndarray(np.stack([wave, wave]), "fltp", "stereo")
+            made.sample_rate, made.pts = 44100, index * 1024
+            out.mux(sound.encode(made))
+        for stream in (picture, sound):
+            out.mux(stream.encode(None))
+    return path
+
+
+def test_what_is_written_is_read_back(tmp_path, library):
+    path = write(tmp_path / "new" / "a.mp4")
+    with open_video(path) as reader:
+        assert (reader.fps, reader.frames) == (12.5, 8)
+        found = list(reader)
+    times = [time for _, time in found]
+    assert np.allclose(times, np.arange(8) / 12.5)
+    for (frame, _), expected in zip(found, frames(8), strict=True):
+        assert np.abs(frame.astype(int) - expected).mean() < 4
+    assert [p.name for p in path.parent.iterdir()] == ["a.mp4"]
+
+
+def test_odd_sizes_gain_a_row_and_a_column(tmp_path, library):
+    path = write(tmp_path / "a.mp4", height=47, width=63)
+    with open_video(path) as reader:
+        assert next(iter(reader))[0].shape == (48, 64, 3)
+
+
+def test_a_failed_or_empty_video_leaves_nothing(tmp_path, library):
+    with pytest.raises(KeyboardInterrupt), VideoWriter(tmp_path / "a.mp4", 25) as writer:
+        writer.write(next(frames(1)))
+        raise KeyboardInterrupt
+    with VideoWriter(tmp_path / "b.mp4", 25):
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_no_video_is_named(tmp_path, library):
+    with pytest.raises(FileNotFoundError, match="gone.mp4"):
+        open_video(tmp_path / "gone.mp4")
+    (tmp_path / "text.mp4").write_text("no video")
+    with pytest.raises(ValueError, match="text.mp4 cannot be opened"):
+        open_video(tmp_path / "text.mp4")
+
+
+@needs_av
+def test_a_damaged_video_gives_its_first_frames_or_names_itself(tmp_path):
+    data = film_with_sound(tmp_path / "whole.mkv").read_bytes()
+    path = tmp_path / "cut.mkv"
+    path.write_bytes(data[: len(data) // 2])
+    with open_video(path) as reader:
+        assert 0 < len(list(reader)) < 50
+
+
+@needs_av
+def test_sound_is_copied_packet_by_packet(tmp_path):
+    source = film_with_sound(tmp_path / "in.mp4")
+    with open_video(source) as reader, VideoWriter(tmp_path / "o.mp4", reader.fps, source) as out:
+        for frame, time in reader:
+            out.write(frame, time)
+
+    def packets(path):
+        with video.av.open(str(path)) as container:
+            found = container.demux(audio=0)
+            return [(p.pts * p.time_base, bytes(p)) for p in found if p.dts is not None]
+
+    assert packets(tmp_path / "o.mp4") == packets(source) != []
+    with video.av.open(str(tmp_path / "o.mp4")) as container:
+        assert container.streams.video[0].average_rate == 25
+        assert container.streams.video[0].frames == 50
+
+
+@needs_av
+def test_uneven_times_are_kept(tmp_path):
+    times = [0.0, 0.1, 0.5, 0.6]
+    with VideoWriter(tmp_path / "a.mp4", 10) as writer:
+        for frame, time in zip(frames(4), times, strict=True):
+            writer.write(frame, time)
+    with open_video(tmp_path / "a.mp4") as reader:
+        assert np.allclose([time for _, time in reader], times, atol=1e-4)
+
+
+def test_without_av_the_loss_of_sound_is_said_once(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(video, "av", None)
+    for name in ("a.mp4", "b.mp4"):
+        with VideoWriter(tmp_path / name, 25, sound_of="drive.mp4") as writer:
+            writer.write(next(frames(1)))
+    assert [r.getMessage() for r in caplog.records if "drive.mp4" in r.getMessage()] == [
+        "drive.mp4: OpenCV writes no sound; with `pip install av` it is copied"
+    ]
+
+
+def test_a_longer_video_takes_no_more_memory(tmp_path, library):
+    def peak(count):
+        path = write(tmp_path / f"{count}.mp4", count, height=240, width=320)
+        tracemalloc.start()
+        with open_video(path) as reader:
+            for _ in reader:
+                pass
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return peak
+
+    one = 240 * 320 * 3
+    assert peak(24) < peak(6) + 2 * one
