@@ -93,7 +93,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--tolerance",
         type=float,
-        help="largest difference of a score; default: 1e-3, with --fp16 0.05 times the largest "
+        help="largest difference of a score; default: 1e-3, with --fp16 0.03, times the largest "
         "value of the score where that is over 1",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace an existing output")
