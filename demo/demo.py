@@ -174,7 +174,8 @@ def output_options(args, names: list[str]) -> dict[str, dict]:
     if args.range and not args.range[0] < args.range[1]:
         raise ValueError(f"--range goes from low to high, is {args.range[0]:g} {args.range[1]:g}")
     for option in ("min_size", "max_frames"):
-        if (getattr(args, option) or 1) < 1:
+        value = getattr(args, option)
+        if value is not None and value < 1:
             raise ValueError(f"--{option.replace('_', '-')} is at least 1")
     thresholds = choose_thresholds(args, names)
     options = {}

@@ -1,0 +1,258 @@
+"""The command line on photographs and videos, with a tiny model."""
+
+import importlib.util
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from anoseg_d2 import prediction_job
+from anoseg_d2.checkpoint import model_meta
+from anoseg_d2.evaluation.map_files import read_map
+from anoseg_d2.predictor import AnomalyPredictor
+from anoseg_d2.video import VideoWriter, open_video
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def demo():
+    spec = importlib.util.spec_from_file_location("demo_script", ROOT / "demo" / "demo.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def weights(tmp_path, tiny_eomt):
+    model = tiny_eomt(has_anomaly=True)
+    path = tmp_path / "run" / "model_final.pth"
+    path.parent.mkdir()
+    torch.save({"model": model.state_dict(), "meta": model_meta(model)}, path)
+    return path
+
+
+@pytest.fixture
+def photos(tmp_path):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for name, size in (("a.jpg", (64, 96, 3)), ("b.png", (96, 64)), ("c.png", (70, 70, 4))):
+        Image.fromarray(rng.integers(0, 256, size, dtype=np.uint8)).save(folder / name)
+    return folder
+
+
+@pytest.fixture
+def clip(tmp_path):
+    rng = np.random.default_rng(0)
+    scene = np.kron(rng.integers(0, 256, (6, 8, 3), dtype=np.uint8), np.ones((8, 8, 1), np.uint8))
+    with VideoWriter(tmp_path / "clip.mp4", 10) as writer:
+        for _ in range(5):
+            noise = rng.integers(-40, 40, scene.shape)
+            writer.write((scene + noise).clip(0, 255).astype(np.uint8))
+    return tmp_path / "clip.mp4"
+
+
+def run(demo, tmp_path, *arguments):
+    """Exit status and the files that were written, relative to the output folder."""
+    out = tmp_path / "out"
+    status = demo.main([*map(str, arguments[:1]), "--output", str(out), *map(str, arguments[1:])])
+    return status, sorted(str(p.relative_to(out)) for p in out.rglob("*") if p.is_file())
+
+
+def test_one_command_gives_overlay_and_heat_map(demo, tmp_path, weights, photos, capsys):
+    status, files = run(demo, tmp_path, photos, "--weights", weights)
+    assert status == 0
+    assert files == [f"rba/heatmap/{n}.png" for n in "abc"] + [
+        f"rba/overlay/{n}.jpg" for n in "abc"
+    ]
+    assert "3 images in" in capsys.readouterr().out
+
+
+def test_a_threshold_adds_components(demo, tmp_path, weights, photos):
+    arguments = ("--weights", weights, "--score", "rba,anomaly", "--threshold")
+    status, files = run(demo, tmp_path, photos, *arguments, "rba=-9,anomaly=-1", "--min-size", 9)
+    assert status == 0
+    assert [f for f in files if "/contours/" in f and f.startswith("anomaly")] == [
+        f"anomaly/contours/{n}.jpg" for n in "abc"
+    ]
+    content = json.loads((tmp_path / "out/rba/components.json").read_text())
+    assert [a["bbox"] for a in content["annotations"]] == [
+        [0, 0, 96, 64], [0, 0, 64, 96], [0, 0, 70, 70]
+    ]  # fmt: skip
+
+
+def test_raw_maps_are_the_predictors_scores(demo, tmp_path, weights, photos):
+    arguments = ("--weights", weights, "--score", "anomaly", "--outputs", "raw_npy,raw_png")
+    status, files = run(demo, tmp_path, photos / "b.png", *arguments)
+    assert status == 0 and files == ["anomaly/raw_npy/b.npy", "anomaly/raw_png/b.png"]
+    predictor = AnomalyPredictor.from_pretrained(str(weights))
+    expected = predictor(np.asarray(Image.open(photos / "b.png")))["scores"]["anomaly"]
+    exact, rounded = (read_map(tmp_path / "out" / name) for name in files)
+    assert np.array_equal(exact, expected) and np.abs(rounded - expected).max() < 1e-4
+
+
+def test_tpr_reads_the_threshold_beside_the_weights(demo, tmp_path, weights, photos):
+    report = weights.parent / "report"
+    report.mkdir()
+    entry = {"tpr_thresholds": {"90": -0.5, "95": -9.0}}
+    sets = {"road": {"scores": {"rba": entry}}}
+    (report / "results.json").write_text(json.dumps({"datasets": sets}))
+    status, files = run(demo, tmp_path, photos, "--weights", weights, "--tpr", 95)
+    assert status == 0 and "rba/contours/a.jpg" in files
+    info = json.loads((tmp_path / "out/rba/components.json").read_text())["info"]
+    assert info["threshold"] == -9.0
+
+
+def test_unreadable_inputs_are_named_and_the_rest_is_done(demo, tmp_path, weights, photos, capsys):
+    (photos / "broken.jpg").write_bytes((photos / "a.jpg").read_bytes()[:200])
+    (photos / "film.mp4").write_text("no film")
+    inputs = (photos, "--weights", weights, "--outputs", "raw_npy")
+    status, files = run(demo, tmp_path, *inputs)
+    errors = capsys.readouterr().err
+    assert status == 1 and files == [f"rba/raw_npy/{n}.npy" for n in "abc"]
+    assert "broken.jpg" in errors and "film.mp4" in errors
+    assert "2 inputs could not be read" in errors
+
+
+def test_a_missing_input_among_others_counts_as_unreadable(demo, tmp_path, weights, photos, capsys):
+    status = demo.main(
+        [str(photos / "a.jpg"), str(photos / "gone.jpg"), "--weights", str(weights)]
+        + ["--output", str(tmp_path / "out")]
+    )
+    assert status == 1 and (tmp_path / "out/rba/overlay/a.jpg").is_file()
+    assert "gone.jpg: no such file or folder" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["empty"], "no input found"),
+        (["photos", "--score", "nonsense"], "nonsense"),
+        (["photos", "--outputs", "mask"], "unknown output mask"),
+        (["photos", "--outputs", "json"], "give --threshold, or --tpr"),
+        (["photos", "--threshold", "much"], "the scores need rba=NUMBER"),
+        (["photos", "--score", "rba,msp", "--threshold", "0"], "rba=NUMBER,msp=NUMBER"),
+        (["photos", "--threshold", "0", "--tpr", "95"], "exclude each other"),
+        (["photos", "--tpr", "95"], "give --results"),
+        (["photos", "--score", "rba,msp", "--range", "0", "1"], "--range is for one score"),
+        (["photos", "--range", "1", "0"], "from low to high"),
+        (["photos", "--temporal", "2"], "weight of the present frame"),
+        (["photos", "--min-size", "0"], "--min-size is at least 1"),
+        (["photos", "--weights", "gone.pth"], "gone.pth"),
+        (["photos", "--opts", "MODEL.DEVISE", "cpu"], "did you mean MODEL.DEVICE"),
+        (["photos", "--config-file", "gone.yaml"], "gone.yaml does not exist"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_mistakes_are_one_line_and_status_2(
+    demo, tmp_path, weights, photos, capsys, monkeypatch, arguments, message
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    extra = [] if "--weights" in arguments else ["--weights", str(weights)]
+    assert demo.main([*extra, *arguments]) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.startswith("error: ") and "Traceback" not in error
+    assert not (tmp_path / "output").exists(), "told before anything is written"
+
+
+@pytest.mark.parametrize("arguments", [["photos"], ["--weights", "w.pth"]], ids=str)
+def test_missing_arguments_are_told_with_the_usage(demo, capsys, arguments):
+    with pytest.raises(SystemExit) as stop:
+        demo.main(arguments)
+    assert stop.value.code == 2 and "give" in capsys.readouterr().err
+
+
+def test_ctrl_c_leaves_whole_files_and_status_130(
+    demo, tmp_path, weights, photos, clip, capsys, monkeypatch
+):
+    original, calls = AnomalyPredictor.__call__, []
+
+    def call(self, image):
+        calls.append(1)
+        if len(calls) == 5:  # on the second frame of the video
+            raise KeyboardInterrupt
+        return original(self, image)
+
+    monkeypatch.setattr(AnomalyPredictor, "__call__", call)
+    arguments = ("--weights", weights, "--threshold", "-9", "--outputs", "overlay,json")
+    out = tmp_path / "out"
+    inputs = [str(photos), str(clip)]
+    assert demo.main([*inputs, "--output", str(out), *map(str, arguments)]) == 130
+    assert capsys.readouterr().err.strip() == f"stopped; what is finished lies in {out}"
+    files = sorted(p.name for p in out.rglob("*") if p.is_file())
+    assert files == ["a.jpg", "b.jpg", "c.jpg", "components.json"]
+    images = json.loads((out / "rba/components.json").read_text())["images"]
+    assert len(images) == 4 and images[3]["frame"] == 0
+
+
+def test_a_video_is_filtered_and_still_images_are_not(demo, tmp_path, weights, photos, clip):
+    inputs = [str(photos / "a.jpg"), str(clip), "--weights", str(weights), "--outputs", "raw_npy"]
+    for name, extra in (("plain", []), ("calm", ["--temporal", "0.3"])):
+        assert demo.main([*inputs, "--output", str(tmp_path / name), *extra]) == 0
+
+    def maps(name, pattern):
+        paths = sorted((tmp_path / name / "rba/raw_npy").glob(pattern))
+        return np.stack([read_map(path) for path in paths])
+
+    assert np.array_equal(maps("plain", "a.npy"), maps("calm", "a.npy"))
+    plain, calm = maps("plain", "clip/*.npy"), maps("calm", "clip/*.npy")
+    assert plain.shape == (5, 48, 64) and np.array_equal(plain[0], calm[0])
+    assert np.abs(np.diff(calm, axis=0)).mean() < 0.7 * np.abs(np.diff(plain, axis=0)).mean()
+
+
+def test_a_video_comes_out_at_its_rate(demo, tmp_path, weights, clip):
+    arguments = ("--weights", weights, "--outputs", "overlay", "--max-frames", 3)
+    status, files = run(demo, tmp_path, clip, *arguments)
+    assert status == 0 and files == ["rba/overlay/clip.mp4"]
+    with open_video(tmp_path / "out" / files[0]) as reader:
+        assert reader.fps == pytest.approx(10) and len(list(reader)) == 3
+
+
+def test_ctrl_c_ends_the_recording_of_a_webcam(demo, tmp_path, weights, monkeypatch):
+    class Camera:
+        fps, frames = 30.0, None
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *error):
+            pass
+
+        def __iter__(self):
+            for _ in range(3):
+                yield np.zeros((48, 64, 3), np.uint8), 0.0
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(prediction_job, "open_video", lambda source: Camera())
+    status = demo.main(
+        ["--webcam", "1", "--weights", str(weights), "--outputs", "overlay"]
+        + ["--output", str(tmp_path / "out")]
+    )
+    assert status == 0
+    with open_video(tmp_path / "out/rba/overlay/webcam1.mp4") as reader:
+        assert len(list(reader)) == 3
+
+
+def test_a_config_file_builds_the_model(demo, tmp_path, weights, photos, tiny_cfg):
+    from anoseg_d2.modeling.eomt import EoMT
+
+    cfg = tiny_cfg()
+    model = EoMT(cfg)
+    torch.save({"model": model.state_dict(), "meta": model_meta(model)}, tmp_path / "c.pth")
+    (tmp_path / "c.yaml").write_text(cfg.dump())
+    arguments = ("--config-file", tmp_path / "c.yaml", "--weights", tmp_path / "c.pth")
+    options = ("--score", "entropy", "--outputs", "raw_npy", "--opts", "MODEL.DEVICE", "cpu")
+    status, files = run(demo, tmp_path, photos / "a.jpg", *arguments, *options)
+    assert status == 0 and files == ["entropy/raw_npy/a.npy"]
+
+
+def test_a_config_file_runs_no_code(demo, tmp_path, photos, capsys):
+    path = tmp_path / "evil.yaml"
+    path.write_text(f"X: !!python/object/apply:os.mkdir ['{tmp_path}/made']\n")
+    assert demo.main([str(photos), "--config-file", str(path)]) == 2
+    assert not (tmp_path / "made").exists() and "error: " in capsys.readouterr().err

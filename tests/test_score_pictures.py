@@ -1,0 +1,153 @@
+"""Pictures of scores, and what is written of them."""
+
+import json
+
+import numpy as np
+import pytest
+
+from anoseg_d2.data.image_io import read_image
+from anoseg_d2.detections import find_detections
+from anoseg_d2.evaluation.map_files import read_map
+from anoseg_d2.modeling.scores import SCORES
+from anoseg_d2.score_outputs import OUTPUTS, ScoreOutputs, check_outputs
+from anoseg_d2.score_pictures import (
+    MARK_COLOR,
+    SCORE_RANGES,
+    add_color_bar,
+    display_range,
+    draw_detections,
+    glow,
+)
+from anoseg_d2.video import open_video
+from anoseg_d2.visualization import heat_map
+
+
+def scene(height=60, width=80):
+    """Gray photo and a score of 0 with a block of 0.8."""
+    score = np.zeros((height, width), np.float32)
+    score[30:40, 20:50] = 0.8
+    return np.full((height, width, 3), 90, np.uint8), score
+
+
+def test_the_photograph_shines_through_where_nothing_is_anomalous():
+    photo, score = scene()
+    picture = glow(photo, score, 0.0, 1.0)
+    assert (picture[score == 0] == photo[score == 0]).all()
+    assert (picture[score > 0] != photo[score > 0]).any(axis=-1).all()
+
+
+def test_strips_of_the_overlay_cannot_be_seen():
+    photo, score = scene(700, 3)
+    score = np.linspace(0, 1, score.size, dtype=np.float32).reshape(score.shape)
+    whole = glow(photo, score, 0.0, 1.0)
+    assert all((glow(photo[r : r + 1], score[r : r + 1], 0.0, 1.0) == whole[r]).all()
+               for r in (0, 255, 256, 511, 512, 699))  # fmt: skip
+
+
+def test_natural_ranges_do_not_depend_on_the_image():
+    assert set(SCORE_RANGES) <= set(SCORES)
+    assert display_range("anomaly", np.float32([5, 9])) == (0.0, 1.0)
+    low, high = display_range("max_logit", np.arange(1001, dtype=np.float32))
+    assert (low, high) == pytest.approx((5, 995))
+
+
+@pytest.mark.parametrize("size", [(64, 64), (40, 200), (300, 65), (30, 2000)], ids=str)
+def test_a_heat_map_keeps_its_pixels_and_gains_a_scale(size):
+    score = np.random.default_rng(0).random(size).astype(np.float32)
+    picture = add_color_bar(score, 0.0, 1.0, "rba", 0.5)
+    assert (picture[: size[0]] == heat_map(score, 0.0, 1.0)).all()
+    assert picture.shape[0] > size[0] and picture.shape[1] == size[1]
+    bar = picture[size[0] :]
+    assert (bar == heat_map(np.zeros((1, 1)), 0, 1)[0, 0]).all(-1).any(), "its dark end"
+    assert (bar == heat_map(np.ones((1, 1)), 0, 1)[0, 0]).all(-1).any(), "its bright end"
+    text = bar[bar.shape[0] // 2 :]
+    assert (text > 200).all(-1)[:, : size[1] // 2].any(), "a number on the left"
+    assert (text > 200).all(-1)[:, size[1] // 2 :].any(), "a number on the right"
+
+
+def test_the_bar_is_as_high_for_all_frames_of_a_video():
+    heights = {add_color_bar(s, 0, 1, "rba").shape for s in (np.zeros((9, 70)), np.ones((9, 70)))}
+    assert len(heights) == 1
+
+
+def test_contours_run_along_the_component_and_boxes_around_it():
+    photo, score = scene()
+    drawn = draw_detections(photo, find_detections(score, 0.5))
+    marked = (drawn == MARK_COLOR).all(-1)
+    assert marked[30, 20:50].all() and marked[39, 20:50].all() and marked[30:40, 49].all()
+    assert (drawn[33:37, 24:46] == photo[33:37, 24:46]).all(), "the object itself can be seen"
+    assert (photo == 90).all()
+
+
+@pytest.mark.parametrize("place", [(0, 0), (0, 70), (50, 0), (50, 70)], ids=str)
+def test_labels_stay_inside_of_the_image(place):
+    photo, score = scene()
+    score[:] = 0
+    score[place[0] : place[0] + 10, place[1] : place[1] + 10] = 1
+    drawn = draw_detections(photo, find_detections(score, 0.5))
+    assert (drawn == MARK_COLOR).all(-1).sum() > 60
+
+
+@pytest.mark.parametrize("kinds", [["contours"], ["json"], ["overlay", "json"]])
+def test_components_need_a_threshold(kinds):
+    with pytest.raises(ValueError, match="give --threshold, or --tpr"):
+        check_outputs(kinds, None)
+    check_outputs(kinds, 0.5)
+
+
+def test_unknown_outputs_are_named():
+    with pytest.raises(ValueError, match="unknown output mask; there are overlay, heatmap"):
+        check_outputs(["overlay", "mask"], None)
+
+
+def test_every_output_of_an_image_lies_in_its_place(tmp_path):
+    photo, score = scene()
+    with ScoreOutputs(tmp_path, "rba_sum", OUTPUTS, threshold=0.5, min_size=4) as outputs:
+        outputs.write_image("a", "in/a.png", photo, score)
+    files = sorted(str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*") if p.is_file())
+    assert files == [
+        "rba_sum/components.json",
+        "rba_sum/contours/a.jpg",
+        "rba_sum/heatmap/a.png",
+        "rba_sum/overlay/a.jpg",
+        "rba_sum/raw_npy/a.npy",
+        "rba_sum/raw_png/a.png",
+    ]
+    assert np.array_equal(read_map(tmp_path / "rba_sum/raw_npy/a.npy"), score)
+    assert np.abs(read_map(tmp_path / "rba_sum/raw_png/a.png") - score).max() < 1e-5
+    assert read_image(tmp_path / "rba_sum/overlay/a.jpg").shape == photo.shape
+    content = json.loads((tmp_path / "rba_sum/components.json").read_text())
+    assert content["info"] == {"score": "rba_sum", "threshold": 0.5, "min_size": 4}
+    assert content["annotations"][0]["bbox"] == [20, 30, 30, 10]
+    assert content["images"][0]["file_name"] == "in/a.png"
+
+
+def test_the_first_image_gives_an_unbounded_score_its_scale(tmp_path):
+    photo, score = scene()
+    outputs = ScoreOutputs(tmp_path, "energy", ["heatmap"])
+    outputs.write_image("a", "a", photo, score - 10)
+    outputs.write_image("b", "b", photo, score + 90)
+    bright = read_image(tmp_path / "energy/heatmap/b.png")[:60]
+    assert (bright == heat_map(np.ones((1, 1)), 0, 1)[0, 0]).all()
+
+
+def test_a_video_gives_videos_maps_per_frame_and_records(tmp_path):
+    photo, score = scene()
+    with (
+        ScoreOutputs(
+            tmp_path, "anomaly", ["overlay", "heatmap", "raw_npy", "json"], threshold=0.5
+        ) as outputs,
+        outputs.video("clip.v1", "clip.v1.mp4", 10) as write,
+    ):
+        for index in range(3):
+            write(index, index / 10, photo, score)
+    with open_video(tmp_path / "anomaly/overlay/clip.v1.mp4") as reader:
+        assert len(list(reader)) == 3
+    maps = sorted(p.name for p in (tmp_path / "anomaly/raw_npy/clip.v1").iterdir())
+    assert maps == ["000000.npy", "000001.npy", "000002.npy"]
+    images = json.loads((tmp_path / "anomaly/components.json").read_text())["images"]
+    assert [(i["file_name"], i["frame"], i["time"]) for i in images] == [
+        ("clip.v1.mp4", 0, 0.0),
+        ("clip.v1.mp4", 1, 0.1),
+        ("clip.v1.mp4", 2, 0.2),
+    ]
