@@ -294,11 +294,11 @@ def test_nothing_is_written_into_the_data_folder(drive, recipe, tmp_path):
 def test_the_write_up_holds_settings_figures_and_claims(drive, recipe, tmp_path):
     claim = {"text": "More is better", "figure": "auprc"}
     claim |= {"better": ["third", "best"], "than": ["first", "rba"]}
-    edit(recipe, publish=str(tmp_path / "experiments"), claims=[claim])
+    edit(recipe, publish=str(tmp_path / "experiments"), claims=[claim], about="Made of clay.")
     assert drive("--seed", "3") == 0
     folder = tmp_path / "experiments" / "seed3"
     page = (folder / "README.md").read_text()
-    assert "`make try SEED=3`" in page
+    assert "`make try SEED=3`" in page and "\n\nMade of clay.\n\n## Settings" in page
     assert "| `second` | first | linear | 19 |" in page
     assert "| first | 60.0 | rba | 57.0 |" in page  # 50 and the 7 letters of "scratch"
     assert re.search(r"More is better \| third, rba: \d+\.\d \| first, rba: 57\.0 \| holds", page)

@@ -13,7 +13,9 @@ import yaml
 __all__ = ["Recipe", "RecipeError", "Step", "choose", "load_recipe"]
 
 _STEP_KEYS = {"name", "minutes", "run", "makes", "optional", "config", "weights", "from"}
-_RECIPE_KEYS = {"name", "title", "output", "needs", "links", "publish", "claims", "steps"}
+_RECIPE_KEYS = {
+    *("name", "title", "about", "output", "needs", "links", "publish", "claims", "steps"),
+}
 
 
 class RecipeError(ValueError):
@@ -60,6 +62,7 @@ class Recipe:
     """Steps in order, and where everything lies.
 
     Args:
+        about: what the write-up says of the data and the figures.
         needs: files and folders that the given data folder must hold.
         links: link to make -> its target in the data folder.
         publish: folder for the written-up results, or None.
@@ -119,6 +122,7 @@ def load_recipe(path, output=None, data=None, seed: int = 0) -> Recipe:
         links={fill.path(k): data / v for k, v in content.get("links", {}).items()},
         publish=_publish(content.get("publish"), seed),
         claims=tuple(content.get("claims", ())),
+        about=content.get("about", "").strip(),
     )
 
 

@@ -39,6 +39,7 @@ def write_experiment(recipe: Recipe, folder, configs, results: dict, records: Re
         "",
         *_setting(recipe, seed),
         "",
+        *([recipe.about, ""] if recipe.about else []),
         *_stages(recipe, configs, records),
     ]
     lines += ["", "## Summary", "", *_summary(results)]
