@@ -78,6 +78,7 @@ class Recipe:
     links: dict[Path, Path] = field(default_factory=dict)
     publish: Path | None = None
     claims: tuple[dict, ...] = ()
+    about: str = ""
 
     @property
     def datasets(self) -> Path:
