@@ -91,12 +91,14 @@ class ExportModel(nn.Module):
         model: EoMT; it is copied.
         spec: what to take and give.
     Raises:
-        ValueError: scores that the model cannot give, or filters together with an open batch.
+        ValueError: scores that the model cannot give, ensembles without statistics, or filters
+            together with an open batch.
     """
 
     def __init__(self, model: nn.Module, spec: ExportSpec):
         super().__init__()
         names = scores.available_scores(model.has_anomaly, spec.scores)
+        scores.check_statistics(names, model.score_statistics)
         if model.postprocess and spec.batch is None:
             raise ValueError(
                 "TEST.ANOMALY.POSTPROCESS works image by image and needs a batch of a fixed size"

@@ -25,6 +25,7 @@ __all__ = [
     "Score",
     "anomaly_scores",
     "available_scores",
+    "check_statistics",
     "combine_masks",
     "ensemble_parts",
     "known_distribution",
@@ -252,15 +253,22 @@ def scores_from_maps(
     }
 
 
+def check_statistics(names: Iterable[str], statistics: Mapping[str, tuple[float, float]]) -> None:
+    """Raise ValueError for the first ensemble in `names` a part of which has no statistics."""
+    for name in names:
+        parts = ensemble_parts(name)
+        missing = [part for part in parts if len(parts) > 1 and part not in statistics]
+        if missing:
+            raise ValueError(
+                f"ensemble {name!r} needs mean and spread of {', '.join(missing)} on known pixels: "
+                "evaluate with a closed set in DATASETS.TEST, or set `score_statistics`"
+            )
+
+
 def _ensemble(name: str, singles: dict[str, Tensor], statistics) -> Tensor:
     """Mean of the z-scores of the parts of `name`."""
+    check_statistics([name], statistics)
     parts = ensemble_parts(name)
-    missing = [part for part in parts if part not in statistics]
-    if missing:
-        raise ValueError(
-            f"ensemble {name!r} needs mean and spread of {', '.join(missing)} on known pixels: "
-            "evaluate with a closed set in DATASETS.TEST, or set `score_statistics`"
-        )
     scaled = [
         (singles[part] - statistics[part][0]) / max(statistics[part][1], 1e-12) for part in parts
     ]
