@@ -39,7 +39,7 @@ REQUIRES = [
 ]
 
 EXTRAS = {
-    "export": ["onnx>=1.16", "onnxruntime>=1.18"],
+    "export": ["onnx>=1.17", "onnxscript>=0.5", "onnxruntime>=1.20"],
     "hub": ["huggingface_hub>=0.24"],
     "hdf5": ["h5py>=3.10"],  # score maps as SegmentMeIfYouCan's code writes them
     # OpenCV reads and writes frames; this keeps the sound, and the time of every frame, too.
@@ -51,8 +51,9 @@ EXTRAS = {
         "scikit-learn>=1.4",
         "h5py>=3.10",
         "av>=12.0",
-        "onnx>=1.16",
-        "onnxruntime>=1.18",
+        "onnx>=1.17",
+        "onnxscript>=0.5",
+        "onnxruntime>=1.20",
         "ruff>=0.6",
     ],
 }
