@@ -148,7 +148,7 @@ def run(args) -> int:
     rate = job.done / max(job.seconds, 1e-9)
     print(f"{job.done} images in {job.seconds:.1f} s ({rate:.2f} images/s): {args.output}")
     if job.failed:
-        print(f"{job.failed} inputs could not be read", file=sys.stderr)
+        print(f"inputs that could not be read: {job.failed}", file=sys.stderr)
     return 1 if job.failed else 0
 
 

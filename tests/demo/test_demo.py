@@ -115,7 +115,7 @@ def test_unreadable_inputs_are_named_and_the_rest_is_done(demo, tmp_path, weight
     errors = capsys.readouterr().err
     assert status == 1 and files == [f"rba/raw_npy/{n}.npy" for n in "abc"]
     assert "broken.jpg" in errors and "film.mp4" in errors
-    assert "2 inputs could not be read" in errors
+    assert "inputs that could not be read: 2" in errors
 
 
 def test_a_missing_input_among_others_counts_as_unreadable(demo, tmp_path, weights, photos, capsys):
