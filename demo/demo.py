@@ -28,11 +28,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from anoseg_d2 import AnomalyPredictor  # noqa: E402
 from anoseg_d2.config import load_config  # noqa: E402
 from anoseg_d2.evaluation.thresholds import find_results, read_threshold  # noqa: E402
-from anoseg_d2.input_files import find_inputs  # noqa: E402
 from anoseg_d2.modeling.windows import is_out_of_memory  # noqa: E402
-from anoseg_d2.prediction_job import PredictionJob  # noqa: E402
-from anoseg_d2.score_outputs import OUTPUTS, ScoreOutputs, check_outputs  # noqa: E402
-from anoseg_d2.temporal import TemporalFilter  # noqa: E402
+from anoseg_d2.prediction.input_files import find_inputs  # noqa: E402
+from anoseg_d2.prediction.job import PredictionJob  # noqa: E402
+from anoseg_d2.prediction.outputs import OUTPUTS, ScoreOutputs, check_outputs  # noqa: E402
+from anoseg_d2.prediction.temporal import TemporalFilter  # noqa: E402
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -9,11 +9,11 @@ import pytest
 import torch
 from PIL import Image
 
-from anoseg_d2 import prediction_job
 from anoseg_d2.checkpoint import model_meta
 from anoseg_d2.evaluation.map_files import read_map
+from anoseg_d2.prediction import job
+from anoseg_d2.prediction.video import VideoWriter, open_video
 from anoseg_d2.predictor import AnomalyPredictor
-from anoseg_d2.video import VideoWriter, open_video
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -228,7 +228,7 @@ def test_ctrl_c_ends_the_recording_of_a_webcam(demo, tmp_path, weights, monkeypa
                 yield np.zeros((48, 64, 3), np.uint8), 0.0
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(prediction_job, "open_video", lambda source: Camera())
+    monkeypatch.setattr(job, "open_video", lambda source: Camera())
     status = demo.main(
         ["--webcam", "1", "--weights", str(weights), "--outputs", "overlay"]
         + ["--output", str(tmp_path / "out")]

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from anoseg_d2.evaluation.metrics import PixelMetrics
-from anoseg_d2.temporal import TemporalFilter
+from anoseg_d2.prediction.temporal import TemporalFilter
 
 HEIGHT, WIDTH = 96, 128
 

@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 
 from anoseg_d2.data.image_io import write_image
-from anoseg_d2.detections import CocoWriter, find_detections
 from anoseg_d2.evaluation.map_files import write_map
-from anoseg_d2.score_pictures import add_color_bar, display_range, draw_detections, glow
-from anoseg_d2.video import VideoWriter
+from anoseg_d2.prediction.detections import CocoWriter, find_detections
+from anoseg_d2.prediction.pictures import add_color_bar, display_range, draw_detections, glow
+from anoseg_d2.prediction.video import VideoWriter
 
 __all__ = ["OUTPUTS", "ScoreOutputs", "check_outputs"]
 

@@ -5,7 +5,7 @@ import math
 import cv2
 import numpy as np
 
-from anoseg_d2.detections import Detection
+from anoseg_d2.prediction.detections import Detection
 from anoseg_d2.visualization import color_bar, heat_map, overlay, score_range
 
 __all__ = [

@@ -7,9 +7,9 @@ import time
 from tqdm import tqdm
 
 from anoseg_d2.data.image_io import read_image
-from anoseg_d2.score_outputs import ScoreOutputs
-from anoseg_d2.temporal import TemporalFilter
-from anoseg_d2.video import open_video
+from anoseg_d2.prediction.outputs import ScoreOutputs
+from anoseg_d2.prediction.temporal import TemporalFilter
+from anoseg_d2.prediction.video import open_video
 
 __all__ = ["PredictionJob"]
 

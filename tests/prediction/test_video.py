@@ -6,8 +6,8 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from anoseg_d2 import video
-from anoseg_d2.video import VideoWriter, open_video
+from anoseg_d2.prediction import video
+from anoseg_d2.prediction.video import VideoWriter, open_video
 
 needs_av = pytest.mark.skipif(video.av is None, reason="the optional package av is missing")
 

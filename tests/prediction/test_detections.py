@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
-from anoseg_d2.detections import CocoWriter, encode_mask, find_detections
+from anoseg_d2.prediction.detections import CocoWriter, encode_mask, find_detections
 
 
 def two_objects():

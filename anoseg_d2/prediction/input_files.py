@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from anoseg_d2.data.image_io import IMAGE_EXTENSIONS
-from anoseg_d2.video import VIDEO_EXTENSIONS
+from anoseg_d2.prediction.video import VIDEO_EXTENSIONS
 
 __all__ = ["InputFile", "find_inputs"]
 

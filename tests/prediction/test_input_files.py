@@ -4,7 +4,7 @@ import logging
 
 import pytest
 
-from anoseg_d2.input_files import find_inputs
+from anoseg_d2.prediction.input_files import find_inputs
 
 
 @pytest.fixture

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from anoseg_d2.data.image_io import read_image
-from anoseg_d2.detections import find_detections
 from anoseg_d2.evaluation.map_files import read_map
 from anoseg_d2.modeling.scores import SCORES
-from anoseg_d2.score_outputs import OUTPUTS, ScoreOutputs, check_outputs
-from anoseg_d2.score_pictures import (
+from anoseg_d2.prediction.detections import find_detections
+from anoseg_d2.prediction.outputs import OUTPUTS, ScoreOutputs, check_outputs
+from anoseg_d2.prediction.pictures import (
     MARK_COLOR,
     SCORE_RANGES,
     add_color_bar,
@@ -18,7 +18,7 @@ from anoseg_d2.score_pictures import (
     draw_detections,
     glow,
 )
-from anoseg_d2.video import open_video
+from anoseg_d2.prediction.video import open_video
 from anoseg_d2.visualization import heat_map
 
 
