@@ -117,6 +117,12 @@ def run(args: argparse.Namespace) -> list[Difference]:
     image = None
     if args.check_image:
         image = torch.from_numpy(read_image(args.check_image)).permute(2, 0, 1)
+    checkpoint = read_checkpoint(args.source)
+    if checkpoint.format == "anoseg_adapter":
+        raise ValueError(
+            f"{args.source} holds adapters alone; merge them first: python tools/merge_lora.py "
+            f"{args.source} --base BASE --output merged.pth"
+        )
     model = load_model(args)
     spec = make_spec(args, ("rba", "anomaly") if model.has_anomaly else ("rba",))
     return export_model(
@@ -124,7 +130,7 @@ def run(args: argparse.Namespace) -> list[Difference]:
         output,
         spec,
         file_format=args.format,
-        class_names=read_checkpoint(args.source).spec.get("class_names"),
+        class_names=checkpoint.spec.get("class_names"),
         check_image=image,
         tolerance=args.tolerance,
     )

@@ -2,7 +2,8 @@
 """Run the ablation studies and write their tables.
 
 Needs the data and the first two stages of `make camvid`. Runs that are in results.csv are not
-made again, and a run that was interrupted goes on from its last checkpoint.
+made again, and a run that was interrupted goes on from its last checkpoint. Several of these
+commands may run side by side: each takes what no other has begun.
 
 Examples:
     python tools/run_ablations.py
@@ -12,7 +13,9 @@ Examples:
 """
 
 import argparse
+import contextlib
 import dataclasses
+import fcntl
 import os
 import shutil
 import signal
@@ -118,9 +121,27 @@ class Runner:
         if todo:
             self._make_data()
         for index, (run, seed) in enumerate(todo):
-            if not self._run(run, seed, f"[{index + 1}/{len(todo)}] {run.name} seed {seed}"):
-                return 1
+            head = f"[{index + 1}/{len(todo)}] {run.name} seed {seed}"
+            with self._claim(run, seed) as mine:
+                if not mine:
+                    self.screen.say(f"{head} is another command's")
+                elif not self._run(run, seed, head):
+                    return 1
         return 0
+
+    @contextlib.contextmanager
+    def _claim(self, run: AblationRun, seed: int):
+        """Hold a run while it is made; gives False where another process holds or has made it."""
+        path = self.plan.output / "locks" / f"{run.name}_seed{seed}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                yield False
+            else:
+                self.figures.read()
+                yield not self.figures.has(run.name, seed, run.digest(seed, self.plan.test))
 
     def _overrides(self, run: AblationRun, seed: int) -> list[str]:
         settings = {

@@ -106,6 +106,22 @@ def test_an_interrupted_run_goes_on_in_its_folder(studies, trained, monkeypatch)
     assert kept.exists()
 
 
+def test_two_commands_side_by_side_share_the_runs(studies, trained, monkeypatch):
+    begun = run_ablations.run_child
+
+    def child(command, *rest):
+        if len(trained) == 1:  # a second command, while the first run of the first goes on
+            assert run_ablations.main(["--studies", str(studies), "--only", "rate"]) == 0
+        return begun(command, *rest)
+
+    monkeypatch.setattr(run_ablations, "run_child", child)
+    assert run_ablations.main(["--studies", str(studies)]) == 0
+    folders = [command[command.index("OUTPUT_DIR") + 1] for command in trained]
+    assert len(folders) == len(set(folders)) == 5
+    figures = Figures(studies.parent / "tables" / "results.csv")
+    assert {row["run"] for row in figures.rows} == {"base", "fast", "seen"}
+
+
 def test_tables_hold_means_ranges_and_gains_seed_by_seed(studies, trained):
     run_ablations.main(["--studies", str(studies)])
     page = (studies.parent / "tables" / "README.md").read_text()

@@ -27,8 +27,12 @@ class Figures:
     def __init__(self, path: Path):
         self.path = path
         self.rows: list[dict] = []
-        if path.exists():
-            with path.open(newline="", encoding="utf-8") as file:
+        self.read()
+
+    def read(self) -> None:
+        """Take what the file has now; other processes add to it."""
+        if self.path.exists():
+            with self.path.open(newline="", encoding="utf-8") as file:
                 self.rows = [_parsed(row) for row in csv.DictReader(file)]
 
     def has(self, run: str, seed: int, settings: str) -> bool:
@@ -39,6 +43,7 @@ class Figures:
 
     def add(self, run: str, seed: int, settings: str, results: dict) -> None:
         """Take a run's results.json, in place of what the csv had of the run."""
+        self.read()
         model = results["model"]
         shared = {"run": run, "seed": seed, "settings": settings}
         shared["mIoU"] = next(entry["mIoU"] for entry in results["closed_set"].values())
