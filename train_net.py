@@ -10,6 +10,7 @@ Examples:
 import os
 import sys
 
+import anoseg_d2  # noqa: F401  isort: skip  # before detectron2, whose import warns
 from detectron2.engine import default_argument_parser, default_setup, launch
 from detectron2.modeling import build_model
 from detectron2.utils import comm

@@ -1,6 +1,7 @@
 """Road-anomaly segmentation with EoMT mask classification on Detectron2."""
 
 import importlib
+import warnings
 
 __version__ = "0.1.0"
 
@@ -11,6 +12,9 @@ _EXPORTS = {
     "AnomalyPredictor": "anoseg_d2.predictor",
 }
 __all__ = sorted(_EXPORTS)
+
+# fvcore scripts two functions when it is imported; nobody who uses this package can change that.
+warnings.filterwarnings("ignore", message="`torch.jit.script", category=FutureWarning)
 
 
 def __getattr__(name):

@@ -23,6 +23,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+import anoseg_d2  # noqa: E402, F401  isort: skip  # before detectron2, whose import warns
 from detectron2.data import DatasetCatalog, MetadataCatalog  # noqa: E402
 
 from anoseg_d2.data import builtin  # noqa: E402

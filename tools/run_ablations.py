@@ -21,14 +21,12 @@ import shutil
 import signal
 import sys
 import time
-import warnings
 from pathlib import Path
 
 import yaml
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tools")]
-warnings.filterwarnings("ignore", category=FutureWarning)  # of torch, at import
 
 from ablations.studies import AblationRun, Plan, load_plan  # noqa: E402
 from ablations.tables import Figures, write_page  # noqa: E402

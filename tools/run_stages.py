@@ -14,12 +14,10 @@ import os
 import signal
 import sys
 import time
-import warnings
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tools")]
-warnings.filterwarnings("ignore", category=FutureWarning)  # of torch, at import
 
 from stages.child import Screen, Stopped, run_child  # noqa: E402
 from stages.recipe import Recipe, RecipeError, Step, choose, load_recipe  # noqa: E402
