@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from packaging.version import Version
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -107,7 +108,7 @@ class ExportModel(nn.Module):
         self.model = merge_lora(copy.deepcopy(model)).eval().requires_grad_(False)
         self.model.score_names = names
         self.weights_sha256 = weights_hash(self.model.state_dict())
-        size = spec.image_size or model.image_size
+        size = tuple(spec.image_size or model.image_size)
         self.plan = windows.plan_windows(size, model.image_size, model.window_overlap)
         self.resize = FixedResize(size, self.plan.resized) if size != self.plan.resized else None
         if spec.half:
@@ -228,7 +229,8 @@ def export_model(
     Returns:
         differences of each output, for each checked input.
     Raises:
-        ValueError: unknown scores, ensembles without statistics, or a missing folder.
+        ValueError: unknown format or scores, ensembles without statistics, an old torch.
+        FileNotFoundError: the folder of `output`.
         ModuleNotFoundError: a package that the format needs.
         ExportCheckError: a difference over the tolerance; the file is gone.
     """
@@ -237,8 +239,8 @@ def export_model(
         raise ValueError(f"format is {file_format!r}; allowed: {', '.join(FORMATS)}")
     if not output.parent.is_dir():
         raise FileNotFoundError(f"{output}: the folder {output.parent} does not exist")
-    if file_format == "onnx":
-        _require("onnx", "onnxscript", "onnxruntime")
+    _require(*(("onnx", "onnxscript", "onnxruntime") if file_format == "onnx" else ()))
+    assert not model.training, "export takes a model in eval mode"
     wrapped = ExportModel(model, spec).eval()
     metadata = describe(wrapped, class_names)
     with tempfile.TemporaryDirectory(dir=output.parent, prefix=".export") as folder:
@@ -247,8 +249,7 @@ def export_model(
         if file_format == "onnx":
             _write_onnx(program, partial, spec, metadata, external_bytes)
         else:
-            files = {"metadata.json": json.dumps(metadata, ensure_ascii=False, indent=1)}
-            torch.export.save(program, partial, extra_files=files)
+            _write_pt2(program, partial, metadata)
         del wrapped, program
         differences = check_file(partial, model, spec, check_image, tolerance)
         _publish(Path(folder), output)
@@ -256,6 +257,8 @@ def export_model(
 
 
 def _require(*packages: str) -> None:
+    if Version(torch.__version__) < Version("2.6"):
+        raise ValueError(f"export needs torch 2.6 or newer; this is {torch.__version__}")
     for package in packages:
         try:
             importlib.import_module(package)
@@ -293,6 +296,13 @@ def _write_onnx(program, path: Path, spec: ExportSpec, metadata: dict, external_
     converted.model.metadata_props.update({**metadata, "opset": str(OPSET)})
     size = sum(value.const_value.nbytes for value in graph.initializers.values())
     converted.save(path, external_data=size > external_bytes)
+
+
+def _write_pt2(program, path: Path, metadata: dict) -> None:
+    files = {"metadata.json": json.dumps(metadata, ensure_ascii=False, indent=1)}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about weights that are views of others
+        torch.export.save(program, path, extra_files=files)
 
 
 def _name_dimensions(graph, spec: ExportSpec) -> None:

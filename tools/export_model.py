@@ -22,12 +22,9 @@ import argparse
 import logging
 import os
 import sys
-import warnings
 from pathlib import Path
 
 import torch
-
-warnings.filterwarnings("ignore", category=FutureWarning)  # of torch, at import
 
 from anoseg_d2.checkpoint import read_checkpoint  # noqa: E402
 from anoseg_d2.config import load_config  # noqa: E402

@@ -1,0 +1,172 @@
+"""The command that exports: what it writes, says and refuses, and the consumer of the docs."""
+
+import importlib.util
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from anoseg_d2.checkpoint import AnosegCheckpointer, save_adapter
+from anoseg_d2.export_check import draw_image
+from anoseg_d2.predictor import AnomalyPredictor
+
+ROOT = Path(__file__).resolve().parents[2]
+NAMES = ["road", "pavement", "sky"]
+
+spec = importlib.util.spec_from_file_location("export_model", ROOT / "tools" / "export_model.py")
+tool = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(tool)
+
+
+@pytest.fixture
+def checkpoint(tiny_eomt, tmp_path):
+    """A saved model with adapters, class names and statistics."""
+    model = tiny_eomt(has_anomaly=True, lora={"rank": 2}, vit={"depth": 2}, num_blocks=1)
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    model.class_names = NAMES
+    model.score_statistics = {"rba": (-1.0, 0.2), "anomaly": (0.1, 0.1)}
+    AnosegCheckpointer(model.eval(), str(tmp_path), save_to_disk=True).save("model")
+    return str(tmp_path / "model.pth")
+
+
+def export(*arguments):
+    return tool.main([str(argument) for argument in arguments])
+
+
+def consumer():
+    """The code block of docs/export.md."""
+    text = (ROOT / "docs" / "export.md").read_text(encoding="utf-8")
+    return re.search(r"```python title=consumer.py\n(.*?)```", text, re.DOTALL).group(1)
+
+
+BLOCK = """
+import importlib.abc, sys
+class Blocker(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        if name.split(".")[0] not in {"numpy", "onnxruntime", *sys.stdlib_module_names}:
+            raise ModuleNotFoundError(f"{name} is blocked", name=name)
+sys.meta_path.insert(0, Blocker())
+for name in ("torch", "anoseg_d2", "detectron2", "onnx", "PIL"):
+    try:
+        __import__(name)
+    except ModuleNotFoundError:
+        continue
+    raise SystemExit(f"{name} is not blocked")
+"""
+
+
+def test_onnx_runs_in_the_consumer_of_the_docs_without_this_project(checkpoint, tmp_path, capsys):
+    pytest.importorskip("onnxscript", reason="onnxscript is not installed")
+    pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
+    output = tmp_path / "model.onnx"
+    assert export(checkpoint, "--output", output, "--image-size", 40, 60) == 0
+    said = capsys.readouterr().out
+    assert re.search(r"\| rba \| 1x40x60 \| -[\d.]+\.\.-?[\d.]+ \| [\d.e-]+ \| 0\.001 \|", said)
+    assert "| sem_seg | 1x40x60 | classes " in said and "ONNX opset 18" in said
+
+    image = draw_image(40, 60, seed=5).permute(1, 2, 0).numpy()
+    np.save(tmp_path / "image.npy", image)
+    assert len([line for line in consumer().splitlines() if line]) == 10
+    done = subprocess.run(
+        [sys.executable, "-c", BLOCK + consumer()], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert [line.split()[0] for line in done.stdout.splitlines()] == ["rba", "anomaly"]
+    expected = AnomalyPredictor.from_pretrained(checkpoint, ["MODEL.DEVICE", "cpu"])
+    scores = expected(image[..., ::-1])["scores"]
+    for name in ("rba", "anomaly"):
+        np.testing.assert_allclose(np.load(tmp_path / f"{name}.npy"), scores[name], atol=1e-4)
+
+
+def test_pt2_of_a_config_file_with_overrides_and_a_photograph(checkpoint, tmp_path, capsys):
+    config = tmp_path / "model.yaml"
+    sizes = "{SIZE: S, DEPTH: 2, WIDTH: 32, HEADS: 2, NUM_REGISTERS: 1, NUM_CLASSES: 3, "
+    sizes += "ANOMALY_CLASS: true, NUM_QUERIES: 5, NUM_BLOCKS: 1}"
+    lora = "{ENABLED: true, RANK: 2}"
+    config.write_text(f"MODEL: {{EOMT: {sizes}, LORA: {lora}}}\nINPUT: {{CROP_SIZE: [32, 32]}}\n")
+    photograph = tmp_path / "photo.png"
+    Image.fromarray(draw_image(50, 70).permute(1, 2, 0).numpy()).save(photograph)
+    output = tmp_path / "model.pt2"
+    options = ["--config-file", config, "--scores", "rba+anomaly", "--confidence"]
+    options += ["--check-image", photograph, "--output", output, "TEST.WINDOW_OVERLAP", "0.5"]
+    assert export(checkpoint, *options) == 0
+    assert "| rba+anomaly | 1x32x32 |" in capsys.readouterr().out
+    extra = {"metadata.json": ""}
+    torch.export.load(output, extra_files=extra)
+    about = json.loads(extra["metadata.json"])
+    assert json.loads(about["outputs"]) == ["sem_seg", "rba+anomaly", "confidence"]
+    assert json.loads(about["class_names"]) == NAMES
+
+
+def test_a_failed_check_ends_with_status_1_and_without_a_file(
+    checkpoint, tmp_path, capsys, monkeypatch
+):
+    def fail(*_, **__):
+        bad = tool.Difference("rba", (1, 32, 32), -1.0, 0.0, 0.5, 1e-3)
+        raise tool.ExportCheckError([bad])
+
+    monkeypatch.setattr("anoseg_d2.export.check_file", fail)
+    monkeypatch.setattr("anoseg_d2.export._trace", lambda model: None)
+    monkeypatch.setattr(torch.export, "save", lambda program, path, **_: path.write_text("bad"))
+    before = sorted(tmp_path.iterdir())
+    assert export(checkpoint, "--output", tmp_path / "model.pt2") == 1
+    said = capsys.readouterr()
+    assert "| rba | 1x32x32 | -1..0 | 0.5 | 0.001 |" in said.out
+    assert said.err.startswith("error: the exported model differs") and said.err.count("\n") == 1
+    assert sorted(tmp_path.iterdir()) == before
+
+
+MISTAKES = {
+    "--output m.txt": "must end in .onnx or .pt2",
+    "--output m.onnx --format pt2": "must end in .onnx or .pt2",
+    "--output absent/m.pt2": "the folder absent does not exist",
+    "--output model.pth": "must end in .onnx or .pt2",
+    "--output there.pt2": "exists; remove it or pass --overwrite",
+    "--output m.pt2 --scores rab": "unknown score 'rab'; known: msp",
+    "--output m.pt2 --scores rba+msp": "needs mean and spread of msp",
+    "--output m.pt2 --batch many": "--batch is 'many'; give a number or `dynamic`",
+    "--output m.pt2 --batch 0": "the batch must be at least 1",
+    "--output m.pt2 --image-size 0 5": "the image size must be positive",
+    "--output m.pt2 --check-image no.png": "no.png",
+    "--output m.pt2 --config-file no.yaml": "no.yaml does not exist",
+    "--output m.pt2 MODEL.NONE 1": "unknown config key MODEL.NONE",
+}
+
+
+@pytest.mark.parametrize("options", MISTAKES)
+def test_mistakes_are_one_line_and_status_2(checkpoint, tmp_path, capsys, monkeypatch, options):
+    monkeypatch.chdir(tmp_path)
+    Path("there.pt2").touch()
+    before = sorted(tmp_path.iterdir())
+    assert export(checkpoint, *options.split()) == 2
+    said = capsys.readouterr().err.splitlines()
+    assert said[-1].startswith("error: ") and MISTAKES[options] in said[-1]
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_a_missing_checkpoint_is_named(tmp_path, capsys):
+    assert export(tmp_path / "no.pth", "--output", tmp_path / "m.pt2") == 2
+    assert "no.pth" in capsys.readouterr().err
+
+
+def test_an_adapter_file_is_sent_to_the_merge(tiny_eomt, tmp_path, capsys):
+    save_adapter(tiny_eomt(lora={"rank": 2}), tmp_path / "adapter.pth")
+    assert export(tmp_path / "adapter.pth", "--output", tmp_path / "m.pt2") == 2
+    assert "holds adapters alone; merge them first: python tools/merge_lora" in (
+        capsys.readouterr().err
+    )
+
+
+def test_help_states_the_opset_and_the_sizes(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        export("--help")
+    assert stopped.value.code == 0
+    said = capsys.readouterr().out
+    assert "opset 18" in said and "--image-size H W" in said and "AnomalyPredictor" in said
