@@ -18,19 +18,16 @@ import dataclasses
 import fcntl
 import os
 import shutil
-import signal
 import sys
 import time
 from pathlib import Path
-
-import yaml
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tools")]
 
 from ablations.studies import AblationRun, Plan, load_plan  # noqa: E402
 from ablations.tables import Figures, write_page  # noqa: E402
-from stages.child import Screen, Stopped, run_child  # noqa: E402
+from stages.child import Screen, exit_status, run_child  # noqa: E402
 
 from anoseg_d2.config import load_config  # noqa: E402
 from anoseg_d2.evaluation.run_folder import read_json  # noqa: E402
@@ -41,9 +38,8 @@ STUDIES = ROOT / "experiments" / "ablations" / "studies.yaml"
 def main(argv=None) -> int:
     """Run the command line; the exit status."""
     args = build_parser().parse_args(argv)
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.default_int_handler)
-    try:
+
+    def work() -> int:
         studies = args.studies.resolve()
         os.chdir(ROOT)  # the studies name their files from here
         plan = _chosen(load_plan(studies), args.only)
@@ -53,14 +49,8 @@ def main(argv=None) -> int:
         status = 0 if args.tables else Runner(plan, figures).all()
         print(f"written: {write_page(load_plan(studies), figures)}")
         return status
-    except (ValueError, OSError, yaml.YAMLError) as error:
-        if os.environ.get("ANOSEG_TRACEBACK"):
-            raise
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except (KeyboardInterrupt, Stopped):
-        print("stopped; the same command goes on from here", file=sys.stderr)
-        return 130
+
+    return exit_status(work)
 
 
 def build_parser() -> argparse.ArgumentParser:

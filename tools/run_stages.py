@@ -11,7 +11,6 @@ Examples:
 
 import argparse
 import os
-import signal
 import sys
 import time
 from pathlib import Path
@@ -19,7 +18,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tools")]
 
-from stages.child import Screen, Stopped, run_child  # noqa: E402
+from stages.child import Screen, Stopped, exit_status, run_child  # noqa: E402
 from stages.recipe import Recipe, RecipeError, Step, choose, load_recipe  # noqa: E402
 from stages.records import Records  # noqa: E402
 from stages.summary import load_results, table_lines  # noqa: E402
@@ -34,21 +33,14 @@ TRAIN = "train_net.py"
 def main(argv=None) -> int:
     """Run the command line; the exit status."""
     args = build_parser().parse_intermixed_args(argv)
-    for number in (signal.SIGINT, signal.SIGTERM):  # also where a shell started us ignoring them
-        signal.signal(number, signal.default_int_handler)
-    try:
+
+    def work() -> int:
         args.output, args.data = (path and path.resolve() for path in (args.output, args.data))
         os.chdir(ROOT)  # recipes and configs name their files from here
         recipe = load_recipe(args.recipe.resolve(), args.output, args.data, args.seed)
         return Run(recipe, args).all()
-    except (ValueError, OSError) as error:
-        if os.environ.get("ANOSEG_TRACEBACK"):
-            raise
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except (KeyboardInterrupt, Stopped):
-        print("stopped; the same command goes on from here", file=sys.stderr)
-        return 130
+
+    return exit_status(work)
 
 
 def build_parser() -> argparse.ArgumentParser:

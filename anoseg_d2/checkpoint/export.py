@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from anoseg_d2.checkpoint.files import FORMAT_NAME, Checkpoint
+from anoseg_d2.checkpoint.formats import IMAGENET
 from anoseg_d2.checkpoint.lora_state import lora_module_names, merge_lora_state
 from anoseg_d2.checkpoint.rules import fold_position_prefix, linear_rows_of_arcface
 
@@ -139,14 +140,11 @@ def to_official(checkpoint: Checkpoint, *, approximate: bool = False) -> dict[st
                 break
         official[f"network.{name}"] = tensor
     for key in ("pixel_mean", "pixel_std"):
-        values = torch.tensor(checkpoint.spec.get(key) or _IMAGENET[key]) / 255
+        values = torch.tensor(checkpoint.spec.get(key) or IMAGENET[key]) / 255
         official[f"network.encoder.{key}"] = values.reshape(1, 3, 1, 1)
     official["network.attn_mask_probs"] = torch.zeros(_num_blocks(checkpoint))
     official["criterion.empty_weight"] = _empty_weight(state)
     return official
-
-
-_IMAGENET = {"pixel_mean": (123.675, 116.28, 103.53), "pixel_std": (58.395, 57.12, 57.375)}
 
 
 def to_huggingface(
@@ -277,7 +275,7 @@ def _preprocessor(spec: Mapping[str, Any]) -> dict[str, Any]:
         "do_rescale": True,
         "rescale_factor": 1 / 255,
         "do_normalize": True,
-        "image_mean": [v / 255 for v in spec.get("pixel_mean") or _IMAGENET["pixel_mean"]],
-        "image_std": [v / 255 for v in spec.get("pixel_std") or _IMAGENET["pixel_std"]],
+        "image_mean": [v / 255 for v in spec.get("pixel_mean") or IMAGENET["pixel_mean"]],
+        "image_std": [v / 255 for v in spec.get("pixel_std") or IMAGENET["pixel_std"]],
         "resample": 2,
     }

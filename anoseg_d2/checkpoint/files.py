@@ -16,8 +16,14 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from anoseg_d2.checkpoint.formats import clean_names, recognise, sizes_from_state, to_anoseg
-from anoseg_d2.checkpoint.hub import WEIGHT_FILES, fetch_hub_folder, load_timm_weights
+from anoseg_d2.checkpoint.formats import (
+    IMAGENET,
+    clean_names,
+    recognise,
+    sizes_from_state,
+    to_anoseg,
+)
+from anoseg_d2.checkpoint.hub import CONFIG_FILES, WEIGHT_FILES, fetch_hub_folder, load_timm_weights
 
 __all__ = [
     "Checkpoint",
@@ -160,8 +166,12 @@ def _interpret(payload: dict[str, Any], path: Path, source: str) -> Checkpoint:
         spec = sizes_from_state(state, _hints(meta))
         return Checkpoint(state, "anoseg_adapter", spec, source, [], meta, extra)
     fmt = recognise(state)
-    config = _sibling_config(path) if fmt == "huggingface" else None
+    config, preprocessor = (
+        _sibling_json(path, name) if fmt == "huggingface" else None for name in CONFIG_FILES
+    )
     hints = _hints(meta) if own else _hints_of(fmt, state, config)
+    if preprocessor is not None:
+        hints |= _pixel_statistics(preprocessor)
     state, ignored = to_anoseg(state, fmt)
     kept = meta if own else (config or {})
     checkpoint = Checkpoint(state, fmt, sizes_from_state(state, hints), source, ignored, kept)
@@ -229,6 +239,22 @@ def _huggingface_hints(config: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def _pixel_statistics(preprocessor: Mapping[str, Any]) -> dict[str, list[float]]:
+    """Mean and deviation of RGB 0..255 that a Hugging Face image processor takes off."""
+    factor = preprocessor.get("rescale_factor", 1 / 255) if _on(preprocessor, "rescale") else 1.0
+    statistics = {}
+    for key, name, neutral in (("pixel_mean", "image_mean", 0.0), ("pixel_std", "image_std", 1.0)):
+        values = [neutral] * 3
+        if _on(preprocessor, "normalize"):
+            values = preprocessor.get(name, [v / 255 for v in IMAGENET[key]])
+        statistics[key] = [round(float(value) / factor, 6) for value in values]
+    return statistics
+
+
+def _on(preprocessor: Mapping[str, Any], step: str) -> bool:
+    return bool(preprocessor.get(f"do_{step}", True))
+
+
 def _warn_of_delta(checkpoint: Checkpoint) -> None:
     """Released DINOv3 EoMT encoders are differences to DINOv3; nothing in the file says so."""
     gains = [
@@ -261,8 +287,8 @@ def _file_in_folder(folder: Path) -> Path:
     )
 
 
-def _sibling_config(path: Path) -> dict[str, Any] | None:
-    config = path.parent / "config.json"
+def _sibling_json(path: Path, name: str) -> dict[str, Any] | None:
+    config = path.parent / name
     if not config.is_file():
         return None
     try:

@@ -23,12 +23,15 @@ from anoseg_d2.checkpoint.lora_state import lora_module_names
 
 __all__ = [
     "FORMATS",
+    "IMAGENET",
     "clean_names",
     "recognise",
     "sizes_from_state",
     "to_anoseg",
 ]
 
+# What images of RGB 0..255 are normalised with, where nothing else is said.
+IMAGENET = {"pixel_mean": (123.675, 116.28, 103.53), "pixel_std": (58.395, 57.12, 57.375)}
 FORMATS = ("anoseg", "anoseg_adapter", "eomt_official", "huggingface", "timm_vit", "dinov2")
 
 State = dict[str, Tensor]

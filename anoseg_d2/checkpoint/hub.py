@@ -18,8 +18,10 @@ from huggingface_hub.errors import (
 )
 from torch import Tensor
 
-__all__ = ["WEIGHT_FILES", "fetch_hub_folder", "load_timm_weights"]
+__all__ = ["CONFIG_FILES", "WEIGHT_FILES", "fetch_hub_folder", "load_timm_weights"]
 
+# Sizes and class names; how images are normalised.
+CONFIG_FILES = ("config.json", "preprocessor_config.json")
 # In order of preference; an index names the files of a sharded model.
 WEIGHT_FILES = (
     "model.safetensors",
@@ -50,7 +52,8 @@ def fetch_hub_folder(source: str) -> Path:
             return None
 
     try:
-        fetch("config.json")
+        for name_of_json in CONFIG_FILES:
+            fetch(name_of_json)
         found = next((path for path in map(fetch, WEIGHT_FILES) if path), None)
         if found is not None and found.name.endswith(".index.json"):
             for shard in set(json.loads(found.read_text())["weight_map"].values()):

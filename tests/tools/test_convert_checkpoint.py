@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 
+from anoseg_d2 import AnomalyPredictor
 from anoseg_d2.checkpoint import AnosegCheckpointer, load_into, read_checkpoint, save_adapter
 from anoseg_d2.checkpoint.export import add_delta
 from anoseg_d2.modeling import EoMT
@@ -111,6 +112,33 @@ def test_a_hugging_face_folder_gives_their_logits(tmp_path, registers, num_block
     report = load_into(model, checkpoint)
     assert set(report.names("ignored")) == {"attn_mask_probs", "criterion.empty_weight"}
     assert_equal(ours(model), theirs(source))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"image_mean": (0.5, 0.4, 0.3), "image_std": (0.3, 0.2, 0.1)},
+        {"do_normalize": False},
+        {"do_rescale": False, "image_mean": (100.0, 90.0, 80.0), "image_std": (50.0, 40.0, 30.0)},
+        {"rescale_factor": 1 / 127.5, "image_mean": (1.0, 1.0, 1.0), "image_std": (1.0, 1.0, 1.0)},
+    ],
+    ids=["other statistics", "not normalised", "not rescaled", "-1 to 1"],
+)
+def test_images_are_normalised_as_the_folder_says(tmp_path, options):
+    source = hugging_face_model()
+    source.save_pretrained(tmp_path)
+    processor = transformers.EomtImageProcessor(
+        size={"shortest_edge": 64, "longest_edge": None}, do_split_image=True, **options
+    )
+    processor.save_pretrained(tmp_path)
+    image = IMAGES[0].round().to(torch.uint8)
+    with torch.no_grad():
+        inputs = processor(image, return_tensors="pt")["pixel_values"]
+        result = source(pixel_values=inputs)
+        model = AnomalyPredictor.from_pretrained(str(tmp_path), ["MODEL.DEVICE", "cpu"]).model
+        masks, classes = model.predict_masks(image[None])[-1]
+    torch.testing.assert_close(masks, result.masks_queries_logits, rtol=0, atol=1e-4)
+    torch.testing.assert_close(classes, result.class_queries_logits, rtol=0, atol=1e-4)
 
 
 def test_a_sharded_hugging_face_folder_loads(tmp_path):

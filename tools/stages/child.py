@@ -10,7 +10,9 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["Progress", "Screen", "Stopped", "parse_progress", "run_child"]
+import yaml
+
+__all__ = ["Progress", "Screen", "Stopped", "exit_status", "parse_progress", "run_child"]
 
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
 _TRAINING = re.compile(r"\beta: (?P<left>\S+(?: day[s]?, \S+)?)\s+iter: (?P<done>\d+)")
@@ -21,6 +23,22 @@ _PATIENCE = 120  # seconds that a child may take to finish its step and save
 
 class Stopped(Exception):
     """The user asked to stop; the child has ended."""
+
+
+def exit_status(work) -> int:
+    """Call `work()` as a command: its exit status, 2 for a user's mistake, 130 for Ctrl-C."""
+    for number in (signal.SIGINT, signal.SIGTERM):  # also where a shell started us ignoring them
+        signal.signal(number, signal.default_int_handler)
+    try:
+        return work()
+    except (ValueError, OSError, yaml.YAMLError) as error:
+        if os.environ.get("ANOSEG_TRACEBACK"):
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except (KeyboardInterrupt, Stopped):
+        print("stopped; the same command goes on from here", file=sys.stderr)
+        return 130
 
 
 @dataclass(frozen=True)
