@@ -244,7 +244,7 @@ def test_the_classifier_of_a_pretrained_vit_is_left_out_with_the_reason(tmp_path
 
 
 def test_the_real_vit_s_loads_completely():
-    root = Path(os.environ.get("ANOSEG_DATA", Path(__file__).parents[2] / "shared" / "data"))
+    root = Path(os.environ.get("ANOSEG_DATA", Path(__file__).parents[3] / "shared" / "data"))
     path = root / "weights" / "dinov2_vits14_fp16.safetensors"
     if not path.is_file():
         pytest.skip(f"{path} is absent; set ANOSEG_DATA")
