@@ -59,6 +59,7 @@ def load_into(
     Raises:
         ValueError: anything that fits no rule, all of it at once; the model is then untouched.
     """
+    _require_dinov2(checkpoint)
     plan = _Plan(model, checkpoint, tuple(allow_unused), seed)
     plan.check_model()
     if checkpoint.format == "anoseg_adapter":
@@ -93,6 +94,15 @@ def load_same(model: nn.Module, checkpoint: Checkpoint) -> None:
     for name in set(plan.target) & set(plan.source):
         plan.put(name, plan.source[name], "loaded")
     plan.commit()
+
+
+def _require_dinov2(checkpoint: Checkpoint) -> None:
+    """Refuse DINOv3 in one line: its tensors would fill a page of missing and unknown names."""
+    if any(name.endswith(".gamma_1") for name in checkpoint.state_dict):
+        raise ValueError(
+            f"{checkpoint.source} is built on DINOv3 (rotary position embedding); models here are "
+            "DINOv2 ViTs, with or without registers"
+        )
 
 
 def _report(plan: "_Plan") -> LoadReport:
