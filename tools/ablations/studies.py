@@ -10,7 +10,7 @@ from fvcore.common.config import CfgNode
 
 __all__ = ["AblationRun", "Plan", "Study", "load_plan"]
 
-_PLAN_KEYS = {"title", "recipe", "output", "results", "data", "test", "runs", "studies"}
+_PLAN_KEYS = {"title", "about", "recipe", "output", "results", "data", "test", "runs", "studies"}
 _RUN_KEYS = {"says", "config", "from", "evaluate", "set"}
 _STUDY_KEYS = {
     *("name", "question", "paper", "runs", "seeds", "datasets", "scores", "costs"),
@@ -66,6 +66,7 @@ class Plan:
     """All studies.
 
     Args:
+        about: what the page says of all runs.
         start: output folder of the recipe whose data and stages the runs start from.
         output: folder for everything that is made.
         results: folder of the tables.
@@ -74,6 +75,7 @@ class Plan:
     """
 
     title: str
+    about: str
     start: Path
     output: Path
     results: Path
@@ -111,6 +113,7 @@ def load_plan(path) -> Plan:
     runs = {name: _run(path, name, entry, fill) for name, entry in content["runs"].items()}
     return Plan(
         title=content["title"],
+        about=content.get("about", "").strip(),
         start=Path(start),
         output=Path(content["output"]),
         results=Path(content["results"]),

@@ -89,11 +89,12 @@ def write_page(plan: Plan, figures: Figures) -> Path:
     lines = [
         f"# {plan.title}",
         "",
-        "Command: `python tools/run_ablations.py`, after `make camvid DATA=<folder>`; it "
-        " goes on where it stopped, and `--only STUDY` runs one.",
-        "Figures in percent; with several seeds the mean, and in brackets the lowest and highest. "
-        "`gain` is against the table's first row, seed by seed: one seed alone decides nothing.",
-        f"Everything per run, data set and score: [results.csv](results.csv). {_count(figures)}",
+        "Command: `python tools/run_ablations.py`, after `make camvid DATA=<folder>`; it goes on",
+        "where it stopped, and `--only STUDY` runs one. Figures in percent; with several seeds the",
+        "mean, and in brackets the lowest and highest. `gain` is against the table's first row,",
+        "seed by seed: one seed alone decides nothing. Everything per run, data set and score:",
+        f"[results.csv](results.csv). {_count(plan, figures)}",
+        *(["", plan.about] if plan.about else []),
     ]
     for study in plan.studies:
         lines += ["", *_study_lines(plan, study, figures)]
@@ -102,9 +103,11 @@ def write_page(plan: Plan, figures: Figures) -> Path:
     return path
 
 
-def _count(figures: Figures) -> str:
-    runs = {(row["run"], row["seed"]) for row in figures.rows}
-    return f"{len(runs)} runs so far."
+def _count(plan: Plan, figures: Figures) -> str:
+    wanted = plan.work()
+    done = sum(figures.has(run.name, seed, run.digest(seed, plan.test)) for run, seed in wanted)
+    left = "" if done == len(wanted) else ", the rest is not measured yet (-)"
+    return f"{done} of {len(wanted)} runs are in it{left}."
 
 
 def _study_lines(plan: Plan, study: Study, figures: Figures) -> list[str]:
@@ -129,7 +132,13 @@ def _study_lines(plan: Plan, study: Study, figures: Figures) -> list[str]:
 
 
 def _seeds(study: Study, name: str, figures: Figures) -> dict[int, dict]:
-    return figures.of(name, study.datasets[0], study.scores[0])
+    return _figures_of(study, name, study.datasets[0], study.scores[0], figures)
+
+
+def _figures_of(study: Study, name: str, dataset: str, score: str, figures: Figures):
+    """Seed -> figures, of the study's own seeds: rows are compared on equal terms."""
+    found = figures.of(name, dataset, score)
+    return {seed: found[seed] for seed in study.seeds if seed in found}
 
 
 def _row(plan: Plan, study: Study, name: str, figures: Figures, several: bool) -> list[str]:
@@ -138,7 +147,7 @@ def _row(plan: Plan, study: Study, name: str, figures: Figures, several: bool) -
     cells.append(_spread(found, "mIoU"))
     for dataset in study.datasets:
         for score in study.scores:
-            rows = figures.of(name, dataset, score)
+            rows = _figures_of(study, name, dataset, score, figures)
             cells.append(f"{_spread(rows, 'auprc')} / {_spread(rows, 'fpr95')}" if rows else "-")
     if several:
         cells.append(_gains(study, name, figures))
