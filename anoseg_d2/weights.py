@@ -5,21 +5,30 @@ import logging
 from torch import nn
 
 from anoseg_d2.checkpoint import Checkpoint, load_into, read_checkpoint
+from anoseg_d2.modeling.vit import BACKBONES, VIT_SIZES
 
 __all__ = ["load_weights", "resolve_weights", "restore_statistics"]
 
 logger = logging.getLogger(__name__)
 
-_TIMM_SIZES = {"S": "small", "B": "base", "L": "large"}
-
 
 def resolve_weights(cfg) -> str:
-    """MODEL.WEIGHTS, with `dinov2` spelled out for the configured size."""
-    weights = cfg.MODEL.WEIGHTS
-    if weights != "dinov2":
+    """MODEL.WEIGHTS, with `dinov2` and `dinov3` spelled out for the configured size.
+
+    Raises:
+        ValueError: they are named for a model with the other backbone.
+    """
+    weights, node = cfg.MODEL.WEIGHTS, cfg.MODEL.EOMT
+    if weights not in BACKBONES:
         return weights
-    registers = "_reg4" if cfg.MODEL.EOMT.NUM_REGISTERS else ""
-    size = _TIMM_SIZES.get(cfg.MODEL.EOMT.SIZE, cfg.MODEL.EOMT.SIZE)
+    if weights != node.BACKBONE:
+        raise ValueError(
+            f"MODEL.WEIGHTS is {weights}, MODEL.EOMT.BACKBONE is {node.BACKBONE}: set both alike"
+        )
+    size = VIT_SIZES[node.SIZE].timm_name
+    if weights == "dinov3":
+        return f"timm://vit_{size}_patch16_dinov3_qkvb.lvd1689m"
+    registers = "_reg4" if node.NUM_REGISTERS else ""
     return f"timm://vit_{size}_patch14{registers}_dinov2.lvd142m"
 
 

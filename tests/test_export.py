@@ -27,9 +27,9 @@ STATISTICS = {"rba": (-1.2, 0.3), "anomaly": (0.1, 0.2)}
 def make_model(tiny_eomt):
     """Factory of a model in eval mode that uses its tensors and sees several classes."""
 
-    def make(head="linear", **options):
+    def make(head="linear", vit=None, **options):
         sizes = {"num_known": 5, "num_blocks": 1, "num_queries": 12}
-        model = tiny_eomt(head, vit={"depth": 2}, **sizes, **options).eval()
+        model = tiny_eomt(head, vit={"depth": 2, **(vit or {})}, **sizes, **options).eval()
         model.score_statistics = dict(STATISTICS)
         for seed in range(20):
             randomize(model, seed)
@@ -313,6 +313,15 @@ def test_any_size_arcface_head(make_model, tmp_path):
     # One window of the image's own size: nothing is stretched.
     images = photographs(2, 32, 32)
     assert_same(run_file(path, images, spec.outputs), answers(model, images, spec.scores))
+
+
+def test_rotary_positions_of_dinov3_are_constants_of_the_graph(make_model, tmp_path):
+    model = make_model("arcface", vit={"backbone": "dinov3", "width": 48}, lora={"rank": 2})
+    path, spec = tmp_path / "m.onnx", ExportSpec(("rba",), batch=2, image_size=(40, 64))
+    export_model(model, path, spec)
+    images = photographs(2, 40, 64)
+    assert_same(run_file(path, images, spec.outputs), answers(model, images, spec.scores))
+    assert not {"Sin", "Cos"} & {node.op_type for node in assert_sound(path).graph.node}
 
 
 def test_half_precision_is_half_the_size_and_near(make_model, tmp_path):

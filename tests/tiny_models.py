@@ -14,9 +14,9 @@ def tiny_vit(**options):
     """ViT of 3 blocks, width 32, on 32 x 32 pixels (2 x 2 patches) unless told otherwise."""
     size = {"image_size": (32, 32), "depth": 3, "width": 32, "heads": 2, "num_registers": 1}
     vit = build_vit("S", **{**size, **options})
-    for block in vit.blocks:  # 1e-5 as in DINOv2 would hide the blocks from a tolerance
-        torch.nn.init.ones_(block.ls1.gamma)
-        torch.nn.init.ones_(block.ls2.gamma)
+    for name, parameter in vit.named_parameters():
+        if "gamma" in name:  # 1e-5 as in DINOv2 would hide the blocks from a tolerance
+            torch.nn.init.ones_(parameter)
     return vit
 
 

@@ -54,6 +54,13 @@ def build_parser() -> argparse.ArgumentParser:
         "--num-heads", type=int, help="attention heads, where neither file nor width tells"
     )
     parser.add_argument(
+        "--image-size",
+        type=int,
+        nargs=2,
+        metavar=("H", "W"),
+        help="crop in pixels, where the checkpoint does not tell (DINOv3 without config.json)",
+    )
+    parser.add_argument(
         "--delta-base", help="weights that the encoder of this checkpoint is a difference to"
     )
     parser.add_argument(
@@ -77,9 +84,22 @@ def _complete(checkpoint: Checkpoint, args: argparse.Namespace) -> None:
         if given and known and known != given:
             raise ValueError(f"{option} {given}: {args.source} says {known}")
         checkpoint.spec[key] = known or given
+    _complete_image_size(checkpoint.spec, args)
     target = Path(args.output) / ("config.json" if args.to == "huggingface" else "")
     if target.exists() and not args.overwrite:
         raise ValueError(f"{target} exists; remove it or pass --overwrite")
+
+
+def _complete_image_size(spec: dict, args: argparse.Namespace) -> None:
+    known, patch = spec["image_size"], spec["patch_size"]
+    if not args.image_size:
+        return
+    given = tuple(args.image_size)
+    if known and tuple(known) != given:
+        raise ValueError(f"--image-size {given[0]} {given[1]}: {args.source} says {tuple(known)}")
+    if any(side % patch for side in given):
+        raise ValueError(f"--image-size {given[0]} {given[1]}: patches have {patch} pixels")
+    spec |= {"image_size": given, "grid": tuple(side // patch for side in given)}
 
 
 def write_official(checkpoint: Checkpoint, output: Path, args: argparse.Namespace) -> str:
@@ -112,7 +132,7 @@ def write_anoseg(checkpoint: Checkpoint, output: Path, args: argparse.Namespace)
         meta = dict(checkpoint.meta)
     else:
         keys = "num_known has_anomaly head num_queries image_size patch_size grid class_names"
-        keys += " num_blocks pixel_mean pixel_std"
+        keys += " num_blocks backbone norm_eps pixel_mean pixel_std"
         meta = {key: spec.get(key) for key in keys.split()}
         whole = spec.get("num_queries") is not None
         meta |= {"format": FORMAT_NAME, "version": FORMAT_VERSION, "lora": None}

@@ -34,7 +34,9 @@ from anoseg_d2.checkpoint.transfer import (
     load_same,
     model_grid,
     model_tensors,
+    norm_eps,
 )
+from anoseg_d2.modeling.vit import VIT_SIZES, backbone_kind
 
 __all__ = [
     "AnosegCheckpointer",
@@ -154,8 +156,8 @@ def model_meta(model: nn.Module) -> dict[str, Any]:
 
     Returns:
         format, version, num_known, has_anomaly, head, head_options, num_queries, num_blocks,
-        heads, image_size (H, W), patch_size, grid (rows, columns), pixel_mean and pixel_std (RGB
-        0..255), class_names, lora (None, or rank, alpha, dropout and modules).
+        heads, backbone, norm_eps, image_size (H, W), patch_size, grid (rows, columns), pixel_mean
+        and pixel_std (RGB 0..255), class_names, lora (None, or rank, alpha, dropout and modules).
     Raises:
         ValueError: adapters are merged into their weights, so that a reload would add them twice.
     """
@@ -176,6 +178,8 @@ def model_meta(model: nn.Module) -> dict[str, Any]:
         "num_queries": model.num_queries,
         "num_blocks": model.num_blocks,
         "heads": getattr(attention, "num_heads", None),
+        "backbone": backbone_kind(model.backbone),
+        "norm_eps": norm_eps(model),
         "image_size": list(model.image_size),
         "patch_size": model.patch_size,
         "grid": list(model_grid(model)),
@@ -262,6 +266,8 @@ def load_adapter(model: nn.Module, path) -> LoadReport:
 
 # Size in the weights to the key that builds it.
 _CONFIG_KEYS = {
+    "backbone": "MODEL.EOMT.BACKBONE",
+    "norm_eps": "MODEL.EOMT.NORM_EPS",
     "patch_size": "MODEL.EOMT.PATCH_SIZE",
     "num_registers": "MODEL.EOMT.NUM_REGISTERS",
     "num_queries": "MODEL.EOMT.NUM_QUERIES",
@@ -304,6 +310,10 @@ def build_config_overrides(checkpoint: Checkpoint) -> list[Any]:
         value = (spec.get("head_options") or {}).get(option)
         if spec.get("head") == head and value is not None:
             overrides += [key, value]
+    if spec.get("image_size") is None and spec.get("num_queries"):
+        logger.warning(
+            "%s does not tell the crop it was trained at: set INPUT.CROP_SIZE", checkpoint.source
+        )
     learned = checkpoint.state_dict.get("class_head.scale")
     if learned is not None:
         overrides += ["MODEL.HEAD.ARCFACE.LEARN_SCALE", True]
@@ -312,8 +322,6 @@ def build_config_overrides(checkpoint: Checkpoint) -> list[Any]:
 
 def _size_overrides(spec: Mapping[str, Any]) -> list[Any]:
     """Name the ViT size, or spell depth, width and heads out."""
-    from anoseg_d2.modeling.vit import VIT_SIZES
-
     depth, width, heads = (spec.get(key) for key in ("depth", "width", "heads"))
     for name, size in VIT_SIZES.items():
         if (size.depth, size.width) == (depth, width) and heads in (None, size.heads):

@@ -22,9 +22,26 @@ __all__ = ["add_delta", "attention_heads", "linear_state", "to_huggingface", "to
 logger = logging.getLogger(__name__)
 
 NO_OBJECT_WEIGHT = 0.1
-# DINOv2's ViTs, whose files do not tell their attention heads: width to heads.
+# DINOv2's and DINOv3's ViTs, whose files do not tell their attention heads: width to heads.
 _HEADS = {384: 6, 768: 12, 1024: 16, 1536: 24}
+_TO_OFFICIAL = ((r"backbone\.", "encoder.backbone."), (r"query\.", "q."))
+_TO_OFFICIAL_DINOV3 = (
+    (r"backbone\.cls_token$", "encoder.backbone.patch_embed.cls_token"),
+    (r"backbone\.reg_token$", "encoder.backbone.patch_embed.register_tokens"),
+    *_TO_OFFICIAL,
+)
+# DINOv3's blocks as transformers names them; the rest of the ViT goes by the names of DINOv2's.
+_TO_DINOV3 = (
+    (r"(.*)\.attn\.([qv])_bias$", r"\1.attention.\2_proj.bias"),
+    (r"(.*)\.attn\.proj\.", r"\1.attention.o_proj."),
+    (r"(.*)\.attn\.", r"\1.attention."),
+    (r"(.*)\.gamma_([12])$", r"\1.layer_scale\2.lambda1"),
+    (r"(.*blocks\.\d+)\.mlp\.fc1\.", r"\1.mlp.up_proj."),
+    (r"(.*blocks\.\d+)\.mlp\.fc2\.", r"\1.mlp.down_proj."),
+    (r"(.*)patch_embed\.proj\.", r"\1patch_embed.patch_embeddings."),
+)
 _TO_HUGGINGFACE = (
+    (r"backbone\.patch_embed\.patch_embeddings\.", "embeddings.patch_embeddings."),
     (r"backbone\.cls_token$", "embeddings.cls_token"),
     (r"backbone\.reg_token$", "embeddings.register_tokens"),
     (r"backbone\.patch_embed\.proj\.", "embeddings.patch_embeddings.projection."),
@@ -56,6 +73,8 @@ def add_delta(checkpoint: Checkpoint, base: Checkpoint) -> Checkpoint:
     encoder = [name for name in state if name.startswith("backbone.")]
     for name in encoder:
         other = base.state_dict.get(name)
+        if other is None and name.endswith((".attn.q_bias", ".attn.v_bias")):
+            continue  # zero in DINOv3's released weights, which some files leave out
         if other is None or other.shape != state[name].shape:
             found = "none" if other is None else tuple(other.shape)
             raise ValueError(
@@ -69,12 +88,12 @@ def add_delta(checkpoint: Checkpoint, base: Checkpoint) -> Checkpoint:
 
 
 def attention_heads(spec: Mapping[str, Any]) -> int:
-    """Attention heads that the checkpoint tells, or those of the DINOv2 ViT of its width."""
+    """Attention heads that the checkpoint tells, or those of the ViT of its width."""
     heads = spec.get("heads") or _HEADS.get(spec.get("width"))
     if heads is None:
         raise ValueError(
             f"the checkpoint does not tell its attention heads, and width {spec.get('width')} is "
-            "none of DINOv2's; give them (--num-heads)"
+            "none of DINOv2's or DINOv3's; give them (--num-heads)"
         )
     return heads
 
@@ -90,7 +109,8 @@ def linear_state(checkpoint: Checkpoint, approximate: bool = False) -> dict[str,
         ValueError: not a whole EoMT, or a head that a linear layer cannot reproduce.
     """
     state, spec = dict(checkpoint.state_dict), checkpoint.spec
-    needed = ("backbone.pos_embed", "query.weight", "class_head.weight", "mask_head.0.weight")
+    needed = ("query.weight", "class_head.weight", "mask_head.0.weight")
+    needed += ("backbone.pos_embed",) if spec["backbone"] != "dinov3" else ()
     missing = [name for name in needed if name not in state]
     if checkpoint.format == "anoseg_adapter" or missing:
         raise ValueError(
@@ -124,6 +144,8 @@ def linear_state(checkpoint: Checkpoint, approximate: bool = False) -> dict[str,
 def to_official(checkpoint: Checkpoint, *, approximate: bool = False) -> dict[str, Tensor]:
     """Name an EoMT as the official code does (arXiv:2503.19108).
 
+    On DINOv3 these are whole weights, not the difference to DINOv3's that its authors release.
+
     Args:
         checkpoint, approximate: see `linear_state`. `spec["num_blocks"]` must be known.
     Returns:
@@ -131,26 +153,23 @@ def to_official(checkpoint: Checkpoint, *, approximate: bool = False) -> dict[st
         `attn_mask_probs` is 0: no attention mask at inference.
     """
     state = linear_state(checkpoint, approximate)
-    prefixes = (("backbone.", "encoder.backbone."), ("query.", "q."))
-    official = {}
-    for name, tensor in state.items():
-        for ours, theirs in prefixes:
-            if name.startswith(ours):
-                name = theirs + name[len(ours) :]
-                break
-        official[f"network.{name}"] = tensor
+    empty_weight = _empty_weight(state)
+    rules = _TO_OFFICIAL
+    if checkpoint.spec["backbone"] == "dinov3":
+        state, rules = _name_dinov3(_split_fused(state)), _TO_OFFICIAL_DINOV3
+    official = {f"network.{_rename(name, rules)}": tensor for name, tensor in state.items()}
     for key in ("pixel_mean", "pixel_std"):
         values = torch.tensor(checkpoint.spec.get(key) or IMAGENET[key]) / 255
         official[f"network.encoder.{key}"] = values.reshape(1, 3, 1, 1)
     official["network.attn_mask_probs"] = torch.zeros(_num_blocks(checkpoint))
-    official["criterion.empty_weight"] = _empty_weight(state)
+    official["criterion.empty_weight"] = empty_weight
     return official
 
 
 def to_huggingface(
     checkpoint: Checkpoint, *, approximate: bool = False
 ) -> tuple[dict[str, Tensor], dict[str, Any], dict[str, Any]]:
-    """Name an EoMT as transformers' `EomtForUniversalSegmentation` does.
+    """Name an EoMT as transformers' `EomtForUniversalSegmentation` does, on DINOv3 `EomtDinov3...`.
 
     Args:
         checkpoint, approximate: see `linear_state`. `spec["num_blocks"]` must be known.
@@ -166,27 +185,42 @@ def to_huggingface(
             f"{checkpoint.source} sees a grid of {rows} x {columns} patches; Hugging Face's class "
             "is square only. Evaluate or train it at a square INPUT.CROP_SIZE and save that"
         )
-    swiglu = _has_swiglu(state)
-    named: dict[str, Tensor] = {}
-    for name, tensor in state.items():
-        if swiglu and ".mlp.fc1." in name:
-            parts = {name.replace("fc1", part): None for part in ("gate_proj", "up_proj")}
-        elif ".attn.qkv." in name:
-            parts = {name.replace("qkv", f"{part}_proj"): None for part in "qkv"}
-        else:
-            parts = {name.replace(".mlp.fc2.", ".mlp.down_proj.") if swiglu else name: None}
-        for part, chunk in zip(parts, tensor.chunk(len(parts)), strict=True):
-            named[_rename(part)] = chunk.clone()
-    positions = named["embeddings.position_embeddings.weight"]
-    named["embeddings.position_embeddings.weight"] = positions[0]
+    named = _split_fused(state)
+    if spec["backbone"] == "dinov3":
+        named = _name_dinov3(named)
+    named = {_rename(name): tensor for name, tensor in named.items()}
+    positions = named.get("embeddings.position_embeddings.weight")
+    if positions is not None:
+        named["embeddings.position_embeddings.weight"] = positions[0]
     _fill_absent(named, spec)
     named["attn_mask_probs"] = torch.zeros(_num_blocks(checkpoint))
     named["criterion.empty_weight"] = _empty_weight(state)
-    return named, _config(checkpoint, state, swiglu), _preprocessor(spec)
+    return named, _config(checkpoint, state), _preprocessor(spec)
 
 
-def _rename(name: str) -> str:
-    for pattern, replacement in _TO_HUGGINGFACE:
+def _split_fused(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Give q, k and v, and the two halves of a SwiGLU layer, tensors of their own."""
+    swiglu = _has_swiglu(state)
+    split: dict[str, Tensor] = {}
+    for name, tensor in state.items():
+        if swiglu and ".mlp.fc1." in name:
+            parts = [name.replace("fc1", part) for part in ("gate_proj", "up_proj")]
+        elif ".attn.qkv." in name:
+            parts = [name.replace("qkv", f"{part}_proj") for part in "qkv"]
+        else:
+            parts = [name.replace(".mlp.fc2.", ".mlp.down_proj.") if swiglu else name]
+        for part, chunk in zip(parts, tensor.chunk(len(parts)), strict=True):
+            split[part] = chunk.clone()
+    return split
+
+
+def _name_dinov3(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Name the blocks of a DINOv3 ViT as transformers does; `state` of `_split_fused`."""
+    return {_rename(name, _TO_DINOV3): tensor for name, tensor in state.items()}
+
+
+def _rename(name: str, rules=_TO_HUGGINGFACE) -> str:
+    for pattern, replacement in rules:
         match = re.match(pattern, name)
         if match:
             return match.expand(replacement) + name[match.end() :]
@@ -197,6 +231,8 @@ def _fill_absent(named: dict[str, Tensor], spec: Mapping[str, Any]) -> None:
     """Add what their model always has, with values that change nothing."""
     width = spec["width"]
     named.setdefault("embeddings.register_tokens", torch.zeros(1, 0, width))
+    if spec["backbone"] == "dinov3":
+        return
     for block in range(spec["depth"]):
         for part in (1, 2):
             named.setdefault(f"layers.{block}.layer_scale{part}.lambda1", torch.ones(width))
@@ -224,20 +260,14 @@ def _has_swiglu(state: Mapping[str, Tensor]) -> bool:
     return first.shape[0] == 2 * second.shape[1]
 
 
-def _config(checkpoint: Checkpoint, state: Mapping[str, Tensor], swiglu: bool) -> dict[str, Any]:
+def _config(checkpoint: Checkpoint, state: Mapping[str, Tensor]) -> dict[str, Any]:
     spec = checkpoint.spec
     labels = _labels(checkpoint, state["class_head.weight"].shape[0] - 1)
-    hidden = state["backbone.blocks.0.mlp.fc1.weight"].shape[0]
-    return {
-        "architectures": ["EomtForUniversalSegmentation"],
-        "model_type": "eomt",
+    return _vit_config(spec, state) | {
         "hidden_size": spec["width"],
         "num_hidden_layers": spec["depth"],
         "num_attention_heads": attention_heads(spec),
-        "mlp_ratio": 4 if swiglu else hidden // spec["width"],
-        "use_swiglu_ffn": swiglu,
         "hidden_act": "gelu",
-        "layer_norm_eps": 1e-6,
         "image_size": spec["grid"][0] * spec["patch_size"],
         "patch_size": spec["patch_size"],
         "num_register_tokens": spec["num_registers"],
@@ -248,6 +278,26 @@ def _config(checkpoint: Checkpoint, state: Mapping[str, Tensor], swiglu: bool) -
         "id2label": {str(index): name for index, name in enumerate(labels)},
         "label2id": {name: index for index, name in enumerate(labels)},
         FORMAT_NAME: {"has_anomaly": bool(spec.get("has_anomaly"))},
+    }
+
+
+def _vit_config(spec: Mapping[str, Any], state: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Part of the config in which DINOv2 and DINOv3 differ."""
+    swiglu, hidden = _has_swiglu(state), state["backbone.blocks.0.mlp.fc1.weight"].shape[0]
+    if spec["backbone"] == "dinov3":
+        return {
+            "architectures": ["EomtDinov3ForUniversalSegmentation"],
+            "model_type": "eomt_dinov3",
+            "layer_norm_eps": spec["norm_eps"] or 1e-5,
+            "intermediate_size": hidden,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 100.0},
+        }
+    return {
+        "architectures": ["EomtForUniversalSegmentation"],
+        "model_type": "eomt",
+        "layer_norm_eps": spec["norm_eps"] or 1e-6,
+        "mlp_ratio": 4 if swiglu else hidden // spec["width"],
+        "use_swiglu_ffn": swiglu,
     }
 
 

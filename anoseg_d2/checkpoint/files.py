@@ -195,6 +195,7 @@ def _check_tensors(state: Mapping[str, Any]) -> None:
 
 def _hints(meta: Mapping[str, Any]) -> dict[str, Any]:
     names = "heads num_blocks has_anomaly head head_options class_names image_size grid lora"
+    names += " backbone norm_eps"
     hints = {key: meta[key] for key in names.split() if meta.get(key) is not None}
     for key in ("pixel_mean", "pixel_std"):
         if meta.get(key) is not None:
@@ -211,7 +212,7 @@ def _hints_of(fmt: str, state: Mapping[str, Tensor], config) -> dict[str, Any]:
         hints["num_blocks"] = None if probabilities is None else len(probabilities)
         for key in ("pixel_mean", "pixel_std"):
             statistics = state.get(f"encoder.{key}", state.get(key))
-            if statistics is not None:
+            if statistics is not None and statistics.any():  # all 0 in a delta
                 hints[key] = [255.0 * float(value) for value in statistics.flatten()]
     if fmt == "huggingface" and config:
         hints |= _huggingface_hints(config)
@@ -220,8 +221,10 @@ def _hints_of(fmt: str, state: Mapping[str, Tensor], config) -> dict[str, Any]:
 
 def _huggingface_hints(config: Mapping[str, Any]) -> dict[str, Any]:
     model_type = config.get("model_type", "eomt")
-    if model_type != "eomt":
-        raise ValueError(f"config.json says model_type {model_type!r}; only 'eomt' is supported")
+    if model_type not in ("eomt", "eomt_dinov3"):
+        raise ValueError(
+            f"config.json says model_type {model_type!r}; supported are 'eomt' and 'eomt_dinov3'"
+        )
     image, patch = config.get("image_size", 640), config.get("patch_size", 16)
     image = (image, image) if isinstance(image, int) else tuple(image)
     patch = patch if isinstance(patch, int) else patch[0]
@@ -231,6 +234,7 @@ def _huggingface_hints(config: Mapping[str, Any]) -> dict[str, Any]:
     names = [labels[key] for key in sorted(labels, key=int)]
     return {
         "heads": config.get("num_attention_heads", 16),
+        "norm_eps": config.get("layer_norm_eps", 1e-6),
         "num_blocks": config.get("num_blocks", 4),
         "image_size": image,
         "grid": tuple(side // patch for side in image),

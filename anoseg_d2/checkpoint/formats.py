@@ -8,7 +8,10 @@ Shape letters: Q queries, C width, R class rows, P rows of the position embeddin
 | `official` EoMT (Lightning, hub) | `encoder.backbone.*` and `q.weight`, mostly under `network.` |
 | `huggingface` `EomtForUniversalSegmentation` | `embeddings.patch_embeddings.*`, `query.weight` |
 | `dinov2` | the DINOv2 authors' ViT: `register_tokens`, `mask_token` or `mlp.w12` |
+| `dinov3` | the DINOv3 authors' ViT: `storage_tokens`, or `embeddings.*` without queries |
 | `timm_vit` | any other ViT with timm's names |
+
+The official code takes its DINOv3 from transformers, so that its files name the ViT as those do.
 """
 
 import math
@@ -22,6 +25,7 @@ from torch import Tensor
 from anoseg_d2.checkpoint.lora_state import lora_module_names
 
 __all__ = [
+    "BARE_VITS",
     "FORMATS",
     "IMAGENET",
     "clean_names",
@@ -32,7 +36,15 @@ __all__ = [
 
 # What images of RGB 0..255 are normalised with, where nothing else is said.
 IMAGENET = {"pixel_mean": (123.675, 116.28, 103.53), "pixel_std": (58.395, 57.12, 57.375)}
-FORMATS = ("anoseg", "anoseg_adapter", "eomt_official", "huggingface", "timm_vit", "dinov2")
+FORMATS = (
+    "anoseg",
+    "anoseg_adapter",
+    "eomt_official",
+    "huggingface",
+    "timm_vit",
+    "dinov2",
+    "dinov3",
+)
 
 State = dict[str, Tensor]
 Ignored = list[tuple[str, str]]
@@ -45,7 +57,7 @@ _OFFICIAL = (
 _HUGGINGFACE = (
     (r"embeddings\.cls_token$", "backbone.cls_token"),
     (r"embeddings\.register_tokens$", "backbone.reg_token"),
-    (r"embeddings\.patch_embeddings\.projection\.", "backbone.patch_embed.proj."),
+    (r"embeddings\.patch_embeddings\.(?:projection\.)?", "backbone.patch_embed.proj."),
     (r"embeddings\.position_embeddings\.weight$", "backbone.pos_embed"),
     (r"layernorm\.", "backbone.norm."),
     (r"class_predictor\.", "class_head."),
@@ -65,15 +77,37 @@ _VIT = (
     (r"register_tokens$", "backbone.reg_token"),
     (r"blocks\.(\d+)\.mlp\.w12\.", r"backbone.blocks.\1.mlp.fc1."),
     (r"blocks\.(\d+)\.mlp\.w3\.", r"backbone.blocks.\1.mlp.fc2."),
+    (r"embeddings\.", "backbone.patch_embed."),
+    (r"model\.", "backbone."),
     (r"", "backbone."),
 )
+# What is left to do for a ViT of DINOv3, whoever named it; timm's names on the right.
+_BLOCK, _OURS = r"backbone\.(?:blocks|layer)\.(\d+)\.", r"backbone.blocks.\1."
+_DINOV3 = (
+    (r"backbone\.storage_tokens$", "backbone.reg_token"),
+    (r"backbone\.patch_embed\.cls_token$", "backbone.cls_token"),
+    (r"backbone\.patch_embed\.register_tokens$", "backbone.reg_token"),
+    (r"backbone\.patch_embed\.patch_embeddings\.", "backbone.patch_embed.proj."),
+    (_BLOCK + r"(?:attn|attention)\.([qv])_proj\.bias$", _OURS + r"attn.\2_bias"),
+    (_BLOCK + r"attention\.o_proj\.", _OURS + "attn.proj."),
+    (_BLOCK + r"attention\.", _OURS + "attn."),
+    (_BLOCK + r"layer_scale([12])\.lambda1$", _OURS + r"gamma_\2"),
+    (_BLOCK + r"ls([12])\.gamma$", _OURS + r"gamma_\2"),
+    (_BLOCK + r"mlp\.up_proj\.", _OURS + "mlp.fc1."),
+    (_BLOCK + r"mlp\.down_proj\.", _OURS + "mlp.fc2."),
+    (_BLOCK, _OURS),
+)
+_GATED = (".mlp.gate_proj.", ".mlp.w1.", ".mlp.fc1_g.")
 _RULES = {
     "anoseg": (),
     "eomt_official": _OFFICIAL,
     "huggingface": _HUGGINGFACE,
     "timm_vit": _VIT,
     "dinov2": _VIT,
+    "dinov3": _VIT,
 }
+# Formats of a ViT alone.
+BARE_VITS = ("timm_vit", "dinov2", "dinov3")
 # Dimensions of the tensors that sizes are read from.
 _DIMENSIONS = {
     "backbone.patch_embed.proj.weight": 4,
@@ -90,7 +124,10 @@ _NOT_WEIGHTS = (
     (r"(encoder\.)?pixel_(mean|std)$", "input statistics; compared with the model's"),
 )
 _NOT_VIT = (
-    (r"mask_token$", "only used in pre-training"),
+    (r"(embeddings\.)?mask_token$", "only used in pre-training"),
+    (r"local_cls_norm\.", "only used in pre-training"),
+    (r"(.*\.)?rope\w*\.", "constants of the rotary position embedding; computed"),
+    (r".*\.bias_mask$", "keys have no bias"),
     (r"(head|head_drop|fc_norm|head_dist)\.", "classifier of the pre-training"),
 )
 
@@ -121,12 +158,14 @@ def recognise(names: Iterable[str]) -> str:
         ValueError: the names fit no format; says which are known and what was found.
     """
     names = set(names)
-    if "embeddings.patch_embeddings.projection.weight" in names and "query.weight" in names:
+    if "query.weight" in names and any(n.startswith("embeddings.patch_embed") for n in names):
         return "huggingface"
     if "q.weight" in names and any(name.startswith("encoder.backbone.") for name in names):
         return "eomt_official"
     if any(name.startswith("backbone.") for name in names):
         return "anoseg"
+    if "storage_tokens" in names or "embeddings.patch_embeddings.weight" in names:
+        return "dinov3"
     if "patch_embed.proj.weight" in names and any(n.startswith("blocks.0.") for n in names):
         official = {"register_tokens", "mask_token", "blocks.0.mlp.w12.weight"} & names
         return "dinov2" if official else "timm_vit"
@@ -145,7 +184,7 @@ def to_anoseg(state: Mapping[str, Tensor], fmt: str) -> tuple[State, Ignored]:
     Returns:
         Our names to tensors, and (name, reason) of each tensor that is no weight of the model.
     """
-    drop = _NOT_WEIGHTS + (_NOT_VIT if fmt in ("timm_vit", "dinov2") else ())
+    drop = _NOT_WEIGHTS + (_NOT_VIT if fmt in BARE_VITS else ())
     renamed: State = {}
     ignored: Ignored = []
     for name, tensor in state.items():
@@ -154,8 +193,12 @@ def to_anoseg(state: Mapping[str, Tensor], fmt: str) -> tuple[State, Ignored]:
             ignored.append((name, reason))
         else:
             renamed[_rename(name, _RULES[fmt])] = tensor
-    if fmt == "huggingface":
+    if _is_dinov3(state):
+        _refuse_gated(state)
+        renamed = _dinov3_names(renamed)
+    if any(name.endswith(".q_proj.weight") for name in renamed):
         renamed = _stack(renamed, ("q_proj", "k_proj", "v_proj"), "qkv")
+    if fmt == "huggingface":
         renamed = _stack(renamed, ("gate_proj", "up_proj"), "fc1")
         embed = renamed.get("backbone.pos_embed")
         if embed is not None and embed.dim() == 2:
@@ -174,6 +217,31 @@ def _rename(name: str, rules) -> str:
     return name
 
 
+def _is_dinov3(names: Iterable[str]) -> bool:
+    """Whether these tensors, of whatever format, are of a ViT with rotary positions."""
+    marks = (".gamma_1", "storage_tokens", ".attention.o_proj.weight")
+    return any(name.endswith(marks) for name in names)
+
+
+def _refuse_gated(names: Iterable[str]) -> None:
+    gated = next((name for name in names if any(mark in name for mark in _GATED)), None)
+    if gated:
+        raise ValueError(f"{gated}: DINOv3 ViTs with SwiGLU (S+, H+, 7B) are not supported")
+
+
+def _dinov3_names(state: State) -> State:
+    """Name a DINOv3 ViT as timm does, with biases of query and value, but none of the key."""
+    named: State = {}
+    for name, tensor in state.items():
+        if name.endswith(".attn.qkv.bias"):
+            query, _, value = tensor.chunk(3)
+            stem = name.removesuffix("qkv.bias")
+            named |= {f"{stem}q_bias": query, f"{stem}v_bias": value}
+        else:
+            named[_rename(name, _DINOV3)] = tensor
+    return named
+
+
 def _stack(state: State, parts: tuple[str, ...], fused: str) -> State:
     """Concatenate sibling tensors on dim 0, `x.<part>.weight` for each part, as `x.<fused>.weight`.
 
@@ -183,6 +251,9 @@ def _stack(state: State, parts: tuple[str, ...], fused: str) -> State:
     stacked: State = {}
     first, others = f".{parts[0]}.", [f".{part}." for part in parts[1:]]
     for name, tensor in state.items():
+        lone = next((o for o in others if o in name and name.replace(o, first) not in state), None)
+        if lone:
+            raise ValueError(f"{name} has no {name.replace(lone, first)} beside it")
         if first in name:
             siblings = [name.replace(first, f".{part}.") for part in parts]
             missing = [sibling for sibling in siblings if sibling not in state]
@@ -202,10 +273,11 @@ def sizes_from_state(state: Mapping[str, Tensor], hints: Mapping[str, Any]) -> d
         state: our names to tensors.
         hints: what the file says besides (metadata, config.json); they win where both speak.
     Returns:
-        `width depth heads patch_size image_size grid pos_prefix num_registers num_queries
-        num_blocks num_rows num_known has_anomaly has_bias head class_names pixel_mean pixel_std
-        lora`; what neither weights nor hints tell is None. `grid` is (rows, columns) of the
-        position embedding, `pos_prefix` how many of its rows come before the patches.
+        `backbone width depth heads patch_size image_size grid pos_prefix num_registers
+        num_queries num_blocks num_rows num_known has_anomaly has_bias head class_names norm_eps
+        pixel_mean pixel_std lora`; what neither weights nor hints tell is None. `grid` is (rows,
+        columns) of the patches, `pos_prefix` how many rows of the position embedding come before
+        them.
     Raises:
         ValueError: a tensor has not the number of dimensions that its name promises.
     """
@@ -214,6 +286,7 @@ def sizes_from_state(state: Mapping[str, Tensor], hints: Mapping[str, Any]) -> d
             raise ValueError(f"{name} must have {dims} dimensions, is {tuple(state[name].shape)}")
     spec: dict[str, Any] = {"heads": None, "num_blocks": None, "has_anomaly": None, "head": None}
     spec |= {"class_names": None, "pixel_mean": None, "pixel_std": None, "image_size": None}
+    spec["norm_eps"] = None
     spec |= _backbone_sizes(state) | _head_sizes(state)
     spec |= {key: value for key, value in hints.items() if value is not None}
     spec |= _position_grid(state, spec)
@@ -230,6 +303,7 @@ def _backbone_sizes(state: Mapping[str, Tensor]) -> dict[str, Any]:
     registers = state.get("backbone.reg_token")
     blocks = {int(m[1]) for m in (re.match(r"backbone\.blocks\.(\d+)\.", n) for n in state) if m}
     return {
+        "backbone": None if kernel is None else "dinov3" if _is_dinov3(state) else "dinov2",
         "width": None if kernel is None else kernel.shape[0],
         "patch_size": None if kernel is None else kernel.shape[-1],
         "depth": max(blocks) + 1 if blocks else None,
@@ -251,7 +325,8 @@ def _position_grid(state: Mapping[str, Tensor], spec: Mapping[str, Any]) -> dict
     """Find how the P rows of the position embedding split into prefix and grid."""
     embed = state.get("backbone.pos_embed")
     if embed is None:
-        return {"grid": None, "pos_prefix": 0}
+        grid = spec.get("grid")
+        return {"grid": grid and tuple(int(side) for side in grid), "pos_prefix": 0}
     rows = embed.shape[1]
     if spec.get("grid"):
         grid = tuple(int(side) for side in spec["grid"])

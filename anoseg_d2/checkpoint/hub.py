@@ -11,6 +11,7 @@ import timm
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import (
     EntryNotFoundError,
+    GatedRepoError,
     HFValidationError,
     LocalEntryNotFoundError,
     RepositoryNotFoundError,
@@ -58,6 +59,11 @@ def fetch_hub_folder(source: str) -> Path:
         if found is not None and found.name.endswith(".index.json"):
             for shard in set(json.loads(found.read_text())["weight_map"].values()):
                 fetch(shard)
+    except GatedRepoError as error:
+        raise FileNotFoundError(
+            f"{source} is gated: accept its licence at its page on the Hugging Face hub, then log "
+            "in here (`hf auth login`, or the environment variable HF_TOKEN)"
+        ) from error
     except (RepositoryNotFoundError, RevisionNotFoundError, HFValidationError) as error:
         raise FileNotFoundError(f"{source}: no such model on the Hugging Face hub") from error
     if found is None:

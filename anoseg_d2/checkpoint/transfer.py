@@ -14,6 +14,7 @@ from timm.layers import resample_patch_embed
 from torch import Tensor, nn
 
 from anoseg_d2.checkpoint.files import Checkpoint
+from anoseg_d2.checkpoint.formats import BARE_VITS
 from anoseg_d2.checkpoint.lora_state import lora_module_names, merge_lora_state, weights_hash
 from anoseg_d2.checkpoint.report import LoadReport, LoadRow
 from anoseg_d2.checkpoint.rules import (
@@ -22,6 +23,7 @@ from anoseg_d2.checkpoint.rules import (
     resample_position_embedding,
     transfer_class_rows,
 )
+from anoseg_d2.modeling.vit import backbone_kind
 
 __all__ = [
     "head_name",
@@ -29,6 +31,7 @@ __all__ = [
     "load_same",
     "model_grid",
     "model_tensors",
+    "norm_eps",
 ]
 
 logger = logging.getLogger(__name__)
@@ -38,6 +41,8 @@ ROWS, BIAS = "class_head.weight", "class_head.bias"
 # Parts that weights of a bare ViT do not have, and parts that training starts afresh.
 _NEW_PARTS = ("query.", "class_head.", "mask_head.", "upscale.")
 _OPTIONAL = (".reg_token", ".lora_A", ".lora_B", "class_head.scale")
+# Zero in DINOv3's released weights, so that some files leave them out.
+_ZERO = (".attn.q_bias", ".attn.v_bias")
 
 
 def load_into(
@@ -59,7 +64,7 @@ def load_into(
     Raises:
         ValueError: anything that fits no rule, all of it at once; the model is then untouched.
     """
-    _require_dinov2(checkpoint)
+    _require_same_backbone(model, checkpoint)
     plan = _Plan(model, checkpoint, tuple(allow_unused), seed)
     plan.check_model()
     if checkpoint.format == "anoseg_adapter":
@@ -96,12 +101,13 @@ def load_same(model: nn.Module, checkpoint: Checkpoint) -> None:
     plan.commit()
 
 
-def _require_dinov2(checkpoint: Checkpoint) -> None:
-    """Refuse DINOv3 in one line: its tensors would fill a page of missing and unknown names."""
-    if any(name.endswith(".gamma_1") for name in checkpoint.state_dict):
+def _require_same_backbone(model: nn.Module, checkpoint: Checkpoint) -> None:
+    """Refuse in one line what would fill a page of missing and unknown names."""
+    stored, ours = checkpoint.spec.get("backbone"), backbone_kind(model.backbone)
+    if stored and stored != ours:
         raise ValueError(
-            f"{checkpoint.source} is built on DINOv3 (rotary position embedding); models here are "
-            "DINOv2 ViTs, with or without registers"
+            f"{checkpoint.source} is built on {stored}, the model on {ours}; "
+            f"set MODEL.EOMT.BACKBONE {stored}"
         )
 
 
@@ -181,6 +187,12 @@ class _Plan:
             self.problems.append(
                 f"attention heads: {self.spec['heads']} in the checkpoint, {heads} in the model; "
                 f"set MODEL.EOMT.HEADS {self.spec['heads']}"
+            )
+        stored, ours = self.spec.get("norm_eps"), norm_eps(self.model)
+        if stored and ours and abs(stored / ours - 1) > 1e-3 and not self.allowed("norm_eps"):
+            self.problems.append(
+                f"layer norm: eps {stored:g} in the checkpoint, {ours:g} in the model; "
+                f"set MODEL.EOMT.NORM_EPS {stored:g}"
             )
         for key in ("pixel_mean", "pixel_std"):
             ours, stored = getattr(self.model, key, None), self.spec.get(key)
@@ -374,12 +386,14 @@ class _Plan:
         """Load equal names, account for what is left on either side."""
         for name in [name for name in self.source if name in self.waiting]:
             self.put(name, self.source[name], "loaded")
-        bare = self.checkpoint.format in ("timm_vit", "dinov2") or not any(
+        bare = self.checkpoint.format in BARE_VITS or not any(
             name.startswith(_NEW_PARTS) for name in self.checkpoint.state_dict
         )
         for name in list(self.waiting):
             if bare and name.startswith(_NEW_PARTS):
                 self.initialise(name, "not part of a bare ViT")
+            elif bare and name.endswith(_ZERO):
+                self.put(name, torch.zeros(self.waiting[name].shape), "initialised", "zero")
             elif name.endswith(_OPTIONAL):
                 self.initialise(name, "not in the checkpoint")
             elif self.allowed(name):
@@ -440,6 +454,11 @@ def model_grid(model: nn.Module) -> tuple[int, int]:
 def _attention_heads(model: nn.Module) -> int | None:
     blocks = getattr(getattr(model, "backbone", None), "blocks", None)
     return getattr(getattr(blocks[0], "attn", None), "num_heads", None) if blocks else None
+
+
+def norm_eps(model: nn.Module) -> float | None:
+    """Of the ViT's layer norms."""
+    return getattr(getattr(model.backbone, "norm", None), "eps", None)
 
 
 def head_name(model: nn.Module) -> str | None:

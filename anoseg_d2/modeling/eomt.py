@@ -22,7 +22,7 @@ from anoseg_d2.modeling import lora, scores, windows
 from anoseg_d2.modeling.criterion import LossNormalizers, SetCriterion, targets_from_sem_seg
 from anoseg_d2.modeling.heads import CLASS_HEADS, ClassHead, build_head
 from anoseg_d2.modeling.postprocess import POSTPROCESS
-from anoseg_d2.modeling.vit import build_vit, default_num_blocks
+from anoseg_d2.modeling.vit import backbone_kind, build_vit, default_num_blocks
 
 __all__ = ["EoMT", "annealing_windows", "keep_probability"]
 
@@ -73,7 +73,8 @@ class EoMT(nn.Module):
     Build it from a config, `EoMT(cfg)`, or from parts, keyword-only.
 
     Args:
-        backbone: timm `VisionTransformer` whose position embedding holds patches only.
+        backbone: ViT of `build_vit`: timm `VisionTransformer` whose position embedding holds
+            patches only, or `Eva` with rotary positions; its blocks are told of the queries.
         head: name in `CLASS_HEADS`, or a head.
         num_known: K.
         has_anomaly: whether row K is the learned anomaly class.
@@ -123,6 +124,7 @@ class EoMT(nn.Module):
         self.num_known, self.has_anomaly = num_known, has_anomaly
         self.num_queries, self.num_blocks = num_queries, num_blocks
         self.query = nn.Embedding(num_queries, width)
+        self._exempt_queries_from_rotation()
         self.class_head = (
             CLASS_HEADS[head](width, num_known, has_anomaly) if isinstance(head, str) else head
         )
@@ -154,12 +156,14 @@ class EoMT(nn.Module):
         backbone = build_vit(
             node.SIZE,
             image_size=tuple(cfg.INPUT.CROP_SIZE),
+            backbone=node.BACKBONE,
             patch_size=node.PATCH_SIZE,
             num_registers=node.NUM_REGISTERS,
             depth=node.DEPTH,
             width=node.WIDTH,
             heads=node.HEADS,
             drop_path=node.DROP_PATH,
+            norm_eps=node.NORM_EPS,
         )
         _adapt_backbone(backbone, cfg.MODEL.LORA)
         if node.COMPILE:
@@ -251,7 +255,7 @@ class EoMT(nn.Module):
             )
         vit = self.backbone
         x = vit.patch_embed((images.to(self.pixel_mean.dtype) - self.pixel_mean) / self.pixel_std)
-        x = vit.norm_pre(vit._pos_embed(x))
+        x, rope = self._add_positions(x)
         first = len(vit.blocks) - self.num_blocks
         predictions = []
         for index, block in enumerate(vit.blocks):
@@ -261,14 +265,31 @@ class EoMT(nn.Module):
             if index >= first and not final_only:
                 predictions.append(self._predict(x))
                 attention_mask = self._attention_mask(predictions[-1][0], index - first)
-            x = self._run_block(block, x, attention_mask)
+            x = self._run_block(block, x, attention_mask, rope)
         predictions.append(self._predict(x))
         return predictions
 
-    def _run_block(self, block: nn.Module, x: Tensor, attention_mask: Tensor | None) -> Tensor:
+    def _exempt_queries_from_rotation(self) -> None:
+        """Tell blocks with rotary positions how many tokens before the patches have none."""
+        if backbone_kind(self.backbone) == "dinov3":
+            prefix = self.backbone.num_prefix_tokens
+            for index, block in enumerate(self.backbone.blocks):
+                has_queries = index >= len(self.backbone.blocks) - self.num_blocks
+                block.attn.num_prefix_tokens = prefix + has_queries * self.num_queries
+
+    def _add_positions(self, patches: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Prefix and positions; x (B, prefix + patches, C), and the rotation that blocks apply."""
+        x = self.backbone._pos_embed(patches)
+        x, rope = x if isinstance(x, tuple) else (x, None)
+        return self.backbone.norm_pre(x), rope
+
+    def _run_block(
+        self, block: nn.Module, x: Tensor, attention_mask: Tensor | None, rope: Tensor | None
+    ) -> Tensor:
+        options = {"attn_mask": attention_mask} | ({} if rope is None else {"rope": rope})
         if self.checkpoint_activations and self.training:
-            return checkpoint(block, x, attention_mask, use_reentrant=False)
-        return block(x, attn_mask=attention_mask)
+            return checkpoint(block, x, use_reentrant=False, **options)
+        return block(x, **options)
 
     def _predict(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Heads on the ViT's own final norm; x (B, Q + prefix + patches, C)."""

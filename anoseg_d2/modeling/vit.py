@@ -1,18 +1,21 @@
-"""The DINOv2 vision transformer (timm) that carries the queries.
+"""The DINOv2 or DINOv3 vision transformer (timm) that carries the queries.
 
 Shape letters: B images, N tokens, C width, (H, W) image size in pixels.
 """
 
+from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import timm
+from timm.layers import LayerNorm
 from torch import nn
 
-__all__ = ["VIT_SIZES", "build_vit", "default_num_blocks"]
+__all__ = ["BACKBONES", "VIT_SIZES", "backbone_kind", "build_vit", "default_num_blocks"]
 
 
 class ViTSize(NamedTuple):
-    """Depth, width, heads, query blocks, and timm's stem of one size."""
+    """Depth, width, heads, query blocks, and timm's word for one size."""
 
     depth: int
     width: int
@@ -22,9 +25,9 @@ class ViTSize(NamedTuple):
 
 
 VIT_SIZES = {
-    "S": ViTSize(12, 384, 6, 3, "vit_small_patch14_reg4_dinov2"),
-    "B": ViTSize(12, 768, 12, 3, "vit_base_patch14_reg4_dinov2"),
-    "L": ViTSize(24, 1024, 16, 4, "vit_large_patch14_reg4_dinov2"),
+    "S": ViTSize(12, 384, 6, 3, "small"),
+    "B": ViTSize(12, 768, 12, 3, "base"),
+    "L": ViTSize(24, 1024, 16, 4, "large"),
 }
 
 
@@ -39,33 +42,77 @@ def default_num_blocks(size: str) -> int:
     return _vit_size(size).num_blocks
 
 
+def _build_dinov2(size: str, num_registers: int, norm_eps: float, **options) -> nn.Module:
+    return timm.create_model(
+        f"vit_{size}_patch14_reg4_dinov2",
+        reg_tokens=num_registers,
+        no_embed_class=True,
+        norm_layer=partial(LayerNorm, eps=norm_eps or 1e-6),
+        **options,
+    )
+
+
+def _build_dinov3(size: str, num_registers: int, norm_eps: float, **options) -> nn.Module:
+    """The ViT of "DINOv3" (arXiv:2508.10104): rotary positions on patches, keys without bias.
+
+    In training the coordinates are rescaled at random by up to 2, as in its pre-training and in
+    EoMT's.
+    """
+    vit = timm.create_model(
+        f"vit_{size}_patch16_dinov3_qkvb",
+        num_reg_tokens=num_registers,
+        dynamic_img_size=False,
+        rope_rescale_coords=2.0,
+        norm_layer=partial(LayerNorm, eps=norm_eps or 1e-5),
+        **options,
+    )
+    for block in vit.blocks:
+        # Else attention reads `qkv.weight` past the layer, and an adapter there does nothing.
+        block.attn.qkv_bias_separate = True
+    return vit
+
+
+BACKBONES: dict[str, Callable[..., nn.Module]] = {"dinov2": _build_dinov2, "dinov3": _build_dinov3}
+
+
+def backbone_kind(vit: nn.Module) -> str:
+    """Name in `BACKBONES` of a built ViT."""
+    return "dinov3" if getattr(vit, "rope", None) is not None else "dinov2"
+
+
 def build_vit(
     size: str = "L",
     *,
     image_size: tuple[int, int],
+    backbone: str = "dinov2",
     patch_size: int = 16,
     num_registers: int = 4,
     depth: int = 0,
     width: int = 0,
     heads: int = 0,
     drop_path: float = 0.0,
+    norm_eps: float = 0.0,
 ) -> nn.Module:
-    """Build a timm DINOv2 ViT without weights.
+    """Build a timm ViT without weights.
 
-    The position embedding holds patches only (`no_embed_class`), so that it can be resampled
-    without knowing the prefix.
+    The position embedding of DINOv2 holds patches only (`no_embed_class`), so that it can be
+    resampled without knowing the prefix; DINOv3 has none.
 
     Args:
         size: "S", "B" or "L".
         image_size: (H, W) in pixels, each divisible by `patch_size`.
+        backbone: "dinov2" or "dinov3".
         patch_size: side of a patch in pixels.
-        num_registers: register tokens beside CLS: 4 for `reg4` weights, 0 for those without.
+        num_registers: register tokens beside CLS: 4 for DINOv3 and the `reg4` weights of DINOv2,
+            0 for those without.
         depth, width, heads: override `size` where not 0 (tiny models for tests).
         drop_path: stochastic depth rate.
+        norm_eps: of the layer norms; 0 for the backbone's own, 1e-6 and 1e-5.
     Returns:
-        timm `VisionTransformer` with prefix `[cls, registers]` and no classifier.
+        timm `VisionTransformer` (DINOv2) or `Eva` (DINOv3) with prefix `[cls, registers]` and no
+        classifier.
     Raises:
-        ValueError: unknown size, or an image size that the patch does not divide.
+        ValueError: unknown size or backbone, or an image size that the patch does not divide.
     """
     if any(side % patch_size or side <= 0 for side in image_size):
         raise ValueError(
@@ -73,15 +120,17 @@ def build_vit(
             f"MODEL.EOMT.PATCH_SIZE {patch_size}; nearest: "
             f"{tuple(max(1, round(side / patch_size)) * patch_size for side in image_size)}"
         )
+    if backbone not in BACKBONES:
+        raise ValueError(f"MODEL.EOMT.BACKBONE is {backbone!r}; known: {', '.join(BACKBONES)}")
     base = _vit_size(size)
-    return timm.create_model(
+    return BACKBONES[backbone](
         base.timm_name,
+        num_registers,
+        norm_eps,
         pretrained=False,
         num_classes=0,
         img_size=tuple(image_size),
         patch_size=patch_size,
-        reg_tokens=num_registers,
-        no_embed_class=True,
         depth=depth or base.depth,
         embed_dim=width or base.width,
         num_heads=heads or base.heads,

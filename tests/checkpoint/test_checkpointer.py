@@ -687,9 +687,14 @@ def test_an_offline_hub_says_what_to_download_and_where_to_put_it(tmp_path, monk
         read_checkpoint("timm://vit_unheard_of")
 
 
-def test_a_dinov3_backbone_is_refused_in_one_line(tmp_path):
-    vit = timm.create_model("vit_small_patch16_dinov3", depth=2, embed_dim=48, num_heads=3)
-    torch.save(vit.state_dict(), tmp_path / "vit.pth")
-    with pytest.raises(ValueError, match=r"vit\.pth is built on DINOv3") as caught:
-        load_into(tiny(), read_checkpoint(tmp_path / "vit.pth"))
-    assert "\n" not in str(caught.value)
+def test_a_gated_hub_model_says_how_to_get_access(monkeypatch):
+    from huggingface_hub.errors import GatedRepoError
+
+    from anoseg_d2.checkpoint import hub
+
+    def refuse(**options):
+        raise GatedRepoError.__new__(GatedRepoError)
+
+    monkeypatch.setattr(hub, "hf_hub_download", refuse)
+    with pytest.raises(FileNotFoundError, match="hf://facebook/vit is gated: accept its licence"):
+        read_checkpoint("hf://facebook/vit")
