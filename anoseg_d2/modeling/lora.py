@@ -199,11 +199,24 @@ def _adapt_block(block: nn.Module, targets, rank: int, alpha: float, dropout: fl
         if not isinstance(linear, nn.Linear):
             raise ValueError(f"layer {name} of a ViT block is {type(linear).__name__}, not Linear")
         if name == "attn.qkv":
+            _call_qkv(owner)
             adapted = LoRAMergedLinear(linear, rank, alpha, dropout, enabled)
         else:
             adapted = LoRALinear(linear, rank, alpha, dropout)
         setattr(owner, child, adapted)
     return names
+
+
+def _call_qkv(attention: nn.Module) -> None:
+    """Have timm's attention with biases of its own call `qkv`, not read its weight past it."""
+    if getattr(attention, "q_bias", None) is None:
+        return
+    if not hasattr(attention, "qkv_bias_separate"):
+        raise ValueError(
+            f"{type(attention).__name__} reads attn.qkv.weight itself: an adapter of q, k or v "
+            "would do nothing; leave them out of the targets"
+        )
+    attention.qkv_bias_separate = True
 
 
 def lora_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:

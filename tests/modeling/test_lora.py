@@ -5,6 +5,7 @@ import itertools
 
 import loralib
 import pytest
+import timm
 import torch
 from torch import nn
 
@@ -271,6 +272,24 @@ def test_parameter_table_says_total_trainable_and_adapters(tiny_eomt):
         assert f"{count:,}" in table
         assert f"{100 * count / total:.2f} %" in table
     assert f"{12 * trainable / 2**20:,.1f} MiB" in table
+
+
+@pytest.mark.parametrize("name", ["vit_small_patch16_dinov3_qkvb", "beit_base_patch16_224"])
+def test_adapters_act_in_attention_that_reads_the_weight_of_qkv(name):
+    vit = timm.create_model(name, img_size=32, depth=1, embed_dim=48, num_heads=3, num_classes=0)
+    inject_lora(vit, rank=2, dropout=0.0)
+    fill_b(vit)
+    vit(torch.randn(1, 3, 32, 32)).square().sum().backward()
+    adapters = [p.grad for n, p in vit.named_parameters() if "lora_" in n]
+    assert len(adapters) == 8 and all(grad is not None and grad.any() for grad in adapters)
+
+
+def test_adapters_that_would_do_nothing_are_refused(tiny_vit):
+    vit = tiny_vit()
+    vit.blocks[0].attn.q_bias = torch.zeros(1)
+    with pytest.raises(ValueError, match="Attention reads attn.qkv.weight itself"):
+        inject_lora(vit, targets=("q",))
+    inject_lora(vit, targets=("proj",))
 
 
 @pytest.mark.parametrize(
