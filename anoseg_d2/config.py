@@ -105,6 +105,8 @@ def _add_model_keys(cfg: CN) -> None:
     node.ANNEALING_POWER = 0.9  # keep-probability (1 - progress)^power
     node.CHECKPOINT_ACTIVATIONS = False  # recompute ViT blocks in backward: less memory, slower
     node.COMPILE = False  # torch.compile the ViT blocks
+    # Loading: weights that the encoder of MODEL.WEIGHTS is a difference to (EoMT's DINOv3 releases)
+    cfg.MODEL.DELTA_BASE = ""
     # Loading: state-dict names (or prefixes) that a checkpoint may leave unused, e.g. "class_head"
     cfg.MODEL.ALLOW_UNUSED_WEIGHTS = []
 

@@ -5,9 +5,10 @@ import logging
 from torch import nn
 
 from anoseg_d2.checkpoint import Checkpoint, load_into, read_checkpoint
+from anoseg_d2.checkpoint.export import add_delta
 from anoseg_d2.modeling.vit import BACKBONES, VIT_SIZES
 
-__all__ = ["load_weights", "resolve_weights", "restore_statistics"]
+__all__ = ["load_weights", "read_weights", "resolve_weights", "restore_statistics"]
 
 logger = logging.getLogger(__name__)
 
@@ -32,13 +33,21 @@ def resolve_weights(cfg) -> str:
     return f"timm://vit_{size}_patch14{registers}_dinov2.lvd142m"
 
 
+def read_weights(cfg, source: str) -> Checkpoint:
+    """Read a checkpoint, and add it to MODEL.DELTA_BASE where that is set."""
+    checkpoint = read_checkpoint(source)
+    if cfg.MODEL.DELTA_BASE:
+        checkpoint = add_delta(checkpoint, read_checkpoint(cfg.MODEL.DELTA_BASE))
+    return checkpoint
+
+
 def load_weights(cfg, model: nn.Module) -> None:
     """Load MODEL.WEIGHTS into `model`; the log says what became of every tensor."""
     weights = resolve_weights(cfg)
     if not weights:
         logger.warning("MODEL.WEIGHTS is empty: every tensor keeps its random initialisation")
         return
-    checkpoint = read_checkpoint(weights)
+    checkpoint = read_weights(cfg, weights)
     load_into(
         model,
         checkpoint,

@@ -15,7 +15,13 @@ from pathlib import Path
 
 from anoseg_d2.checkpoint import Checkpoint, read_checkpoint
 from anoseg_d2.checkpoint.export import add_delta, attention_heads, to_huggingface, to_official
-from anoseg_d2.checkpoint.files import FORMAT_NAME, FORMAT_VERSION, write_checkpoint, write_tensors
+from anoseg_d2.checkpoint.files import (
+    FORMAT_NAME,
+    FORMAT_VERSION,
+    warn_of_delta,
+    write_checkpoint,
+    write_tensors,
+)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -25,6 +31,7 @@ def main(arguments: list[str] | None = None) -> int:
         checkpoint = read_checkpoint(args.source, allow_pickle=args.allow_pickle)
         if args.delta_base:
             checkpoint = add_delta(checkpoint, read_checkpoint(args.delta_base))
+        warn_of_delta(checkpoint)
         _complete(checkpoint, args)
         written = WRITERS[args.to](checkpoint, Path(args.output), args)
     except (ValueError, OSError) as error:

@@ -67,8 +67,14 @@ def add_delta(checkpoint: Checkpoint, base: Checkpoint) -> Checkpoint:
         checkpoint: a released delta: encoder tensors are differences, all others are whole.
         base: the ViT that it started from, of the same sizes.
     Raises:
-        ValueError: encoder tensors without counterpart, or of other shape.
+        ValueError: a whole model of ours, or encoder tensors without counterpart, or of other
+            shape.
     """
+    if checkpoint.meta.get("format") == FORMAT_NAME:
+        raise ValueError(
+            f"{checkpoint.source} was saved whole, there is nothing to add it to: unset "
+            "MODEL.DELTA_BASE (--delta-base)"
+        )
     state = dict(checkpoint.state_dict)
     encoder = [name for name in state if name.startswith("backbone.")]
     for name in encoder:

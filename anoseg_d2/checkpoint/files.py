@@ -30,6 +30,7 @@ __all__ = [
     "FORMAT_NAME",
     "FORMAT_VERSION",
     "read_checkpoint",
+    "warn_of_delta",
     "write_checkpoint",
     "write_tensors",
 ]
@@ -176,7 +177,6 @@ def _interpret(payload: dict[str, Any], path: Path, source: str) -> Checkpoint:
     kept = meta if own else (config or {})
     checkpoint = Checkpoint(state, fmt, sizes_from_state(state, hints), source, ignored, kept)
     checkpoint.extra = extra if own else {}
-    _warn_of_delta(checkpoint)
     return checkpoint
 
 
@@ -259,7 +259,7 @@ def _on(preprocessor: Mapping[str, Any], step: str) -> bool:
     return bool(preprocessor.get(f"do_{step}", True))
 
 
-def _warn_of_delta(checkpoint: Checkpoint) -> None:
+def warn_of_delta(checkpoint: Checkpoint) -> None:
     """Released DINOv3 EoMT encoders are differences to DINOv3; nothing in the file says so."""
     gains = [
         tensor
@@ -270,7 +270,8 @@ def _warn_of_delta(checkpoint: Checkpoint) -> None:
         return
     logger.warning(
         "%s: the LayerNorm gains of the encoder are near 0. It looks like a delta that is to be "
-        "added to other weights; tools/convert_checkpoint.py does that with --delta-base",
+        "added to other weights: name them in MODEL.DELTA_BASE, or add them once by "
+        "tools/convert_checkpoint.py --delta-base",
         checkpoint.source,
     )
 

@@ -13,7 +13,7 @@ import torch
 from timm.layers import resample_patch_embed
 from torch import Tensor, nn
 
-from anoseg_d2.checkpoint.files import Checkpoint
+from anoseg_d2.checkpoint.files import Checkpoint, warn_of_delta
 from anoseg_d2.checkpoint.formats import BARE_VITS
 from anoseg_d2.checkpoint.lora_state import lora_module_names, merge_lora_state, weights_hash
 from anoseg_d2.checkpoint.report import LoadReport, LoadRow
@@ -65,6 +65,7 @@ def load_into(
         ValueError: anything that fits no rule, all of it at once; the model is then untouched.
     """
     _require_same_backbone(model, checkpoint)
+    warn_of_delta(checkpoint)
     plan = _Plan(model, checkpoint, tuple(allow_unused), seed)
     plan.check_model()
     if checkpoint.format == "anoseg_adapter":

@@ -31,9 +31,9 @@ DEPTH, WIDTH, HEADS = 3, 48, 3
 PIXELS = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
 
 
-def model(backbone="dinov3", seed=0, image_size=(64, 64), lora=False, **options):
+def model(backbone="dinov3", seed=0, image_size=(64, 64), lora=False, width=WIDTH, **options):
     torch.manual_seed(seed)
-    sizes = {"depth": DEPTH, "width": WIDTH, "heads": HEADS}
+    sizes = {"depth": DEPTH, "width": width, "heads": 6 if width == 384 else HEADS}
     vit = build_vit("S", image_size=image_size, backbone=backbone, **sizes)
     for parameter in vit.parameters():
         torch.nn.init.normal_(parameter, std=0.2)
@@ -64,14 +64,14 @@ def vit_features(eomt):
 
 def meta_names(state):
     """A ViT of ours under the names of DINOv3's authors, with the key bias that they mask."""
-    named = {"mask_token": torch.zeros(1, WIDTH), "rope_embed.periods": torch.ones(4)}
+    named = {"mask_token": torch.zeros(1, 1), "rope_embed.periods": torch.ones(4)}
     for name, tensor in state.items():
         name = name.removeprefix("backbone.").replace("reg_token", "storage_tokens")
         if name.endswith("q_bias"):
             stem = name.removesuffix("q_bias")
             value = state[f"backbone.{stem}v_bias"]
             named[f"{stem}qkv.bias"] = torch.cat([tensor, torch.full_like(tensor, 7.0), value])
-            named[f"{stem}qkv.bias_mask"] = torch.zeros(3 * WIDTH)
+            named[f"{stem}qkv.bias_mask"] = torch.zeros(3 * len(tensor))
         elif not name.endswith("v_bias"):
             named[name.replace("gamma_1", "ls1.gamma").replace("gamma_2", "ls2.gamma")] = tensor
     return named
@@ -218,9 +218,9 @@ def test_a_checkpoint_of_ours_comes_back_with_adapters_and_without(tmp_path):
     assert torch.equal(logits(base), logits(source))
 
 
-def official_delta(folder):
+def official_delta(folder, width=WIDTH):
     """A released delta of EoMT's authors, its base, and the model that they make together."""
-    whole, base = model(seed=2), model(seed=3)
+    whole, base = model(seed=2, width=width), model(seed=3, width=width)
     AnosegCheckpointer(whole, str(folder)).save("whole")
     state = to_official(read_checkpoint(folder / "whole.pth"))
     AnosegCheckpointer(base, str(folder)).save("base")
@@ -273,10 +273,30 @@ def test_a_file_without_its_crop_says_so(tmp_path, caplog):
 
 
 def test_a_delta_alone_warns(tmp_path, caplog):
-    state = {n: 0.001 * t for n, t in model().state_dict().items() if n.startswith("backbone.")}
-    torch.save(meta_names(state), tmp_path / "vit.pth")
-    read_checkpoint(tmp_path / "vit.pth")
-    assert "--delta-base" in caplog.text
+    official_delta(tmp_path)
+    checkpoint = read_checkpoint(tmp_path / "pytorch_model.bin")
+    for name in checkpoint.state_dict:
+        if name.startswith("backbone."):
+            checkpoint.state_dict[name] *= 0.001
+    load_into(model(), checkpoint)
+    assert "name them in MODEL.DELTA_BASE" in caplog.text
+
+
+def test_a_delta_becomes_a_predictor_in_one_call(tmp_path):
+    whole = official_delta(tmp_path, width=384)  # a width that tells the heads
+    overrides = ["MODEL.DELTA_BASE", str(tmp_path / "dinov3_vits16.pth")]
+    source = str(tmp_path / "pytorch_model.bin")
+    predictor = AnomalyPredictor.from_pretrained(source, [*overrides, "INPUT.CROP_SIZE", (64, 64)])
+    expected = logits(whole)
+    error = (logits(predictor.model) - expected).abs().max() / expected.abs().max()
+    assert error < 1e-5
+
+
+def test_the_base_is_not_added_to_a_model_of_ours(tmp_path):
+    AnosegCheckpointer(model(), str(tmp_path)).save("model")
+    overrides = ["MODEL.DELTA_BASE", str(tmp_path / "model.pth")]
+    with pytest.raises(ValueError, match=r"model\.pth was saved whole.*MODEL\.DELTA_BASE"):
+        AnomalyPredictor.from_pretrained(str(tmp_path / "model.pth"), overrides)
 
 
 @pytest.mark.parametrize("size", [(32, 96), (64, 64)])

@@ -358,11 +358,12 @@ def test_a_delta_is_noticed_and_added_to_its_base(tmp_path, caplog):
         if name.startswith("backbone."):
             content["state_dict"][f"network.encoder.{name}"] -= tensor
     torch.save(content, tmp_path / "delta.ckpt")
-    read_checkpoint(whole)
+    model = tiny(seed=6)
+    load_into(model, read_checkpoint(whole))
     assert "delta" not in caplog.text
     delta = read_checkpoint(tmp_path / "delta.ckpt")
+    load_into(model, delta)
     assert "looks like a delta" in caplog.text
-    model = tiny(seed=6)
     load_into(model, add_delta(delta, read_checkpoint(other)))
     assert_equal(ours(model), ours(final))
     with pytest.raises(ValueError, match="is not the base"):
