@@ -89,7 +89,7 @@ def add_anoseg_config(cfg: CN) -> None:
 def _add_model_keys(cfg: CN) -> None:
     node = cfg.MODEL.EOMT = CN()
     node.BACKBONE = "dinov2"  # dinov2, or dinov3 (rotary positions)
-    node.SIZE = "L"  # S, B, L: ViT small, base, large; query blocks follow it
+    node.SIZE = "L"  # S, B, L, G: ViT small to giant (DINOv2 alone); query blocks follow it
     node.DEPTH = 0  # 0: by SIZE. A custom ViT sets DEPTH, WIDTH and HEADS
     node.WIDTH = 0
     node.HEADS = 0
@@ -98,7 +98,7 @@ def _add_model_keys(cfg: CN) -> None:
     node.NUM_CLASSES = 19  # K, the known classes
     node.ANOMALY_CLASS = False  # row K of the class head: the learned anomaly
     node.NUM_QUERIES = 100
-    node.NUM_BLOCKS = 0  # last ViT blocks that see the queries; 0: by SIZE (S, B 3; L 4)
+    node.NUM_BLOCKS = 0  # last ViT blocks that see the queries; 0: by SIZE (S, B 3; L 4; G 5)
     node.DROP_PATH = 0.0  # stochastic depth of the ViT
     node.NORM_EPS = 0.0  # of the ViT's layer norms; 0: the backbone's own (1e-6, DINOv3 1e-5)
     node.MASKED_ATTENTION = True  # in training, annealed away within the run; off when fine-tuning

@@ -328,7 +328,7 @@ def _size_overrides(spec: Mapping[str, Any]) -> list[Any]:
             return ["MODEL.EOMT.SIZE", name]
     heads = attention_heads(spec)
     keys = ("MODEL.EOMT.DEPTH", depth, "MODEL.EOMT.WIDTH", width, "MODEL.EOMT.HEADS", heads)
-    return ["MODEL.EOMT.SIZE", "S", *keys]
+    return ["MODEL.EOMT.SIZE", "G" if spec.get("swiglu") else "S", *keys]
 
 
 # ---- helpers --------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from anoseg_d2.checkpoint.files import FORMAT_NAME, Checkpoint
-from anoseg_d2.checkpoint.formats import IMAGENET
+from anoseg_d2.checkpoint.formats import IMAGENET, has_swiglu
 from anoseg_d2.checkpoint.lora_state import lora_module_names, merge_lora_state
 from anoseg_d2.checkpoint.rules import fold_position_prefix, linear_rows_of_arcface
 
@@ -206,7 +206,7 @@ def to_huggingface(
 
 def _split_fused(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Give q, k and v, and the two halves of a SwiGLU layer, tensors of their own."""
-    swiglu = _has_swiglu(state)
+    swiglu = has_swiglu(state)
     split: dict[str, Tensor] = {}
     for name, tensor in state.items():
         if swiglu and ".mlp.fc1." in name:
@@ -261,11 +261,6 @@ def _empty_weight(state: Mapping[str, Tensor]) -> Tensor:
     return weight
 
 
-def _has_swiglu(state: Mapping[str, Tensor]) -> bool:
-    first, second = (state[f"backbone.blocks.0.mlp.fc{i}.weight"] for i in (1, 2))
-    return first.shape[0] == 2 * second.shape[1]
-
-
 def _config(checkpoint: Checkpoint, state: Mapping[str, Tensor]) -> dict[str, Any]:
     spec = checkpoint.spec
     labels = _labels(checkpoint, state["class_head.weight"].shape[0] - 1)
@@ -289,7 +284,7 @@ def _config(checkpoint: Checkpoint, state: Mapping[str, Tensor]) -> dict[str, An
 
 def _vit_config(spec: Mapping[str, Any], state: Mapping[str, Tensor]) -> dict[str, Any]:
     """Part of the config in which DINOv2 and DINOv3 differ."""
-    swiglu, hidden = _has_swiglu(state), state["backbone.blocks.0.mlp.fc1.weight"].shape[0]
+    swiglu, hidden = has_swiglu(state), state["backbone.blocks.0.mlp.fc1.weight"].shape[0]
     if spec["backbone"] == "dinov3":
         return {
             "architectures": ["EomtDinov3ForUniversalSegmentation"],

@@ -29,6 +29,7 @@ __all__ = [
     "FORMATS",
     "IMAGENET",
     "clean_names",
+    "has_swiglu",
     "recognise",
     "sizes_from_state",
     "to_anoseg",
@@ -273,7 +274,7 @@ def sizes_from_state(state: Mapping[str, Tensor], hints: Mapping[str, Any]) -> d
         state: our names to tensors.
         hints: what the file says besides (metadata, config.json); they win where both speak.
     Returns:
-        `backbone width depth heads patch_size image_size grid pos_prefix num_registers
+        `backbone swiglu width depth heads patch_size image_size grid pos_prefix num_registers
         num_queries num_blocks num_rows num_known has_anomaly has_bias head class_names norm_eps
         pixel_mean pixel_std lora`; what neither weights nor hints tell is None. `grid` is (rows,
         columns) of the patches, `pos_prefix` how many rows of the position embedding come before
@@ -304,11 +305,18 @@ def _backbone_sizes(state: Mapping[str, Tensor]) -> dict[str, Any]:
     blocks = {int(m[1]) for m in (re.match(r"backbone\.blocks\.(\d+)\.", n) for n in state) if m}
     return {
         "backbone": None if kernel is None else "dinov3" if _is_dinov3(state) else "dinov2",
+        "swiglu": has_swiglu(state),
         "width": None if kernel is None else kernel.shape[0],
         "patch_size": None if kernel is None else kernel.shape[-1],
         "depth": max(blocks) + 1 if blocks else None,
         "num_registers": 0 if registers is None else registers.shape[1],
     }
+
+
+def has_swiglu(state: Mapping[str, Tensor]) -> bool:
+    """Whether the MLPs are gated (DINOv2's giant): the first layer holds two halves."""
+    first, second = (state.get(f"backbone.blocks.0.mlp.fc{i}.weight") for i in (1, 2))
+    return first is not None and second is not None and first.shape[0] == 2 * second.shape[1]
 
 
 def _head_sizes(state: Mapping[str, Tensor]) -> dict[str, Any]:

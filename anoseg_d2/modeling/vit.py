@@ -28,6 +28,7 @@ VIT_SIZES = {
     "S": ViTSize(12, 384, 6, 3, "small"),
     "B": ViTSize(12, 768, 12, 3, "base"),
     "L": ViTSize(24, 1024, 16, 4, "large"),
+    "G": ViTSize(40, 1536, 24, 5, "giant"),  # with SwiGLU; DINOv2 alone
 }
 
 
@@ -38,7 +39,7 @@ def _vit_size(size: str) -> ViTSize:
 
 
 def default_num_blocks(size: str) -> int:
-    """Number of last blocks that see the queries: 3 for S and B, 4 for L (arXiv:2503.19108)."""
+    """Number of last blocks that see the queries: S and B 3, L 4, G 5 (arXiv:2503.19108)."""
     return _vit_size(size).num_blocks
 
 
@@ -58,6 +59,8 @@ def _build_dinov3(size: str, num_registers: int, norm_eps: float, **options) -> 
     In training the coordinates are rescaled at random by up to 2, as in its pre-training and in
     EoMT's.
     """
+    if size == "giant":
+        raise ValueError("MODEL.EOMT.SIZE G is DINOv2's; DINOv3 has S, B and L")
     vit = timm.create_model(
         f"vit_{size}_patch16_dinov3_qkvb",
         num_reg_tokens=num_registers,
@@ -99,7 +102,7 @@ def build_vit(
     resampled without knowing the prefix; DINOv3 has none.
 
     Args:
-        size: "S", "B" or "L".
+        size: "S", "B", "L", or "G" (DINOv2 alone).
         image_size: (H, W) in pixels, each divisible by `patch_size`.
         backbone: "dinov2" or "dinov3".
         patch_size: side of a patch in pixels.
@@ -112,7 +115,8 @@ def build_vit(
         timm `VisionTransformer` (DINOv2) or `Eva` (DINOv3) with prefix `[cls, registers]` and no
         classifier.
     Raises:
-        ValueError: unknown size or backbone, or an image size that the patch does not divide.
+        ValueError: unknown size or backbone, a size that the backbone has not, or an image size
+            that the patch does not divide.
     """
     if any(side % patch_size or side <= 0 for side in image_size):
         raise ValueError(

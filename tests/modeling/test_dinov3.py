@@ -165,3 +165,5 @@ def test_norm_eps_and_weights_follow_the_config(tiny_cfg):
         resolve_weights(cfg)
     with pytest.raises(ValueError, match="MODEL.EOMT.BACKBONE is 'dinov9'; known: dinov2, dinov3"):
         EoMT(tiny_cfg("MODEL.EOMT.BACKBONE", "dinov9"))
+    with pytest.raises(ValueError, match="SIZE G is DINOv2's; DINOv3 has S, B and L"):
+        EoMT(tiny_cfg("MODEL.EOMT.BACKBONE", "dinov3", "MODEL.EOMT.SIZE", "G"))

@@ -153,7 +153,12 @@ def test_masked_training_forward_equals_transformers(num_blocks, grid):
 
 @pytest.mark.parametrize(
     "size,side,num_blocks,count",
-    [("B", 640, 3, 93_499_413), ("B", 1024, 3, 95_416_341), ("L", 1024, 4, 319_033_365)],
+    [
+        ("B", 640, 3, 93_499_413),
+        ("B", 1024, 3, 95_416_341),
+        ("L", 1024, 4, 319_033_365),
+        ("G", 640, 5, 1_163_294_741),
+    ],
 )
 def test_parameter_totals_are_those_of_the_official_models(tiny_cfg, size, side, num_blocks, count):
     cfg = tiny_cfg("MODEL.EOMT.SIZE", size, "INPUT.CROP_SIZE", (side, side))

@@ -114,7 +114,13 @@ def test_scaling_is_alpha_over_rank():
 
 @pytest.mark.parametrize(
     "size,rank,count",
-    [("S", 8, 663_552), ("B", 8, 1_327_104), ("B", 16, 2_654_208), ("L", 8, 3_538_944)],
+    [
+        ("S", 8, 663_552),
+        ("B", 8, 1_327_104),
+        ("B", 16, 2_654_208),
+        ("L", 8, 3_538_944),
+        ("G", 8, 8_847_360),
+    ],
 )
 def test_adapters_have_the_known_number_of_parameters(size, rank, count):
     with torch.device("meta"):

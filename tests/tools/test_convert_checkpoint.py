@@ -153,6 +153,19 @@ def test_a_sharded_hugging_face_folder_loads(tmp_path):
         read_checkpoint(tmp_path)
 
 
+def test_gated_layers_of_the_giant_go_both_ways(tmp_path):
+    source = hugging_face_model(use_swiglu_ffn=True)
+    source.save_pretrained(tmp_path)
+    predictor = AnomalyPredictor.from_pretrained(str(tmp_path))
+    assert predictor.cfg.MODEL.EOMT.SIZE == "G"
+    assert_equal(ours(predictor.model), theirs(source))
+    inject_lora(predictor.model.backbone, rank=2)
+    path = saved(predictor.model, tmp_path / "ours")
+    assert run(path, "--to", "huggingface", "--output", tmp_path / "exported") == 0
+    loaded = transformers.EomtForUniversalSegmentation.from_pretrained(tmp_path / "exported")
+    assert_equal(theirs(loaded.eval()), theirs(source))
+
+
 def test_another_model_type_is_refused(tmp_path):
     hugging_face_model().save_pretrained(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
