@@ -2,6 +2,7 @@
 
 import json
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -24,7 +25,7 @@ runs:
   fast: {{says: fast, config: configs/camvid/arcface.yaml, from: "{{start}}/one.pth", set: {{SOLVER.BASE_LR: 0.001}}}}
   seen: {{says: seen again, config: configs/camvid/arcface.yaml, evaluate: "{{ablations}}/base/seed0/model_final.pth"}}
 studies:
-  - {{name: rate, question: "Faster?", runs: [base, fast], seeds: [0, 1], scores: [rba], finding: "No."}}
+  - {{name: rate, question: "Faster?", runs: [base, fast], seeds: [0, 1], scores: [rba], paper: "yes.", finding: "No.", ships: "slow."}}
   - {{name: again, question: "Again?", runs: [base, seen], seeds: [0, 1], scores: [rba, msp], costs: true}}
 """  # noqa: E501
 
@@ -129,7 +130,9 @@ def test_tables_hold_means_ranges_and_gains_seed_by_seed(studies, trained):
     assert "| fast | 0, 1 | 30.2 (30.0..30.5) | 60.5 (60.0..61.0) / 39.5 (39.0..40.0) |" in page
     assert "| +10.0, +10.0 |" in page and "5 of 5 runs are in it." in page
     assert "| seen again | 0 | 25.0 | 50.0 / 50.0 | 50.0 / 50.0 | +0.0 | 1,200 | - | - |" in page
-    assert page.index("Faster?") < page.index("No.") < page.index("Again?")
+    assert "| Faster? | yes. | slow. |" in page
+    body = page[page.index("## Faster?") :]
+    assert body.index("Faster?") < body.index("No.") < body.index("Again?")
 
 
 def test_the_csv_comes_back_as_it_was(tmp_path):
@@ -143,6 +146,20 @@ def test_the_csv_comes_back_as_it_was(tmp_path):
     assert again.of("b", "camvid_anomaly", "rba")[1]["peak_memory"] == 300.25
     assert again.of("b", "camvid_anomaly", "rba")[1]["step_seconds"] is None
     assert again.of("a", "camvid_anomaly", "msp")[0]["auprc"] == pytest.approx(1 / 3)
+
+
+def _add_many(path, name):
+    figures = Figures(path)
+    for seed in range(20):
+        figures.add(name, seed, "aa", results(10.0))
+
+
+def test_two_commands_lose_none_of_each_other_s_figures(tmp_path):
+    path = tmp_path / "results.csv"
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(_add_many, [path, path], ["a", "b"]))
+    rows = {(row["run"], row["seed"]) for row in Figures(path).rows}
+    assert rows == {(name, seed) for name in "ab" for seed in range(20)}
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ _PLAN_KEYS = {"title", "about", "recipe", "output", "results", "data", "test", "
 _RUN_KEYS = {"says", "config", "from", "evaluate", "set"}
 _STUDY_KEYS = {
     *("name", "question", "paper", "runs", "seeds", "datasets", "scores", "costs"),
-    "finding",
+    *("finding", "ships"),
 }
 
 
@@ -48,7 +48,10 @@ class AblationRun:
 
 @dataclass(frozen=True)
 class Study:
-    """A question, and the runs that answer it; the first is what the others are held against."""
+    """A question, and the runs that answer it; the first is what the others are held against.
+
+    `paper` is what the paper claims, `finding` what is seen, `ships` the default that follows.
+    """
 
     name: str
     question: str
@@ -59,6 +62,7 @@ class Study:
     scores: tuple[str, ...]
     costs: bool
     finding: str
+    ships: str
 
 
 @dataclass(frozen=True)
@@ -156,7 +160,8 @@ def _study(path, entry: dict, runs: dict, test: list[str]) -> Study:
         datasets=tuple(entry.get("datasets", ["camvid_anomaly"])),
         scores=tuple(entry["scores"]),
         costs=entry.get("costs", False),
-        finding=entry.get("finding", ""),
+        finding=entry.get("finding", "").strip(),
+        ships=entry.get("ships", "").strip(),
     )
 
 

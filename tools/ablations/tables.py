@@ -1,7 +1,10 @@
 """Figures of the runs: a csv that grows run by run, and the page made from it."""
 
+import contextlib
 import csv
+import fcntl
 import io
+import os
 from collections import defaultdict
 from pathlib import Path
 
@@ -43,6 +46,21 @@ class Figures:
 
     def add(self, run: str, seed: int, settings: str, results: dict) -> None:
         """Take a run's results.json, in place of what the csv had of the run."""
+        with self._alone():
+            self._add(run, seed, settings, results)
+
+    @contextlib.contextmanager
+    def _alone(self):
+        """Keep other processes from writing between reading and writing."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        folder = os.open(self.path.parent, os.O_RDONLY)
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(folder)
+
+    def _add(self, run: str, seed: int, settings: str, results: dict) -> None:
         self.read()
         model = results["model"]
         shared = {"run": run, "seed": seed, "settings": settings}
@@ -62,7 +80,6 @@ class Figures:
         writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
         writer.writeheader()
         writer.writerows({name: _text(row.get(name)) for name in COLUMNS} for row in self.rows)
-        self.path.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(self.path, text.getvalue().encode())
 
     def of(self, run: str, dataset: str, score: str) -> dict[int, dict]:
@@ -96,6 +113,7 @@ def write_page(plan: Plan, figures: Figures) -> Path:
         f"[results.csv](results.csv). {_count(plan, figures)}",
         *(["", plan.about] if plan.about else []),
     ]
+    lines += _summary_lines(plan)
     for study in plan.studies:
         lines += ["", *_study_lines(plan, study, figures)]
     path = plan.results / "README.md"
@@ -108,6 +126,15 @@ def _count(plan: Plan, figures: Figures) -> str:
     done = sum(figures.has(run.name, seed, run.digest(seed, plan.test)) for run, seed in wanted)
     left = "" if done == len(wanted) else ", the rest is not measured yet (-)"
     return f"{done} of {len(wanted)} runs are in it{left}."
+
+
+def _summary_lines(plan: Plan) -> list[str]:
+    """Every question, what the paper claims, and what ships; nothing while no study says it."""
+    told = [study for study in plan.studies if study.ships]
+    if not told:
+        return []
+    lines = ["", "## What ships", "", "| question | the paper | ships |", "|---|---|---|"]
+    return lines + [f"| {s.question} | {s.paper or '-'} | {s.ships} |" for s in told]
 
 
 def _study_lines(plan: Plan, study: Study, figures: Figures) -> list[str]:
