@@ -9,6 +9,7 @@ Shape letters: B images, Q queries, C width, N tokens, K known classes, R class 
 """
 
 import math
+from collections.abc import Iterator
 
 import torch
 from detectron2.config import configurable
@@ -26,9 +27,9 @@ from anoseg_d2.modeling.vit import backbone_kind, build_vit, default_num_blocks
 
 __all__ = ["EoMT", "annealing_windows", "keep_probability"]
 
-# Floats that one strip of linear maps may hold at once: 8 Mi of them are 32 MiB, and the formulas
-# need a few times as much. Larger strips are no faster.
-STRIP_ELEMENTS = 8 * 2**20
+# Floats that one strip of mask logits or linear maps may hold at once: 4 Mi of them are 16 MiB, and
+# what is made of them needs a few times as much. Larger strips are slower: they leave the cache.
+STRIP_ELEMENTS = 4 * 2**20
 
 
 def annealing_windows(num_blocks: int) -> list[tuple[float, float]]:
@@ -367,21 +368,20 @@ class EoMT(nn.Module):
     def _maps_of(self, crops: Tensor):
         """Yield the maps (M, h, w) of one window after the other, and the channels of each map."""
         mask_logits, stacked, channels = self.predict_coefficients(crops.to(self.device))
-        for index in range(len(crops)):
-            window_logits = F.interpolate(
-                mask_logits[index : index + 1].float(), size=crops.shape[-2:], mode="bilinear"
-            )
-            yield scores.combine_masks(stacked[index : index + 1], window_logits)[0], channels
+        size = tuple(crops.shape[-2:])
+        for logits, coefficients in zip(mask_logits.float(), stacked, strict=True):
+            maps = logits.new_empty(coefficients.shape[-1], *size)
+            for start, stop in _strips(size, len(logits)):
+                strip = windows.resize_rows(logits, size, start, stop)
+                maps[:, start:stop] = scores.combine_masks(coefficients[None], strip[None])[0]
+            yield maps, channels
 
     def _read_maps(self, maps: Tensor, channels: dict, size: tuple[int, int]) -> dict:
         """Resize maps to the output size and evaluate the formulas, strip by strip."""
         sem_seg = maps.new_empty(size, dtype=torch.int64)
         confidence = maps.new_empty(size)
         score_maps = {name: maps.new_empty(size) for name in self.score_names}
-        height, width = size
-        rows = max(1, STRIP_ELEMENTS // (len(maps) * width))
-        for start in range(0, height, rows):
-            stop = min(start + rows, height)
+        for start, stop in _strips(size, len(maps)):
             part = self._read_strip(windows.resize_rows(maps, size, start, stop), channels)
             sem_seg[start:stop], confidence[start:stop] = part["sem_seg"], part["confidence"]
             for name, value in part["scores"].items():
@@ -416,6 +416,14 @@ class EoMT(nn.Module):
             ),
             "confidence": scores.known_distribution(known).max(dim=1).values,
         }
+
+
+def _strips(size: tuple[int, int], channels: int) -> Iterator[tuple[int, int]]:
+    """Rows start..stop that split (channels, H, W) values into strips of STRIP_ELEMENTS."""
+    height, width = size
+    rows = max(1, STRIP_ELEMENTS // (channels * width))
+    for start in range(0, height, rows):
+        yield start, min(start + rows, height)
 
 
 def _adapt_backbone(backbone: nn.Module, node) -> None:

@@ -77,9 +77,12 @@ def test_no_random_attention_masks_at_inference(tiny_eomt, progress, monkeypatch
     images = torch.rand(1, 3, 32, 32) * 255
     masks = []
     original = model._run_block
-    monkeypatch.setattr(
-        model, "_run_block", lambda block, x, mask: masks.append(mask) or original(block, x, mask)
-    )
+
+    def run_block(block, x, mask, rope):
+        masks.append(mask)
+        return original(block, x, mask, rope)
+
+    monkeypatch.setattr(model, "_run_block", run_block)
     state = torch.get_rng_state()
     first = model.predict_masks(images)[-1]
     assert torch.equal(torch.get_rng_state(), state)
