@@ -285,7 +285,11 @@ class EoMT(nn.Module):
         return self.backbone.norm_pre(x), rope
 
     def _run_block(
-        self, block: nn.Module, x: Tensor, attention_mask: Tensor | None, rope: Tensor | None
+        self,
+        block: nn.Module,
+        x: Tensor,
+        attention_mask: Tensor | None,
+        rope: Tensor | None = None,
     ) -> Tensor:
         options = {"attn_mask": attention_mask} | ({} if rope is None else {"rope": rope})
         if self.checkpoint_activations and self.training:
