@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import pickle
+import struct
 import tempfile
 import zipfile
 from collections.abc import Callable, Mapping
@@ -43,6 +44,9 @@ EXPECTED = (
     "a file (.pth, .pt, .ckpt, .bin, .safetensors), a folder with config.json and "
     "model.safetensors, hf://owner/name, or timm://model_name"
 )
+# What unpickling bytes that are no pickle may end in, beside UnpicklingError.
+_BROKEN_PICKLE = (ValueError, LookupError, TypeError, AttributeError, AssertionError, OverflowError)
+_BROKEN_PICKLE += (struct.error, MemoryError)
 # Under which keys the field's files keep the weights.
 _NESTED = ("state_dict", "model", "model_state_dict")
 
@@ -354,6 +358,8 @@ def _read_torch(path: Path, allow_pickle: bool) -> dict[str, Any]:
         )
     except pickle.UnpicklingError as error:
         raise ValueError(_pickle_refusal(path, str(error))) from error
+    except _BROKEN_PICKLE as error:
+        raise RuntimeError(f"{type(error).__name__}: {error}") from error
     if not isinstance(payload, Mapping):
         raise ValueError(f"checkpoint {path} holds a {type(payload).__name__}, not a state dict")
     return dict(payload)
