@@ -10,7 +10,7 @@ from anoseg_d2.checkpoint import build_config_overrides, load_into, read_checkpo
 from anoseg_d2.config import load_config
 from anoseg_d2.data.image_io import as_bgr
 from anoseg_d2.modeling import eomt  # noqa: F401  registers the meta-architecture
-from anoseg_d2.weights import load_weights, read_weights, restore_statistics
+from anoseg_d2.weights import load_weights, restore_statistics, with_delta_base
 
 __all__ = ["AnomalyPredictor"]
 
@@ -48,7 +48,7 @@ class AnomalyPredictor:
         """
         checkpoint = read_checkpoint(source)
         cfg = load_config(overrides=[*build_config_overrides(checkpoint), *(overrides or [])])
-        checkpoint = read_weights(cfg, source) if cfg.MODEL.DELTA_BASE else checkpoint
+        checkpoint = with_delta_base(cfg, checkpoint)
         predictor = cls.__new__(cls)
         predictor.cfg = cfg
         predictor.model = build_model(cfg).eval()

@@ -8,7 +8,7 @@ from anoseg_d2.checkpoint import Checkpoint, load_into, read_checkpoint
 from anoseg_d2.checkpoint.export import add_delta
 from anoseg_d2.modeling.vit import BACKBONES, VIT_SIZES
 
-__all__ = ["load_weights", "read_weights", "resolve_weights", "restore_statistics"]
+__all__ = ["load_weights", "resolve_weights", "restore_statistics", "with_delta_base"]
 
 logger = logging.getLogger(__name__)
 
@@ -33,12 +33,11 @@ def resolve_weights(cfg) -> str:
     return f"timm://vit_{size}_patch14{registers}_dinov2.lvd142m"
 
 
-def read_weights(cfg, source: str) -> Checkpoint:
-    """Read a checkpoint, and add it to MODEL.DELTA_BASE where that is set."""
-    checkpoint = read_checkpoint(source)
-    if cfg.MODEL.DELTA_BASE:
-        checkpoint = add_delta(checkpoint, read_checkpoint(cfg.MODEL.DELTA_BASE))
-    return checkpoint
+def with_delta_base(cfg, checkpoint: Checkpoint) -> Checkpoint:
+    """Add a checkpoint to MODEL.DELTA_BASE where that is set."""
+    if not cfg.MODEL.DELTA_BASE:
+        return checkpoint
+    return add_delta(checkpoint, read_checkpoint(cfg.MODEL.DELTA_BASE))
 
 
 def load_weights(cfg, model: nn.Module) -> None:
@@ -47,7 +46,7 @@ def load_weights(cfg, model: nn.Module) -> None:
     if not weights:
         logger.warning("MODEL.WEIGHTS is empty: every tensor keeps its random initialisation")
         return
-    checkpoint = read_weights(cfg, weights)
+    checkpoint = with_delta_base(cfg, read_checkpoint(weights))
     load_into(
         model,
         checkpoint,
