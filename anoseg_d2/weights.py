@@ -6,7 +6,7 @@ from torch import nn
 
 from anoseg_d2.checkpoint import Checkpoint, load_into, read_checkpoint
 from anoseg_d2.checkpoint.export import add_delta
-from anoseg_d2.modeling.vit import BACKBONES, VIT_SIZES
+from anoseg_d2.modeling.vit import BACKBONES, vit_size
 
 __all__ = ["load_weights", "resolve_weights", "restore_statistics", "with_delta_base"]
 
@@ -26,7 +26,7 @@ def resolve_weights(cfg) -> str:
         raise ValueError(
             f"MODEL.WEIGHTS is {weights}, MODEL.EOMT.BACKBONE is {node.BACKBONE}: set both alike"
         )
-    size = VIT_SIZES[node.SIZE].timm_name
+    size = vit_size(node.SIZE).timm_name
     if weights == "dinov3":
         return f"timm://vit_{size}_patch16_dinov3_qkvb.lvd1689m"
     registers = "_reg4" if node.NUM_REGISTERS else ""

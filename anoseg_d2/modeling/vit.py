@@ -11,7 +11,7 @@ import timm
 from timm.layers import LayerNorm
 from torch import nn
 
-__all__ = ["BACKBONES", "VIT_SIZES", "backbone_kind", "build_vit", "default_num_blocks"]
+__all__ = ["BACKBONES", "VIT_SIZES", "backbone_kind", "build_vit", "default_num_blocks", "vit_size"]
 
 
 class ViTSize(NamedTuple):
@@ -32,7 +32,8 @@ VIT_SIZES = {
 }
 
 
-def _vit_size(size: str) -> ViTSize:
+def vit_size(size: str) -> ViTSize:
+    """Sizes by name; ValueError for an unknown one."""
     if size not in VIT_SIZES:
         raise ValueError(f"MODEL.EOMT.SIZE is {size!r}; known: {', '.join(VIT_SIZES)}")
     return VIT_SIZES[size]
@@ -40,7 +41,7 @@ def _vit_size(size: str) -> ViTSize:
 
 def default_num_blocks(size: str) -> int:
     """Number of last blocks that see the queries: S and B 3, L 4, G 5 (arXiv:2503.19108)."""
-    return _vit_size(size).num_blocks
+    return vit_size(size).num_blocks
 
 
 def _build_dinov2(size: str, num_registers: int, norm_eps: float, **options) -> nn.Module:
@@ -126,7 +127,7 @@ def build_vit(
         )
     if backbone not in BACKBONES:
         raise ValueError(f"MODEL.EOMT.BACKBONE is {backbone!r}; known: {', '.join(BACKBONES)}")
-    base = _vit_size(size)
+    base = vit_size(size)
     return BACKBONES[backbone](
         base.timm_name,
         num_registers,

@@ -160,6 +160,9 @@ def test_norm_eps_and_weights_follow_the_config(tiny_cfg):
     assert EoMT(cfg).backbone.norm.eps == EoMT(cfg).backbone.blocks[0].norm1.eps == 1e-6
     cfg.MODEL.WEIGHTS = "dinov3"
     assert resolve_weights(cfg) == "timm://vit_small_patch16_dinov3_qkvb.lvd1689m"
+    cfg.MODEL.EOMT.SIZE = "XL"
+    with pytest.raises(ValueError, match="MODEL.EOMT.SIZE is 'XL'; known: S, B, L, G"):
+        resolve_weights(cfg)
     cfg.MODEL.WEIGHTS = "dinov2"
     with pytest.raises(ValueError, match="MODEL.WEIGHTS is dinov2, MODEL.EOMT.BACKBONE is dinov3"):
         resolve_weights(cfg)
