@@ -79,7 +79,7 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     packages=find_packages(include=["anoseg_d2", "anoseg_d2.*"]),
-    package_data={"anoseg_d2": ["data/cards/*.yaml", "evaluation/*.html"]},
+    package_data={"anoseg_d2": ["data/cards/*.yaml", "report/*.html"]},
     python_requires=">=3.10",
     install_requires=REQUIRES,
     extras_require=EXTRAS,

@@ -16,9 +16,10 @@ from detectron2.modeling import build_model
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
+from anoseg_d2.checkpoint.from_config import load_weights
 from anoseg_d2.config import load_config
-from anoseg_d2.engine import Trainer, check_inputs, evaluate
-from anoseg_d2.weights import load_weights
+from anoseg_d2.engine.evaluate import evaluate
+from anoseg_d2.engine.trainer import Trainer, check_inputs
 
 
 def setup(args):

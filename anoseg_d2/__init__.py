@@ -9,7 +9,7 @@ __version__ = "0.1.0"
 # without detectron2.
 _EXPORTS = {
     "add_anoseg_config": "anoseg_d2.config",
-    "AnomalyPredictor": "anoseg_d2.predictor",
+    "AnomalyPredictor": "anoseg_d2.prediction.predictor",
 }
 __all__ = sorted(_EXPORTS)
 

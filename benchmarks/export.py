@@ -20,9 +20,10 @@ import onnxruntime
 import torch
 
 from anoseg_d2.config import load_config
-from anoseg_d2.export import ExportSpec, export_model
-from anoseg_d2.export_check import draw_image, open_session
-from anoseg_d2.predictor import AnomalyPredictor
+from anoseg_d2.export.check import draw_image, open_session
+from anoseg_d2.export.graph import ExportSpec
+from anoseg_d2.export.write import export_model
+from anoseg_d2.prediction.predictor import AnomalyPredictor
 
 
 def build_predictor(args: argparse.Namespace) -> AnomalyPredictor:

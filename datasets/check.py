@@ -16,11 +16,11 @@ import sys
 import time
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from anoseg_d2.data import builtin  # noqa: E402
-from anoseg_d2.data.dataset_check import check_data_set, overlay_sheet  # noqa: E402
-from anoseg_d2.data.image_io import write_atomic, write_image  # noqa: E402
+from anoseg_d2.data import builtin
+from anoseg_d2.data.contact_sheet import overlay_sheet
+from anoseg_d2.data.dataset_check import check_data_set
+from anoseg_d2.data.image_io import write_image
+from anoseg_d2.utils.files import write_atomic
 
 SHOWN = 5  # messages of one kind on the screen; --json has all
 

@@ -10,11 +10,8 @@ import argparse
 import os
 import sys
 import time
-from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from anoseg_d2.data.miniature import MiniatureOptions, make_miniature  # noqa: E402
+from miniature.job import MiniatureOptions, make_miniature
 
 
 def parse_size(text: str) -> tuple[int, int]:

@@ -30,8 +30,8 @@ from anoseg_d2.data.cut_paste.sources import (
     OVERLAP,
     build_source,
 )
-from anoseg_d2.data.image_io import write_atomic
 from anoseg_d2.data.label_rules import LABEL_RULES
+from anoseg_d2.utils.files import write_atomic
 
 DEFAULTS = CutPasteOptions()
 
@@ -155,7 +155,7 @@ def prepare(args) -> int:
         write_atomic(job.output / "summary.json", text.encode())
     _print_summary(summary, job.output, everything is not None)
     if args.preview:
-        from anoseg_d2.data.cut_paste.preview import write_preview
+        from anoseg_d2.data.contact_sheet import write_preview
 
         print(f"preview: {write_preview(job, records, args.preview)}")
     return 1 if summary["images"]["failed"] else 0

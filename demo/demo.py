@@ -19,20 +19,17 @@ import contextlib
 import logging
 import os
 import sys
-from pathlib import Path
 
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from anoseg_d2 import AnomalyPredictor  # noqa: E402
-from anoseg_d2.config import load_config  # noqa: E402
-from anoseg_d2.evaluation.thresholds import find_results, read_threshold  # noqa: E402
-from anoseg_d2.modeling.windows import is_out_of_memory  # noqa: E402
-from anoseg_d2.prediction.input_files import find_inputs  # noqa: E402
-from anoseg_d2.prediction.job import PredictionJob  # noqa: E402
-from anoseg_d2.prediction.outputs import OUTPUTS, ScoreOutputs, check_outputs  # noqa: E402
-from anoseg_d2.prediction.temporal import TemporalFilter  # noqa: E402
+from anoseg_d2 import AnomalyPredictor
+from anoseg_d2.config import load_config
+from anoseg_d2.modeling.inference import is_out_of_memory
+from anoseg_d2.prediction.input_files import find_inputs
+from anoseg_d2.prediction.job import PredictionJob
+from anoseg_d2.prediction.outputs import OUTPUTS, ScoreOutputs, check_outputs
+from anoseg_d2.prediction.temporal import TemporalFilter
+from anoseg_d2.report.thresholds import find_results, read_threshold
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -14,14 +14,10 @@ import sys
 from pathlib import Path
 
 from anoseg_d2.checkpoint import Checkpoint, read_checkpoint
-from anoseg_d2.checkpoint.export import add_delta, attention_heads, to_huggingface, to_official
-from anoseg_d2.checkpoint.files import (
-    FORMAT_NAME,
-    FORMAT_VERSION,
-    warn_of_delta,
-    write_checkpoint,
-    write_tensors,
-)
+from anoseg_d2.checkpoint.delta import add_delta, warn_of_delta
+from anoseg_d2.checkpoint.files import write_checkpoint, write_tensors
+from anoseg_d2.checkpoint.formats_out import to_huggingface, to_official
+from anoseg_d2.checkpoint.spec import FORMAT_NAME, FORMAT_VERSION, attention_heads
 
 
 def main(arguments: list[str] | None = None) -> int:

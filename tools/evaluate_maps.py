@@ -21,19 +21,17 @@ import sys
 import time
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 import anoseg_d2  # noqa: E402, F401  isort: skip  # before detectron2, whose import warns
-from detectron2.data import DatasetCatalog, MetadataCatalog  # noqa: E402
+from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from anoseg_d2.data import builtin  # noqa: E402
-from anoseg_d2.data.image_io import write_atomic  # noqa: E402
-from anoseg_d2.evaluation.anomaly_evaluation import AnomalyEvaluator  # noqa: E402
-from anoseg_d2.evaluation.map_files import MapFolder, MapReader, StoredMaps  # noqa: E402
-from anoseg_d2.evaluation.report import write_report  # noqa: E402
-from anoseg_d2.evaluation.run_folder import (  # noqa: E402
-    dataset_folder,
+from anoseg_d2.data import builtin
+from anoseg_d2.evaluation.anomaly_evaluation import AnomalyEvaluator
+from anoseg_d2.evaluation.map_files import MapFolder, MapReader, StoredMaps
+from anoseg_d2.evaluation.run_folder import dataset_folder
+from anoseg_d2.report.write import write_report
+from anoseg_d2.utils.files import (
     read_json,
+    write_atomic,
     write_json,
 )
 

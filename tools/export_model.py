@@ -26,12 +26,13 @@ from pathlib import Path
 
 import torch
 
-from anoseg_d2.checkpoint import read_checkpoint  # noqa: E402
-from anoseg_d2.config import load_config  # noqa: E402
-from anoseg_d2.data.image_io import read_image  # noqa: E402
-from anoseg_d2.export import FORMATS, INPUTS, OPSET, ExportSpec, export_model  # noqa: E402
-from anoseg_d2.export_check import Difference, ExportCheckError  # noqa: E402
-from anoseg_d2.predictor import AnomalyPredictor  # noqa: E402
+from anoseg_d2.checkpoint import read_checkpoint
+from anoseg_d2.config import load_config
+from anoseg_d2.data.image_io import read_image
+from anoseg_d2.export.check import Difference, ExportCheckError
+from anoseg_d2.export.graph import INPUTS, ExportSpec
+from anoseg_d2.export.write import FORMATS, OPSET, export_model
+from anoseg_d2.prediction.predictor import AnomalyPredictor
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -17,10 +17,10 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from anoseg_d2.data.image_io import write_atomic  # noqa: E402
-from anoseg_d2.evaluation.run_folder import read_json  # noqa: E402
+from anoseg_d2.utils.files import (
+    read_json,
+    write_atomic,
+)
 
 STAGES = ("eomt_baseline", "logitnorm", "arcface", "arcface_full", "arcface_lora")
 DATASETS = {

@@ -7,14 +7,15 @@ writes other formats, `lora_state` handles adapters in state dicts.
 
 from anoseg_d2.checkpoint.checkpointer import (
     AnosegCheckpointer,
-    build_config_overrides,
     load_adapter,
     model_meta,
     save_adapter,
 )
-from anoseg_d2.checkpoint.files import Checkpoint, read_checkpoint
+from anoseg_d2.checkpoint.files import read_checkpoint
+from anoseg_d2.checkpoint.from_config import build_config_overrides
 from anoseg_d2.checkpoint.lora_state import weights_hash
 from anoseg_d2.checkpoint.report import LoadReport, LoadRow
+from anoseg_d2.checkpoint.spec import Checkpoint
 from anoseg_d2.checkpoint.transfer import load_into
 
 __all__ = [

@@ -17,17 +17,10 @@ import torch
 from fvcore.common.checkpoint import Checkpointer
 from torch import nn
 
-from anoseg_d2.checkpoint.export import attention_heads
-from anoseg_d2.checkpoint.files import (
-    FORMAT_NAME,
-    FORMAT_VERSION,
-    Checkpoint,
-    publish,
-    read_checkpoint,
-    write_checkpoint,
-)
+from anoseg_d2.checkpoint.files import read_checkpoint, write_checkpoint
 from anoseg_d2.checkpoint.lora_state import weights_hash
 from anoseg_d2.checkpoint.report import LoadReport
+from anoseg_d2.checkpoint.spec import FORMAT_NAME, FORMAT_VERSION, Checkpoint
 from anoseg_d2.checkpoint.transfer import (
     head_name,
     load_into,
@@ -36,15 +29,10 @@ from anoseg_d2.checkpoint.transfer import (
     model_tensors,
     norm_eps,
 )
-from anoseg_d2.modeling.vit import VIT_SIZES, backbone_kind
+from anoseg_d2.modeling.vit import backbone_kind
+from anoseg_d2.utils.files import publish
 
-__all__ = [
-    "AnosegCheckpointer",
-    "build_config_overrides",
-    "load_adapter",
-    "model_meta",
-    "save_adapter",
-]
+__all__ = ["AnosegCheckpointer", "load_adapter", "model_meta", "save_adapter"]
 
 logger = logging.getLogger(__name__)
 
@@ -263,72 +251,6 @@ def load_adapter(model: nn.Module, path) -> LoadReport:
 
 
 # ---- configuration --------------------------------------------------------------------------
-
-# Size in the weights to the key that builds it.
-_CONFIG_KEYS = {
-    "backbone": "MODEL.EOMT.BACKBONE",
-    "norm_eps": "MODEL.EOMT.NORM_EPS",
-    "patch_size": "MODEL.EOMT.PATCH_SIZE",
-    "num_registers": "MODEL.EOMT.NUM_REGISTERS",
-    "num_queries": "MODEL.EOMT.NUM_QUERIES",
-    "num_blocks": "MODEL.EOMT.NUM_BLOCKS",
-    "num_known": "MODEL.EOMT.NUM_CLASSES",
-    "has_anomaly": "MODEL.EOMT.ANOMALY_CLASS",
-    "image_size": "INPUT.CROP_SIZE",
-    "pixel_mean": "MODEL.PIXEL_MEAN",
-    "pixel_std": "MODEL.PIXEL_STD",
-    "head": "MODEL.HEAD.NAME",
-}
-_HEAD_KEYS = {
-    ("arcface", "scale"): "MODEL.HEAD.ARCFACE.SCALE",
-    ("arcface", "margin"): "MODEL.HEAD.ARCFACE.MARGIN",
-    ("logit_norm", "tau"): "MODEL.HEAD.LOGIT_NORM.TAU",
-    ("logit_norm", "form"): "MODEL.HEAD.LOGIT_NORM.FORM",
-    ("logit_norm", "inference"): "MODEL.HEAD.LOGIT_NORM.INFERENCE",
-}
-
-
-def build_config_overrides(checkpoint: Checkpoint) -> list[Any]:
-    """Say by which config a model is built that this checkpoint fits without any transfer.
-
-    Args:
-        checkpoint: of `read_checkpoint`. A plain model is described: adapters of the checkpoint
-            are merged when it is loaded.
-    Returns:
-        `[key, value, ...]` for `cfg.merge_from_list`. What the checkpoint does not tell is not
-        mentioned (the number of query blocks of a file without metadata).
-    Raises:
-        ValueError: attention heads are neither told nor those of a DINOv2 width.
-    """
-    spec = checkpoint.spec
-    overrides: list[Any] = _size_overrides(spec)
-    for name, key in _CONFIG_KEYS.items():
-        value = spec.get(name)
-        if value is not None:
-            overrides += [key, list(value) if isinstance(value, tuple) else value]
-    for (head, option), key in _HEAD_KEYS.items():
-        value = (spec.get("head_options") or {}).get(option)
-        if spec.get("head") == head and value is not None:
-            overrides += [key, value]
-    if spec.get("image_size") is None and spec.get("num_queries"):
-        logger.warning(
-            "%s does not tell the crop it was trained at: set INPUT.CROP_SIZE", checkpoint.source
-        )
-    learned = checkpoint.state_dict.get("class_head.scale")
-    if learned is not None:
-        overrides += ["MODEL.HEAD.ARCFACE.LEARN_SCALE", True]
-    return overrides
-
-
-def _size_overrides(spec: Mapping[str, Any]) -> list[Any]:
-    """Name the ViT size, or spell depth, width and heads out."""
-    depth, width, heads = (spec.get(key) for key in ("depth", "width", "heads"))
-    for name, size in VIT_SIZES.items():
-        if (size.depth, size.width) == (depth, width) and heads in (None, size.heads):
-            return ["MODEL.EOMT.SIZE", name]
-    heads = attention_heads(spec)
-    keys = ("MODEL.EOMT.DEPTH", depth, "MODEL.EOMT.WIDTH", width, "MODEL.EOMT.HEADS", heads)
-    return ["MODEL.EOMT.SIZE", "G" if spec.get("swiglu") else "S", *keys]
 
 
 # ---- helpers --------------------------------------------------------------------------------

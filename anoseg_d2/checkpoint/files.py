@@ -2,13 +2,10 @@
 
 import json
 import logging
-import os
 import pickle
 import struct
-import tempfile
 import zipfile
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,29 +14,23 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from anoseg_d2.checkpoint.formats import (
-    IMAGENET,
-    clean_names,
-    recognise,
-    sizes_from_state,
-    to_anoseg,
-)
+from anoseg_d2.checkpoint.formats import clean_names, recognise, to_anoseg
 from anoseg_d2.checkpoint.hub import CONFIG_FILES, WEIGHT_FILES, fetch_hub_folder, load_timm_weights
+from anoseg_d2.checkpoint.spec import (
+    FORMAT_NAME,
+    FORMAT_VERSION,
+    Checkpoint,
+    _hints,
+    _hints_of,
+    _pixel_statistics,
+    sizes_from_state,
+)
+from anoseg_d2.utils.files import atomic_path
 
-__all__ = [
-    "Checkpoint",
-    "FORMAT_NAME",
-    "FORMAT_VERSION",
-    "read_checkpoint",
-    "warn_of_delta",
-    "write_checkpoint",
-    "write_tensors",
-]
+__all__ = ["read_checkpoint", "write_checkpoint", "write_tensors"]
 
 logger = logging.getLogger(__name__)
 
-FORMAT_NAME = "anoseg_d2"
-FORMAT_VERSION = 1
 EXPECTED = (
     "a file (.pth, .pt, .ckpt, .bin, .safetensors), a folder with config.json and "
     "model.safetensors, hf://owner/name, or timm://model_name"
@@ -49,29 +40,6 @@ _BROKEN_PICKLE = (ValueError, LookupError, TypeError, AttributeError, AssertionE
 _BROKEN_PICKLE += (struct.error, MemoryError)
 # Under which keys the field's files keep the weights.
 _NESTED = ("state_dict", "model", "model_state_dict")
-
-
-@dataclass
-class Checkpoint:
-    """Weights under our names, and what their file says of them.
-
-    Attributes:
-        state_dict: our names to tensors, as stored (dtype and shapes of the file).
-        format: one of `formats.FORMATS`.
-        spec: sizes, see `formats.sizes_from_state`.
-        source: where it was read from.
-        ignored: (name, reason) of stored tensors that are no weights of the model.
-        meta: metadata of our own files, or the Hugging Face config.
-        extra: other entries of our own files (optimizer, trainer, iteration).
-    """
-
-    state_dict: dict[str, Tensor]
-    format: str
-    spec: dict[str, Any]
-    source: str
-    ignored: list[tuple[str, str]] = field(default_factory=list)
-    meta: dict[str, Any] = field(default_factory=dict)
-    extra: dict[str, Any] = field(default_factory=dict)
 
 
 def read_checkpoint(source, *, allow_pickle: bool = False) -> Checkpoint:
@@ -116,7 +84,8 @@ def write_checkpoint(payload: Mapping[str, Any], path) -> None:
     """
     if Path(path).suffix == ".safetensors":
         return write_tensors(payload["model"], path, {FORMAT_NAME: json.dumps(payload["meta"])})
-    _write_whole(path, lambda partial: torch.save(dict(payload), partial))
+    with atomic_path(path) as partial:
+        torch.save(dict(payload), partial)
 
 
 def write_tensors(state: Mapping[str, Tensor], path, metadata: dict[str, str] | None = None):
@@ -124,30 +93,8 @@ def write_tensors(state: Mapping[str, Tensor], path, metadata: dict[str, str] | 
     # Each tensor gets memory of its own: the format refuses views of one storage.
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in state.items()}
     metadata = {"format": "pt", **(metadata or {})}
-    _write_whole(path, lambda partial: save_file(tensors, partial, metadata))
-
-
-def _write_whole(path, write: Callable[[str], None]) -> None:
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, partial = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-    os.close(handle)
-    try:
-        write(partial)
-        publish(partial, path)
-    except BaseException:
-        Path(partial).unlink(missing_ok=True)
-        raise
-
-
-def publish(partial, path) -> None:
-    """Flush a finished temporary file and give it its name, with the usual permissions."""
-    with open(partial, "rb") as stream:
-        os.fsync(stream.fileno())
-    umask = os.umask(0)
-    os.umask(umask)
-    os.chmod(partial, 0o666 & ~umask)
-    os.replace(partial, path)
+    with atomic_path(path) as partial:
+        save_file(tensors, partial, metadata)
 
 
 # ---- what a file holds ----------------------------------------------------------------------
@@ -195,89 +142,6 @@ def _check_tensors(state: Mapping[str, Any]) -> None:
         # A view with stride 0 can claim any size out of a small file.
         if value.numel() * value.element_size() > value.untyped_storage().nbytes():
             raise ValueError(f"tensor {name} claims {tuple(value.shape)} but stores less")
-
-
-def _hints(meta: Mapping[str, Any]) -> dict[str, Any]:
-    names = "heads num_blocks has_anomaly head head_options class_names image_size grid lora"
-    names += " backbone norm_eps"
-    hints = {key: meta[key] for key in names.split() if meta.get(key) is not None}
-    for key in ("pixel_mean", "pixel_std"):
-        if meta.get(key) is not None:
-            hints[key] = [float(value) for value in meta[key]]
-    return hints
-
-
-def _hints_of(fmt: str, state: Mapping[str, Tensor], config) -> dict[str, Any]:
-    """What an official or Hugging Face file tells beside its weights."""
-    hints: dict[str, Any] = {}
-    if fmt in ("eomt_official", "huggingface"):
-        hints |= {"head": "linear", "has_anomaly": False}
-        probabilities = state.get("attn_mask_probs")
-        hints["num_blocks"] = None if probabilities is None else len(probabilities)
-        for key in ("pixel_mean", "pixel_std"):
-            statistics = state.get(f"encoder.{key}", state.get(key))
-            if statistics is not None and statistics.any():  # all 0 in a delta
-                hints[key] = [255.0 * float(value) for value in statistics.flatten()]
-    if fmt == "huggingface" and config:
-        hints |= _huggingface_hints(config)
-    return hints
-
-
-def _huggingface_hints(config: Mapping[str, Any]) -> dict[str, Any]:
-    model_type = config.get("model_type", "eomt")
-    if model_type not in ("eomt", "eomt_dinov3"):
-        raise ValueError(
-            f"config.json says model_type {model_type!r}; supported are 'eomt' and 'eomt_dinov3'"
-        )
-    image, patch = config.get("image_size", 640), config.get("patch_size", 16)
-    image = (image, image) if isinstance(image, int) else tuple(image)
-    patch = patch if isinstance(patch, int) else patch[0]
-    labels = config.get("id2label") or {}
-    ours = config.get(FORMAT_NAME) or {}
-    has_anomaly = bool(ours.get("has_anomaly", False))
-    names = [labels[key] for key in sorted(labels, key=int)]
-    return {
-        "heads": config.get("num_attention_heads", 16),
-        "norm_eps": config.get("layer_norm_eps", 1e-6),
-        "num_blocks": config.get("num_blocks", 4),
-        "image_size": image,
-        "grid": tuple(side // patch for side in image),
-        "class_names": (names[:-1] if has_anomaly else names) or None,
-        "has_anomaly": has_anomaly,
-    }
-
-
-def _pixel_statistics(preprocessor: Mapping[str, Any]) -> dict[str, list[float]]:
-    """Mean and deviation of RGB 0..255 that a Hugging Face image processor takes off."""
-    factor = preprocessor.get("rescale_factor", 1 / 255) if _on(preprocessor, "rescale") else 1.0
-    statistics = {}
-    for key, name, neutral in (("pixel_mean", "image_mean", 0.0), ("pixel_std", "image_std", 1.0)):
-        values = [neutral] * 3
-        if _on(preprocessor, "normalize"):
-            values = preprocessor.get(name, [v / 255 for v in IMAGENET[key]])
-        statistics[key] = [round(float(value) / factor, 6) for value in values]
-    return statistics
-
-
-def _on(preprocessor: Mapping[str, Any], step: str) -> bool:
-    return bool(preprocessor.get(f"do_{step}", True))
-
-
-def warn_of_delta(checkpoint: Checkpoint) -> None:
-    """Released DINOv3 EoMT encoders are differences to DINOv3; nothing in the file says so."""
-    gains = [
-        tensor
-        for name, tensor in checkpoint.state_dict.items()
-        if name.startswith("backbone.") and name.endswith(("norm1.weight", "norm2.weight"))
-    ]
-    if not gains or torch.cat([gain.float().flatten() for gain in gains]).abs().mean() > 0.02:
-        return
-    logger.warning(
-        "%s: the LayerNorm gains of the encoder are near 0. It looks like a delta that is to be "
-        "added to other weights: name them in MODEL.DELTA_BASE, or add them once by "
-        "tools/convert_checkpoint.py --delta-base",
-        checkpoint.source,
-    )
 
 
 # ---- files ----------------------------------------------------------------------------------

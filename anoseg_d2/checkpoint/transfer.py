@@ -13,7 +13,7 @@ import torch
 from timm.layers import resample_patch_embed
 from torch import Tensor, nn
 
-from anoseg_d2.checkpoint.files import Checkpoint, warn_of_delta
+from anoseg_d2.checkpoint.delta import warn_of_delta
 from anoseg_d2.checkpoint.formats import BARE_VITS
 from anoseg_d2.checkpoint.lora_state import lora_module_names, merge_lora_state, weights_hash
 from anoseg_d2.checkpoint.report import LoadReport, LoadRow
@@ -23,6 +23,7 @@ from anoseg_d2.checkpoint.rules import (
     resample_position_embedding,
     transfer_class_rows,
 )
+from anoseg_d2.checkpoint.spec import Checkpoint
 from anoseg_d2.modeling.vit import backbone_kind
 
 __all__ = [

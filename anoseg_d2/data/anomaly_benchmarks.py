@@ -7,7 +7,7 @@ et al. 2016 (Lost and Found, arXiv:1609.04653), and the re-packs that public eva
 
 from dataclasses import replace
 
-from anoseg_d2.data.data_set import DataSet
+from anoseg_d2.data.dataset import DataSet
 from anoseg_d2.data.dataset_files import Layout
 from anoseg_d2.data.label_rules import LABEL_RULES
 

@@ -11,15 +11,9 @@ from pathlib import Path
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from anoseg_d2.data.anomaly_benchmarks import ANOMALY_BENCHMARKS, miniature_benchmark
-from anoseg_d2.data.data_set import (
-    CITYSCAPES_CLASSES,
-    CITYSCAPES_COLORS,
-    DataSet,
-    allow_count_mismatch,
-)
+from anoseg_d2.data.cityscapes import _cityscapes
+from anoseg_d2.data.dataset import DataSet, allow_count_mismatch
 from anoseg_d2.data.dataset_card import find_card, read_card, shipped_cards
-from anoseg_d2.data.dataset_files import Layout
-from anoseg_d2.data.label_rules import LABEL_RULES
 
 __all__ = [
     "DATA_SETS",
@@ -130,27 +124,6 @@ def unregister_data_set(name: str) -> None:
     del DATA_SETS[name]
     DatasetCatalog.remove(name)
     MetadataCatalog.remove(name)
-
-
-def _cityscapes(name: str, folder: str, split: str, rule: str, expected: int | None) -> DataSet:
-    layout = Layout(
-        "Cityscapes",
-        (folder,),
-        (f"leftImg8bit/{split}/*/{{id}}_leftImg8bit.*",),
-        # one labelling in two codings: the ids are read where both lie there
-        tuple(
-            f"gtFine/{split}/*/{{id}}_gtFine_{code}.png" for code in ("labelIds", "labelTrainIds")
-        ),
-    )
-    return DataSet(
-        name,
-        "closed_set",
-        (layout,),
-        LABEL_RULES[rule],
-        CITYSCAPES_CLASSES,
-        CITYSCAPES_COLORS,
-        expected,
-    )
 
 
 register_all()

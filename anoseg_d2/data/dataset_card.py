@@ -22,7 +22,8 @@ from pathlib import Path
 
 import yaml
 
-from anoseg_d2.data.data_set import CITYSCAPES_CLASSES, CITYSCAPES_COLORS, DataSet
+from anoseg_d2.data.cityscapes import CITYSCAPES_CLASSES, CITYSCAPES_COLORS
+from anoseg_d2.data.dataset import DataSet
 from anoseg_d2.data.dataset_files import Layout, placeholders
 from anoseg_d2.data.label_rules import LABEL_RULES, VOID, LabelRule
 

@@ -6,14 +6,13 @@ from dataclasses import asdict, dataclass, field
 from functools import partial
 from multiprocessing.pool import ThreadPool
 
-import cv2
 import numpy as np
 
-from anoseg_d2.data.data_set import DataSet
+from anoseg_d2.data.dataset import DataSet
 from anoseg_d2.data.image_io import read_image, read_label
 from anoseg_d2.data.label_rules import VOID, LabelRule
 
-__all__ = ["DatasetReport", "check_data_set", "overlay_sheet"]
+__all__ = ["DatasetReport", "check_data_set"]
 
 ANOMALY_COLOR = (255, 60, 0)
 VOID_COLOR = (0, 0, 0)
@@ -214,38 +213,3 @@ def _faults(report, data_set: DataSet, values: Counter, train_ids: Counter) -> l
 def _shares(counts: Counter) -> dict[str, float]:
     total = sum(counts.values())
     return {str(value): counts[value] / total for value in sorted(counts)}
-
-
-def overlay_sheet(data_set: DataSet, root, count: int = 6, width: int = 640) -> np.ndarray:
-    """Draw images beside their labels, to be looked at.
-
-    Args:
-        data_set: which.
-        root: the datasets folder.
-        count: number of images, evenly spread over the set.
-        width: of one image on the sheet, pixels.
-    Returns:
-        (rows, 2 * width, 3) uint8 RGB: photograph on the left, coloured label over it on the
-        right; void black, anomaly orange.
-    """
-    pairs = data_set.find(root).pairs
-    chosen = np.unique(np.linspace(0, len(pairs) - 1, min(count, len(pairs))).round().astype(int))
-    palette = np.full((256, 3), VOID_COLOR, dtype=np.uint8)
-    if data_set.colors:
-        palette[: len(data_set.colors)] = data_set.colors
-    else:
-        palette[0] = (200, 200, 200)
-    anomaly = 1 if data_set.evaluator_type == "anomaly" else data_set.anomaly_id
-    if anomaly is not None:
-        palette[anomaly] = ANOMALY_COLOR
-    return np.concatenate([_overlay_row(pairs[i], data_set, palette, width) for i in chosen])
-
-
-def _overlay_row(pair, data_set: DataSet, palette: np.ndarray, width: int) -> np.ndarray:
-    _, image_path, label_path = pair
-    image = read_image(image_path)
-    label = data_set.rule.apply(read_label(label_path), str(label_path))
-    size = (width, max(1, round(image.shape[0] * width / image.shape[1])))
-    image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
-    label = cv2.resize(label, size, interpolation=cv2.INTER_NEAREST_EXACT)
-    return np.concatenate([image, cv2.addWeighted(image, 0.4, palette[label], 0.6, 0)], axis=1)

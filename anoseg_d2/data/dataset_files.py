@@ -5,7 +5,6 @@ piece, and `**` any number of folders: `leftImg8bit/train/*/{id}_leftImg8bit.*`.
 label belong together when all captured pieces are equal.
 """
 
-import logging
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -16,7 +15,6 @@ from anoseg_d2.data.image_io import IMAGE_EXTENSIONS
 
 __all__ = ["FoundFiles", "Layout", "find_files", "match_files", "placeholders"]
 
-logger = logging.getLogger(__name__)
 _TOKEN = re.compile(r"\{(\w+)\}|(\*\*/)|(\*)|(\?)|([^{*?]+|[{])")
 
 

@@ -8,7 +8,7 @@ from detectron2.data import MetadataCatalog
 from anoseg_d2.data.augmentation import Augmentation
 from anoseg_d2.data.builtin import datasets_root
 from anoseg_d2.data.cut_paste import CutPasteOptions
-from anoseg_d2.data.cut_paste.draw import OnlineCutPaste
+from anoseg_d2.data.cut_paste.sampling import OnlineCutPaste
 from anoseg_d2.data.cut_paste.sources import CONTROL_CLASSES, CocoObjects
 from anoseg_d2.data.image_io import read_image
 from anoseg_d2.data.label_rules import load_label

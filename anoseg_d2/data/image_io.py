@@ -4,24 +4,15 @@ Pillow decodes: it knows every extension of the benchmarks (jpg, png, webp, tiff
 indices, and tells EXIF orientation. Everything in the package reads pixels through here.
 """
 
-import contextlib
 import io
-import os
-import tempfile
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-__all__ = [
-    "IMAGE_EXTENSIONS",
-    "as_bgr",
-    "atomic_path",
-    "read_image",
-    "read_label",
-    "write_atomic",
-    "write_image",
-]
+from anoseg_d2.utils.files import write_atomic
+
+__all__ = ["IMAGE_EXTENSIONS", "read_image", "read_label", "write_image"]
 
 # What Pillow raises at files that are no image, damaged, or of an absurd size.
 _UNREADABLE = (
@@ -74,38 +65,6 @@ def read_image(path) -> np.ndarray:
     return np.array(image.convert("RGB"))
 
 
-def as_bgr(image: np.ndarray) -> np.ndarray:
-    """Bring an image in memory, as cv2 reads it with any flag, to what the predictor takes.
-
-    One channel is repeated, an alpha channel is dropped (transparent pixels show the colour that
-    is stored under them), 16-bit values keep their high byte: they are taken to fill 0..65535.
-
-    Args:
-        image: (H, W), (H, W, 1), (H, W, 3) BGR or (H, W, 4) BGRA; uint8, uint16 or bool.
-    Returns:
-        (H, W, 3) uint8 BGR; the very array when it is that already.
-    Raises:
-        ValueError: another shape or type; the message says what to convert.
-    """
-    image = np.asarray(image)
-    if image.ndim == 2:
-        image = image[..., None]
-    if image.ndim != 3 or image.shape[2] not in (1, 3, 4) or image.size == 0:
-        hint = "; transpose it: channels come last" if image.shape[:1] in ((1,), (3,)) else ""
-        raise ValueError(
-            f"an image is (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), not {image.shape}{hint}"
-        )
-    if image.dtype == np.uint16:
-        image = (image >> 8).astype(np.uint8)
-    elif image.dtype == bool:
-        image = image.astype(np.uint8) * 255
-    elif image.dtype != np.uint8:
-        raise ValueError(
-            f"an image is uint8 or uint16, not {image.dtype}; bring it to 0..255 and to uint8"
-        )
-    return np.repeat(image, 3, axis=2) if image.shape[2] == 1 else image[..., :3]
-
-
 def read_label(path) -> np.ndarray:
     """Read a label map as it is stored: palette indices, first of several channels, no resampling.
 
@@ -122,38 +81,6 @@ def read_label(path) -> np.ndarray:
     if label.dtype == bool:
         return label.astype(np.uint8)
     return label if label.dtype == np.uint8 else label.astype(np.int32)
-
-
-@contextlib.contextmanager
-def atomic_path(path, suffix: str = ".part"):
-    """Give a temporary path beside `path` that takes its place when the block ends well.
-
-    Args:
-        path: where the file shall lie; its folder is made.
-        suffix: of the temporary name, for writers that choose a format by it.
-    """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=suffix)
-    os.close(handle)
-    try:
-        yield Path(temporary)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-
-
-def write_atomic(path, data: bytes) -> None:
-    """Write `data` to `path` so that a half-written file never bears the final name.
-
-    Args:
-        path: where the file shall lie; its folder is made.
-        data: content.
-    """
-    with atomic_path(path) as temporary:
-        temporary.write_bytes(data)
 
 
 def write_image(path, image: np.ndarray, **options) -> None:

@@ -15,15 +15,16 @@ from detectron2.utils import comm
 from anoseg_d2.data.image_io import read_image
 from anoseg_d2.data.label_rules import load_label
 from anoseg_d2.evaluation.components import ComponentMetrics
-from anoseg_d2.evaluation.image_records import (
+from anoseg_d2.evaluation.metrics import PixelMetrics
+from anoseg_d2.evaluation.run_folder import dataset_folder
+from anoseg_d2.evaluation.spill import ScoreSpill
+from anoseg_d2.evaluation.thumbnails import (
     FailureGallery,
     image_average_precision,
     save_thumbnails,
     thumbnail_name,
 )
-from anoseg_d2.evaluation.metrics import PixelMetrics
-from anoseg_d2.evaluation.run_folder import dataset_folder, write_json
-from anoseg_d2.evaluation.spill import ScoreSpill
+from anoseg_d2.utils.files import write_json
 
 __all__ = ["AnomalyEvaluator"]
 

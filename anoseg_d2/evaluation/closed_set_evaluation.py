@@ -5,7 +5,6 @@ classes that occur in the labels (or over the metadata's `present_classes`); a p
 that never occurs counts as an error of the true class. Void and pasted-anomaly pixels are left out.
 """
 
-import logging
 from collections import OrderedDict
 
 import numpy as np
@@ -15,11 +14,11 @@ from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 
 from anoseg_d2.data.label_rules import load_label
-from anoseg_d2.evaluation.run_folder import dataset_folder, write_json
+from anoseg_d2.evaluation.run_folder import dataset_folder
+from anoseg_d2.utils.files import write_json
 
 __all__ = ["ClosedSetEvaluator", "ClosedSetCounts", "closed_set_figures"]
 
-logger = logging.getLogger(__name__)
 
 # Confidences are summed as integers of this step, so that no order of images changes the sum.
 _CONFIDENCE_STEP = 2.0**-24

@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 import cv2
 import numpy as np
 
-from .metrics import checked_pixels
+from anoseg_d2.evaluation.metrics import checked_pixels
 
 __all__ = ["OVERLAPS", "TRACKS", "ComponentMetrics", "component_metrics"]
 

@@ -1,19 +1,18 @@
 """Score maps: written, and those of any method found, checked and read one at a time."""
 
 import io
-import logging
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, PngImagePlugin, UnidentifiedImageError
 
-from anoseg_d2.data.image_io import write_atomic, write_image
+from anoseg_d2.data.image_io import write_image
 from anoseg_d2.data.label_rules import load_label
+from anoseg_d2.utils.files import write_atomic
 
 __all__ = ["MAP_EXTENSIONS", "MapFolder", "MapReader", "StoredMaps", "read_map", "write_map"]
 
-logger = logging.getLogger(__name__)
 
 _HDF5 = (".hdf5", ".h5")
 MAP_EXTENSIONS = (".npy", ".npz", ".png", ".tif", ".tiff", *_HDF5)

@@ -17,18 +17,15 @@ is the false-positive rate at the first, highest threshold with TPR >= 0.95 (Seg
 arXiv:2104.14812); `strict=True` asks for TPR > 0.95 as RbA's code does (arXiv:2211.14293).
 """
 
-import logging
-
 import numpy as np
 
-from .curve_bounds import CurveSummary, Plan, pixels_needed
-from .score_counts import Budget, KeyRuns, PagedSketch, counts_from_state
-from .score_keys import keys_to_scores, scores_to_keys, to_numpy
-from .spilled_counts import SpilledCounts, estimate_exact_bytes
+from anoseg_d2.evaluation.streaming.bounds import CurveSummary, Plan, pixels_needed
+from anoseg_d2.evaluation.streaming.counts import Budget, KeyRuns, PagedSketch, counts_from_state
+from anoseg_d2.evaluation.streaming.keys import keys_to_scores, scores_to_keys, to_numpy
+from anoseg_d2.evaluation.streaming.spilled import SpilledCounts, estimate_exact_bytes
 
 __all__ = ["PixelMetrics", "checked_pixels", "estimate_exact_bytes"]
 
-logger = logging.getLogger(__name__)
 
 KNOWN, ANOMALY, VOID = 0, 1, 255
 _UPDATE = 1 << 19  # pixels counted at a time
@@ -45,7 +42,7 @@ class PixelMetrics:
         spill_dir: parent of the temporary directory of `exact`; default the system's.
         expected_pixels: labelled pixels to come, if known: with `exact`, disk space is checked
             for all of them at once.
-        budget: sizes of the tables, see `score_counts.Budget`.
+        budget: sizes of the tables, see `streaming.counts.Budget`.
     """
 
     def __init__(

@@ -9,7 +9,6 @@ Shape letters: B images, Q queries, C width, N tokens, K known classes, R class 
 """
 
 import math
-from collections.abc import Iterator
 
 import torch
 from detectron2.config import configurable
@@ -19,35 +18,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from anoseg_d2.modeling import lora, scores, windows
+from anoseg_d2.modeling import scores
+from anoseg_d2.modeling.annealing import annealing_windows, keep_probability
 from anoseg_d2.modeling.criterion import LossNormalizers, SetCriterion, targets_from_sem_seg
 from anoseg_d2.modeling.heads import CLASS_HEADS, ClassHead, build_head
+from anoseg_d2.modeling.inference import infer_image
+from anoseg_d2.modeling.lora import adapt_backbone
 from anoseg_d2.modeling.postprocess import POSTPROCESS
 from anoseg_d2.modeling.vit import backbone_kind, build_vit, default_num_blocks
 
-__all__ = ["EoMT", "annealing_windows", "keep_probability"]
-
-# Floats that one strip of mask logits or linear maps may hold at once: 4 Mi of them are 16 MiB, and
-# what is made of them needs a few times as much. Larger strips are slower: they leave the cache.
-STRIP_ELEMENTS = 4 * 2**20
-
-
-def annealing_windows(num_blocks: int) -> list[tuple[float, float]]:
-    """Start and end, as shares of the run, of the annealing of every query block.
-
-    Starts are spread evenly over 1/6..2/3, each window lasts 1/6 of the run.
-    """
-    starts = [1 / 6 + 0.5 * i / max(num_blocks - 1, 1) for i in range(num_blocks)]
-    return [(start, start + 1 / 6) for start in starts]
-
-
-def keep_probability(progress: float, start: float, end: float, power: float = 0.9) -> float:
-    """Share of queries that keep their attention mask: 1 before start, 0 after end."""
-    if progress < start:
-        return 1.0
-    if progress >= end:
-        return 0.0
-    return (1 - (progress - start) / (end - start)) ** power
+__all__ = ["EoMT"]
 
 
 class ScaleBlock(nn.Module):
@@ -166,7 +146,7 @@ class EoMT(nn.Module):
             drop_path=node.DROP_PATH,
             norm_eps=node.NORM_EPS,
         )
-        _adapt_backbone(backbone, cfg.MODEL.LORA)
+        adapt_backbone(backbone, cfg.MODEL.LORA)
         if node.COMPILE:
             for block in backbone.blocks:
                 block.compile()
@@ -233,7 +213,7 @@ class EoMT(nn.Module):
             predictions = self.predict_masks(images)
             with torch.autocast(self.device.type, enabled=False):
                 return self.criterion(predictions, targets, self.class_head, normalizers)
-        return [self._infer(x) for x in batched_inputs]
+        return [infer_image(self, x) for x in batched_inputs]
 
     def predict_masks(
         self, images: Tensor, final_only: bool = False
@@ -330,29 +310,6 @@ class EoMT(nn.Module):
         mask[:, 0, : self.num_queries, prefix:] = inside
         return mask
 
-    @torch.no_grad()
-    def _infer(self, sample: dict) -> dict:
-        image = sample["image"]
-        plan = windows.plan_windows(image.shape[-2:], self.image_size, self.window_overlap)
-        maps, channels = self._window_maps(windows.cut_windows(image, plan), plan)
-        size = (sample.get("height", image.shape[-2]), sample.get("width", image.shape[-1]))
-        return self._read_maps(maps, channels, size)
-
-    def _window_maps(self, crops: Tensor, plan: windows.WindowPlan) -> tuple[Tensor, dict]:
-        """Merged linear maps (M, H, W) and the channels that each named map takes."""
-        merger, done, channels = windows.WindowMerger(plan), 0, {}
-        while done < len(crops):
-            part = crops[done : done + (self.window_batch or len(crops))]
-            try:
-                for maps, named in self._maps_of(part):
-                    merger.add(maps, done)
-                    done, channels = done + 1, named
-            except RuntimeError as error:
-                if not windows.is_out_of_memory(error):
-                    raise
-                self.window_batch = windows.smaller_batch(len(part), plan, error)
-        return merger.mean(), channels
-
     def predict_coefficients(self, images: Tensor) -> tuple[Tensor, Tensor, dict[str, int]]:
         """What the linear maps behind `score_names` are made of.
 
@@ -368,39 +325,6 @@ class EoMT(nn.Module):
         )
         channels = {name: value.shape[-1] for name, value in coefficients.items()}
         return mask_logits, torch.cat(list(coefficients.values()), dim=-1), channels
-
-    def _maps_of(self, crops: Tensor):
-        """Yield the maps (M, h, w) of one window after the other, and the channels of each map."""
-        mask_logits, stacked, channels = self.predict_coefficients(crops.to(self.device))
-        size = tuple(crops.shape[-2:])
-        for logits, coefficients in zip(mask_logits.float(), stacked, strict=True):
-            maps = logits.new_empty(coefficients.shape[-1], *size)
-            for start, stop in _strips(size, len(logits)):
-                strip = windows.resize_rows(logits, size, start, stop)
-                maps[:, start:stop] = scores.combine_masks(coefficients[None], strip[None])[0]
-            yield maps, channels
-
-    def _read_maps(self, maps: Tensor, channels: dict, size: tuple[int, int]) -> dict:
-        """Resize maps to the output size and evaluate the formulas, strip by strip."""
-        sem_seg = maps.new_empty(size, dtype=torch.int64)
-        confidence = maps.new_empty(size)
-        score_maps = {name: maps.new_empty(size) for name in self.score_names}
-        for start, stop in _strips(size, len(maps)):
-            part = self._read_strip(windows.resize_rows(maps, size, start, stop), channels)
-            sem_seg[start:stop], confidence[start:stop] = part["sem_seg"], part["confidence"]
-            for name, value in part["scores"].items():
-                score_maps[name][start:stop] = value
-        for function in self.postprocess:
-            score_maps = {name: function(value, sem_seg) for name, value in score_maps.items()}
-        return {"sem_seg": sem_seg, "scores": score_maps, "confidence": confidence}
-
-    def _read_strip(self, strip: Tensor, channels: dict) -> dict:
-        values = self.read_scores(strip[None], channels)
-        return {
-            "sem_seg": values["sem_seg"][0],
-            "scores": {name: value[0] for name, value in values["scores"].items()},
-            "confidence": values["confidence"][0],
-        }
 
     def read_scores(self, maps: Tensor, channels: dict[str, int]) -> dict:
         """Evaluate the formulas on merged maps.
@@ -420,28 +344,3 @@ class EoMT(nn.Module):
             ),
             "confidence": scores.known_distribution(known).max(dim=1).values,
         }
-
-
-def _strips(size: tuple[int, int], channels: int) -> Iterator[tuple[int, int]]:
-    """Rows start..stop that split (channels, H, W) values into strips of STRIP_ELEMENTS."""
-    height, width = size
-    rows = max(1, STRIP_ELEMENTS // (channels * width))
-    for start in range(0, height, rows):
-        yield start, min(start + rows, height)
-
-
-def _adapt_backbone(backbone: nn.Module, node) -> None:
-    """Inject adapters as `cfg.MODEL.LORA` says and freeze what lies under them."""
-    if not node.ENABLED:
-        return
-    lora.inject_lora(
-        backbone,
-        tuple(node.TARGETS),
-        node.RANK,
-        node.ALPHA,
-        node.DROPOUT,
-        tuple(node.BLOCKS) or None,
-    )
-    for name, parameter in backbone.named_parameters():
-        is_norm = node.TRAIN_NORMS and ("norm" in name)
-        parameter.requires_grad_("lora_" in name or is_norm)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from anoseg_d2.registry import Registry
+from anoseg_d2.utils.registry import Registry
 
 __all__ = [
     "CLASS_HEADS",

@@ -9,19 +9,18 @@ from collections.abc import Iterator
 
 import loralib
 import torch
-from tabulate import tabulate
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 __all__ = [
     "LORA_TARGETS",
+    "adapt_backbone",
     "LoRALinear",
     "LoRAMergedLinear",
     "inject_lora",
     "lora_modules",
     "lora_state_dict",
     "merge_lora",
-    "parameter_table",
 ]
 
 LORA_TARGETS = ("q", "k", "v", "proj", "fc1", "fc2")
@@ -243,20 +242,18 @@ def merge_lora(model: nn.Module) -> nn.Module:
     return model
 
 
-def parameter_table(model: nn.Module) -> str:
-    """What trains: total, trainable, adapters alone, and the memory that training them takes.
-
-    Gradients and AdamW's two moments are counted at 4 bytes each; activations are not.
-    """
-    total = sum(p.numel() for p in model.parameters())
-    trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    adapters = sum(value.numel() for value in lora_state_dict(model).values())
-    rows = [
-        [name, f"{count:,}", f"{100 * count / max(total, 1):.2f} %", memory]
-        for name, count, memory in (
-            ("all parameters", total, ""),
-            ("trainable", trainable, f"{12 * trainable / 2**20:,.1f} MiB"),
-            ("LoRA adapters alone", adapters, f"{12 * adapters / 2**20:,.1f} MiB"),
-        )
-    ]
-    return tabulate(rows, headers=["", "parameters", "share", "gradients + AdamW state"])
+def adapt_backbone(backbone: nn.Module, node) -> None:
+    """Inject adapters as `cfg.MODEL.LORA` says and freeze what lies under them."""
+    if not node.ENABLED:
+        return
+    inject_lora(
+        backbone,
+        tuple(node.TARGETS),
+        node.RANK,
+        node.ALPHA,
+        node.DROPOUT,
+        tuple(node.BLOCKS) or None,
+    )
+    for name, parameter in backbone.named_parameters():
+        is_norm = node.TRAIN_NORMS and ("norm" in name)
+        parameter.requires_grad_("lora_" in name or is_norm)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torchvision.transforms.v2 import functional as TF
 
-from anoseg_d2.registry import Registry
+from anoseg_d2.utils.registry import Registry
 
 __all__ = ["POSTPROCESS", "gaussian", "road_prior"]
 

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from anoseg_d2.registry import Registry
+from anoseg_d2.utils.registry import Registry
 
 __all__ = [
     "LINEAR_MAPS",

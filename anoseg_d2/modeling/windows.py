@@ -3,7 +3,6 @@
 Shape letters: n windows, M channels, (H, W) sizes in pixels.
 """
 
-import logging
 import math
 from typing import NamedTuple
 
@@ -12,20 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchvision.transforms.v2 import functional as TF
 
-__all__ = [
-    "WindowPlan",
-    "cut_windows",
-    "is_out_of_memory",
-    "merge_windows",
-    "plan_windows",
-    "resize_rows",
-    "smaller_batch",
-]
-
-logger = logging.getLogger(__name__)
-
-# Devices other than CUDA raise a plain RuntimeError, known by its words alone.
-_NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "alloc_failed")
+__all__ = ["WindowPlan", "cut_windows", "merge_windows", "plan_windows", "resize_rows"]
 
 
 class WindowPlan(NamedTuple):
@@ -140,35 +126,3 @@ def resize_rows(maps: Tensor, size: tuple[int, int], start: int, stop: int) -> T
     return F.interpolate(
         rows[None], size=(stop - start, width), mode="bilinear", align_corners=False
     )[0]
-
-
-def is_out_of_memory(error: RuntimeError) -> bool:
-    """Whether torch raised `error` for want of memory, on any device."""
-    words = str(error).lower()
-    is_cuda = isinstance(error, torch.cuda.OutOfMemoryError)
-    return is_cuda or any(phrase in words for phrase in _NO_MEMORY)
-
-
-def smaller_batch(windows: int, plan: WindowPlan, error: RuntimeError) -> int:
-    """Half as many windows per forward, said in the log.
-
-    Args:
-        windows: how many did not fit.
-        plan: of the image at hand.
-        error: what torch raised.
-    Raises:
-        RuntimeError: not even one window fits; the cause is `error`.
-    """
-    if windows == 1:
-        height, width = plan.window
-        raise RuntimeError(
-            f"out of memory with a single window of {height}x{width} (image resized to "
-            f"{plan.resized[0]}x{plan.resized[1]}); a smaller INPUT.CROP_SIZE, fewer "
-            f"TEST.ANOMALY.SCORES, or MODEL.DEVICE cpu needs less: {error}"
-        ) from error
-    logger.warning(
-        "out of memory with %d windows per forward; going on with INPUT.WINDOW_BATCH %d",
-        windows,
-        windows // 2,
-    )
-    return windows // 2

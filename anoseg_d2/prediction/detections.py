@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 from pycocotools import mask as coco_mask
 
-from anoseg_d2.data.image_io import atomic_path
+from anoseg_d2.utils.files import atomic_path
 
 __all__ = ["CocoWriter", "Detection", "encode_mask", "find_detections"]
 

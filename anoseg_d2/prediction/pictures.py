@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 
 from anoseg_d2.prediction.detections import Detection
-from anoseg_d2.visualization import color_bar, heat_map, overlay, score_range
+from anoseg_d2.utils.visualization import color_bar, heat_map, overlay, score_range
 
 __all__ = [
     "SCORE_RANGES",

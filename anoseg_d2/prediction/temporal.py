@@ -3,7 +3,7 @@
 import cv2
 import numpy as np
 
-from anoseg_d2.visualization import fit_long_side
+from anoseg_d2.utils.visualization import fit_long_side
 
 __all__ = ["TemporalFilter"]
 

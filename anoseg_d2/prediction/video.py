@@ -14,7 +14,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from anoseg_d2.data.image_io import atomic_path
+from anoseg_d2.utils.files import atomic_path
 
 try:
     import av

@@ -17,7 +17,7 @@ from anoseg_d2.checkpoint import (
     read_checkpoint,
     save_adapter,
 )
-from anoseg_d2.checkpoint.export import to_official
+from anoseg_d2.checkpoint.formats_out import to_official
 from anoseg_d2.modeling import EoMT
 from anoseg_d2.modeling.lora import inject_lora
 from anoseg_d2.modeling.vit import build_vit

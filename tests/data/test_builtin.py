@@ -8,7 +8,8 @@ from PIL import Image
 
 from anoseg_d2.config import add_anoseg_config
 from anoseg_d2.data import builtin
-from anoseg_d2.data.data_set import CITYSCAPES_CLASSES, allow_count_mismatch
+from anoseg_d2.data.cityscapes import CITYSCAPES_CLASSES
+from anoseg_d2.data.dataset import allow_count_mismatch
 from anoseg_d2.data.label_rules import load_label
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scipy import ndimage
 
 from anoseg_d2.data.cut_paste import CutPasteOptions, PasteObject, paste_objects
-from anoseg_d2.data.cut_paste.draw import OnlineCutPaste, draw_and_paste
+from anoseg_d2.data.cut_paste.sampling import OnlineCutPaste, draw_and_paste
 from anoseg_d2.data.cut_paste.sources import ObjectSource
 
 FRAME = (200, 300)

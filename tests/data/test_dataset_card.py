@@ -11,7 +11,7 @@ from PIL import Image
 
 from anoseg_d2.config import add_anoseg_config
 from anoseg_d2.data import builtin
-from anoseg_d2.data.data_set import CITYSCAPES_CLASSES
+from anoseg_d2.data.cityscapes import CITYSCAPES_CLASSES
 from anoseg_d2.data.dataset_card import find_card, read_card, shipped_cards
 
 REAL_DATA = Path(os.environ.get("ANOSEG_DATA", Path(__file__).parents[3] / "shared/data"))

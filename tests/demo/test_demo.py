@@ -12,8 +12,8 @@ from PIL import Image
 from anoseg_d2.checkpoint import model_meta
 from anoseg_d2.evaluation.map_files import read_map
 from anoseg_d2.prediction import job
+from anoseg_d2.prediction.predictor import AnomalyPredictor
 from anoseg_d2.prediction.video import VideoWriter, open_video
-from anoseg_d2.predictor import AnomalyPredictor
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -15,16 +15,16 @@ from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 from anoseg_d2.data.image_io import read_label
 from anoseg_d2.evaluation.anomaly_evaluation import AnomalyEvaluator
 from anoseg_d2.evaluation.components import ComponentMetrics
-from anoseg_d2.evaluation.image_records import (
+from anoseg_d2.evaluation.metrics import PixelMetrics
+from anoseg_d2.evaluation.spill import ScoreSpill
+from anoseg_d2.evaluation.thumbnails import (
     FailureGallery,
     image_average_precision,
     load_thumbnails,
     save_thumbnails,
     thumbnail_name,
 )
-from anoseg_d2.evaluation.metrics import PixelMetrics
-from anoseg_d2.evaluation.run_folder import read_json
-from anoseg_d2.evaluation.spill import ScoreSpill
+from anoseg_d2.utils.files import read_json
 
 
 def labels_of(images):

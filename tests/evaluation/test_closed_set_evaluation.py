@@ -13,7 +13,7 @@ from anoseg_d2.evaluation.closed_set_evaluation import (
     ClosedSetEvaluator,
     closed_set_figures,
 )
-from anoseg_d2.evaluation.run_folder import read_json
+from anoseg_d2.utils.files import read_json
 
 NAMES = small_sets.CLASSES
 

@@ -19,8 +19,8 @@ from sklearn.metrics import (
 )
 
 from anoseg_d2.evaluation.metrics import PixelMetrics, estimate_exact_bytes
-from anoseg_d2.evaluation.score_counts import Budget, PagedSketch
-from anoseg_d2.evaluation.score_keys import keys_to_scores, scores_to_keys
+from anoseg_d2.evaluation.streaming.counts import Budget, PagedSketch
+from anoseg_d2.evaluation.streaming.keys import keys_to_scores, scores_to_keys
 
 # Tables so small that a few thousand pixels fill them: 2 ** 18 cells, shared low bits.
 TINY = Budget(runs=64, pages=1 << 10, page_bits=8, fold_bits=14)

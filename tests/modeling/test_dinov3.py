@@ -5,11 +5,11 @@ import torch
 from transformers import EomtDinov3Config, EomtDinov3ForUniversalSegmentation
 
 from anoseg_d2.checkpoint import load_into, read_checkpoint
+from anoseg_d2.checkpoint.from_config import resolve_weights
+from anoseg_d2.engine.solver import build_optimizer
 from anoseg_d2.modeling import EoMT
 from anoseg_d2.modeling.lora import inject_lora, merge_lora
 from anoseg_d2.modeling.vit import backbone_kind, build_vit
-from anoseg_d2.solver import build_optimizer
-from anoseg_d2.weights import resolve_weights
 
 DEPTH, WIDTH, HEADS, QUERIES = 4, 48, 3, 6
 

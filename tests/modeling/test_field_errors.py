@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from anoseg_d2.checkpoint import AnosegCheckpointer, load_into, read_checkpoint
 from anoseg_d2.data.dataset_mapper import AnosegDatasetMapper
-from anoseg_d2.modeling.eomt import annealing_windows, keep_probability
+from anoseg_d2.modeling.annealing import annealing_windows, keep_probability
 from anoseg_d2.modeling.heads import ArcFaceHead
 from anoseg_d2.modeling.scores import anomaly_scores
 

@@ -9,6 +9,7 @@ import timm
 import torch
 from torch import nn
 
+from anoseg_d2.engine.trainer import parameter_table
 from anoseg_d2.modeling.lora import (
     LORA_TARGETS,
     LoRALinear,
@@ -17,7 +18,6 @@ from anoseg_d2.modeling.lora import (
     lora_modules,
     lora_state_dict,
     merge_lora,
-    parameter_table,
 )
 from anoseg_d2.modeling.vit import build_vit
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from anoseg_d2.engine import ProgressHook
-from anoseg_d2.modeling.eomt import annealing_windows, keep_probability
+from anoseg_d2.engine.trainer import ProgressHook
+from anoseg_d2.modeling.annealing import annealing_windows, keep_probability
 
 QUERIES, PREFIX, GRID = 5, 2, (2, 2)
 

@@ -5,8 +5,8 @@ import logging
 import pytest
 import torch
 
-from anoseg_d2.modeling import eomt
-from anoseg_d2.modeling.windows import is_out_of_memory
+from anoseg_d2.modeling import inference
+from anoseg_d2.modeling.inference import is_out_of_memory
 
 CPU_ERROR = (
     "[enforce fail at alloc_cpu.cpp:118] err == 0. DefaultCPUAllocator: can't allocate memory: "
@@ -58,7 +58,7 @@ def test_out_of_memory_lowers_the_batch_once_and_for_all(tiny_eomt, panorama, ca
 def test_memory_that_ends_between_windows_counts_none_twice(tiny_eomt, panorama, monkeypatch):
     model = tiny_eomt().eval()
     expected = model([panorama])[0]["scores"]
-    combine, calls = eomt.scores.combine_masks, []
+    combine, calls = inference.scores.combine_masks, []
 
     def combine_masks(*maps):
         calls.append(1)
@@ -66,7 +66,7 @@ def test_memory_that_ends_between_windows_counts_none_twice(tiny_eomt, panorama,
             raise RuntimeError(CPU_ERROR)
         return combine(*maps)
 
-    monkeypatch.setattr(eomt.scores, "combine_masks", combine_masks)
+    monkeypatch.setattr(inference.scores, "combine_masks", combine_masks)
     torch.testing.assert_close(model([panorama])[0]["scores"], expected)
     assert len(calls) == 8 and model.window_batch == 3
 
@@ -91,13 +91,13 @@ def test_large_images_are_read_in_strips_of_bounded_size(tiny_eomt, monkeypatch,
     model = tiny_eomt(score_names=("rba",)).eval()
     strips = []
 
-    def read_strip(strip, channels):
-        strips.append(tuple(strip.shape))
-        flat = strip[0]
+    def read_scores(maps, channels):
+        strips.append(tuple(maps.shape[1:]))
+        flat = maps[:, 0]
         return {"sem_seg": flat.long(), "scores": {"rba": flat}, "confidence": flat}
 
-    monkeypatch.setattr(model, "_read_strip", read_strip)
+    monkeypatch.setattr(model, "read_scores", read_scores)
     output = model([{"image": torch.zeros(3, *size, dtype=torch.uint8)}])[0]
     assert output["scores"]["rba"].shape == output["sem_seg"].shape == size
     assert sum(rows for _, rows, _ in strips) == size[0]
-    assert max(maps * rows * width for maps, rows, width in strips) <= eomt.STRIP_ELEMENTS
+    assert max(maps * rows * width for maps, rows, width in strips) <= inference.STRIP_ELEMENTS

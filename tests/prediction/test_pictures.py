@@ -19,7 +19,7 @@ from anoseg_d2.prediction.pictures import (
     glow,
 )
 from anoseg_d2.prediction.video import open_video
-from anoseg_d2.visualization import heat_map
+from anoseg_d2.utils.visualization import heat_map
 
 
 def scene(height=60, width=80):

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from anoseg_d2 import AnomalyPredictor
 from anoseg_d2.checkpoint import AnosegCheckpointer, load_into, read_checkpoint, save_adapter
-from anoseg_d2.checkpoint.export import add_delta
+from anoseg_d2.checkpoint.delta import add_delta
 from anoseg_d2.modeling import EoMT
 from anoseg_d2.modeling.heads import LogitNormHead
 from anoseg_d2.modeling.lora import inject_lora

@@ -12,7 +12,7 @@ from PIL import Image
 from anoseg_d2.data.image_io import read_label
 from anoseg_d2.evaluation.anomaly_evaluation import AnomalyEvaluator
 from anoseg_d2.evaluation.map_files import MapFolder, MapReader, read_map
-from anoseg_d2.evaluation.run_folder import read_json
+from anoseg_d2.utils.files import read_json
 
 TOOL = Path(__file__).parents[2] / "tools" / "evaluate_maps.py"
 

@@ -13,8 +13,8 @@ import torch
 from PIL import Image
 
 from anoseg_d2.checkpoint import AnosegCheckpointer, save_adapter
-from anoseg_d2.export_check import draw_image
-from anoseg_d2.predictor import AnomalyPredictor
+from anoseg_d2.export.check import draw_image
+from anoseg_d2.prediction.predictor import AnomalyPredictor
 
 ROOT = Path(__file__).resolve().parents[2]
 NAMES = ["road", "pavement", "sky"]
@@ -112,8 +112,8 @@ def test_a_failed_check_ends_with_status_1_and_without_a_file(
         bad = tool.Difference("rba", (1, 32, 32), -1.0, 0.0, 0.5, 1e-3)
         raise tool.ExportCheckError([bad])
 
-    monkeypatch.setattr("anoseg_d2.export.check_file", fail)
-    monkeypatch.setattr("anoseg_d2.export._trace", lambda model: None)
+    monkeypatch.setattr("anoseg_d2.export.write.check_file", fail)
+    monkeypatch.setattr("anoseg_d2.export.write._trace", lambda model: None)
     monkeypatch.setattr(torch.export, "save", lambda program, path, **_: path.write_text("bad"))
     before = sorted(tmp_path.iterdir())
     assert export(checkpoint, "--output", tmp_path / "model.pt2") == 1

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from anoseg_d2.evaluation.run_folder import write_json
+from anoseg_d2.utils.files import write_json
 
 TOOL = Path(__file__).parents[2] / "tools" / "plot_results.py"
 

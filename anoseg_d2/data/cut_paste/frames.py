@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
+from anoseg_d2.data.cityscapes import CITYSCAPES_CLASSES
 from anoseg_d2.data.cut_paste.paste import ANOMALY_LABEL_ID
-from anoseg_d2.data.data_set import CITYSCAPES_CLASSES
 from anoseg_d2.data.dataset_files import FoundFiles, Layout, find_files
 from anoseg_d2.data.image_io import read_label
 from anoseg_d2.data.label_rules import LABEL_RULES, VOID, LabelRule

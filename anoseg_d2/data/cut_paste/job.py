@@ -24,11 +24,12 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from anoseg_d2.data.cut_paste.draw import draw_and_paste
 from anoseg_d2.data.cut_paste.frames import Frame, LabelReader
 from anoseg_d2.data.cut_paste.paste import CutPasteOptions
+from anoseg_d2.data.cut_paste.sampling import draw_and_paste
 from anoseg_d2.data.cut_paste.sources import ObjectSource
-from anoseg_d2.data.image_io import read_image, write_atomic, write_image
+from anoseg_d2.data.image_io import read_image, write_image
+from anoseg_d2.utils.files import write_atomic
 
 __all__ = ["CutPasteJob", "claim_output", "collect_manifest", "read_manifest", "run_job"]
 

@@ -1,0 +1,258 @@
+"""Our checkpoints in the formats of others: official EoMT, and Hugging Face. Pure.
+
+Both know a linear class head alone. Cosine and normalised heads divide by a norm that differs from
+query to query, so they have no exact counterpart and are refused unless asked for approximately.
+"""
+
+import logging
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from anoseg_d2.checkpoint.formats import IMAGENET
+from anoseg_d2.checkpoint.lora_state import lora_module_names, merge_lora_state
+from anoseg_d2.checkpoint.names import (
+    _TO_DINOV3,
+    _TO_HUGGINGFACE,
+    _TO_OFFICIAL,
+    _TO_OFFICIAL_DINOV3,
+)
+from anoseg_d2.checkpoint.rules import fold_position_prefix, linear_rows_of_arcface
+from anoseg_d2.checkpoint.spec import FORMAT_NAME, Checkpoint, attention_heads, has_swiglu
+
+__all__ = ["linear_state", "to_huggingface", "to_official"]
+
+logger = logging.getLogger(__name__)
+
+NO_OBJECT_WEIGHT = 0.1
+
+
+def linear_state(checkpoint: Checkpoint, approximate: bool = False) -> dict[str, Tensor]:
+    """Return the weights of a whole EoMT with a linear head, adapters merged, positions of patches.
+
+    Args:
+        checkpoint: any EoMT checkpoint of `read_checkpoint`.
+        approximate: accept that class probabilities change: arcface becomes unit rows times a
+            constant, logit_norm becomes W x + b.
+    Raises:
+        ValueError: not a whole EoMT, or a head that a linear layer cannot reproduce.
+    """
+    state, spec = dict(checkpoint.state_dict), checkpoint.spec
+    needed = ("query.weight", "class_head.weight", "mask_head.0.weight")
+    needed += ("backbone.pos_embed",) if spec["backbone"] != "dinov3" else ()
+    missing = [name for name in needed if name not in state]
+    if checkpoint.format == "anoseg_adapter" or missing:
+        raise ValueError(
+            f"{checkpoint.source} ({checkpoint.format}) is no whole EoMT"
+            + (f", it lacks {', '.join(missing)}" if missing else "; merge it into its base first")
+        )
+    if lora_module_names(state):
+        state = merge_lora_state(state, (checkpoint.meta.get("lora") or {}).get("modules", {}))
+    state |= fold_position_prefix(state, spec["pos_prefix"] or 0)
+    scale = state.pop("class_head.scale", None)
+    options = dict(spec.get("head_options") or {})
+    head = spec.get("head") or ("linear" if spec["has_bias"] else "arcface")
+    exact = head == "linear" or options.get("inference") == "raw"
+    if not exact and not approximate:
+        raise ValueError(
+            f"{checkpoint.source} has a {head} head, which other formats cannot hold: its logits "
+            "are divided by a norm that differs from query to query. Approximating it keeps masks "
+            "and mostly the best class, but changes probabilities, and with them every score "
+            "(--approximate)"
+        )
+    if head == "arcface":
+        scale = float(scale) if scale is not None else float(options.get("scale") or 30.0)
+        state["class_head.weight"], factor = linear_rows_of_arcface(state, scale)
+        state["class_head.bias"] = torch.zeros(len(state["class_head.weight"]))
+        logger.warning("arcface head approximated: unit rows times %.3g", factor)
+    elif not exact:
+        logger.warning("%s head approximated: raw logits", head)
+    return state
+
+
+def to_official(checkpoint: Checkpoint, *, approximate: bool = False) -> dict[str, Tensor]:
+    """Name an EoMT as the official code does (arXiv:2503.19108).
+
+    On DINOv3 these are whole weights, not the difference to DINOv3's that its authors release.
+
+    Args:
+        checkpoint, approximate: see `linear_state`. `spec["num_blocks"]` must be known.
+    Returns:
+        Entries of the `state_dict` of a Lightning checkpoint or of the hub's pytorch_model.bin.
+        `attn_mask_probs` is 0: no attention mask at inference.
+    """
+    state = linear_state(checkpoint, approximate)
+    empty_weight = _empty_weight(state)
+    rules = _TO_OFFICIAL
+    if checkpoint.spec["backbone"] == "dinov3":
+        state, rules = _name_dinov3(_split_fused(state)), _TO_OFFICIAL_DINOV3
+    official = {f"network.{_rename(name, rules)}": tensor for name, tensor in state.items()}
+    for key in ("pixel_mean", "pixel_std"):
+        values = torch.tensor(checkpoint.spec.get(key) or IMAGENET[key]) / 255
+        official[f"network.encoder.{key}"] = values.reshape(1, 3, 1, 1)
+    official["network.attn_mask_probs"] = torch.zeros(_num_blocks(checkpoint))
+    official["criterion.empty_weight"] = empty_weight
+    return official
+
+
+def to_huggingface(
+    checkpoint: Checkpoint, *, approximate: bool = False
+) -> tuple[dict[str, Tensor], dict[str, Any], dict[str, Any]]:
+    """Name an EoMT as transformers' `EomtForUniversalSegmentation` does, on DINOv3 `EomtDinov3...`.
+
+    Args:
+        checkpoint, approximate: see `linear_state`. `spec["num_blocks"]` must be known.
+    Returns:
+        tensors for model.safetensors, config.json, preprocessor_config.json.
+    Raises:
+        ValueError: also when the model's grid is not square, which that class cannot build.
+    """
+    state, spec = linear_state(checkpoint, approximate), checkpoint.spec
+    rows, columns = spec["grid"] or (0, 0)
+    if rows != columns or not rows:
+        raise ValueError(
+            f"{checkpoint.source} sees a grid of {rows} x {columns} patches; Hugging Face's class "
+            "is square only. Evaluate or train it at a square INPUT.CROP_SIZE and save that"
+        )
+    named = _split_fused(state)
+    if spec["backbone"] == "dinov3":
+        named = _name_dinov3(named)
+    named = {_rename(name): tensor for name, tensor in named.items()}
+    positions = named.get("embeddings.position_embeddings.weight")
+    if positions is not None:
+        named["embeddings.position_embeddings.weight"] = positions[0]
+    _fill_absent(named, spec)
+    named["attn_mask_probs"] = torch.zeros(_num_blocks(checkpoint))
+    named["criterion.empty_weight"] = _empty_weight(state)
+    return named, _config(checkpoint, state), _preprocessor(spec)
+
+
+def _split_fused(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Give q, k and v, and the two halves of a SwiGLU layer, tensors of their own."""
+    swiglu = has_swiglu(state)
+    split: dict[str, Tensor] = {}
+    for name, tensor in state.items():
+        if swiglu and ".mlp.fc1." in name:
+            parts = [name.replace("fc1", part) for part in ("gate_proj", "up_proj")]
+        elif ".attn.qkv." in name:
+            parts = [name.replace("qkv", f"{part}_proj") for part in "qkv"]
+        else:
+            parts = [name.replace(".mlp.fc2.", ".mlp.down_proj.") if swiglu else name]
+        for part, chunk in zip(parts, tensor.chunk(len(parts)), strict=True):
+            split[part] = chunk.clone()
+    return split
+
+
+def _name_dinov3(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Name the blocks of a DINOv3 ViT as transformers does; `state` of `_split_fused`."""
+    return {_rename(name, _TO_DINOV3): tensor for name, tensor in state.items()}
+
+
+def _rename(name: str, rules=_TO_HUGGINGFACE) -> str:
+    for pattern, replacement in rules:
+        match = re.match(pattern, name)
+        if match:
+            return match.expand(replacement) + name[match.end() :]
+    return name
+
+
+def _fill_absent(named: dict[str, Tensor], spec: Mapping[str, Any]) -> None:
+    """Add what their model always has, with values that change nothing."""
+    width = spec["width"]
+    named.setdefault("embeddings.register_tokens", torch.zeros(1, 0, width))
+    if spec["backbone"] == "dinov3":
+        return
+    for block in range(spec["depth"]):
+        for part in (1, 2):
+            named.setdefault(f"layers.{block}.layer_scale{part}.lambda1", torch.ones(width))
+        for part in ("q_proj", "k_proj", "v_proj"):
+            named.setdefault(f"layers.{block}.attention.{part}.bias", torch.zeros(width))
+
+
+def _num_blocks(checkpoint: Checkpoint) -> int:
+    blocks = checkpoint.spec.get("num_blocks")
+    if not blocks:
+        raise ValueError(
+            f"{checkpoint.source} does not tell its number of query blocks; give it (--num-blocks)"
+        )
+    return int(blocks)
+
+
+def _empty_weight(state: Mapping[str, Tensor]) -> Tensor:
+    weight = torch.ones(state["class_head.weight"].shape[0])
+    weight[-1] = NO_OBJECT_WEIGHT
+    return weight
+
+
+def _config(checkpoint: Checkpoint, state: Mapping[str, Tensor]) -> dict[str, Any]:
+    spec = checkpoint.spec
+    labels = _labels(checkpoint, state["class_head.weight"].shape[0] - 1)
+    return _vit_config(spec, state) | {
+        "hidden_size": spec["width"],
+        "num_hidden_layers": spec["depth"],
+        "num_attention_heads": attention_heads(spec),
+        "hidden_act": "gelu",
+        "image_size": spec["grid"][0] * spec["patch_size"],
+        "patch_size": spec["patch_size"],
+        "num_register_tokens": spec["num_registers"],
+        "num_blocks": _num_blocks(checkpoint),
+        "num_queries": spec["num_queries"],
+        "num_upscale_blocks": sum(name.endswith("conv2.weight") for name in state),
+        "no_object_weight": NO_OBJECT_WEIGHT,
+        "id2label": {str(index): name for index, name in enumerate(labels)},
+        "label2id": {name: index for index, name in enumerate(labels)},
+        FORMAT_NAME: {"has_anomaly": bool(spec.get("has_anomaly"))},
+    }
+
+
+def _vit_config(spec: Mapping[str, Any], state: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Part of the config in which DINOv2 and DINOv3 differ."""
+    swiglu, hidden = has_swiglu(state), state["backbone.blocks.0.mlp.fc1.weight"].shape[0]
+    if spec["backbone"] == "dinov3":
+        return {
+            "architectures": ["EomtDinov3ForUniversalSegmentation"],
+            "model_type": "eomt_dinov3",
+            "layer_norm_eps": spec["norm_eps"] or 1e-5,
+            "intermediate_size": hidden,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 100.0},
+        }
+    return {
+        "architectures": ["EomtForUniversalSegmentation"],
+        "model_type": "eomt",
+        "layer_norm_eps": spec["norm_eps"] or 1e-6,
+        "mlp_ratio": 4 if swiglu else hidden // spec["width"],
+        "use_swiglu_ffn": swiglu,
+    }
+
+
+def _labels(checkpoint: Checkpoint, count: int) -> list[str]:
+    """Name every class row but no-object; unnamed known classes are called class_0, ..."""
+    anomaly = ["anomaly"] if checkpoint.spec.get("has_anomaly") else []
+    names = list(checkpoint.spec.get("class_names") or [])
+    if len(names) == count:
+        return names
+    known = count - len(anomaly)
+    if len(names) != known:
+        names = [f"class_{index}" for index in range(known)]
+    return names + anomaly
+
+
+def _preprocessor(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """Semantic windows of the model's size, as the official evaluation cuts them."""
+    side = spec["grid"][0] * spec["patch_size"]
+    return {
+        "image_processor_type": "EomtImageProcessor",
+        "do_resize": True,
+        "size": {"shortest_edge": side, "longest_edge": None},
+        "do_split_image": True,
+        "do_pad": False,
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": [v / 255 for v in spec.get("pixel_mean") or IMAGENET["pixel_mean"]],
+        "image_std": [v / 255 for v in spec.get("pixel_std") or IMAGENET["pixel_std"]],
+        "resample": 2,
+    }

@@ -1,0 +1,139 @@
+"""From a config to weights, and from weights to the config that fits them."""
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from torch import nn
+
+from anoseg_d2.checkpoint.delta import add_delta
+from anoseg_d2.checkpoint.files import read_checkpoint
+from anoseg_d2.checkpoint.spec import Checkpoint, attention_heads
+from anoseg_d2.checkpoint.transfer import load_into
+from anoseg_d2.modeling.vit import BACKBONES, VIT_SIZES, vit_size
+
+__all__ = [
+    "build_config_overrides",
+    "load_weights",
+    "resolve_weights",
+    "restore_statistics",
+    "with_delta_base",
+]
+
+logger = logging.getLogger(__name__)
+
+# Size in the weights to the key that builds it.
+_CONFIG_KEYS = {
+    "backbone": "MODEL.EOMT.BACKBONE",
+    "norm_eps": "MODEL.EOMT.NORM_EPS",
+    "patch_size": "MODEL.EOMT.PATCH_SIZE",
+    "num_registers": "MODEL.EOMT.NUM_REGISTERS",
+    "num_queries": "MODEL.EOMT.NUM_QUERIES",
+    "num_blocks": "MODEL.EOMT.NUM_BLOCKS",
+    "num_known": "MODEL.EOMT.NUM_CLASSES",
+    "has_anomaly": "MODEL.EOMT.ANOMALY_CLASS",
+    "image_size": "INPUT.CROP_SIZE",
+    "pixel_mean": "MODEL.PIXEL_MEAN",
+    "pixel_std": "MODEL.PIXEL_STD",
+    "head": "MODEL.HEAD.NAME",
+}
+
+_HEAD_KEYS = {
+    ("arcface", "scale"): "MODEL.HEAD.ARCFACE.SCALE",
+    ("arcface", "margin"): "MODEL.HEAD.ARCFACE.MARGIN",
+    ("logit_norm", "tau"): "MODEL.HEAD.LOGIT_NORM.TAU",
+    ("logit_norm", "form"): "MODEL.HEAD.LOGIT_NORM.FORM",
+    ("logit_norm", "inference"): "MODEL.HEAD.LOGIT_NORM.INFERENCE",
+}
+
+
+def resolve_weights(cfg) -> str:
+    """MODEL.WEIGHTS, with `dinov2` and `dinov3` spelled out for the configured size.
+
+    Raises:
+        ValueError: they are named for a model with the other backbone.
+    """
+    weights, node = cfg.MODEL.WEIGHTS, cfg.MODEL.EOMT
+    if weights not in BACKBONES:
+        return weights
+    if weights != node.BACKBONE:
+        raise ValueError(
+            f"MODEL.WEIGHTS is {weights}, MODEL.EOMT.BACKBONE is {node.BACKBONE}: set both alike"
+        )
+    size = vit_size(node.SIZE).timm_name
+    if weights == "dinov3":
+        return f"timm://vit_{size}_patch16_dinov3_qkvb.lvd1689m"
+    registers = "_reg4" if node.NUM_REGISTERS else ""
+    return f"timm://vit_{size}_patch14{registers}_dinov2.lvd142m"
+
+
+def with_delta_base(cfg, checkpoint: Checkpoint) -> Checkpoint:
+    """Add a checkpoint to MODEL.DELTA_BASE where that is set."""
+    if not cfg.MODEL.DELTA_BASE:
+        return checkpoint
+    return add_delta(checkpoint, read_checkpoint(cfg.MODEL.DELTA_BASE))
+
+
+def load_weights(cfg, model: nn.Module) -> None:
+    """Load MODEL.WEIGHTS into `model`; the log says what became of every tensor."""
+    weights = resolve_weights(cfg)
+    if not weights:
+        logger.warning("MODEL.WEIGHTS is empty: every tensor keeps its random initialisation")
+        return
+    checkpoint = with_delta_base(cfg, read_checkpoint(weights))
+    load_into(
+        model,
+        checkpoint,
+        allow_unused=tuple(cfg.MODEL.ALLOW_UNUSED_WEIGHTS),
+        seed=max(cfg.SEED, 0),
+    )
+    restore_statistics(model, checkpoint)
+
+
+def restore_statistics(model: nn.Module, checkpoint: Checkpoint) -> None:
+    """Take over the score statistics of a checkpoint, so that its ensembles need no measuring."""
+    stored = checkpoint.meta.get("score_statistics") or {}
+    model.score_statistics = {name: (mean, spread) for name, (mean, spread) in stored.items()}
+
+
+def build_config_overrides(checkpoint: Checkpoint) -> list[Any]:
+    """Say by which config a model is built that this checkpoint fits without any transfer.
+
+    Args:
+        checkpoint: of `read_checkpoint`. A plain model is described: adapters of the checkpoint
+            are merged when it is loaded.
+    Returns:
+        `[key, value, ...]` for `cfg.merge_from_list`. What the checkpoint does not tell is not
+        mentioned (the number of query blocks of a file without metadata).
+    Raises:
+        ValueError: attention heads are neither told nor those of a DINOv2 width.
+    """
+    spec = checkpoint.spec
+    overrides: list[Any] = _size_overrides(spec)
+    for name, key in _CONFIG_KEYS.items():
+        value = spec.get(name)
+        if value is not None:
+            overrides += [key, list(value) if isinstance(value, tuple) else value]
+    for (head, option), key in _HEAD_KEYS.items():
+        value = (spec.get("head_options") or {}).get(option)
+        if spec.get("head") == head and value is not None:
+            overrides += [key, value]
+    if spec.get("image_size") is None and spec.get("num_queries"):
+        logger.warning(
+            "%s does not tell the crop it was trained at: set INPUT.CROP_SIZE", checkpoint.source
+        )
+    learned = checkpoint.state_dict.get("class_head.scale")
+    if learned is not None:
+        overrides += ["MODEL.HEAD.ARCFACE.LEARN_SCALE", True]
+    return overrides
+
+
+def _size_overrides(spec: Mapping[str, Any]) -> list[Any]:
+    """Name the ViT size, or spell depth, width and heads out."""
+    depth, width, heads = (spec.get(key) for key in ("depth", "width", "heads"))
+    for name, size in VIT_SIZES.items():
+        if (size.depth, size.width) == (depth, width) and heads in (None, size.heads):
+            return ["MODEL.EOMT.SIZE", name]
+    heads = attention_heads(spec)
+    keys = ("MODEL.EOMT.DEPTH", depth, "MODEL.EOMT.WIDTH", width, "MODEL.EOMT.HEADS", heads)
+    return ["MODEL.EOMT.SIZE", "G" if spec.get("swiglu") else "S", *keys]

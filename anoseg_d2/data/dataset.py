@@ -1,0 +1,137 @@
+"""A registered data set: where its files may lie, what its labels mean, how many there are."""
+
+import logging
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from anoseg_d2.data.dataset_files import FoundFiles, Layout, find_files
+from anoseg_d2.data.label_rules import LabelRule
+
+__all__ = ["DataSet", "allow_count_mismatch"]
+
+logger = logging.getLogger(__name__)
+
+COUNT_VARIABLE = "ANOSEG_ALLOW_COUNT_MISMATCH"
+_settings = {"allow_count_mismatch": False}
+
+
+def allow_count_mismatch(allow: bool) -> None:
+    """Say whether incomplete sets are only warned of (True) or refused (False, at start).
+
+    The environment variable ANOSEG_ALLOW_COUNT_MISMATCH=1 does the same from outside.
+    """
+    _settings["allow_count_mismatch"] = bool(allow)
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """One data set.
+
+    Args:
+        name: as registered.
+        evaluator_type: "closed_set" (known classes, perhaps a pasted anomaly) or "anomaly".
+        layouts: ways in which it may lie on disk.
+        rule: label values to train ids.
+        classes: names of the K known classes in train-id order; empty for anomaly sets.
+        colors: RGB 0..255 of each.
+        expected_images: how many there should be; None when any number is right.
+        present_classes: train ids over which mIoU is averaged; None for those that occur.
+        origin: what describes the set, for messages.
+    """
+
+    name: str
+    evaluator_type: str
+    layouts: tuple[Layout, ...]
+    rule: LabelRule
+    classes: tuple[str, ...] = ()
+    colors: tuple[tuple[int, int, int], ...] = ()
+    expected_images: int | None = None
+    present_classes: tuple[int, ...] | None = None
+    origin: str = "built in"
+
+    @property
+    def anomaly_id(self) -> int | None:
+        """Train id K of the pasted anomaly in a closed set that has one, else None."""
+        known = len(self.classes)
+        return known if self.evaluator_type == "closed_set" and known in self._ids() else None
+
+    def _ids(self) -> tuple[int, ...]:
+        return self.rule.train_ids()
+
+    def find(self, root) -> FoundFiles:
+        """Find the set's files; see `dataset_files.find_files`."""
+        return find_files(self.name, root, self.layouts)
+
+    def load(self, root) -> list[dict]:
+        """List the set for detectron2.
+
+        Args:
+            root: the datasets folder.
+        Returns:
+            one dict per image: file_name, sem_seg_file_name, image_id, label_rule.
+        Raises:
+            FileNotFoundError: the set is not there.
+            ValueError: two layouts at once; or it is incomplete and that was not allowed.
+        """
+        found = self.find(root)
+        problems = self.problems(found)
+        allowed = _settings["allow_count_mismatch"] or os.environ.get(COUNT_VARIABLE, "0") != "0"
+        if problems and not allowed:
+            raise ValueError(
+                "\n  ".join([f"{self.name} is not complete:", *problems])
+                + f"\nTo go on with what is there, set DATASETS.ALLOW_COUNT_MISMATCH True or "
+                f"{COUNT_VARIABLE}=1."
+            )
+        for problem in problems:
+            logger.warning("%s goes on INCOMPLETE, as asked: %s", self.name, problem)
+        logger.info(
+            "%s: %d images (%s, %s)", self.name, len(found.pairs), found.layout, found.folder
+        )
+        return [
+            {
+                "file_name": str(image),
+                "sem_seg_file_name": str(label),
+                "image_id": key,
+                "label_rule": self.rule,
+            }
+            for key, image, label in found.pairs
+        ]
+
+    def problems(self, found: FoundFiles) -> list[str]:
+        """Say what is missing or too much among the files found; empty when nothing is."""
+        problems = []
+        if self.expected_images not in (None, len(found.pairs)):
+            problems.append(
+                f"{len(found.pairs)} images with labels in {found.folder}, "
+                f"expected {self.expected_images}"
+            )
+        for what, paths in (
+            ("images without label", found.images_without_label),
+            ("labels without image", found.labels_without_image),
+        ):
+            if paths:
+                problems.append(f"{len(paths)} {what}: {_some(paths)}")
+        return problems
+
+    def metadata(self) -> dict:
+        """Return what MetadataCatalog shall hold."""
+        metadata = {
+            "evaluator_type": self.evaluator_type,
+            "ignore_label": 255,
+            "label_rule": self.rule,
+            "expected_images": self.expected_images,
+        }
+        if self.evaluator_type == "closed_set":
+            metadata.update(
+                stuff_classes=list(self.classes),
+                stuff_colors=[list(color) for color in self.colors],
+                present_classes=self.present_classes,
+            )
+        if self.anomaly_id is not None:
+            metadata["anomaly_id"] = self.anomaly_id
+        return metadata
+
+
+def _some(paths: tuple[Path, ...], limit: int = 3) -> str:
+    return ", ".join([str(path) for path in paths[:limit]] + ["..."] * (len(paths) > limit))

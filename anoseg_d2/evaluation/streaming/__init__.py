@@ -1,0 +1,1 @@
+"""Counts and certified bounds behind `PixelMetrics`."""

@@ -1,0 +1,330 @@
+"""How often each score occurred, for known and anomaly pixels, in bounded memory.
+
+Two representations, both **functions of the multiset of (score, label) pairs alone**: neither the
+order of updates nor the way they were split over objects and merged can be seen in them.
+
+`KeyRuns` holds every distinct score with its counts. It serves while there are at most
+`Budget.runs` distinct scores. Their number only grows with the multiset, so whether the limit was
+passed does not depend on order.
+
+`PagedSketch` takes over beyond that, with two tables of counters:
+
+- *cells* of `2 ** shift` neighbouring keys, counted exactly, stored in pages that exist where
+  scores fell. `shift` is the least one for which the touched pages fit. Pages touched at a given
+  shift only become more as pixels arrive, hence the final shift is that of the whole multiset,
+  whatever came first.
+- a *fold*: the lowest `fold_bits` bits of every key, scrambled by the bits above, so that all keys
+  share one table of full resolution. Where much mass sits on few neighbouring keys (a saturated
+  score), the fold shows how it is spread inside a cell, up to the few pixels of other cells that
+  share its counters. Their number is known, since cells are exact: it becomes a certified bound.
+
+Adaptive refinement by mass would need to take back an earlier coarsening once a range turns out
+to matter, which no order-free summary can; the fold keeps the low bits of all keys instead.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from anoseg_d2.evaluation.streaming.bounds import CHUNK, Cells, Segment, exact_segment
+from anoseg_d2.evaluation.streaming.keys import sorted_runs
+
+__all__ = ["Budget", "KeyRuns", "PagedSketch", "counts_from_state"]
+
+_MIN_SHIFT = 4  # a page directory over finer cells would cost more than the cells
+_FOLD_RUN = 12  # low key bits that scrambling leaves in place: cells stay contiguous in the fold
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Sizes of the tables; the defaults stay under 128 MB, working memory included.
+
+    Args:
+        runs: distinct scores up to which every one is kept.
+        pages: pages of exact cells, each of `2 ** page_bits` cells.
+        page_bits: see `pages`.
+        fold_bits: low key bits of full resolution.
+        narrow_pixels: pixels up to which counters have 32 bits; beyond, 64 bits and half as many.
+    """
+
+    runs: int = 1 << 18
+    pages: int = 5 << 11
+    page_bits: int = 9
+    fold_bits: int = 22
+    narrow_pixels: int = (1 << 32) - 1
+
+
+class KeyRuns:
+    """Every distinct key with its counts, ascending."""
+
+    exact = True
+
+    def __init__(self, budget: Budget):
+        self.budget = budget
+        self.keys = np.zeros(0, np.uint32)
+        self.counts = np.zeros((2, 0), np.int64)  # known, anomaly
+
+    def add(self, keys: np.ndarray, labels: np.ndarray) -> None:
+        """Count pixels: keys (N,) uint32 and labels (N,) uint8, 0 known, 1 anomaly."""
+        anomalous = labels.astype(bool)
+        known, known_counts = sorted_runs(np.sort(keys[~anomalous]))
+        anomaly, anomaly_counts = sorted_runs(np.sort(keys[anomalous]))
+        counts = np.zeros((2, known.size + anomaly.size), np.int64)
+        counts[0, : known.size] = known_counts
+        counts[1, known.size :] = anomaly_counts
+        self.add_runs(np.concatenate((known, anomaly)), counts)
+
+    def add_runs(self, keys: np.ndarray, counts: np.ndarray) -> None:
+        """Add counts (2, N) int64 of keys (N,)."""
+        keys = np.concatenate((self.keys, keys))
+        counts = np.concatenate((self.counts, counts), axis=1)
+        order = np.argsort(keys, kind="stable")  # a few ascending runs: it merges them
+        self.keys, known, anomalous = sorted_runs(keys[order], *counts[:, order])
+        self.counts = np.stack((known, anomalous))
+
+    @property
+    def full(self) -> bool:
+        return self.keys.size > self.budget.runs
+
+    def segments(self, wanted=None) -> Iterator[Segment]:
+        """Certified points of the curves, from the highest score down."""
+        tp = fp = 0
+        for end in range(self.keys.size, 0, -CHUNK):
+            part = slice(max(0, end - CHUNK), end)
+            segment = exact_segment(
+                self.keys[part][::-1],
+                self.counts[1, part][::-1],
+                self.counts[0, part][::-1],
+                tp,
+                fp,
+            )
+            tp, fp = segment.end
+            yield segment
+
+    def state(self) -> dict:
+        return {"kind": "runs", "keys": self.keys, "counts": self.counts}
+
+
+class PagedSketch:
+    """Exact cells in pages, and a fold of full resolution; see the top of the module."""
+
+    exact = False
+
+    def __init__(self, budget: Budget):
+        self.budget = budget
+        self.shift = _MIN_SHIFT
+        self.pixels = 0
+        self.wide = False
+        self.capacity, self.fold_bits = budget.pages, budget.fold_bits
+        self.page_ids = np.zeros(0, np.int64)  # by place in the table, in order of arrival
+        self.directory = self._empty_directory()
+        self.cells = np.zeros(2 * budget.pages << budget.page_bits, np.uint32)
+        self.fold = np.zeros(2 << budget.fold_bits, np.uint32)
+
+    @classmethod
+    def from_runs(cls, runs: KeyRuns) -> "PagedSketch":
+        """The sketch of the same multiset."""
+        sketch = cls(runs.budget)
+        first = runs.keys >> np.uint32(sketch.shift + sketch.budget.page_bits)
+        while np.count_nonzero(np.diff(first)) >= sketch.capacity:
+            first >>= np.uint32(1)
+            sketch._coarsen()
+        sketch.add_runs(runs.keys, runs.counts)
+        return sketch
+
+    def add(self, keys: np.ndarray, labels: np.ndarray, counts: np.ndarray | None = None) -> None:
+        """Count pixels: keys (N,) uint32, labels (N,) uint8 0 or 1, optional counts (N,) int64."""
+        if keys.size == 0:
+            return
+        self._make_room(keys.size if counts is None else int(counts.sum()))
+        dtype = self.cells.dtype
+        counts = np.ones(keys.size, dtype) if counts is None else counts.astype(dtype)
+        places = self._cell_places(keys) << 1 | labels
+        np.add.at(self.cells, places, counts)
+        places = self._fold_places(keys).astype(np.intp) << 1 | labels
+        np.add.at(self.fold, places, counts)
+
+    def add_runs(self, keys: np.ndarray, counts: np.ndarray) -> None:
+        """Add counts (2, N) int64 of distinct keys (N,)."""
+        for start in range(0, keys.size, CHUNK):
+            for label in (0, 1):
+                part = counts[label, start : start + CHUNK]
+                held = np.flatnonzero(part)
+                labels = np.full(held.size, label, np.uint8)
+                self.add(keys[start + held], labels, part[held])
+
+    def add_sketch(self, other: "PagedSketch") -> None:
+        """Add the counts of another sketch of the same budget, which stays as it is."""
+        self._make_room(other.pixels)
+        while self.shift < other.shift:
+            self._coarsen()
+        width = 2 << self.budget.page_bits
+        for place, page in enumerate(other.page_ids):
+            first = int(page) << (other.shift + self.budget.page_bits)
+            values = other.cells[place * width : (place + 1) * width]
+            held = np.flatnonzero(values)
+            keys = (first + ((held >> 1) << other.shift)).astype(np.uint32)
+            places = self._cell_places(keys) << 1 | (held & 1)
+            np.add.at(self.cells, places, values[held].astype(self.cells.dtype))
+        for start in range(0, other.fold.size, self.fold.size):
+            self.fold += other.fold[start : start + self.fold.size].astype(self.fold.dtype)
+
+    def _empty_directory(self) -> np.ndarray:
+        return np.full(1 << (32 - self.shift - self.budget.page_bits), -1, np.int32)
+
+    def _cell_places(self, keys: np.ndarray) -> np.ndarray:
+        """Index of each key's cell in the table, (N,) intp; makes the pages that are missing."""
+        bits = self.budget.page_bits
+        page = keys >> np.uint32(self.shift + bits)
+        place = self.directory[page]
+        if place.size and place.min() < 0:
+            new = np.unique(page[place < 0])
+            if self.page_ids.size + new.size > self.capacity:
+                self._coarsen()
+                return self._cell_places(keys)
+            self.directory[new] = np.arange(new.size) + self.page_ids.size
+            self.page_ids = np.concatenate((self.page_ids, new.astype(np.int64)))
+            place = self.directory[page]
+        within = (keys >> np.uint32(self.shift)) & np.uint32((1 << bits) - 1)
+        return place.astype(np.intp) << bits | within
+
+    def _fold_places(self, keys: np.ndarray) -> np.ndarray:
+        """Index of each key's counters in the fold, (N,) uint32."""
+        bits = self.budget.fold_bits
+        salt = ((keys >> np.uint32(bits)) * np.uint32(0x9E3779B1)) >> np.uint32(32 - bits)
+        salt &= np.uint32(~((1 << min(_FOLD_RUN, bits)) - 1) & 0xFFFFFFFF)
+        return (keys ^ salt) & np.uint32((1 << self.fold_bits) - 1)
+
+    def _make_room(self, pixels: int) -> None:
+        """Account for pixels to come; before a 32-bit counter could overflow, widen them all."""
+        self.pixels += pixels
+        if self.wide or self.pixels <= self.budget.narrow_pixels:
+            return
+        self.wide = True
+        self.capacity = self.budget.pages // 2
+        self.fold_bits -= 1
+        while self.page_ids.size > self.capacity:
+            self._coarsen()
+        half = self.fold.size // 2
+        self.fold = self.fold[:half].astype(np.uint64) + self.fold[half:]
+        self.cells = self.cells[: 2 * self.capacity << self.budget.page_bits].astype(np.uint64)
+
+    def _coarsen(self) -> None:
+        """Join neighbouring cells, and neighbouring pages: half the resolution, more room."""
+        half, used = 1 << (self.budget.page_bits - 1), self.page_ids.size
+        self.shift += 1
+        if not used:
+            self.directory = self._empty_directory()
+            return
+        table = self.cells.reshape(-1, half, 2, 2)[:used]
+        joined = table[:, :, 0] + table[:, :, 1]
+        self.cells[:] = 0
+        old = self.page_ids
+        self.page_ids = np.unique(old >> 1)
+        self.directory = self._empty_directory()
+        self.directory[self.page_ids] = np.arange(self.page_ids.size)
+        place = 2 * self.directory[old >> 1].astype(np.intp) + (old & 1)
+        self.cells.reshape(-1, half, 2)[place] = joined
+
+    def cell_groups(self, pages: int = 64) -> Iterator[Cells]:
+        """Non-empty cells with exact counts, from the highest score down."""
+        slots = self._slot_totals()
+        size = 1 << self.budget.page_bits
+        table = self.cells.reshape(-1, size, 2)
+        order = np.argsort(self.page_ids)[::-1]
+        tp = fp = 0
+        for start in range(0, order.size, pages):
+            chosen = order[start : start + pages][::-1]
+            counts = table[chosen].reshape(-1, 2)
+            held = np.flatnonzero(counts[:, 0] | counts[:, 1])[::-1]
+            counts = counts[held].astype(np.int64)
+            cell = (self.page_ids[chosen[held // size]] << self.budget.page_bits) + held % size
+            keys = (cell << self.shift).astype(np.uint32)
+            cells = Cells.from_counts(keys, counts[:, 1], counts[:, 0], tp, fp)
+            cells.foreign = self._foreign(slots, keys, counts)
+            tp, fp = cells.end
+            yield cells
+
+    def _slot_totals(self) -> np.ndarray | None:
+        """Pixels in the fold per group of counters that one cell uses, (slots, 2) int64."""
+        if self.shift > min(_FOLD_RUN, self.fold_bits):
+            return None
+        totals = self.fold.reshape(-1, 2)
+        for _ in range(self.shift):  # far faster than a sum over an axis; no total overflows
+            totals = totals[0::2] + totals[1::2]
+        return totals.astype(np.int64)
+
+    def _foreign(self, slots, keys, counts) -> np.ndarray:
+        """Pixels of other cells among each cell's counters, (N, 2) int64 as known, anomaly."""
+        if slots is None:
+            return np.full((keys.size, 2), np.iinfo(np.int64).max)
+        return slots[self._fold_places(keys) >> np.uint32(self.shift)] - counts
+
+    def segments(self, wanted: Callable[[Cells], np.ndarray] | None = None) -> Iterator[Segment]:
+        """Certified points of the curves, from the highest score down.
+
+        Args:
+            wanted: which cells of a group to resolve further, (N,) bool; none: no cell.
+        """
+        limit = max(1, CHUNK >> self.shift)
+        for cells in self.cell_groups():
+            chosen = None if wanted is None else wanted(cells)
+            if chosen is None or not chosen.any():
+                yield cells.coarse_segment()
+                continue
+            ends = [0, *np.flatnonzero(chosen)[limit::limit], cells.size]
+            for start, end in zip(ends[:-1], ends[1:], strict=True):
+                yield self._resolved(cells.part(start, end), chosen[start:end])
+
+    def _resolved(self, cells: Cells, chosen: np.ndarray) -> Segment:
+        """Replace the chosen cells by one point per key, bounded through the fold."""
+        first = self._fold_places(cells.keys[chosen]).astype(np.intp)
+        offsets = np.arange((1 << self.shift) - 1, -1, -1)
+        held = self.fold.reshape(-1, 2)[first[:, None] + offsets].astype(np.int64)
+        return cells.resolved_segment(chosen, offsets, held)
+
+    def state(self) -> dict:
+        order = np.argsort(self.page_ids)
+        table = self.cells.reshape(-1, 2 << self.budget.page_bits)
+        return {
+            "kind": "sketch",
+            "shift": self.shift,
+            "pixels": self.pixels,
+            "wide": self.wide,
+            "page_ids": self.page_ids[order],
+            "cells": _packed(table[order].reshape(-1)),
+            "fold": _packed(self.fold),
+        }
+
+
+def _packed(values: np.ndarray) -> dict:
+    """Non-zero entries only, where that is smaller."""
+    held = np.flatnonzero(values)
+    if held.size * (values.itemsize + 4) >= values.nbytes:
+        return {"size": values.size, "values": values.copy()}
+    return {"size": values.size, "places": held.astype(np.uint32), "values": values[held]}
+
+
+def _unpack(packed: dict, out: np.ndarray) -> None:
+    if "places" in packed:
+        out[packed["places"]] = packed["values"]
+    else:
+        out[: packed["size"]] = packed["values"]
+
+
+def counts_from_state(state: dict, budget: Budget) -> KeyRuns | PagedSketch:
+    """Rebuild either representation from its `state()`."""
+    if state["kind"] == "runs":
+        runs = KeyRuns(budget)
+        runs.keys, runs.counts = state["keys"], state["counts"]
+        return runs
+    sketch = PagedSketch(budget)
+    sketch.shift = state["shift"]
+    sketch._make_room(state["pixels"])
+    sketch.page_ids = state["page_ids"]
+    sketch.directory = sketch._empty_directory()
+    sketch.directory[sketch.page_ids] = np.arange(sketch.page_ids.size)
+    _unpack(state["cells"], sketch.cells)
+    _unpack(state["fold"], sketch.fold)
+    return sketch

@@ -1,0 +1,179 @@
+"""What the report shows of single images: average precision, thumbnails, failures as crops."""
+
+import io
+import urllib.parse
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from anoseg_d2.utils.files import write_atomic
+from anoseg_d2.utils.visualization import (
+    fit_long_side,
+    resize_image,
+    resize_label,
+    resize_score,
+)
+
+__all__ = [
+    "FailureGallery",
+    "image_average_precision",
+    "load_thumbnails",
+    "save_thumbnails",
+    "thumbnail_name",
+]
+
+_FLOAT16_MAX = 60000.0
+
+
+def image_average_precision(score: np.ndarray, label: np.ndarray) -> float | None:
+    """Average precision of one image, step-wise, as scikit-learn defines it.
+
+    Args:
+        score: (H, W) float32.
+        label: (H, W) uint8: 0 known, 1 anomaly, others left out.
+    Returns:
+        0..1, None for an image without anomaly pixels.
+    """
+    positives = np.sort(score[label == 1])
+    if positives.size == 0:
+        return None
+    negatives = np.sort(score[label == 0])
+    # Recall steps only at values that an anomaly pixel has.
+    thresholds, counts = np.unique(positives, return_counts=True)
+    true = positives.size - np.searchsorted(positives, thresholds)
+    false = negatives.size - np.searchsorted(negatives, thresholds)
+    return float((counts * (true / (true + false))).sum() / positives.size)
+
+
+def thumbnail_name(image_id: str) -> str:
+    """File name of an image's thumbnails; ids may hold slashes."""
+    return urllib.parse.quote(str(image_id), safe="") + ".npz"
+
+
+def save_thumbnails(path, photo, label, sem_seg, scores: dict, long_side: int = 480) -> None:
+    """Write what the report shows of one image.
+
+    Args:
+        path: npz file.
+        photo: (H, W, 3) uint8 RGB.
+        label: (H, W) uint8, 0/1/255.
+        sem_seg: (H, W) integers of train ids, or None.
+        scores: {name: (H, W) float32}.
+        long_side: of the thumbnails, pixels.
+    """
+    size = fit_long_side(*label.shape, long_side)
+    arrays = {
+        "photo": resize_image(photo, size),
+        "label": resize_label(label, size, keep=1),
+        "size": np.array(label.shape),
+    }
+    if sem_seg is not None:
+        arrays["sem_seg"] = resize_label(sem_seg.astype(np.uint8), size)
+    for name, score in scores.items():
+        small = np.clip(resize_score(score, size), -_FLOAT16_MAX, _FLOAT16_MAX)
+        arrays[f"score:{name}"] = small.astype(np.float16)
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)
+    write_atomic(path, buffer.getvalue())
+
+
+def load_thumbnails(path) -> dict:
+    """Read `save_thumbnails` back: photo, label, size, sem_seg or None, scores {name: float16}."""
+    with np.load(Path(path)) as stored:
+        arrays = {key: stored[key] for key in stored.files}
+    scores = {k.removeprefix("score:"): arrays.pop(k) for k in list(arrays) if ":" in k}
+    return {"sem_seg": None, **arrays, "scores": scores}
+
+
+class FailureGallery:
+    """Keeps the worst mistakes of each score as crops at native size.
+
+    Kinds: `false`, the highest-scoring known pixel of an image, at least `margin` pixels away from
+    any labelled anomaly; `missed`, the labelled anomaly (8-connected) with the lowest mean score.
+    At most one of a kind per image and score; the `keep` worst of a data set stay.
+
+    Args:
+        keep: crops per score and kind.
+        crop: side of the crops, pixels.
+        margin: pixels.
+    """
+
+    def __init__(self, keep: int = 8, crop: int = 192, margin: int = 8):
+        self.keep, self.crop, self.margin = keep, crop, margin
+        self.entries: dict[tuple[str, str], list[dict]] = {}
+
+    def update(self, image_id: str, photo, label, scores: dict) -> None:
+        """Look at one image: photo (H, W, 3) uint8, label (H, W), scores {name: (H, W)}."""
+        reach = np.ones((2 * self.margin + 1,) * 2, np.uint8)
+        anomaly = (label == 1).astype(np.uint8)
+        far_known = (label == 0) & (cv2.dilate(anomaly, reach) == 0)
+        _, objects, stats, _ = cv2.connectedComponentsWithStats(anomaly, connectivity=8)
+        for name, score in scores.items():
+            if far_known.any():
+                place = np.unravel_index(
+                    np.argmax(np.where(far_known, score, -np.inf)), score.shape
+                )
+                self._offer(
+                    "false", name, float(score[place]), place, image_id, photo, label, score
+                )
+            if len(stats) > 1:
+                value, place = _least_noticed(objects, stats, score)
+                self._offer("missed", name, value, place, image_id, photo, label, score)
+
+    def _offer(self, kind, name, value, place, image_id, photo, label, score) -> None:
+        kept = self.entries.setdefault((kind, name), [])
+        worse_first = -value if kind == "false" else value
+        if len(kept) == self.keep and worse_first >= kept[-1]["order"]:
+            return
+        window = _window(place, label.shape, self.crop)
+        entry = {
+            "order": worse_first,
+            "image_id": image_id,
+            "value": value,
+            "place": [int(v) for v in place],
+            "photo": photo[window].copy(),
+            "label": label[window].copy(),
+            "score": np.clip(score[window], -_FLOAT16_MAX, _FLOAT16_MAX).astype(np.float16),
+        }
+        self.entries[(kind, name)] = self._worst([*kept, entry])
+
+    def _worst(self, entries: list[dict]) -> list[dict]:
+        return sorted(entries, key=lambda e: (e["order"], e["image_id"]))[: self.keep]
+
+    def merge(self, other: "FailureGallery") -> None:
+        """Add the finds of other images."""
+        for key, entries in other.entries.items():
+            self.entries[key] = self._worst([*self.entries.get(key, []), *entries])
+
+    def save(self, folder) -> list[dict]:
+        """Write the crops to `folder` and return their records, without the pixels."""
+        records = []
+        for (kind, name), entries in sorted(self.entries.items()):
+            for rank, entry in enumerate(entries):
+                file = f"{kind}-{urllib.parse.quote(name, safe='')}-{rank:02d}.npz"
+                buffer = io.BytesIO()
+                np.savez(buffer, **{k: entry[k] for k in ("photo", "label", "score")})
+                write_atomic(Path(folder) / file, buffer.getvalue())
+                fields = {k: entry[k] for k in ("image_id", "value", "place")}
+                records.append({"kind": kind, "score": name, "file": file, **fields})
+        return records
+
+
+def _least_noticed(objects, stats, score) -> tuple[float, tuple[int, int]]:
+    """Mean score and centre of the object with the lowest mean score."""
+    pixels = np.bincount(objects.ravel(), minlength=len(stats))
+    sums = np.bincount(objects.ravel(), weights=score.ravel(), minlength=len(stats))
+    means = sums[1:] / pixels[1:]
+    worst = 1 + int(np.argmin(means))
+    left, top, width, height = stats[worst, :4]
+    return float(means[worst - 1]), (int(top + height // 2), int(left + width // 2))
+
+
+def _window(place, shape, side: int) -> tuple[slice, slice]:
+    """Square around `place`, moved inside the image, cut where the image is smaller."""
+    slices = []
+    for centre, extent in zip(place, shape, strict=True):
+        start = int(np.clip(centre - side // 2, 0, max(0, extent - side)))
+        slices.append(slice(start, min(extent, start + side)))
+    return tuple(slices)

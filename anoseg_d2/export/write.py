@@ -1,0 +1,186 @@
+"""A model as one file for other runtimes: ONNX, or torch.export's `.pt2`.
+
+The graph takes images as they are decoded and gives finished maps: normalisation, resizing,
+windows, linear maps and score formulas are those of `EoMT`, traced, with adapters merged and the
+statistics of ensembles as constants.
+
+Shape letters: B images, n windows per image, Q queries, M channels of the linear maps, (H, W) sizes
+in pixels.
+"""
+
+import importlib
+import json
+import os
+import tempfile
+import warnings
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+from packaging.version import Version
+from torch import Tensor, nn
+
+from anoseg_d2 import __version__
+from anoseg_d2.export.check import Difference, check_file
+from anoseg_d2.export.graph import INPUTS, ExportModel, ExportSpec
+from anoseg_d2.modeling import scores
+
+__all__ = ["FORMATS", "OPSET", "describe", "export_model"]
+
+
+# The first opset with an antialiased Resize; onnxruntime knows it since 1.14.
+OPSET = 18
+FORMATS = ("onnx", "pt2")
+# A protobuf message ends at 2 GiB; beyond this much weights lie in a file beside the graph.
+EXTERNAL_BYTES = 1_800_000_000
+
+
+def describe(model: ExportModel, class_names: Iterable[str] | None = None) -> dict[str, str]:
+    """What a consumer must know, as it is stored in the file: names to plain text or JSON."""
+    inner, spec = model.model, model.spec
+    parts = {part for name in spec.scores for part in scores.ensemble_parts(name) if "+" in name}
+    height, width = ("height", "width") if spec.any_size else spec.image_size or inner.image_size
+    values = {
+        "producer": f"anoseg_d2 {__version__}",
+        "input": "image, NCHW, RGB, 0..255; normalised inside",
+        "input_type": spec.input,
+        "input_shape": [spec.batch or "batch", 3, height, width],
+        "outputs": spec.outputs,
+        "score_names": list(spec.scores),
+        "class_names": list(class_names) if class_names else None,
+        "num_known": inner.num_known,
+        "has_anomaly": inner.has_anomaly,
+        "window": list(inner.image_size),
+        "resized": list(inner.image_size if spec.any_size else model.plan.resized),
+        "origins": [list(origin) for origin in model.plan.origins],
+        "score_statistics": {name: list(inner.score_statistics[name]) for name in sorted(parts)},
+        "temperature": inner.temperature,
+        "precision": "float16" if spec.half else "float32",
+        "weights_sha256": model.weights_sha256,
+    }
+    return {
+        name: value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+        for name, value in values.items()
+    }
+
+
+def export_model(
+    model: nn.Module,
+    output,
+    spec: ExportSpec,
+    *,
+    file_format: str = "onnx",
+    class_names: Iterable[str] | None = None,
+    check_image: Tensor | None = None,
+    tolerance: float | None = None,
+    external_bytes: int = EXTERNAL_BYTES,
+) -> list[Difference]:
+    """Write a model, run the file, compare it with the model, and only then give it its name.
+
+    Args:
+        model: EoMT in eval mode on the CPU.
+        output: file; ONNX weights of more than `external_bytes` lie in `<output>.data` beside it.
+        spec: what the file takes and gives.
+        file_format: "onnx" or "pt2".
+        class_names: K names, stored in the file.
+        check_image: (3, H, W) uint8 RGB that the check uses, resized as needed; None for a drawn
+            one.
+        tolerance: largest allowed difference of a score; None for 1e-3 (float32) or what
+            `export_check` allows float16.
+    Returns:
+        differences of each output, for each checked input.
+    Raises:
+        ValueError: unknown format or scores, ensembles without statistics, an old torch.
+        FileNotFoundError: the folder of `output`.
+        ModuleNotFoundError: a package that the format needs.
+        ExportCheckError: a difference over the tolerance; the file is gone.
+    """
+    output = Path(output)
+    if file_format not in FORMATS:
+        raise ValueError(f"format is {file_format!r}; allowed: {', '.join(FORMATS)}")
+    if not output.parent.is_dir():
+        raise FileNotFoundError(f"{output}: the folder {output.parent} does not exist")
+    _require(*(("onnx", "onnxscript", "onnxruntime") if file_format == "onnx" else ()))
+    assert not model.training, "export takes a model in eval mode"
+    wrapped = ExportModel(model, spec).eval()
+    metadata = describe(wrapped, class_names)
+    with tempfile.TemporaryDirectory(dir=output.parent, prefix=".export") as folder:
+        partial = Path(folder) / output.name
+        program = _trace(wrapped)
+        if file_format == "onnx":
+            _write_onnx(program, partial, spec, metadata, external_bytes)
+        else:
+            _write_pt2(program, partial, metadata)
+        del wrapped, program
+        differences = check_file(partial, model, spec, check_image, tolerance)
+        _publish(Path(folder), output)
+    return differences
+
+
+def _require(*packages: str) -> None:
+    if Version(torch.__version__) < Version("2.6"):
+        raise ValueError(f"export needs torch 2.6 or newer; this is {torch.__version__}")
+    for package in packages:
+        try:
+            importlib.import_module(package)
+        except ModuleNotFoundError as error:
+            raise ModuleNotFoundError(
+                f"ONNX export needs {package} ({error}): pip install -e '.[export]'; "
+                "--format pt2 needs nothing but torch"
+            ) from error
+
+
+@torch.no_grad()
+def _trace(model: ExportModel) -> torch.export.ExportedProgram:
+    """Trace for the shapes that the spec leaves open."""
+    spec = model.spec
+    height, width = spec.image_size or model.plan.window
+    dims = {}
+    if spec.batch is None:
+        dims[0] = torch.export.Dim("batch")
+    if spec.any_size:
+        # Another size than the window's, so that nothing is taken for equal by accident.
+        height, width = height + 3, 2 * width + 5
+        dims |= {2: torch.export.Dim("height", min=2), 3: torch.export.Dim("width", min=2)}
+    image = torch.zeros(spec.batch or 2, 3, height, width, dtype=INPUTS[spec.input])
+    return torch.export.export(model, (image,), dynamic_shapes={"image": dims})
+
+
+def _write_onnx(program, path: Path, spec: ExportSpec, metadata: dict, external_bytes: int) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the exporter's own deprecations
+        converted = torch.onnx.export(
+            program, opset_version=OPSET, dynamo=True, output_names=spec.outputs, verbose=False
+        )
+    graph = converted.model.graph
+    _name_dimensions(graph, spec)
+    converted.model.metadata_props.update({**metadata, "opset": str(OPSET)})
+    size = sum(value.const_value.nbytes for value in graph.initializers.values())
+    converted.save(path, external_data=size > external_bytes)
+
+
+def _write_pt2(program, path: Path, metadata: dict) -> None:
+    files = {"metadata.json": json.dumps(metadata, ensure_ascii=False, indent=1)}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about weights that are views of others
+        torch.export.save(program, path, extra_files=files)
+
+
+def _name_dimensions(graph, spec: ExportSpec) -> None:
+    """Give open dimensions their names in place of the tracer's symbols."""
+    shape = graph.inputs[0].shape
+    named = {str(shape[axis]): name for axis, name in ((0, "batch"), (2, "height"), (3, "width"))}
+    for value in [*graph.inputs, *graph.outputs]:
+        for axis, size in enumerate(value.shape):
+            if not isinstance(size, int):
+                value.shape[axis] = named[str(size)]
+
+
+def _publish(folder: Path, output: Path) -> None:
+    """Move what was written to its place, the graph last, and drop an older file's weights."""
+    names = sorted((path.name for path in folder.iterdir()), key=lambda name: name == output.name)
+    for name in names:
+        os.replace(folder / name, output.parent / name)
+    beside = f"{output.name}.data"
+    if beside not in names:
+        (output.parent / beside).unlink(missing_ok=True)

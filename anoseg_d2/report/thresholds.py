@@ -1,0 +1,83 @@
+"""Thresholds of a score, read from the results of an evaluation."""
+
+from pathlib import Path
+
+from anoseg_d2.evaluation.run_folder import report_folder
+from anoseg_d2.utils.files import read_json
+
+__all__ = ["find_results", "read_threshold"]
+
+
+def find_results(path) -> Path | None:
+    """The results.json that belongs to `path`.
+
+    Args:
+        path: a results.json, a run's folder, its report folder, or a checkpoint in a run's folder.
+    Returns:
+        its path, None where there is none.
+    """
+    path = Path(path)
+    folder = path if path.is_dir() else path.parent
+    places = (folder / "results.json", report_folder(folder) / "results.json")
+    if path.suffix == ".json" and path.is_file():
+        places = (path,)
+    return next((place for place in places if place.is_file()), None)
+
+
+def read_threshold(path, score: str, tpr: float, dataset: str | None = None) -> float:
+    """Read at which threshold an evaluated score reaches a true-positive rate.
+
+    Args:
+        path: see `find_results`.
+        score: its name.
+        tpr: percent of the anomalous pixels, one of those that results.json states.
+        dataset: evaluated set that decides; None where there is only one.
+    Returns:
+        the highest threshold with that rate, for `score >= threshold`.
+    Raises:
+        FileNotFoundError: there are no results. ValueError: they do not hold that figure; the
+            message says what they hold.
+    """
+    results = find_results(path)
+    if results is None:
+        raise FileNotFoundError(
+            f"no results.json at {path}: evaluate first (train_net.py --eval-only), then name its "
+            "file or the run's folder"
+        )
+    entry = _score_entry(results, score, dataset)
+    known = entry.get("tpr_thresholds")
+    if known is None:
+        raise ValueError(
+            f"{results}: states no thresholds, an older version wrote it; evaluate again"
+        )
+    threshold = known.get(f"{tpr:g}")
+    if threshold is None:
+        stated = ", ".join(name for name, value in known.items() if value is not None)
+        raise ValueError(
+            f"{results}: no threshold of {score!r} at a true-positive rate of {tpr:g} %; stated: "
+            f"{stated or 'none, ' + str(entry.get('why'))}"
+        )
+    return threshold
+
+
+def _score_entry(results: Path, score: str, dataset: str | None) -> dict:
+    """What results.json says of one score on one data set."""
+    content = read_json(results)
+    sets = content.get("datasets") if isinstance(content, dict) else None
+    if not sets:
+        raise ValueError(f"{results}: holds no evaluated anomaly set")
+    if dataset is None and len(sets) > 1:
+        raise ValueError(
+            f"{results}: several sets were evaluated, their thresholds differ; choose one: "
+            f"{', '.join(sets)}"
+        )
+    dataset = dataset or next(iter(sets))
+    if dataset not in sets:
+        raise ValueError(f"{results}: no data set {dataset!r}; evaluated: {', '.join(sets)}")
+    scores = sets[dataset]["scores"]
+    if score not in scores:
+        raise ValueError(
+            f"{results}: score {score!r} was not evaluated on {dataset}; evaluated: "
+            f"{', '.join(scores)}"
+        )
+    return scores[score]

@@ -1,0 +1,79 @@
+"""The report of one or several evaluated models: html, json, csv, Markdown."""
+
+import logging
+from pathlib import Path
+
+from anoseg_d2.evaluation.run_folder import report_folder
+from anoseg_d2.report.page import build_page
+from anoseg_d2.report.runs import Run, load_run, results_csv, results_markdown
+from anoseg_d2.utils.files import read_json, write_atomic, write_json
+
+__all__ = ["combine_reports", "write_report"]
+
+logger = logging.getLogger(__name__)
+
+
+def write_report(
+    output_dir, datasets=None, *, model=None, config=None, name=None, title=None
+) -> Path:
+    """Write the report of one run to `<output_dir>/report/`.
+
+    Call it on the main process after the evaluators, which were given the same `output_dir`.
+
+    Args:
+        output_dir: the run's folder.
+        datasets: evaluated data sets to show, in order; None shows all that lie in the folder.
+        model: plain facts for results.json and the page's head ({"weights": ..., "stage": ...}).
+        config: plain value for results.json, such as `cfg.dump()`.
+        name: of the model in tables; None takes the folder's name.
+        title: of the page.
+    Returns:
+        path of index.html; results.json, results.csv, results.md and curves.json lie beside it.
+    Raises:
+        FileNotFoundError: a data set was not evaluated in this folder.
+    """
+    run = load_run(output_dir, datasets, name=name, model=model, config=config)
+    return _write([run], run.results(), report_folder(output_dir), title or run.name)
+
+
+def combine_reports(output_dirs, names, report_dir, *, title=None) -> Path:
+    """Write one report over several runs, for example the stages of a training.
+
+    Args:
+        output_dirs: the runs' folders, evaluated before.
+        names: of the runs in tables, as many, unique.
+        report_dir: where the files go.
+        title: of the page.
+    Returns:
+        path of index.html. results.json holds the figures of the last run in the usual place, and
+        those of every run under `models`.
+    Raises:
+        ValueError: names do not fit; FileNotFoundError: a folder has no evaluation.
+    """
+    output_dirs, names = list(output_dirs), list(names)
+    if len(output_dirs) != len(names) or len(set(names)) != len(names) or not names:
+        raise ValueError(f"{len(output_dirs)} folders need as many unique names, got {names}")
+    runs = [
+        load_run(folder, name=name, **_facts(folder))
+        for folder, name in zip(output_dirs, names, strict=True)
+    ]
+    results = {**runs[-1].results(), "models": {run.name: run.results() for run in runs}}
+    return _write(runs, results, Path(report_dir), title or ", ".join(names))
+
+
+def _facts(output_dir) -> dict:
+    """What the run's own report says of its model and config."""
+    path = report_folder(output_dir) / "results.json"
+    known = read_json(path) if path.is_file() else {}
+    return {key: known.get(key) for key in ("model", "config")}
+
+
+def _write(runs: list[Run], results: dict, folder: Path, title: str) -> Path:
+    write_json(folder / "results.json", results)
+    write_json(folder / "curves.json", {run.name: run.curves() for run in runs})
+    write_atomic(folder / "results.csv", results_csv(runs).encode())
+    write_atomic(folder / "results.md", results_markdown(runs).encode())
+    page = build_page(runs, title).encode()
+    write_atomic(folder / "index.html", page)
+    logger.info(f"report: {folder / 'index.html'} ({len(page) / 1e6:.1f} MB)")
+    return folder / "index.html"

@@ -1,0 +1,1 @@
+"""Chores that every package shares."""

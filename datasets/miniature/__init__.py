@@ -1,0 +1,1 @@
+"""Drawn street scenes in the layouts of the real data sets."""

@@ -1,0 +1,191 @@
+"""Run one step as a subprocess: its output in a log, its progress on the screen."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+__all__ = ["Progress", "Screen", "Stopped", "exit_status", "parse_progress", "run_child"]
+
+_ANSI = re.compile(r"\x1b\[[0-9;]*m")
+_TRAINING = re.compile(r"\beta: (?P<left>\S+(?: day[s]?, \S+)?)\s+iter: (?P<done>\d+)")
+_INFERENCE = re.compile(r"Inference done (?P<done>\d+)/(?P<total>\d+).*ETA=(?P<left>\S+)")
+_IMAGES = re.compile(r"(?P<done>\d+)/(?P<total>\d+) images, (?P<left>\d+) s left")
+_PATIENCE = 120  # seconds that a child may take to finish its step and save
+
+
+class Stopped(Exception):
+    """The user asked to stop; the child has ended."""
+
+
+def exit_status(work) -> int:
+    """Call `work()` as a command: its exit status, 2 for a user's mistake, 130 for Ctrl-C."""
+    for number in (signal.SIGINT, signal.SIGTERM):  # also where a shell started us ignoring them
+        signal.signal(number, signal.default_int_handler)
+    try:
+        return work()
+    except (ValueError, OSError, yaml.YAMLError) as error:
+        if os.environ.get("ANOSEG_TRACEBACK"):
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except (KeyboardInterrupt, Stopped):
+        print("stopped; the same command goes on from here", file=sys.stderr)
+        return 130
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What a line of output tells: a text, and the seconds left in this part of the step."""
+
+    text: str
+    seconds_left: float
+
+
+def parse_progress(line: str, max_iter: int | None = None) -> Progress | None:
+    """Read the progress out of a line of detectron2's or the data scripts' output.
+
+    Args:
+        line: of output, without colours.
+        max_iter: training steps of the stage; training lines are read only with it.
+    Returns:
+        the progress, or None when the line tells none.
+    """
+    if max_iter and (match := _TRAINING.search(line)):
+        text = f"step {int(match['done']) + 1}/{max_iter}"
+        return Progress(text, _seconds(match["left"]))
+    if match := _INFERENCE.search(line):
+        return Progress(f"evaluating {match['done']}/{match['total']}", _seconds(match["left"]))
+    if match := _IMAGES.search(line):
+        return Progress(f"image {match['done']}/{match['total']}", float(match["left"]))
+    return None
+
+
+def _seconds(text: str) -> float:
+    """Seconds of `H:MM:SS`, with `N days, ` before it or not."""
+    days = re.match(r"(\d+) days?, ", text)
+    clock = [float(part) for part in text.rpartition(" ")[2].split(":")]
+    total = sum(part * 60**power for power, part in enumerate(reversed(clock)))
+    return total + (86400 * int(days[1]) if days else 0)
+
+
+class Screen:
+    """One line that changes in place on a terminal; elsewhere a line now and then.
+
+    Args:
+        stream: text stream; None is standard output.
+        period: seconds between lines where the stream is no terminal.
+    """
+
+    def __init__(self, stream=None, period: float = 30.0):
+        self.stream = stream or sys.stdout
+        self.period = period if not self.stream.isatty() else 0.0
+        self._shown: float | None = (
+            None  # never; a clock that started with the machine may be near 0
+        )
+        self._open = False
+
+    def show(self, text: str) -> None:
+        """Show a passing state."""
+        now = time.monotonic()
+        if self._shown is not None and now - self._shown < self.period:
+            return
+        self._shown = now
+        if self.period:
+            print(text, file=self.stream, flush=True)
+        else:
+            print(f"\r\x1b[K{text[:99]}", end="", file=self.stream, flush=True)
+            self._open = True
+
+    def say(self, text: str = "") -> None:
+        """Print a line that stays."""
+        if self._open:
+            print("\r\x1b[K", end="", file=self.stream)
+        self._open = False
+        print(text, file=self.stream, flush=True)
+
+
+def run_child(command, log: Path, environment: dict, tick, max_iter=None) -> tuple[int, float]:
+    """Run `command`, append its output to `log`, call `tick(progress or None)` every second.
+
+    The child has a session of its own, so that a Ctrl-C reaches it once and through us: it
+    finishes its training step and saves. A second one ends it at once.
+
+    Returns:
+        exit status; peak resident memory in MiB (0 where there is no /proc to tell it).
+    Raises:
+        Stopped: after a Ctrl-C or SIGTERM, when the child has ended.
+    """
+    log.parent.mkdir(parents=True, exist_ok=True)
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        env=environment,
+        start_new_session=True,
+    )
+    reader = _Reader(process.stdout, log, command, max_iter)
+    reader.start()
+    peak = 0.0
+    try:
+        while process.poll() is None:
+            peak = max(peak, _peak_mib(process.pid))
+            tick(reader.progress)
+            time.sleep(0.5)
+    except KeyboardInterrupt:
+        _stop(process)
+        reader.join(timeout=10)
+        raise Stopped from None
+    reader.join(timeout=10)
+    return process.returncode, peak
+
+
+def _peak_mib(pid: int) -> float:
+    """Peak resident memory of a running process so far.
+
+    The rusage of an ended child would count this process too, whose pages it starts with.
+    """
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return 0.0
+    match = re.search(r"VmHWM:\s+(\d+) kB", status)
+    return int(match[1]) / 1024 if match else 0.0
+
+
+def _stop(process) -> None:
+    """Ask the child to finish; end it when it is asked again or takes too long."""
+    try:
+        if process.poll() is None:
+            process.send_signal(signal.SIGINT)
+        process.wait(timeout=_PATIENCE)
+    except (KeyboardInterrupt, subprocess.TimeoutExpired):
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+class _Reader(threading.Thread):
+    """Copies a child's output into the log and keeps the last progress."""
+
+    def __init__(self, stream, log: Path, command, max_iter):
+        super().__init__(daemon=True)
+        self.stream, self.log, self.command, self.max_iter = stream, log, command, max_iter
+        self.progress: Progress | None = None
+
+    def run(self):
+        with self.log.open("a", encoding="utf-8") as log:
+            log.write(f"\n$ {' '.join(map(str, self.command))}\n")
+            for raw in self.stream:
+                line = _ANSI.sub("", raw)
+                log.write(line)
+                log.flush()
+                self.progress = parse_progress(line, self.max_iter) or self.progress

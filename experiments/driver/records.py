@@ -1,0 +1,117 @@
+"""What was run, kept beside the results, so that a second run knows what is finished.
+
+`<output>/steps/<step>.json` holds a fingerprint of everything the step depends on: its command,
+its whole config, and what the steps before it have made.
+"""
+
+import hashlib
+import json
+import shutil
+from pathlib import Path
+
+from anoseg_d2.utils.files import write_atomic
+from driver.recipe import Recipe, RecipeError, Step
+
+__all__ = ["Records"]
+
+
+class Records:
+    """Records of a recipe's steps.
+
+    Args:
+        recipe: whose output folder is looked at.
+        configs: stage name -> text of its whole config.
+    """
+
+    def __init__(self, recipe: Recipe, configs: dict[str, str]):
+        self.recipe, self.configs = recipe, configs
+        self.folder = recipe.output / "steps"
+
+    def read(self, name: str) -> dict:
+        """The record of a step, empty when it was never started."""
+        path = self._path(name)
+        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+    def is_done(self, step: Step) -> bool:
+        """Whether the step is finished as it would run now.
+
+        Raises:
+            RecipeError: it was run, or begun, with other settings.
+        """
+        record = self.read(step.name)
+        if not record:
+            return False
+        if record["fingerprint"] != self._fingerprint(step):
+            raise RecipeError(
+                f"{step.name} was run with other settings, or what it starts from was made again; "
+                f"to make it again: --from {step.name} --redo; to keep what is there: --output "
+                "with another folder"
+            )
+        return record["outcome"] == "left out" or (
+            record["outcome"] == "done" and step.makes.exists()
+        )
+
+    def begin(self, step: Step) -> None:
+        """Note that the step has started, keeping the time of earlier attempts."""
+        seconds = self.read(step.name).get("seconds", 0.0)
+        self._write(step, {"outcome": "begun", "seconds": seconds})
+
+    def add_time(self, step: Step, seconds: float) -> None:
+        """Add the time of an attempt that did not finish."""
+        record = self.read(step.name)
+        self._write(step, {**record, "seconds": record["seconds"] + seconds})
+
+    def finish(self, step: Step, seconds: float, peak_mib: float) -> None:
+        """Note that the step has ended well, and what it made."""
+        seconds += self.read(step.name)["seconds"]
+        facts = {"outcome": "done", "seconds": seconds, "peak_mib": peak_mib}
+        self._write(step, {**facts, "made": self._made(step)})
+
+    def leave_out(self, step: Step) -> None:
+        """Note that the step has failed and the rest goes on without it."""
+        self._write(step, {**self.read(step.name), "outcome": "left out", "made": ""})
+
+    def _made(self, step: Step) -> str:
+        """Digest of a stage's checkpoint; of a data step's command, which decides its bytes."""
+        if not step.is_stage:
+            return self._fingerprint(step)
+        with (step.folder / "model_final.pth").open("rb") as file:
+            return _digest(file)
+
+    def forget(self, step: Step) -> None:
+        """Delete what the step has made."""
+        self._path(step.name).unlink(missing_ok=True)
+        if step.folder.is_dir():
+            shutil.rmtree(step.folder)
+
+    def _fingerprint(self, step: Step) -> str:
+        parts = [*step.arguments, self.configs.get(step.name, "")]
+        parts += [self.read(name).get("made", "") for name in self._before(step)]
+        return hashlib.sha256("\0".join(parts).encode()).hexdigest()
+
+    def _before(self, step: Step) -> list[str]:
+        """What the step depends on: earlier data, and for a stage the one that it starts from."""
+        names = []
+        for other in self.recipe.steps:
+            if other.name == step.name:
+                break
+            if not other.is_stage or other.name == step.start:
+                names.append(other.name)
+        return names
+
+    def _path(self, name: str) -> Path:
+        return self.folder / f"{name}.json"
+
+    def _write(self, step: Step, record: dict) -> None:
+        record = {"command": " ".join(step.arguments), **record}
+        record["fingerprint"] = self._fingerprint(step)
+        text = json.dumps(record, indent=1) + "\n"
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_atomic(self._path(step.name), text.encode())
+
+
+def _digest(file) -> str:
+    digest = hashlib.sha256()
+    while block := file.read(1 << 20):
+        digest.update(block)
+    return digest.hexdigest()

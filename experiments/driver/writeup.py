@@ -1,0 +1,127 @@
+"""The written-up results of a recipe: a Markdown page and the figures beside it."""
+
+import os
+import platform
+import shutil
+from importlib.metadata import version
+
+from anoseg_d2.utils.files import write_atomic
+from driver.recipe import Recipe
+from driver.records import Records
+from driver.summary import judge, summary_rows
+
+__all__ = ["write_experiment"]
+
+
+def write_experiment(recipe: Recipe, folder, configs, results: dict, records: Records, seed: int):
+    """Write `<folder>/README.md`, and copies of every results.json, csv and Markdown table.
+
+    Args:
+        recipe: what was run.
+        folder: to write into.
+        configs: stage -> config node.
+        results: stage -> its results.json.
+        records: for times and memory.
+        seed: of data and training.
+    Returns:
+        path of the page.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for step in recipe.stages:
+        if step.name in results:
+            shutil.copyfile(step.makes, folder / f"{step.name}.json")
+    report = recipe.output / "report"
+    for name in ("results.json", "results.csv"):
+        shutil.copyfile(report / name, folder / name)
+    table = (report / "results.md").read_text(encoding="utf-8")
+    lines = [
+        f"# {recipe.title}",
+        "",
+        *_setting(recipe, seed),
+        "",
+        *([recipe.about, ""] if recipe.about else []),
+        *_stages(recipe, configs, records),
+    ]
+    lines += ["", "## Summary", "", *_summary(results)]
+    lines += ["", *_claims(recipe, results, records)]
+    lines += [
+        "",
+        "## Every figure",
+        "",
+        "AUPRC and FPR95 in percent; the best of a column is bold.",
+    ]
+    lines += ["More (AUROC, component metrics, per-class IoU) is in `results.json`, one file per"]
+    lines += ["stage, and in `results.csv`.", "", table.rstrip(), ""]
+    write_atomic(folder / "README.md", "\n".join(lines).encode())
+    return folder / "README.md"
+
+
+def _setting(recipe: Recipe, seed: int) -> list[str]:
+    command = f"make {recipe.name}" + (" DATA=<folder>" if recipe.needs else "")
+    command += f" SEED={seed}" if seed else ""
+    return [
+        f"Command: `{command}`. Seed {seed}, one run. Python {platform.python_version()}, "
+        f"torch {version('torch').split('+')[0]}, timm {version('timm')}, "
+        f"{os.cpu_count()} CPU cores, {platform.system()} {platform.machine()}.",
+        "Written by the command itself; every number comes from the `results.json` beside it.",
+    ]
+
+
+def _stages(recipe: Recipe, configs: dict, records: Records) -> list[str]:
+    lines = ["## Settings", ""]
+    lines.append(
+        "| stage | from | head | classes | steps | batch | crop | learning rate | LoRA | minutes | "
+        "peak memory, MiB |"
+    )
+    lines.append("|---|---|---|---|---:|---:|---|---|---|---:|---:|")
+    for step in recipe.stages:
+        record = records.read(step.name)
+        if record.get("outcome") == "done":
+            lines.append(_stage_row(step, configs[step.name], record))
+    lines += ["", "Minutes and memory (of the stage's process) hold training and evaluation."]
+    return lines
+
+
+def _stage_row(step, cfg, record: dict) -> str:
+    classes = cfg.MODEL.EOMT.NUM_CLASSES + bool(cfg.MODEL.EOMT.ANOMALY_CLASS)
+    lora = cfg.MODEL.LORA
+    adapters = f"rank {lora.RANK}, lr x{lora.LR_FACTOR:g}, dropout {lora.DROPOUT:g}"
+    cells = [
+        f"`{step.name}`",
+        step.start or (step.weights.name if step.weights else "-"),
+        cfg.MODEL.HEAD.NAME,
+        classes,
+        cfg.SOLVER.MAX_ITER,
+        cfg.SOLVER.IMS_PER_BATCH,
+        "x".join(map(str, cfg.INPUT.CROP_SIZE)),
+        f"{cfg.SOLVER.BASE_LR:g}",
+        adapters if lora.ENABLED else "-",
+        f"{record['seconds'] / 60:.1f}",
+        f"{record['peak_mib']:.0f}",
+    ]
+    return "| " + " | ".join(map(str, cells)) + " |"
+
+
+def _summary(results: dict) -> list[str]:
+    lines = [
+        "| stage | mIoU | best score | AUPRC | FPR95 | best without the learned class | AUPRC | "
+        "FPR95 |"
+    ]
+    lines.append("|---|---:|---|---:|---:|---|---:|---:|")
+    for row in summary_rows(results):
+        cells = ["-" if v is None else f"{v:.1f}" if isinstance(v, float) else v for v in row]
+        lines.append("| " + " | ".join(cells) + " |")
+    return lines
+
+
+def _claims(recipe: Recipe, results: dict, records: Records) -> list[str]:
+    peaks = {step.name: records.read(step.name).get("peak_mib", 0.0) for step in recipe.stages}
+    verdicts = [judge(claim, results, peaks) for claim in recipe.claims]
+    if not any(verdicts):
+        return []
+    lines = ["## Claims", "", "One seed: differences of a few points are noise.", ""]
+    lines += ["| claim | this side | against | here |", "|---|---|---|---|"]
+    for verdict in filter(None, verdicts):
+        holds = "holds" if verdict["holds"] else "does not hold"
+        lines.append(f"| {verdict['text']} | {verdict['left']} | {verdict['right']} | {holds} |")
+    return lines

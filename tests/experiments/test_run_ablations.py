@@ -1,0 +1,183 @@
+"""The ablation tool: which runs a plan needs, what is kept of them, and the tables."""
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import run_ablations
+from driver.studies import load_plan
+from driver.tables import Figures
+
+ROOT = Path(__file__).resolve().parents[2]
+
+PLAN = """
+title: "A test"
+recipe: {recipe}
+output: {folder}/ablations
+results: {folder}/tables
+test: [camvid_val, camvid_anomaly]
+runs:
+  base: {{says: plain, config: configs/camvid/arcface.yaml, from: "{{start}}/one.pth"}}
+  fast: {{says: fast, config: configs/camvid/arcface.yaml, from: "{{start}}/one.pth", set: {{SOLVER.BASE_LR: 0.001}}}}
+  seen: {{says: seen again, config: configs/camvid/arcface.yaml, evaluate: "{{ablations}}/base/seed0/model_final.pth"}}
+studies:
+  - {{name: rate, question: "Faster?", runs: [base, fast], seeds: [0, 1], scores: [rba], paper: "yes.", finding: "No.", ships: "slow."}}
+  - {{name: again, question: "Again?", runs: [base, seen], seeds: [0, 1], scores: [rba, msp], costs: true}}
+"""  # noqa: E501
+
+
+def results(auprc, **model):
+    figures = {"auprc": auprc, "fpr95": 100 - auprc, "auroc": auprc}
+    return {
+        "model": {"trainable_parameters": 1200, "parameters": 3400, **model},
+        "closed_set": {"camvid_val": {"mIoU": auprc / 2}},
+        "datasets": {"camvid_anomaly": {"scores": {"rba": figures, "msp": figures}}},
+    }
+
+
+@pytest.fixture
+def studies(tmp_path):
+    (tmp_path / "recipe.yaml").write_text(f"output: {tmp_path}/start\n")
+    (tmp_path / "start").mkdir()
+    (tmp_path / "start" / "one.pth").write_bytes(b"weights")
+    path = tmp_path / "studies.yaml"
+    path.write_text(PLAN.format(recipe=tmp_path / "recipe.yaml", folder=tmp_path))
+    return path
+
+
+@pytest.fixture
+def trained(monkeypatch):
+    """Commands of the runs, which write a results.json at once."""
+    commands = []
+
+    def child(command, log, environment, tick, max_iter):
+        commands.append(command)
+        tick(None)
+        folder = Path(command[command.index("OUTPUT_DIR") + 1])
+        (folder / "report").mkdir(parents=True, exist_ok=True)
+        (folder / "model_final.pth").write_bytes(b"weights")
+        auprc = 50.0 + 10 * ("fast" in str(folder)) + int(folder.name[-1])
+        (folder / "report" / "results.json").write_text(json.dumps(results(auprc)))
+        return 0, 0.0
+
+    monkeypatch.setattr(run_ablations, "run_child", child)
+    return commands
+
+
+def test_the_shipped_studies_name_keys_that_exist():
+    plan = load_plan(run_ablations.STUDIES)
+    runner = run_ablations.Runner(plan, Figures(Path("none.csv")))
+    assert set(runner.steps) == {(run.name, seed) for run, seed in plan.work()}
+    asked = {name for study in plan.studies for name in study.runs}
+    assert asked == set(plan.runs), "a run that no study asks for"
+
+
+def test_every_run_is_made_once_with_each_seed_and_evaluations_with_one(studies):
+    names = [(run.name, seed) for run, seed in load_plan(studies).work()]
+    assert names == [("base", 0), ("fast", 0), ("base", 1), ("fast", 1), ("seen", 0)]
+
+
+def test_a_finished_run_is_not_made_again_and_a_changed_one_is(studies, trained):
+    arguments = ["--studies", str(studies)]
+    assert run_ablations.main(arguments) == 0
+    assert len(trained) == 5
+    assert [c[c.index("--config-file") + 2] for c in trained].count("--eval-only") == 1
+    assert run_ablations.main(arguments) == 0
+    assert len(trained) == 5
+    old = studies.parent / "ablations" / "fast" / "seed0" / "old_checkpoint"
+    old.write_bytes(b"")
+    studies.write_text(studies.read_text().replace("0.001", "0.002"))
+    assert run_ablations.main(arguments) == 0
+    assert len(trained) == 7
+    assert not old.exists(), "a run with other settings must not go on from the old one"
+
+
+def test_an_interrupted_run_goes_on_in_its_folder(studies, trained, monkeypatch):
+    monkeypatch.setattr(run_ablations, "run_child", lambda *args: (1, 0.0))
+    assert run_ablations.main(["--studies", str(studies)]) == 1
+    kept = studies.parent / "ablations" / "base" / "seed0" / "last_checkpoint"
+    kept.write_bytes(b"")
+    monkeypatch.undo()
+    monkeypatch.setattr(run_ablations, "run_child", lambda *args: (1, 0.0))
+    run_ablations.main(["--studies", str(studies)])
+    assert kept.exists()
+
+
+def test_two_commands_side_by_side_share_the_runs(studies, trained, monkeypatch):
+    begun = run_ablations.run_child
+
+    def child(command, *rest):
+        if len(trained) == 1:  # a second command, while the first run of the first goes on
+            assert run_ablations.main(["--studies", str(studies), "--only", "rate"]) == 0
+        return begun(command, *rest)
+
+    monkeypatch.setattr(run_ablations, "run_child", child)
+    assert run_ablations.main(["--studies", str(studies)]) == 0
+    folders = [command[command.index("OUTPUT_DIR") + 1] for command in trained]
+    assert len(folders) == len(set(folders)) == 5
+    figures = Figures(studies.parent / "tables" / "results.csv")
+    assert {row["run"] for row in figures.rows} == {"base", "fast", "seen"}
+
+
+def test_tables_hold_means_ranges_and_gains_seed_by_seed(studies, trained):
+    run_ablations.main(["--studies", str(studies)])
+    page = (studies.parent / "tables" / "README.md").read_text()
+    assert "| plain | 0, 1 | 25.2 (25.0..25.5) | 50.5 (50.0..51.0) / 49.5 (49.0..50.0) |  |" in page
+    assert "| fast | 0, 1 | 30.2 (30.0..30.5) | 60.5 (60.0..61.0) / 39.5 (39.0..40.0) |" in page
+    assert "| +10.0, +10.0 |" in page and "5 of 5 runs are in it." in page
+    assert "| seen again | 0 | 25.0 | 50.0 / 50.0 | 50.0 / 50.0 | +0.0 | 1,200 | - | - |" in page
+    assert "| Faster? | yes. | slow. |" in page
+    body = page[page.index("## Faster?") :]
+    assert body.index("Faster?") < body.index("No.") < body.index("Again?")
+
+
+def test_the_csv_comes_back_as_it_was(tmp_path):
+    figures = Figures(tmp_path / "results.csv")
+    figures.add("b", 1, "aa", results(12.5, peak_memory=300.25, step_seconds=None))
+    figures.add("a", 0, "bb", results(1 / 3))
+    again = Figures(tmp_path / "results.csv")
+    assert (
+        again.has("b", 1, "aa") and not again.has("b", 1, "other") and not again.has("b", 0, "aa")
+    )
+    assert again.of("b", "camvid_anomaly", "rba")[1]["peak_memory"] == 300.25
+    assert again.of("b", "camvid_anomaly", "rba")[1]["step_seconds"] is None
+    assert again.of("a", "camvid_anomaly", "msp")[0]["auprc"] == pytest.approx(1 / 3)
+
+
+def _add_many(path, name):
+    figures = Figures(path)
+    for seed in range(20):
+        figures.add(name, seed, "aa", results(10.0))
+
+
+def test_two_commands_lose_none_of_each_other_s_figures(tmp_path):
+    path = tmp_path / "results.csv"
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(_add_many, [path, path], ["a", "b"]))
+    rows = {(row["run"], row["seed"]) for row in Figures(path).rows}
+    assert rows == {(name, seed) for name in "ab" for seed in range(20)}
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("from: \"{start}/one.pth\"}", "}", "needs either from or evaluate"),
+        ("runs: [base, fast]", "runs: [base, quick]", "unknown runs ['quick']"),
+        ("costs: true", "cost: true", "unknown ['cost']"),
+    ],
+)  # fmt: skip
+def test_a_mistake_in_the_studies_is_named(studies, old, new, message, capsys):
+    text = studies.read_text()
+    assert old in text
+    studies.write_text(text.replace(old, new, 1))
+    assert run_ablations.main(["--studies", str(studies)]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_missing_checkpoints_and_studies_are_named(studies, trained, capsys):
+    (studies.parent / "start" / "one.pth").unlink()
+    assert run_ablations.main(["--studies", str(studies)]) == 2
+    assert "make camvid" in capsys.readouterr().err
+    assert run_ablations.main(["--studies", str(studies), "--only", "speed"]) == 2
+    assert "no study named 'speed'; there are rate, again" in capsys.readouterr().err

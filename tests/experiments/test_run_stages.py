@@ -1,0 +1,453 @@
+"""The stage driver: recipes, resuming, progress, what it prints."""
+
+import inspect
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import pytest
+import run_stages
+import yaml
+from driver import summary
+from driver.child import Screen, parse_progress, run_child
+from driver.recipe import RecipeError, choose, load_recipe
+
+from anoseg_d2.report.write import combine_reports
+
+ROOT = Path(__file__).resolve().parents[2]
+
+RECIPES = sorted(ROOT.glob("configs/*/recipe.yaml"))
+
+# Stands for train_net.py: a checkpoint, and figures that depend on what it starts from.
+TRAINER = """
+    import json, pathlib, sys
+    options = sys.argv[sys.argv.index("--resume") + 1:]
+    options = dict(zip(options[::2], options[1::2]))
+    folder = pathlib.Path(options["OUTPUT_DIR"])
+    weights = pathlib.Path(options["MODEL.WEIGHTS"] or "/nonexistent")
+    before = weights.read_text() if weights.exists() else "scratch"
+    (folder / "report").mkdir(parents=True, exist_ok=True)
+    with open(folder / "runs.txt", "a") as file: file.write("x")
+    (folder / "model_final.pth").write_text(f"{before}>{folder.name}{options['SEED']}")
+    scores = {"rba": {"auprc": 50.0 + len(before), "fpr95": 10.0}}
+    results = {"datasets": {"set": {"scores": scores}}, "closed_set": {"val": {"mIoU": 60.0}}}
+    (folder / "report" / "results.json").write_text(json.dumps(results))
+"""
+
+
+def write_script(path: Path, text: str) -> Path:
+    path.write_text(textwrap.dedent(text))
+    return path
+
+
+@pytest.fixture
+def recipe(tmp_path):
+    """A recipe of one data step and three stages on a stand-in trainer, as a file."""
+    write_script(
+        tmp_path / "data.py",
+        """
+        import pathlib, sys
+        path = pathlib.Path(sys.argv[1])
+        path.parent.mkdir(parents=True)
+        path.touch()
+        """,
+    )
+    config = "configs/quickstart/eomt_baseline.yaml"
+    content = {
+        "name": "try",
+        "title": "A try",
+        "output": str(tmp_path / "out"),
+        "steps": [
+            {
+                "name": "data",
+                "minutes": 0.1,
+                "run": f"{tmp_path / 'data.py'} {{datasets}}/one/done",
+                "makes": "{datasets}/one/done",
+            },
+            {"name": "first", "minutes": 1, "config": config, "weights": "{output}/w/vit"},
+            {"name": "second", "minutes": 1, "config": config, "from": "first"},
+            {"name": "third", "minutes": 1, "config": config, "from": "second"},
+        ],
+    }
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump(content))
+    return path
+
+
+@pytest.fixture
+def drive(tmp_path, recipe, monkeypatch):
+    """Run the driver with the stand-in trainer; returns its exit status."""
+    trainer = write_script(tmp_path / "trainer.py", TRAINER)
+    monkeypatch.setattr(run_stages, "TRAIN", str(trainer))
+    monkeypatch.chdir(tmp_path)
+
+    def report(folders, names, report_dir, *, title=None):
+        report_dir.mkdir(parents=True, exist_ok=True)
+        for name in ("index.html", "results.json", "results.csv", "results.md"):
+            (report_dir / name).write_text(" ".join(names))
+        return report_dir / "index.html"
+
+    monkeypatch.setattr(run_stages, "combine_reports", report)
+    return lambda *arguments: run_stages.main([str(recipe), *arguments])
+
+
+def times_run(folder: Path) -> int:
+    return len((folder / "runs.txt").read_text())
+
+
+def edit(path: Path, **keys) -> None:
+    content = yaml.safe_load(path.read_text())
+    content.update(keys)
+    path.write_text(yaml.safe_dump(content))
+
+
+# --- recipes ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.parent.name)
+def test_shipped_recipes_have_the_five_stages_in_order(path, tmp_path):
+    data = tmp_path / "data"
+    for name in yaml.safe_load(path.read_text()).get("needs", ()):
+        (data / name).mkdir(parents=True)
+    recipe = load_recipe(path, tmp_path / "out", data)
+    starts = {step.name: step.start for step in recipe.stages}
+    assert starts == {
+        "eomt_baseline": "",
+        "logitnorm": "eomt_baseline",
+        "arcface": "eomt_baseline",
+        "arcface_full": "arcface",
+        "arcface_lora": "arcface",
+    }
+    for step in recipe.stages:
+        assert (ROOT / step.config).is_file()
+    for step in recipe.steps:
+        assert (ROOT / step.arguments[0]).is_file()
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.parent.name)
+def test_shipped_recipes_keep_to_their_time(path, tmp_path):
+    budget = {"quickstart": 15, "camvid": 110}
+    steps = yaml.safe_load(path.read_text())["steps"]
+    assert sum(step["minutes"] for step in steps) <= budget[path.parent.name]
+
+
+def test_seeds_do_not_share_a_folder(recipe):
+    outputs = {load_recipe(recipe, seed=seed).output for seed in (0, 1, 2)}
+    assert len(outputs) == 3
+
+
+def test_a_missing_part_of_the_data_is_named(recipe, tmp_path):
+    edit(recipe, needs=["photos", "labels/train"])
+    (tmp_path / "photos").mkdir()
+    with pytest.raises(RecipeError, match="lacks labels/train"):
+        load_recipe(recipe, data=tmp_path)
+    with pytest.raises(RecipeError, match="DATA=<folder>"):
+        load_recipe(recipe)
+    with pytest.raises(RecipeError, match="is no folder"):
+        load_recipe(recipe, data=tmp_path / "elsewhere")
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        {"name": "first", "minutes": 1, "run": "x", "makes": "y"},  # a name that is taken
+        {"name": "new", "minutes": 1},
+        {"name": "new", "minutes": 1, "run": "x", "makes": "y", "typo": 1},
+        {"name": "new", "minutes": 1, "config": "c", "from": "later"},
+    ],
+)
+def test_a_wrong_step_is_refused(recipe, step):
+    steps = yaml.safe_load(recipe.read_text())["steps"]
+    edit(recipe, steps=[*steps, step])
+    with pytest.raises(RecipeError, match="step '(first|new)'"):
+        load_recipe(recipe)
+
+
+def test_an_unknown_step_lists_the_known_ones(recipe):
+    with pytest.raises(RecipeError, match="'fourth'; there are data, first, second, third"):
+        choose(load_recipe(recipe), only="fourth")
+
+
+def test_only_and_from_choose_steps(recipe):
+    loaded = load_recipe(recipe)
+    assert [s.name for s in choose(loaded, only="first")] == ["first"]
+    assert [s.name for s in choose(loaded, start="second")] == ["second", "third"]
+
+
+# --- running and resuming --------------------------------------------------------------------
+
+
+def test_each_stage_starts_from_the_one_before(drive, tmp_path):
+    assert drive() == 0
+    final = (tmp_path / "out" / "third" / "model_final.pth").read_text()
+    assert final == "scratch>first0>second0>third0"
+
+
+def test_the_last_printed_line_is_the_report_page(drive, tmp_path, capsys):
+    drive()
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-1] == str(tmp_path / "out" / "report" / "index.html")
+    assert Path(lines[-1]).is_file()
+
+
+def test_a_second_run_leaves_finished_steps_alone(drive, tmp_path):
+    drive()
+    drive()
+    assert times_run(tmp_path / "out" / "first") == 1
+
+
+def test_an_unfinished_stage_goes_on_and_the_rest_follows(drive, tmp_path):
+    drive("--only", "data")
+    drive("--only", "first")
+    assert not (tmp_path / "out" / "second").exists()
+    drive()
+    assert [times_run(tmp_path / "out" / name) for name in ("first", "second")] == [1, 1]
+
+
+def test_a_stage_without_the_one_before_is_refused(drive, capsys):
+    assert drive("--only", "second") == 2
+    message = capsys.readouterr().err
+    assert "second starts from first" in message
+    assert "--only first" in message
+
+
+def test_other_settings_are_not_taken_for_finished(drive, capsys):
+    drive()
+    assert drive("SOLVER.BASE_LR", "0.5") == 2
+    assert "first was run with other settings" in capsys.readouterr().err
+
+
+def test_redo_makes_the_chosen_steps_again(drive, tmp_path):
+    drive()
+    assert drive("--from", "second", "--redo", "SOLVER.BASE_LR", "0.5") == 0
+    assert (tmp_path / "out" / "first" / "runs.txt").read_text() == "x"
+    assert (tmp_path / "out" / "second" / "runs.txt").read_text() == "x"
+
+
+def test_what_starts_from_a_changed_checkpoint_is_stale(drive, tmp_path, capsys):
+    drive()
+    drive("--only", "first", "--redo")  # the same checkpoint comes out: nothing is stale
+    assert drive() == 0
+    record = tmp_path / "out" / "steps" / "first.json"
+    changed = json.loads(record.read_text()) | {"made": "another checkpoint"}
+    record.write_text(json.dumps(changed))
+    assert drive() == 2
+    assert "--from second --redo" in capsys.readouterr().err
+
+
+def test_a_misspelt_key_stops_before_the_first_step(drive, tmp_path, capsys):
+    assert drive("SOLVER.BASE_RL", "1.0") == 2
+    assert "SOLVER.BASE_RL" in capsys.readouterr().err
+    assert not (tmp_path / "out" / "steps").exists()
+
+
+def test_a_failure_shows_the_end_of_its_log(drive, recipe, tmp_path, capsys):
+    script = write_script(
+        tmp_path / "fails.py", "print('colour is not known'); raise SystemExit(3)"
+    )
+    bad = {"name": "bad", "minutes": 1, "run": str(script), "makes": str(tmp_path / "never" / "x")}
+    edit(recipe, steps=[bad])
+    assert drive() == 1
+    said = capsys.readouterr().out
+    assert "bad failed: exit status 3" in said
+    assert "colour is not known" in said
+    assert said.splitlines()[-1] == f"log: {tmp_path / 'out' / 'logs' / 'bad.log'}"
+
+
+def test_a_users_mistake_is_shown_without_the_log(drive, recipe, tmp_path, capsys):
+    script = write_script(tmp_path / "fails.py", "raise SystemExit('error: no such benchmark')")
+    bad = {"name": "bad", "minutes": 1, "run": str(script), "makes": str(tmp_path / "never" / "x")}
+    edit(recipe, steps=[bad])
+    assert drive() == 1
+    assert "bad failed: error: no such benchmark" in capsys.readouterr().out
+
+
+def test_an_optional_step_that_fails_is_left_out_and_said(drive, recipe, tmp_path, capsys):
+    script = write_script(tmp_path / "fails.py", "raise SystemExit('error: no network')")
+    steps = yaml.safe_load(recipe.read_text())["steps"]
+    weights = {"name": "w", "minutes": 0, "run": str(script), "makes": "{output}/w/vit"}
+    edit(recipe, steps=[{**weights, "optional": "random weights"}, *steps])
+    assert drive() == 0
+    said = capsys.readouterr().out
+    assert "w left out: random weights (error: no network)" in said
+    assert "first starts from random weights" in said
+    assert (tmp_path / "out" / "first" / "model_final.pth").read_text().startswith("scratch>")
+
+
+def test_nothing_is_written_into_the_data_folder(drive, recipe, tmp_path):
+    given = tmp_path / "given"
+    (given / "photos").mkdir(parents=True)
+    edit(recipe, needs=["photos"], links={"{datasets}/photos": "photos"})
+    assert drive("--data", str(given)) == 0
+    assert [path.name for path in given.rglob("*")] == ["photos"]
+    assert (tmp_path / "out" / "datasets" / "photos").resolve() == given / "photos"
+
+
+def test_the_write_up_holds_settings_figures_and_claims(drive, recipe, tmp_path):
+    claim = {"text": "More is better", "figure": "auprc"}
+    claim |= {"better": ["third", "best"], "than": ["first", "rba"]}
+    edit(recipe, publish=str(tmp_path / "experiments"), claims=[claim], about="Made of clay.")
+    assert drive("--seed", "3") == 0
+    folder = tmp_path / "experiments" / "seed3"
+    page = (folder / "README.md").read_text()
+    assert "`make try SEED=3`" in page and "\n\nMade of clay.\n\n## Settings" in page
+    assert "| `second` | first | linear | 19 |" in page
+    assert "| first | 60.0 | rba | 57.0 |" in page  # 50 and the 7 letters of "scratch"
+    assert re.search(r"More is better \| third, rba: \d+\.\d \| first, rba: 57\.0 \| holds", page)
+    copies = {path.name for path in folder.iterdir()} - {"README.md"}
+    assert copies == {"first.json", "second.json", "third.json", "results.json", "results.csv"}
+
+
+def test_other_settings_do_not_replace_the_published_results(drive, recipe, tmp_path):
+    edit(recipe, publish=str(tmp_path / "experiments"))
+    assert drive("SOLVER.BASE_LR", "0.5") == 0
+    assert not (tmp_path / "experiments").exists()
+    assert (tmp_path / "out" / "writeup" / "README.md").exists()
+
+
+def test_an_interrupt_reaches_the_child_once_and_says_how_to_go_on(recipe, tmp_path):
+    child = write_script(
+        tmp_path / "slow.py",
+        f"""
+        import pathlib, signal, time
+        here = pathlib.Path({str(tmp_path)!r})
+        def stop(*_):
+            with open(here / "signals", "a") as file: file.write("x")
+        signal.signal(signal.SIGINT, stop)
+        (here / "started").touch()
+        while not (here / "signals").exists(): time.sleep(0.05)
+        time.sleep(0.3)
+        raise SystemExit(130)
+        """,
+    )
+    edit(recipe, steps=[{"name": "slow", "minutes": 1, "run": str(child), "makes": "{output}/a/b"}])
+    driver = subprocess.Popen(
+        [sys.executable, str(ROOT / "experiments" / "run_stages.py"), str(recipe)],
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
+    )  # fmt: skip
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "started").exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    os.killpg(driver.pid, signal.SIGINT)  # as a terminal does
+    said, _ = driver.communicate(timeout=60)
+    assert driver.returncode == 130
+    assert (tmp_path / "signals").read_text() == "x"
+    assert "the same command goes on from here" in said
+    assert "Traceback" not in said
+
+
+# --- progress --------------------------------------------------------------------------------
+
+
+def test_progress_is_read_from_training_and_evaluation():
+    training = "[11/23 20:00:01 d2.utils.events]:  eta: 1:02:03  iter: 19  total_loss: 9.9"
+    assert parse_progress(training, 150).text == "step 20/150"
+    assert parse_progress(training, 150).seconds_left == 3723
+    assert parse_progress(training) is None
+    days = parse_progress("eta: 2 days, 1:00:00  iter: 9  total_loss: 1", 100)
+    assert days.seconds_left == 2 * 86400 + 3600
+    evaluation = (
+        "[... d2.evaluation.evaluator]: Inference done 11/60. Total: 0.1 s/iter. ETA=0:00:10"
+    )
+    assert parse_progress(evaluation).text == "evaluating 11/60"
+    assert parse_progress(evaluation).seconds_left == 10
+    assert parse_progress("25/120 images, 30 s left ").seconds_left == 30
+    assert parse_progress("loading weights", 100) is None
+
+
+def test_progress_of_detectron2s_own_printer_is_read(capsys, caplog):
+    from detectron2.utils.events import CommonMetricPrinter, EventStorage
+
+    with EventStorage() as storage, caplog.at_level("INFO", "detectron2.utils.events"):
+        printer = CommonMetricPrinter(max_iter=100)
+        for index in range(30):
+            storage.iter = index
+            storage.put_scalars(time=2.0, total_loss=1.0)
+            storage.step()
+        printer.logger.addHandler(caplog.handler)
+        printer.write()
+        printer.logger.removeHandler(caplog.handler)
+    progress = parse_progress(caplog.messages[-1], 100)
+    assert progress.text in ("step 30/100", "step 31/100")
+    assert 100 < progress.seconds_left < 180
+
+
+def test_a_stream_that_is_no_terminal_gets_few_lines(capsys):
+    screen = Screen(period=1000)
+    for index in range(5):
+        screen.show(f"state {index}")
+    screen.say("done")
+    assert capsys.readouterr().out == "state 0\ndone\n"
+
+
+def test_the_child_reports_status_and_memory(tmp_path):
+    block = "import time; x = bytearray(200 * 2**20); time.sleep(1.5); raise SystemExit(4)"
+    status, peak = run_child(
+        [sys.executable, "-c", block], tmp_path / "log", dict(os.environ), lambda progress: None
+    )
+    assert status == 4
+    assert 200 < peak < 300
+
+
+# --- figures ---------------------------------------------------------------------------------
+
+
+def results(auprc_by_score: dict, miou=60.0, sets=("road_anomaly", "fishyscapes_static")) -> dict:
+    scores = {n: {"auprc": v, "fpr95": 100 - v} for n, v in auprc_by_score.items()}
+    return {
+        "datasets": {f"miniature_{name}": {"scores": scores} for name in sets},
+        "closed_set": {"miniature_val": {"mIoU": miou}},
+    }
+
+
+def test_best_score_is_by_mean_auprc_and_implicit_leaves_the_learned_class_out():
+    made = results({"rba": 70.0, "msp": 60.0, "anomaly": 90.0})
+    assert summary.best_score(made) == "anomaly"
+    assert summary.best_score(made, implicit=True) == "rba"
+
+
+def test_a_score_that_a_benchmark_lacks_has_no_mean():
+    made = results({"rba": 70.0, "msp": 60.0})
+    made["datasets"]["miniature_road_anomaly"]["scores"]["rba"]["auprc"] = None
+    assert summary.mean_figure(made, "rba", "auprc") is None
+    assert summary.best_score(made) == "msp"
+
+
+def test_table_is_readable_on_a_hundred_columns():
+    five = ("road_anomaly", "road_anomaly21", "road_obstacle21", "fishyscapes_lostandfound",
+            "fishyscapes_static")  # fmt: skip
+    names = ("msp", "max_logit_raw", "entropy", "anomaly")
+    made = {"arcface_lora": results(dict.fromkeys(names, 100.0), miou=None, sets=five)}
+    lines = summary.table_lines(made)
+    assert max(map(len, lines)) <= 100
+    row = next(line for line in lines if line.startswith("max_logit_raw"))
+    assert row.count("100.0 /   0.0") == 6  # five benchmarks and their mean
+
+
+def test_claims_are_judged_by_the_figures():
+    both = {"a": results({"rba": 80.0, "anomaly": 90.0}, 60.0), "b": results({"rba": 85.0}, 60.4)}
+    peaks = {"a": 1000.0, "b": 2000.0}
+
+    def holds(figure, better, than, **more):
+        claim = {"text": "", "figure": figure, "better": better, "than": than, **more}
+        return summary.judge(claim, both, peaks)["holds"]
+
+    assert holds("auprc", ["a", "best"], ["b", "best"])
+    assert not holds("auprc", ["a", "implicit"], ["b", "implicit"])
+    assert holds("fpr95", ["a", "anomaly"], ["a", "rba"])
+    assert not holds("mIoU", ["a"], ["b"])
+    assert holds("mIoU", ["a"], ["b"], slack=0.5)
+    assert holds("memory", ["a"], ["b"])
+    claim = {"text": "", "figure": "mIoU", "better": ["a"], "than": ["nowhere"]}
+    assert summary.judge(claim, both, peaks) is None
+
+
+def test_the_report_is_called_as_it_is_written():
+    bound = inspect.signature(combine_reports).bind(["dir"], ["name"], Path("report"), title="t")
+    assert list(bound.arguments) == ["output_dirs", "names", "report_dir", "title"]

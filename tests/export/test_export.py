@@ -1,0 +1,367 @@
+"""Exported files give what the model gives; a file that does not is not kept."""
+
+import dataclasses
+import json
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from anoseg_d2.checkpoint import load_into, read_checkpoint
+from anoseg_d2.checkpoint.lora_state import weights_hash
+from anoseg_d2.data.image_io import read_image
+from anoseg_d2.export import write as export
+from anoseg_d2.export.check import ExportCheckError, _compare, draw_image, open_session, run_file
+from anoseg_d2.export.graph import ExportModel, ExportSpec
+from anoseg_d2.export.write import describe, export_model
+from anoseg_d2.modeling import EoMT
+from anoseg_d2.modeling.vit import build_vit
+
+STATISTICS = {"rba": (-1.2, 0.3), "anomaly": (0.1, 0.2)}
+
+
+@pytest.fixture
+def make_model(tiny_eomt):
+    """Factory of a model in eval mode that uses its tensors and sees several classes."""
+
+    def make(head="linear", vit=None, **options):
+        sizes = {"num_known": 5, "num_blocks": 1, "num_queries": 12}
+        model = tiny_eomt(head, vit={"depth": 2, **(vit or {})}, **sizes, **options).eval()
+        model.score_statistics = dict(STATISTICS)
+        for seed in range(20):
+            randomize(model, seed)
+            classes = model([{"image": image} for image in photographs(2, 32, 32)])
+            if all(len(result["sem_seg"].unique()) > 1 for result in classes):
+                return model
+        raise AssertionError("no seed gives a model that tells classes apart")
+
+    return make
+
+
+def randomize(model, seed):
+    generator = torch.Generator().manual_seed(seed)
+    stds = {"query.weight": 2, "class_head.weight": 0.5}
+    for name, parameter in model.named_parameters():
+        if parameter.ndim > 1:
+            nn.init.normal_(parameter, std=stds.get(name, 0.2), generator=generator)
+
+
+def photographs(count, height, width):
+    return torch.stack([draw_image(height, width, seed) for seed in range(1, count + 1)])
+
+
+def answers(model, images, names):
+    """What the model itself says: {output: (B, H, W)}."""
+    model.score_names = list(names)
+    results = model([{"image": image} for image in images])
+    flat = [
+        {**r["scores"], "sem_seg": r["sem_seg"], "confidence": r["confidence"]} for r in results
+    ]
+    return {key: np.stack([values[key].numpy() for values in flat]) for key in flat[0]}
+
+
+def assert_same(found, expected, tolerance=1e-4):
+    assert len(np.unique(expected["sem_seg"])) > 1  # or the comparison says nothing
+    for name, values in found.items():
+        assert values.shape == expected[name].shape and values.dtype == expected[name].dtype, name
+        if name == "sem_seg":
+            assert (values != expected[name]).mean() < 1e-3
+        else:
+            np.testing.assert_allclose(
+                values, expected[name], atol=tolerance, rtol=1e-5, err_msg=name
+            )
+
+
+# ---- the module that is traced --------------------------------------------------------------
+
+
+@pytest.mark.parametrize("head", ["linear", "logit_norm", "arcface"])
+@pytest.mark.parametrize("lora", [None, {"rank": 2}])
+@pytest.mark.parametrize("has_anomaly", [False, True])
+def test_the_traced_module_equals_the_model(make_model, head, lora, has_anomaly):
+    model = make_model(head, lora=lora, has_anomaly=has_anomaly)
+    names = tuple(model.score_names)
+    images = photographs(2, 32, 32)
+    spec = ExportSpec(names, confidence=True, batch=2)
+    found = dict(zip(spec.outputs, ExportModel(model, spec)(images), strict=True))
+    assert_same({k: v.numpy() for k, v in found.items()}, answers(model, images, names))
+
+
+@pytest.mark.parametrize("size", [(50, 90), (97, 40), (32, 80), (20, 24)])
+@pytest.mark.parametrize("overlap", [0.0, 0.4])
+def test_windows_inside_equal_the_model(make_model, size, overlap):
+    model = make_model(window_overlap=overlap)
+    images = photographs(2, *size)
+    spec = ExportSpec(("rba", "energy"), batch=2, image_size=size, input="float32")
+    found = dict(zip(spec.outputs, ExportModel(model, spec)(images.float()), strict=True))
+    assert_same({k: v.numpy() for k, v in found.items()}, answers(model, images, spec.scores))
+
+
+def test_filters_of_score_maps_are_part_of_the_graph(make_model):
+    model = make_model(postprocess=("gaussian", "road_prior"))
+    images = photographs(2, 32, 32)
+    spec = ExportSpec(("rba",), batch=2)
+    sem_seg, rba = ExportModel(model, spec)(images)
+    assert_same({"rba": rba.numpy()}, answers(model, images, ["rba"]))
+    with pytest.raises(ValueError, match="POSTPROCESS works image by image"):
+        ExportModel(model, dataclasses.replace(spec, batch=None))
+
+
+def test_the_model_itself_is_left_as_it_was(make_model):
+    model = make_model(lora={"rank": 2})
+    before, names = weights_hash(model.state_dict()), list(model.score_names)
+    ExportModel(model, ExportSpec(("rba",), half=True))
+    assert weights_hash(model.state_dict()) == before and model.score_names == names
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"input": "int8"}, "input is 'int8'; allowed: uint8, float32"),
+        ({"batch": 0}, "batch must be at least 1"),
+        ({"image_size": (0, 5)}, "image size must be positive"),
+        ({"image_size": (9, 9), "any_size": True}, "not for both"),
+    ],
+)
+def test_a_spec_that_means_nothing_is_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        ExportSpec(("rba",), **options)
+
+
+@pytest.mark.parametrize(
+    "name, message", [("rab", "unknown score 'rab'; known: "), ("anomaly", "needs a model with")]
+)
+def test_scores_that_the_model_cannot_give_are_refused(make_model, tmp_path, name, message):
+    with pytest.raises(ValueError, match=message):
+        export_model(make_model(), tmp_path / "m.onnx", ExportSpec((name,)))
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_ensemble_without_statistics_is_refused(make_model, tmp_path):
+    model = make_model(has_anomaly=True)
+    model.score_statistics = {}
+    with pytest.raises(ValueError, match="needs mean and spread of rba, anomaly"):
+        export_model(model, tmp_path / "m.onnx", ExportSpec(("rba+anomaly",)))
+    assert not list(tmp_path.iterdir())
+
+
+def test_metadata_says_what_a_consumer_must_know(make_model):
+    model = make_model(has_anomaly=True, lora={"rank": 2})
+    spec = ExportSpec(("rba", "rba+anomaly"), batch=None, image_size=(50, 90), confidence=True)
+    wrapped = ExportModel(model, spec)
+    found = describe(wrapped, ["road", "pavement", "car", "person", "sky"])
+    assert found["input"] == "image, NCHW, RGB, 0..255; normalised inside"
+    assert json.loads(found["input_shape"]) == ["batch", 3, 50, 90]
+    assert json.loads(found["outputs"]) == ["sem_seg", "rba", "rba+anomaly", "confidence"]
+    assert json.loads(found["class_names"])[2] == "car"
+    assert json.loads(found["num_known"]) == 5 and json.loads(found["has_anomaly"]) is True
+    assert json.loads(found["score_statistics"]) == {k: list(v) for k, v in STATISTICS.items()}
+    assert json.loads(found["resized"]) == [32, 58]
+    assert json.loads(found["origins"]) == [[0, 0], [0, 26]]
+    assert found["weights_sha256"] == weights_hash(wrapped.model.state_dict())
+
+
+# ---- the check ------------------------------------------------------------------------------
+
+
+def test_a_file_that_differs_is_not_kept(make_model, tmp_path, monkeypatch):
+    merge = ExportModel._merge
+    monkeypatch.setattr(ExportModel, "_merge", lambda self, *parts: merge(self, *parts) + 2e-3)
+    spec = ExportSpec(("rba_sum", "entropy"))
+    with pytest.raises(ExportCheckError, match=r"rba_sum by 0\.01 .*allowed 0\.001.*nothing is"):
+        export_model(make_model(), tmp_path / "m.pt2", spec, file_format="pt2")
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_was_there_stays_when_the_check_fails(make_model, tmp_path, monkeypatch):
+    def fail(path, *_):
+        assert path.is_file()
+        raise ExportCheckError([])
+
+    monkeypatch.setattr(export, "check_file", fail)
+    monkeypatch.setattr(export, "_trace", lambda model: None)
+    monkeypatch.setattr(torch.export, "save", lambda program, path, **_: path.write_text("newer"))
+    (tmp_path / "m.pt2").write_text("older")
+    with pytest.raises(ExportCheckError):
+        export_model(make_model(), tmp_path / "m.pt2", ExportSpec(("rba",)), file_format="pt2")
+    assert [p.read_text() for p in tmp_path.iterdir()] == ["older"]
+
+
+def test_a_file_without_external_weights_drops_those_of_an_older_one(tmp_path):
+    written, output = tmp_path / "new", tmp_path / "m.onnx"
+    for names in (["m.onnx", "m.onnx.data"], ["m.onnx"]):
+        written.mkdir(exist_ok=True)
+        for name in names:
+            (written / name).write_text(name)
+        export._publish(written, output)
+        assert sorted(p.name for p in tmp_path.glob("m.*")) == names
+
+
+def test_a_difference_that_is_no_number_fails():
+    expected = np.zeros((1, 2, 2), np.float32)
+    assert _compare("rba", expected, expected, half=False, tolerance=None).passed
+    assert not _compare("rba", expected * np.nan, expected, half=False, tolerance=None).passed
+
+
+def test_differing_classes_are_counted_as_a_share():
+    expected = np.array([[[0, 1], [2, 2]]])
+    found = np.array([[[0, 1], [2, 0]]])
+    difference = _compare("sem_seg", found, expected, half=False, tolerance=None)
+    assert difference.largest == 0.25 and not difference.passed
+
+
+def test_the_drawn_image_is_the_same_each_time_and_has_contrast():
+    assert torch.equal(draw_image(40, 60), draw_image(40, 60))
+    assert not torch.equal(draw_image(40, 60), draw_image(40, 60, seed=1))
+    assert draw_image(40, 60).float().std() > 20
+
+
+# ---- torch.export programs ------------------------------------------------------------------
+
+
+def test_pt2_gives_what_the_model_gives(make_model, tmp_path):
+    model = make_model("arcface", has_anomaly=True)
+    path, spec = tmp_path / "m.pt2", ExportSpec(("rba", "anomaly"), batch=None, image_size=(40, 60))
+    export_model(model, path, spec, file_format="pt2", class_names=["a", "b", "c", "d", "e"])
+    images = photographs(3, 40, 60)
+    assert_same(run_file(path, images, spec.outputs), answers(model, images, spec.scores))
+    extra = {"metadata.json": ""}
+    torch.export.load(path, extra_files=extra)
+    assert json.loads(json.loads(extra["metadata.json"])["class_names"]) == [
+        "a",
+        "b",
+        "c",
+        "d",
+        "e",
+    ]
+
+
+# ---- ONNX -----------------------------------------------------------------------------------
+
+onnx = pytest.importorskip("onnx", reason="onnx is not installed")
+pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
+pytest.importorskip("onnxscript", reason="onnxscript is not installed")
+
+RANDOM = {"Bernoulli", "Dropout", "Multinomial", "RandomNormal", "RandomNormalLike"}
+RANDOM |= {"RandomUniform", "RandomUniformLike"}
+
+
+def assert_sound(path):
+    """A graph of the stated opset that checks, draws nothing and aligns no corners."""
+    onnx.checker.check_model(str(path), full_check=True)
+    model = onnx.load(path)
+    assert [(o.domain, o.version) for o in model.opset_import] == [("", export.OPSET)]
+    assert not RANDOM & {node.op_type for node in model.graph.node}
+    resizes = [node for node in model.graph.node if node.op_type == "Resize"]
+    modes = {
+        (a.name, a.s) for n in resizes for a in n.attribute if a.name.startswith("coordinate_tra")
+    }
+    assert resizes and {mode for _, mode in modes} <= {b"half_pixel", b"pytorch_half_pixel"}
+    stored = {entry.key: entry.value for entry in model.metadata_props}
+    assert stored["opset"] == str(export.OPSET) and len(stored["weights_sha256"]) == 64
+    return model
+
+
+def shapes(values):
+    return [
+        [d.dim_param or d.dim_value for d in value.type.tensor_type.shape.dim] for value in values
+    ]
+
+
+def test_window_sized_linear_head_any_batch_every_score(make_model, tmp_path):
+    model = make_model(has_anomaly=True, lora={"rank": 2})
+    names = (*model.score_names, "rba+anomaly")
+    path, spec = tmp_path / "m.onnx", ExportSpec(names, batch=None, confidence=True)
+    differences = export_model(model, path, spec)
+    assert {d.shape[0] for d in differences} == {1, 2}
+    images = photographs(3, 32, 32)
+    assert_same(run_file(path, images, spec.outputs), answers(model, images, names))
+    graph = assert_sound(path).graph
+    assert not any("lora" in tensor.name for tensor in graph.initializer)
+    assert shapes(graph.input) == [["batch", 3, 32, 32]]
+    assert shapes(graph.output) == [["batch", 32, 32]] * len(spec.outputs)
+    assert [value.name for value in graph.output] == spec.outputs
+
+
+def test_portrait_windows_logit_norm_head_floats_in_external_weights(make_model, tmp_path):
+    model = make_model("logit_norm", has_anomaly=True)
+    path = tmp_path / "m.onnx"
+    spec = ExportSpec(("rba", "anomaly"), batch=2, image_size=(90, 50), input="float32")
+    export_model(model, path, spec, external_bytes=1000)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["m.onnx", "m.onnx.data"]
+    assert (tmp_path / "m.onnx.data").stat().st_size > 50_000
+    images = photographs(2, 90, 50)
+    assert_same(run_file(path, images.float(), spec.outputs), answers(model, images, spec.scores))
+    assert shapes(assert_sound(path).graph.input) == [[2, 3, 90, 50]]
+
+
+def test_any_size_arcface_head(make_model, tmp_path):
+    model = make_model("arcface")
+    path, spec = tmp_path / "m.onnx", ExportSpec(("rba",), batch=None, any_size=True)
+    differences = export_model(model, path, spec)
+    assert {d.shape for d in differences} == {(1, 40, 64), (2, 64, 36)}
+    assert shapes(assert_sound(path).graph.input) == [["batch", 3, "height", "width"]]
+    session = open_session(path)
+    for size in [(32, 32), (77, 41), (20, 90)]:
+        image = draw_image(*size)[None].numpy()
+        sem_seg, rba = session.run(None, {"image": image})
+        assert sem_seg.shape == rba.shape == (1, *size) and sem_seg.dtype == np.int64
+    # One window of the image's own size: nothing is stretched.
+    images = photographs(2, 32, 32)
+    assert_same(run_file(path, images, spec.outputs), answers(model, images, spec.scores))
+
+
+def test_rotary_positions_of_dinov3_are_constants_of_the_graph(make_model, tmp_path):
+    model = make_model("arcface", vit={"backbone": "dinov3", "width": 48}, lora={"rank": 2})
+    path, spec = tmp_path / "m.onnx", ExportSpec(("rba",), batch=2, image_size=(40, 64))
+    export_model(model, path, spec)
+    images = photographs(2, 40, 64)
+    assert_same(run_file(path, images, spec.outputs), answers(model, images, spec.scores))
+    assert not {"Sin", "Cos"} & {node.op_type for node in assert_sound(path).graph.node}
+
+
+def test_half_precision_is_half_the_size_and_near(make_model, tmp_path):
+    model = make_model("arcface")
+    path, spec = tmp_path / "m.onnx", ExportSpec(("rba", "entropy"), half=True)
+    export_model(model, path, spec)
+    images = photographs(1, 32, 32)
+    found, expected = run_file(path, images, spec.outputs), answers(model, images, spec.scores)
+    for name in spec.scores:
+        assert found[name].dtype == np.float32
+        np.testing.assert_allclose(found[name], expected[name], atol=0.05)
+    tensors = assert_sound(path).graph.initializer
+    halves = sum(t.data_type == onnx.TensorProto.FLOAT16 for t in tensors)
+    weights = [p for name, p in model.named_parameters() if not name.startswith("class_head")]
+    assert halves >= len(weights) // 2
+    large = {t.name for t in tensors if t.data_type == 1 and np.prod(t.dims) > 2000}
+    assert not large
+
+
+@pytest.mark.parametrize("package", ["onnx", "onnxscript", "onnxruntime"])
+def test_a_missing_package_names_the_extra(make_model, tmp_path, monkeypatch, package):
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(ModuleNotFoundError, match=rf"needs {package} .*pip install -e '\.\[export"):
+        export_model(make_model(), tmp_path / "m.onnx", ExportSpec(("rba",)))
+
+
+def test_the_real_vit_s_on_a_photograph(tmp_path):
+    root = Path(os.environ.get("ANOSEG_DATA", Path(__file__).parents[2] / "shared" / "data"))
+    weights = root / "weights" / "dinov2_vits14_fp16.safetensors"
+    if not weights.is_file():
+        pytest.skip(f"{weights} is absent; set ANOSEG_DATA")
+    model = EoMT(
+        backbone=build_vit("S", image_size=(96, 96), num_registers=0), head="arcface", num_blocks=3
+    ).eval()
+    load_into(model, read_checkpoint(weights))
+    photograph = read_image(sorted((root / "camvid" / "val").glob("*.png"))[0])
+    photograph = torch.from_numpy(photograph).permute(2, 0, 1)
+    spec = ExportSpec(("rba", "entropy"), image_size=(120, 160))
+    differences = export_model(model, tmp_path / "s.onnx", spec, check_image=photograph)
+    assert all(d.passed for d in differences)
+    assert max(d.largest for d in differences if d.output == "rba") < 5e-4
+    assert (tmp_path / "s.onnx").stat().st_size > 85e6

@@ -1,0 +1,125 @@
+"""One image of any size and kind in, scores out."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from anoseg_d2 import AnomalyPredictor
+from anoseg_d2.data.image_io import read_image
+from anoseg_d2.prediction.predictor import as_bgr
+
+
+@pytest.fixture
+def predictor(tiny_eomt):
+    built = AnomalyPredictor.__new__(AnomalyPredictor)
+    built.model = tiny_eomt(score_names=("rba",)).eval()
+    return built
+
+
+def photo(height=40, width=50, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+@pytest.mark.parametrize(
+    "size", [(64, 64), (37, 64), (640, 64), (64, 640), (33, 32), (720, 1280)], ids=str
+)
+def test_every_size_comes_back_native(predictor, size):
+    result = predictor(photo(*size))
+    assert result["scores"]["rba"].shape == result["sem_seg"].shape == size
+    assert (
+        result["scores"]["rba"].dtype == np.float32 and np.isfinite(result["scores"]["rba"]).all()
+    )
+    assert result["confidence"].shape == size
+
+
+def test_other_kinds_equal_their_conversion(predictor):
+    gray = photo()[..., 0]
+    expected = predictor(np.repeat(gray[..., None], 3, axis=2))["scores"]["rba"]
+    for image in (gray, gray[..., None], gray.astype(np.uint16) * 257):
+        assert np.array_equal(predictor(image)["scores"]["rba"], expected)
+    color = photo()
+    with_alpha = np.dstack((color, np.zeros(color.shape[:2], np.uint8)))
+    expected = predictor(color)["scores"]["rba"]
+    assert np.array_equal(predictor(with_alpha)["scores"]["rba"], expected)
+    assert np.array_equal(predictor(color.astype(np.uint16) << 8)["scores"]["rba"], expected)
+    reversed_view = np.ascontiguousarray(color[..., ::-1])[..., ::-1]
+    assert np.array_equal(predictor(reversed_view)["scores"]["rba"], expected)
+
+
+def test_blue_comes_first(predictor):
+    """The model is given RGB: swapping channels by hand must equal handing it RGB directly."""
+    color = photo()
+    rgb = torch.from_numpy(np.ascontiguousarray(color[..., ::-1].transpose(2, 0, 1)))
+    with torch.no_grad():
+        expected = predictor.model([{"image": rgb}])[0]["scores"]["rba"].numpy()
+    assert np.array_equal(predictor(color)["scores"]["rba"], expected)
+
+
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [
+        (np.zeros((4, 4, 3), np.float32), "float32; bring it to 0..255"),
+        (np.zeros((4, 4, 3), np.int64), "not int64"),
+        (np.zeros((4, 4, 2), np.uint8), r"not \(4, 4, 2\)"),
+        (np.zeros((3, 40, 50), np.uint8), "channels come last"),
+        (np.zeros((0, 4, 3), np.uint8), r"not \(0, 4, 3\)"),
+        (np.zeros((2, 4, 4, 3), np.uint8), r"not \(2, 4, 4, 3\)"),
+    ],
+    ids=["float", "int64", "two channels", "channels first", "empty", "batch"],
+)
+def test_odd_arrays_are_refused_with_the_way_out(image, message):
+    with pytest.raises(ValueError, match=message):
+        as_bgr(image)
+
+
+def test_conversion_by_hand():
+    assert as_bgr(np.array([[0, 255, 256, 65535]], np.uint16))[0, :, 0].tolist() == [0, 0, 1, 255]
+    assert as_bgr(np.array([[False, True]]))[0].tolist() == [[0, 0, 0], [255, 255, 255]]
+    color = photo()
+    assert as_bgr(color) is color or np.shares_memory(as_bgr(color), color)
+
+
+def test_photographs_turned_by_exif_lie_upright(tmp_path):
+    pixels = np.zeros((20, 30, 3), np.uint8)
+    pixels[:, :15] = 255  # the left half is white
+    exif = Image.Exif()
+    exif[274] = 6  # turn clockwise by 90 degrees for display
+    Image.fromarray(pixels).save(tmp_path / "turned.png", exif=exif)
+    image = read_image(tmp_path / "turned.png")
+    assert image.shape == (30, 20, 3)
+    assert (image[:15] == 255).all() and (image[15:] == 0).all()
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I;16", "I", "YCbCr"])
+def test_files_of_every_mode_are_read_as_rgb(tmp_path, mode):
+    path = tmp_path / ("a.tif" if mode in ("CMYK", "I", "YCbCr") else "a.png")
+    white = {"I;16": 65535, "I": 65535, "L": 255, "1": 1, "LA": (255, 9), "P": 200}
+    value = white.get(mode, (255, 255, 255, 9)[: len(mode.strip(";16"))])
+    if mode == "CMYK":
+        value = (0, 0, 0, 0)
+    if mode == "YCbCr":
+        value = (255, 128, 128)
+    Image.new(mode, (5, 4), value).save(path)
+    image = read_image(path)
+    assert image.shape == (4, 5, 3) and image.dtype == np.uint8
+    if mode != "P":
+        assert (image >= 254).all()
+
+
+def test_images_of_floats_are_refused_not_guessed(tmp_path):
+    Image.new("F", (5, 4), 0.5).save(tmp_path / "f.tif")
+    with pytest.raises(ValueError, match="f.tif holds 32-bit floats"):
+        read_image(tmp_path / "f.tif")
+
+
+def test_a_misspelled_override_is_named(tmp_path, tiny_eomt):
+    from anoseg_d2.checkpoint import model_meta
+
+    model = tiny_eomt()
+    path = tmp_path / "tiny.pth"
+    torch.save({"model": model.state_dict(), "meta": model_meta(model)}, path)
+    predictor = AnomalyPredictor.from_pretrained(str(path), ["TEST.ANOMALY.SCORES", ["rba"]])
+    assert predictor.score_names == ["rba"]
+    with pytest.raises(ValueError, match="did you mean TEST.WINDOW_OVERLAP"):
+        AnomalyPredictor.from_pretrained(str(path), ["TEST.WINDOWS_OVERLAP", 0.5])

@@ -1,1 +1,0 @@
-"""Ablation studies: which runs they need, and the tables made of them."""
