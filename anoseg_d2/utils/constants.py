@@ -1,0 +1,35 @@
+"""Numbers and colours that several packages must agree on, each defined once."""
+
+# Label maps of the anomaly benchmarks, after their label rule.
+KNOWN, ANOMALY = 0, 1
+# Void and padding, in every label map: no metric counts them.
+VOID = 255
+# Value of pasted objects in Cityscapes labelIds maps; no Cityscapes id is near it.
+PASTED_ID = 254
+
+# ImageNet statistics in RGB 0..255, as DINOv2 and DINOv3 were trained with.
+PIXEL_MEAN = (123.675, 116.28, 103.53)
+PIXEL_STD = (58.395, 57.12, 57.375)
+
+# Weight of no-object in the cross entropy: most queries match nothing (as in Mask2Former).
+NO_OBJECT_WEIGHT = 0.1
+# ArcFace's radius s.
+ARCFACE_SCALE = 30.0
+
+CITYSCAPES_CLASSES = (
+    *("road", "sidewalk", "building", "wall", "fence", "pole", "traffic light", "traffic sign"),
+    *("vegetation", "terrain", "sky", "person", "rider", "car", "truck", "bus", "train"),
+    *("motorcycle", "bicycle"),
+)
+CITYSCAPES_COLORS = (
+    *((128, 64, 128), (244, 35, 232), (70, 70, 70), (102, 102, 156), (190, 153, 153)),
+    *((153, 153, 153), (250, 170, 30), (220, 220, 0), (107, 142, 35), (152, 251, 152)),
+    *((70, 130, 180), (220, 20, 60), (255, 0, 0), (0, 0, 142), (0, 0, 70), (0, 60, 100)),
+    *((0, 80, 100), (0, 0, 230), (119, 11, 32)),
+)
+
+VOID_COLOR = (0, 0, 0)
+# The learned anomaly class, or pasted objects, drawn over an image.
+ANOMALY_COLOR = (255, 60, 0)
+# Label maps of the anomaly benchmarks, drawn on their own.
+ANOMALY_COLORS = {KNOWN: (60, 66, 82), ANOMALY: (255, 170, 60), VOID: (150, 150, 150)}
