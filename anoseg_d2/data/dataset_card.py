@@ -12,11 +12,15 @@ Example::
     void: [255]
     anomaly: 254                        # optional: the pasted anomaly becomes train id K
 
+A split may take some files of a folder only: `frames` is a regular expression that the id (what the
+placeholders capture) must match from end to end, as in `frames: "(0001TP|0016E5)_.*"`.
+
 A card without `splits` has `images` and `labels` beside `name` and registers `name`. A set of
 anomalies has `kind: anomaly`, and `known`, `anomaly`, `void` instead of classes.
 """
 
 import colorsys
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -30,7 +34,7 @@ from anoseg_d2.data.label_rules import LABEL_RULES, VOID, LabelRule
 __all__ = ["CARDS_FOLDER", "find_card", "read_card", "shipped_cards"]
 
 CARDS_FOLDER = Path(__file__).parent / "cards"
-_FILE_KEYS = ("images", "labels", "expected_images")
+_FILE_KEYS = ("images", "labels", "frames", "expected_images")
 _KINDS = {
     "closed_set": ("classes", "label_values", "void", "anomaly"),
     "anomaly": ("known", "anomaly", "void"),
@@ -156,7 +160,17 @@ class _Card:
         expected = entry.get("expected_images")
         if expected is not None and (not _is_int(expected) or expected < 1):
             self.fail("expected_images", expected, "a positive integer", where)
-        return Layout(f"card {self.path.name}", (root,), images, labels), expected
+        frames = self.frames(entry, where)
+        return Layout(f"card {self.path.name}", (root,), images, labels, frames), expected
+
+    def frames(self, entry: Mapping, where: tuple) -> str:
+        """Regular expression of the ids that belong to the set; all of them by default."""
+        pattern = entry.get("frames", ".*")
+        try:
+            re.compile(pattern)
+        except (TypeError, re.error):
+            self.fail("frames", pattern, "a regular expression that whole ids match", where)
+        return pattern
 
     def patterns(self, entry: Mapping, key: str, where: tuple) -> tuple[str, ...]:
         given = entry.get(key)

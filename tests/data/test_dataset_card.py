@@ -106,6 +106,19 @@ def test_splits_register_one_set_each(card):
     assert val.layouts[0].images == ("c/{id}.*",)
 
 
+def test_a_split_can_take_the_frames_that_a_pattern_names(card, tmp_path, monkeypatch):
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+    for name in ("a_1", "a_2", "ab_1"):
+        for folder in ("images", "labels"):
+            path = tmp_path / "mine" / folder / f"{name}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(np.zeros((2, 2), np.uint8)).save(path)
+    (data_set,) = read_card(card(CLOSED + 'frames: "a_.*"\n'))
+    assert [pair[0] for pair in data_set.find(tmp_path).pairs] == ["a_1", "a_2"]
+    with pytest.raises(ValueError, match=r"'frames': found 'a\('; allowed: a regular expression"):
+        read_card(card(CLOSED + 'frames: "a("\n'))
+
+
 def test_an_absolute_root_does_not_depend_on_the_datasets_folder(card, tmp_path):
     for name in ("far/images/1.png", "far/labels/1.png"):
         path = tmp_path / name
@@ -217,7 +230,8 @@ def test_the_cards_of_the_readme_are_valid(card):
 @pytest.mark.skipif(not (REAL_DATA / "camvid").is_dir(), reason=f"no CamVid in {REAL_DATA}")
 def test_camvid_is_found_and_every_label_fits(monkeypatch):
     monkeypatch.setenv("DETECTRON2_DATASETS", str(REAL_DATA))
-    for name, count in (("camvid_train", 120), ("camvid_val", 40)):
+    counts = {"train": 120, "val": 40, "drives_train": 86, "drives_val": 34}
+    for name, count in ((f"camvid_{split}", count) for split, count in counts.items()):
         entries = DatasetCatalog.get(name)
         assert len(entries) == count
         label = np.asarray(Image.open(entries[0]["sem_seg_file_name"]))
