@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Look through registered data sets: what is found, what is missing, what is wrong.
+"""Look through registered datasets: what is found, what is missing, what is wrong.
 
     python datasets/check.py                          # every registered set
     python datasets/check.py road_anomaly camvid_val  # these; exit status 1 unless all are usable
@@ -18,7 +18,7 @@ from pathlib import Path
 
 from anoseg_d2.data import builtin
 from anoseg_d2.data.contact_sheet import overlay_sheet
-from anoseg_d2.data.dataset_check import check_data_set
+from anoseg_d2.data.dataset_check import check_dataset
 from anoseg_d2.data.image_io import write_image
 from anoseg_d2.utils.files import write_atomic
 
@@ -64,24 +64,24 @@ def main(argv=None) -> int:
 
 def chosen_names(names: list[str]) -> list[str]:
     """Check the names given; without any, all that are registered."""
-    unknown = [name for name in names if name not in builtin.DATA_SETS]
+    unknown = [name for name in names if name not in builtin.DATASETS]
     if unknown:
-        known = ", ".join(sorted(builtin.DATA_SETS))
+        known = ", ".join(sorted(builtin.DATASETS))
         raise ValueError(
-            f"unknown data set {', '.join(unknown)}; known: {known}. A card of your own is "
+            f"unknown dataset {', '.join(unknown)}; known: {known}. A card of your own is "
             "registered by --card FILE."
         )
-    return names or sorted(builtin.DATA_SETS)
+    return names or sorted(builtin.DATASETS)
 
 
 def check(name: str, root: Path, args, out):
     """Check one set, print what was found, draw its preview."""
-    data_set = builtin.DATA_SETS[name]
-    report = check_data_set(data_set, root, args.sample, args.workers, Progress(name))
+    dataset = builtin.DATASETS[name]
+    report = check_dataset(dataset, root, args.sample, args.workers, Progress(name))
     print(as_text(report, brief=not args.names), file=out)
     if args.preview and report.verdict not in ("absent", "broken"):
         path = Path(args.preview, f"{name}.jpg")
-        write_image(path, overlay_sheet(data_set, root, args.preview_count), quality=90)
+        write_image(path, overlay_sheet(dataset, root, args.preview_count), quality=90)
         print(f"  preview: {path}", file=out)
     return report
 

@@ -21,7 +21,7 @@ from anoseg_d2.data.cut_paste import CutPasteOptions
 from anoseg_d2.data.cut_paste.frames import (
     LabelReader,
     frames_of_cityscapes,
-    frames_of_data_set,
+    frames_of_dataset,
 )
 from anoseg_d2.data.cut_paste.job import CutPasteJob, claim_output, collect_manifest, run_job
 from anoseg_d2.data.cut_paste.sources import (
@@ -203,18 +203,16 @@ def _scenes(args):
     if args.cityscapes:
         frames = frames_of_cityscapes(args.cityscapes, args.split)
         return frames, LabelReader(LABEL_RULES["cityscapes"])
-    from anoseg_d2.data.builtin import DATA_SETS, datasets_root, register_cards
+    from anoseg_d2.data.builtin import DATASETS, datasets_root, register_cards
 
     name = args.dataset
-    if name not in DATA_SETS:
+    if name not in DATASETS:
         names = register_cards(name)
         name = names[0] if len(names) == 1 else f"{Path(name).stem}_{args.split}"
         if name not in names:
             raise ValueError(f"card {args.dataset} has {', '.join(names)}, no split {args.split}")
-    data_set = DATA_SETS[name]
-    return frames_of_data_set(data_set, datasets_root()), LabelReader(
-        data_set.rule, data_set.classes
-    )
+    dataset = DATASETS[name]
+    return frames_of_dataset(dataset, datasets_root()), LabelReader(dataset.rule, dataset.classes)
 
 
 def _sources(args, reader):

@@ -84,7 +84,7 @@ def _add_component_options(add) -> None:
         help="threshold that found this share of anomalous pixels when evaluated: 80, 90, 95, 99",
     )
     add("--results", help="results.json or run folder for --tpr; default: where the weights lie")
-    add("--results-set", metavar="NAME", help="evaluated data set for --tpr, if there are several")
+    add("--results-set", metavar="NAME", help="evaluated dataset for --tpr, if there are several")
     add(
         "--min-size",
         type=int,

@@ -1,4 +1,4 @@
-"""Registered data sets of a few small images, and score maps for them."""
+"""Registered datasets of a few small images, and score maps for them."""
 
 import numpy as np
 from detectron2.data import DatasetCatalog, MetadataCatalog

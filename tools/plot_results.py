@@ -6,7 +6,7 @@
 
 Each --run names what a model is (the stage of the paper's tables) and where its results.json lies:
 the file, the folder of a report, or the run's folder. Cells read "paper", "ours" and "difference"
-(ours minus paper); what is not known stays empty. Data sets that the paper has not are added below
+(ours minus paper); what is not known stays empty. Datasets that the paper has not are added below
 its own, with the paper's cells empty. Written: tables.md, tables.tex, figure3.png, figure3.pdf.
 
 The paper: "Efficient Anomaly Segmentation via Angular Margins and Low-Rank Adaptation".
@@ -52,7 +52,7 @@ class Column:
 
 @dataclass(frozen=True)
 class PaperTable:
-    """A table of the paper: {data set: its figures, column by column}."""
+    """A table of the paper: {dataset: its figures, column by column}."""
 
     number: int
     caption: str
@@ -303,7 +303,7 @@ def build_parser() -> argparse.ArgumentParser:
         help=f"which score of ours stands for one of the paper's; default {SCORES}",
     )
     parser.add_argument(
-        "--figure-set", default=FIGURE_3_SET, help="data set of Figure 3; default: the paper's"
+        "--figure-set", default=FIGURE_3_SET, help="dataset of Figure 3; default: the paper's"
     )
     return parser
 

@@ -1,1 +1,1 @@
-"""Data sets: registered, read, checked, and made."""
+"""Datasets: registered, read, checked, and made."""

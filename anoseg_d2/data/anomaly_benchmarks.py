@@ -7,7 +7,7 @@ et al. 2016 (Lost and Found, arXiv:1609.04653), and the re-packs that public eva
 
 from dataclasses import replace
 
-from anoseg_d2.data.dataset import DataSet
+from anoseg_d2.data.dataset import Dataset
 from anoseg_d2.data.dataset_files import Layout
 from anoseg_d2.data.label_rules import LABEL_RULES
 
@@ -128,13 +128,13 @@ _TABLE = {
     "lost_and_found": (_LOST_AND_FOUND, "lost_and_found", 1203),
 }
 
-ANOMALY_BENCHMARKS: dict[str, DataSet] = {
-    name: DataSet(name, "anomaly", layouts, LABEL_RULES[rule], expected_images=expected)
+ANOMALY_BENCHMARKS: dict[str, Dataset] = {
+    name: Dataset(name, "anomaly", layouts, LABEL_RULES[rule], expected_images=expected)
     for name, (layouts, rule, expected) in _TABLE.items()
 }
 
 
-def miniature_benchmark(benchmark: DataSet) -> DataSet:
+def miniature_benchmark(benchmark: Dataset) -> Dataset:
     """Return the same benchmark as the drawn miniature has it: own folder, any number of images."""
     layouts = tuple(
         replace(layout, folders=tuple(f"{MINIATURE_FOLDER}/{folder}" for folder in layout.folders))

@@ -1,4 +1,4 @@
-"""The registered data sets. Importing this module registers them; nothing on disk is touched.
+"""The registered datasets. Importing this module registers them; nothing on disk is touched.
 
 Files are looked for when a set is asked for, under `DETECTRON2_DATASETS` (default `datasets`), so
 that only the sets that a run uses need to be there.
@@ -12,20 +12,20 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from anoseg_d2.data.anomaly_benchmarks import ANOMALY_BENCHMARKS, miniature_benchmark
 from anoseg_d2.data.cityscapes import _cityscapes
-from anoseg_d2.data.dataset import DataSet, allow_count_mismatch
+from anoseg_d2.data.dataset import Dataset, allow_count_mismatch
 from anoseg_d2.data.dataset_card import find_card, read_card, shipped_cards
 
 __all__ = [
-    "DATA_SETS",
+    "DATASETS",
     "datasets_root",
     "register_all",
     "register_anomaly_benchmarks",
     "register_cards",
-    "register_data_set",
-    "unregister_data_set",
+    "register_dataset",
+    "unregister_dataset",
 ]
 
-DATA_SETS: dict[str, DataSet] = {}
+DATASETS: dict[str, Dataset] = {}
 
 # name -> folder, split, rule, expected images (None: any)
 _CITYSCAPES_SPLITS = {
@@ -44,7 +44,7 @@ _CITYSCAPES_SPLITS = {
 
 
 def datasets_root() -> Path:
-    """Return the folder of all data sets: DETECTRON2_DATASETS, or `datasets`."""
+    """Return the folder of all datasets: DETECTRON2_DATASETS, or `datasets`."""
     return Path(os.environ.get("DETECTRON2_DATASETS", "datasets")).expanduser()
 
 
@@ -55,7 +55,7 @@ def register_all(root=None) -> None:
         root: datasets folder; None reads DETECTRON2_DATASETS whenever a set is asked for.
     """
     for name, (folder, split, rule, expected) in _CITYSCAPES_SPLITS.items():
-        register_data_set(_cityscapes(name, folder, split, rule, expected), root)
+        register_dataset(_cityscapes(name, folder, split, rule, expected), root)
     register_anomaly_benchmarks(root)
     register_cards(shipped_cards(), root)
 
@@ -63,13 +63,13 @@ def register_all(root=None) -> None:
 def register_anomaly_benchmarks(root=None) -> None:
     """Register the public benchmarks and, under `miniature_<name>`, their drawn miniatures."""
     for benchmark in ANOMALY_BENCHMARKS.values():
-        register_data_set(benchmark, root)
+        register_dataset(benchmark, root)
         if benchmark.name != "lost_and_found":
-            register_data_set(miniature_benchmark(benchmark), root)
+            register_dataset(miniature_benchmark(benchmark), root)
 
 
 def register_cards(cards, root=None) -> list[str]:
-    """Register the data sets of cards.
+    """Register the datasets of cards.
 
     Args:
         cards: yaml files or names of shipped cards; or a config, whose DATASETS.CARDS are taken
@@ -87,41 +87,41 @@ def register_cards(cards, root=None) -> list[str]:
         cards = [cards]
     names = []
     for card in cards:
-        for data_set in read_card(find_card(card)):
-            register_data_set(data_set, root)
-            names.append(data_set.name)
+        for dataset in read_card(find_card(card)):
+            register_dataset(dataset, root)
+            names.append(dataset.name)
     return names
 
 
-def register_data_set(data_set: DataSet, root=None) -> None:
-    """File a data set in detectron2's catalogs.
+def register_dataset(dataset: Dataset, root=None) -> None:
+    """File a dataset in detectron2's catalogs.
 
     The same set again, or the same card read anew, takes the place of the old.
 
     Args:
-        data_set: what to register.
+        dataset: what to register.
         root: as in `register_all`.
     Raises:
         ValueError: the name belongs to something else.
     """
-    name = data_set.name
-    known = DATA_SETS.get(name)
-    if (known is None and name in DatasetCatalog) or (known and known.origin != data_set.origin):
+    name = dataset.name
+    known = DATASETS.get(name)
+    if (known is None and name in DatasetCatalog) or (known and known.origin != dataset.origin):
         owner = known.origin if known else "another project"
         raise ValueError(
-            f"data set name {name!r} ({data_set.origin}) is taken already by {owner}; "
+            f"dataset name {name!r} ({dataset.origin}) is taken already by {owner}; "
             "choose another `name` in the card"
         )
     if known is not None:
-        unregister_data_set(name)
-    DATA_SETS[name] = data_set
-    DatasetCatalog.register(name, lambda: data_set.load(datasets_root() if root is None else root))
-    MetadataCatalog.get(name).set(**data_set.metadata())
+        unregister_dataset(name)
+    DATASETS[name] = dataset
+    DatasetCatalog.register(name, lambda: dataset.load(datasets_root() if root is None else root))
+    MetadataCatalog.get(name).set(**dataset.metadata())
 
 
-def unregister_data_set(name: str) -> None:
-    """Take a data set out of the catalogs; KeyError when it is not one of ours."""
-    del DATA_SETS[name]
+def unregister_dataset(name: str) -> None:
+    """Take a dataset out of the catalogs; KeyError when it is not one of ours."""
+    del DATASETS[name]
     DatasetCatalog.remove(name)
     MetadataCatalog.remove(name)
 

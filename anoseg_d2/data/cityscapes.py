@@ -1,6 +1,6 @@
 """Cityscapes: its classes, their colours, and where its files are."""
 
-from anoseg_d2.data.dataset import DataSet
+from anoseg_d2.data.dataset import Dataset
 from anoseg_d2.data.dataset_files import Layout
 from anoseg_d2.data.label_rules import LABEL_RULES
 
@@ -21,7 +21,7 @@ CITYSCAPES_COLORS = (
 )
 
 
-def _cityscapes(name: str, folder: str, split: str, rule: str, expected: int | None) -> DataSet:
+def _cityscapes(name: str, folder: str, split: str, rule: str, expected: int | None) -> Dataset:
     layout = Layout(
         "Cityscapes",
         (folder,),
@@ -31,7 +31,7 @@ def _cityscapes(name: str, folder: str, split: str, rule: str, expected: int | N
             f"gtFine/{split}/*/{{id}}_gtFine_{code}.png" for code in ("labelIds", "labelTrainIds")
         ),
     )
-    return DataSet(
+    return Dataset(
         name,
         "closed_set",
         (layout,),

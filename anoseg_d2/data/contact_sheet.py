@@ -5,7 +5,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from anoseg_d2.data.dataset import DataSet
+from anoseg_d2.data.dataset import Dataset
 from anoseg_d2.data.dataset_check import ANOMALY_COLOR, VOID_COLOR
 from anoseg_d2.data.image_io import read_image, read_label, write_image
 
@@ -55,11 +55,11 @@ def _tile(job, record) -> np.ndarray:
     return np.pad(np.vstack([image, marked]), ((2, 2), (2, 2), (0, 0)))
 
 
-def overlay_sheet(data_set: DataSet, root, count: int = 6, width: int = 640) -> np.ndarray:
+def overlay_sheet(dataset: Dataset, root, count: int = 6, width: int = 640) -> np.ndarray:
     """Draw images beside their labels, to be looked at.
 
     Args:
-        data_set: which.
+        dataset: which.
         root: the datasets folder.
         count: number of images, evenly spread over the set.
         width: of one image on the sheet, pixels.
@@ -67,23 +67,23 @@ def overlay_sheet(data_set: DataSet, root, count: int = 6, width: int = 640) -> 
         (rows, 2 * width, 3) uint8 RGB: photograph on the left, coloured label over it on the
         right; void black, anomaly orange.
     """
-    pairs = data_set.find(root).pairs
+    pairs = dataset.find(root).pairs
     chosen = np.unique(np.linspace(0, len(pairs) - 1, min(count, len(pairs))).round().astype(int))
     palette = np.full((256, 3), VOID_COLOR, dtype=np.uint8)
-    if data_set.colors:
-        palette[: len(data_set.colors)] = data_set.colors
+    if dataset.colors:
+        palette[: len(dataset.colors)] = dataset.colors
     else:
         palette[0] = (200, 200, 200)
-    anomaly = 1 if data_set.evaluator_type == "anomaly" else data_set.anomaly_id
+    anomaly = 1 if dataset.evaluator_type == "anomaly" else dataset.anomaly_id
     if anomaly is not None:
         palette[anomaly] = ANOMALY_COLOR
-    return np.concatenate([_overlay_row(pairs[i], data_set, palette, width) for i in chosen])
+    return np.concatenate([_overlay_row(pairs[i], dataset, palette, width) for i in chosen])
 
 
-def _overlay_row(pair, data_set: DataSet, palette: np.ndarray, width: int) -> np.ndarray:
+def _overlay_row(pair, dataset: Dataset, palette: np.ndarray, width: int) -> np.ndarray:
     _, image_path, label_path = pair
     image = read_image(image_path)
-    label = data_set.rule.apply(read_label(label_path), str(label_path))
+    label = dataset.rule.apply(read_label(label_path), str(label_path))
     size = (width, max(1, round(image.shape[0] * width / image.shape[1])))
     image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
     label = cv2.resize(label, size, interpolation=cv2.INTER_NEAREST_EXACT)

@@ -1,4 +1,4 @@
-"""A registered data set: where its files may lie, what its labels mean, how many there are."""
+"""A registered dataset: where its files may lie, what its labels mean, how many there are."""
 
 import logging
 import os
@@ -8,7 +8,7 @@ from pathlib import Path
 from anoseg_d2.data.dataset_files import FoundFiles, Layout, find_files
 from anoseg_d2.data.label_rules import LabelRule
 
-__all__ = ["DataSet", "allow_count_mismatch"]
+__all__ = ["Dataset", "allow_count_mismatch"]
 
 logger = logging.getLogger(__name__)
 
@@ -25,8 +25,8 @@ def allow_count_mismatch(allow: bool) -> None:
 
 
 @dataclass(frozen=True)
-class DataSet:
-    """One data set.
+class Dataset:
+    """One dataset.
 
     Args:
         name: as registered.

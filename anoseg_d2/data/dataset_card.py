@@ -1,4 +1,4 @@
-"""Dataset cards: a data set described by a small yaml file instead of Python.
+"""Dataset cards: a dataset described by a small yaml file instead of Python.
 
 Example::
 
@@ -27,7 +27,7 @@ from pathlib import Path
 import yaml
 
 from anoseg_d2.data.cityscapes import CITYSCAPES_CLASSES, CITYSCAPES_COLORS
-from anoseg_d2.data.dataset import DataSet
+from anoseg_d2.data.dataset import Dataset
 from anoseg_d2.data.dataset_files import Layout, placeholders
 from anoseg_d2.data.label_rules import LABEL_RULES, VOID, LabelRule
 
@@ -65,17 +65,17 @@ def find_card(card) -> Path:
     )
 
 
-def read_card(path) -> list[DataSet]:
+def read_card(path) -> list[Dataset]:
     """Read a card.
 
     Args:
         path: yaml file.
     Returns:
-        its data sets: one, or one per split.
+        its datasets: one, or one per split.
     Raises:
         ValueError: not yaml, or against the schema; names file, line, key and what is allowed.
     """
-    return _Card(Path(path)).data_sets()
+    return _Card(Path(path)).datasets()
 
 
 class _Card:
@@ -93,7 +93,7 @@ class _Card:
         if not isinstance(self.card, Mapping):
             raise ValueError(f"{path}: a card is a mapping of keys, found {self.card!r}")
 
-    def data_sets(self) -> list[DataSet]:
+    def datasets(self) -> list[Dataset]:
         kind = self.card.get("kind", "closed_set")
         if kind not in _KINDS:
             self.fail("kind", kind, " or ".join(_KINDS))
@@ -105,11 +105,11 @@ class _Card:
             for split, layout, expected in self.layouts()
         ]
 
-    def closed_set(self, name: str, layout: Layout, expected: int | None) -> DataSet:
+    def closed_set(self, name: str, layout: Layout, expected: int | None) -> Dataset:
         classes, colors = self.classes()
         rule = self.closed_rule(name, classes)
         present = tuple(train_id for train_id in rule.train_ids() if train_id < len(classes))
-        return DataSet(
+        return Dataset(
             name,
             "closed_set",
             (layout,),
@@ -121,13 +121,13 @@ class _Card:
             origin=str(self.path),
         )
 
-    def anomaly_set(self, name: str, layout: Layout, expected: int | None) -> DataSet:
+    def anomaly_set(self, name: str, layout: Layout, expected: int | None) -> Dataset:
         values = {
             **dict.fromkeys(self.values("known", required=True), 0),
             **dict.fromkeys(self.values("anomaly", required=True), 1),
         }
         rule = self.with_void(name, values, ("known", "anomaly"))
-        return DataSet(
+        return Dataset(
             name, "anomaly", (layout,), rule, expected_images=expected, origin=str(self.path)
         )
 

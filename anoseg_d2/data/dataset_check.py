@@ -1,4 +1,4 @@
-"""Looking through a data set file by file: what is there, what is missing, what is wrong."""
+"""Looking through a dataset file by file: what is there, what is missing, what is wrong."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -8,11 +8,11 @@ from multiprocessing.pool import ThreadPool
 
 import numpy as np
 
-from anoseg_d2.data.dataset import DataSet
+from anoseg_d2.data.dataset import Dataset
 from anoseg_d2.data.image_io import read_image, read_label
 from anoseg_d2.data.label_rules import VOID, LabelRule
 
-__all__ = ["DatasetReport", "check_data_set"]
+__all__ = ["DatasetReport", "check_dataset"]
 
 ANOMALY_COLOR = (255, 60, 0)
 VOID_COLOR = (0, 0, 0)
@@ -20,7 +20,7 @@ VOID_COLOR = (0, 0, 0)
 
 @dataclass
 class DatasetReport:
-    """What the check of one data set found.
+    """What the check of one dataset found.
 
     Args:
         name: of the set.
@@ -74,17 +74,17 @@ class _File:
     wrong_values: str = ""
 
 
-def check_data_set(
-    data_set: DataSet,
+def check_dataset(
+    dataset: Dataset,
     root,
     sample: int = 0,
     workers: int = 1,
     progress: Callable[[int, int], None] | None = None,
 ) -> DatasetReport:
-    """Check one data set.
+    """Check one dataset.
 
     Args:
-        data_set: which.
+        dataset: which.
         root: the datasets folder.
         sample: read only this many pairs, evenly spread; 0 reads all.
         workers: threads that read.
@@ -92,9 +92,9 @@ def check_data_set(
     Returns:
         the report; nothing is raised for what is wrong on disk.
     """
-    report = DatasetReport(data_set.name, expected_images=data_set.expected_images)
+    report = DatasetReport(dataset.name, expected_images=dataset.expected_images)
     try:
-        found = data_set.find(root)
+        found = dataset.find(root)
     except FileNotFoundError as error:
         report.verdict, report.problems = "absent", [str(error)]
         return report
@@ -104,16 +104,16 @@ def check_data_set(
     report.layout, report.folder, report.images = found.layout, str(found.folder), len(found.pairs)
     report.images_without_label = list(map(str, found.images_without_label))
     report.labels_without_image = list(map(str, found.labels_without_image))
-    report.problems = data_set.problems(found)
+    report.problems = dataset.problems(found)
     pairs = found.pairs
     if 0 < sample < len(pairs):
         pairs = [pairs[i] for i in np.linspace(0, len(pairs) - 1, sample).round().astype(int)]
         report.notes.append(f"{sample} of {len(found.pairs)} images read")
     report.checked = len(pairs)
     files = _read_all(
-        [(str(image), str(label)) for _, image, label in pairs], data_set.rule, workers, progress
+        [(str(image), str(label)) for _, image, label in pairs], dataset.rule, workers, progress
     )
-    _summarise(report, data_set, files)
+    _summarise(report, dataset, files)
     return report
 
 
@@ -165,7 +165,7 @@ def _count(values: np.ndarray) -> Counter:
     return Counter(dict(zip(present.tolist(), counts.tolist(), strict=True)))
 
 
-def _summarise(report: DatasetReport, data_set: DataSet, files: list[_File]) -> None:
+def _summarise(report: DatasetReport, dataset: Dataset, files: list[_File]) -> None:
     """Add up the files and reach the verdict."""
     report.sizes = dict(Counter(file.size for file in files if file.size))
     values = sum((file.values for file in files), Counter())
@@ -176,19 +176,19 @@ def _summarise(report: DatasetReport, data_set: DataSet, files: list[_File]) -> 
     report.wrong_values = [file.wrong_values for file in files if file.wrong_values]
     if report.problems:
         report.verdict = "incomplete"
-    faults = _faults(report, data_set, values, train_ids)
+    faults = _faults(report, dataset, values, train_ids)
     if faults:
         report.verdict = "broken"
         report.problems = faults + report.problems
     only_void = sum(file.train_ids.keys() == {VOID} for file in files)
     if only_void:
         report.notes.append(f"{only_void} labels are nothing but void")
-    if data_set.evaluator_type == "anomaly":
+    if dataset.evaluator_type == "anomaly":
         without = sum(1 not in file.train_ids for file in files)
         report.notes.append(f"{without} of {len(files)} images without anomaly")
 
 
-def _faults(report, data_set: DataSet, values: Counter, train_ids: Counter) -> list[str]:
+def _faults(report, dataset: Dataset, values: Counter, train_ids: Counter) -> list[str]:
     faults = []
     for what, messages in (
         ("unreadable files", report.unreadable),
@@ -197,12 +197,12 @@ def _faults(report, data_set: DataSet, values: Counter, train_ids: Counter) -> l
     ):
         if messages:
             faults.append(f"{len(messages)} {what}; first: {messages[0]}")
-    pair = data_set.rule.exclusive
+    pair = dataset.rule.exclusive
     if pair and not report.wrong_values and all(values[value] for value in pair):
         faults.append(
             f"some labels have {pair[0]} and others {pair[1]}: not known which is the anomaly"
         )
-    wanted = 1 if data_set.evaluator_type == "anomaly" else data_set.anomaly_id
+    wanted = 1 if dataset.evaluator_type == "anomaly" else dataset.anomaly_id
     if wanted is not None and train_ids and not train_ids[wanted]:
         faults.append("no label has a single anomaly pixel")
     if train_ids and set(train_ids) <= {VOID}:

@@ -20,7 +20,7 @@ _TOKEN = re.compile(r"\{(\w+)\}|(\*\*/)|(\*)|(\?)|([^{*?]+|[{])")
 
 @dataclass(frozen=True)
 class Layout:
-    """One way in which a data set lies on disk.
+    """One way in which a dataset lies on disk.
 
     Args:
         name: for messages.
@@ -40,7 +40,7 @@ class Layout:
 
 @dataclass(frozen=True)
 class FoundFiles:
-    """The files of a data set.
+    """The files of a dataset.
 
     Args:
         layout: name of the layout that fits.
@@ -92,10 +92,10 @@ def match_files(folder, pattern: str) -> dict[str, Path]:
 
 
 def find_files(name: str, root, layouts: Sequence[Layout]) -> FoundFiles:
-    """Find where and in which of its layouts a data set lies.
+    """Find where and in which of its layouts a dataset lies.
 
     Args:
-        name: of the data set, for messages.
+        name: of the dataset, for messages.
         root: the datasets folder.
         layouts: all that are in circulation.
     Returns:
@@ -171,7 +171,7 @@ def _nothing_found(name: str, root: Path, layouts: Sequence[Layout]) -> str:
     for folder in dict.fromkeys(folder for folder in there if folder.is_dir()):
         lines.append(f"  {folder} is there and holds: {_listing(folder)}")
     lines.append(
-        "Set DETECTRON2_DATASETS to the folder that holds the data sets; datasets/README.md has "
+        "Set DETECTRON2_DATASETS to the folder that holds the datasets; datasets/README.md has "
         "the tree of each and where to get it."
     )
     return "\n".join(lines)

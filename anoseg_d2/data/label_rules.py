@@ -1,4 +1,4 @@
-"""What the values of a label file mean: one table of rules for all data sets.
+"""What the values of a label file mean: one table of rules for all datasets.
 
 A rule maps every value that a label file may hold to a train id. Values outside it are refused, so
 that a wrong folder, a colour map or a half-converted re-pack is found at once.
@@ -102,7 +102,7 @@ def load_label(path, rule: LabelRule) -> np.ndarray:
 
     Args:
         path: label image.
-        rule: the data set's rule, `MetadataCatalog.get(name).label_rule`.
+        rule: the dataset's rule, `MetadataCatalog.get(name).label_rule`.
     Returns:
         (H, W) uint8: closed sets 0..K-1, K for a pasted anomaly; anomaly sets 0 known, 1 anomaly;
         255 void.

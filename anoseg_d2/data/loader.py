@@ -150,7 +150,7 @@ def build_test_loader(cfg, name: str, mapper=None) -> DataLoader:
 
     Args:
         cfg: config; DATALOADER.NUM_WORKERS is read, and is the most; a small set has fewer.
-        name: registered data set.
+        name: registered dataset.
         mapper: None for `AnosegDatasetMapper(cfg, False)`.
     Raises:
         FileNotFoundError, ValueError: the set is unknown, not there, or not complete.
@@ -178,13 +178,13 @@ def _start_worker(worker: int) -> None:
 
 
 def _known_sets() -> str:
-    return ", ".join(sorted(builtin.DATA_SETS))
+    return ", ".join(sorted(builtin.DATASETS))
 
 
 def _metadata(name: str):
     if name not in DatasetCatalog:
         raise ValueError(
-            f"unknown data set {name!r}; known: {_known_sets()}. A data set of your own is "
+            f"unknown dataset {name!r}; known: {_known_sets()}. A dataset of your own is "
             "registered by a card in DATASETS.CARDS."
         )
     return MetadataCatalog.get(name)
@@ -195,7 +195,7 @@ def _check_classes(cfg, name: str) -> None:
     if metadata.get("evaluator_type") != "closed_set":
         raise ValueError(
             f"DATASETS.TRAIN has {name!r}, which has no classes to learn; sets to train on: "
-            + ", ".join(n for n, d in builtin.DATA_SETS.items() if d.evaluator_type == "closed_set")
+            + ", ".join(n for n, d in builtin.DATASETS.items() if d.evaluator_type == "closed_set")
         )
     classes = len(metadata.stuff_classes)
     if classes != cfg.MODEL.EOMT.NUM_CLASSES:

@@ -1,4 +1,4 @@
-"""Evaluate a model on the configured data sets and write the report."""
+"""Evaluate a model on the configured datasets and write the report."""
 
 import logging
 from collections import OrderedDict
@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 def evaluate(
     cfg, model: nn.Module, output_dir: str | None = None, facts: dict | None = None
 ) -> OrderedDict:
-    """Run every data set of DATASETS.TEST and write `report/` under the output folder.
+    """Run every dataset of DATASETS.TEST and write `report/` under the output folder.
 
     Args:
         cfg: config node.
@@ -33,7 +33,7 @@ def evaluate(
         output_dir: where `report/` goes; OUTPUT_DIR by default.
         facts: what else results.json says of the model, such as what its training took.
     Returns:
-        figures per data set, for detectron2's printers; empty on ranks other than the first.
+        figures per dataset, for detectron2's printers; empty on ranks other than the first.
     """
     output_dir = output_dir or cfg.OUTPUT_DIR
     measure_ensembles(cfg, unwrap(model))

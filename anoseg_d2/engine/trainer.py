@@ -56,7 +56,7 @@ def amp_dtype(cfg, device: torch.device) -> torch.dtype | None:
 
 
 def check_inputs(cfg, training: bool) -> None:
-    """Find every data set and the weights before anything long starts.
+    """Find every dataset and the weights before anything long starts.
 
     Raises:
         FileNotFoundError, ValueError: what is missing or wrong, and the way out.
@@ -66,7 +66,7 @@ def check_inputs(cfg, training: bool) -> None:
     for name in (*(cfg.DATASETS.TRAIN if training else ()), *cfg.DATASETS.TEST):
         if name not in DatasetCatalog.list():
             known = ", ".join(n for n in DatasetCatalog.list() if _is_ours(n))
-            raise ValueError(f"no data set named {name!r} is registered; ours: {known}")
+            raise ValueError(f"no dataset named {name!r} is registered; ours: {known}")
         DatasetCatalog.get(name)
     if training:
         training_dicts(cfg)

@@ -1,4 +1,4 @@
-"""Anomaly figures of one data set: pixel metrics, component metrics, and what the report shows."""
+"""Anomaly figures of one dataset: pixel metrics, component metrics, and what the report shows."""
 
 import logging
 import shutil
@@ -39,10 +39,10 @@ TPR_LEVELS = (0.8, 0.9, 0.95, 0.99)  # true-positive rates whose thresholds resu
 
 
 class AnomalyEvaluator(DatasetEvaluator):
-    """Evaluate anomaly scores on one registered data set.
+    """Evaluate anomaly scores on one registered dataset.
 
     Pixel figures stream (see `PixelMetrics`). Component figures need the best-F1 threshold of the
-    whole data set, which is an oracle on the evaluation labels: score maps are spilled as float32
+    whole dataset, which is an oracle on the evaluation labels: score maps are spilled as float32
     to a temporary folder while images pass, one map per score and image, and read back once.
 
     Args:
@@ -198,8 +198,8 @@ class AnomalyEvaluator(DatasetEvaluator):
 
         Returns:
             On rank 0 {"anomaly": {"<score>.<figure>": percent}} for detectron2's printing, figures
-            that do not exist left out; None on other ranks. `result` then holds the data set's part
-            of results.json, and `result.json` lies in the data set's folder.
+            that do not exist left out; None on other ranks. `result` then holds the dataset's part
+            of results.json, and `result.json` lies in the dataset's folder.
         """
         names = _union(comm.all_gather(list(self._pixels)))
         merged = {name: self._merged_pixels(name) for name in names}
@@ -231,7 +231,7 @@ class AnomalyEvaluator(DatasetEvaluator):
         return parts[0] if parts else None
 
     def _add_components(self, names: list[str], figures: dict) -> None:
-        """Second pass over the spilled maps with the thresholds of the whole data set."""
+        """Second pass over the spilled maps with the thresholds of the whole dataset."""
         errors = comm.all_gather(None if self._spill is None else self._spill.error)
         error = next(filter(None, errors), None)
         # Components are the pixels with score > threshold, so the cut lies below the best score.

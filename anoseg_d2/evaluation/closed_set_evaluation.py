@@ -92,7 +92,7 @@ def closed_set_figures(counts: ClosedSetCounts, class_names, present=None) -> di
     """Turn counts into percentages.
 
     Args:
-        counts: of the whole data set.
+        counts: of the whole dataset.
         class_names: K names.
         present: train ids over which the means run; None takes those that occur in the labels.
     Returns:
@@ -125,7 +125,7 @@ def closed_set_figures(counts: ClosedSetCounts, class_names, present=None) -> di
 
 
 class ClosedSetEvaluator(DatasetEvaluator):
-    """Evaluate the segmentation of known classes on one registered data set.
+    """Evaluate the segmentation of known classes on one registered dataset.
 
     Args:
         dataset_name: registered name; its metadata has `stuff_classes` and `label_rule`.

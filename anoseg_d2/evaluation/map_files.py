@@ -164,10 +164,10 @@ def _read_image(path: Path, key) -> np.ndarray:
 
 @dataclass
 class MapFolder:
-    """The map file of every image of a data set.
+    """The map file of every image of a dataset.
 
     Args:
-        pairs: (dataset dict, map file), in the data set's order.
+        pairs: (dataset dict, map file), in the dataset's order.
         missing: images without a map.
         extra: map files that belong to no image.
     """
@@ -273,7 +273,7 @@ class StoredMaps:
     Args:
         pairs: of `MapFolder`.
         reader: how maps are read.
-        rule: the data set's label rule.
+        rule: the dataset's label rule.
         name: of the score.
     """
 

@@ -10,7 +10,7 @@ __all__ = ["dataset_folder", "report_folder"]
 
 
 def dataset_folder(output_dir, dataset_name: str) -> Path:
-    """Folder of one data set's evaluation."""
+    """Folder of one dataset's evaluation."""
     return Path(output_dir) / "inference" / dataset_name
 
 

@@ -1,4 +1,4 @@
-"""Score maps kept on disk between two passes over a data set."""
+"""Score maps kept on disk between two passes over a dataset."""
 
 import logging
 import shutil

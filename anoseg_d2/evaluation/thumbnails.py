@@ -91,7 +91,7 @@ class FailureGallery:
 
     Kinds: `false`, the highest-scoring known pixel of an image, at least `margin` pixels away from
     any labelled anomaly; `missed`, the labelled anomaly (8-connected) with the lowest mean score.
-    At most one of a kind per image and score; the `keep` worst of a data set stay.
+    At most one of a kind per image and score; the `keep` worst of a dataset stay.
 
     Args:
         keep: crops per score and kind.

@@ -68,7 +68,7 @@ def _thumbnail_path(run: Run, dataset: str, image_id: str) -> Path:
 
 
 def color_ranges(runs: list[Run]) -> dict[tuple[str, str], tuple[float, float]]:
-    """One colour scale per run and score, over the thumbnails of all its data sets.
+    """One colour scale per run and score, over the thumbnails of all its datasets.
 
     Returns:
         {(run name, score): (lowest, highest)}.
@@ -155,7 +155,7 @@ def collect_images(runs: list[Run], ranges: dict, budget: int = BUDGET) -> tuple
     """Encode every evaluated image as small as the budget asks for.
 
     Returns:
-        {data set: [image]}, worst first; image: `id`, `photo`, `label` (data URIs), `runs`
+        {dataset: [image]}, worst first; image: `id`, `photo`, `label` (data URIs), `runs`
         {run: {`prediction`, `heat` {score: data URI}}};
         notes on what had to be left out.
     """

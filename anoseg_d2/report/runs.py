@@ -55,7 +55,7 @@ class Run:
         }
 
     def curves(self) -> dict:
-        """Precision, recall and false positive rate of {data set: {score: curve or None}}."""
+        """Precision, recall and false positive rate of {dataset: {score: curve or None}}."""
         return {name: r["curves"] for name, r in self.of_kind("anomaly").items()}
 
     def mean(self, score: str, figure: str) -> float | None:
@@ -92,14 +92,14 @@ def load_run(output_dir, datasets=None, *, name=None, model=None, config=None) -
         name: shown in tables; None takes the folder's name.
         model, config: for results.json.
     Raises:
-        FileNotFoundError: no evaluation lies in the folder, or a named data set has none.
+        FileNotFoundError: no evaluation lies in the folder, or a named dataset has none.
     """
     output_dir = Path(output_dir)
     found = sorted(p.parent.name for p in output_dir.glob("inference/*/result.json"))
     missing = [dataset for dataset in datasets or () if dataset not in found]
     if missing or not found:
         raise FileNotFoundError(
-            f"no evaluation of {', '.join(missing) or 'any data set'} under "
+            f"no evaluation of {', '.join(missing) or 'any dataset'} under "
             f"{output_dir / 'inference'}; found: {', '.join(found) or 'nothing'}. Evaluate first: "
             "train_net.py --eval-only"
         )
@@ -118,7 +118,7 @@ def overview(runs: list[Run]) -> tuple[list[tuple[str, str]], list[dict]]:
     """Lay out the main table: one row per run and score.
 
     Returns:
-        columns, (group, figure) pairs, where group is a data set or "mean over sets";
+        columns, (group, figure) pairs, where group is a dataset or "mean over sets";
         rows, dicts with `model`, `score` and {(group, figure): percentage or None}.
     """
     closed = _union(run.of_kind("closed_set") for run in runs)
@@ -174,7 +174,7 @@ def results_markdown(runs: list[Run]) -> str:
 
 
 def results_csv(runs: list[Run]) -> str:
-    """All figures in long form: one line per model, data set and score (none on closed sets)."""
+    """All figures in long form: one line per model, dataset and score (none on closed sets)."""
     closed = ("mIoU", "pixel_accuracy", "mean_accuracy", "ECE")
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")

@@ -61,7 +61,7 @@ def read_threshold(path, score: str, tpr: float, dataset: str | None = None) -> 
 
 
 def _score_entry(results: Path, score: str, dataset: str | None) -> dict:
-    """What results.json says of one score on one data set."""
+    """What results.json says of one score on one dataset."""
     content = read_json(results)
     sets = content.get("datasets") if isinstance(content, dict) else None
     if not sets:
@@ -73,7 +73,7 @@ def _score_entry(results: Path, score: str, dataset: str | None) -> dict:
         )
     dataset = dataset or next(iter(sets))
     if dataset not in sets:
-        raise ValueError(f"{results}: no data set {dataset!r}; evaluated: {', '.join(sets)}")
+        raise ValueError(f"{results}: no dataset {dataset!r}; evaluated: {', '.join(sets)}")
     scores = sets[dataset]["scores"]
     if score not in scores:
         raise ValueError(

@@ -22,7 +22,7 @@ def write_report(
 
     Args:
         output_dir: the run's folder.
-        datasets: evaluated data sets to show, in order; None shows all that lie in the folder.
+        datasets: evaluated datasets to show, in order; None shows all that lie in the folder.
         model: plain facts for results.json and the page's head ({"weights": ..., "stage": ...}).
         config: plain value for results.json, such as `cfg.dump()`.
         name: of the model in tables; None takes the folder's name.
@@ -30,7 +30,7 @@ def write_report(
     Returns:
         path of index.html; results.json, results.csv, results.md and curves.json lie beside it.
     Raises:
-        FileNotFoundError: a data set was not evaluated in this folder.
+        FileNotFoundError: a dataset was not evaluated in this folder.
     """
     run = load_run(output_dir, datasets, name=name, model=model, config=config)
     return _write([run], run.results(), report_folder(output_dir), title or run.name)

@@ -1,1 +1,1 @@
-"""Drawn street scenes in the layouts of the real data sets."""
+"""Drawn street scenes in the layouts of the real datasets."""

@@ -74,8 +74,8 @@ class Plan:
         start: output folder of the recipe whose data and stages the runs start from.
         output: folder for everything that is made.
         results: folder of the tables.
-        data: command of another data set -> file that shows it finished.
-        test: data sets that every run is measured on.
+        data: command of another dataset -> file that shows it finished.
+        test: datasets that every run is measured on.
     """
 
     title: str

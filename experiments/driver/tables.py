@@ -21,7 +21,7 @@ _NUMBERS = COLUMNS[5:]
 
 
 class Figures:
-    """`results.csv`: one line per run, seed, data set and score.
+    """`results.csv`: one line per run, seed, dataset and score.
 
     Args:
         path: of the csv; read when it is there.

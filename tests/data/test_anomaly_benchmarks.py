@@ -242,7 +242,7 @@ def test_another_number_of_images_is_refused_with_both_numbers(lay, name, monkey
 
 
 def test_expected_numbers_are_those_of_the_public_sets():
-    counts = {name: builtin.DATA_SETS[name].expected_images for name in ANOMALY_BENCHMARKS}
+    counts = {name: builtin.DATASETS[name].expected_images for name in ANOMALY_BENCHMARKS}
     assert counts == {
         "road_anomaly": 60,
         "road_anomaly21": 10,

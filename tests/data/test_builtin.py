@@ -85,7 +85,7 @@ def test_a_root_given_to_register_all_wins_until_it_is_called_again(root):
 
 
 def test_known_sets_have_the_names_counts_and_kinds_that_others_rely_on():
-    sets = builtin.DATA_SETS
+    sets = builtin.DATASETS
     assert sets["cityscapes_19_train"].expected_images == 2975
     assert sets["cityscapes_19_val"].expected_images == 500
     assert sets["cityscapes_outlier_train"].expected_images == 2975
@@ -145,9 +145,9 @@ def test_partnerless_files_are_named_not_passed_over(root):
 
 
 def test_registering_again_changes_nothing():
-    before = dict(builtin.DATA_SETS)
+    before = dict(builtin.DATASETS)
     builtin.register_all()
-    assert dict(builtin.DATA_SETS) == before
+    assert dict(builtin.DATASETS) == before
     assert set(before) <= set(DatasetCatalog.list())
 
 

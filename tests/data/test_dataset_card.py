@@ -44,10 +44,10 @@ def card(tmp_path):
         path.write_text(text)
         return path
 
-    before = set(builtin.DATA_SETS)
+    before = set(builtin.DATASETS)
     yield write
-    for name in builtin.DATA_SETS.keys() - before:
-        builtin.unregister_data_set(name)
+    for name in builtin.DATASETS.keys() - before:
+        builtin.unregister_dataset(name)
 
 
 def changed(text, key, value):
@@ -57,19 +57,19 @@ def changed(text, key, value):
 
 
 def test_a_closed_set_maps_values_to_train_ids_by_number_or_name(card):
-    (data_set,) = read_card(card(CLOSED))
+    (dataset,) = read_card(card(CLOSED))
     stored = np.array([[0, 1, 2, 9, 254, 255]], dtype=np.uint8)
-    assert data_set.rule.apply(stored, "x").tolist() == [[2, 0, 1, 255, 3, 255]]
-    assert data_set.anomaly_id == 3
-    assert data_set.classes == ("road", "car", "sky")
-    assert len(set(data_set.colors)) == 3
+    assert dataset.rule.apply(stored, "x").tolist() == [[2, 0, 1, 255, 3, 255]]
+    assert dataset.anomaly_id == 3
+    assert dataset.classes == ("road", "car", "sky")
+    assert len(set(dataset.colors)) == 3
 
 
 def test_an_anomaly_set_maps_to_known_anomaly_void(card):
-    (data_set,) = read_card(card(ANOMALY))
+    (dataset,) = read_card(card(ANOMALY))
     stored = np.array([[0, 3, 1, 2, 255]], dtype=np.uint8)
-    assert data_set.rule.apply(stored, "x").tolist() == [[0, 0, 1, 1, 255]]
-    assert data_set.evaluator_type == "anomaly"
+    assert dataset.rule.apply(stored, "x").tolist() == [[0, 0, 1, 1, 255]]
+    assert dataset.evaluator_type == "anomaly"
 
 
 def test_mean_iou_runs_over_the_classes_that_the_card_can_give(card):
@@ -124,8 +124,8 @@ def test_an_absolute_root_does_not_depend_on_the_datasets_folder(card, tmp_path)
         path = tmp_path / name
         path.parent.mkdir(parents=True)
         path.touch()
-    (data_set,) = read_card(card(changed(CLOSED, "root", tmp_path / "far")))
-    assert len(data_set.find("/nowhere").pairs) == 1
+    (dataset,) = read_card(card(changed(CLOSED, "root", tmp_path / "far")))
+    assert len(dataset.find("/nowhere").pairs) == 1
 
 
 WRONG = {
@@ -203,16 +203,16 @@ def test_an_unknown_card_lists_the_shipped_ones():
 
 def test_shipped_cards_are_registered():
     for name in shipped_cards():
-        for data_set in read_card(find_card(name)):
-            assert builtin.DATA_SETS[data_set.name] == data_set
+        for dataset in read_card(find_card(name)):
+            assert builtin.DATASETS[dataset.name] == dataset
 
 
 def test_camvid_card_is_the_order_of_its_release():
     release = [10, 2, 5, 0, 1, 8, 7, 4, 13, 11, 12, 255]
-    data_set = builtin.DATA_SETS["camvid_train"]
-    assert data_set.rule.apply(np.arange(12, dtype=np.uint8)[None], "x").tolist() == [release]
-    assert data_set.classes == CITYSCAPES_CLASSES
-    assert data_set.present_classes == (0, 1, 2, 4, 5, 7, 8, 10, 11, 12, 13)
+    dataset = builtin.DATASETS["camvid_train"]
+    assert dataset.rule.apply(np.arange(12, dtype=np.uint8)[None], "x").tolist() == [release]
+    assert dataset.classes == CITYSCAPES_CLASSES
+    assert dataset.present_classes == (0, 1, 2, 4, 5, 7, 8, 10, 11, 12, 13)
 
 
 def test_a_card_is_plain_yaml():
@@ -223,7 +223,7 @@ def test_a_card_is_plain_yaml():
 def test_the_cards_of_the_readme_are_valid(card):
     text = (Path(__file__).parents[2] / "datasets/README.md").read_text()
     cards = re.findall(r"```yaml\n(.*?)```", text, flags=re.DOTALL)
-    names = [data_set.name for example in cards for data_set in read_card(card(example))]
+    names = [dataset.name for example in cards for dataset in read_card(card(example))]
     assert names == ["my_road_train", "my_road_val", "my_anomalies"]
 
 

@@ -172,7 +172,7 @@ def test_training_sets_are_joined_in_order(cfg):
     "change, message",
     [
         (["DATASETS.TRAIN", ()], "DATASETS.TRAIN is empty; known sets: .*miniature_train"),
-        (["DATASETS.TRAIN", ("cityscape",)], "unknown data set 'cityscape'; known: .*CARDS"),
+        (["DATASETS.TRAIN", ("cityscape",)], "unknown dataset 'cityscape'; known: .*CARDS"),
         (["DATASETS.TRAIN", ("road_anomaly",)], "'road_anomaly', which has no classes to learn"),
         (["MODEL.EOMT.NUM_CLASSES", 7], "NUM_CLASSES is 7, but 'miniature_train' has 19"),
         (["DATASETS.TRAIN", ("miniature_outlier_train",)], "ANOMALY_CLASS is False"),
@@ -196,5 +196,5 @@ def test_an_anomaly_class_without_examples_is_warned_of(cfg, caplog):
 
 
 def test_an_unknown_test_set_is_refused(cfg):
-    with pytest.raises(ValueError, match="unknown data set 'nope'"):
+    with pytest.raises(ValueError, match="unknown dataset 'nope'"):
         build_test_loader(cfg, "nope")

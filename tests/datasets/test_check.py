@@ -36,10 +36,10 @@ def root(tmp_path):
 @pytest.fixture
 def forget():
     """Take what a test registers out of the catalogs again."""
-    before = set(builtin.DATA_SETS)
+    before = set(builtin.DATASETS)
     yield
-    for name in builtin.DATA_SETS.keys() - before:
-        builtin.unregister_data_set(name)
+    for name in builtin.DATASETS.keys() - before:
+        builtin.unregister_dataset(name)
 
 
 NAME = "miniature_road_anomaly21"
@@ -183,7 +183,7 @@ def test_preview_shows_photograph_and_coloured_label(check, root, tmp_path):
 
 def test_unknown_names_and_cards_end_with_2_and_the_way_out(check, root, capsys):
     assert check.main(["camvit", "--root", str(root)]) == 2
-    assert "unknown data set camvit; known: camvid_anomaly" in capsys.readouterr().err
+    assert "unknown dataset camvit; known: camvid_anomaly" in capsys.readouterr().err
     assert check.main(["--card", "nowhere.yaml", "--root", str(root)]) == 2
     assert "no dataset card 'nowhere.yaml'" in capsys.readouterr().err
 

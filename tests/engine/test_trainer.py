@@ -282,7 +282,7 @@ def test_dinov2_weights_follow_size_and_registers(tiny_cfg, size, registers, exp
     assert resolve_weights(cfg) == "some/model.pth"
 
 
-# ---- whole runs on a data set of four images ------------------------------------------------
+# ---- whole runs on a dataset of four images ------------------------------------------------
 
 CARD = """
 name: {name}
@@ -389,7 +389,7 @@ def test_a_batch_that_accumulation_does_not_divide_is_refused(run_cfg):
 def test_missing_weights_and_unknown_sets_are_named_before_anything_starts(run_cfg):
     with pytest.raises(FileNotFoundError, match="no/model.pth does not exist.*stage"):
         run_cfg("missing", "MODEL.WEIGHTS", "no/model.pth")
-    with pytest.raises(ValueError, match="no data set named 'citiscapes'.*cityscapes_19_train"):
+    with pytest.raises(ValueError, match="no dataset named 'citiscapes'.*cityscapes_19_train"):
         run_cfg("unknown", "DATASETS.TRAIN", ("citiscapes",))
     with pytest.raises(ValueError, match="DATASETS.TRAIN is empty"):
         run_cfg("empty", "DATASETS.TRAIN", ())

@@ -151,14 +151,14 @@ def test_a_script_end_in_a_name_does_not_end_the_data(runs, tmp_path):
     assert page.count("</script>") == 2
 
 
-def test_a_data_set_that_was_not_evaluated_is_named(runs):
+def test_a_dataset_that_was_not_evaluated_is_named(runs):
     with pytest.raises(FileNotFoundError, match="no evaluation of absent.*test_anomaly"):
         write_report(runs / "weak", ["test_anomaly", "absent"])
-    with pytest.raises(FileNotFoundError, match="any data set"):
+    with pytest.raises(FileNotFoundError, match="any dataset"):
         load_run(runs / "nothing")
 
 
-def test_only_the_named_data_sets_are_shown(runs):
+def test_only_the_named_datasets_are_shown(runs):
     run = load_run(runs / "weak", ["test_other"])
     assert list(run.results()["datasets"]) == ["test_other"] and not run.results()["closed_set"]
 

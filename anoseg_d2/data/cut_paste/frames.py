@@ -12,7 +12,7 @@ from anoseg_d2.data.dataset_files import FoundFiles, Layout, find_files
 from anoseg_d2.data.image_io import read_label
 from anoseg_d2.data.label_rules import LABEL_RULES, VOID, LabelRule
 
-__all__ = ["Frame", "LabelReader", "frames_of_cityscapes", "frames_of_data_set"]
+__all__ = ["Frame", "LabelReader", "frames_of_cityscapes", "frames_of_dataset"]
 
 _SUFFIX = "_leftImg8bit"
 
@@ -111,23 +111,23 @@ def frames_of_cityscapes(folder, split: str) -> list[Frame]:
     return _frames(find_files(f"--cityscapes, split {split}", folder, (layout,)), "")
 
 
-def frames_of_data_set(data_set, root) -> list[Frame]:
+def frames_of_dataset(dataset, root) -> list[Frame]:
     """List a registered closed set, images without label included.
 
     Args:
-        data_set: `data_set.DataSet`.
+        dataset: `dataset.Dataset`.
         root: the datasets folder.
     Raises:
         FileNotFoundError, ValueError: it is not there, or not a closed set without anomalies.
     """
-    if data_set.evaluator_type != "closed_set" or data_set.anomaly_id is not None:
+    if dataset.evaluator_type != "closed_set" or dataset.anomaly_id is not None:
         raise ValueError(
-            f"{data_set.name} holds anomalies already; objects are pasted into closed sets"
+            f"{dataset.name} holds anomalies already; objects are pasted into closed sets"
         )
-    group = data_set.name
+    group = dataset.name
     for split in ("_train", "_val", "_test"):
         group = group.removesuffix(split)
-    return _frames(data_set.find(root), group)
+    return _frames(dataset.find(root), group)
 
 
 def _frames(found: FoundFiles, group: str) -> list[Frame]:

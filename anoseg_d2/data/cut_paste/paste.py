@@ -1,7 +1,7 @@
 """Pasting cut-out objects into road scenes: pixels in, pixels out.
 
 Pure functions on arrays: an object is scaled, feathered, blended and given the anomaly's id in the
-label map. Nothing here reads a file or knows a data set; `draw` chooses what is pasted,
+label map. Nothing here reads a file or knows a dataset; `draw` chooses what is pasted,
 and `job` writes whole sets.
 
 Shapes: H W frame, h w object (its tight box, at pasted size once resized).

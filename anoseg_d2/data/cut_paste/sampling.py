@@ -102,7 +102,7 @@ class OnlineCutPaste:
             image: (H, W, 3) uint8 RGB.
             label: (H, W) integers.
             epoch: counts the passes over the data, or the draws of this image.
-            index: of the image in its data set.
+            index: of the image in its dataset.
         Returns:
             image and label, the inputs themselves where nothing was pasted.
         """
