@@ -69,6 +69,7 @@ class _File:
     size: str = ""
     values: Counter = field(default_factory=Counter)
     train_ids: Counter = field(default_factory=Counter)
+    exclusive: dict[int, str] = field(default_factory=dict)
     unreadable: list[str] = field(default_factory=list)
     size_differs: str = ""
     wrong_values: str = ""
@@ -149,6 +150,7 @@ def _read_pair(pair: tuple[str, str], rule: LabelRule) -> _File:
         label_size = f"{stored.shape[1]}x{stored.shape[0]}"
         file.size_differs = f"{pair[0]} is {file.size}, its label {pair[1]} is {label_size}"
     file.values = _count(stored)
+    file.exclusive = dict.fromkeys(rule.exclusive_values(stored, pair[1]), pair[1])
     try:
         file.train_ids = _count(rule.apply(stored, pair[1]))
     except ValueError as error:
@@ -176,7 +178,10 @@ def _summarise(report: DatasetReport, dataset: Dataset, files: list[_File]) -> N
     report.wrong_values = [file.wrong_values for file in files if file.wrong_values]
     if report.problems:
         report.verdict = "incomplete"
-    faults = _faults(report, dataset, values, train_ids)
+    seen: dict[int, str] = {}
+    for file in files:
+        seen = {**file.exclusive, **seen}
+    faults = _faults(report, dataset, seen, train_ids)
     if faults:
         report.verdict = "broken"
         report.problems = faults + report.problems
@@ -188,7 +193,7 @@ def _summarise(report: DatasetReport, dataset: Dataset, files: list[_File]) -> N
         report.notes.append(f"{without} of {len(files)} images without anomaly")
 
 
-def _faults(report, dataset: Dataset, values: Counter, train_ids: Counter) -> list[str]:
+def _faults(report, dataset: Dataset, seen: dict[int, str], train_ids: Counter) -> list[str]:
     faults = []
     for what, messages in (
         ("unreadable files", report.unreadable),
@@ -197,11 +202,9 @@ def _faults(report, dataset: Dataset, values: Counter, train_ids: Counter) -> li
     ):
         if messages:
             faults.append(f"{len(messages)} {what}; first: {messages[0]}")
-    pair = dataset.rule.exclusive
-    if pair and not report.wrong_values and all(values[value] for value in pair):
-        faults.append(
-            f"some labels have {pair[0]} and others {pair[1]}: not known which is the anomaly"
-        )
+    contradiction = dataset.rule.contradiction(seen)
+    if contradiction and not report.wrong_values:
+        faults.append(contradiction)
     wanted = 1 if dataset.evaluator_type == "anomaly" else dataset.anomaly_id
     if wanted is not None and train_ids and not train_ids[wanted]:
         faults.append("no label has a single anomaly pixel")

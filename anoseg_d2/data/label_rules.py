@@ -4,6 +4,7 @@ A rule maps every value that a label file may hold to a train id. Values outside
 that a wrong folder, a colour map or a half-converted re-pack is found at once.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import PurePath
 
@@ -11,7 +12,7 @@ import numpy as np
 
 from anoseg_d2.data.image_io import read_label
 
-__all__ = ["LABEL_RULES", "PASTED_ID", "VOID", "LabelRule", "load_label"]
+__all__ = ["LABEL_RULES", "PASTED_ID", "VOID", "LabelReader", "LabelRule", "load_label"]
 
 VOID = 255
 PASTED_ID = 254  # the anomaly in labelIds maps made by cut-paste
@@ -80,6 +81,26 @@ class LabelRule:
         name = f"/{PurePath(where).name}"
         return next((rule for ending, rule in self.endings if name.endswith(ending)), self)
 
+    def exclusive_values(self, stored: np.ndarray, where: str) -> tuple[int, ...]:
+        """Return which of the `exclusive` values a label map of this file name holds."""
+        pair = self.for_file(where).exclusive or ()
+        return tuple(value for value in pair if (stored == value).any())
+
+    def contradiction(self, seen: Mapping[int, str]) -> str | None:
+        """Say why the labels of one data set cannot be read by this rule, None if they can.
+
+        Args:
+            seen: an `exclusive` value -> the first label file that holds it, over all files.
+        """
+        if len(seen) < 2:
+            return None
+        (one, first), (other, second) = sorted(seen.items())
+        return (
+            f"some labels hold {one} and others {other}, so it is unknown which of the two is the "
+            f"anomaly: {first} has {one}, {second} has {other}. Take the label files of one "
+            "release, or convert them to 0 known, 1 anomaly, 255 void"
+        )
+
     def train_ids(self) -> tuple[int, ...]:
         """Return the train ids that `values` lead to, sorted, without void."""
         return tuple(sorted({train_id for _, train_id in self.values} - {VOID}))
@@ -110,6 +131,37 @@ def load_label(path, rule: LabelRule) -> np.ndarray:
         FileNotFoundError, ValueError: no file, not an image, or values that fit no rule.
     """
     return rule.apply(read_label(path), str(path))
+
+
+class LabelReader:
+    """Read the label files of one data set, and refuse files that contradict each other.
+
+    Args:
+        rule: the data set's rule.
+    """
+
+    def __init__(self, rule: LabelRule):
+        self.rule = rule
+        self.seen: dict[int, str] = {}
+
+    def __call__(self, path) -> np.ndarray:
+        """Read one file as `load_label` does.
+
+        Raises:
+            ValueError: also when this file and an earlier one hold values of which each would mean
+                something else next to the other; the message names both files.
+        """
+        stored = read_label(path)
+        label = self.rule.apply(stored, str(path))
+        self.note(dict.fromkeys(self.rule.exclusive_values(stored, str(path)), str(path)))
+        return label
+
+    def note(self, seen: Mapping[int, str]) -> None:
+        """Add what another reader of the same data set has seen; ValueError as in a call."""
+        self.seen = {**seen, **self.seen}
+        problem = self.rule.contradiction(self.seen)
+        if problem:
+            raise ValueError(problem)
 
 
 def _listed(values, limit: int = 24) -> str:

@@ -157,7 +157,7 @@ def test_re_packs_that_mix_two_codings_are_broken(check, tmp_path):
         label[:2] = anomaly
         write(folder / f"labels/{number}.png", label)
     _, reports = run(check, tmp_path, "miniature_road_anomaly")
-    assert "some labels have 1 and others 2" in reports["miniature_road_anomaly"]["problems"][0]
+    assert "some labels hold 1 and others 2" in reports["miniature_road_anomaly"]["problems"][0]
 
 
 def test_workers_and_samples(check, root):
