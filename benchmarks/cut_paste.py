@@ -25,7 +25,7 @@ import cv2
 import numpy as np
 
 from anoseg_d2.data.cut_paste import CutPasteOptions
-from anoseg_d2.data.cut_paste.frames import LabelReader, frames_of_cityscapes
+from anoseg_d2.data.cut_paste.frames import SceneLabelReader, frames_of_cityscapes
 from anoseg_d2.data.cut_paste.job import CutPasteJob, run_job
 from anoseg_d2.data.cut_paste.sources import CocoObjects
 from anoseg_d2.data.image_io import read_image, read_label, write_image
@@ -100,7 +100,7 @@ def paste(folder: Path, workers: int, number: int | None = None) -> None:
     source = CocoObjects(folder / "coco" / "instances.json", folder / "coco")
     job = CutPasteJob(
         frames=frames_of_cityscapes(folder / "scenes", "train")[:number],
-        reader=LabelReader(LABEL_RULES["cityscapes"]),
+        reader=SceneLabelReader(LABEL_RULES["cityscapes"]),
         outliers=[source],
         controls=[],
         options=CutPasteOptions(ratio=1.0),

@@ -17,9 +17,10 @@ import time
 from collections import Counter
 from pathlib import Path
 
+from anoseg_d2.data.contact_sheet import contact_sheet, evenly_spread
 from anoseg_d2.data.cut_paste import CutPasteOptions
 from anoseg_d2.data.cut_paste.frames import (
-    LabelReader,
+    SceneLabelReader,
     frames_of_cityscapes,
     frames_of_dataset,
 )
@@ -27,10 +28,12 @@ from anoseg_d2.data.cut_paste.job import CutPasteJob, claim_output, collect_mani
 from anoseg_d2.data.cut_paste.sources import (
     CONTROL_CLASSES,
     EXTRA_OVERLAP,
+    OBJECT_SOURCES,
     OVERLAP,
-    build_source,
 )
+from anoseg_d2.data.image_io import read_image, read_label, write_image
 from anoseg_d2.data.label_rules import LABEL_RULES
+from anoseg_d2.utils.constants import ANOMALY, ANOMALY_COLOR
 from anoseg_d2.utils.files import write_atomic
 
 DEFAULTS = CutPasteOptions()
@@ -155,8 +158,6 @@ def prepare(args) -> int:
         write_atomic(job.output / "summary.json", text.encode())
     _print_summary(summary, job.output, everything is not None)
     if args.preview:
-        from anoseg_d2.data.contact_sheet import write_preview
-
         print(f"preview: {write_preview(job, records, args.preview)}")
     return 1 if summary["images"]["failed"] else 0
 
@@ -202,7 +203,7 @@ def build_job(args) -> CutPasteJob:
 def _scenes(args):
     if args.cityscapes:
         frames = frames_of_cityscapes(args.cityscapes, args.split)
-        return frames, LabelReader(LABEL_RULES["cityscapes"])
+        return frames, SceneLabelReader(LABEL_RULES["cityscapes"])
     from anoseg_d2.data.builtin import DATASETS, datasets_root, register_cards
 
     name = args.dataset
@@ -212,7 +213,9 @@ def _scenes(args):
         if name not in names:
             raise ValueError(f"card {args.dataset} has {', '.join(names)}, no split {args.split}")
     dataset = DATASETS[name]
-    return frames_of_dataset(dataset, datasets_root()), LabelReader(dataset.rule, dataset.classes)
+    return frames_of_dataset(dataset, datasets_root()), SceneLabelReader(
+        dataset.rule, dataset.classes
+    )
 
 
 def _sources(args, reader):
@@ -224,14 +227,14 @@ def _sources(args, reader):
         drop = (drop | set(args.drop_category)) - set(args.keep_category)
         common = {"json_file": args.coco_json, "images": args.coco_images}
         common |= {"min_area": args.min_area, "keep_cut": args.keep_cut}
-        outliers.append(build_source("coco", drop=sorted(drop), **common))
+        outliers.append(OBJECT_SOURCES["coco"](drop=sorted(drop), **common))
         _check_names(args, outliers[0].names.values())
         if args.controls[1]:
-            controls.append(build_source("coco", labels=_control_labels(reader), **common))
+            controls.append(OBJECT_SOURCES["coco"](labels=_control_labels(reader), **common))
     elif args.controls[1]:
         raise ValueError("--controls pastes COCO objects of known classes; give --coco-json")
-    outliers += [build_source("cutouts", folder=args.cutouts)] if args.cutouts else []
-    outliers += [build_source("textures", folder=args.textures)] if args.textures else []
+    outliers += [OBJECT_SOURCES["cutouts"](folder=args.cutouts)] if args.cutouts else []
+    outliers += [OBJECT_SOURCES["textures"](folder=args.textures)] if args.textures else []
     if not outliers:
         raise ValueError("no objects: give --coco-json and --coco-images, --cutouts or --textures")
     return outliers, controls
@@ -315,6 +318,23 @@ def summarise(job, records) -> dict:
         },
         "problems": {kind: names for kind, names in problems.items() if names},
     }
+
+
+def write_preview(job, records, number: int) -> Path:
+    """Write `preview.jpg` with some of the images that have objects; returns its path."""
+    pasted = [r for r in records if any(item["dropped"] is None for item in r["objects"])]
+    if not pasted:
+        raise ValueError("nothing to preview: no image has a pasted object")
+    paths = [
+        job.paths(job.frames[pasted[index]["index"]])
+        for index in evenly_spread(len(pasted), number)
+    ]
+    value = ANOMALY if job.benchmark else job.options.anomaly_value
+    sheet = contact_sheet(
+        ((read_image(image), read_label(label)) for image, label in paths), {value: ANOMALY_COLOR}
+    )
+    write_image(job.output / "preview.jpg", sheet, quality=92)
+    return job.output / "preview.jpg"
 
 
 def _print_summary(summary, output, complete) -> None:

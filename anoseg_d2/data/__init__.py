@@ -1,1 +1,48 @@
-"""Datasets: registered, read, checked, and made."""
+"""Datasets: registered, found on disk, read, checked, augmented, and made.
+
+- `AnosegDatasetMapper`: turns a dataset dict into what the network takes.
+- `Augmentation`: colours, scale, flip and crop, as EoMT trains.
+- `build_train_loader`: the endless training loader, which can start at any batch.
+- `build_test_loader`: each image of one dataset once, over all processes.
+- `Dataset`: where the files of one dataset may be, and what its labels mean.
+- `DATASETS`: every registered `Dataset` by name.
+- `register_all`, `register_anomaly_benchmarks`, `register_cards`, `register_dataset`: file
+  datasets in detectron2's catalogs.
+- `LABEL_RULES`: what the values of each label format mean.
+- `load_label`: reads a label file as train ids.
+- `read_image`, `read_label`, `write_image`: pixels from and to files.
+- `check_dataset`: looks through one dataset, file by file.
+"""
+
+import importlib
+
+# Resolved on first use, so that `cut_paste` and the readers import without detectron2.
+_EXPORTS = {
+    "AnosegDatasetMapper": "dataset_mapper",
+    "Augmentation": "augmentation",
+    "build_train_loader": "loader",
+    "build_test_loader": "loader",
+    "Dataset": "dataset",
+    "DATASETS": "builtin",
+    "register_all": "builtin",
+    "register_anomaly_benchmarks": "builtin",
+    "register_cards": "builtin",
+    "register_dataset": "builtin",
+    "LABEL_RULES": "label_rules",
+    "load_label": "label_rules",
+    "read_image": "image_io",
+    "read_label": "image_io",
+    "write_image": "image_io",
+    "check_dataset": "dataset_check",
+}
+__all__ = list(_EXPORTS)
+
+
+def __getattr__(name):
+    if name in _EXPORTS:
+        return getattr(importlib.import_module(f"{__name__}.{_EXPORTS[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__():
+    return sorted([*globals(), *_EXPORTS])

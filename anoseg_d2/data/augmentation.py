@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from anoseg_d2.data.label_rules import VOID
+from anoseg_d2.utils.constants import VOID
 
 __all__ = ["Augmentation", "crop", "fit_scale", "flip", "jitter_colors", "pad", "resize"]
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from anoseg_d2.data.anomaly_benchmarks import ANOMALY_BENCHMARKS, miniature_benchmark
-from anoseg_d2.data.cityscapes import _cityscapes
+from anoseg_d2.data.cityscapes import cityscapes_dataset
 from anoseg_d2.data.dataset import Dataset, allow_count_mismatch
 from anoseg_d2.data.dataset_card import find_card, read_card, shipped_cards
 
@@ -55,7 +55,7 @@ def register_all(root=None) -> None:
         root: datasets folder; None reads DETECTRON2_DATASETS whenever a set is asked for.
     """
     for name, (folder, split, rule, expected) in _CITYSCAPES_SPLITS.items():
-        register_dataset(_cityscapes(name, folder, split, rule, expected), root)
+        register_dataset(cityscapes_dataset(name, folder, split, rule, expected), root)
     register_anomaly_benchmarks(root)
     register_cards(shipped_cards(), root)
 

@@ -1,42 +1,50 @@
-"""Cityscapes: its classes, their colours, and where its files are."""
+"""Cityscapes (Cordts et al. 2016, arXiv:1604.01685): where its files are and what they mean."""
 
 from anoseg_d2.data.dataset import Dataset
 from anoseg_d2.data.dataset_files import Layout
 from anoseg_d2.data.label_rules import LABEL_RULES
+from anoseg_d2.utils.constants import CITYSCAPES_CLASSES, CITYSCAPES_COLORS
 
-__all__ = ["CITYSCAPES_CLASSES", "CITYSCAPES_COLORS"]
+__all__ = ["IMAGE_SUFFIX", "cityscapes_dataset", "cityscapes_layout"]
 
-
-CITYSCAPES_CLASSES = (
-    *("road", "sidewalk", "building", "wall", "fence", "pole", "traffic light", "traffic sign"),
-    *("vegetation", "terrain", "sky", "person", "rider", "car", "truck", "bus", "train"),
-    *("motorcycle", "bicycle"),
-)
-
-CITYSCAPES_COLORS = (
-    *((128, 64, 128), (244, 35, 232), (70, 70, 70), (102, 102, 156), (190, 153, 153)),
-    *((153, 153, 153), (250, 170, 30), (220, 220, 0), (107, 142, 35), (152, 251, 152)),
-    *((70, 130, 180), (220, 20, 60), (255, 0, 0), (0, 0, 142), (0, 0, 70), (0, 60, 100)),
-    *((0, 80, 100), (0, 0, 230), (119, 11, 32)),
-)
+IMAGE_SUFFIX = "_leftImg8bit"
 
 
-def _cityscapes(name: str, folder: str, split: str, rule: str, expected: int | None) -> Dataset:
-    layout = Layout(
+def cityscapes_layout(folder: str, split: str) -> Layout:
+    """Return the official layout of one split.
+
+    Args:
+        folder: that holds leftImg8bit/ and gtFine/, below the datasets folder.
+        split: such as `train`.
+    """
+    return Layout(
         "Cityscapes",
         (folder,),
-        (f"leftImg8bit/{split}/*/{{id}}_leftImg8bit.*",),
-        # one labelling in two codings: the ids are read where both lie there
+        (f"leftImg8bit/{split}/*/{{id}}{IMAGE_SUFFIX}.*",),
+        # One labelling in two codings: the official ids win where both are there.
         tuple(
             f"gtFine/{split}/*/{{id}}_gtFine_{code}.png" for code in ("labelIds", "labelTrainIds")
         ),
     )
+
+
+def cityscapes_dataset(
+    name: str, folder: str, split: str, rule: str, expected_images: int | None
+) -> Dataset:
+    """Describe one split in Cityscapes layout.
+
+    Args:
+        name: as it will be registered.
+        folder, split: as in `cityscapes_layout`.
+        rule: a name in `LABEL_RULES`.
+        expected_images: how many there should be; None for any number.
+    """
     return Dataset(
         name,
         "closed_set",
-        (layout,),
+        (cityscapes_layout(folder, split),),
         LABEL_RULES[rule],
         CITYSCAPES_CLASSES,
         CITYSCAPES_COLORS,
-        expected,
+        expected_images,
     )

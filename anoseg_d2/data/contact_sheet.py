@@ -1,90 +1,70 @@
-"""Contact sheets: pasted objects and labels drawn over their images."""
+"""Contact sheets: photographs above their coloured labels, to be looked at by a person."""
 
-from pathlib import Path
+from collections.abc import Iterable, Mapping
 
 import cv2
 import numpy as np
 
 from anoseg_d2.data.dataset import Dataset
-from anoseg_d2.data.dataset_check import ANOMALY_COLOR, VOID_COLOR
-from anoseg_d2.data.image_io import read_image, read_label, write_image
+from anoseg_d2.utils.constants import ANOMALY, ANOMALY_COLOR, VOID, VOID_COLOR
 
-__all__ = ["overlay_sheet", "write_preview"]
+__all__ = ["contact_sheet", "evenly_spread", "label_colors"]
 
-COLUMNS = 4
-TILE_WIDTH = 480
-PASTED_COLOUR = (255, 0, 160)
+GAP = 2  # black pixels around each tile
+LABEL_WEIGHT = 0.6  # of the colours over the photograph
 
 
-def write_preview(job, records, number: int) -> Path:
-    """Write `preview.jpg`: images with pasted objects, each above itself with the pastes marked.
+def contact_sheet(
+    pairs: Iterable[tuple[np.ndarray, np.ndarray]],
+    colors: Mapping[int, tuple[int, int, int]],
+    columns: int = 4,
+    width: int = 480,
+) -> np.ndarray:
+    """Arrange photographs, each above itself with its label drawn over it.
 
     Args:
-        job: `job.CutPasteJob`.
-        records: of its images.
-        number: how many images, spread over the set.
+        pairs: (image (H, W, 3) uint8 RGB, label (H, W) uint8), of any sizes; read one at a time.
+        colors: label value -> RGB; other values show the photograph.
+        columns: tiles in a row.
+        width: of one tile, pixels.
     Returns:
-        the file.
+        (rows, columns, 3) uint8 RGB.
     Raises:
-        ValueError: no image has an object.
+        ValueError: there is no pair.
     """
-    pasted = [r for r in records if any(item["dropped"] is None for item in r["objects"])]
-    if not pasted:
-        raise ValueError("nothing to preview: no image has a pasted object")
-    chosen = np.linspace(0, len(pasted) - 1, min(number, len(pasted))).round().astype(int)
-    tiles = [_tile(job, pasted[index]) for index in dict.fromkeys(chosen.tolist())]
-    height = max(tile.shape[0] for tile in tiles)
+    tiles = [_tile(image, label, colors, width) for image, label in pairs]
+    if not tiles:
+        raise ValueError("a contact sheet needs at least one image")
+    height = max(len(tile) for tile in tiles)
     tiles = [np.pad(tile, ((0, height - len(tile)), (0, 0), (0, 0))) for tile in tiles]
-    tiles += [np.zeros_like(tiles[0])] * (-len(tiles) % COLUMNS)
-    rows = [np.hstack(tiles[i : i + COLUMNS]) for i in range(0, len(tiles), COLUMNS)]
-    path = job.output / "preview.jpg"
-    write_image(path, np.vstack(rows), quality=92)
-    return path
+    columns = min(columns, len(tiles))
+    tiles += [np.zeros_like(tiles[0])] * (-len(tiles) % columns)
+    rows = [np.hstack(tiles[start : start + columns]) for start in range(0, len(tiles), columns)]
+    return np.vstack(rows)
 
 
-def _tile(job, record) -> np.ndarray:
-    image_path, label_path = job.paths(job.frames[record["index"]])
-    image, label = read_image(image_path), read_label(label_path)
-    height = round(image.shape[0] * TILE_WIDTH / image.shape[1])
-    image = cv2.resize(image, (TILE_WIDTH, height), interpolation=cv2.INTER_AREA)
-    value = 1 if job.benchmark else job.options.anomaly_value
-    mask = (label == value).astype(np.uint8)
-    mask = cv2.resize(mask, (TILE_WIDTH, height), interpolation=cv2.INTER_NEAREST_EXACT)
-    marked = image.copy()
-    marked[mask > 0] = marked[mask > 0] // 2 + np.array(PASTED_COLOUR, np.uint8) // 2
-    return np.pad(np.vstack([image, marked]), ((2, 2), (2, 2), (0, 0)))
-
-
-def overlay_sheet(dataset: Dataset, root, count: int = 6, width: int = 640) -> np.ndarray:
-    """Draw images beside their labels, to be looked at.
-
-    Args:
-        dataset: which.
-        root: the datasets folder.
-        count: number of images, evenly spread over the set.
-        width: of one image on the sheet, pixels.
-    Returns:
-        (rows, 2 * width, 3) uint8 RGB: photograph on the left, coloured label over it on the
-        right; void black, anomaly orange.
-    """
-    pairs = dataset.find(root).pairs
-    chosen = np.unique(np.linspace(0, len(pairs) - 1, min(count, len(pairs))).round().astype(int))
-    palette = np.full((256, 3), VOID_COLOR, dtype=np.uint8)
-    if dataset.colors:
-        palette[: len(dataset.colors)] = dataset.colors
-    else:
-        palette[0] = (200, 200, 200)
-    anomaly = 1 if dataset.evaluator_type == "anomaly" else dataset.anomaly_id
-    if anomaly is not None:
-        palette[anomaly] = ANOMALY_COLOR
-    return np.concatenate([_overlay_row(pairs[i], dataset, palette, width) for i in chosen])
-
-
-def _overlay_row(pair, dataset: Dataset, palette: np.ndarray, width: int) -> np.ndarray:
-    _, image_path, label_path = pair
-    image = read_image(image_path)
-    label = dataset.rule.apply(read_label(label_path), str(label_path))
+def _tile(image, label, colors, width: int) -> np.ndarray:
     size = (width, max(1, round(image.shape[0] * width / image.shape[1])))
     image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
     label = cv2.resize(label, size, interpolation=cv2.INTER_NEAREST_EXACT)
-    return np.concatenate([image, cv2.addWeighted(image, 0.4, palette[label], 0.6, 0)], axis=1)
+    marked = image.copy()
+    for value, color in colors.items():
+        there = label == value
+        mixed = (1 - LABEL_WEIGHT) * image[there] + LABEL_WEIGHT * np.array(color)
+        marked[there] = np.rint(mixed).astype(np.uint8)
+    return np.pad(np.vstack([image, marked]), ((GAP, GAP), (GAP, GAP), (0, 0)))
+
+
+def label_colors(dataset: Dataset) -> dict[int, tuple[int, int, int]]:
+    """Return the colours of a dataset's train ids: its classes, the anomaly and void."""
+    colors = dict(enumerate(dataset.colors)) or {0: (200, 200, 200)}
+    anomaly = ANOMALY if dataset.evaluator_type == "anomaly" else dataset.anomaly_id
+    if anomaly is not None:
+        colors[anomaly] = ANOMALY_COLOR
+    return {**colors, VOID: VOID_COLOR}
+
+
+def evenly_spread(total: int, count: int) -> list[int]:
+    """Return `count` of the indices 0..total-1 at even distances, all of them when fewer exist."""
+    chosen = np.linspace(0, total - 1, min(count, total)).round().astype(int)
+    return list(dict.fromkeys(chosen.tolist()))

@@ -19,21 +19,22 @@ A card without `splits` has `images` and `labels` beside `name` and registers `n
 anomalies has `kind: anomaly`, and `known`, `anomaly`, `void` instead of classes.
 """
 
-import colorsys
 import re
 from collections.abc import Mapping
 from pathlib import Path
 
 import yaml
 
-from anoseg_d2.data.cityscapes import CITYSCAPES_CLASSES, CITYSCAPES_COLORS
 from anoseg_d2.data.dataset import Dataset
 from anoseg_d2.data.dataset_files import Layout, placeholders
-from anoseg_d2.data.label_rules import LABEL_RULES, VOID, LabelRule
+from anoseg_d2.data.label_rules import LABEL_RULES, LabelRule
+from anoseg_d2.utils.constants import CITYSCAPES_CLASSES, CITYSCAPES_COLORS, VOID
+from anoseg_d2.utils.visualization import class_palette
 
 __all__ = ["CARDS_FOLDER", "find_card", "read_card", "shipped_cards"]
 
 CARDS_FOLDER = Path(__file__).parent / "cards"
+MAX_CLASSES = 252  # train ids 253 to 255 have other meanings
 _FILE_KEYS = ("images", "labels", "frames", "expected_images")
 _KINDS = {
     "closed_set": ("classes", "label_values", "void", "anomaly"),
@@ -186,9 +187,11 @@ class _Card:
         if given == "cityscapes":
             return CITYSCAPES_CLASSES, CITYSCAPES_COLORS
         good = isinstance(given, list) and given and all(isinstance(c, str) for c in given)
-        if not good or len(set(given)) < len(given):
-            self.fail("classes", given, "`cityscapes`, or a list of different class names")
-        return tuple(given), tuple(_color(index, len(given)) for index in range(len(given)))
+        if not good or len(set(given)) < len(given) or len(given) > MAX_CLASSES:
+            allowed = f"`cityscapes`, or a list of 1 to {MAX_CLASSES} different class names"
+            self.fail("classes", given, allowed)
+        palette = class_palette(len(given), colors=())
+        return tuple(given), tuple(map(tuple, palette[: len(given)].tolist()))
 
     def closed_rule(self, name: str, classes: tuple[str, ...]) -> LabelRule:
         given = self.card.get("label_values")
@@ -286,9 +289,3 @@ def _is_int(value) -> bool:
 
 def _or(words) -> str:
     return " or ".join(words)
-
-
-def _color(index: int, count: int) -> tuple[int, int, int]:
-    """Spread hues evenly, every second one darker."""
-    rgb = colorsys.hsv_to_rgb(index / count, 0.65, 0.95 if index % 2 else 0.65)
-    return tuple(round(255 * channel) for channel in rgb)

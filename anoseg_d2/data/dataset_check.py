@@ -8,14 +8,13 @@ from multiprocessing.pool import ThreadPool
 
 import numpy as np
 
+from anoseg_d2.data.contact_sheet import evenly_spread
 from anoseg_d2.data.dataset import Dataset
 from anoseg_d2.data.image_io import read_image, read_label
-from anoseg_d2.data.label_rules import VOID, LabelRule
+from anoseg_d2.data.label_rules import LabelRule
+from anoseg_d2.utils.constants import ANOMALY, VOID
 
 __all__ = ["DatasetReport", "check_dataset"]
-
-ANOMALY_COLOR = (255, 60, 0)
-VOID_COLOR = (0, 0, 0)
 
 
 @dataclass
@@ -99,7 +98,7 @@ def check_dataset(
     except FileNotFoundError as error:
         report.verdict, report.problems = "absent", [str(error)]
         return report
-    except ValueError as error:
+    except (OSError, ValueError) as error:
         report.verdict, report.problems = "broken", [str(error)]
         return report
     report.layout, report.folder, report.images = found.layout, str(found.folder), len(found.pairs)
@@ -108,7 +107,7 @@ def check_dataset(
     report.problems = dataset.problems(found)
     pairs = found.pairs
     if 0 < sample < len(pairs):
-        pairs = [pairs[i] for i in np.linspace(0, len(pairs) - 1, sample).round().astype(int)]
+        pairs = [pairs[index] for index in evenly_spread(len(pairs), sample)]
         report.notes.append(f"{sample} of {len(found.pairs)} images read")
     report.checked = len(pairs)
     files = _read_all(
@@ -140,7 +139,7 @@ def _read_pair(pair: tuple[str, str], rule: LabelRule) -> _File:
     for path, read in zip(pair, (read_image, read_label), strict=True):
         try:
             arrays.append(read(path))
-        except (FileNotFoundError, ValueError) as error:
+        except (OSError, ValueError) as error:
             file.unreadable.append(str(error))
     if file.unreadable:
         return file
@@ -189,7 +188,7 @@ def _summarise(report: DatasetReport, dataset: Dataset, files: list[_File]) -> N
     if only_void:
         report.notes.append(f"{only_void} labels are nothing but void")
     if dataset.evaluator_type == "anomaly":
-        without = sum(1 not in file.train_ids for file in files)
+        without = sum(ANOMALY not in file.train_ids for file in files)
         report.notes.append(f"{without} of {len(files)} images without anomaly")
 
 
@@ -205,7 +204,7 @@ def _faults(report, dataset: Dataset, seen: dict[int, str], train_ids: Counter) 
     contradiction = dataset.rule.contradiction(seen)
     if contradiction and not report.wrong_values:
         faults.append(contradiction)
-    wanted = 1 if dataset.evaluator_type == "anomaly" else dataset.anomaly_id
+    wanted = ANOMALY if dataset.evaluator_type == "anomaly" else dataset.anomaly_id
     if wanted is not None and train_ids and not train_ids[wanted]:
         faults.append("no label has a single anomaly pixel")
     if train_ids and set(train_ids) <= {VOID}:

@@ -13,31 +13,31 @@ from anoseg_d2.data.cut_paste.sources import CONTROL_CLASSES, CocoObjects
 from anoseg_d2.data.image_io import read_image
 from anoseg_d2.data.label_rules import load_label
 
-__all__ = ["AnosegDatasetMapper", "draw_generator"]
+__all__ = ["AnosegDatasetMapper", "sample_generator"]
 
 
-def draw_generator(seed: int, draw: int, index: int) -> np.random.Generator:
+def sample_generator(seed: int, number: int, index: int) -> np.random.Generator:
     """Return the random source of one training sample.
 
     Args:
         seed: of the run.
-        draw: running number of the sample in the whole run, over all processes.
+        number: running number of the sample in the whole run, over all processes.
         index: of the image in the training list.
     """
-    # the spawn key keeps this stream apart from that of pasting, which has the same three numbers
-    return np.random.default_rng(np.random.SeedSequence([seed, draw, index], spawn_key=(1,)))
+    # The spawn key keeps this stream apart from that of pasting, which has the same three numbers.
+    return np.random.default_rng(np.random.SeedSequence([seed, number, index], spawn_key=(1,)))
 
 
 class AnosegDatasetMapper:
     """Read an image and its label, paste and augment for training, and make tensors.
 
-    What a sample becomes depends on its dataset dict and on `(seed, draw, index)` alone, which the
-    training loader files under the dict's key "draw"; not on worker, process or order.
+    What a sample becomes depends only on its dataset dict and on `(seed, number, index)`, which the
+    training loader puts into the dict as "sample", and not on worker, process or order.
 
     Args:
-        is_train: augment and give labels; otherwise the whole image alone, at native size.
+        is_train: augment and give labels; otherwise only the whole image, at native size.
         augmentation: for training.
-        cut_paste: `(image, label, draw, index) -> (image, label)` on train ids, before the
+        cut_paste: `(image, label, number, index) -> (image, label)` on train ids, before the
             augmentation, such as `OnlineCutPaste`; None for no pasting while loading.
     """
 
@@ -69,7 +69,7 @@ class AnosegDatasetMapper:
         """Map one sample.
 
         Args:
-            dataset_dict: from DatasetCatalog; for training with "draw", (seed, draw, index).
+            dataset_dict: from DatasetCatalog; for training with "sample", (seed, number, index).
         Returns:
             the dict's entries, and for training "image" (3, crop_h, crop_w) uint8 RGB and
             "sem_seg" (crop_h, crop_w) int64 with 255 for void and padding; else "image"
@@ -78,7 +78,7 @@ class AnosegDatasetMapper:
             FileNotFoundError, ValueError: unreadable files, label values without a rule, or
                 image and label of different sizes; the message names the file.
         """
-        sample = {k: v for k, v in dataset_dict.items() if k not in ("draw", "label_rule")}
+        sample = {k: v for k, v in dataset_dict.items() if k not in ("sample", "label_rule")}
         image = read_image(sample["file_name"])
         if not self.is_train:
             height, width = image.shape[:2]
@@ -90,16 +90,16 @@ class AnosegDatasetMapper:
                 f"{sample['sem_seg_file_name']} is {label.shape[1]}x{label.shape[0]} (width x "
                 "height); they must agree"
             )
-        image, label = self._augmented(image, label, dataset_dict.get("draw"))
+        image, label = self._augmented(image, label, dataset_dict.get("sample"))
         sem_seg = torch.from_numpy(label.astype(np.int64))
         return {**sample, "image": _to_tensor(image), "sem_seg": sem_seg}
 
-    def _augmented(self, image, label, draw):
-        # a loader that numbers nothing seeds numpy's global state per worker, as detectron2 does
-        seed, draw, index = draw or np.random.randint(2**31, size=3).tolist()
+    def _augmented(self, image, label, sample_id):
+        # detectron2's own loaders number nothing, but seed numpy's global state in each worker.
+        seed, number, index = sample_id or np.random.randint(2**31, size=3).tolist()
         if self.cut_paste is not None:
-            image, label = self.cut_paste(image, label, draw, index)
-        return self.augmentation(image, label, draw_generator(seed, draw, index))
+            image, label = self.cut_paste(image, label, number, index)
+        return self.augmentation(image, label, sample_generator(seed, number, index))
 
 
 def _to_tensor(image: np.ndarray) -> torch.Tensor:

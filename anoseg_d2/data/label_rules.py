@@ -11,11 +11,10 @@ from pathlib import PurePath
 import numpy as np
 
 from anoseg_d2.data.image_io import read_label
+from anoseg_d2.utils.constants import PASTED_ID, VOID
 
-__all__ = ["LABEL_RULES", "PASTED_ID", "VOID", "LabelReader", "LabelRule", "load_label"]
+__all__ = ["LABEL_RULES", "LabelReader", "LabelRule", "load_label"]
 
-VOID = 255
-PASTED_ID = 254  # the anomaly in labelIds maps made by cut-paste
 _NO_RULE = 253  # inside lookup tables: a value that no rule knows
 
 

@@ -24,10 +24,10 @@ IMAGES_PER_WORKER = 50
 
 
 class TrainingStream(Sampler):
-    """Batches of (draw, index): epoch after epoch, each a new permutation.
+    """Batches of (sample number, image index), each epoch in a new order.
 
-    Draw d of a run is image `permutation(d // size)[d % size]`, whatever the number of processes,
-    so batch t can be computed without the t before it: a resumed run goes on where it stopped.
+    Sample n of a run is image `permutation(n // size)[n % size]`, whatever the number of processes,
+    so batch t can be computed without the t before it: a resumed run continues where it stopped.
     Each process takes its own part of every batch.
 
     Args:
@@ -57,17 +57,17 @@ class TrainingStream(Sampler):
             )
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        share = self.batch_size // self.world_size
+        own = self.batch_size // self.world_size
         epoch, order = -1, np.empty(0, dtype=np.int64)
         for batch in itertools.count(self.start):
-            first = batch * self.batch_size + self.rank * share
-            draws = []
-            for draw in range(first, first + share):
-                if draw // self.size != epoch:
-                    epoch = draw // self.size
+            first = batch * self.batch_size + self.rank * own
+            items = []
+            for number in range(first, first + own):
+                if number // self.size != epoch:
+                    epoch = number // self.size
                     order = self.permutation(epoch)
-                draws.append((draw, int(order[draw % self.size])))
-            yield draws
+                items.append((number, int(order[number % self.size])))
+            yield items
 
     def permutation(self, epoch: int) -> np.ndarray:
         """Return the order of the images in an epoch, (size,) int64."""
@@ -75,7 +75,7 @@ class TrainingStream(Sampler):
 
 
 class _MappedDicts(Dataset):
-    """Dataset dicts behind a mapper; training items are asked for by (draw, index)."""
+    """Dataset dicts behind a mapper; training items are asked for by (number, index)."""
 
     def __init__(self, dicts: Sequence[dict], mapper, seed: int | None = None):
         self.dicts, self.mapper, self.seed = dicts, mapper, seed
@@ -86,8 +86,8 @@ class _MappedDicts(Dataset):
     def __getitem__(self, item):
         if self.seed is None:
             return self.mapper(self.dicts[item])
-        draw, index = item
-        return self.mapper({**self.dicts[index], "draw": (self.seed, draw, index)})
+        number, index = item
+        return self.mapper({**self.dicts[index], "sample": (self.seed, number, index)})
 
 
 def training_dicts(cfg) -> list[dict]:
@@ -121,12 +121,12 @@ def build_train_loader(cfg, mapper=None, *, start: int = 0) -> DataLoader:
 
     Args:
         cfg: config; DATASETS.TRAIN, SOLVER.IMS_PER_BATCH (of all processes together), SEED
-            (negative: drawn, shared by the processes) and DATALOADER.NUM_WORKERS are read.
+            (negative: random, shared by the processes) and DATALOADER.NUM_WORKERS are read.
         mapper: None for `AnosegDatasetMapper(cfg, True)`.
         start: number of batches already taken. A trainer that learns it later, as on resume,
             sets `loader.batch_sampler.start` before it iterates.
     Returns:
-        loader of lists of this process's share of each batch.
+        loader of lists, this process's part of each batch.
     Raises:
         FileNotFoundError, ValueError: a set is not there, not complete, or does not fit.
     """

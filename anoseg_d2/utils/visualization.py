@@ -6,9 +6,9 @@ Pure functions on numpy arrays. H, W: height and width of an image; h, w: of its
 import cv2
 import numpy as np
 
+from anoseg_d2.utils.constants import ANOMALY_COLORS, CITYSCAPES_COLORS, VOID_COLOR
+
 __all__ = [
-    "ANOMALY_COLORS",
-    "CITYSCAPES_COLORS",
     "anomaly_palette",
     "class_palette",
     "color_anomaly_label",
@@ -23,17 +23,6 @@ __all__ = [
     "resize_score",
     "score_range",
 ]
-
-# The public palette of the 19 Cityscapes train ids, in their order.
-CITYSCAPES_COLORS = (
-    (128, 64, 128), (244, 35, 232), (70, 70, 70), (102, 102, 156), (190, 153, 153),
-    (153, 153, 153), (250, 170, 30), (220, 220, 0), (107, 142, 35), (152, 251, 152),
-    (70, 130, 180), (220, 20, 60), (255, 0, 0), (0, 0, 142), (0, 0, 70),
-    (0, 60, 100), (0, 80, 100), (0, 0, 230), (119, 11, 32),
-)  # fmt: skip
-# Known, anomaly, void: told apart by lightness too, not by hue alone.
-ANOMALY_COLORS = {0: (60, 66, 82), 1: (255, 170, 60), 255: (150, 150, 150)}
-VOID_COLOR = (0, 0, 0)
 
 
 def class_palette(num_classes: int, colors=None) -> np.ndarray:

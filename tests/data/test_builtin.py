@@ -8,9 +8,9 @@ from PIL import Image
 
 from anoseg_d2.config import add_anoseg_config
 from anoseg_d2.data import builtin
-from anoseg_d2.data.cityscapes import CITYSCAPES_CLASSES
 from anoseg_d2.data.dataset import allow_count_mismatch
 from anoseg_d2.data.label_rules import load_label
+from anoseg_d2.utils.constants import CITYSCAPES_CLASSES
 
 
 @pytest.fixture
@@ -95,6 +95,7 @@ def test_known_sets_have_the_names_counts_and_kinds_that_others_rely_on():
         *("cityscapes_19_train", "cityscapes_19_val", "cityscapes_outlier_train"),
         *("miniature_train", "miniature_val", "miniature_outlier_train"),
         *("camvid_train", "camvid_val", "camvid_outlier_train"),
+        *("camvid_drives_train", "camvid_drives_val"),
     }
 
 

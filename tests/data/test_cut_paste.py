@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scipy import ndimage
 
 from anoseg_d2.data.cut_paste import CutPasteOptions, PasteObject, paste_objects
-from anoseg_d2.data.cut_paste.sampling import OnlineCutPaste, draw_and_paste
+from anoseg_d2.data.cut_paste.sampling import OnlineCutPaste, sample_and_paste
 from anoseg_d2.data.cut_paste.sources import ObjectSource
 
 FRAME = (200, 300)
@@ -341,7 +341,7 @@ def test_counts_and_ratio_are_drawn_as_asked():
     options = dataclasses.replace(PAPER, ratio=0.5)
     for index in range(200):
         generator = np.random.default_rng((0, index))
-        out, _, records, _ = draw_and_paste(image, label, generator, options, [source])
+        out, _, records, _ = sample_and_paste(image, label, generator, options, [source])
         numbers.append(len(records))
         assert records or out is image
         ids = [record["annotation_id"] for record in records]
@@ -354,7 +354,7 @@ def test_counts_and_ratio_are_drawn_as_asked():
 def test_a_broken_object_is_reported_and_replaced():
     image, label = scene()
     generator = np.random.default_rng(1)
-    _, _, records, problems = draw_and_paste(
+    _, _, records, problems = sample_and_paste(
         image,
         label,
         generator,
@@ -371,7 +371,9 @@ def test_controls_carry_their_own_labels():
     controls = [Discs(9, label=26)]
     for index in range(5):
         generator = np.random.default_rng(index)
-        _, out, records, _ = draw_and_paste(image, label, generator, options, [Discs(9)], controls)
+        _, out, records, _ = sample_and_paste(
+            image, label, generator, options, [Discs(9)], controls
+        )
         assert sorted(record["label"] for record in records) == [26, 26, 254]
         assert set(np.unique(out)) == {7, 26, 254}
 

@@ -8,12 +8,11 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from anoseg_d2.data.cut_paste.sources import (
+    OBJECT_SOURCES,
     CocoObjects,
     CutOutFolder,
     ObjectSource,
     TextureFolder,
-    build_source,
-    register_source,
 )
 
 H, W = 120, 160
@@ -263,8 +262,10 @@ def test_empty_and_missing_folders_are_refused(tmp_path, kind):
 
 def test_sources_are_a_registry(tmp_path):
     path = write_coco(tmp_path, [{}])
-    assert len(build_source("coco", json_file=path, images=tmp_path)) == 1
-    with pytest.raises(ValueError, match="'rocks'; there are: coco, cutouts, textures"):
-        build_source("rocks")
-    with pytest.raises(ValueError, match="'coco' is there already"):
-        register_source("coco")(ObjectSource)
+    assert len(OBJECT_SOURCES["coco"](json_file=path, images=tmp_path)) == 1
+    with pytest.raises(
+        ValueError, match="unknown object source 'rocks'; known: coco, cutouts, textures"
+    ):
+        OBJECT_SOURCES["rocks"]
+    with pytest.raises(ValueError, match="'coco' is already registered"):
+        OBJECT_SOURCES.register("coco")(ObjectSource)

@@ -11,8 +11,8 @@ from PIL import Image
 
 from anoseg_d2.config import add_anoseg_config
 from anoseg_d2.data import builtin
-from anoseg_d2.data.cityscapes import CITYSCAPES_CLASSES
 from anoseg_d2.data.dataset_card import find_card, read_card, shipped_cards
+from anoseg_d2.utils.constants import CITYSCAPES_CLASSES
 
 REAL_DATA = Path(os.environ.get("ANOSEG_DATA", Path(__file__).parents[3] / "shared/data"))
 CLOSED = """\
@@ -135,7 +135,7 @@ WRONG = {
     "root": (changed(CLOSED, "root", "${HOME}/x"), "below DETECTRON2_DATASETS or an absolute"),
     "images": (changed(CLOSED, "images", "'images/*.png'"), "{id}"),
     "labels": (changed(CLOSED, "labels", "'labels/{name}.png'"), "same placeholders as images"),
-    "classes": (changed(CLOSED, "classes", "[road, road]"), "list of different class names"),
+    "classes": (changed(CLOSED, "classes", "[road, road]"), "different class names"),
     "label_values": (changed(CLOSED, "label_values", "official"), "cityscapes or"),
     "label_values.0": (changed(CLOSED, "label_values", "{0: tree}"), "road, car, sky"),
     "label_values.1": (changed(CLOSED, "label_values", "{0: 0, 1: 3}"), "a train id 0..2"),

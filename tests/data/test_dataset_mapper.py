@@ -8,7 +8,7 @@ from anoseg_d2.config import add_anoseg_config
 from anoseg_d2.data import dataset_mapper
 from anoseg_d2.data.augmentation import Augmentation
 from anoseg_d2.data.builtin import register_all
-from anoseg_d2.data.dataset_mapper import AnosegDatasetMapper, draw_generator
+from anoseg_d2.data.dataset_mapper import AnosegDatasetMapper, sample_generator
 from anoseg_d2.data.label_rules import LABEL_RULES
 
 
@@ -33,7 +33,7 @@ def train_mapper(**options):
 
 
 def test_training_samples_are_uint8_images_and_int64_train_ids(entry):
-    sample = train_mapper()({**entry, "draw": (0, 0, 0)})
+    sample = train_mapper()({**entry, "sample": (0, 0, 0)})
     assert sample["image"].dtype == torch.uint8 and sample["image"].shape == (3, 32, 32)
     assert sample["sem_seg"].dtype == torch.int64 and sample["sem_seg"].shape == (32, 32)
     assert sample["image_id"] == "a"
@@ -43,7 +43,7 @@ def test_the_pasted_id_becomes_class_k_and_other_ids_void(entry):
     mapper = AnosegDatasetMapper(
         is_train=True, augmentation=Augmentation((40, 60), False, (1.0, 1.0), False)
     )
-    sem_seg = mapper({**entry, "draw": (0, 0, 0)})["sem_seg"]
+    sem_seg = mapper({**entry, "sample": (0, 0, 0)})["sem_seg"]
     assert (sem_seg[20:30, 20:40] == 19).all() and (sem_seg == 19).sum() == 200
     assert (sem_seg[:10] == 10).all() and (sem_seg[35:] == 255).all()
     assert set(sem_seg.unique().tolist()) == {0, 10, 19, 255}
@@ -51,15 +51,15 @@ def test_the_pasted_id_becomes_class_k_and_other_ids_void(entry):
 
 def test_a_sample_depends_on_seed_draw_and_index_alone(entry):
     samples = {}
-    for draw in [(0, 5, 2), (1, 5, 2), (0, 6, 2), (0, 5, 3)]:
-        np.random.seed(draw[1])  # global state has no say
-        torch.manual_seed(draw[0])
-        first = train_mapper()({**entry, "draw": draw})
+    for sample_id in [(0, 5, 2), (1, 5, 2), (0, 6, 2), (0, 5, 3)]:
+        np.random.seed(sample_id[1])  # global state has no say
+        torch.manual_seed(sample_id[0])
+        first = train_mapper()({**entry, "sample": sample_id})
         np.random.rand(7)
-        again = train_mapper()({**entry, "draw": draw})
+        again = train_mapper()({**entry, "sample": sample_id})
         assert torch.equal(first["image"], again["image"])
         assert torch.equal(first["sem_seg"], again["sem_seg"])
-        samples[draw] = first["image"]
+        samples[sample_id] = first["image"]
     images = list(samples.values())
     assert all(not torch.equal(images[0], other) for other in images[1:])
 
@@ -75,13 +75,13 @@ def test_without_a_numbered_draw_the_global_seed_decides(entry):
 def test_pasting_comes_before_augmentation_and_is_given_draw_and_index(entry):
     calls = []
 
-    def paste(image, label, draw, index):
-        calls.append((draw, index, label.max()))
+    def paste(image, label, number, index):
+        calls.append((number, index, label.max()))
         return np.full_like(image, 90), np.full_like(label, 19)
 
     chain = Augmentation((32, 32), color_jitter=False)
     mapper = AnosegDatasetMapper(is_train=True, augmentation=chain, cut_paste=paste)
-    sample = mapper({**entry, "draw": (0, 8, 4)})
+    sample = mapper({**entry, "sample": (0, 8, 4)})
     assert calls == [(8, 4, 255)]
     inside = sample["sem_seg"] != 255
     assert (sample["sem_seg"][inside] == 19).all()
@@ -90,7 +90,7 @@ def test_pasting_comes_before_augmentation_and_is_given_draw_and_index(entry):
 
 def test_pasting_and_augmentation_draw_from_different_streams():
     pasting = np.random.default_rng((7, 5, 3)).random(8)  # how OnlineCutPaste seeds itself
-    assert not np.isclose(draw_generator(7, 5, 3).random(8), pasting).any()
+    assert not np.isclose(sample_generator(7, 5, 3).random(8), pasting).any()
 
 
 def test_test_samples_are_whole_and_untouched(entry):
@@ -103,15 +103,15 @@ def test_test_samples_are_whole_and_untouched(entry):
 
 
 def test_the_dataset_dict_is_left_as_it_was(entry):
-    given = {**entry, "draw": (0, 0, 0)}
+    given = {**entry, "sample": (0, 0, 0)}
     train_mapper()(given)
-    assert given == {**entry, "draw": (0, 0, 0)}
+    assert given == {**entry, "sample": (0, 0, 0)}
 
 
 def test_a_label_of_another_size_is_refused_with_both_names(entry):
     Image.fromarray(np.full((20, 60), 7, np.uint8)).save(entry["sem_seg_file_name"])
     with pytest.raises(ValueError, match=r"a\.png is 60x40.*labelIds\.png is 60x20"):
-        train_mapper()({**entry, "draw": (0, 0, 0)})
+        train_mapper()({**entry, "sample": (0, 0, 0)})
 
 
 def test_a_config_builds_both_mappers(entry):

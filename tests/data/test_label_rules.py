@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from anoseg_d2.data.label_rules import LABEL_RULES, VOID, LabelReader, LabelRule, load_label
+from anoseg_d2.data.label_rules import LABEL_RULES, LabelReader, LabelRule, load_label
+from anoseg_d2.utils.constants import VOID
 
 # Written out from the official table (labels.py of cityscapesScripts), id -> trainId
 OFFICIAL = {

@@ -26,9 +26,9 @@ def take(stream, count):
 @settings(max_examples=40, deadline=None)
 @given(st.integers(1, 9), st.integers(1, 6), st.integers(0, 99))
 def test_every_epoch_has_every_image_once_and_draws_count_up(size, batch_size, seed):
-    draws = sum(take(TrainingStream(size, batch_size, seed), 4 * size), [])
-    assert [draw for draw, _ in draws] == list(range(4 * size * batch_size))
-    indices = [index for _, index in draws]
+    items = sum(take(TrainingStream(size, batch_size, seed), 4 * size), [])
+    assert [number for number, _ in items] == list(range(4 * size * batch_size))
+    indices = [index for _, index in items]
     for start in range(0, 4 * size * batch_size, size):
         assert sorted(indices[start : start + size]) == list(range(size))
 

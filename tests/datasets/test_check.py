@@ -125,9 +125,9 @@ def test_two_layouts_at_once_are_broken(check, root):
     assert "2 copies or layouts at once" in reports[NAME]["problems"][0]
 
 
-def test_an_absent_set_fails_only_when_named(check, root):
+def test_an_absent_set_fails_only_when_named(check, root, capsys):
     status, reports = run(check, root)
-    assert status == 0
+    assert status == 0 and f"looked in {root}" in capsys.readouterr().out
     assert reports[NAME]["verdict"] == "ok" and reports["road_anomaly"]["verdict"] == "absent"
     status, reports = run(check, root, NAME, "road_anomaly")
     assert status == 1
@@ -171,14 +171,37 @@ def test_workers_and_samples(check, root):
 def test_preview_shows_photograph_and_coloured_label(check, root, tmp_path):
     run(check, root, NAME, preview=tmp_path / "previews")
     sheet = np.asarray(Image.open(tmp_path / f"previews/{NAME}.jpg")).astype(int)
-    height = round(20 * 640 / 30)
-    assert sheet.shape == (2 * height, 1280, 3)
-    assert np.abs(sheet[:, :640] - 120).max() < 8  # the photograph, untouched
+    height = round(20 * 480 / 30)
+    gap = 2
+    assert sheet.shape == (2 * height + 2 * gap, 2 * (480 + 2 * gap), 3)
+    photograph = sheet[gap : gap + height, gap : gap + 480]
+    assert np.abs(photograph[8:-8, 8:-8] - 120).max() < 8  # as it was
     # row 12, column 13 of the first frame is anomaly: orange over grey
-    red, green, blue = sheet[int(12.5 * height / 20), 640 + int(13.5 * 640 / 30)]
+    marked = sheet[gap + height :, gap:]
+    red, green, blue = marked[int(12.5 * height / 20), int(13.5 * 480 / 30)]
     assert red > green + 60 and red > blue + 90
-    void = sheet[int(2 * height / 20), 640 + 300]
-    assert void.max() < 60
+    assert marked[int(2 * height / 20), 300].max() < 60  # void
+
+
+def test_nothing_at_all_fails_and_says_where_it_looked(check, tmp_path, capsys):
+    assert check.main(["--root", str(tmp_path / "typo")]) == 1
+    assert f"looked in {tmp_path / 'typo'}, which does not exist" in capsys.readouterr().out
+    assert check.main(["--root", str(tmp_path)]) == 1
+
+
+def test_a_folder_that_cannot_be_read_spoils_only_its_own_set(check, root, monkeypatch):
+    find = builtin.DATASETS["camvid_val"].__class__.find
+
+    def refuse(dataset, folder):
+        if dataset.name == "camvid_val":
+            raise PermissionError(13, "Permission denied", str(folder))
+        return find(dataset, folder)
+
+    monkeypatch.setattr(builtin.DATASETS["camvid_val"].__class__, "find", refuse)
+    status, reports = run(check, root)
+    assert status == 1 and reports["camvid_val"]["verdict"] == "broken"
+    assert "Permission denied" in reports["camvid_val"]["problems"][0]
+    assert reports[NAME]["verdict"] == "ok"
 
 
 def test_unknown_names_and_cards_end_with_2_and_the_way_out(check, root, capsys):

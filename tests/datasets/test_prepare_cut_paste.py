@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from anoseg_d2.data.cut_paste.frames import LabelReader
+from anoseg_d2.data.cut_paste.frames import SceneLabelReader
 from anoseg_d2.data.cut_paste.job import read_manifest
 from anoseg_d2.data.image_io import read_image, read_label
 from anoseg_d2.data.label_rules import LABEL_RULES, load_label
@@ -318,7 +318,7 @@ def test_a_card_with_its_own_classes_keeps_train_ids(inputs, tmp_path, monkeypat
 def test_train_ids_become_official_ids(tmp_path):
     stored = np.arange(12, dtype=np.uint8).reshape(3, 4)
     Image.fromarray(stored).save(tmp_path / "a_gtFine_labelTrainIds.png")
-    reader = LabelReader(LABEL_RULES["cityscapes"])
+    reader = SceneLabelReader(LABEL_RULES["cityscapes"])
     ids = reader(tmp_path / "a_gtFine_labelTrainIds.png")
     assert ids.ravel().tolist() == [7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24]
     assert (LABEL_RULES["cityscapes"].apply(ids, "x") == stored).all()

@@ -1,14 +1,26 @@
 """Cut-paste outliers: objects cut from photographs, pasted into road scenes.
 
-`paste` blends given objects into one image, `sources` finds objects, `draw` chooses what an image
-gets (offline, and while loading), `frames` finds the scenes, `job` writes whole sets.
+- `paste_objects`: blends given objects into one image and its label map.
+- `PasteObject`: a cut-out, its mask and its label.
+- `CutPasteOptions`: every choice of size, place and blending.
+- `sample_and_paste`: chooses what one image receives, and pastes it.
+- `OnlineCutPaste`: the same while training images are loaded.
+- `OBJECT_SOURCES`: where objects come from, by name; one's own source joins here.
+- `ObjectSource`: what such a source has to offer.
+
+`frames` finds the scenes, `job` writes whole datasets. Nothing here needs detectron2.
 """
 
-from anoseg_d2.data.cut_paste.paste import (
-    ANOMALY_LABEL_ID,
-    CutPasteOptions,
-    PasteObject,
-    paste_objects,
-)
+from anoseg_d2.data.cut_paste.paste import CutPasteOptions, PasteObject, paste_objects
+from anoseg_d2.data.cut_paste.sampling import OnlineCutPaste, sample_and_paste
+from anoseg_d2.data.cut_paste.sources import OBJECT_SOURCES, ObjectSource
 
-__all__ = ["ANOMALY_LABEL_ID", "CutPasteOptions", "PasteObject", "paste_objects"]
+__all__ = [
+    "OBJECT_SOURCES",
+    "CutPasteOptions",
+    "ObjectSource",
+    "OnlineCutPaste",
+    "PasteObject",
+    "paste_objects",
+    "sample_and_paste",
+]

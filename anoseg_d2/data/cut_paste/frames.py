@@ -6,15 +6,13 @@ from pathlib import Path
 
 import numpy as np
 
-from anoseg_d2.data.cityscapes import CITYSCAPES_CLASSES
-from anoseg_d2.data.cut_paste.paste import ANOMALY_LABEL_ID
-from anoseg_d2.data.dataset_files import FoundFiles, Layout, find_files
+from anoseg_d2.data.cityscapes import IMAGE_SUFFIX, cityscapes_layout
+from anoseg_d2.data.dataset_files import FoundFiles, find_files
 from anoseg_d2.data.image_io import read_label
-from anoseg_d2.data.label_rules import LABEL_RULES, VOID, LabelRule
+from anoseg_d2.data.label_rules import LABEL_RULES, LabelRule
+from anoseg_d2.utils.constants import ANOMALY, CITYSCAPES_CLASSES, KNOWN, PASTED_ID, VOID
 
-__all__ = ["Frame", "LabelReader", "frames_of_cityscapes", "frames_of_dataset"]
-
-_SUFFIX = "_leftImg8bit"
+__all__ = ["Frame", "SceneLabelReader", "frames_of_cityscapes", "frames_of_dataset"]
 
 
 @dataclass(frozen=True)
@@ -39,7 +37,7 @@ class Frame:
 
 
 @dataclass(frozen=True)
-class LabelReader:
+class SceneLabelReader:
     """Reads labels of a closed set as Cityscapes ids, or as train ids where its classes differ.
 
     Args:
@@ -77,8 +75,8 @@ class LabelReader:
     def to_benchmark(self, label: np.ndarray) -> np.ndarray:
         """Labels of this reader with pasted objects -> 0 known, 1 anomaly, 255 void."""
         table = np.full(256, VOID, np.uint8)
-        table[list(self.known().values())] = 0
-        table[ANOMALY_LABEL_ID] = 1
+        table[list(self.known().values())] = KNOWN
+        table[PASTED_ID] = ANOMALY
         return np.take(table, label)
 
 
@@ -100,15 +98,8 @@ def frames_of_cityscapes(folder, split: str) -> list[Frame]:
     Raises:
         FileNotFoundError: no image with a label; says what was looked for and what is there.
     """
-    layout = Layout(
-        "Cityscapes",
-        ("",),
-        (f"leftImg8bit/{split}/*/{{id}}{_SUFFIX}.*",),
-        tuple(
-            f"gtFine/{split}/*/{{id}}_gtFine_{code}.png" for code in ("labelIds", "labelTrainIds")
-        ),
-    )
-    return _frames(find_files(f"--cityscapes, split {split}", folder, (layout,)), "")
+    found = find_files(f"--cityscapes, split {split}", folder, (cityscapes_layout("", split),))
+    return _frames(found, "")
 
 
 def frames_of_dataset(dataset, root) -> list[Frame]:
@@ -142,6 +133,6 @@ def _frames(found: FoundFiles, group: str) -> list[Frame]:
 
 def _name(image: Path, group: str) -> tuple[str, str]:
     stem = image.stem
-    if stem.endswith(_SUFFIX):
-        return image.parent.name, stem.removesuffix(_SUFFIX)
+    if stem.endswith(IMAGE_SUFFIX):
+        return image.parent.name, stem.removesuffix(IMAGE_SUFFIX)
     return group, stem

@@ -24,9 +24,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from anoseg_d2.data.cut_paste.frames import Frame, LabelReader
+from anoseg_d2.data.cut_paste.frames import Frame, SceneLabelReader
 from anoseg_d2.data.cut_paste.paste import CutPasteOptions
-from anoseg_d2.data.cut_paste.sampling import draw_and_paste
+from anoseg_d2.data.cut_paste.sampling import sample_and_paste
 from anoseg_d2.data.cut_paste.sources import ObjectSource
 from anoseg_d2.data.image_io import read_image, write_image
 from anoseg_d2.utils.files import write_atomic
@@ -60,7 +60,7 @@ class CutPasteJob:
     """
 
     frames: Sequence[Frame]
-    reader: LabelReader
+    reader: SceneLabelReader
     outliers: Sequence[ObjectSource]
     controls: Sequence[ObjectSource]
     options: CutPasteOptions
@@ -270,7 +270,7 @@ def _make(job: CutPasteJob, frame: Frame) -> dict:
         write_atomic(job.record_path(frame.index), _pretty(record))
         return record
     generator = np.random.default_rng((job.seed, frame.index))
-    image, label, objects, problems = draw_and_paste(
+    image, label, objects, problems = sample_and_paste(
         image, label, generator, job.options, job.outliers, job.controls
     )
     _write_frame(job, frame, image, label, clean=not objects)

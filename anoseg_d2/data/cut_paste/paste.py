@@ -14,9 +14,10 @@ from dataclasses import dataclass, field
 import cv2
 import numpy as np
 
-__all__ = ["ANOMALY_LABEL_ID", "CutPasteOptions", "PasteObject", "paste_objects"]
+from anoseg_d2.utils.constants import PASTED_ID
 
-ANOMALY_LABEL_ID = 254
+__all__ = ["CutPasteOptions", "PasteObject", "paste_objects"]
+
 KERNEL_SIGMAS = 4.0  # beyond this the feather adds less than a hundredth of a grey level
 HORIZON_FALLBACK = 0.4  # share of the frame above the horizon where no ground is labelled
 _CHOICES = {
@@ -86,7 +87,7 @@ class CutPasteOptions:
     feather: tuple[float, float] = (5.0, 0.1)
     rim: int = 2
     opaque_core: bool = False
-    anomaly_value: int = ANOMALY_LABEL_ID
+    anomaly_value: int = PASTED_ID
     max_redraws: int = 20
 
     def __post_init__(self):

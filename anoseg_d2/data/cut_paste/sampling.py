@@ -9,7 +9,7 @@ import numpy as np
 from anoseg_d2.data.cut_paste.paste import CutPasteOptions, PasteObject, paste_objects
 from anoseg_d2.data.cut_paste.sources import ObjectSource
 
-__all__ = ["OnlineCutPaste", "draw_and_paste"]
+__all__ = ["OnlineCutPaste", "sample_and_paste"]
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +38,7 @@ class _Draw:
         return None
 
 
-def draw_and_paste(
+def sample_and_paste(
     image: np.ndarray,
     label: np.ndarray,
     generator: np.random.Generator,
@@ -107,7 +107,7 @@ class OnlineCutPaste:
             image and label, the inputs themselves where nothing was pasted.
         """
         generator = np.random.default_rng((self.seed, epoch, index))
-        image, label, _, problems = draw_and_paste(
+        image, label, _, problems = sample_and_paste(
             image, label, generator, self.options, self.outliers, self.controls
         )
         for problem in set(problems) - self._told:

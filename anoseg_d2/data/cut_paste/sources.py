@@ -1,14 +1,14 @@
 """Where pasted objects come from: COCO annotations, folders of cut-outs, textures.
 
-A source is chosen by name from `OBJECT_SOURCES`; others join with `register_source`. Every source
-lists what it cannot use under `problems` (kind -> names) and what its rules leave out under
-`skipped` (rule -> number): nothing is passed over unseen.
+A source is chosen by name from `OBJECT_SOURCES`. Every source lists what it cannot
+use under `problems` (kind -> names) and what its rules leave out under `skipped` (rule -> number),
+so that nothing disappears unseen.
 """
 
 import hashlib
 import json
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +17,7 @@ from pycocotools import mask as coco_mask
 
 from anoseg_d2.data.cut_paste.paste import PasteObject
 from anoseg_d2.data.image_io import IMAGE_EXTENSIONS, read_image
+from anoseg_d2.utils.registry import Registry
 
 __all__ = [
     "CONTROL_CLASSES",
@@ -27,8 +28,6 @@ __all__ = [
     "CutOutFolder",
     "ObjectSource",
     "TextureFolder",
-    "build_source",
-    "register_source",
 ]
 
 # COCO categories that Cityscapes knows too: those that the paper drops, and three more.
@@ -37,34 +36,8 @@ EXTRA_OVERLAP = ("traffic light", "stop sign", "potted plant")
 CONTROL_CLASSES = OVERLAP  # named alike in COCO and Cityscapes
 EDGE_MARGIN = 3  # polygons of objects that the photograph cuts off stop a pixel or two before it
 
-OBJECT_SOURCES: dict[str, type["ObjectSource"]] = {}
-
-
-def register_source(name: str) -> Callable[[type], type]:
-    """Class decorator: make an `ObjectSource` available by name.
-
-    Raises:
-        ValueError: the name is taken.
-    """
-
-    def register(source: type) -> type:
-        if name in OBJECT_SOURCES:
-            raise ValueError(f"an object source named {name!r} is there already")
-        OBJECT_SOURCES[name] = source
-        return source
-
-    return register
-
-
-def build_source(name: str, **arguments) -> "ObjectSource":
-    """Make the source of that name.
-
-    Raises:
-        ValueError: no such source; lists those there are.
-    """
-    if name not in OBJECT_SOURCES:
-        raise ValueError(f"no object source {name!r}; there are: {', '.join(OBJECT_SOURCES)}")
-    return OBJECT_SOURCES[name](**arguments)
+# Name -> class; `@OBJECT_SOURCES.register("mine")` adds a source of one's own.
+OBJECT_SOURCES = Registry("object source")
 
 
 class ObjectSource:
@@ -106,7 +79,7 @@ class ObjectSource:
         )
 
 
-@register_source("coco")
+@OBJECT_SOURCES.register("coco")
 class CocoObjects(ObjectSource):
     """Instances of a COCO annotation file (polygons, RLE), photographs read when drawn.
 
@@ -358,7 +331,7 @@ class _Folder(ObjectSource):
         return len(self.names)
 
 
-@register_source("cutouts")
+@OBJECT_SOURCES.register("cutouts")
 class CutOutFolder(_Folder):
     """A folder of images whose alpha channel cuts the object out (png, webp).
 
@@ -394,7 +367,7 @@ def _read_cut_out(path: Path) -> tuple[np.ndarray, np.ndarray]:
     return np.ascontiguousarray(pixels[..., :3]), pixels[..., 3]
 
 
-@register_source("textures")
+@OBJECT_SOURCES.register("textures")
 class TextureFolder(_Folder):
     """Blobs of texture: a random smooth outline filled from a photograph.
 
