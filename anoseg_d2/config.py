@@ -1,82 +1,212 @@
-"""Every configuration key of the project, with its default and meaning."""
+"""Every configuration key of the project: its default, its meaning and its range.
 
-import difflib
+Neither torch nor detectron2 is imported before a config is built, so that a misspelt key is
+answered at once.
+"""
+
+import functools
+import importlib.util
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-import torch
-import yaml
-from detectron2.config import CfgNode as CN
-from detectron2.config import get_cfg
+from anoseg_d2.utils.cli import import_modules
+from anoseg_d2.utils.config_files import (
+    assigned_keys,
+    flat_items,
+    override_pairs,
+    read_yaml,
+    require_key,
+    set_value,
+)
+from anoseg_d2.utils.constants import ARCFACE_SCALE, NO_OBJECT_WEIGHT, PIXEL_MEAN, PIXEL_STD
+from anoseg_d2.utils.ranges import Rule, integer, number, one_of, registered, sequence, text
 
-__all__ = ["add_anoseg_config", "load_config"]
+__all__ = ["RANGES", "add_anoseg_config", "check_config", "check_key_names", "load_config"]
 
 
-def load_config(config_file: str = "", overrides: list[str] | None = None) -> CN:
-    """Read defaults, a yaml file with its bases, and `KEY VALUE` overrides.
+def load_config(
+    config_file: str = "", overrides: Iterable | None = None, imports: Iterable[str] = ()
+):
+    """Read defaults, a yaml file with its bases, and `KEY VALUE` overrides; check all of it.
 
     Args:
         config_file: path; empty for the defaults.
         overrides: keys and values in turn.
+        imports: modules to import as well as MODEL.IMPORTS.
     Returns:
-        config node, not frozen.
+        detectron2 config node, not frozen.
     Raises:
-        FileNotFoundError: no such config file.
-        ValueError: an unknown key (with the nearest known one), a value of the wrong type, or
-            broken yaml.
+        FileNotFoundError: the config file does not exist.
+        ValueError: an unknown key (with the nearest known one), a value of the wrong type or out
+            of its range, a detectron2 key that nothing reads, or broken yaml.
+        ImportError: one of the modules is missing.
     """
+    from detectron2.config import get_cfg
+
     cfg = get_cfg()
     add_anoseg_config(cfg)
-    if config_file and not Path(config_file).is_file():
-        raise FileNotFoundError(f"--config-file {config_file} does not exist; see configs/")
-    try:
-        if config_file:
-            cfg.merge_from_file(config_file, allow_unsafe=False)
-        overrides = list(overrides or [])
-        if len(overrides) % 2:
-            raise ValueError(f"overrides come as KEY VALUE pairs; {overrides[-1]!r} is alone")
-        for key, value in zip(overrides[::2], overrides[1::2], strict=True):
-            _require_key(cfg, key)
-            cfg.merge_from_list([key, value])
-    except KeyError as error:
-        key = str(error).split(":")[-1].strip(" \"'")
-        _require_key(cfg, key)
-        raise
-    except yaml.YAMLError as error:
-        raise ValueError(f"{config_file}: {' '.join(str(error).split())}") from error
-    except AssertionError as error:
-        raise ValueError(f"{config_file or overrides}: {error}") from error
+    known = [key for key, _ in flat_items(cfg)]
+    for key, value in _given_items(config_file, overrides):
+        require_key(key, known)
+        set_value(cfg, key, value)
+    cfg.MODEL.IMPORTS = list(dict.fromkeys([*imports, *cfg.MODEL.IMPORTS]))
+    check_config(cfg)
     return cfg
 
 
-def _require_key(cfg: CN, key: str) -> None:
-    """Raise ValueError with the nearest keys unless `key` exists."""
-    known = list(_flat_keys(cfg))
-    nodes = {name.rpartition(".")[0] for name in known}
-    if key in known or key in nodes:
-        return
-    near = difflib.get_close_matches(key, known, n=3, cutoff=0.5)
-    hint = f"; did you mean {' or '.join(near)}?" if near else "; see anoseg_d2/config.py"
-    raise ValueError(f"unknown config key {key}{hint}")
+def check_key_names(config_file: str = "", overrides: Iterable | None = None) -> None:
+    """Refuse a misspelt key or a missing file at once: takes no torch, no detectron2.
+
+    Raises:
+        FileNotFoundError, ValueError: as `load_config`.
+    """
+    found = importlib.util.find_spec("detectron2")
+    if found is None:
+        return  # importing it will say so
+    defaults = Path(found.origin).parent / "config" / "defaults.py"
+    cfg = assigned_keys(defaults.read_text(encoding="utf-8"), "_C")
+    _add_keys(cfg)
+    known = [key for key, _ in flat_items(cfg)]
+    for key, _ in _given_items(config_file, overrides):
+        require_key(key, known)
 
 
-def _flat_keys(node: CN, prefix: str = ""):
-    for key, value in node.items():
-        if isinstance(value, CN):
-            yield from _flat_keys(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}"
+def _given_items(config_file: str, overrides: Iterable | None) -> Iterator[tuple[str, object]]:
+    """Yield the keys and values of a file and then of the command line."""
+    if config_file:
+        if not Path(config_file).is_file():
+            raise FileNotFoundError(f"--config-file {config_file} does not exist; see configs/")
+        yield from flat_items(read_yaml(config_file))
+    yield from override_pairs(overrides or [])
 
 
-def add_anoseg_config(cfg: CN) -> None:
+def check_config(cfg) -> None:
+    """Import MODEL.IMPORTS, then check every key before anything is built from it.
+
+    Raises:
+        ValueError: names the key, its value and its range, or the key to use instead.
+        ImportError: a module of MODEL.IMPORTS is missing.
+    """
+    RANGES["MODEL.IMPORTS"].check("MODEL.IMPORTS", cfg.MODEL.IMPORTS)
+    import_modules(cfg.MODEL.IMPORTS)
+    defaults = _defaults()
+    for key, value in flat_items(cfg):
+        if key not in defaults:
+            continue  # a key of the user's own
+        default, is_read = defaults[key], key in RANGES or key in READ_FLAGS
+        if isinstance(default, bool) and is_read and not isinstance(value, bool):
+            raise ValueError(f"{key} is {value!r}; it must be True or False")
+        if key in _detectron2_keys() and not is_read and _lists(value) != _lists(default):
+            raise ValueError(
+                f"{key} is {value!r}, but nothing here reads it: leave it at {default!r} and "
+                f"{_instead(key)}"
+            )
+    for key, rule in RANGES.items():
+        rule.check(key, _get(cfg, key))
+    _check_together(cfg)
+
+
+def _lists(value):
+    """Tuples as lists, which is what they become in a config file."""
+    return [_lists(entry) for entry in value] if isinstance(value, (list, tuple)) else value
+
+
+def _get(cfg, key: str):
+    return functools.reduce(lambda node, part: node[part], key.split("."), cfg)
+
+
+@functools.cache
+def _detectron2_keys() -> frozenset[str]:
+    from detectron2.config import get_cfg
+
+    return frozenset(key for key, _ in flat_items(get_cfg()))
+
+
+@functools.cache
+def _defaults() -> dict[str, object]:
+    from detectron2.config import get_cfg
+
+    cfg = get_cfg()
+    add_anoseg_config(cfg)
+    return dict(flat_items(cfg))
+
+
+def _check_together(cfg) -> None:
+    """Check what several keys must agree on."""
+    from anoseg_d2.modeling.scores import available_scores
+    from anoseg_d2.modeling.vit import VIT_SIZES
+
+    node, size = cfg.MODEL.EOMT, VIT_SIZES[cfg.MODEL.EOMT.SIZE]
+    depth, width = node.DEPTH or size.depth, node.WIDTH or size.width
+    heads = node.HEADS or size.heads
+    low, high = cfg.INPUT.SCALE_JITTER
+    criterion, lora, solver = cfg.MODEL.CRITERION, cfg.MODEL.LORA, cfg.SOLVER
+    # Rotary positions turn pairs of channels along two axes, so a head has a multiple of four.
+    step = 4 * heads if node.BACKBONE == "dinov3" else heads
+    if width % step:
+        raise ValueError(
+            f"MODEL.EOMT.WIDTH is {width}; with MODEL.EOMT.HEADS {heads} it must be a multiple of "
+            f"{step}"
+        )
+    if node.SIZE == "G" and node.BACKBONE == "dinov3":
+        raise ValueError("MODEL.EOMT.SIZE is 'G'; with MODEL.EOMT.BACKBONE dinov3: S, B or L")
+    if any(side % node.PATCH_SIZE for side in cfg.INPUT.CROP_SIZE):
+        near = [max(1, round(s / node.PATCH_SIZE)) * node.PATCH_SIZE for s in cfg.INPUT.CROP_SIZE]
+        raise ValueError(
+            f"INPUT.CROP_SIZE {tuple(cfg.INPUT.CROP_SIZE)} is not divisible by "
+            f"MODEL.EOMT.PATCH_SIZE {node.PATCH_SIZE}; nearest: {tuple(near)}"
+        )
+    if depth < node.NUM_BLOCKS:
+        raise ValueError(f"MODEL.EOMT.NUM_BLOCKS is {node.NUM_BLOCKS}; the ViT has {depth} blocks")
+    if width < lora.RANK:
+        raise ValueError(f"MODEL.LORA.RANK is {lora.RANK}; the ViT's width allows 1..{width}")
+    if lora.BLOCKS and not lora.BLOCKS[0] <= lora.BLOCKS[-1] < depth:
+        raise ValueError(
+            f"MODEL.LORA.BLOCKS is {list(lora.BLOCKS)}; it must be [first, last] with "
+            f"0 <= first <= last <= {depth - 1}, or empty for all blocks"
+        )
+    if low > high:
+        raise ValueError(f"INPUT.SCALE_JITTER is {(low, high)}; the first must not be larger")
+    if criterion.OUTLIER_UPPER > criterion.OUTLIER_LOWER:
+        raise ValueError(
+            f"MODEL.CRITERION.OUTLIER_UPPER is {criterion.OUTLIER_UPPER}; it must be at most "
+            f"OUTLIER_LOWER, {criterion.OUTLIER_LOWER}"
+        )
+    if solver.WARMUP_NEW + solver.WARMUP_VIT > 1:
+        raise ValueError(
+            f"SOLVER.WARMUP_NEW {solver.WARMUP_NEW} and SOLVER.WARMUP_VIT {solver.WARMUP_VIT} "
+            "are fractions of one run: together they must be at most 1"
+        )
+    if solver.IMS_PER_BATCH % solver.ACCUMULATION:
+        raise ValueError(
+            f"SOLVER.IMS_PER_BATCH {solver.IMS_PER_BATCH} is not divisible by "
+            f"SOLVER.ACCUMULATION {solver.ACCUMULATION}"
+        )
+    if cfg.SOLVER.BEST_FIGURE and not cfg.TEST.EVAL_PERIOD:
+        raise ValueError(
+            f"SOLVER.BEST_FIGURE is {cfg.SOLVER.BEST_FIGURE!r}, but TEST.EVAL_PERIOD is 0: nothing "
+            "is evaluated before the end of the run; set the period in steps"
+        )
+    available_scores(node.ANOMALY_CLASS, cfg.TEST.ANOMALY.SCORES)
+
+
+def add_anoseg_config(cfg) -> None:
     """Add the project's keys to detectron2's defaults, in place.
 
     Args:
         cfg: node from `detectron2.config.get_cfg()`.
     """
-    cfg.MODEL.META_ARCHITECTURE = "EoMT"
+    import torch
+
     cfg.MODEL.DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-    cfg.MODEL.PIXEL_MEAN = [123.675, 116.28, 103.53]  # RGB 0..255, applied once, inside the model
-    cfg.MODEL.PIXEL_STD = [58.395, 57.12, 57.375]
+    _add_keys(cfg)
+
+
+def _add_keys(cfg) -> None:
+    cfg.MODEL.META_ARCHITECTURE = "EoMT"
+    cfg.MODEL.PIXEL_MEAN = list(PIXEL_MEAN)  # RGB 0..255, applied once, inside the model
+    cfg.MODEL.PIXEL_STD = list(PIXEL_STD)
+    cfg.MODEL.IMPORTS = []  # Python modules that register heads, scores, filters of your own
     _add_model_keys(cfg)
     _add_head_keys(cfg)
     _add_criterion_keys(cfg)
@@ -86,10 +216,10 @@ def add_anoseg_config(cfg: CN) -> None:
     _add_test_keys(cfg)
 
 
-def _add_model_keys(cfg: CN) -> None:
-    node = cfg.MODEL.EOMT = CN()
+def _add_model_keys(cfg) -> None:
+    node = cfg.MODEL.EOMT = type(cfg)()
     node.BACKBONE = "dinov2"  # dinov2, or dinov3 (rotary positions)
-    node.SIZE = "L"  # S, B, L, G: ViT small to giant (DINOv2 alone); query blocks follow it
+    node.SIZE = "L"  # S, B, L, G: ViT small to giant (G: only DINOv2); query blocks follow it
     node.DEPTH = 0  # 0: by SIZE. A custom ViT sets DEPTH, WIDTH and HEADS
     node.WIDTH = 0
     node.HEADS = 0
@@ -109,28 +239,30 @@ def _add_model_keys(cfg: CN) -> None:
     cfg.MODEL.DELTA_BASE = ""
     # Loading: state-dict names (or prefixes) that a checkpoint may leave unused, e.g. "class_head"
     cfg.MODEL.ALLOW_UNUSED_WEIGHTS = []
+    # Evaluation: also with tensors that the checkpoint lacks or that were converted, not trained
+    cfg.MODEL.ALLOW_UNTRAINED = False
 
 
-def _add_head_keys(cfg: CN) -> None:
-    node = cfg.MODEL.HEAD = CN()
+def _add_head_keys(cfg) -> None:
+    node = cfg.MODEL.HEAD = type(cfg)()
     node.NAME = "linear"  # linear, logit_norm, arcface, or a registered head
-    node.LOGIT_NORM = CN()
+    node.LOGIT_NORM = type(cfg)()
     node.LOGIT_NORM.TAU = 0.04
     node.LOGIT_NORM.FORM = "logits"  # logits: Wei et al. 2022; cosine: features and rows normalised
     node.LOGIT_NORM.INFERENCE = "trained"  # trained: normalised as in training; raw: W x + b
-    node.ARCFACE = CN()
-    node.ARCFACE.SCALE = 30.0
+    node.ARCFACE = type(cfg)()
+    node.ARCFACE.SCALE = ARCFACE_SCALE
     node.ARCFACE.LEARN_SCALE = False
     node.ARCFACE.MARGIN = 0.5  # radians, on the known classes only
-    node.ARCFACE.MARGIN_RAMP = 0.1  # share of the run over which the margin grows from 0; 0: none
+    node.ARCFACE.MARGIN_RAMP = 0.1  # fraction of the run over which the margin grows; 0: none
 
 
-def _add_criterion_keys(cfg: CN) -> None:
-    node = cfg.MODEL.CRITERION = CN()
+def _add_criterion_keys(cfg) -> None:
+    node = cfg.MODEL.CRITERION = type(cfg)()
     node.MASK_WEIGHT = 5.0
     node.DICE_WEIGHT = 5.0
     node.CLASS_WEIGHT = 2.0
-    node.NO_OBJECT_WEIGHT = 0.1  # of the no-object class in the cross entropy
+    node.NO_OBJECT_WEIGHT = NO_OBJECT_WEIGHT  # of the no-object class in the cross entropy
     node.MATCH_MASK_COST = 5.0
     node.MATCH_DICE_COST = 5.0
     node.MATCH_CLASS_COST = 2.0
@@ -144,8 +276,8 @@ def _add_criterion_keys(cfg: CN) -> None:
     node.OUTLIER_LOWER = -0.1
 
 
-def _add_lora_keys(cfg: CN) -> None:
-    node = cfg.MODEL.LORA = CN()
+def _add_lora_keys(cfg) -> None:
+    node = cfg.MODEL.LORA = type(cfg)()
     node.ENABLED = False
     node.TARGETS = ["q", "k", "v", "proj", "fc1", "fc2"]
     node.RANK = 8
@@ -156,16 +288,19 @@ def _add_lora_keys(cfg: CN) -> None:
     node.LR_FACTOR = 3.0  # learning rate of the adapters over BASE_LR
 
 
-def _add_data_keys(cfg: CN) -> None:
+def _add_data_keys(cfg) -> None:
     cfg.DATASETS.CARDS = []  # yaml files, or names of shipped cards, to register
-    cfg.DATASETS.ALLOW_COUNT_MISMATCH = False  # go on when a set has not its known number of images
+    cfg.DATASETS.ALLOW_COUNT_MISMATCH = (
+        False  # accept another number of images than a set is known to have
+    )
     cfg.INPUT.FORMAT = "RGB"
+    cfg.INPUT.MIN_SIZE_TEST = 0  # detectron2's DefaultPredictor resizes nothing: windows do
     cfg.INPUT.CROP_SIZE = (1024, 1024)  # (H, W) seen by the model, divisible by PATCH_SIZE
     cfg.INPUT.COLOR_JITTER = True
     cfg.INPUT.SCALE_JITTER = (0.5, 2.0)  # on the scale that fits the image inside the crop
     cfg.INPUT.FLIP = True
     cfg.INPUT.WINDOW_BATCH = 0  # windows per forward at inference; 0: as many as an image has
-    node = cfg.INPUT.CUT_PASTE = CN()  # pasting while loading, beside the offline generator
+    node = cfg.INPUT.CUT_PASTE = type(cfg)()  # pasting while loading, without the offline generator
     node.ENABLED = False
     node.COCO_JSON = ""  # relative to DETECTRON2_DATASETS, or absolute
     node.COCO_IMAGES = ""
@@ -177,13 +312,13 @@ def _add_data_keys(cfg: CN) -> None:
     node.OPAQUE_CORE = False  # the eroded mask stays fully opaque, whatever the blur
 
 
-def _add_solver_keys(cfg: CN) -> None:
+def _add_solver_keys(cfg) -> None:
     cfg.SOLVER.OPTIMIZER = "ADAMW"
     cfg.SOLVER.BASE_LR = 1e-4
     cfg.SOLVER.WEIGHT_DECAY = 0.05
     cfg.SOLVER.LAYER_DECAY = 0.8  # per ViT block, from the last to the first
     cfg.SOLVER.DECAY_QUERY_BLOCKS = True  # False: the blocks that see the queries keep BASE_LR
-    # Warm-ups as shares of MAX_ITER: new parameters first, the ViT after them
+    # Warm-ups as fractions of MAX_ITER: new parameters first, the ViT after them
     cfg.SOLVER.WARMUP_NEW = 0.025
     cfg.SOLVER.WARMUP_VIT = 0.05
     cfg.SOLVER.POLY_POWER = 0.9
@@ -192,14 +327,19 @@ def _add_solver_keys(cfg: CN) -> None:
     cfg.SOLVER.CLIP_GRADIENTS.CLIP_VALUE = 0.01
     cfg.SOLVER.ACCUMULATION = 1  # micro-batches per step; IMS_PER_BATCH stays the whole batch
     cfg.SOLVER.AMP.PRECISION = "auto"  # auto: bf16 where the device has it; bf16; fp16 (scaler)
-    cfg.SOLVER.EMA = CN()
-    cfg.SOLVER.EMA.ENABLED = False  # an averaged copy, evaluated beside the model
+    cfg.SOLVER.KEEP_CHECKPOINTS = 3  # newest periodic ones that stay; 0: all of them
+    # Also keep model_best.pth by this evaluated figure, such as "road_anomaly/anomaly/rba.auprc"
+    cfg.SOLVER.BEST_FIGURE = ""
+    cfg.SOLVER.EMA = type(cfg)()
+    cfg.SOLVER.EMA.ENABLED = False  # an averaged copy, evaluated as well: model_ema.pth
     cfg.SOLVER.EMA.DECAY = 0.999
 
 
-def _add_test_keys(cfg: CN) -> None:
-    cfg.TEST.WINDOW_OVERLAP = 0.0  # least overlap of neighbouring windows, share of the window
-    node = cfg.TEST.ANOMALY = CN()
+def _add_test_keys(cfg) -> None:
+    cfg.TEST.WINDOW_OVERLAP = 0.0  # least overlap of neighbouring windows, fraction of a window
+    # `sem_seg` is (K, H, W) class probabilities, as detectron2's evaluators take it, not (H, W) ids
+    cfg.TEST.SEM_SEG_MAPS = False
+    node = cfg.TEST.ANOMALY = type(cfg)()
     # Names in the score registry, or ensembles as "rba+anomaly"; empty: all that the model offers
     node.SCORES = []
     node.TEMPERATURE = 1.0  # of the class softmax behind msp and entropy
@@ -207,3 +347,174 @@ def _add_test_keys(cfg: CN) -> None:
     node.EXACT = False  # metrics over every pixel, spilled to disk
     node.COMPONENTS = True  # component metrics (second pass over the scores)
     node.REPORT_IMAGES = True  # keep thumbnails for the report page
+
+
+def _is_device(value) -> bool:
+    import torch
+
+    try:
+        device = torch.device(value)
+    except (RuntimeError, TypeError):
+        return False
+    if device.type == "cuda":
+        return torch.cuda.is_available() and (device.index or 0) < torch.cuda.device_count()
+    return device.type in ("cpu", "mps", "xpu")
+
+
+def _devices() -> str:
+    import torch
+
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    return f"cpu, or cuda ({count} found here), cuda:0, ..."
+
+
+def _heads():
+    from anoseg_d2.modeling.heads import CLASS_HEADS
+
+    return CLASS_HEADS
+
+
+def _filters():
+    from anoseg_d2.modeling.postprocess import POSTPROCESS
+
+    return POSTPROCESS
+
+
+_FRACTION = number(0, 1)
+_NOT_NEGATIVE = number(0)
+_POSITIVE = number(0, above=True)
+
+# What each key may be; True and False need no entry. Keys that must fit each other are checked in
+# `_check_together`.
+RANGES: dict[str, Rule] = {
+    "MODEL.META_ARCHITECTURE": text(empty=False),
+    "MODEL.DEVICE": Rule(_devices, _is_device),
+    "MODEL.WEIGHTS": text(),
+    "MODEL.PIXEL_MEAN": sequence(number(0, 255), (3,)),
+    "MODEL.PIXEL_STD": sequence(number(0, 255, above=True), (3,)),
+    "MODEL.IMPORTS": sequence(text(empty=False)),
+    "MODEL.DELTA_BASE": text(),
+    "MODEL.ALLOW_UNUSED_WEIGHTS": sequence(text(empty=False)),
+    "MODEL.EOMT.BACKBONE": one_of("dinov2", "dinov3"),
+    "MODEL.EOMT.SIZE": one_of("S", "B", "L", "G"),
+    "MODEL.EOMT.DEPTH": integer(0, 1000, "0: by SIZE"),
+    "MODEL.EOMT.WIDTH": integer(0, 100_000, "0: by SIZE"),
+    "MODEL.EOMT.HEADS": integer(0, 1000, "0: by SIZE"),
+    "MODEL.EOMT.PATCH_SIZE": integer(1, 128),
+    "MODEL.EOMT.NUM_REGISTERS": integer(0, 1000),
+    "MODEL.EOMT.NUM_CLASSES": integer(1, 253),  # labels are bytes: anomaly and void follow
+    "MODEL.EOMT.NUM_QUERIES": integer(1, 10_000),
+    "MODEL.EOMT.NUM_BLOCKS": integer(0, 1000, "0: by SIZE"),
+    "MODEL.EOMT.DROP_PATH": number(0, 0.99),
+    "MODEL.EOMT.NORM_EPS": _FRACTION,
+    "MODEL.EOMT.ANNEALING_POWER": _POSITIVE,
+    "MODEL.HEAD.NAME": registered(_heads),
+    "MODEL.HEAD.LOGIT_NORM.TAU": _POSITIVE,
+    "MODEL.HEAD.LOGIT_NORM.FORM": one_of("logits", "cosine"),
+    "MODEL.HEAD.LOGIT_NORM.INFERENCE": one_of("trained", "raw"),
+    "MODEL.HEAD.ARCFACE.SCALE": _POSITIVE,
+    "MODEL.HEAD.ARCFACE.MARGIN": number(0, 3.14),
+    "MODEL.HEAD.ARCFACE.MARGIN_RAMP": _FRACTION,
+    "MODEL.CRITERION.MASK_WEIGHT": _NOT_NEGATIVE,
+    "MODEL.CRITERION.DICE_WEIGHT": _NOT_NEGATIVE,
+    "MODEL.CRITERION.CLASS_WEIGHT": _NOT_NEGATIVE,
+    "MODEL.CRITERION.NO_OBJECT_WEIGHT": _NOT_NEGATIVE,
+    "MODEL.CRITERION.MATCH_MASK_COST": _NOT_NEGATIVE,
+    "MODEL.CRITERION.MATCH_DICE_COST": _NOT_NEGATIVE,
+    "MODEL.CRITERION.MATCH_CLASS_COST": _NOT_NEGATIVE,
+    "MODEL.CRITERION.MATCH_POINTS": integer(0, 10**7, "0: every pixel of the mask grid"),
+    "MODEL.CRITERION.LOSS_POINTS": integer(0, 10**7, "0: every pixel of the mask grid"),
+    "MODEL.CRITERION.OVERSAMPLE_RATIO": number(1, 100),
+    "MODEL.CRITERION.IMPORTANCE_RATIO": _FRACTION,
+    "MODEL.CRITERION.VOID": one_of("negative", "exclude"),
+    "MODEL.CRITERION.OUTLIER_WEIGHT": _NOT_NEGATIVE,
+    "MODEL.CRITERION.OUTLIER_UPPER": number(),
+    "MODEL.CRITERION.OUTLIER_LOWER": number(),
+    "MODEL.LORA.TARGETS": sequence(one_of("q", "k", "v", "proj", "fc1", "fc2")),
+    "MODEL.LORA.RANK": integer(1, 100_000),
+    "MODEL.LORA.ALPHA": _POSITIVE,
+    "MODEL.LORA.DROPOUT": number(0, 0.99),
+    "MODEL.LORA.BLOCKS": sequence(integer(0), (0, 2)),
+    "MODEL.LORA.LR_FACTOR": _NOT_NEGATIVE,
+    "DATASETS.TRAIN": sequence(text(empty=False)),
+    "DATASETS.TEST": sequence(text(empty=False)),
+    "DATASETS.CARDS": sequence(text(empty=False)),
+    "DATALOADER.NUM_WORKERS": integer(0, 1000),
+    "INPUT.CROP_SIZE": sequence(integer(1, 16_384), (2,)),
+    "INPUT.SCALE_JITTER": sequence(number(0, 16, above=True), (2,), "the smaller first"),
+    "INPUT.WINDOW_BATCH": integer(0, 10_000, "0: as many as an image has"),
+    "INPUT.CUT_PASTE.COCO_JSON": text(),
+    "INPUT.CUT_PASTE.COCO_IMAGES": text(),
+    "INPUT.CUT_PASTE.RATIO": _FRACTION,
+    "INPUT.CUT_PASTE.CONTROL_OBJECTS": integer(0, 100),
+    "INPUT.CUT_PASTE.PLACEMENT": one_of("uniform", "road"),
+    "INPUT.CUT_PASTE.SCALE_MODE": one_of("uniform", "perspective"),
+    "INPUT.CUT_PASTE.FEATHER": sequence(number(0, 1000), (2,)),
+    "SOLVER.OPTIMIZER": one_of("ADAMW"),
+    "SOLVER.MAX_ITER": integer(1),
+    "SOLVER.BASE_LR": _NOT_NEGATIVE,
+    "SOLVER.WEIGHT_DECAY": _NOT_NEGATIVE,
+    "SOLVER.IMS_PER_BATCH": integer(1),
+    "SOLVER.REFERENCE_WORLD_SIZE": integer(0, also="0: the config is not scaled"),
+    "SOLVER.CHECKPOINT_PERIOD": integer(1),
+    "SOLVER.KEEP_CHECKPOINTS": integer(0, also="0: all of them"),
+    "SOLVER.BEST_FIGURE": text(),
+    "SOLVER.LAYER_DECAY": number(0, 1, above=True),
+    "SOLVER.WARMUP_NEW": _FRACTION,
+    "SOLVER.WARMUP_VIT": _FRACTION,
+    "SOLVER.POLY_POWER": _NOT_NEGATIVE,
+    "SOLVER.CLIP_GRADIENTS.CLIP_VALUE": _POSITIVE,
+    "SOLVER.ACCUMULATION": integer(1),
+    "SOLVER.AMP.PRECISION": one_of("auto", "bf16", "fp16"),
+    "SOLVER.EMA.DECAY": _FRACTION,
+    "TEST.EVAL_PERIOD": integer(0, also="0: only after the last step"),
+    "TEST.EXPECTED_RESULTS": sequence(Rule("[dataset, figure, value, tolerance]", bool)),
+    "TEST.WINDOW_OVERLAP": number(0, 0.95),
+    "TEST.ANOMALY.SCORES": sequence(text(empty=False)),
+    "TEST.ANOMALY.TEMPERATURE": _POSITIVE,
+    "TEST.ANOMALY.POSTPROCESS": sequence(registered(_filters)),
+    "OUTPUT_DIR": text(empty=False),
+    "SEED": integer(-1, 2**31 - 1, "-1: drawn anew in every run"),
+    "VERSION": one_of(2),
+}
+
+# Flags of detectron2 that are read here; `tests/test_config.py` finds out which keys are.
+READ_FLAGS = ("SOLVER.CLIP_GRADIENTS.ENABLED", "SOLVER.AMP.ENABLED", "CUDNN_BENCHMARK")
+
+# What to use instead of a detectron2 key, or of a whole branch, that nothing here reads.
+_INSTEAD = {
+    "SOLVER.WARMUP": "set SOLVER.WARMUP_NEW and SOLVER.WARMUP_VIT, fractions of the run",
+    "SOLVER.LR_SCHEDULER_NAME": "override Trainer.build_lr_scheduler",
+    "SOLVER.STEPS": "set SOLVER.POLY_POWER, or override Trainer.build_lr_scheduler",
+    "SOLVER.GAMMA": "set SOLVER.POLY_POWER, or override Trainer.build_lr_scheduler",
+    "SOLVER.NUM_DECAYS": "set SOLVER.POLY_POWER, or override Trainer.build_lr_scheduler",
+    "SOLVER.RESCALE_INTERVAL": "set SOLVER.POLY_POWER, or override Trainer.build_lr_scheduler",
+    "SOLVER.BASE_LR_END": "set SOLVER.POLY_POWER, or override Trainer.build_lr_scheduler",
+    "SOLVER.WEIGHT_DECAY": "set SOLVER.WEIGHT_DECAY, which holds for every parameter",
+    "SOLVER.BIAS_LR_FACTOR": "set SOLVER.LAYER_DECAY, or override Trainer.build_optimizer",
+    "SOLVER.MOMENTUM": "override Trainer.build_optimizer; AdamW has no such setting",
+    "SOLVER.NESTEROV": "override Trainer.build_optimizer; AdamW has no such setting",
+    "SOLVER.CLIP_GRADIENTS": "set SOLVER.CLIP_GRADIENTS.CLIP_VALUE, the largest global L2 norm",
+    "INPUT.FORMAT": "give MODEL.PIXEL_MEAN and MODEL.PIXEL_STD in RGB",
+    "INPUT.MIN_SIZE_TRAIN": "set INPUT.SCALE_JITTER and INPUT.CROP_SIZE",
+    "INPUT.MAX_SIZE_TRAIN": "set INPUT.SCALE_JITTER and INPUT.CROP_SIZE",
+    "INPUT.MIN_SIZE_TEST": "set INPUT.CROP_SIZE: windows are resized to it",
+    "INPUT.MAX_SIZE_TEST": "set INPUT.CROP_SIZE: windows are resized to it",
+    "INPUT.RANDOM_FLIP": "set INPUT.FLIP",
+    "INPUT.CROP": "set INPUT.CROP_SIZE",
+    "INPUT.MASK_FORMAT": "give a dataset card with label maps",
+    "DATASETS": "name the datasets in DATASETS.TRAIN and DATASETS.TEST",
+    "DATALOADER": "override Trainer.build_train_loader",
+    "MODEL.BACKBONE": "set MODEL.EOMT.BACKBONE and MODEL.EOMT.SIZE",
+    "MODEL.SEM_SEG_HEAD": "set MODEL.EOMT.NUM_CLASSES and MODEL.HEAD.NAME",
+    "MODEL": "set the keys of MODEL.EOMT",
+    "TEST.AUG": "set TEST.WINDOW_OVERLAP; there is no other test-time augmentation",
+    "TEST.PRECISE_BN": "go without: the network has no batch norms",
+    "TEST": "set the keys of TEST.ANOMALY",
+    "VIS_PERIOD": "set TEST.ANOMALY.REPORT_IMAGES",
+    "GLOBAL": "go without",
+}
+
+
+def _instead(key: str) -> str:
+    return next((hint for start, hint in _INSTEAD.items() if key.startswith(start)), "go without")

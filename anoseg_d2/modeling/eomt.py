@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from anoseg_d2.config import check_config
 from anoseg_d2.modeling import scores
 from anoseg_d2.modeling.annealing import annealing_windows, keep_probability
 from anoseg_d2.modeling.criterion import LossNormalizers, SetCriterion, targets_from_sem_seg
@@ -133,6 +134,7 @@ class EoMT(nn.Module):
 
     @classmethod
     def from_config(cls, cfg) -> dict:
+        check_config(cfg)
         node = cfg.MODEL.EOMT
         backbone = build_vit(
             node.SIZE,

@@ -166,7 +166,9 @@ def test_norm_eps_and_weights_follow_the_config(tiny_cfg):
     cfg.MODEL.WEIGHTS = "dinov2"
     with pytest.raises(ValueError, match="MODEL.WEIGHTS is dinov2, MODEL.EOMT.BACKBONE is dinov3"):
         resolve_weights(cfg)
-    with pytest.raises(ValueError, match="MODEL.EOMT.BACKBONE is 'dinov9'; known: dinov2, dinov3"):
+    with pytest.raises(
+        ValueError, match="MODEL.EOMT.BACKBONE is 'dinov9'; it must be one of dinov2, dinov3"
+    ):
         EoMT(tiny_cfg("MODEL.EOMT.BACKBONE", "dinov9"))
-    with pytest.raises(ValueError, match="SIZE G is DINOv2's; DINOv3 has S, B and L"):
+    with pytest.raises(ValueError, match="SIZE is 'G'; with MODEL.EOMT.BACKBONE dinov3: S, B or L"):
         EoMT(tiny_cfg("MODEL.EOMT.BACKBONE", "dinov3", "MODEL.EOMT.SIZE", "G"))

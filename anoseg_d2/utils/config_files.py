@@ -1,0 +1,165 @@
+"""Config files and `KEY VALUE` pairs: reading them, and values that fit the keys' types."""
+
+import ast
+import difflib
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+from yacs.config import CfgNode
+
+__all__ = [
+    "assigned_keys",
+    "flat_items",
+    "override_pairs",
+    "read_yaml",
+    "require_key",
+    "set_value",
+]
+
+_WORDS = {bool: "True or False", int: "an integer", float: "a number", str: "a string"}
+
+
+def read_yaml(path, _children: tuple = ()) -> dict:
+    """Read a yaml file over its `_BASE_` (a path relative to it, or a list of them).
+
+    Raises:
+        FileNotFoundError: it, or a base, does not exist.
+        ValueError: it is not yaml, not UTF-8, not a table of keys, or a base of itself.
+    """
+    path = Path(path)
+    if path.resolve() in _children:
+        raise ValueError(f"{path} is a _BASE_ of itself")
+    if not path.is_file():
+        child = f", the _BASE_ of {_children[-1]}," if _children else ""
+        raise FileNotFoundError(f"config file {path}{child} does not exist")
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError, ValueError) as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ValueError(f"{path} is not a readable yaml file: {reason}") from error
+    if content is None:
+        content = {}
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} must hold keys and values, not a {type(content).__name__}")
+    bases = content.pop("_BASE_", [])
+    merged: dict = {}
+    for base in [bases] if isinstance(bases, str) else bases:
+        parent = path.parent / Path(str(base)).expanduser()
+        _update(merged, read_yaml(parent, (*_children, path.resolve())))
+    _update(merged, content)
+    return merged
+
+
+def _update(target: dict, source: dict) -> None:
+    for key, value in source.items():
+        if isinstance(value, dict) and isinstance(target.get(key), dict):
+            _update(target[key], value)
+        else:
+            target[key] = value
+
+
+def flat_items(node: dict, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield ("MODEL.EOMT.SIZE", value) for every leaf of nested dicts."""
+    for key, value in node.items():
+        if isinstance(value, dict):
+            yield from flat_items(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def override_pairs(overrides: Iterable) -> Iterator[tuple[str, Any]]:
+    """Yield the keys and values of a list that has them in turn.
+
+    Raises:
+        ValueError: the last key has no value.
+    """
+    overrides = list(overrides)
+    if len(overrides) % 2:
+        raise ValueError(f"overrides come as KEY VALUE pairs; {overrides[-1]!r} has no value")
+    yield from zip(overrides[::2], overrides[1::2], strict=True)
+
+
+def require_key(key: str, known: list[str]) -> None:
+    """Raise ValueError, with the nearest ones, unless `key` is one of the `known` keys."""
+    if key in known:
+        return
+    inside = [name for name in known if name.startswith(f"{key}.")]
+    if inside:
+        raise ValueError(f"{key} is a group of keys: set one of {', '.join(inside[:4])}, ...")
+    near = difflib.get_close_matches(str(key), known, n=3, cutoff=0.5)
+    hint = f"; did you mean {' or '.join(near)}?" if near else "; see anoseg_d2/config.py"
+    raise ValueError(f"unknown config key {key}{hint}")
+
+
+def set_value(cfg: CfgNode, key: str, value: Any) -> None:
+    """Set an existing key to a value of its type; integers do where a float is meant.
+
+    Args:
+        cfg: config node.
+        key: dotted name.
+        value: as yaml or the command line gives it: strings are read as Python literals.
+    Raises:
+        ValueError: the value has another type.
+    """
+    *parts, leaf = key.split(".")
+    node = cfg
+    for part in parts:
+        node = node[part]
+    node[leaf] = _as_type_of(node[leaf], value, key)
+
+
+def _as_type_of(default: Any, value: Any, key: str) -> Any:
+    literal = _literal(value)
+    if default is None or type(literal) is type(default):
+        return literal
+    if isinstance(default, str) and isinstance(value, (str, int, float)):
+        return str(value)  # OUTPUT_DIR 2024
+    if isinstance(default, float) and type(literal) is int:
+        return float(literal)
+    if isinstance(default, (list, tuple)) and isinstance(literal, (list, tuple)):
+        return type(default)(literal)
+    if isinstance(default, (list, tuple)):
+        wanted = f"a list such as {default!r}" if default else "a list"
+    else:
+        wanted = _WORDS.get(type(default), type(default).__name__)
+    raise ValueError(f"{key} is {value!r}; it must be {wanted}")
+
+
+def _literal(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    try:
+        return ast.literal_eval(value)
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return value
+
+
+def assigned_keys(source: str, root: str) -> CfgNode:
+    """List the keys that a Python file of defaults assigns, without running it.
+
+    Args:
+        source: such as detectron2's `config/defaults.py`: `_C.MODEL.DEVICE = "cuda"`.
+        root: name of the root node.
+    Returns:
+        config node with None at every leaf.
+    """
+    tree: CfgNode = CfgNode()
+    for statement in ast.parse(source).body:
+        if isinstance(statement, ast.Assign):
+            dotted = ast.unparse(statement.targets[0])
+            if dotted.startswith(f"{root}."):
+                _plant(tree, dotted.split(".")[1:], statement.value)
+    return tree
+
+
+def _plant(tree: CfgNode, path: list[str], value: ast.expr) -> None:
+    """Give `tree` the key `path`: a node where `CN(...)` is assigned, None elsewhere."""
+    for part in path[:-1]:
+        tree = tree[part]
+    is_node = isinstance(value, ast.Call) and ast.unparse(value.func) == "CN"
+    tree[path[-1]] = CfgNode() if is_node else None
+    if is_node and value.args:
+        for key in value.args[0].keys:
+            tree[path[-1]][ast.literal_eval(key)] = None

@@ -1,0 +1,106 @@
+"""What a config value may be: rules that check it and say in words what is allowed."""
+
+import math
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from numbers import Integral, Real
+from typing import Any
+
+__all__ = ["Rule", "integer", "number", "one_of", "registered", "sequence", "text"]
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One rule.
+
+    Args:
+        words: completes the sentence "it must be ..."; a function when the answer may change.
+        allows: whether a value is allowed; gets values of any type.
+    """
+
+    words: str | Callable[[], str]
+    allows: Callable[[Any], bool]
+
+    @property
+    def says(self) -> str:
+        """The words, as they are now."""
+        return self.words if isinstance(self.words, str) else self.words()
+
+    def check(self, key: str, value: Any) -> None:
+        """Raise ValueError, with key, value and range, unless `value` is allowed."""
+        if not self.allows(value):
+            raise ValueError(f"{key} is {value!r}; it must be {self.says}")
+
+
+def integer(low: int, high: int | None = None, also: str = "") -> Rule:
+    """Allow whole numbers from `low` to `high`; `also` explains a special value."""
+    says = f"an integer of at least {low}" if high is None else f"an integer in {low}..{high}"
+
+    def allows(value):
+        whole = isinstance(value, Integral) and not isinstance(value, bool)
+        return whole and low <= value and (high is None or value <= high)
+
+    return Rule(says + (f" ({also})" if also else ""), allows)
+
+
+def number(low: float = -math.inf, high: float = math.inf, *, above: bool = False) -> Rule:
+    """Allow finite numbers from `low` to `high`.
+
+    Args:
+        above: `low` itself is not allowed.
+    """
+    if low == -math.inf and high == math.inf:
+        says = "a finite number"
+    elif high == math.inf:
+        says = f"a number {'above' if above else 'of at least'} {low:g}"
+    else:
+        says = f"a number {'above' if above else 'from'} {low:g} {'and at most' if above else 'to'}"
+        says += f" {high:g}"
+
+    def allows(value):
+        real = isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+        return real and low <= value <= high and not (above and value == low)
+
+    return Rule(says, allows)
+
+
+def one_of(*choices) -> Rule:
+    """Allow the listed values."""
+    return Rule(
+        "one of " + ", ".join(map(str, choices)),
+        lambda value: any(type(value) is type(choice) and value == choice for choice in choices),
+    )
+
+
+def registered(load: Callable[[], Collection[str]]) -> Rule:
+    """Allow the names in a registry that is loaded when it is asked, and may grow until then."""
+
+    return Rule(
+        lambda: "one of " + ", ".join(load()),
+        lambda value: isinstance(value, str) and value in load(),
+    )
+
+
+def text(empty: bool = True) -> Rule:
+    """Allow a string."""
+    says = "a string" if empty else "a string that is not empty"
+    return Rule(says, lambda value: isinstance(value, str) and (empty or bool(value)))
+
+
+def sequence(entry: Rule, lengths: tuple[int, ...] = (), also: str = "") -> Rule:
+    """Allow a list or tuple.
+
+    Args:
+        entry: rule of each of its entries.
+        lengths: allowed numbers of entries; empty for any.
+        also: what else holds between entries, checked elsewhere.
+    """
+    count = f"{' or '.join(map(str, lengths))} entries" if lengths else "entries"
+
+    def allows(value):
+        if not isinstance(value, (list, tuple)) or (lengths and len(value) not in lengths):
+            return False
+        return all(entry.allows(part) for part in value)
+
+    more = f", {also}" if also else ""
+    return Rule(lambda: f"a list of {count}, each {entry.says}{more}", allows)
