@@ -3,12 +3,17 @@
 Shape letters: B images, Q queries, K known classes, R class rows `[known, (anomaly), no-object]`,
 M channels of a map, (H, W) pixels.
 
-With m = sigmoid(mask logits) every map is `sum_q c[q] m[q]` for some coefficients c per query, so
-windows and sizes are merged on maps, and a score is a small pure function of the merged maps.
-Higher scores are more anomalous; all is float32.
+With m = sigmoid(mask logits), p = softmax(class logits) over all rows and L the class logits
+themselves, a linear map is `sum_q c[q] m[q]` for some coefficients c per query. Windows and sizes
+are merged on maps, and a score is a small pure function of the merged maps. Higher scores are more
+anomalous; everything is float32. The formulas below write P_c = sum_q p[q, c] m[q] and
+G_c = sum_q relu(L[q, c] - L[q, no-object]) m[q].
+
+Some maps do not come from the masks but from patch tokens (`PATCH_MAPS`); windows merge them in
+the same way.
 
 `rba+anomaly` is the ensemble of two (or more) scores: the mean of their z-scores, with mean and
-spread measured once on closed-set images, so that pooled metrics stay meaningful.
+spread measured once on closed-set images, so that metrics pooled over images stay meaningful.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -21,6 +26,7 @@ from anoseg_d2.utils.registry import Registry
 
 __all__ = [
     "LINEAR_MAPS",
+    "PATCH_MAPS",
     "SCORES",
     "Score",
     "anomaly_scores",
@@ -28,6 +34,7 @@ __all__ = [
     "check_statistics",
     "combine_masks",
     "ensemble_parts",
+    "is_implicit",
     "known_distribution",
     "linear_coefficients",
     "register_score",
@@ -35,7 +42,10 @@ __all__ = [
     "single_scores",
 ]
 
+# name -> function of (class_logits (B, Q, R), K, temperature) that returns coefficients (B, Q, M).
 LINEAR_MAPS = Registry("linear map")
+# name -> how a model comes to have this map of its patch tokens, for error messages.
+PATCH_MAPS = Registry("patch map")
 SCORES = Registry("score")
 
 
@@ -43,17 +53,32 @@ class Score(NamedTuple):
     """A registered score.
 
     formula: maps `{name: (B, M, H, W)}` and K -> (B, H, W).
-    maps: names in `LINEAR_MAPS` that the formula reads.
-    needs_anomaly: whether the model must have the anomaly class.
+    maps: names in `LINEAR_MAPS` or `PATCH_MAPS` that the formula reads.
+    needs_anomaly: whether the model must have the learned anomaly class.
+    learned: whether it reads something that was trained on outliers.
     """
 
     formula: Callable[[dict[str, Tensor], int], Tensor]
     maps: tuple[str, ...]
     needs_anomaly: bool
+    learned: bool
 
 
-def register_score(name: str, maps: Iterable[str] = ("probs",), needs_anomaly: bool = False):
+def register_score(
+    name: str,
+    maps: Iterable[str] = ("probs",),
+    needs_anomaly: bool = False,
+    learned: bool | None = None,
+):
     """Return a decorator that adds a score to `SCORES`.
+
+    Args:
+        name: of the score.
+        maps: names in `LINEAR_MAPS` or `PATCH_MAPS` that the formula reads.
+        needs_anomaly: the model must have the learned anomaly class.
+        learned: the score reads something that was trained on outliers; None: as needs_anomaly.
+    Raises:
+        ValueError: the name is taken, or a map is unknown.
 
     Example::
 
@@ -63,13 +88,18 @@ def register_score(name: str, maps: Iterable[str] = ("probs",), needs_anomaly: b
     """
     maps = tuple(maps)
 
-    def file(formula):
+    def add(formula):
         for map_name in maps:
-            LINEAR_MAPS[map_name]
-        SCORES.register(name)(Score(formula, maps, needs_anomaly))
+            if map_name not in PATCH_MAPS:
+                LINEAR_MAPS[map_name]
+        was_learned = needs_anomaly if learned is None else learned
+        SCORES.register(name)(Score(formula, maps, needs_anomaly, was_learned))
         return formula
 
-    return file
+    return add
+
+
+PATCH_MAPS.register("memory")("tools/build_memory.py adds one to a checkpoint")
 
 
 @LINEAR_MAPS.register("probs")
@@ -96,60 +126,125 @@ def _raw_logits(class_logits: Tensor, num_known: int, temperature: float) -> Ten
 @LINEAR_MAPS.register("uno")
 def _uno(class_logits: Tensor, num_known: int, temperature: float) -> Tensor:
     probs = class_logits.softmax(dim=-1)
-    best_known = probs[..., :num_known].max(dim=-1, keepdim=True).values
+    best_known = probs[..., :num_known].amax(dim=-1, keepdim=True)
     return probs[..., num_known : num_known + 1] - best_known
 
 
 @register_score("msp", maps=("tempered",))
-def _msp_score(maps, num_known):
-    return 1 - maps["tempered"].max(dim=1).values
+def msp(maps: dict[str, Tensor], num_known: int) -> Tensor:
+    """1 - max_c P_c over the known classes, with p tempered by TEST.ANOMALY.TEMPERATURE.
+
+    Range: at most 1; 0 where one mask claims the pixel with certainty, below 0 where several masks
+    of one class overlap. "A Baseline for Detecting Misclassified and Out-of-Distribution Examples
+    in Neural Networks" (arXiv:1610.02136), carried from pixels over to masks.
+    """
+    return 1 - maps["tempered"].amax(dim=1)
 
 
 @register_score("max_logit", maps=("logit_gap",))
-def _max_logit_score(maps, num_known):
-    return -maps["logit_gap"].max(dim=1).values
+def max_logit(maps: dict[str, Tensor], num_known: int) -> Tensor:
+    """-max_c G_c over the known classes.
+
+    Range: at most 0, without a lower bound. "Scaling Out-of-Distribution Detection for Real-World
+    Settings" (arXiv:1911.11132). Departure: the gap to no-object replaces the bare logit, because
+    a query's logits are defined only up to a constant.
+    """
+    return -maps["logit_gap"].amax(dim=1)
 
 
 @register_score("max_logit_raw", maps=("raw_logits",))
-def _max_logit_raw_score(maps, num_known):
-    return -maps["raw_logits"].max(dim=1).values
+def max_logit_raw(maps: dict[str, Tensor], num_known: int) -> Tensor:
+    """-max_c sum_q L[q, c] m[q] over the known classes: max-logit on the logits as they are.
+
+    Range: any real number. The form that mask-classification papers print; it changes when a
+    constant is added to a query's logits, which changes no prediction.
+    """
+    return -maps["raw_logits"].amax(dim=1)
 
 
 @register_score("energy", maps=("logit_gap",))
-def _energy_score(maps, num_known):
+def energy(maps: dict[str, Tensor], num_known: int) -> Tensor:
+    """-logsumexp_c G_c over the known classes.
+
+    Range: at most -log K, without a lower bound. "Energy-based Out-of-distribution Detection"
+    (arXiv:2010.03759), on the gap to no-object like `max_logit`.
+    """
     return -maps["logit_gap"].logsumexp(dim=1)
 
 
 @register_score("entropy", maps=("tempered",))
-def _entropy_score(maps, num_known):
+def entropy(maps: dict[str, Tensor], num_known: int) -> Tensor:
+    """H(pi) / log K, where pi is `known_distribution` of the (tempered) class maps.
+
+    Range: 0 for one confident mask to 1 for a pixel that no mask claims. Softmax entropy as in
+    "Entropy Maximization and Meta Classification for Out-of-Distribution Detection in Semantic
+    Segmentation" (arXiv:2012.06575), on a distribution that masks can be given.
+    """
     pi = known_distribution(maps["tempered"])
-    entropy = -torch.xlogy(pi, pi).sum(dim=1)
-    return entropy / torch.log(torch.tensor(float(num_known), device=pi.device))
+    # The clamp turns 0 log 0 into 0 and is several times faster than torch.xlogy.
+    plogp = pi * pi.clamp(min=torch.finfo(pi.dtype).tiny).log()
+    return plogp.sum(dim=1) / -torch.log(torch.tensor(float(num_known), device=pi.device))
 
 
 @register_score("rba")
-def _rba_score(maps, num_known):
-    """arXiv:2211.14293."""
+def rba(maps: dict[str, Tensor], num_known: int) -> Tensor:
+    """-sum_c tanh(P_c) over the known classes.
+
+    Range: -K to 0; -tanh(1) = -0.76 for one confident mask, 0 for a pixel that no mask claims.
+    "RbA: Segmenting Unknown Regions Rejected by All" (arXiv:2211.14293).
+    """
     return -maps["probs"][:, :num_known].tanh().sum(dim=1)
 
 
 @register_score("rba_sum")
-def _rba_sum_score(maps, num_known):
+def rba_sum(maps: dict[str, Tensor], num_known: int) -> Tensor:
+    """1 - sum_c P_c over the known classes: rejected by all, without the squashing tanh.
+
+    Range: at most 1; 0 for one confident mask, below 0 where masks overlap. Equation 6 of the
+    paper that this project implements.
+    """
     return 1 - maps["probs"][:, :num_known].sum(dim=1)
 
 
 @register_score("anomaly", needs_anomaly=True)
-def _anomaly_score(maps, num_known):
+def anomaly(maps: dict[str, Tensor], num_known: int) -> Tensor:
+    """P_K = sum_q p[q, K] m[q]: the learned anomaly class, trained by outlier exposure.
+
+    Range: 0 to 1 for one confident mask, above 1 where several anomaly masks overlap.
+    """
     return maps["probs"][:, num_known]
 
 
 @register_score("uno", maps=("uno",), needs_anomaly=True)
-def _uno_score(maps, num_known):
+def uno(maps: dict[str, Tensor], num_known: int) -> Tensor:
+    """sum_q m[q] (p[q, K] - max_{c < K} p[q, c]): the learned class against the best known one.
+
+    Range: -1 to 1 where one mask claims the pixel. "Outlier detection by ensembling uncertainty
+    with negative objectness" (UNO, arXiv:2402.15374).
+    """
     return maps["uno"][:, 0]
 
 
+@register_score("memory", maps=("memory",))
+def memory(maps: dict[str, Tensor], num_known: int) -> Tensor:
+    """1 - max over known patch tokens of their cosine with this patch's token.
+
+    Range: 0 for a patch of the memory to 2. See `anoseg_d2.modeling.memory`.
+    """
+    return maps["memory"][:, 0]
+
+
+def is_implicit(name: str) -> bool:
+    """Whether a score, or every part of an ensemble, reads nothing that was trained on outliers.
+
+    Raises:
+        ValueError: an unknown name.
+    """
+    return not any(SCORES[part].learned for part in ensemble_parts(name))
+
+
 def known_distribution(probs: Tensor) -> Tensor:
-    """A distribution over the K known classes at every pixel.
+    """Return a distribution over the K known classes at every pixel.
 
     pi_c = P_c / max(S, 1) + max(0, 1 - S) / K with S = sum_c P_c: mass that no mask claims is
     spread evenly, mass beyond 1 is scaled down.
@@ -172,14 +267,17 @@ def _has_anomaly(num_rows: int, num_known: int) -> bool:
     return num_rows == num_known + 2
 
 
-def available_scores(has_anomaly: bool, names: Iterable[str] | None = None) -> list[str]:
-    """Names of the scores that a model can give, in the registry's order.
+def available_scores(
+    has_anomaly: bool, names: Iterable[str] | None = None, patch_maps: Iterable[str] = ()
+) -> list[str]:
+    """Return the names of the scores that a model can give, in the registry's order.
 
     Args:
         has_anomaly: whether it has the anomaly class.
-        names: what is asked for; None or empty for all that apply.
+        names: the scores asked for, which keep their order; None or empty for all that apply.
+        patch_maps: names in `PATCH_MAPS` of the maps that the model makes of its patch tokens.
     Raises:
-        ValueError: an unknown name, or one that needs the anomaly class.
+        ValueError: an unknown name, or a score that needs what the model does not have.
     """
     asked = list(names or [])
     for name in single_scores(asked):
@@ -188,25 +286,38 @@ def available_scores(has_anomaly: bool, names: Iterable[str] | None = None) -> l
                 f"score {name!r} needs a model with the anomaly class "
                 "(MODEL.EOMT.ANOMALY_CLASS True); this one has known classes only"
             )
+        for map_name in _patch_maps_of(name):
+            if map_name not in patch_maps:
+                raise ValueError(
+                    f"score {name!r} needs a model with {map_name!r}, which this one does not "
+                    f"have: {PATCH_MAPS[map_name]}"
+                )
     return asked or [
-        name for name, score in SCORES.items() if has_anomaly or not score.needs_anomaly
+        name
+        for name, score in SCORES.items()
+        if (has_anomaly or not score.needs_anomaly)
+        and all(map_name in patch_maps for map_name in _patch_maps_of(name))
     ]
 
 
+def _patch_maps_of(name: str) -> list[str]:
+    return [map_name for map_name in SCORES[name].maps if map_name in PATCH_MAPS]
+
+
 def ensemble_parts(name: str) -> list[str]:
-    """Scores that `name` is made of: itself, or the parts of `first+second`."""
+    """Return the scores that `name` is made of: itself, or the parts of `first+second`."""
     return name.split("+") if name not in SCORES else [name]
 
 
 def single_scores(names: Iterable[str]) -> list[str]:
-    """The registered scores behind `names`, each once, ensembles taken apart."""
+    """Return the registered scores behind `names`, each once, ensembles taken apart."""
     return list(dict.fromkeys(part for name in names for part in ensemble_parts(name)))
 
 
 def linear_coefficients(
     class_logits: Tensor, num_known: int, names: Iterable[str], temperature: float = 1.0
 ) -> dict[str, Tensor]:
-    """Coefficients per query of the maps that the named scores read, and always of `probs`.
+    """Compute the coefficients of the linear maps that the named scores read, and of `probs`.
 
     Args:
         class_logits: (B, Q, R).
@@ -214,11 +325,14 @@ def linear_coefficients(
         names: of scores.
         temperature: of the softmax behind `msp` and `entropy`.
     Returns:
-        `{map name: (B, Q, M)}` float32.
+        `{map name: (B, Q, M)}` float32. `tempered` is missing at temperature 1, where it equals
+        the known rows of `probs` to the bit: see `scores_from_maps`.
     """
     logits = class_logits.float()
-    singles = single_scores(names)
-    wanted = dict.fromkeys(["probs", *(m for name in singles for m in SCORES[name].maps)])
+    read = [name for score in single_scores(names) for name in SCORES[score].maps]
+    wanted = dict.fromkeys(["probs", *(name for name in read if name in LINEAR_MAPS)])
+    if temperature == 1:
+        wanted.pop("tempered", None)
     return {name: LINEAR_MAPS[name](logits, num_known, temperature) for name in wanted}
 
 
@@ -228,7 +342,7 @@ def combine_masks(coefficients: Tensor, mask_logits: Tensor) -> Tensor:
 
 
 def scores_from_maps(
-    maps: dict[str, Tensor],
+    maps: Mapping[str, Tensor],
     num_known: int,
     names: Iterable[str],
     statistics: Mapping[str, tuple[float, float]] | None = None,
@@ -236,7 +350,7 @@ def scores_from_maps(
     """Evaluate score formulas on maps.
 
     Args:
-        maps: `{map name: (B, M, H, W)}`.
+        maps: `{map name: (B, M, H, W)}`; `probs` stands in for a missing `tempered`.
         num_known: K.
         names: scores, or ensembles `first+second`.
         statistics: mean and standard deviation of every part of an ensemble.
@@ -246,6 +360,8 @@ def scores_from_maps(
         ValueError: an ensemble without the statistics of its parts.
     """
     names = list(names)
+    if "tempered" not in maps:
+        maps = {**maps, "tempered": maps["probs"][:, :num_known]}
     singles = {name: SCORES[name].formula(maps, num_known) for name in single_scores(names)}
     return {
         name: singles[name] if name in singles else _ensemble(name, singles, statistics or {})
@@ -283,7 +399,7 @@ def anomaly_scores(
     temperature: float = 1.0,
     statistics: Mapping[str, tuple[float, float]] | None = None,
 ) -> dict[str, Tensor]:
-    """Every asked score from one set of predictions.
+    """Compute scores from one set of predictions.
 
     Args:
         class_logits: (B, Q, R), rows `[known 0..K-1, (anomaly), no-object]`.

@@ -13,6 +13,7 @@ from anoseg_d2.modeling.scores import (
     anomaly_scores,
     available_scores,
     combine_masks,
+    is_implicit,
     known_distribution,
     linear_coefficients,
     register_score,
@@ -80,7 +81,8 @@ def test_formula_by_hand_on_two_by_two_pixels(name):
 
 
 def test_every_registered_score_is_checked_by_hand():
-    assert list(SCORES) == NAMES
+    # `memory` is no function of masks; test_memory.py checks it against a loop.
+    assert list(SCORES) == [*NAMES, "memory"]
 
 
 def sure(row, rows=4, strength=60.0):
@@ -253,3 +255,37 @@ def test_an_ensemble_is_the_mean_of_the_z_scores_of_its_parts():
 def test_an_ensemble_without_statistics_or_with_unknown_parts_is_refused(name, message):
     with pytest.raises(ValueError, match=message):
         anomaly_scores(CLASS_LOGITS, MASK_LOGITS, KNOWN, [name], statistics={"rba": (0.0, 1.0)})
+
+
+def test_every_score_states_its_formula_its_range_and_where_it_is_from():
+    for name, score in SCORES.items():
+        text = score.formula.__doc__ or ""
+        assert "Range:" in text, name
+        assert "arXiv" in text or "paper" in text or "trained by" in text or "See `" in text, name
+
+
+def test_scores_that_read_the_learned_class_are_not_implicit_even_inside_an_ensemble():
+    assert [name for name in SCORES if not is_implicit(name)] == ["anomaly", "uno"]
+    assert is_implicit("rba+msp")
+    assert not is_implicit("rba+anomaly")
+    with pytest.raises(ValueError, match="unknown score 'rbaa'"):
+        is_implicit("rba+rbaa")
+
+
+def test_temperature_one_reads_probs_and_equals_the_tempered_maps_to_the_bit():
+    coefficients = linear_coefficients(CLASS_LOGITS, KNOWN, ["msp", "entropy"], 1.0)
+    assert list(coefficients) == ["probs"]
+    slow = LINEAR_MAPS["tempered"](CLASS_LOGITS, KNOWN, 1.0)
+    assert torch.equal(slow, coefficients["probs"][..., :KNOWN])
+    masks = combine_masks(slow, MASK_LOGITS)
+    maps = {"probs": combine_masks(coefficients["probs"], MASK_LOGITS)}
+    fast = scores_from_maps(maps, KNOWN, ["msp", "entropy"])
+    for name, value in scores_from_maps({**maps, "tempered": masks}, KNOWN, fast).items():
+        torch.testing.assert_close(fast[name], value, rtol=0, atol=1e-6)
+
+
+def test_a_score_of_patch_tokens_is_offered_only_by_a_model_that_has_its_map():
+    assert "memory" not in available_scores(True)
+    assert "memory" in available_scores(False, patch_maps=["memory"])
+    with pytest.raises(ValueError, match="'memory'.*tools/build_memory.py"):
+        available_scores(False, ["rba+memory"])
