@@ -17,7 +17,7 @@ help:
 	@echo "make setup              only the environment"
 	@echo
 	@echo "PYTHON=python3.12 picks the Python (3.10 to 3.13), VENV=DIR the environment (.venv),"
-	@echo "SEED=N the seed, ARGS='--only STAGE' goes to experiments/run_stages.py (see its --help)."
+	@echo "SEED=N the seed, ARGS='--only STAGE' goes to experiments/run.py (see its --help)."
 
 setup:
 	@command -v "$(PYTHON)" >/dev/null 2>&1 || { \
@@ -26,15 +26,15 @@ setup:
 	@"$(PYTHON)" tools/setup_env.py --venv "$(VENV)"
 
 demo: setup
-	@$(VENV_PYTHON) experiments/run_stages.py configs/quickstart/recipe.yaml --seed $(SEED) $(ARGS)
+	@$(VENV_PYTHON) experiments/run.py configs/quickstart/recipe.yaml --seed $(SEED) $(ARGS)
 
 # The folder is looked at first: nobody waits for a set-up to hear that it is not there.
 camvid:
 	@test -n "$(DATA)" || { \
 	  echo "camvid: error: say where the photographs are: make camvid DATA=<folder>" >&2; exit 1; }
-	@test -d "$(DATA)" || { echo "camvid: error: DATA=$(DATA) is no folder" >&2; exit 1; }
+	@test -d "$(DATA)" || { echo "camvid: error: DATA=$(DATA) is not a folder" >&2; exit 1; }
 	@$(MAKE) --no-print-directory setup
-	@$(VENV_PYTHON) experiments/run_stages.py configs/camvid/recipe.yaml --data "$(DATA)" \
+	@$(VENV_PYTHON) experiments/run.py configs/camvid/recipe.yaml --data "$(DATA)" \
 	  --seed $(SEED) $(ARGS)
 
 # Two processes of one thread each: tiny models gain nothing from more threads.

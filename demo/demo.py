@@ -29,7 +29,8 @@ from anoseg_d2.prediction.input_files import find_inputs
 from anoseg_d2.prediction.job import PredictionJob
 from anoseg_d2.prediction.outputs import OUTPUTS, ScoreOutputs, check_outputs
 from anoseg_d2.prediction.temporal import TemporalFilter
-from anoseg_d2.report.thresholds import find_results, read_threshold
+from anoseg_d2.report.results import find_results
+from anoseg_d2.report.thresholds import read_threshold
 
 
 def build_parser() -> argparse.ArgumentParser:

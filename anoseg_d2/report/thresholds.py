@@ -2,26 +2,9 @@
 
 from pathlib import Path
 
-from anoseg_d2.evaluation.run_folder import report_folder
-from anoseg_d2.utils.files import read_json
+from anoseg_d2.report.results import find_results, read_results
 
-__all__ = ["find_results", "read_threshold"]
-
-
-def find_results(path) -> Path | None:
-    """The results.json that belongs to `path`.
-
-    Args:
-        path: a results.json, a run's folder, its report folder, or a checkpoint in a run's folder.
-    Returns:
-        its path, None where there is none.
-    """
-    path = Path(path)
-    folder = path if path.is_dir() else path.parent
-    places = (folder / "results.json", report_folder(folder) / "results.json")
-    if path.suffix == ".json" and path.is_file():
-        places = (path,)
-    return next((place for place in places if place.is_file()), None)
+__all__ = ["read_threshold"]
 
 
 def read_threshold(path, score: str, tpr: float, dataset: str | None = None) -> float:
@@ -62,8 +45,7 @@ def read_threshold(path, score: str, tpr: float, dataset: str | None = None) -> 
 
 def _score_entry(results: Path, score: str, dataset: str | None) -> dict:
     """What results.json says of one score on one dataset."""
-    content = read_json(results)
-    sets = content.get("datasets") if isinstance(content, dict) else None
+    sets = read_results(results)["datasets"]
     if not sets:
         raise ValueError(f"{results}: holds no evaluated anomaly set")
     if dataset is None and len(sets) > 1:

@@ -10,61 +10,41 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
-
-__all__ = ["Progress", "Screen", "Stopped", "exit_status", "parse_progress", "run_child"]
+__all__ = ["Progress", "Screen", "parse_progress", "run_child"]
 
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
 _TRAINING = re.compile(r"\beta: (?P<left>\S+(?: day[s]?, \S+)?)\s+iter: (?P<done>\d+)")
 _INFERENCE = re.compile(r"Inference done (?P<done>\d+)/(?P<total>\d+).*ETA=(?P<left>\S+)")
-_IMAGES = re.compile(r"(?P<done>\d+)/(?P<total>\d+) images, (?P<left>\d+) s left")
+# A line of `anoseg_d2.utils.cli.Progress`.
+_COUNTED = re.compile(r"(?P<done>\d+)/(?P<total>\d+) (?P<unit>\w+), (?P<left>\d+) s left")
 _PATIENCE = 120  # seconds that a child may take to finish its step and save
-
-
-class Stopped(Exception):
-    """The user asked to stop; the child has ended."""
-
-
-def exit_status(work) -> int:
-    """Call `work()` as a command: its exit status, 2 for a user's mistake, 130 for Ctrl-C."""
-    for number in (signal.SIGINT, signal.SIGTERM):  # also where a shell started us ignoring them
-        signal.signal(number, signal.default_int_handler)
-    try:
-        return work()
-    except (ValueError, OSError, yaml.YAMLError) as error:
-        if os.environ.get("ANOSEG_TRACEBACK"):
-            raise
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except (KeyboardInterrupt, Stopped):
-        print("stopped; the same command goes on from here", file=sys.stderr)
-        return 130
 
 
 @dataclass(frozen=True)
 class Progress:
-    """What a line of output tells: a text, and the seconds left in this part of the step."""
+    """What a line of output says: a text, and the seconds left in this part of the step."""
 
     text: str
     seconds_left: float
 
 
 def parse_progress(line: str, max_iter: int | None = None) -> Progress | None:
-    """Read the progress out of a line of detectron2's or the data scripts' output.
+    """Read the progress from a line of detectron2's or the data scripts' output.
 
     Args:
         line: of output, without colours.
         max_iter: training steps of the stage; training lines are read only with it.
     Returns:
-        the progress, or None when the line tells none.
+        the progress, or None if the line has none.
     """
     if max_iter and (match := _TRAINING.search(line)):
         text = f"step {int(match['done']) + 1}/{max_iter}"
         return Progress(text, _seconds(match["left"]))
     if match := _INFERENCE.search(line):
         return Progress(f"evaluating {match['done']}/{match['total']}", _seconds(match["left"]))
-    if match := _IMAGES.search(line):
-        return Progress(f"image {match['done']}/{match['total']}", float(match["left"]))
+    if match := _COUNTED.search(line):
+        text = f"{match['done']}/{match['total']} {match['unit']}"
+        return Progress(text, float(match["left"]))
     return None
 
 
@@ -81,15 +61,14 @@ class Screen:
 
     Args:
         stream: text stream; None is standard output.
-        period: seconds between lines where the stream is no terminal.
+        period: seconds between lines where the stream is not a terminal.
     """
 
     def __init__(self, stream=None, period: float = 30.0):
         self.stream = stream or sys.stdout
         self.period = period if not self.stream.isatty() else 0.0
-        self._shown: float | None = (
-            None  # never; a clock that started with the machine may be near 0
-        )
+        # None is never: a clock that started with the machine may be near 0.
+        self._shown: float | None = None
         self._open = False
 
     def show(self, text: str) -> None:
@@ -116,12 +95,12 @@ def run_child(command, log: Path, environment: dict, tick, max_iter=None) -> tup
     """Run `command`, append its output to `log`, call `tick(progress or None)` every second.
 
     The child has a session of its own, so that a Ctrl-C reaches it once and through us: it
-    finishes its training step and saves. A second one ends it at once.
+    finishes its training step and saves. A second one ends it immediately.
 
     Returns:
-        exit status; peak resident memory in MiB (0 where there is no /proc to tell it).
+        exit status; peak resident memory in MiB (0 where there is no /proc to read it from).
     Raises:
-        Stopped: after a Ctrl-C or SIGTERM, when the child has ended.
+        KeyboardInterrupt: after a Ctrl-C or SIGTERM, once the child has ended.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     process = subprocess.Popen(
@@ -144,7 +123,7 @@ def run_child(command, log: Path, environment: dict, tick, max_iter=None) -> tup
     except KeyboardInterrupt:
         _stop(process)
         reader.join(timeout=10)
-        raise Stopped from None
+        raise
     reader.join(timeout=10)
     return process.returncode, peak
 

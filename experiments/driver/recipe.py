@@ -1,25 +1,34 @@
-"""A recipe: the steps from data to report, read from a small yaml file.
+"""A recipe, read from a small yaml file: steps from data to report, or studies that compare runs.
 
 `{output}`, `{datasets}`, `{data}` and `{seed}` in its texts are filled in. A step either runs a
 script (`run`, with `makes`, the file that shows it finished) or trains a stage (`config`, with
 `weights` or `from`, the stage whose checkpoint it starts from).
+
+A recipe with `studies` has `runs` instead of stages. It builds on the output of another recipe,
+its `base`: `{base}` is that folder. Each run (`config`, with the checkpoint that it starts `from`
+or only has to `evaluate`, and what it `set`s) becomes one step per seed that a study asks for.
 """
 
+import hashlib
+import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import yaml
+from fvcore.common.config import CfgNode
 
-__all__ = ["Recipe", "RecipeError", "Step", "choose", "load_recipe"]
+__all__ = ["Recipe", "Step", "Study", "choose", "load_recipe"]
 
-_STEP_KEYS = {"name", "minutes", "run", "makes", "optional", "config", "weights", "from"}
 _RECIPE_KEYS = {
     *("name", "title", "about", "output", "needs", "links", "publish", "claims", "steps"),
+    *("base", "minutes", "set", "runs", "studies"),
 }
-
-
-class RecipeError(ValueError):
-    """A user's mistake, said in one line."""
+_STEP_KEYS = {"name", "minutes", "run", "makes", "optional", "config", "weights", "from"}
+_RUN_KEYS = {"says", "config", "from", "evaluate", "set"}
+_STUDY_KEYS = {
+    *("name", "question", "paper", "runs", "seeds", "datasets", "scores", "costs"),
+    *("finding", "ships"),
+}
 
 
 @dataclass(frozen=True)
@@ -31,10 +40,16 @@ class Step:
         minutes: what it takes on two cores, for the time left.
         arguments: script and its arguments; of a stage, trainer and config.
         makes: file that exists once it has finished, in the step's own folder.
-        optional: empty, or what it means when the step fails and the rest goes on.
+        optional: empty, or what it means when the step fails and the others continue.
         config: of a training stage, else None.
         weights: checkpoint that a stage starts from.
         start: name of the stage that writes `weights`, or empty.
+        seed: of training.
+        settings: further KEY VALUE overrides of the config.
+        trains: False only evaluates `weights`.
+        run: name of the run in the studies, or empty.
+        says: title of the run in tables.
+        digest: of what the run's figures depend on.
     """
 
     name: str
@@ -45,106 +60,170 @@ class Step:
     config: Path | None = None
     weights: Path | None = None
     start: str = ""
+    seed: int = 0
+    settings: tuple[str, ...] = ()
+    trains: bool = True
+    run: str = ""
+    says: str = ""
+    digest: str = ""
 
     @property
     def is_stage(self) -> bool:
-        """Whether it trains."""
+        """Whether it trains or evaluates a model."""
         return self.config is not None
 
     @property
     def folder(self) -> Path:
-        """What belongs to the step alone, and goes when it is made again."""
+        """What belongs only to this step, and is deleted when it is made again."""
         return self.makes.parent.parent if self.is_stage else self.makes.parent
 
 
 @dataclass(frozen=True)
+class Study:
+    """A question, and the runs that answer it; the others are compared with the first.
+
+    `paper` is what the paper claims, `finding` what is seen, `ships` the default that follows.
+    """
+
+    name: str
+    question: str
+    paper: str
+    runs: tuple[str, ...]
+    seeds: tuple[int, ...]
+    datasets: tuple[str, ...]
+    scores: tuple[str, ...]
+    costs: bool
+    finding: str
+    ships: str
+
+
+@dataclass(frozen=True)
 class Recipe:
-    """Steps in order, and where everything lies.
+    """Steps in order, and where everything is.
 
     Args:
-        about: what the write-up says of the data and the figures.
+        datasets: DETECTRON2_DATASETS of every step.
+        seed: of data and training; every run of a study has its own.
+        about: what the page says about the data and the figures.
         needs: files and folders that the given data folder must hold.
         links: link to make -> its target in the data folder.
-        publish: folder for the written-up results, or None.
+        publish: folder for the page and its figures, or None.
         claims: see `summary.judge`.
+        base: of studies, the recipe whose data and stages they start from.
     """
 
     name: str
     title: str
+    path: Path
     output: Path
+    datasets: Path
     steps: tuple[Step, ...]
-    data: Path | None = None
+    seed: int = 0
     needs: tuple[str, ...] = ()
     links: dict[Path, Path] = field(default_factory=dict)
     publish: Path | None = None
     claims: tuple[dict, ...] = ()
     about: str = ""
-
-    @property
-    def datasets(self) -> Path:
-        """DETECTRON2_DATASETS of every step."""
-        return self.output / "datasets"
+    base: str = ""
+    studies: tuple[Study, ...] = ()
 
     @property
     def stages(self) -> tuple[Step, ...]:
-        """The steps that train."""
+        """The steps that train or evaluate a model."""
         return tuple(step for step in self.steps if step.is_stage)
 
 
-def load_recipe(path, output=None, data=None, seed: int = 0) -> Recipe:
+def load_recipe(path, output=None, data=None, seed: int | None = None) -> Recipe:
     """Read a recipe and fill in its texts.
 
     Args:
         path: yaml file.
         output: folder for everything that is made; None takes the recipe's, with the seed in its
-            name unless it is 0, so that runs of several seeds lie side by side.
+            name unless it is 0, so that runs of several seeds have a folder each.
         data: folder with the data that the recipe needs, if any.
-        seed: of data and training.
+        seed: of data and training; None is 0.
     Raises:
-        RecipeError: no such file, an unknown key, or `data` missing or incomplete.
+        FileNotFoundError: there is no such file.
+        ValueError: not yaml, an unknown key or name, a wrong type, or `data` missing or incomplete.
     """
-    content = _read(Path(path))
+    path = Path(path)
+    content = _read(path)
+    try:
+        return _build(path, content, output, data, seed)
+    except KeyError as error:
+        raise ValueError(f"{path}: lacks {error}") from error
+    except (TypeError, AttributeError, IndexError) as error:
+        raise ValueError(f"{path}: an entry has the wrong type: {error}") from error
+    except ValueError as error:
+        if str(path) in str(error):
+            raise
+        raise ValueError(f"{path}: {error}") from error
+
+
+def _build(path: Path, content: dict, output, data, seed: int | None) -> Recipe:
+    studied = "studies" in content
+    if studied and seed is not None:
+        raise ValueError(f"{path}: its studies state the seeds of their runs; leave out --seed")
+    seed = seed or 0
     if output is None:
         output = content["output"] + (f"_seed{seed}" if seed else "")
-    values = {"output": str(output), "datasets": str(Path(output) / "datasets"), "seed": seed}
+    output = Path(output)
+    base = Path(_read(Path(content["base"]))["output"]) if studied else output
+    values = {"output": output, "base": base, "datasets": base / "datasets", "seed": seed}
     needs = tuple(content.get("needs", ()))
-    data = _check_data(Path(path), data, needs)
-    fill = _Filler({**values, "data": str(data) if data else ""})
-    steps = []
-    for entry in content["steps"]:
-        steps.append(_build_step(path, entry, fill, Path(output), [step.name for step in steps]))
+    data = _check_data(path, data, needs)
+    fill = _Filler({**values, "data": data or ""})
+    steps: list[Step] = []
+    for entry in content.get("steps", ()):
+        steps.append(_step(path, entry, fill, output, seed, [step.name for step in steps]))
+    studies = tuple(_study(path, entry, content) for entry in content.get("studies", ()))
+    if studied:
+        steps += _runs(path, content, studies, fill, output)
+    publish = content.get("publish")
     return Recipe(
-        name=content["name"],
+        name=content.get("name", ""),
         title=content["title"],
-        output=Path(output),
+        path=path,
+        output=output,
+        datasets=(base / "datasets").resolve(),
         steps=tuple(steps),
-        data=data,
+        seed=seed,
         needs=needs,
         links={fill.path(k): data / v for k, v in content.get("links", {}).items()},
-        publish=_publish(content.get("publish"), seed),
+        publish=None if not publish else Path(publish, f"seed{seed}" if seed else ""),
         claims=tuple(content.get("claims", ())),
         about=content.get("about", "").strip(),
+        base=content.get("base", ""),
+        studies=studies,
     )
 
 
-def choose(recipe: Recipe, only: str | None = None, start: str | None = None) -> list[Step]:
-    """The steps to run: all, one, or one and those after it.
+def choose(recipe: Recipe, only: list[str] | None = None, start: str | None = None) -> list[Step]:
+    """Return the steps to run: all, the named ones, or one and those after it.
 
+    Args:
+        recipe: whose steps to choose from.
+        only: names of steps, runs (all of their seeds) or studies (with the data that they need).
+        start: name of the first step to run.
     Raises:
-        RecipeError: no such step.
+        ValueError: no such name.
     """
-    names = [step.name for step in recipe.steps]
-    wanted = only or start
-    if wanted is None:
-        return list(recipe.steps)
-    if wanted not in names:
-        raise RecipeError(f"no step named {wanted!r}; there are {', '.join(names)}")
-    index = names.index(wanted)
-    return list(recipe.steps[index : index + 1 if only else None])
-
-
-def _publish(folder: str | None, seed: int) -> Path | None:
-    return None if not folder else Path(folder, f"seed{seed}") if seed else Path(folder)
+    groups = {step.run: [s for s in recipe.steps if s.run == step.run] for step in recipe.stages}
+    for study in recipe.studies:
+        groups[study.name] = [
+            step
+            for step in recipe.steps
+            if not step.run or (step.run in study.runs and step.seed in study.seeds)
+        ]
+    groups |= {step.name: [step] for step in recipe.steps}
+    for name in [*(only or ()), *([start] if start else ())]:
+        if not name or name not in groups:
+            known = [s.name for s in recipe.studies] or [s.name for s in recipe.steps]
+            raise ValueError(f"no step named {name!r}; there are {', '.join(known)}")
+    if start:
+        return list(recipe.steps[recipe.steps.index(groups[start][0]) :])
+    wanted = {step.name for name in only or () for step in groups[name]}
+    return [step for step in recipe.steps if not only or step.name in wanted]
 
 
 class _Filler:
@@ -160,57 +239,122 @@ class _Filler:
 
 def _read(path: Path) -> dict:
     if not path.is_file():
-        raise RecipeError(f"no recipe {path}; there are configs/*/recipe.yaml")
-    content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    unknown = set(content) - _RECIPE_KEYS
-    if unknown:
-        raise RecipeError(f"{path}: unknown {sorted(unknown)}; known: {sorted(_RECIPE_KEYS)}")
+        raise FileNotFoundError(f"no recipe {path}; there are configs/*/recipe.yaml")
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is not valid yaml: {error}") from error
+    if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
+        raise ValueError(f"{path}: a recipe is a yaml mapping; see configs/*/recipe.yaml")
+    _check_keys(path, "the recipe", content, _RECIPE_KEYS)
     return content
 
 
+def _check_keys(path, where: str, entry: dict, known: set[str]) -> None:
+    unknown = set(entry) - known
+    if unknown:
+        raise ValueError(
+            f"{path}: {where} has unknown {sorted(map(str, unknown))}; known: {sorted(known)}"
+        )
+
+
 def _check_data(path: Path, data, needs: tuple[str, ...]) -> Path | None:
-    """The data folder, complete, or None for a recipe that needs none."""
+    """Return the complete data folder, or None for a recipe that needs none."""
     if not needs:
         return None
     if not data:
-        raise RecipeError(f"{path} works on data of yours: say where with DATA=<folder> (--data)")
+        raise ValueError(f"{path} works on data of yours: say where with DATA=<folder> (--data)")
     missing = [name for name in needs if not (Path(data) / name).exists()]
     if missing:
-        raise RecipeError(
+        raise ValueError(
             f"{data} lacks {', '.join(missing)}; what it has to hold: `needs` in {path}"
             if Path(data).is_dir()
-            else f"DATA={data} is no folder"
+            else f"DATA={data} is not a folder"
         )
     return Path(data).resolve()
 
 
-def _build_step(path, entry: dict, fill: _Filler, output: Path, before: list[str]) -> Step:
+def _step(path, entry: dict, fill: _Filler, output: Path, seed: int, before: list[str]) -> Step:
     name = entry.get("name")
-    unknown = set(entry) - _STEP_KEYS
-    if unknown or not name or name in before or ("run" in entry) == ("config" in entry):
-        raise RecipeError(
-            f"{path}: step {name!r} needs a name of its own, either run or config, and none but "
-            f"{sorted(_STEP_KEYS)}"
-        )
+    _check_keys(path, f"step {name!r}", entry, _STEP_KEYS)
+    if not name or name in before or ("run" in entry) == ("config" in entry):
+        raise ValueError(f"{path}: step {name!r} needs a name of its own, and either run or config")
+    minutes = float(entry["minutes"])
     if "run" in entry:
-        return Step(
-            name,
-            float(entry["minutes"]),
-            tuple(fill(part) for part in entry["run"].split()),
-            fill.path(entry["makes"]),
-            optional=entry.get("optional", ""),
-        )
+        arguments = tuple(fill(part) for part in entry["run"].split())
+        optional = entry.get("optional", "")
+        return Step(name, minutes, arguments, fill.path(entry["makes"]), optional=optional)
     start = entry.get("from", "")
     if start and start not in before:
-        raise RecipeError(f"{path}: step {name!r} starts from {start!r}, which is not before it")
+        raise ValueError(f"{path}: step {name!r} starts from {start!r}, which is not before it")
     weights = output / start / "model_final.pth" if start else fill.path(entry["weights"])
-    config = Path(entry["config"])
     return Step(
         name,
-        float(entry["minutes"]),
-        ("train_net.py", str(config)),
+        minutes,
+        ("train_net.py", entry["config"]),
         output / name / "report" / "results.json",
-        config=config,
+        config=Path(entry["config"]),
         weights=weights,
         start=start,
+        seed=seed,
+    )
+
+
+def _runs(path, content: dict, studies, fill: _Filler, output: Path) -> list[Step]:
+    """Every run with every seed that a study asks for, in the studies' order, once."""
+    steps = {}
+    for study in studies:
+        for seed in study.seeds:
+            for name in study.runs:
+                # Evaluating a checkpoint again with another seed gives the same figures.
+                if "from" in content["runs"][name] or seed == 0:
+                    step = _run(path, name, content, seed, fill, output)
+                    steps[step.name] = step
+    return list(steps.values())
+
+
+def _run(path, name: str, content: dict, seed: int, fill: _Filler, output: Path) -> Step:
+    entry, shared = content["runs"][name], content.get("set", {})
+    _check_keys(path, f"run {name!r}", entry, _RUN_KEYS)
+    if ("from" in entry) == ("evaluate" in entry):
+        raise ValueError(f"{path}: run {name!r} needs either from or evaluate: a checkpoint")
+    trains = "from" in entry
+    weights = fill.path(entry["from"] if trains else entry["evaluate"])
+    settings = entry.get("set", {})
+    # Defaults of the package are not in the digest: a new key must not undo published figures.
+    base = CfgNode.load_yaml_with_base(entry["config"])
+    facts = [base, settings, weights.name, trains, seed, shared.get("DATASETS.TEST", [])]
+    text = json.dumps(facts, sort_keys=True, default=str)
+    return Step(
+        f"{name}_seed{seed}",
+        float(content.get("minutes", 0)),
+        ("train_net.py", entry["config"]),
+        output / name / f"seed{seed}" / "report" / "results.json",
+        config=Path(entry["config"]),
+        weights=weights,
+        seed=seed,
+        settings=tuple(str(part) for pair in {**shared, **settings}.items() for part in pair),
+        trains=trains,
+        run=name,
+        says=entry["says"],
+        digest=hashlib.sha256(text.encode()).hexdigest()[:12],
+    )
+
+
+def _study(path, entry: dict, content: dict) -> Study:
+    _check_keys(path, f"study {entry.get('name')!r}", entry, _STUDY_KEYS)
+    unknown = [name for name in entry["runs"] if name not in content["runs"]]
+    if unknown:
+        raise ValueError(f"{path}: study {entry['name']!r} asks for unknown runs {unknown}")
+    return Study(
+        name=entry["name"],
+        question=entry["question"],
+        paper=entry.get("paper", ""),
+        runs=tuple(entry["runs"]),
+        seeds=tuple(entry.get("seeds", [0])),
+        datasets=tuple(entry.get("datasets", ["camvid_anomaly"])),
+        scores=tuple(entry["scores"]),
+        costs=entry.get("costs", False),
+        finding=entry.get("finding", "").strip(),
+        ships=entry.get("ships", "").strip(),
     )

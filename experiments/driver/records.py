@@ -1,16 +1,15 @@
-"""What was run, kept beside the results, so that a second run knows what is finished.
+"""What was run, kept next to the results, so that a second run knows what is finished.
 
 `<output>/steps/<step>.json` holds a fingerprint of everything the step depends on: its command,
 its whole config, and what the steps before it have made.
 """
 
 import hashlib
-import json
 import shutil
 from pathlib import Path
 
-from anoseg_d2.utils.files import write_atomic
-from driver.recipe import Recipe, RecipeError, Step
+from anoseg_d2.utils.files import read_json, write_json
+from driver.recipe import Recipe, Step
 
 __all__ = ["Records"]
 
@@ -19,7 +18,7 @@ class Records:
     """Records of a recipe's steps.
 
     Args:
-        recipe: whose output folder is looked at.
+        recipe: whose output folder holds the records.
         configs: stage name -> text of its whole config.
     """
 
@@ -28,23 +27,24 @@ class Records:
         self.folder = recipe.output / "steps"
 
     def read(self, name: str) -> dict:
-        """The record of a step, empty when it was never started."""
+        """Return the record of a step, empty if it was never started."""
         path = self._path(name)
-        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        return read_json(path) if path.exists() else {}
 
     def is_done(self, step: Step) -> bool:
         """Whether the step is finished as it would run now.
 
         Raises:
-            RecipeError: it was run, or begun, with other settings.
+            ValueError: it was run, or begun, with other settings.
         """
         record = self.read(step.name)
         if not record:
             return False
         if record["fingerprint"] != self._fingerprint(step):
-            raise RecipeError(
+            again = "--only" if step.run else "--from"
+            raise ValueError(
                 f"{step.name} was run with other settings, or what it starts from was made again; "
-                f"to make it again: --from {step.name} --redo; to keep what is there: --output "
+                f"to make it again: {again} {step.name} --redo; to keep what is there: --output "
                 "with another folder"
             )
         return record["outcome"] == "left out" or (
@@ -68,14 +68,17 @@ class Records:
         self._write(step, {**facts, "made": self._made(step)})
 
     def leave_out(self, step: Step) -> None:
-        """Note that the step has failed and the rest goes on without it."""
+        """Note that the step has failed and the others continue without it."""
         self._write(step, {**self.read(step.name), "outcome": "left out", "made": ""})
 
     def _made(self, step: Step) -> str:
-        """Digest of a stage's checkpoint; of a data step's command, which decides its bytes."""
+        """Digest of a stage's checkpoint, or of a data step's command, which decides its bytes."""
         if not step.is_stage:
             return self._fingerprint(step)
-        with (step.folder / "model_final.pth").open("rb") as file:
+        checkpoint = step.folder / "model_final.pth"
+        if not checkpoint.exists():  # a run that only evaluates
+            return ""
+        with checkpoint.open("rb") as file:
             return _digest(file)
 
     def forget(self, step: Step) -> None:
@@ -105,9 +108,7 @@ class Records:
     def _write(self, step: Step, record: dict) -> None:
         record = {"command": " ".join(step.arguments), **record}
         record["fingerprint"] = self._fingerprint(step)
-        text = json.dumps(record, indent=1) + "\n"
-        self.folder.mkdir(parents=True, exist_ok=True)
-        write_atomic(self._path(step.name), text.encode())
+        write_json(self._path(step.name), record)
 
 
 def _digest(file) -> str:

@@ -1,11 +1,9 @@
 """Figures of the stages: as text for the terminal, as Markdown for the write-up."""
 
-from anoseg_d2.utils.files import read_json
+from anoseg_d2.report.results import best_score, closed_set_miou, mean_figure, read_results
 
 __all__ = ["judge", "load_results", "summary_rows", "table_lines"]
 
-# Scores that come with the learned anomaly class; the others are there without it.
-LEARNED = ("anomaly", "uno", "ensemble")
 SHORT_NAMES = {
     "road_anomaly": "RoadAnomaly",
     "road_anomaly21": "RoadAnomaly21",
@@ -19,35 +17,17 @@ _CELL = 13
 
 
 def load_results(stages) -> dict[str, dict]:
-    """Stage name -> its results.json, for the stages that have one."""
-    return {step.name: read_json(step.makes) for step in stages if step.makes.exists()}
-
-
-def mean_figure(results: dict, score: str, figure: str) -> float | None:
-    """Mean of a figure over the anomaly benchmarks; None unless every one has it."""
-    values = [entry["scores"].get(score, {}).get(figure) for entry in results["datasets"].values()]
-    return None if not values or None in values else sum(values) / len(values)
-
-
-def best_score(results: dict, implicit: bool = False) -> str | None:
-    """The score with the highest mean AUPRC; `implicit` leaves the learned class out."""
-    names = {name for entry in results["datasets"].values() for name in entry["scores"]}
-    means = {
-        name: mean_figure(results, name, "auprc")
-        for name in sorted(names)
-        if not (implicit and name.startswith(LEARNED))
-    }
-    means = {name: value for name, value in means.items() if value is not None}
-    return max(means, key=means.get, default=None)
-
-
-def closed_set_miou(results: dict) -> float | None:
-    """mIoU of the first closed set, in percent."""
-    return next((entry.get("mIoU") for entry in results["closed_set"].values()), None)
+    """Read `{stage name: its results.json}` for the stages that have one."""
+    return {step.name: read_results(step.makes) for step in stages if step.makes.exists()}
 
 
 def summary_rows(all_results: dict[str, dict]) -> list[tuple]:
-    """(stage, mIoU, best score, its mean AUPRC, its mean FPR95, best implicit score, ...)."""
+    """Lay out the summary, one row per stage.
+
+    Returns:
+        (stage, mIoU, best score, its mean AUPRC, its mean FPR95, and the same three of the best
+        score that needs no learned class).
+    """
     rows = []
     for stage, results in all_results.items():
         row = [stage, closed_set_miou(results)]
@@ -59,12 +39,13 @@ def summary_rows(all_results: dict[str, dict]) -> list[tuple]:
 
 
 def table_lines(all_results: dict[str, dict]) -> list[str]:
-    """Every stage's figures, then one line per stage; no line over 100 columns."""
+    """Lay out every stage's figures, then one line per stage, in at most 100 columns."""
     lines = []
     for stage, results in all_results.items():
         lines += ["", f"{stage}: closed-set mIoU {_number(closed_set_miou(results)).strip()}"]
         lines += _stage_lines(results)
-    lines += ["", "AUPRC / FPR95, mean over the benchmarks".rjust(62)]
+    lines += ["", "AUPRC / FPR95, mean over the benchmarks; the best score is an oracle, chosen on"]
+    lines += ["the evaluation labels"]
     lines.append(f"{'stage':<15}{'mIoU':>6}   {'best score':<28}{'best without the learned class'}")
     for stage, miou, best, *figures in summary_rows(all_results):
         (auprc, fpr), (implicit, *rest) = figures[:2], figures[2:]

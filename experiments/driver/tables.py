@@ -1,4 +1,4 @@
-"""Figures of the runs: a csv that grows run by run, and the page made from it."""
+"""Figures of the studies: a csv that grows run by run, and the page made from it."""
 
 import contextlib
 import csv
@@ -8,10 +8,11 @@ import os
 from collections import defaultdict
 from pathlib import Path
 
+from anoseg_d2.report.results import closed_set_miou
 from anoseg_d2.utils.files import write_atomic
-from driver.studies import Plan, Study
+from driver.recipe import Recipe, Step, Study
 
-__all__ = ["Figures", "write_page"]
+__all__ = ["Figures", "write_studies"]
 
 COLUMNS = (
     *("run", "seed", "settings", "dataset", "score", "auprc", "fpr95", "auroc", "mIoU"),
@@ -24,7 +25,7 @@ class Figures:
     """`results.csv`: one line per run, seed, dataset and score.
 
     Args:
-        path: of the csv; read when it is there.
+        path: of the csv; read if it exists.
     """
 
     def __init__(self, path: Path):
@@ -38,16 +39,23 @@ class Figures:
             with self.path.open(newline="", encoding="utf-8") as file:
                 self.rows = [_parsed(row) for row in csv.DictReader(file)]
 
-    def has(self, run: str, seed: int, settings: str) -> bool:
+    def has(self, step: Step) -> bool:
         """Whether the run is measured with these settings."""
-        return any(
-            (row["run"], row["seed"], row["settings"]) == (run, seed, settings) for row in self.rows
-        )
+        key = (step.run, step.seed, step.digest)
+        return any((row["run"], row["seed"], row["settings"]) == key for row in self.rows)
 
-    def add(self, run: str, seed: int, settings: str, results: dict) -> None:
-        """Take a run's results.json, in place of what the csv had of the run."""
+    def add(self, step: Step, results: dict) -> None:
+        """Take a run's results.json, in place of what the csv had for the run."""
         with self._alone():
-            self._add(run, seed, settings, results)
+            self._drop(step)
+            self._add(step, results)
+            self._write()
+
+    def forget(self, step: Step) -> None:
+        """Delete the figures of a run."""
+        with self._alone():
+            self._drop(step)
+            self._write()
 
     @contextlib.contextmanager
     def _alone(self):
@@ -60,19 +68,20 @@ class Figures:
         finally:
             os.close(folder)
 
-    def _add(self, run: str, seed: int, settings: str, results: dict) -> None:
+    def _drop(self, step: Step) -> None:
         self.read()
-        model = results["model"]
-        shared = {"run": run, "seed": seed, "settings": settings}
-        shared["mIoU"] = next(entry["mIoU"] for entry in results["closed_set"].values())
+        key = (step.run, step.seed)
+        self.rows = [row for row in self.rows if (row["run"], row["seed"]) != key]
+
+    def _add(self, step: Step, results: dict) -> None:
+        shared = {"run": step.run, "seed": step.seed, "settings": step.digest}
+        shared["mIoU"] = closed_set_miou(results)
         for name in COLUMNS[-4:]:
-            shared[name] = model.get(name)
-        self.rows = [row for row in self.rows if (row["run"], row["seed"]) != (run, seed)]
+            shared[name] = results["model"].get(name)
         for dataset, entry in results["datasets"].items():
             for score, figures in entry["scores"].items():
                 found = {name: figures[name] for name in ("auprc", "fpr95", "auroc")}
                 self.rows.append({**shared, "dataset": dataset, "score": score, **found})
-        self._write()
 
     def _write(self) -> None:
         self.rows.sort(key=lambda row: (row["run"], row["seed"], row["dataset"]))
@@ -101,44 +110,47 @@ def _text(value):
     return "" if value is None else f"{value:.10g}" if isinstance(value, float) else value
 
 
-def write_page(plan: Plan, figures: Figures) -> Path:
-    """Write `README.md` beside the csv: every study's question, table and finding."""
+def write_studies(recipe: Recipe, figures: Figures) -> Path:
+    """Write `README.md` next to the csv: every study's question, table and finding."""
+    path = recipe.path
+    if path.is_relative_to(Path.cwd()):
+        path = path.relative_to(Path.cwd())
     lines = [
-        f"# {plan.title}",
+        f"# {recipe.title}",
         "",
-        "Command: `python experiments/run_ablations.py`, after `make camvid DATA=<folder>`; it",
-        "continues where it stopped, and `--only STUDY` runs one. Figures are percentages; with",
-        "several seeds, the mean, with the lowest and highest in brackets. `gain` compares with",
-        "the first row of the table, seed by seed: one seed decides nothing. Everything per run,",
-        "dataset and score:",
-        f"[results.csv](results.csv). {_count(plan, figures)}",
-        *(["", plan.about] if plan.about else []),
+        f"Command: `python experiments/run.py {path}`,",
+        "after `make camvid DATA=<folder>`; it continues where it stopped, and `--only STUDY` runs",
+        "one. Figures are percentages; with several seeds, the mean, with the lowest and highest",
+        "in brackets. `gain` compares with the first row of the table, seed by seed: one seed",
+        "decides nothing. Everything per run, dataset and score: [results.csv](results.csv).",
+        _count(recipe, figures),
+        *(["", recipe.about] if recipe.about else []),
     ]
-    lines += _summary_lines(plan)
-    for study in plan.studies:
-        lines += ["", *_study_lines(plan, study, figures)]
-    path = plan.results / "README.md"
-    write_atomic(path, ("\n".join(lines) + "\n").encode())
-    return path
+    lines += _summary_lines(recipe)
+    for study in recipe.studies:
+        lines += ["", *_study_lines(recipe, study, figures)]
+    page = figures.path.with_name("README.md")
+    write_atomic(page, ("\n".join(lines) + "\n").encode())
+    return page
 
 
-def _count(plan: Plan, figures: Figures) -> str:
-    wanted = plan.work()
-    done = sum(figures.has(run.name, seed, run.digest(seed, plan.test)) for run, seed in wanted)
-    left = "" if done == len(wanted) else ", the rest is not measured yet (-)"
-    return f"{done} of {len(wanted)} runs are in it{left}."
+def _count(recipe: Recipe, figures: Figures) -> str:
+    done = sum(figures.has(step) for step in recipe.stages)
+    left = "" if done == len(recipe.stages) else ", the rest is not measured yet (-)"
+    return f"{done} of {len(recipe.stages)} runs are in it{left}."
 
 
-def _summary_lines(plan: Plan) -> list[str]:
-    """Every question, what the paper claims, and what ships; nothing while no study says it."""
-    told = [study for study in plan.studies if study.ships]
+def _summary_lines(recipe: Recipe) -> list[str]:
+    """Every question, what the paper claims, and what ships; nothing if no study states it."""
+    told = [study for study in recipe.studies if study.ships]
     if not told:
         return []
     lines = ["", "## What ships", "", "| question | the paper | ships |", "|---|---|---|"]
     return lines + [f"| {s.question} | {s.paper or '-'} | {s.ships} |" for s in told]
 
 
-def _study_lines(plan: Plan, study: Study, figures: Figures) -> list[str]:
+def _study_lines(recipe: Recipe, study: Study, figures: Figures) -> list[str]:
+    says = {step.run: step.says for step in recipe.stages}
     lines = [f"## {study.question}", ""]
     if study.paper:
         lines += [f"Paper: {study.paper}", ""]
@@ -153,7 +165,7 @@ def _study_lines(plan: Plan, study: Study, figures: Figures) -> list[str]:
         heads += ["trainable", "peak MiB", "s / step"]
     lines += ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
     for name in study.runs:
-        lines.append("| " + " | ".join(_row(plan, study, name, figures, several)) + " |")
+        lines.append("| " + " | ".join(_row(says[name], study, name, figures, several)) + " |")
     if study.finding:
         lines += ["", study.finding]
     return lines
@@ -169,9 +181,9 @@ def _figures_of(study: Study, name: str, dataset: str, score: str, figures: Figu
     return {seed: found[seed] for seed in study.seeds if seed in found}
 
 
-def _row(plan: Plan, study: Study, name: str, figures: Figures, several: bool) -> list[str]:
+def _row(says: str, study: Study, name: str, figures: Figures, several: bool) -> list[str]:
     found = _seeds(study, name, figures)
-    cells = [plan.runs[name].says, ", ".join(map(str, found)) or "-"]
+    cells = [says, ", ".join(map(str, found)) or "-"]
     cells.append(_spread(found, "mIoU"))
     for dataset in study.datasets:
         for score in study.scores:

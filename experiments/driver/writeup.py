@@ -1,19 +1,20 @@
-"""The written-up results of a recipe: a Markdown page and the figures beside it."""
+"""The published results of a recipe: a Markdown page with its figures next to it."""
 
 import os
 import platform
 import shutil
 from importlib.metadata import version
+from pathlib import Path
 
 from anoseg_d2.utils.files import write_atomic
 from driver.recipe import Recipe
 from driver.records import Records
 from driver.summary import judge, summary_rows
 
-__all__ = ["write_experiment"]
+__all__ = ["write_stages"]
 
 
-def write_experiment(recipe: Recipe, folder, configs, results: dict, records: Records, seed: int):
+def write_stages(recipe: Recipe, folder, configs, results: dict, records: Records) -> Path:
     """Write `<folder>/README.md`, and copies of every results.json, csv and Markdown table.
 
     Args:
@@ -22,7 +23,6 @@ def write_experiment(recipe: Recipe, folder, configs, results: dict, records: Re
         configs: stage -> config node.
         results: stage -> its results.json.
         records: for times and memory.
-        seed: of data and training.
     Returns:
         path of the page.
     """
@@ -37,7 +37,7 @@ def write_experiment(recipe: Recipe, folder, configs, results: dict, records: Re
     lines = [
         f"# {recipe.title}",
         "",
-        *_setting(recipe, seed),
+        *_setting(recipe),
         "",
         *([recipe.about, ""] if recipe.about else []),
         *_stages(recipe, configs, records),
@@ -56,14 +56,14 @@ def write_experiment(recipe: Recipe, folder, configs, results: dict, records: Re
     return folder / "README.md"
 
 
-def _setting(recipe: Recipe, seed: int) -> list[str]:
+def _setting(recipe: Recipe) -> list[str]:
     command = f"make {recipe.name}" + (" DATA=<folder>" if recipe.needs else "")
-    command += f" SEED={seed}" if seed else ""
+    command += f" SEED={recipe.seed}" if recipe.seed else ""
     return [
-        f"Command: `{command}`. Seed {seed}, one run. Python {platform.python_version()}, "
+        f"Command: `{command}`. Seed {recipe.seed}, one run. Python {platform.python_version()}, "
         f"torch {version('torch').split('+')[0]}, timm {version('timm')}, "
         f"{os.cpu_count()} CPU cores, {platform.system()} {platform.machine()}.",
-        "Written by the command itself; every number comes from the `results.json` beside it.",
+        "Written by the command itself; every number comes from the `results.json` next to it.",
     ]
 
 
@@ -78,7 +78,7 @@ def _stages(recipe: Recipe, configs: dict, records: Records) -> list[str]:
         record = records.read(step.name)
         if record.get("outcome") == "done":
             lines.append(_stage_row(step, configs[step.name], record))
-    lines += ["", "Minutes and memory (of the stage's process) hold training and evaluation."]
+    lines += ["", "Minutes and memory (of the stage's process) include training and evaluation."]
     return lines
 
 
@@ -111,6 +111,7 @@ def _summary(results: dict) -> list[str]:
     for row in summary_rows(results):
         cells = ["-" if v is None else f"{v:.1f}" if isinstance(v, float) else v for v in row]
         lines.append("| " + " | ".join(cells) + " |")
+    lines += ["", "The best score is an oracle: it is chosen on the labels that it is measured on."]
     return lines
 
 

@@ -11,7 +11,8 @@ from PIL import Image
 from anoseg_d2.evaluation.anomaly_evaluation import TPR_LEVELS, _score_entry
 from anoseg_d2.evaluation.map_files import read_map, write_map
 from anoseg_d2.evaluation.metrics import PixelMetrics
-from anoseg_d2.report.thresholds import find_results, read_threshold
+from anoseg_d2.report.results import find_results
+from anoseg_d2.report.thresholds import read_threshold
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""The stage driver: recipes, resuming, progress, what it prints."""
+"""The driver on stages: recipes, resuming, progress, what it prints."""
 
 import inspect
 import json
@@ -12,13 +12,16 @@ import time
 from pathlib import Path
 
 import pytest
-import run_stages
+import run
 import yaml
 from driver import summary
 from driver.child import Screen, parse_progress, run_child
-from driver.recipe import RecipeError, choose, load_recipe
+from driver.recipe import choose, load_recipe
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from anoseg_d2.report.write import combine_reports
+from anoseg_d2.utils import cli
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -84,7 +87,7 @@ def recipe(tmp_path):
 def drive(tmp_path, recipe, monkeypatch):
     """Run the driver with the stand-in trainer; returns its exit status."""
     trainer = write_script(tmp_path / "trainer.py", TRAINER)
-    monkeypatch.setattr(run_stages, "TRAIN", str(trainer))
+    monkeypatch.setattr(run, "TRAIN", str(trainer))
     monkeypatch.chdir(tmp_path)
 
     def report(folders, names, report_dir, *, title=None):
@@ -93,8 +96,8 @@ def drive(tmp_path, recipe, monkeypatch):
             (report_dir / name).write_text(" ".join(names))
         return report_dir / "index.html"
 
-    monkeypatch.setattr(run_stages, "combine_reports", report)
-    return lambda *arguments: run_stages.main([str(recipe), *arguments])
+    monkeypatch.setattr(run, "combine_reports", report)
+    return lambda *arguments: run.main([str(recipe), *arguments])
 
 
 def times_run(folder: Path) -> int:
@@ -145,11 +148,11 @@ def test_seeds_do_not_share_a_folder(recipe):
 def test_a_missing_part_of_the_data_is_named(recipe, tmp_path):
     edit(recipe, needs=["photos", "labels/train"])
     (tmp_path / "photos").mkdir()
-    with pytest.raises(RecipeError, match="lacks labels/train"):
+    with pytest.raises(ValueError, match="lacks labels/train"):
         load_recipe(recipe, data=tmp_path)
-    with pytest.raises(RecipeError, match="DATA=<folder>"):
+    with pytest.raises(ValueError, match="DATA=<folder>"):
         load_recipe(recipe)
-    with pytest.raises(RecipeError, match="is no folder"):
+    with pytest.raises(ValueError, match="is not a folder"):
         load_recipe(recipe, data=tmp_path / "elsewhere")
 
 
@@ -165,18 +168,18 @@ def test_a_missing_part_of_the_data_is_named(recipe, tmp_path):
 def test_a_wrong_step_is_refused(recipe, step):
     steps = yaml.safe_load(recipe.read_text())["steps"]
     edit(recipe, steps=[*steps, step])
-    with pytest.raises(RecipeError, match="step '(first|new)'"):
+    with pytest.raises(ValueError, match="step '(first|new)'"):
         load_recipe(recipe)
 
 
 def test_an_unknown_step_lists_the_known_ones(recipe):
-    with pytest.raises(RecipeError, match="'fourth'; there are data, first, second, third"):
-        choose(load_recipe(recipe), only="fourth")
+    with pytest.raises(ValueError, match="'fourth'; there are data, first, second, third"):
+        choose(load_recipe(recipe), only=["fourth"])
 
 
 def test_only_and_from_choose_steps(recipe):
     loaded = load_recipe(recipe)
-    assert [s.name for s in choose(loaded, only="first")] == ["first"]
+    assert [s.name for s in choose(loaded, only=["first"])] == ["first"]
     assert [s.name for s in choose(loaded, start="second")] == ["second", "third"]
 
 
@@ -311,6 +314,7 @@ def test_other_settings_do_not_replace_the_published_results(drive, recipe, tmp_
     assert (tmp_path / "out" / "writeup" / "README.md").exists()
 
 
+@pytest.mark.slow
 def test_an_interrupt_reaches_the_child_once_and_says_how_to_go_on(recipe, tmp_path):
     child = write_script(
         tmp_path / "slow.py",
@@ -328,7 +332,7 @@ def test_an_interrupt_reaches_the_child_once_and_says_how_to_go_on(recipe, tmp_p
     )
     edit(recipe, steps=[{"name": "slow", "minutes": 1, "run": str(child), "makes": "{output}/a/b"}])
     driver = subprocess.Popen(
-        [sys.executable, str(ROOT / "experiments" / "run_stages.py"), str(recipe)],
+        [sys.executable, str(ROOT / "experiments" / "run.py"), str(recipe)],
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
     )  # fmt: skip
     deadline = time.monotonic() + 120
@@ -338,7 +342,7 @@ def test_an_interrupt_reaches_the_child_once_and_says_how_to_go_on(recipe, tmp_p
     said, _ = driver.communicate(timeout=60)
     assert driver.returncode == 130
     assert (tmp_path / "signals").read_text() == "x"
-    assert "the same command goes on from here" in said
+    assert "the same command continues from here" in said
     assert "Traceback" not in said
 
 
@@ -357,7 +361,7 @@ def test_progress_is_read_from_training_and_evaluation():
     )
     assert parse_progress(evaluation).text == "evaluating 11/60"
     assert parse_progress(evaluation).seconds_left == 10
-    assert parse_progress("25/120 images, 30 s left ").seconds_left == 30
+    assert parse_progress("pasted 25/120 images, 30 s left").seconds_left == 30
     assert parse_progress("loading weights", 100) is None
 
 
@@ -378,7 +382,35 @@ def test_progress_of_detectron2s_own_printer_is_read(capsys, caplog):
     assert 100 < progress.seconds_left < 180
 
 
-def test_a_stream_that_is_no_terminal_gets_few_lines(capsys):
+def test_progress_of_our_own_commands_is_read(capsys):
+    with cli.Progress("pasted", 4) as progress:
+        progress.update()
+    line = capsys.readouterr().err.splitlines()[0]
+    assert parse_progress(line).text == "1/4 images"
+
+
+@pytest.mark.parametrize("text", ["a: [", "- a", "steps: 3", "1: 2", "\x00", "steps: [{name: a}]"])
+def test_a_broken_recipe_is_one_line(tmp_path, capsys, text):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(text)
+    assert run.main([str(path)]) == 2
+    assert capsys.readouterr().err.startswith(f"error: {path}")
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@given(place=st.floats(0, 1), byte=st.binary(min_size=0, max_size=2))
+def test_a_damaged_recipe_loads_or_is_named(tmp_path, place, byte):
+    text = (ROOT / "configs/quickstart/recipe.yaml").read_bytes()
+    index = int(place * len(text))
+    path = tmp_path / "recipe.yaml"
+    path.write_bytes(text[:index] + byte + (text[index + 1 :] if byte else b""))
+    try:
+        load_recipe(path)
+    except (ValueError, FileNotFoundError) as error:
+        assert str(path) in str(error) or "make" in str(error)
+
+
+def test_a_stream_that_is_not_a_terminal_gets_few_lines(capsys):
     screen = Screen(period=1000)
     for index in range(5):
         screen.show(f"state {index}")
@@ -404,19 +436,6 @@ def results(auprc_by_score: dict, miou=60.0, sets=("road_anomaly", "fishyscapes_
         "datasets": {f"miniature_{name}": {"scores": scores} for name in sets},
         "closed_set": {"miniature_val": {"mIoU": miou}},
     }
-
-
-def test_best_score_is_by_mean_auprc_and_implicit_leaves_the_learned_class_out():
-    made = results({"rba": 70.0, "msp": 60.0, "anomaly": 90.0})
-    assert summary.best_score(made) == "anomaly"
-    assert summary.best_score(made, implicit=True) == "rba"
-
-
-def test_a_score_that_a_benchmark_lacks_has_no_mean():
-    made = results({"rba": 70.0, "msp": 60.0})
-    made["datasets"]["miniature_road_anomaly"]["scores"]["rba"]["auprc"] = None
-    assert summary.mean_figure(made, "rba", "auprc") is None
-    assert summary.best_score(made) == "msp"
 
 
 def test_table_is_readable_on_a_hundred_columns():

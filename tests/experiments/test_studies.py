@@ -1,26 +1,30 @@
-"""The ablation tool: which runs a plan needs, what is kept of them, and the tables."""
+"""The driver on studies: which runs they need, what is kept of them, and the tables."""
 
 import json
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-import run_ablations
-from driver.studies import load_plan
+import run
+import yaml
+from driver.recipe import Step, load_recipe
 from driver.tables import Figures
 
 ROOT = Path(__file__).resolve().parents[2]
 
+SHIPPED = ROOT / "experiments" / "ablations" / "studies.yaml"
+
 PLAN = """
 title: "A test"
-recipe: {recipe}
+base: {recipe}
 output: {folder}/ablations
-results: {folder}/tables
-test: [camvid_val, camvid_anomaly]
+publish: {folder}/tables
+set: {{DATASETS.TEST: [camvid_val, camvid_anomaly]}}
 runs:
-  base: {{says: plain, config: configs/camvid/arcface.yaml, from: "{{start}}/one.pth"}}
-  fast: {{says: fast, config: configs/camvid/arcface.yaml, from: "{{start}}/one.pth", set: {{SOLVER.BASE_LR: 0.001}}}}
-  seen: {{says: seen again, config: configs/camvid/arcface.yaml, evaluate: "{{ablations}}/base/seed0/model_final.pth"}}
+  base: {{says: plain, config: configs/camvid/arcface.yaml, from: "{{base}}/one.pth"}}
+  fast: {{says: fast, config: configs/camvid/arcface.yaml, from: "{{base}}/one.pth", set: {{SOLVER.BASE_LR: 0.001}}}}
+  seen: {{says: seen again, config: configs/camvid/arcface.yaml, evaluate: "{{output}}/base/seed0/model_final.pth"}}
 studies:
   - {{name: rate, question: "Faster?", runs: [base, fast], seeds: [0, 1], scores: [rba], paper: "yes.", finding: "No.", ships: "slow."}}
   - {{name: again, question: "Again?", runs: [base, seen], seeds: [0, 1], scores: [rba, msp], costs: true}}
@@ -61,59 +65,81 @@ def trained(monkeypatch):
         (folder / "report" / "results.json").write_text(json.dumps(results(auprc)))
         return 0, 0.0
 
-    monkeypatch.setattr(run_ablations, "run_child", child)
+    monkeypatch.setattr(run, "run_child", child)
     return commands
 
 
-def test_the_shipped_studies_name_keys_that_exist():
-    plan = load_plan(run_ablations.STUDIES)
-    runner = run_ablations.Runner(plan, Figures(Path("none.csv")))
-    assert set(runner.steps) == {(run.name, seed) for run, seed in plan.work()}
-    asked = {name for study in plan.studies for name in study.runs}
-    assert asked == set(plan.runs), "a run that no study asks for"
+def test_the_shipped_studies_name_keys_that_exist(capsys):
+    assert run.main([str(SHIPPED), "--list"]) == 0  # reads every config with its settings
+    listed = [line.split(":")[0].split()[-1] for line in capsys.readouterr().out.splitlines()]
+    recipe = load_recipe(SHIPPED)
+    assert listed == [step.name for step in recipe.steps]
+    asked = {name for study in recipe.studies for name in study.runs}
+    assert asked == set(yaml.safe_load(SHIPPED.read_text())["runs"]), "a run that no study asks for"
 
 
 def test_every_run_is_made_once_with_each_seed_and_evaluations_with_one(studies):
-    names = [(run.name, seed) for run, seed in load_plan(studies).work()]
+    names = [(step.run, step.seed) for step in load_recipe(studies).steps]
     assert names == [("base", 0), ("fast", 0), ("base", 1), ("fast", 1), ("seen", 0)]
 
 
-def test_a_finished_run_is_not_made_again_and_a_changed_one_is(studies, trained):
-    arguments = ["--studies", str(studies)]
-    assert run_ablations.main(arguments) == 0
+def test_a_finished_run_is_not_made_again_and_a_changed_one_is_when_asked(studies, trained, capsys):
+    arguments = [str(studies)]
+    assert run.main(arguments) == 0
     assert len(trained) == 5
     assert [c[c.index("--config-file") + 2] for c in trained].count("--eval-only") == 1
-    assert run_ablations.main(arguments) == 0
+    assert run.main(arguments) == 0
     assert len(trained) == 5
     old = studies.parent / "ablations" / "fast" / "seed0" / "old_checkpoint"
     old.write_bytes(b"")
     studies.write_text(studies.read_text().replace("0.001", "0.002"))
-    assert run_ablations.main(arguments) == 0
+    assert run.main(arguments) == 2
+    assert "--only fast_seed0 --redo" in capsys.readouterr().err
+    assert run.main([*arguments, "--only", "fast", "--redo"]) == 0
     assert len(trained) == 7
-    assert not old.exists(), "a run with other settings must not go on from the old one"
+    assert not old.exists(), "a run with other settings must not continue from the old one"
 
 
-def test_an_interrupted_run_goes_on_in_its_folder(studies, trained, monkeypatch):
-    monkeypatch.setattr(run_ablations, "run_child", lambda *args: (1, 0.0))
-    assert run_ablations.main(["--studies", str(studies)]) == 1
+def test_published_figures_stand_on_a_machine_without_the_output(studies, trained):
+    run.main([str(studies)])
+    shutil.rmtree(studies.parent / "ablations")
+    assert run.main([str(studies)]) == 0
+    assert len(trained) == 5
+
+
+def test_other_settings_do_not_touch_the_published_csv(studies, trained, tmp_path):
+    run.main([str(studies)])
+    before = (studies.parent / "tables" / "results.csv").read_bytes()
+    assert run.main([str(studies), "--output", str(tmp_path / "try"), "SOLVER.BASE_LR", "1.0"]) == 0
+    assert (tmp_path / "try" / "writeup" / "results.csv").is_file()
+    assert (studies.parent / "tables" / "results.csv").read_bytes() == before
+
+
+def test_an_interrupted_run_continues_in_its_folder(studies, monkeypatch, capsys):
+    def child(command, log, *rest):
+        log.parent.mkdir(parents=True, exist_ok=True)
+        log.write_text("$ command\nkilled\n")
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        return 1, 0.0
+
     kept = studies.parent / "ablations" / "base" / "seed0" / "last_checkpoint"
+    monkeypatch.setattr(run, "run_child", child)
+    assert run.main([str(studies)]) == 1
     kept.write_bytes(b"")
-    monkeypatch.undo()
-    monkeypatch.setattr(run_ablations, "run_child", lambda *args: (1, 0.0))
-    run_ablations.main(["--studies", str(studies)])
-    assert kept.exists()
+    assert run.main([str(studies)]) == 1
+    assert kept.exists() and "base_seed0 failed" in capsys.readouterr().out
 
 
 def test_two_commands_side_by_side_share_the_runs(studies, trained, monkeypatch):
-    begun = run_ablations.run_child
+    begun = run.run_child
 
     def child(command, *rest):
-        if len(trained) == 1:  # a second command, while the first run of the first goes on
-            assert run_ablations.main(["--studies", str(studies), "--only", "rate"]) == 0
+        if len(trained) == 1:  # a second command, during the first run of the first
+            assert run.main([str(studies), "--only", "rate"]) == 0
         return begun(command, *rest)
 
-    monkeypatch.setattr(run_ablations, "run_child", child)
-    assert run_ablations.main(["--studies", str(studies)]) == 0
+    monkeypatch.setattr(run, "run_child", child)
+    assert run.main([str(studies)]) == 0
     folders = [command[command.index("OUTPUT_DIR") + 1] for command in trained]
     assert len(folders) == len(set(folders)) == 5
     figures = Figures(studies.parent / "tables" / "results.csv")
@@ -121,7 +147,7 @@ def test_two_commands_side_by_side_share_the_runs(studies, trained, monkeypatch)
 
 
 def test_tables_hold_means_ranges_and_gains_seed_by_seed(studies, trained):
-    run_ablations.main(["--studies", str(studies)])
+    run.main([str(studies)])
     page = (studies.parent / "tables" / "README.md").read_text()
     assert "| plain | 0, 1 | 25.2 (25.0..25.5) | 50.5 (50.0..51.0) / 49.5 (49.0..50.0) |  |" in page
     assert "| fast | 0, 1 | 30.2 (30.0..30.5) | 60.5 (60.0..61.0) / 39.5 (39.0..40.0) |" in page
@@ -132,14 +158,19 @@ def test_tables_hold_means_ranges_and_gains_seed_by_seed(studies, trained):
     assert body.index("Faster?") < body.index("No.") < body.index("Again?")
 
 
+def step(run, seed=0, digest="aa"):
+    return Step(
+        f"{run}_seed{seed}", 0, (), Path(run), run=run, seed=seed, digest=digest, config=Path("c")
+    )
+
+
 def test_the_csv_comes_back_as_it_was(tmp_path):
     figures = Figures(tmp_path / "results.csv")
-    figures.add("b", 1, "aa", results(12.5, peak_memory=300.25, step_seconds=None))
-    figures.add("a", 0, "bb", results(1 / 3))
+    figures.add(step("b", 1), results(12.5, peak_memory=300.25, step_seconds=None))
+    figures.add(step("a", 0, "bb"), results(1 / 3))
     again = Figures(tmp_path / "results.csv")
-    assert (
-        again.has("b", 1, "aa") and not again.has("b", 1, "other") and not again.has("b", 0, "aa")
-    )
+    assert again.has(step("b", 1))
+    assert not again.has(step("b", 1, "other")) and not again.has(step("b", 0))
     assert again.of("b", "camvid_anomaly", "rba")[1]["peak_memory"] == 300.25
     assert again.of("b", "camvid_anomaly", "rba")[1]["step_seconds"] is None
     assert again.of("a", "camvid_anomaly", "msp")[0]["auprc"] == pytest.approx(1 / 3)
@@ -148,7 +179,7 @@ def test_the_csv_comes_back_as_it_was(tmp_path):
 def _add_many(path, name):
     figures = Figures(path)
     for seed in range(20):
-        figures.add(name, seed, "aa", results(10.0))
+        figures.add(step(name, seed), results(10.0))
 
 
 def test_two_commands_lose_none_of_each_other_s_figures(tmp_path):
@@ -162,7 +193,7 @@ def test_two_commands_lose_none_of_each_other_s_figures(tmp_path):
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("from: \"{start}/one.pth\"}", "}", "needs either from or evaluate"),
+        ("from: \"{base}/one.pth\"}", "}", "needs either from or evaluate"),
         ("runs: [base, fast]", "runs: [base, quick]", "unknown runs ['quick']"),
         ("costs: true", "cost: true", "unknown ['cost']"),
     ],
@@ -171,13 +202,13 @@ def test_a_mistake_in_the_studies_is_named(studies, old, new, message, capsys):
     text = studies.read_text()
     assert old in text
     studies.write_text(text.replace(old, new, 1))
-    assert run_ablations.main(["--studies", str(studies)]) == 2
+    assert run.main([str(studies)]) == 2
     assert message in capsys.readouterr().err
 
 
 def test_missing_checkpoints_and_studies_are_named(studies, trained, capsys):
     (studies.parent / "start" / "one.pth").unlink()
-    assert run_ablations.main(["--studies", str(studies)]) == 2
-    assert "make camvid" in capsys.readouterr().err
-    assert run_ablations.main(["--studies", str(studies), "--only", "speed"]) == 2
-    assert "no study named 'speed'; there are rate, again" in capsys.readouterr().err
+    assert run.main([str(studies)]) == 2
+    assert "recipe.yaml makes the stages" in capsys.readouterr().err
+    assert run.main([str(studies), "--only", "speed"]) == 2
+    assert "no step named 'speed'; there are rate, again" in capsys.readouterr().err

@@ -1,0 +1,146 @@
+"""Read results.json, and define once what its figures mean: a score's mean, the best score.
+
+Several pages and tables name a winner. They all ask this module, so that they name the same one.
+"""
+
+from numbers import Real
+from pathlib import Path
+
+from anoseg_d2.evaluation.run_folder import report_folder
+from anoseg_d2.modeling.scores import SCORES, ensemble_parts
+from anoseg_d2.utils.files import read_json
+
+__all__ = [
+    "best_score",
+    "check_results",
+    "closed_set_miou",
+    "find_results",
+    "is_implicit",
+    "mean_figure",
+    "read_results",
+    "score_names",
+]
+
+
+def find_results(path) -> Path | None:
+    """Return the results.json that belongs to `path`, None where there is none.
+
+    Args:
+        path: a results.json, a run's folder, its report folder, or a checkpoint in a run's folder.
+    """
+    path = Path(path)
+    if path.suffix == ".json" and path.is_file():
+        return path
+    folder = path if path.is_dir() else path.parent
+    places = (folder / "results.json", report_folder(folder) / "results.json")
+    return next((place for place in places if place.is_file()), None)
+
+
+def read_results(path) -> dict:
+    """Read a results.json and check the types of everything that tables are made of.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is not JSON, or an entry has the wrong type; the message names the entry.
+    """
+    return check_results(read_json(path), path)
+
+
+def check_results(results, source) -> dict:
+    """Return `results` if it has the form of results.json; see `read_results`."""
+
+    def check(value, kind, where, what):
+        # bool is an int in Python, but `true` in the file is not a figure.
+        if not isinstance(value, kind) or isinstance(value, bool):
+            raise ValueError(f"{source}: {where} is {repr(value)[:60]}, not {what}")
+        return value
+
+    def number(value, where):
+        return value is None or check(value, Real, where, "a number or null")
+
+    def table(value, where):
+        return check(value, dict, where, "an object").items()
+
+    table(results, "the file")
+    if "datasets" not in results:
+        raise ValueError(f"{source}: has no 'datasets', so it is not the results of an evaluation")
+    for name, entry in table(results["datasets"], "datasets"):
+        where = f"datasets.{name}"
+        for key, value in table(entry, where):
+            if key.endswith("_pixels") or key == "images":
+                number(value, f"{where}.{key}")
+        for score, figures in table(entry.get("scores", {}), f"{where}.scores"):
+            for key, value in table(figures, f"{where}.scores.{score}"):
+                inside = f"{where}.scores.{score}.{key}"
+                if key.endswith("_bounds"):
+                    bounds = [] if value is None else check(value, list, inside, "two numbers")
+                    if len(bounds) not in (0, 2):
+                        raise ValueError(f"{source}: {inside} has {len(bounds)} numbers, not two")
+                    for bound in bounds:
+                        number(bound, inside)
+                elif key == "why":
+                    check(value, str, inside, "text")
+                elif isinstance(value, dict):
+                    for inner, figure in value.items():
+                        number(figure, f"{inside}.{inner}")
+                else:
+                    number(value, inside)
+    for name, entry in table(results.get("closed_set", {}), "closed_set"):
+        for key, value in table(entry, f"closed_set.{name}"):
+            if isinstance(value, dict):
+                for inner, figure in value.items():
+                    number(figure, f"closed_set.{name}.{key}.{inner}")
+            elif not isinstance(value, str):
+                number(value, f"closed_set.{name}.{key}")
+    table(results.get("model") or {}, "model")
+    for name, inner in table(results.get("models", {}), "models"):
+        check_results(inner, f"{source}: models.{name}")
+    return results
+
+
+def is_implicit(score: str) -> bool:
+    """Whether a score needs no learned anomaly class; an ensemble does if one of its parts does."""
+    parts = ensemble_parts(score)
+    return not any(part in SCORES and SCORES[part].needs_anomaly for part in parts)
+
+
+def score_names(results: dict) -> list[str]:
+    """All scores of the results, in order of appearance."""
+    entries = results["datasets"].values()
+    return list(dict.fromkeys(name for entry in entries for name in entry.get("scores", {})))
+
+
+def _figures(results: dict, score: str, figure: str) -> list[float | None]:
+    entries = results["datasets"].values()
+    return [entry.get("scores", {}).get(score, {}).get(figure) for entry in entries]
+
+
+def mean_figure(results: dict, score: str | None, figure: str) -> float | None:
+    """Mean of a score's figure over the anomaly datasets; None unless every one has it."""
+    values = _figures(results, score, figure)
+    return None if not values or None in values else sum(values) / len(values)
+
+
+def best_score(results: dict, implicit: bool = False) -> str | None:
+    """Return the score with the highest mean AUPRC: an oracle, chosen on the evaluation labels.
+
+    A mean over fewer datasets does not compare with one over more, so a score that has a figure
+    on more datasets is always ahead. The first of equals wins.
+
+    Args:
+        results: contents of results.json.
+        implicit: leave out the scores that need the learned anomaly class.
+    Returns:
+        its name; None if no score has an AUPRC.
+    """
+    ranks = {}
+    for score in score_names(results):
+        values = [v for v in _figures(results, score, "auprc") if v is not None]
+        if values and (is_implicit(score) or not implicit):
+            ranks[score] = (len(values), sum(values) / len(values))
+    return max(ranks, key=ranks.get, default=None)
+
+
+def closed_set_miou(results: dict) -> float | None:
+    """mIoU of the first closed set in percent, None if there is none."""
+    return next((entry.get("mIoU") for entry in results.get("closed_set", {}).values()), None)
