@@ -12,7 +12,8 @@ from pathlib import Path
 
 from anoseg_d2.checkpoint import Checkpoint, read_checkpoint
 from anoseg_d2.checkpoint.files import write_checkpoint
-from anoseg_d2.checkpoint.lora_state import lora_module_names, merge_lora_state, weights_hash
+from anoseg_d2.checkpoint.identity import weights_hash
+from anoseg_d2.checkpoint.lora_state import lora_module_names, merge_lora_state
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -13,7 +13,7 @@ from anoseg_d2.checkpoint.checkpointer import (
 )
 from anoseg_d2.checkpoint.files import read_checkpoint
 from anoseg_d2.checkpoint.from_config import build_config_overrides
-from anoseg_d2.checkpoint.lora_state import weights_hash
+from anoseg_d2.checkpoint.identity import describe_weights, weights_hash
 from anoseg_d2.checkpoint.report import LoadReport, LoadRow
 from anoseg_d2.checkpoint.spec import Checkpoint
 from anoseg_d2.checkpoint.transfer import load_into
@@ -24,6 +24,7 @@ __all__ = [
     "LoadReport",
     "LoadRow",
     "build_config_overrides",
+    "describe_weights",
     "load_adapter",
     "load_into",
     "model_meta",

@@ -18,7 +18,7 @@ from fvcore.common.checkpoint import Checkpointer
 from torch import nn
 
 from anoseg_d2.checkpoint.files import read_checkpoint, write_checkpoint
-from anoseg_d2.checkpoint.lora_state import weights_hash
+from anoseg_d2.checkpoint.identity import model_tensors, weights_hash
 from anoseg_d2.checkpoint.report import LoadReport
 from anoseg_d2.checkpoint.spec import FORMAT_NAME, FORMAT_VERSION, Checkpoint
 from anoseg_d2.checkpoint.transfer import (
@@ -26,11 +26,11 @@ from anoseg_d2.checkpoint.transfer import (
     load_into,
     load_same,
     model_grid,
-    model_tensors,
     norm_eps,
 )
 from anoseg_d2.modeling.vit import backbone_kind
 from anoseg_d2.utils.files import publish
+from anoseg_d2.utils.unwrap import unwrap
 
 __all__ = ["AnosegCheckpointer", "load_adapter", "model_meta", "save_adapter"]
 
@@ -65,7 +65,7 @@ class AnosegCheckpointer(Checkpointer):
         if save_to_disk is None:
             save_to_disk = comm.is_main_process()
         super().__init__(model, save_dir, save_to_disk=save_to_disk, **checkpointables)
-        self.model = _unwrap(self.model)
+        self.model = unwrap(self.model)
         self.allow_unused, self.seed = tuple(allow_unused), seed
 
     def save(self, name: str, **kwargs: Any) -> None:
@@ -220,7 +220,7 @@ def save_adapter(model: nn.Module, path, base_hash: str | None = None) -> None:
     Raises:
         ValueError: nothing trains.
     """
-    model = _unwrap(model)
+    model = unwrap(model)
     tensors = model_tensors(model)
     trained = {name: value.detach() for name, value in tensors.items() if value.requires_grad}
     if not trained:
@@ -247,24 +247,10 @@ def load_adapter(model: nn.Module, path) -> LoadReport:
     checkpoint = read_checkpoint(path)
     if checkpoint.format != "anoseg_adapter":
         raise ValueError(f"{path} is no adapter checkpoint but {checkpoint.format}")
-    return load_into(_unwrap(model), checkpoint)
-
-
-# ---- configuration --------------------------------------------------------------------------
+    return load_into(unwrap(model), checkpoint)
 
 
 # ---- helpers --------------------------------------------------------------------------------
-
-
-def _unwrap(model: nn.Module) -> nn.Module:
-    """Take off what DistributedDataParallel and `torch.compile` put around a model."""
-    while True:
-        inner = getattr(model, "_orig_mod", None)
-        if inner is None and isinstance(model, nn.parallel.DistributedDataParallel):
-            inner = model.module
-        if inner is None:
-            return model
-        model = inner
 
 
 def _plain(value: Any, where: str) -> Any:

@@ -1,6 +1,7 @@
 """Released differences to a backbone: recognise them and add them to it."""
 
 import logging
+from dataclasses import replace
 
 import torch
 
@@ -58,4 +59,4 @@ def add_delta(checkpoint: Checkpoint, base: Checkpoint) -> Checkpoint:
         state[name] = state[name].float() + other.float()
     source = f"{checkpoint.source} + {base.source}"
     spec = {**checkpoint.spec, "heads": checkpoint.spec["heads"] or base.spec["heads"]}
-    return Checkpoint(state, checkpoint.format, spec, source, checkpoint.ignored, checkpoint.meta)
+    return replace(checkpoint, state_dict=state, spec=spec, source=source)

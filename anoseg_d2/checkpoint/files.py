@@ -69,9 +69,11 @@ def read_checkpoint(source, *, allow_pickle: bool = False) -> Checkpoint:
         path = _file_in_folder(path)
     payload = _read_payload(path, allow_pickle)
     try:
-        return _interpret(payload, path, source)
+        checkpoint = _interpret(payload, path, source)
     except ValueError as error:
         raise ValueError(f"checkpoint {source}: {error}") from error
+    checkpoint.file = path
+    return checkpoint
 
 
 def write_checkpoint(payload: Mapping[str, Any], path) -> None:

@@ -8,12 +8,14 @@ from torch import nn
 
 from anoseg_d2.checkpoint.delta import add_delta
 from anoseg_d2.checkpoint.files import read_checkpoint
+from anoseg_d2.checkpoint.report import LoadReport
 from anoseg_d2.checkpoint.spec import Checkpoint, attention_heads
 from anoseg_d2.checkpoint.transfer import load_into
 from anoseg_d2.modeling.vit import BACKBONES, VIT_SIZES, vit_size
 
 __all__ = [
     "build_config_overrides",
+    "load_checkpoint",
     "load_weights",
     "resolve_weights",
     "restore_statistics",
@@ -74,20 +76,45 @@ def with_delta_base(cfg, checkpoint: Checkpoint) -> Checkpoint:
     return add_delta(checkpoint, read_checkpoint(cfg.MODEL.DELTA_BASE))
 
 
-def load_weights(cfg, model: nn.Module) -> None:
-    """Load MODEL.WEIGHTS into `model`; the log says what became of every tensor."""
+def load_weights(cfg, model: nn.Module, *, training: bool = False) -> LoadReport:
+    """Load MODEL.WEIGHTS into `model`; the log says what became of every tensor.
+
+    Args:
+        cfg: config node.
+        model: EoMT, built from it.
+        training: the model is about to be trained, so that tensors may start untrained; else only
+            MODEL.ALLOW_UNTRAINED permits that.
+    Returns:
+        LoadReport; its `file` is for `describe_weights`.
+    Raises:
+        FileNotFoundError, ValueError: see `read_checkpoint` and `load_into`.
+    """
     weights = resolve_weights(cfg)
     if not weights:
+        if not (training or cfg.MODEL.ALLOW_UNTRAINED):
+            raise ValueError(
+                "MODEL.WEIGHTS is empty, so that every tensor is random: name the checkpoint to "
+                "use, or set MODEL.ALLOW_UNTRAINED True"
+            )
         logger.warning("MODEL.WEIGHTS is empty: every tensor keeps its random initialisation")
-        return
-    checkpoint = with_delta_base(cfg, read_checkpoint(weights))
-    load_into(
+        return LoadReport("random initialisation")
+    return load_checkpoint(cfg, model, read_checkpoint(weights), training=training)
+
+
+def load_checkpoint(
+    cfg, model: nn.Module, checkpoint: Checkpoint, *, training: bool = False
+) -> LoadReport:
+    """Load a checkpoint that is read already, as the config says; see `load_weights`."""
+    checkpoint = with_delta_base(cfg, checkpoint)
+    report = load_into(
         model,
         checkpoint,
         allow_unused=tuple(cfg.MODEL.ALLOW_UNUSED_WEIGHTS),
+        allow_untrained=training or cfg.MODEL.ALLOW_UNTRAINED,
         seed=max(cfg.SEED, 0),
     )
     restore_statistics(model, checkpoint)
+    return report
 
 
 def restore_statistics(model: nn.Module, checkpoint: Checkpoint) -> None:

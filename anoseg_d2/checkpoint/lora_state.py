@@ -1,4 +1,4 @@
-"""LoRA adapters inside a state dict: find, merge, tie to their base. Pure, on tensors by name.
+"""LoRA adapters inside a state dict: find and merge them. Pure, on tensors by name.
 
 "LoRA: Low-Rank Adaptation of Large Language Models" (arXiv:2106.09685), in the layout of loralib:
 beside `weight` (N, M) a module has `lora_A` (G r, M) and `lora_B` (N G / T, r), where a fused
@@ -6,14 +6,13 @@ layer of T equal parts carries adapters on G of them (T = G = 1 for a plain line
 update of part g is alpha / r * B_g A_g.
 """
 
-import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-__all__ = ["lora_delta", "lora_module_names", "merge_lora_state", "weights_hash"]
+__all__ = ["lora_delta", "lora_module_names", "merge_lora_state"]
 
 
 def lora_module_names(names: Iterable[str]) -> list[str]:
@@ -86,19 +85,3 @@ def merge_lora_state(
         delta = lora_delta(lora_a, lora_b, weight.shape[0], entry["alpha"], entry["enable"])
         merged[f"{name}.weight"] = (weight.float() + delta.to(weight.device)).to(weight.dtype)
     return merged
-
-
-def weights_hash(state: Mapping[str, Tensor]) -> str:
-    """Hash tensors by name, dtype, shape and bytes.
-
-    Args:
-        state: names to tensors, on any device.
-    Returns:
-        sha256 in hex, the same for any order of the names.
-    """
-    digest = hashlib.sha256()
-    for name in sorted(state):
-        tensor = state[name].detach().cpu().contiguous()
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)};".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()

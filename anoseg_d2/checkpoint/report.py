@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from tabulate import tabulate
 
@@ -13,7 +14,7 @@ class LoadRow:
     """What became of one tensor: shapes are None where a side does not have it."""
 
     name: str
-    action: str  # loaded, resampled, inserted, transferred, merged, initialised, ignored
+    action: str  # see LoadReport
     stored: tuple[int, ...] | None = None
     loaded: tuple[int, ...] | None = None
     note: str = ""
@@ -26,10 +27,16 @@ class LoadReport:
     Attributes:
         source: what was read, and its format.
         rows: one LoadRow per tensor of the model and per tensor of the file that went unused.
+            Actions: `loaded` as it is; `resampled` to another grid or patch size; `transferred`
+            without changing what the model computes; `merged` with its adapter; and those that
+            leave it untrained, `initialised`, `inserted` (class rows) and `converted` (to another
+            head or class list). Tensors of the file may be `ignored`.
+        file: what was read, for `describe_weights`; None if it came from memory.
     """
 
     source: str
     rows: list[LoadRow] = field(default_factory=list)
+    file: Path | None = None
 
     def names(self, action: str) -> list[str]:
         """Names of the tensors that `action` happened to."""

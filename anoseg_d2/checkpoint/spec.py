@@ -4,6 +4,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
@@ -51,6 +52,7 @@ class Checkpoint:
         ignored: (name, reason) of stored tensors that are no weights of the model.
         meta: metadata of our own files, or the Hugging Face config.
         extra: other entries of our own files (optimizer, trainer, iteration).
+        file: the file itself, of the folder or hub that `source` names; None for timm's weights.
     """
 
     state_dict: dict[str, Tensor]
@@ -60,6 +62,7 @@ class Checkpoint:
     ignored: list[tuple[str, str]] = field(default_factory=list)
     meta: dict[str, Any] = field(default_factory=dict)
     extra: dict[str, Any] = field(default_factory=dict)
+    file: Path | None = None
 
 
 def _hints(meta: Mapping[str, Any]) -> dict[str, Any]:

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from anoseg_d2.checkpoint.delta import warn_of_delta
 from anoseg_d2.checkpoint.formats import BARE_VITS
-from anoseg_d2.checkpoint.lora_state import lora_module_names, merge_lora_state, weights_hash
+from anoseg_d2.checkpoint.identity import model_tensors, weights_hash
+from anoseg_d2.checkpoint.lora_state import lora_module_names, merge_lora_state
 from anoseg_d2.checkpoint.report import LoadReport, LoadRow
 from anoseg_d2.checkpoint.rules import (
     fold_position_prefix,
@@ -31,7 +32,6 @@ __all__ = [
     "load_into",
     "load_same",
     "model_grid",
-    "model_tensors",
     "norm_eps",
 ]
 
@@ -39,6 +39,9 @@ logger = logging.getLogger(__name__)
 
 EMBED, KERNEL = "backbone.pos_embed", "backbone.patch_embed.proj.weight"
 ROWS, BIAS = "class_head.weight", "class_head.bias"
+REGISTERS = "backbone.reg_token"
+# What may happen to a tensor that leaves it other than it was trained.
+UNTRAINED = ("initialised", "inserted", "converted")
 # Parts that weights of a bare ViT do not have, and parts that training starts afresh.
 _NEW_PARTS = ("query.", "class_head.", "mask_head.", "upscale.")
 _OPTIONAL = (".reg_token", ".lora_A", ".lora_B", "class_head.scale")
@@ -47,7 +50,12 @@ _ZERO = (".attn.q_bias", ".attn.v_bias")
 
 
 def load_into(
-    model: nn.Module, checkpoint: Checkpoint, *, allow_unused: Iterable[str] = (), seed: int = 0
+    model: nn.Module,
+    checkpoint: Checkpoint,
+    *,
+    allow_unused: Iterable[str] = (),
+    allow_untrained: bool = True,
+    seed: int = 0,
 ) -> LoadReport:
     """Load a checkpoint into an EoMT that may differ in crop, patch, head, classes or adapters.
 
@@ -59,15 +67,20 @@ def load_into(
         checkpoint: of `read_checkpoint`.
         allow_unused: names, dotted prefixes or globs of tensors that may stay unused in the
             checkpoint, or initialised in the model; "num_blocks" allows another number of blocks.
+        allow_untrained: accept tensors that nobody has trained as they are: initialised, inserted,
+            or converted to another class head. Training starts from such weights; evaluation
+            must not, since its figures would describe another model than the one it names.
         seed: of the Gaussian that fills a new anomaly row.
     Returns:
         LoadReport, also logged.
     Raises:
-        ValueError: anything that fits no rule, all of it at once; the model is then untouched.
+        ValueError: anything that fits no rule, all of it at once, or tensors that are untrained
+            and not allowed to be; the model is then untouched.
     """
     _require_same_backbone(model, checkpoint)
     warn_of_delta(checkpoint)
     plan = _Plan(model, checkpoint, tuple(allow_unused), seed)
+    plan.allow_untrained = allow_untrained
     plan.check_model()
     if checkpoint.format == "anoseg_adapter":
         plan.plan_adapter_file()
@@ -120,17 +133,12 @@ def _report(plan: "_Plan") -> LoadReport:
     return report
 
 
-def model_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """Return parameters and persistent buffers by name, without `torch.compile`'s prefixes."""
-    state = model.state_dict(keep_vars=True)
-    return {name.replace("_orig_mod.", ""): tensor for name, tensor in state.items()}
-
-
 class _Plan:
     """The decisions of one load; `commit` carries them out or refuses them all."""
 
     def __init__(self, model: nn.Module, checkpoint: Checkpoint, allow: tuple[str, ...], seed):
         self.model, self.checkpoint, self.allow, self.seed = model, checkpoint, allow, seed
+        self.allow_untrained = True
         self.spec: Mapping[str, Any] = checkpoint.spec
         self.source = dict(checkpoint.state_dict)
         self.target = model_tensors(model)
@@ -349,7 +357,7 @@ class _Plan:
 
     def _plan_rows(self, had: bool, has: bool) -> str:
         rows, note = transfer_class_rows(self.source[ROWS], had, has, self.seed)
-        action = "inserted" if has and not had else "transferred" if note else "loaded"
+        action = "inserted" if has and not had else "converted" if note else "loaded"
         old, new = self.spec.get("head"), head_name(self.model)
         if old == "arcface" and BIAS in self.waiting:
             state = {**self.source, ROWS: rows}
@@ -357,10 +365,10 @@ class _Plan:
             note = "; ".join(
                 filter(None, (note, f"unit rows times {factor:.3g} (arcface s / |f|)"))
             )
-            action = "transferred" if action == "loaded" else action
+            action = "converted" if action == "loaded" else action
         elif old and new and old != new:
             note = _join(note, f"{old} to {new}, rows keep their direction")
-            action = "transferred" if action == "loaded" else action
+            action = "converted" if action == "loaded" else action
         self.put(ROWS, rows.to(self.waiting[ROWS].dtype), action, note)
         return note
 
@@ -373,13 +381,13 @@ class _Plan:
     def _plan_bias(self, had: bool, has: bool) -> None:
         if BIAS in self.source and BIAS in self.waiting:
             bias, note = transfer_class_rows(self.source[BIAS], had, has)
-            action = "inserted" if has and not had else "transferred" if note else "loaded"
+            action = "inserted" if has and not had else "converted" if note else "loaded"
             self.put(BIAS, bias, action, note)
         elif BIAS in self.source:
             self.ignore(BIAS, f"{head_name(self.model) or 'the head'} has no bias")
         elif BIAS in self.waiting:
             zero = torch.zeros(self.waiting[BIAS].shape)
-            self.put(BIAS, zero, "transferred", "zero: the head of the checkpoint has no bias")
+            self.put(BIAS, zero, "converted", "zero: the head of the checkpoint has no bias")
         other_head = head_name(self.model) != self.spec.get("head")
         if other_head and "class_head.scale" in self.source:
             self.ignore("class_head.scale", "belongs to the arcface head")
@@ -423,11 +431,34 @@ class _Plan:
                 + "\n".join(shown)
                 + "\nTensors that may be left out are named in MODEL.ALLOW_UNUSED_WEIGHTS"
             )
+        self._check_trained(label)
         for name, value in self.values.items():
             self.target[name].copy_(value)
         order = {name: index for index, name in enumerate(self.target)}
         self.rows.sort(key=lambda row: order.get(row.name, len(order)))
-        return LoadReport(label, self.rows)
+        return LoadReport(label, self.rows, self.checkpoint.file)
+
+    def _check_trained(self, label: str) -> None:
+        """Name tensors that nobody has trained as the model would use them, or refuse them."""
+        report = LoadReport(label, self.rows)
+        if any(name == REGISTERS for name in report.names("initialised")):
+            count = self.target[REGISTERS].shape[1]
+            logger.warning(
+                "%s has no register tokens, the model has %d: they start untrained. Set "
+                "MODEL.EOMT.NUM_REGISTERS 0 to build it without them",
+                label,
+                count,
+            )
+        untrained = [row for row in self.rows if row.action in UNTRAINED]
+        if self.allow_untrained or not untrained:
+            return
+        table = LoadReport(label, untrained).table()
+        raise ValueError(
+            f"{label} leaves {len(untrained)} tensors of the model untrained; nothing was loaded:\n"
+            f"{table}\nEvaluate the checkpoint that was trained for this config, change the config "
+            "to the checkpoint's (head, ANOMALY_CLASS, NUM_REGISTERS, LORA), or set "
+            "MODEL.ALLOW_UNTRAINED True to use it all the same"
+        )
 
 
 _HINTS = {

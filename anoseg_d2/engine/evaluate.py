@@ -10,12 +10,12 @@ from torch import nn
 
 from anoseg_d2.checkpoint.from_config import resolve_weights
 from anoseg_d2.data.loader import build_test_loader
-from anoseg_d2.engine.hooks import unwrap
 from anoseg_d2.evaluation.anomaly_evaluation import AnomalyEvaluator
 from anoseg_d2.evaluation.closed_set_evaluation import ClosedSetEvaluator
 from anoseg_d2.evaluation.score_statistics import ScoreStatistics
 from anoseg_d2.modeling.scores import ensemble_parts, single_scores
 from anoseg_d2.report.write import write_report
+from anoseg_d2.utils.unwrap import unwrap
 
 __all__ = ["evaluate", "measure_ensembles"]
 

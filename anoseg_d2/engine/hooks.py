@@ -6,22 +6,17 @@ import sys
 
 import torch
 from detectron2.engine import HookBase
-from torch import nn
-from torch.nn.parallel import DistributedDataParallel
+
+from anoseg_d2.utils.unwrap import unwrap
 
 try:
     import resource
 except ImportError:  # not a Unix
     resource = None
 
-__all__ = ["CostHook", "ProgressHook", "StopHook", "unwrap"]
+__all__ = ["CostHook", "ProgressHook", "StopHook"]
 
 logger = logging.getLogger(__name__)
-
-
-def unwrap(model: nn.Module) -> nn.Module:
-    """The model itself, without DistributedDataParallel around it."""
-    return model.module if isinstance(model, DistributedDataParallel) else model
 
 
 class ProgressHook(HookBase):

@@ -22,11 +22,12 @@ from anoseg_d2.checkpoint.from_config import load_weights, resolve_weights
 from anoseg_d2.data.builtin import register_all, register_cards
 from anoseg_d2.data.loader import build_train_loader, training_dicts
 from anoseg_d2.engine.evaluate import evaluate, measure_ensembles
-from anoseg_d2.engine.hooks import CostHook, ProgressHook, StopHook, unwrap
+from anoseg_d2.engine.hooks import CostHook, ProgressHook, StopHook
 from anoseg_d2.engine.solver import build_optimizer, build_scheduler
 from anoseg_d2.modeling import eomt  # noqa: F401  registers the meta-architecture
 from anoseg_d2.modeling.criterion import present_classes
 from anoseg_d2.modeling.lora import lora_state_dict
+from anoseg_d2.utils.unwrap import unwrap
 
 __all__ = ["Trainer", "amp_dtype", "check_inputs", "parameter_table"]
 
@@ -192,7 +193,7 @@ class Trainer(DefaultTrainer):
             self.start_iter = self.iter + 1
             logger.info("Going on from step %d of %d", self.start_iter, self.max_iter)
         else:
-            load_weights(self.cfg, unwrap(self.model))
+            load_weights(self.cfg, unwrap(self.model), training=True)
             if self.ema is not None:
                 self.ema.module.load_state_dict(unwrap(self.model).state_dict())
         self._trainer.data_loader = self._build_train_loader()

@@ -4,8 +4,8 @@ import numpy as np
 import torch
 from detectron2.modeling import build_model
 
-from anoseg_d2.checkpoint import build_config_overrides, load_into, read_checkpoint
-from anoseg_d2.checkpoint.from_config import load_weights, restore_statistics, with_delta_base
+from anoseg_d2.checkpoint import build_config_overrides, read_checkpoint
+from anoseg_d2.checkpoint.from_config import load_checkpoint, load_weights
 from anoseg_d2.config import load_config
 from anoseg_d2.modeling import eomt  # noqa: F401  registers the meta-architecture
 
@@ -43,12 +43,10 @@ class AnomalyPredictor:
         """
         checkpoint = read_checkpoint(source)
         cfg = load_config(overrides=[*build_config_overrides(checkpoint), *(overrides or [])])
-        checkpoint = with_delta_base(cfg, checkpoint)
         predictor = cls.__new__(cls)
         predictor.cfg = cfg
         predictor.model = build_model(cfg).eval()
-        load_into(predictor.model, checkpoint)
-        restore_statistics(predictor.model, checkpoint)
+        load_checkpoint(cfg, predictor.model, checkpoint)
         return predictor
 
     @property

@@ -302,7 +302,7 @@ def test_arcface_to_a_head_with_bias_keeps_directions(tmp_path, head):
     rows = (F.normalize(head.class_head.weight) for head in (arcface, model))
     torch.testing.assert_close(*rows)
     assert not model.class_head.bias.any()
-    assert "class_head.bias" in report.names("transferred")
+    assert "class_head.bias" in report.names("converted")
 
 
 def test_another_class_list_is_refused_unless_the_head_may_start_anew(tmp_path):
