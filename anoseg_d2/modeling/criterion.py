@@ -14,29 +14,41 @@ from torch.nn import functional as F
 from anoseg_d2.modeling import losses
 from anoseg_d2.modeling.heads import ClassHead
 from anoseg_d2.modeling.matcher import assign, pair_costs
+from anoseg_d2.utils.constants import NO_OBJECT_WEIGHT, VOID
 
 __all__ = [
     "LossNormalizers",
+    "Matches",
     "SetCriterion",
     "Target",
     "present_classes",
     "targets_from_sem_seg",
 ]
 
-IGNORE_LABEL = 255
-
 
 class Target(NamedTuple):
-    """What one image asks for.
+    """Ground truth of one image: its label map, from which the losses read masks at points.
 
-    classes: (T,) int64, one entry per class that occurs; the anomaly class is one of them.
-    masks: (T, H, W) bool.
-    valid: (H, W) bool, False on void and padding.
+    classes: (T,) int64, the classes that occur; the anomaly class is one of them.
+    sem_seg: (H, W) uint8 class of each pixel, 255 for void and padding.
     """
 
     classes: Tensor
-    masks: Tensor
-    valid: Tensor
+    sem_seg: Tensor
+
+    @property
+    def masks(self) -> Tensor:
+        """One mask per class, (T, H, W) bool. The losses never build them."""
+        return self.sem_seg[None] == self.classes[:, None, None]
+
+    @property
+    def valid(self) -> Tensor:
+        """Labelled pixels, (H, W) bool."""
+        return self.sem_seg != VOID
+
+    def to(self, device: torch.device) -> "Target":
+        """Move to a device; from pinned memory this does not wait."""
+        return Target(*(tensor.to(device, non_blocking=True) for tensor in self))
 
 
 class LossNormalizers(NamedTuple):
@@ -56,17 +68,17 @@ class LossNormalizers(NamedTuple):
 
 
 def present_classes(sem_seg: Tensor) -> Tensor:
-    """Values of a label map (any shape, int64, not negative) but void, ascending."""
-    counts = torch.bincount(sem_seg.flatten(), minlength=IGNORE_LABEL + 1)
-    counts[IGNORE_LABEL] = 0
+    """Return the values of a label map (any shape, not negative), except void, ascending."""
+    counts = torch.bincount(sem_seg.flatten(), minlength=VOID + 1)
+    counts[VOID] = 0
     return counts.nonzero()[:, 0]
 
 
 def targets_from_sem_seg(sem_seg: Tensor, num_classes: int) -> Target:
-    """One mask per class present.
+    """Check a label map and name its classes.
 
     Args:
-        sem_seg: (H, W) int64, 0..num_classes - 1, or 255 for void and padding.
+        sem_seg: (H, W) integers, 0..num_classes - 1, or 255 for void and padding.
         num_classes: K, or K + 1 with the anomaly class.
     Raises:
         ValueError: a value that is neither a class nor void.
@@ -75,9 +87,36 @@ def targets_from_sem_seg(sem_seg: Tensor, num_classes: int) -> Target:
     if len(classes) and classes[-1] >= num_classes:
         raise ValueError(
             f"label map has values {classes.tolist()}, the model has classes 0..{num_classes - 1} "
-            f"and void {IGNORE_LABEL}; pasted objects need MODEL.EOMT.ANOMALY_CLASS True"
+            f"and void {VOID}; pasted objects need MODEL.EOMT.ANOMALY_CLASS True"
         )
-    return Target(classes, sem_seg[None] == classes[:, None, None], sem_seg != IGNORE_LABEL)
+    return Target(classes, sem_seg.to(torch.uint8))
+
+
+class Matches(NamedTuple):
+    """Matched pairs of one prediction layer, M over all images of the batch, each (M,) int64.
+
+    images: index of the image in the batch.
+    queries: matched query.
+    classes: class of the target that it is matched to.
+    """
+
+    images: Tensor
+    queries: Tensor
+    classes: Tensor
+
+
+def _gather_matches(
+    pairs: list[tuple[Tensor, Tensor]], targets: list[Target], device: torch.device
+) -> Matches:
+    """Join the pairs (queries, target indices on the host) of every image."""
+    images = [torch.full_like(queries, i) for i, (queries, _) in enumerate(pairs)]
+    columns = torch.stack(
+        [torch.cat(images), *(torch.cat(part) for part in zip(*pairs, strict=True))]
+    ).to(device, non_blocking=True)
+    images, queries, indices = columns
+    starts = torch.tensor([0, *(len(target.classes) for target in targets)]).cumsum(0)
+    classes = torch.cat([target.classes for target in targets])
+    return Matches(images, queries, classes[starts.to(device)[images] + indices])
 
 
 class SetCriterion(nn.Module):
@@ -106,7 +145,7 @@ class SetCriterion(nn.Module):
         mask_weight: float = 5.0,
         dice_weight: float = 5.0,
         class_weight: float = 2.0,
-        no_object_weight: float = 0.1,
+        no_object_weight: float = NO_OBJECT_WEIGHT,
         match_weights: tuple[float, float, float] = (5.0, 5.0, 2.0),
         match_points: int = 12544,
         loss_points: int = 12544,
@@ -190,50 +229,63 @@ class SetCriterion(nn.Module):
             normalizers = self.normalizers(
                 [len(target.classes) for target in targets], predictions[-1][0].shape[1]
             )
+        sem_seg = torch.stack([target.sem_seg for target in targets])
+        matches = self.match_layers(predictions, targets)
         result = {}
-        for layer, (mask_logits, class_logits) in enumerate(predictions):
+        for layer, ((mask_logits, class_logits), matched) in enumerate(
+            zip(predictions, matches, strict=True)
+        ):
             suffix = "" if layer == len(predictions) - 1 else f"_{layer}"
             layer_losses = self._layer_losses(
-                mask_logits.float(), class_logits.float(), targets, head, normalizers
+                mask_logits, class_logits.float(), sem_seg, matched, head, normalizers
             )
             result.update({f"{name}{suffix}": value for name, value in layer_losses.items()})
         if self.outlier_weight > 0:
-            share = len(targets) / normalizers.num_images
-            result["loss_outlier"] = (share * self.outlier_weight) * self._outlier_loss(
+            fraction = len(targets) / normalizers.num_images
+            result["loss_outlier"] = (fraction * self.outlier_weight) * self._outlier_loss(
                 *predictions[-1], targets, head.num_known
             )
         return result
 
     @torch.no_grad()
-    def match(self, mask_logits: Tensor, class_logits: Tensor, targets: list[Target]):
-        """Match one prediction layer; per image query and target indices.
+    def match_layers(
+        self, predictions: list[tuple[Tensor, Tensor]], targets: list[Target]
+    ) -> list[Matches]:
+        """Match every prediction layer by itself.
+
+        All costs of all layers reach the host in one transfer, because the assignment runs there
+        and each transfer makes a GPU wait for everything before it.
 
         Args:
-            mask_logits: (B, Q, h, w).
-            class_logits: (B, Q, R) without margin.
+            predictions: per layer mask logits (B, Q, h, w) and class logits (B, Q, R), without
+                margin.
+            targets: one per image.
         """
-        return [
-            self._match_image(masks, classes, target)
-            for masks, classes, target in zip(mask_logits, class_logits, targets, strict=True)
+        costs = [
+            self._image_costs(mask_logits[image].float(), class_logits[image].float(), target)
+            for mask_logits, class_logits in predictions
+            for image, target in enumerate(targets)
         ]
+        pairs = assign(costs)
+        per_layer = [pairs[i : i + len(targets)] for i in range(0, len(pairs), len(targets))]
+        device = predictions[0][0].device
+        return [_gather_matches(layer, targets, device) for layer in per_layer]
 
-    def _match_image(self, mask_logits: Tensor, class_logits: Tensor, target: Target):
+    def _image_costs(self, mask_logits: Tensor, class_logits: Tensor, target: Target) -> Tensor:
+        """Matching costs (Q, T) of one image and layer."""
         if len(target.classes) == 0:
-            empty = target.classes.new_zeros(0)
-            return empty, empty
+            return class_logits.new_zeros(len(class_logits), 0)
         points = self._match_points(mask_logits)
-        valid = None
-        if self.exclude_void:
-            valid = losses.sample_points(target.valid[None, None].float(), points, "nearest")[0]
-        costs = pair_costs(
+        images = torch.zeros_like(target.classes)
+        sem_seg = target.sem_seg[None]
+        return pair_costs(
             losses.sample_points(mask_logits[:, None], points),
-            losses.sample_points(target.masks[:, None].float(), points),
+            losses.sample_class_masks(sem_seg, images, target.classes, points),
             class_logits,
             target.classes,
             self.match_weights,
-            valid,
+            losses.sample_valid(sem_seg, images, points)[0] if self.exclude_void else None,
         )
-        return assign(costs)
 
     def _match_points(self, mask_logits: Tensor) -> Tensor:
         """One set of points (1, P, 2) for all queries and targets of an image."""
@@ -241,13 +293,11 @@ class SetCriterion(nn.Module):
             return losses.dense_points(*mask_logits.shape[-2:], mask_logits.device)[None]
         return torch.rand(1, self.match_points, 2, device=mask_logits.device)
 
-    def _layer_losses(self, mask_logits, class_logits, targets, head, normalizers):
-        matches = self.match(mask_logits, class_logits, targets)
+    def _layer_losses(self, mask_logits, class_logits, sem_seg, matches, head, normalizers):
         class_targets = class_logits.new_full(
             class_logits.shape[:2], self.num_classes, dtype=torch.int64
         )
-        for image, (queries, indices) in enumerate(matches):
-            class_targets[image, queries] = targets[image].classes[indices]
+        class_targets[matches.images, matches.queries] = matches.classes
         row_weights = class_logits.new_ones(self.num_classes + 1)
         row_weights[-1] = self.no_object_weight
         class_loss = losses.weighted_cross_entropy(
@@ -256,29 +306,30 @@ class SetCriterion(nn.Module):
             row_weights,
             normalizers.class_weight,
         )
-        mask_loss, dice_loss = self._mask_losses(mask_logits, targets, matches, normalizers)
+        mask_loss, dice_loss = self._mask_losses(mask_logits, sem_seg, matches, normalizers)
         return {
             "loss_mask": self.mask_weight * mask_loss,
             "loss_dice": self.dice_weight * dice_loss,
             "loss_class": self.class_weight * class_loss,
         }
 
-    def _mask_losses(self, mask_logits, targets, matches, normalizers):
-        if sum(len(queries) for queries, _ in matches) == 0:
-            zero = 0.0 * mask_logits.sum()  # keeps the graph, so that every rank has gradients
+    def _mask_losses(self, mask_logits, sem_seg, matches, normalizers):
+        if len(matches.images) == 0:
+            # Not a plain zero: the graph must reach every parameter, or a rank without targets
+            # would have no gradients where DistributedDataParallel waits for them.
+            zero = 0.0 * mask_logits.float().sum()
             return zero, zero
-        matched = torch.cat([mask_logits[i, q] for i, (q, _) in enumerate(matches)])[:, None]
-        masks = torch.cat([targets[i].masks[t] for i, (_, t) in enumerate(matches)])[:, None]
+        # Unmatched masks have no mask loss: only the matched ones are converted to float32.
+        matched = mask_logits[matches.images, matches.queries].float()[:, None]
         points = self._loss_points(matched)
         point_logits = losses.sample_points(matched, points)
         with torch.no_grad():
-            point_targets = losses.sample_points(masks.float(), points)
+            point_targets = losses.sample_class_masks(
+                sem_seg, matches.images, matches.classes, points
+            )
             valid = None
             if self.exclude_void:
-                maps = torch.cat(
-                    [targets[i].valid.expand(len(t), 1, -1, -1) for i, (_, t) in enumerate(matches)]
-                )
-                valid = losses.sample_points(maps.float(), points, "nearest")
+                valid = losses.sample_valid(sem_seg, matches.images, points)
         return (
             losses.bce_loss(point_logits, point_targets, normalizers.num_masks, valid),
             losses.dice_loss(point_logits, point_targets, normalizers.num_masks, valid),
@@ -295,8 +346,8 @@ class SetCriterion(nn.Module):
     def _outlier_loss(self, mask_logits, class_logits, targets, num_known: int) -> Tensor:
         known, outlier = [], []
         for target in targets:
-            is_known = (target.masks & (target.classes < num_known)[:, None, None]).any(dim=0)
-            is_outlier = (target.masks & (target.classes >= num_known)[:, None, None]).any(dim=0)
+            is_known = target.sem_seg < num_known
+            is_outlier = (target.sem_seg >= num_known) & target.valid
             grids = F.interpolate(
                 torch.stack([is_known, is_outlier])[None].float(),
                 size=mask_logits.shape[-2:],

@@ -48,6 +48,13 @@ class ScaleBlock(nn.Module):
         return self.norm(self.conv2(F.gelu(self.conv1(x))))
 
 
+def _to_device(batch: Tensor, device: torch.device) -> Tensor:
+    """Copy without waiting where the device allows it, which takes pinned memory on the host."""
+    if device.type == "cuda" and batch.device.type == "cpu":
+        batch = batch.pin_memory()
+    return batch.to(device, non_blocking=True)
+
+
 @META_ARCH_REGISTRY.register()
 class EoMT(nn.Module):
     """Encoder-only mask transformer with anomaly scores.
@@ -207,9 +214,10 @@ class EoMT(nn.Module):
             float32 in 0..1.
         """
         if self.training:
-            images = torch.stack([x["image"].to(self.device) for x in batched_inputs])
+            images = _to_device(torch.stack([x["image"] for x in batched_inputs]), self.device)
+            # Classes are found on the host, where the labels are: a GPU would be waited for.
             targets = [
-                targets_from_sem_seg(x["sem_seg"].to(self.device), self.criterion.num_classes)
+                targets_from_sem_seg(x["sem_seg"], self.criterion.num_classes).to(self.device)
                 for x in batched_inputs
             ]
             predictions = self.predict_masks(images)

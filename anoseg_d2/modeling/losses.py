@@ -9,12 +9,16 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from anoseg_d2.utils.constants import VOID
+
 __all__ = [
     "bce_loss",
     "dense_points",
     "dice_loss",
     "outlier_hinge",
+    "sample_class_masks",
     "sample_points",
+    "sample_valid",
     "uncertain_points",
     "weighted_cross_entropy",
 ]
@@ -38,6 +42,60 @@ def sample_points(maps: Tensor, points: Tensor, mode: str = "bilinear") -> Tenso
     padding = "zeros" if mode == "bilinear" else "border"
     sampled = F.grid_sample(maps, grid, mode=mode, padding_mode=padding, align_corners=False)
     return sampled[:, :, :, 0].flatten(0, 1)
+
+
+def _unnormalize(points: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """Map points in 0..1 to pixel indices y, x, rounded exactly as `F.grid_sample` rounds."""
+    grid = 2.0 * points - 1.0
+    x = (grid[..., 0] + 1.0) * (size[1] / 2) - 0.5
+    y = (grid[..., 1] + 1.0) * (size[0] / 2) - 0.5
+    return y, x
+
+
+def sample_class_masks(sem_seg: Tensor, images: Tensor, classes: Tensor, points: Tensor) -> Tensor:
+    """Read the masks `sem_seg[image] == class` bilinearly at points without building the masks.
+
+    Equal to `sample_points` on those masks. A mask that is known from one label map need not
+    exist as an image of floats: reading the labels of the four pixels around each point is enough.
+
+    Args:
+        sem_seg: (B, H, W) label maps, any integer type.
+        images: (M,) int64, the image of each mask.
+        classes: (M,) the class of each mask.
+        points: (M, P, 2) or (1, P, 2), as in `sample_points`. With one set of points, all masks
+            must belong to the same image.
+    Returns:
+        (M, P) float32 in 0..1.
+    """
+    height, width = sem_seg.shape[-2:]
+    y, x = _unnormalize(points, (height, width))
+    top, left = y.floor(), x.floor()
+    down, right = y - top, x - left
+    up, leftward = 1.0 - down, 1.0 - right
+    offset = (images[: len(points)] * (height * width))[:, None]
+    labels, wanted = sem_seg.flatten(), classes[:, None]
+    result = None
+    for row, row_weight in ((top, up), (top + 1, down)):
+        for column, column_weight in ((left, leftward), (left + 1, right)):
+            # Outside the image there is no mask: zero padding, as in `sample_points`.
+            inside = (row >= 0) & (row < height) & (column >= 0) & (column < width)
+            index = row.clamp(0, height - 1) * width + column.clamp(0, width - 1)
+            hit = (labels[offset + index.long()] == wanted) & inside
+            share = hit * (row_weight * column_weight)
+            result = share if result is None else result.add_(share)
+    return result
+
+
+def sample_valid(sem_seg: Tensor, images: Tensor, points: Tensor) -> Tensor:
+    """Whether the pixel nearest to each point is labelled, (M, P) float32 of 0 and 1.
+
+    Arguments as in `sample_class_masks`; outside the image the border counts.
+    """
+    height, width = sem_seg.shape[-2:]
+    y, x = _unnormalize(points, (height, width))
+    row, column = y.round().clamp(0, height - 1), x.round().clamp(0, width - 1)
+    offset = (images[: len(points)] * (height * width))[:, None]
+    return (sem_seg.flatten()[offset + (row * width + column).long()] != VOID).float()
 
 
 def dense_points(height: int, width: int, device) -> Tensor:

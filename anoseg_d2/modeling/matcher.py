@@ -49,26 +49,31 @@ def pair_costs(
     return weights[0] * bce + weights[1] * dice + weights[2] * class_cost
 
 
-def assign(costs: Tensor) -> tuple[Tensor, Tensor]:
-    """One-to-one assignment of least total cost (Hungarian, scipy).
+def assign(costs: list[Tensor]) -> list[tuple[Tensor, Tensor]]:
+    """Find one-to-one assignments of least total cost (Hungarian, scipy), one per matrix.
 
-    Infinite costs are clamped to +-1e10; the smaller side is assigned whole.
+    All matrices reach the host in a single transfer. Infinite costs are clamped to +-1e10; the
+    smaller side is assigned completely.
 
     Args:
-        costs: (Q, T).
+        costs: matrices (Q, T), each with its own Q and T, on one device.
     Returns:
-        query and target indices, each (min(Q, T),) int64 on the device of `costs`.
+        for each matrix, query and target indices, each (min(Q, T),) int64, on the host.
     Raises:
         FloatingPointError: a cost is NaN: the model has diverged.
     """
-    matrix = costs.detach().double().cpu().numpy()
-    if np.isnan(matrix).any():
+    flat = torch.cat([matrix.detach().flatten() for matrix in costs]).cpu().double().numpy()
+    if np.isnan(flat).any():
         raise FloatingPointError(
-            f"{int(np.isnan(matrix).sum())} of {matrix.size} matching costs are NaN: the model's "
+            f"{int(np.isnan(flat).sum())} of {flat.size} matching costs are NaN: the model's "
             "outputs are not finite; lower SOLVER.BASE_LR or switch SOLVER.AMP.ENABLED off"
         )
-    rows, columns = linear_sum_assignment(matrix.clip(-MAX_COST, MAX_COST))
-    return (
-        torch.as_tensor(rows, dtype=torch.int64, device=costs.device),
-        torch.as_tensor(columns, dtype=torch.int64, device=costs.device),
-    )
+    # scipy refuses infinities; 1e10 is far beyond any finite cost and still adds without overflow.
+    flat = flat.clip(-MAX_COST, MAX_COST)
+    result, start = [], 0
+    for matrix in costs:
+        part = flat[start : start + matrix.numel()].reshape(matrix.shape)
+        start += matrix.numel()
+        rows, columns = linear_sum_assignment(part)
+        result.append((torch.from_numpy(rows), torch.from_numpy(columns)))
+    return result

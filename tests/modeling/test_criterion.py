@@ -89,8 +89,10 @@ def test_all_points_equal_a_dense_computation():
     ((mask_logits, class_logits),) = predictions(size=(32, 48))
     targets = [scene(0), scene(1, classes=(1,))]
     criterion = dense()
-    matches = criterion.match(mask_logits, class_logits, targets)
-    pairs = [list(zip(q.tolist(), t.tolist(), strict=True)) for q, t in matches]
+    (matches,) = criterion.match_layers([(mask_logits, class_logits)], targets)
+    pairs = [[], []]
+    for image, query, label in zip(*(column.tolist() for column in matches), strict=True):
+        pairs[image].append((query, targets[image].classes.tolist().index(label)))
     found = criterion([(mask_logits, class_logits)], targets, HEAD)
     expected = dense_reference(mask_logits, class_logits, list(zip(targets, pairs, strict=True)))
     for name, value in zip(("loss_mask", "loss_dice", "loss_class"), expected, strict=True):
@@ -102,7 +104,7 @@ def test_losses_do_not_depend_on_the_order_of_targets(void):
     layers = predictions(images=1, layers=2)
     target = scene(0)
     order = torch.tensor([2, 0, 1])
-    shuffled = Target(target.classes[order], target.masks[order], target.valid)
+    shuffled = Target(target.classes[order], target.sem_seg)
     first = dense(void=void)(layers, [target], HEAD)
     second = dense(void=void)(layers, [shuffled], HEAD)
     for name, value in first.items():
@@ -121,7 +123,7 @@ def test_excluded_void_has_zero_gradient(points):
     target = scene(0, size=(16, 16), void=0.0)
     void = torch.zeros(16, 16, dtype=torch.bool)
     void[4:12, 4:12] = True
-    target = Target(target.classes, target.masks & ~void, ~void)
+    target = Target(target.classes, target.sem_seg.masked_fill(void, 255))
     criterion = SetCriterion(KNOWN, match_points=points, loss_points=points, void="exclude")
     ((mask_logits, class_logits),) = predictions(images=1, size=(16, 16))
     gradient = mask_gradient(criterion, target, mask_logits, class_logits)
@@ -137,10 +139,9 @@ def test_excluded_void_does_not_decide_the_matching():
     mask_logits[0, 0, 0] = 4.0  # query 0 is right on the valid row
     mask_logits[0, 0, 1] = 4.0  # and claims void, query 1 claims nothing
     mask_logits[0, 1, 0, 0] = 4.0
-    valid = torch.tensor([[True, True], [False, False]])
-    target = Target(torch.tensor([1]), valid[None], valid)
-    ((queries, _),) = criterion.match(mask_logits, torch.zeros(1, 2, KNOWN + 1), [target])
-    assert queries.tolist() == [0]
+    target = targets_from_sem_seg(torch.tensor([[1, 1], [255, 255]]), KNOWN)
+    (matches,) = criterion.match_layers([(mask_logits, torch.zeros(1, 2, KNOWN + 1))], [target])
+    assert matches.queries.tolist() == [0]
 
 
 def test_void_as_negative_pushes_every_matched_mask_down():
@@ -148,7 +149,8 @@ def test_void_as_negative_pushes_every_matched_mask_down():
     ((mask_logits, class_logits),) = predictions(images=1, size=(16, 16))
     criterion = dense(void="negative")
     gradient = mask_gradient(criterion, target, mask_logits, class_logits)
-    ((queries, _),) = criterion.match(mask_logits, class_logits, [target])
+    (matches,) = criterion.match_layers([(mask_logits, class_logits)], [target])
+    queries = matches.queries
     assert (gradient[queries][:, ~target.valid] > 0).all()
     others = sorted(set(range(QUERIES)) - set(queries.tolist()))
     assert (gradient[others] == 0).all()
@@ -249,6 +251,23 @@ def test_targets_are_one_mask_per_class_and_the_anomaly_is_one_of_them():
     assert target.masks[2].tolist() == [[False, False, False], [True, False, True]]
     assert target.valid.tolist() == [[True, True, False], [True, True, True]]
     assert torch.equal(target.masks.any(dim=0), target.valid)
+
+
+def test_label_maps_of_any_integer_type_give_the_same_target():
+    sem_seg = torch.tensor([[0, 0, 255], [4, 2, 4]])
+    for dtype in (torch.uint8, torch.int32, torch.int64):
+        target = targets_from_sem_seg(sem_seg.to(dtype), KNOWN + 1)
+        assert target.sem_seg.dtype == torch.uint8
+        assert torch.equal(target.sem_seg.long(), sem_seg)
+
+
+def test_every_layer_is_matched_as_if_it_were_the_only_one():
+    layers, targets = predictions(layers=3), [scene(0), scene(1, classes=(1,))]
+    criterion = dense()
+    together = criterion.match_layers(layers, targets)
+    for layer, matches in zip(layers, together, strict=True):
+        (alone,) = criterion.match_layers([layer], targets)
+        assert all(map(torch.equal, matches, alone))
 
 
 def test_an_anomaly_label_without_the_anomaly_class_is_refused():

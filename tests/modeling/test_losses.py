@@ -169,3 +169,28 @@ def test_one_set_of_points_reads_every_map_as_its_own_would(mode):
     maps, points = torch.randn(5, 1, 7, 9), torch.rand(1, 40, 2)
     shared = losses.sample_points(maps, points, mode)
     assert torch.equal(shared, losses.sample_points(maps, points.expand(5, -1, -1), mode))
+
+
+@pytest.mark.parametrize("size", [(32, 32), (48, 64), (37, 100)])
+def test_masks_read_from_labels_equal_masks_sampled_as_images(size):
+    sem_seg = torch.randint(4, (2, *size), dtype=torch.uint8)
+    images, classes = torch.tensor([0, 1, 1]), torch.tensor([0, 2, 3])
+    points = torch.rand(3, 3000, 2)
+    points[:, :4] = torch.tensor([[0.0, 0.0], [1.0, 1.0], [0.01, 0.5], [0.5, 1.0]])
+    masks = (sem_seg[images] == classes[:, None, None])[:, None].float()
+    found = losses.sample_class_masks(sem_seg, images, classes, points)
+    # Only the rounding of a pixel coordinate differs, where the compiler fuses it.
+    torch.testing.assert_close(found, losses.sample_points(masks, points), rtol=0, atol=1e-5)
+    dense = losses.dense_points(*size, "cpu")[None]
+    one_image = torch.zeros(3, dtype=torch.int64)
+    masks = (sem_seg[:1] == classes[:, None, None])[:, None].float()
+    shared = losses.sample_class_masks(sem_seg[:1], one_image, classes, dense)
+    torch.testing.assert_close(shared, losses.sample_points(masks, dense), rtol=0, atol=1e-5)
+
+
+def test_valid_points_read_from_labels_equal_the_nearest_reading_of_the_valid_map():
+    sem_seg = torch.randint(4, (2, 37, 53), dtype=torch.uint8)
+    sem_seg[torch.rand(sem_seg.shape) < 0.3] = 255
+    images, points = torch.tensor([1, 0, 1]), torch.rand(3, 3000, 2)
+    expected = losses.sample_points((sem_seg[images] != 255)[:, None].float(), points, "nearest")
+    assert torch.equal(losses.sample_valid(sem_seg, images, points), expected)

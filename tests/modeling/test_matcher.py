@@ -41,7 +41,7 @@ def check_one_to_one(queries, targets, shape):
 )
 @settings(max_examples=80, deadline=None)
 def test_assignment_costs_what_brute_force_finds(costs):
-    queries, targets = assign(torch.tensor(costs))
+    ((queries, targets),) = assign([torch.tensor(costs)])
     check_one_to_one(queries, targets, costs.shape)
     found = costs[queries.numpy(), targets.numpy()].sum()
     assert found == pytest.approx(least_cost(costs))
@@ -50,13 +50,13 @@ def test_assignment_costs_what_brute_force_finds(costs):
 @pytest.mark.parametrize("shape", [(6, 6), (6, 3), (2, 5)])
 def test_assignment_is_the_brute_force_one_when_it_is_unique(shape):
     costs = torch.randn(shape, dtype=torch.float64)
-    queries, targets = assign(costs)
+    ((queries, targets),) = assign([costs])
     check_one_to_one(queries, targets, shape)
     assert costs[queries, targets].sum().item() == pytest.approx(least_cost(costs.numpy()))
 
 
 def test_more_targets_than_queries_leaves_the_dearest_targets_out():
-    queries, targets = assign(torch.tensor([[0.0, 9.0, 1.0], [9.0, 9.0, 0.0]]))
+    ((queries, targets),) = assign([torch.tensor([[0.0, 9.0, 1.0], [9.0, 9.0, 0.0]])])
     assert dict(zip(queries.tolist(), targets.tolist(), strict=True)) == {0: 0, 1: 2}
 
 
@@ -64,12 +64,12 @@ def test_nan_costs_are_refused():
     costs = torch.zeros(3, 2)
     costs[1, 1] = math.nan
     with pytest.raises(FloatingPointError, match="1 of 6 matching costs are NaN"):
-        assign(costs)
+        assign([torch.zeros(1, 0), costs])
 
 
 def test_infinite_costs_are_clamped_and_avoided():
     costs = torch.tensor([[math.inf, 1.0], [1.0, math.inf], [-math.inf, 0.0]])
-    queries, targets = assign(costs)
+    ((queries, targets),) = assign([costs])
     assert dict(zip(queries.tolist(), targets.tolist(), strict=True)) == {2: 0, 0: 1}
     assert MAX_COST == 1e10
 
@@ -112,27 +112,28 @@ def test_costs_of_enormous_logits_stay_finite():
 def empty_target(height=4, width=4):
     return Target(
         torch.zeros(0, dtype=torch.int64),
-        torch.zeros(0, height, width, dtype=torch.bool),
-        torch.zeros(height, width, dtype=torch.bool),
+        torch.full((height, width), 255, dtype=torch.uint8),
     )
 
 
 def test_an_image_without_targets_matches_nothing(tiny_eomt):
     criterion = tiny_eomt().criterion
-    ((queries, targets),) = criterion.match(
-        torch.randn(1, 5, 4, 4), torch.randn(1, 5, 4), [empty_target()]
+    (matches,) = criterion.match_layers(
+        [(torch.randn(1, 5, 4, 4), torch.randn(1, 5, 4))], [empty_target()]
     )
-    assert len(queries) == len(targets) == 0
+    assert all(len(column) == 0 for column in matches)
 
 
-def test_duplicate_targets_get_different_queries(tiny_eomt):
-    criterion = tiny_eomt().criterion
-    mask = torch.zeros(4, 4, dtype=torch.bool)
-    mask[:2] = True
-    target = Target(torch.tensor([1, 1]), torch.stack([mask, mask]), torch.ones_like(mask))
-    ((queries, targets),) = criterion.match(torch.randn(1, 5, 4, 4), torch.randn(1, 5, 4), [target])
+def test_duplicate_targets_get_different_queries():
+    ((queries, targets),) = assign([torch.randn(5, 1).expand(5, 2)])
     check_one_to_one(queries, targets, (5, 2))
-    assert sorted(targets.tolist()) == [0, 1] and len(set(queries.tolist())) == 2
+
+
+def test_matrices_of_many_shapes_are_assigned_as_each_alone():
+    costs = [torch.randn(shape) for shape in ((5, 2), (5, 0), (1, 1), (3, 4), (5, 5))]
+    for matrix, (queries, targets) in zip(costs, assign(costs), strict=True):
+        ((alone_queries, alone_targets),) = assign([matrix])
+        assert torch.equal(queries, alone_queries) and torch.equal(targets, alone_targets)
 
 
 class Spy(ArcFaceHead):
@@ -147,8 +148,7 @@ class Spy(ArcFaceHead):
 def test_unmatched_queries_are_no_object_the_last_row(tiny_eomt, has_anomaly):
     criterion = tiny_eomt(has_anomaly=has_anomaly).criterion
     head = Spy(8, 3, has_anomaly)
-    masks = torch.eye(2)[:, :, None].expand(2, 2, 2).bool()
-    target = Target(torch.tensor([0, 2]), masks, torch.ones(2, 2, dtype=torch.bool))
+    target = Target(torch.tensor([0, 2]), torch.tensor([[0, 0], [2, 2]], dtype=torch.uint8))
     class_logits = torch.zeros(1, 5, head.num_rows)
     mask_logits = torch.full((1, 5, 2, 2), -5.0)
     mask_logits[0, 3, 0], mask_logits[0, 1, 1] = 5.0, 5.0
@@ -168,7 +168,6 @@ def test_matching_uses_the_logits_of_inference_not_those_of_the_loss(tiny_eomt):
     criterion = tiny_eomt().criterion
     head = Contrary(8, 3)
     class_logits = torch.tensor([[[3.0, 0, 0, 0], [2.0, 0, 0, 0]]])
-    mask = torch.ones(1, 2, 2, dtype=torch.bool)
-    target = Target(torch.tensor([0]), mask, mask[0])
+    target = Target(torch.tensor([0]), torch.zeros(2, 2, dtype=torch.uint8))
     criterion([(torch.zeros(1, 2, 2, 2), class_logits)], [target], head)
     assert head.seen.tolist() == [[0, 3]]
