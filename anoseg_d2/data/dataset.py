@@ -7,6 +7,7 @@ from pathlib import Path
 
 from anoseg_d2.data.dataset_files import FoundFiles, Layout, find_files
 from anoseg_d2.data.label_rules import LabelRule
+from anoseg_d2.utils.files import check_name
 
 __all__ = ["Dataset", "allow_count_mismatch"]
 
@@ -49,6 +50,9 @@ class Dataset:
     expected_images: int | None = None
     present_classes: tuple[int, ...] | None = None
     origin: str = "built in"
+
+    def __post_init__(self):
+        check_name(self.name, "dataset")  # it becomes the name of files and folders
 
     @property
     def anomaly_id(self) -> int | None:

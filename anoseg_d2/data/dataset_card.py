@@ -20,6 +20,7 @@ anomalies has `kind: anomaly`, and `known`, `anomaly`, `void` instead of classes
 """
 
 import re
+import reprlib
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -29,11 +30,15 @@ from anoseg_d2.data.dataset import Dataset
 from anoseg_d2.data.dataset_files import Layout, placeholders
 from anoseg_d2.data.label_rules import LABEL_RULES, LabelRule
 from anoseg_d2.utils.constants import CITYSCAPES_CLASSES, CITYSCAPES_COLORS, VOID
+from anoseg_d2.utils.files import check_name
 from anoseg_d2.utils.visualization import class_palette
 
 __all__ = ["CARDS_FOLDER", "find_card", "read_card", "shipped_cards"]
 
 CARDS_FOLDER = Path(__file__).parent / "cards"
+MAX_BYTES = 1_000_000
+MAX_DEPTH = 20
+MAX_WILDCARDS = 12
 MAX_CLASSES = 252  # train ids 253 to 255 have other meanings
 _FILE_KEYS = ("images", "labels", "frames", "expected_images")
 _KINDS = {
@@ -84,22 +89,28 @@ class _Card:
 
     def __init__(self, path: Path):
         self.path = path
-        text = path.read_text(encoding="utf-8")
+        if path.stat().st_size > MAX_BYTES:
+            raise ValueError(f"{path}: a card has at most {MAX_BYTES:,} bytes")
         try:
+            text = path.read_text(encoding="utf-8")
+            _refuse_nests(text)
             self.node = yaml.compose(text, Loader=yaml.SafeLoader)
-            self._refuse_duplicates(self.node)
             self.card = yaml.safe_load(text)
-        except yaml.YAMLError as error:
+        # Beside its own errors, yaml passes on those of dates and numbers that do not exist.
+        except (yaml.YAMLError, ValueError, OverflowError) as error:
             raise ValueError(f"{path}: not plain yaml: {error}") from error
         if not isinstance(self.card, Mapping):
-            raise ValueError(f"{path}: a card is a mapping of keys, found {self.card!r}")
+            raise ValueError(
+                f"{path}: a card is a mapping of keys, found {reprlib.repr(self.card)}"
+            )
+        self._refuse_duplicates(self.node)
 
     def datasets(self) -> list[Dataset]:
         kind = self.card.get("kind", "closed_set")
-        if kind not in _KINDS:
+        if not isinstance(kind, str) or kind not in _KINDS:
             self.fail("kind", kind, " or ".join(_KINDS))
         self.check_keys(self.card, (*_COMMON_KEYS, *_KINDS[kind]))
-        name = self.text(self.card, "name")
+        name = self.name()
         build = self.closed_set if kind == "closed_set" else self.anomaly_set
         return [
             build(f"{name}_{split}" if split else name, layout, expected)
@@ -135,7 +146,7 @@ class _Card:
     def layouts(self):
         """Yield (split or "", layout, expected number of images)."""
         root = self.text(self.card, "root")
-        if root.startswith("~") or "$" in root:
+        if root.startswith("~") or "$" in root or "\0" in root:
             self.fail("root", root, "a folder below DETECTRON2_DATASETS or an absolute path")
         if "splits" not in self.card:
             yield "", *self.layout(root, self.card, ())
@@ -175,12 +186,11 @@ class _Card:
 
     def patterns(self, entry: Mapping, key: str, where: tuple) -> tuple[str, ...]:
         given = entry.get(key)
-        patterns = (given,) if isinstance(given, str) else tuple(given or ())
-        good = all(isinstance(pattern, str) and placeholders(pattern) for pattern in patterns)
-        if not patterns or not good or any(p.startswith("/") or ".." in p for p in patterns):
+        patterns = [given] if isinstance(given, str) else given
+        if not isinstance(patterns, list) or not patterns or not all(map(_is_pattern, patterns)):
             allowed = "a pattern below root with a placeholder, as in 'images/{id}.*', or a list"
             self.fail(key, given, allowed, where)
-        return patterns
+        return tuple(patterns)
 
     def classes(self) -> tuple[tuple[str, ...], tuple]:
         given = self.card.get("classes")
@@ -241,6 +251,20 @@ class _Card:
             self.fail(key, given, "label values: integers 0..65535")
         return given
 
+    def name(self) -> str:
+        name = self.text(self.card, "name")
+        splits = self.card.get("splits")
+        for split in splits if isinstance(splits, Mapping) else ():
+            self.file_name(split, ("splits", split))
+        return self.file_name(name, ("name",))
+
+    def file_name(self, given, where: tuple) -> str:
+        """Return a name that will become part of a path, or raise the schema error."""
+        try:
+            return check_name(given if isinstance(given, str) else str(given), "dataset")
+        except ValueError as error:
+            self.fail(where[-1], given, str(error), where[:-1])
+
     def text(self, entry: Mapping, key: str) -> str:
         if not isinstance(entry.get(key), str) or not entry[key].strip():
             self.fail(key, entry.get(key), "a non-empty text")
@@ -257,17 +281,20 @@ class _Card:
         line = _line(self.node, path)
         place = f"{self.path}, line {line}" if line else str(self.path)
         dotted = ".".join(map(str, path))
-        raise ValueError(f"{place}: key {dotted!r}: found {found!r}; allowed: {allowed}.")
+        shown = repr(found)
+        shown = shown if len(shown) <= 200 else f"{shown[:200]}..."
+        raise ValueError(f"{place}: key {dotted!r}: found {shown}; allowed: {allowed}.")
 
     def _refuse_duplicates(self, node) -> None:
         if not isinstance(node, yaml.MappingNode):
             return
         seen = set()
         for key, value in node.value:
-            if key.value in seen:
+            name = str(key.value)
+            if name in seen:
                 line = key.start_mark.line + 1
-                raise ValueError(f"{self.path}, line {line}: key {key.value!r} is given twice.")
-            seen.add(key.value)
+                raise ValueError(f"{self.path}, line {line}: key {name!r} is given twice.")
+            seen.add(name)
             self._refuse_duplicates(value)
 
 
@@ -281,6 +308,27 @@ def _line(node, path: tuple) -> int | None:
             return line
         line, node = match[0].start_mark.line + 1, match[1]
     return line
+
+
+def _refuse_nests(text: str) -> None:
+    """Refuse what would recurse without end, or grow, once it is composed."""
+    depth = 0
+    for event in yaml.parse(text, Loader=yaml.SafeLoader):
+        if isinstance(event, yaml.AliasEvent):
+            raise ValueError("a card has no aliases (`*name`); write the value out")
+        depth += isinstance(event, yaml.CollectionStartEvent)
+        depth -= isinstance(event, yaml.CollectionEndEvent)
+        if depth > MAX_DEPTH:
+            raise ValueError(f"nested more than {MAX_DEPTH} levels deep")
+
+
+def _is_pattern(given) -> bool:
+    """Say whether it is a pattern that stays below its root and matches in reasonable time."""
+    if not isinstance(given, str) or given.startswith("/") or ".." in given or "\0" in given:
+        return False
+    names = placeholders(given)
+    good = bool(names) and all(name.isidentifier() for name in names)
+    return good and given.count("*") + given.count("{") <= MAX_WILDCARDS
 
 
 def _is_int(value) -> bool:

@@ -12,9 +12,13 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from anoseg_d2.utils.files import write_atomic
 
-__all__ = ["IMAGE_EXTENSIONS", "read_image", "read_label", "write_image"]
+__all__ = ["IMAGE_EXTENSIONS", "MAX_PIXELS", "read_image", "read_label", "write_image"]
 
-# What Pillow raises at files that are no image, damaged, or of an absurd size.
+# A file of a few bytes can declare any size, so that it is checked before anything is unpacked.
+# Twice as many pixels as an 8K photograph has; Pillow itself begins to warn a little above.
+MAX_PIXELS = 80_000_000
+
+# What Pillow raises on files that are not images, are damaged, or have an absurd size.
 _UNREADABLE = (
     UnidentifiedImageError,
     Image.DecompressionBombError,
@@ -32,6 +36,10 @@ def _open(path) -> Image.Image:
         raise FileNotFoundError(f"no such image file: {path}")
     try:
         image = Image.open(path)
+        if image.width * image.height > MAX_PIXELS:
+            raise ValueError(
+                f"it declares {image.width}x{image.height} pixels; at most {MAX_PIXELS:,} are read"
+            )
         image.load()
     except _UNREADABLE as error:
         raise ValueError(f"cannot read image {path}: {error}") from error

@@ -5,6 +5,7 @@ import json
 import math
 import os
 import re
+import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -49,17 +50,35 @@ def atomic_path(path, suffix: str = ".tmp") -> Iterator[Path]:
     Args:
         path: where the file belongs; its folder is made.
         suffix: of the temporary name, for writers that choose a format by it.
+    Raises:
+        OSError: the file cannot be written; the message names `path` and the free space.
     """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=suffix)
-    os.close(handle)
+    path, temporary = Path(path), ""
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(
+            dir=path.parent, prefix=f".{path.name}.", suffix=suffix
+        )
+        os.close(handle)
         yield Path(temporary)
         publish(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+    except BaseException as error:
+        if temporary:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)
+        # A failed write says neither which file it was nor why there was no room.
+        if isinstance(error, OSError) and error.filename in (None, temporary):
+            raise OSError(
+                error.errno, f"{error.strerror or error} ({_free_space(path)})", str(path)
+            ) from error
         raise
+
+
+def _free_space(path: Path) -> str:
+    try:
+        return f"{shutil.disk_usage(path.parent).free / 2**20:,.0f} MiB free in {path.parent}"
+    except OSError:
+        return f"{path.parent} cannot be read"
 
 
 def publish(temporary, path) -> None:

@@ -125,7 +125,7 @@ def test_unusable_annotations_are_named(tmp_path):
     ]
     assert source.problems["empty masks"] == ["annotation 10"]
     assert source.problems["annotations of a category that is not listed"] == ["annotation 11"]
-    missing = "annotations whose image entry is missing or incomplete"
+    missing = "annotations whose image entry is missing or unusable"
     assert source.problems[missing] == ["annotation 12"]
 
 
@@ -269,3 +269,60 @@ def test_sources_are_a_registry(tmp_path):
         OBJECT_SOURCES["rocks"]
     with pytest.raises(ValueError, match="'coco' is already registered"):
         OBJECT_SOURCES.register("coco")(ObjectSource)
+
+
+@pytest.mark.parametrize(
+    "name", ["../x.jpg", "a/../../x.jpg", "/etc/x.jpg", "..\\x.jpg", "C:/x", "", None, 3]
+)
+def test_photographs_outside_their_folder_are_refused(tmp_path, name):
+    path = write_coco(tmp_path, [{}, {"image_id": 1}], photos=("a.jpg", "b.jpg"))
+    content = json.loads(path.read_text())
+    content["images"][0]["file_name"] = name
+    path.write_text(json.dumps(content))
+    source = CocoObjects(path, tmp_path)
+    assert len(source) == 1 and list(source.files) == ["instances.json", "b.jpg"]
+    assert "image 0" in source.problems["photographs named outside their folder"][0]
+
+
+@pytest.mark.parametrize("side", [10**9, 2**31, 10**30, -5, 0, 1.5, "120", None, True])
+def test_impossible_sizes_are_named_before_anything_is_allocated(tmp_path, side):
+    path = write_coco(tmp_path, [{}, {"image_id": 1}], photos=("a.jpg", "b.jpg"))
+    content = json.loads(path.read_text())
+    content["images"][0] |= {"height": side, "width": side}
+    path.write_text(json.dumps(content))
+    source = CocoObjects(path, tmp_path)
+    assert len(source) == 1
+    if side is not True:  # a single pixel, were it a number
+        assert "image 0" in source.problems["image entries of no usable size"][0]
+
+
+def test_entries_of_wrong_types_are_named(tmp_path):
+    path = write_coco(tmp_path, [{}])
+    content = json.loads(path.read_text())
+    content["images"] += [7, {"id": [1]}, None]
+    content["annotations"] += [
+        *("text", {"id": {}}, {"id": 2**70, "category_id": 17}),
+        {"id": 5, "category_id": [17]},
+        {"id": 6, "category_id": 17, "image_id": [0]},
+        {"id": 7, "category_id": 17, "image_id": 0, "segmentation": [["a", "b"] * 3]},
+        {"id": 8, "category_id": 17, "image_id": 0, "segmentation": [[[1, 2]] * 6]},
+        {
+            "id": 9,
+            "category_id": 17,
+            "image_id": 0,
+            "segmentation": {"size": [H, W], "counts": "\u00e9"},
+        },
+    ]
+    path.write_text(json.dumps(content))
+    source = CocoObjects(path, tmp_path)
+    assert len(source) == 1
+    assert len(source.problems["image entries without an id"]) == 3
+    assert len(source.problems["annotations without an id"]) == 3
+    assert len(source.problems["unusable masks"]) == 3
+
+
+def test_a_source_of_which_nothing_can_be_read_is_refused_before_any_work(tmp_path):
+    path = write_coco(tmp_path, [{}] * 3)
+    (tmp_path / "a.jpg").write_text("no image")
+    with pytest.raises(ValueError, match=r"none of 3 objects tried can be read.*a\.jpg"):
+        CocoObjects(path, tmp_path).refuse_if_unreadable()

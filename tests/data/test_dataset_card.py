@@ -1,5 +1,6 @@
 import os
 import re
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +8,8 @@ import pytest
 import yaml
 from detectron2.config import get_cfg
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from anoseg_d2.config import add_anoseg_config
@@ -238,3 +241,66 @@ def test_camvid_is_found_and_every_label_fits(monkeypatch):
         train_ids = entries[0]["label_rule"].apply(label, "x")
         assert (train_ids[-40:] == 0).mean() > 0.3  # road at the bottom
         assert (train_ids[:40] == 0).mean() < 0.01
+
+
+@pytest.mark.parametrize("name", ["../../escaped", "/tmp/x", "a/b", "..", "", "x" * 101, "a\\b"])
+def test_names_that_would_leave_a_folder_are_refused(card, name):
+    with pytest.raises(ValueError, match="key 'name'"):
+        read_card(card(changed(CLOSED, "name", repr(name))))
+    splits = changed(changed(CLOSED, "images", None), "labels", None)
+    splits += f"splits: {{{name!r}: {{images: 'a/{{id}}.*', labels: 'b/{{id}}.png'}}}}\n"
+    with pytest.raises(ValueError, match="splits"):
+        read_card(card(splits))
+
+
+BROKEN = {
+    "empty": b"",
+    "a list": b"- name: x\n",
+    "looping": b"name: &a {b: *a}\n",
+    "a list that holds itself": b"name: mine\nclasses: &a [*a]\n",
+    "growing": b"a: &a [x, x]\nb: &b [*a, *a]\nname: *b\n",
+    "deep": b"name: " + b"[" * 100_000,
+    "deep mappings": b"name: " + b"{a: " * 5000,
+    "not UTF-8": "name: m\xfcnchen".encode("latin-1"),
+    "bytes": bytes(range(256)),
+    "a date that does not exist": b"name: 2001-99-99\n",
+    "a number too long to read": b"name: " + b"9" * 5000,
+    "keys that are lists": b"? [a]\n: b\n? [a]\n: c\n",
+    "keys that are mappings": b"? {a: b}\n: c\n",
+    "too large": b"# " + b"x" * 2_000_000,
+    "kind of a wrong type": b"kind: [open]\nname: x\n",
+    "patterns of a wrong type": CLOSED.replace('"images/{id}.*"', "7").encode(),
+    "a placeholder that is a number": CLOSED.replace("{id}", "{0}").encode(),
+    "a pattern without end": CLOSED.replace("images/", "images/" + "*a" * 40).encode(),
+    "too many classes": changed(
+        CLOSED, "classes", str(list("abc") + [f"c{i}" for i in range(300)])
+    ).encode(),
+}
+
+
+@pytest.mark.parametrize("what", BROKEN)
+def test_broken_cards_are_named(tmp_path, what):
+    path = tmp_path / "card.yaml"
+    path.write_bytes(BROKEN[what])
+    with pytest.raises(ValueError, match="card.yaml") as error:
+        read_card(path)
+    assert len(str(error.value)) < 1000
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.sampled_from([CLOSED, ANOMALY]), st.integers(0, 10**6), st.integers(0, 255), st.booleans()
+)
+def test_a_card_with_one_byte_changed_loads_or_is_named(text, place, byte, cut):
+    data = bytearray(text.encode())
+    place %= len(data)
+    data[place] = byte
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "card.yaml")
+        path.write_bytes(data[:place] if cut else data)
+        try:
+            datasets = read_card(path)
+        except ValueError as error:
+            assert "card.yaml" in str(error)
+        else:
+            assert all(dataset.name and dataset.rule.values for dataset in datasets)

@@ -171,9 +171,9 @@ def test_a_killed_run_is_resumed_to_the_same_bytes(tmp_path):
     }
     assert 8 <= len(finished) < 60 and not (output / "manifest.jsonl").exists()
     victim = next(iter(finished))
-    part = victim.with_name(f".{victim.name}.abc.part")
+    part = victim.with_name(f".{victim.name}.abc.tmp")
     leftover = (
-        output / "leftImg8bit" / "train" / "bonn" / ".bonn_000029_000019_leftImg8bit.png.x.part"
+        output / "leftImg8bit" / "train" / "bonn" / ".bonn_000029_000019_leftImg8bit.png.x.tmp"
     )
     leftover.parent.mkdir(parents=True, exist_ok=True)
     for path in (part, leftover):

@@ -29,10 +29,11 @@ from anoseg_d2.data.cut_paste.paste import CutPasteOptions
 from anoseg_d2.data.cut_paste.sampling import sample_and_paste
 from anoseg_d2.data.cut_paste.sources import ObjectSource
 from anoseg_d2.data.image_io import read_image, write_image
-from anoseg_d2.utils.files import write_atomic
+from anoseg_d2.utils.files import read_json, write_atomic
 
 __all__ = ["CutPasteJob", "claim_output", "collect_manifest", "read_manifest", "run_job"]
 
+_PNG_END = b"\0\0\0\0IEND\xaeB`\x82"  # the last chunk of every png file
 ALGORITHM = 1  # raised whenever the same options give other pixels
 CONFIG, INPUTS, MANIFEST, PROGRESS = (
     "cut_paste.json",
@@ -148,15 +149,14 @@ def claim_output(job: CutPasteJob) -> str:
         write_atomic(job.output / INPUTS, _pretty(inputs))
         write_atomic(path, _pretty({**config, "hash": digest}))
         return digest
-    there = json.loads(path.read_text())
-    if there.pop("hash") != digest:
+    there, old_inputs = read_json(path), read_json(job.output / INPUTS)
+    if not isinstance(there, dict) or there.pop("hash", None) != digest:
         differences = list(_differences(there, config))
-        old_inputs = json.loads((job.output / INPUTS).read_text())
         differences += list(_differences(old_inputs, inputs, "input "))
         raise ValueError(
             f"output folder {job.output} was made with other options or inputs:\n  "
             + "\n  ".join(_shortened(differences))
-            + "\nGive the same ones to go on, or another folder (or delete this one)."
+            + "\nGive the same ones to continue, or another folder (or delete this one)."
         )
     return digest
 
@@ -190,23 +190,28 @@ def run_job(job: CutPasteJob, shard: tuple[int, int] = (0, 1), workers: int = 1)
     Yields:
         the record of each image of the shard, finished ones at once.
     Raises:
-        RuntimeError: a worker process died; what is finished stays.
+        OSError: a file cannot be written, or a worker process died; what is finished stays.
     """
     mine = [frame.index for frame in job.frames if frame.index % shard[1] == shard[0]]
     finished = read_manifest(job.output)
     todo = []
     for index in mine:
         record = finished.get(index) or _read_record(job, index)
-        if (
-            record
-            and not record["failed"]
-            and all(p.is_file() for p in job.paths(job.frames[index]))
-        ):
+        if record and not record["failed"] and all(map(_is_whole, job.paths(job.frames[index]))):
             yield record
         else:
             todo.append(index)
     _remove_leftovers(job, todo)
     yield from (_make_here(job, todo) if workers <= 1 else _make_with(job, todo, workers))
+
+
+def _is_whole(path: Path) -> bool:
+    """Say whether a png file is there and has its end: a crash can leave an empty or cut one."""
+    if not path.is_file() or path.stat().st_size < len(_PNG_END):
+        return False
+    with path.open("rb") as stream:
+        stream.seek(-len(_PNG_END), os.SEEK_END)
+        return stream.read() == _PNG_END
 
 
 def _make_here(job, todo) -> Iterator[dict]:
@@ -252,9 +257,9 @@ def _make_with(job, todo, workers) -> Iterator[dict]:
             for future in done:
                 yield future.result()
     except BrokenProcessPool as error:
-        raise RuntimeError(
+        raise ChildProcessError(
             "a worker process was killed (out of memory?); what is finished stays, and the same "
-            "command goes on from there"
+            "command continues from there"
         ) from error
     finally:
         pool.shutdown(cancel_futures=True)
@@ -265,7 +270,7 @@ def _make(job: CutPasteJob, frame: Frame) -> dict:
     record = {"index": frame.index, "name": frame.name, "seed": [job.seed, frame.index]}
     try:
         image, label = _read_frame(job, frame)
-    except (FileNotFoundError, ValueError) as error:
+    except (OSError, ValueError) as error:
         record |= {"failed": str(error), "objects": [], "problems": []}
         write_atomic(job.record_path(frame.index), _pretty(record))
         return record
@@ -306,15 +311,33 @@ def _remove_leftovers(job, todo) -> None:
     folders = {path.parent for index in todo for path in job.paths(job.frames[index])}
     names = {path.name for index in todo for path in job.paths(job.frames[index])}
     for folder in folders | {job.output / PROGRESS}:
-        for part in folder.glob(".*.part"):
+        for part in folder.glob(".*.tmp"):
             final = part.name[1:].rsplit(".", 2)[0]
             if final in names or final.removesuffix(".json") in {f"{i:06d}" for i in todo}:
                 part.unlink(missing_ok=True)
 
 
 def _read_record(job, index) -> dict | None:
-    path = job.record_path(index)
-    return json.loads(path.read_text()) if path.is_file() else None
+    """The record of a finished image; None when there is none, or it is damaged."""
+    try:
+        return _checked(read_json(job.record_path(index)))
+    except (FileNotFoundError, ValueError):
+        return None
+
+
+def _checked(record) -> dict:
+    """Return a record that has what its readers ask for; ValueError when it does not."""
+    fields = {"index": int, "name": str, "seed": list, "problems": list, "objects": list}
+    if not isinstance(record, dict) or not all(
+        isinstance(record.get(key), kind) for key, kind in fields.items()
+    ):
+        raise ValueError(f"not the record of an image; one has {', '.join(fields)}")
+    if not isinstance(record.get("failed", 0), str | None):
+        raise ValueError("`failed` is neither null nor a reason")
+    for item in record["objects"]:
+        if not isinstance(item, dict) or not {"dropped", "label", "visible_pixels"} <= item.keys():
+            raise ValueError("an object without `dropped`, `label` or `visible_pixels`")
+    return record
 
 
 def read_manifest(output) -> dict[int, dict]:
@@ -322,20 +345,39 @@ def read_manifest(output) -> dict[int, dict]:
 
     Each record holds `name`, `seed`, `failed` (None, or why it was not made), `problems`, and
     `objects` as `paste_objects` describes them.
+
+    Raises:
+        ValueError: the file is damaged; names the line.
     """
     path = Path(output) / MANIFEST
     records: dict[int, dict] = {}
     if not path.is_file():
         return records
-    with path.open() as lines:
-        for line in map(json.loads, lines):
-            kind = line.pop("kind")
+    number = 0
+    try:
+        for text in path.read_bytes().splitlines():
+            number += 1
+            line = json.loads(text)
+            kind, index = line.pop("kind"), line["index"]
             if kind == "image":
-                records[line["index"]] = {**line, "objects": []}
+                records[index] = {**line, "objects": []}
+            elif kind == "object":
+                records[index]["objects"].append(_without(line, "index", "seed"))
             else:
-                line.pop("seed")
-                records[line.pop("index")]["objects"].append(line)
+                raise ValueError(f"kind {kind!r} is neither image nor object")
+        for index, record in records.items():
+            if len(record["objects"]) != record["pasted"] or index != _checked(record)["index"]:
+                raise ValueError(f"the objects of image {index} are not complete")
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise ValueError(
+            f"{path} is damaged at line {number}: {error!r}. Delete it, and the same command makes "
+            "the images again"
+        ) from error
     return records
+
+
+def _without(line: dict, *keys: str) -> dict:
+    return {key: value for key, value in line.items() if key not in keys}
 
 
 def collect_manifest(job: CutPasteJob) -> dict[int, dict] | None:

@@ -277,8 +277,10 @@ def _base_column(mask) -> int:
 
 
 def _place_in_perspective(item, factor, ground, generator, options) -> _Placement | None:
-    """Draw the base first; its row gives the size."""
+    """Choose the base first; its row gives the size."""
     height, width = ground.shape
+    if height < 3:
+        return None  # no room for a horizon with ground below it
     horizon = _horizon(ground)
     if options.placement == "road":
         spots = np.flatnonzero(ground[horizon + 1 :])

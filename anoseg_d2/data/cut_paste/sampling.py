@@ -33,7 +33,7 @@ class _Draw:
             self.taken.add((number, index))
             try:
                 return self.sources[number].load(index, generator)
-            except (FileNotFoundError, ValueError) as error:
+            except (OSError, ValueError) as error:
                 self.problems.append(str(error))
         return None
 

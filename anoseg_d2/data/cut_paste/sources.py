@@ -9,14 +9,14 @@ import hashlib
 import json
 from collections import Counter, defaultdict
 from collections.abc import Mapping
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 
 import numpy as np
 from PIL import Image, ImageOps
 from pycocotools import mask as coco_mask
 
 from anoseg_d2.data.cut_paste.paste import PasteObject
-from anoseg_d2.data.image_io import IMAGE_EXTENSIONS, read_image
+from anoseg_d2.data.image_io import IMAGE_EXTENSIONS, MAX_PIXELS, read_image
 from anoseg_d2.utils.registry import Registry
 
 __all__ = [
@@ -66,6 +66,21 @@ class ObjectSource:
             FileNotFoundError, ValueError: its file is missing, unreadable or does not fit.
         """
         raise TypeError(f"{type(self).__name__} does not load objects")
+
+    def refuse_if_unreadable(self) -> None:
+        """Raise ValueError when not one of a few objects can be read, before any work starts."""
+        reasons = []
+        generator = np.random.default_rng(0)
+        for index in np.unique(np.linspace(0, len(self) - 1, 16).astype(int)).tolist():
+            try:
+                self.load(index, generator)
+                return
+            except (OSError, ValueError) as error:
+                reasons.append(str(error))
+        raise ValueError(
+            f"none of {len(reasons)} objects tried can be read, so that nothing would be pasted: "
+            + "; ".join(reasons[:3])
+        )
 
     def refuse_if_empty(self, where: str) -> None:
         """Raise ValueError, with the reasons, when there is nothing to paste."""
@@ -151,7 +166,7 @@ class CocoObjects(ObjectSource):
     def _index(self, content: dict) -> None:
         """Keep what is eligible in flat arrays, which worker processes share."""
         self.names = {item["id"]: str(item["name"]) for item in content["categories"]}
-        photos = {item.get("id"): item for item in content["images"]}
+        photos = self._usable_photos(content["images"])
         rows, blobs = [], []
         numbers: dict[int, int] = {}
         self.photo_names, self.photo_shapes = [], []
@@ -171,24 +186,48 @@ class CocoObjects(ObjectSource):
         self._counts = np.frombuffer(b"".join(blobs), np.uint8)
         self._starts = np.cumsum([0, *map(len, blobs)])
 
-    def _eligible(self, annotation: dict, photos: dict) -> bytes | None:
+    def _usable_photos(self, entries: list) -> dict:
+        """Image id -> entry; those whose file or size cannot be true are named as problems."""
+        photos = {}
+        for entry in entries:
+            if not isinstance(entry, dict) or not _is_id(entry.get("id")):
+                self._problem("image entries without an id", repr(entry)[:60])
+                continue
+            where = f"image {entry['id']}"
+            size = (entry.get("height"), entry.get("width"))
+            if not _is_file_name(entry.get("file_name")):
+                name = repr(entry.get("file_name"))[:80]
+                self._problem("photographs named outside their folder", f"{where}: {name}")
+            elif not all(_is_id(side) and side > 0 for side in size):
+                self._problem("image entries of no usable size", where)
+            elif size[0] * size[1] > MAX_PIXELS:
+                self._problem("image entries of no usable size", f"{where}: {size[1]}x{size[0]}")
+            else:
+                photos[entry["id"]] = entry
+        return photos
+
+    def _eligible(self, annotation, photos: dict) -> bytes | None:
         """The compressed RLE of an annotation that may be pasted; None, and counted why, if not."""
-        where = f"annotation {annotation.get('id')}"
-        if annotation.get("category_id") not in self.names:
+        if not isinstance(annotation, dict) or not _is_id(annotation.get("id")):
+            return self._problem("annotations without an id", repr(annotation)[:60])
+        where = f"annotation {annotation['id']}"
+        category = annotation.get("category_id")
+        if not _is_id(category) or category not in self.names:
             return self._problem("annotations of a category that is not listed", where)
-        if not self._wanted(self.names[annotation["category_id"]]):
+        if not self._wanted(self.names[category]):
             return self._skip("of categories left out")
         if annotation.get("iscrowd"):
             return self._skip("crowds")
         area = annotation.get("area")
         if isinstance(area, int | float) and area < self.min_area:
             return self._skip(f"under {self.min_area:g} px")
-        photo = photos.get(annotation.get("image_id"))
-        if photo is None or not {"file_name", "height", "width"} <= photo.keys():
-            return self._problem("annotations whose image entry is missing or incomplete", where)
+        image = annotation.get("image_id")
+        photo = photos.get(image) if _is_id(image) else None
+        if photo is None:
+            return self._problem("annotations whose image entry is missing or unusable", where)
         try:
             rle = _to_rle(annotation.get("segmentation"), photo["height"], photo["width"])
-        except (ValueError, TypeError, IndexError) as error:
+        except (ValueError, TypeError, IndexError, OverflowError) as error:
             return self._problem("unusable masks", f"{where} ({error})")
         pixels = int(coco_mask.area(rle))
         if pixels == 0:
@@ -231,7 +270,7 @@ def _read_coco(path: Path) -> tuple[dict, str]:
     data = path.read_bytes()
     try:
         content = json.loads(data)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not json: {error}") from error
     keys = ("images", "annotations", "categories")
     found = sorted(content) if isinstance(content, dict) else type(content).__name__
@@ -241,21 +280,41 @@ def _read_coco(path: Path) -> tuple[dict, str]:
             f"found {found}"
         )
     annotations = content["annotations"]
-    if annotations and not any("segmentation" in annotation for annotation in annotations):
+    if annotations and not any(isinstance(a, dict) and "segmentation" in a for a in annotations):
         raise ValueError(f"{path} has no masks (`segmentation`); take COCO's instances_*.json")
-    if any(not {"id", "name"} <= category.keys() for category in content["categories"]):
-        raise ValueError(f"{path}: every entry of `categories` needs an id and a name")
+    for category in content["categories"]:
+        if (
+            not isinstance(category, dict)
+            or not _is_id(category.get("id"))
+            or "name" not in category
+        ):
+            raise ValueError(f"{path}: every entry of `categories` needs an id and a name")
     return content, hashlib.sha256(data).hexdigest()
+
+
+def _is_id(value) -> bool:
+    """Say whether it is an integer that fits 64 bits."""
+    return isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63
+
+
+def _is_file_name(name) -> bool:
+    """Say whether it is a relative path that stays inside its folder, on any system."""
+    if not isinstance(name, str) or not name or "\0" in name:
+        return False
+    path = PureWindowsPath(name)  # knows both separators, drives and absolute paths
+    return not path.anchor and ".." not in path.parts
 
 
 def _to_rle(segmentation, height: int, width: int) -> dict:
     """Polygons or RLE -> compressed RLE of the photograph's size, counts as bytes."""
     if isinstance(segmentation, list):
-        polygons = [polygon for polygon in segmentation if len(polygon) >= 6]
+        polygons = [np.asarray(p, float).tolist() for p in segmentation if len(p) >= 6]
         if not polygons:
             raise ValueError("no polygon of three corners or more")
+        if any(isinstance(p[0], list) for p in polygons):
+            raise ValueError("a polygon is not one list of coordinates")
         # Coordinates without bound would be rasterised point by point before they are clipped.
-        farthest = np.abs(np.concatenate([np.asarray(p, float) for p in polygons])).max()
+        farthest = np.abs(np.concatenate(polygons)).max()
         if not farthest <= 10 * max(height, width) or any(len(p) % 2 for p in polygons):
             raise ValueError("a polygon's coordinates are no pairs, or far outside the photograph")
         return coco_mask.merge(coco_mask.frPyObjects(polygons, height, width))
@@ -267,7 +326,8 @@ def _to_rle(segmentation, height: int, width: int) -> dict:
     if isinstance(counts, list):
         if sum(counts) != height * width or min(counts, default=-1) < 0:
             raise ValueError(f"RLE counts sum to {sum(counts)}, not {height * width}")
-        return coco_mask.frPyObjects(segmentation, height, width)
+        counts = [int(count) for count in counts]
+        return coco_mask.frPyObjects({"size": [height, width], "counts": counts}, height, width)
     counts = counts.encode() if isinstance(counts, str) else counts
     if _rle_length(counts) != height * width:
         raise ValueError(f"RLE covers {_rle_length(counts)} pixels, not {height * width}")
@@ -276,6 +336,8 @@ def _to_rle(segmentation, height: int, width: int) -> dict:
 
 def _rle_length(counts: bytes) -> int:
     """Pixels that a compressed RLE covers: a wrong one would be decoded outside its array."""
+    if any(not 48 <= byte < 112 for byte in counts):
+        return -1
     runs: list[int] = []
     value = shift = 0
     for byte in counts:
@@ -360,6 +422,8 @@ class CutOutFolder(_Folder):
 def _read_cut_out(path: Path) -> tuple[np.ndarray, np.ndarray]:
     try:
         with Image.open(path) as stored:
+            if stored.width * stored.height > MAX_PIXELS:
+                raise ValueError(f"it declares {stored.width}x{stored.height} pixels")
             image = ImageOps.exif_transpose(stored).convert("RGBA")
     except (Image.DecompressionBombError, OSError, SyntaxError, ValueError) as error:
         raise ValueError(f"cannot read cut-out {path}: {error}") from error

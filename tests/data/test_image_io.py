@@ -1,0 +1,77 @@
+"""Reading pixels: hostile and damaged files end in a named error, before memory is taken."""
+
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from anoseg_d2.data.image_io import MAX_PIXELS, read_image, read_label, write_image
+
+
+def chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def bomb(width: int, height: int) -> bytes:
+    """A png of a few bytes that declares any size."""
+    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    body = chunk(b"IDAT", zlib.compress(b"\0" * 1000))
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + body + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize("read", [read_image, read_label])
+@pytest.mark.parametrize("size", [(10**9, 10**9), (100_000, 1000), (1, MAX_PIXELS + 1)])
+def test_declared_sizes_are_checked_before_anything_is_unpacked(tmp_path, read, size):
+    path = tmp_path / "bomb.png"
+    path.write_bytes(bomb(*size))
+    with pytest.raises(ValueError, match="bomb.png"):
+        read(path)
+
+
+def test_a_text_bomb_inside_a_png_is_refused(tmp_path):
+    path = tmp_path / "text.png"
+    Image.new("RGB", (4, 4)).save(path)
+    data = path.read_bytes()
+    text = chunk(b"zTXt", b"note\0\0" + zlib.compress(b"x" * 200_000_000))
+    path.write_bytes(data[:33] + text + data[33:])
+    with pytest.raises(ValueError, match="text.png"):
+        read_image(path)
+
+
+@pytest.mark.parametrize("path", ["/dev/zero", "/dev/null", "/proc/self/mem", "/"])
+def test_what_is_not_a_regular_file_with_an_image_is_refused(path):
+    with pytest.raises((FileNotFoundError, ValueError), match=path):
+        read_image(path)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 5000), (5000, 1), (2, 8)])
+def test_narrow_images_are_images(tmp_path, shape):
+    image = np.full((*shape, 3), 7, np.uint8)
+    write_image(tmp_path / "a.png", image)
+    assert (read_image(tmp_path / "a.png") == image).all()
+
+
+WHOLE = np.random.default_rng(0).integers(0, 256, (9, 7, 3), dtype=np.uint8)
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.sampled_from([".png", ".jpg", ".webp", ".tif", ".bmp"]),
+    st.integers(0, 10**6), st.integers(0, 255), st.booleans(),
+)  # fmt: skip
+def test_a_damaged_image_is_read_or_named(tmp_path_factory, kind, place, byte, cut):
+    path = tmp_path_factory.getbasetemp() / f"damaged{kind}"
+    write_image(path, WHOLE)
+    data = bytearray(path.read_bytes())
+    place %= len(data)
+    data[place] = byte
+    path.write_bytes(data[:place] if cut else data)
+    for read in (read_image, read_label):
+        try:
+            assert read(path).size
+        except ValueError as error:
+            assert path.name in str(error)
