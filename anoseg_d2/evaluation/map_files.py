@@ -1,30 +1,82 @@
-"""Score maps: written, and those of any method found, checked and read one at a time."""
+"""Read and write one score map, of this project or of any other method.
+
+A file of somebody else's may state any size and hold anything. Every format is therefore opened
+in two steps: its header is read and compared with what is expected, and only then are values
+unpacked. Nothing here runs code from a file: npy and npz are read without pickle.
+"""
 
 import io
-from dataclasses import dataclass, field
+import math
+import struct
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, PngImagePlugin, UnidentifiedImageError
+from PIL.ImageMode import getmode
 
 from anoseg_d2.data.image_io import write_image
-from anoseg_d2.data.label_rules import load_label
 from anoseg_d2.utils.files import write_atomic
 
-__all__ = ["MAP_EXTENSIONS", "MapFolder", "MapReader", "StoredMaps", "read_map", "write_map"]
+__all__ = [
+    "MAP_EXTENSIONS",
+    "MapHeader",
+    "MapReader",
+    "open_npy",
+    "read_header",
+    "read_map",
+    "write_map",
+]
 
 
 _HDF5 = (".hdf5", ".h5")
 MAP_EXTENSIONS = (".npy", ".npz", ".png", ".tif", ".tiff", *_HDF5)
-_SHOWN = 10  # names of one kind in an error
+# No camera of the benchmarks comes near it; a file that states more is damaged or hostile.
+MAX_PIXELS = 1 << 28
 _LEVELS = 65535
 # Text chunks of our 16-bit png: score = offset + scale * value.
 _OFFSET, _SCALE = "score_offset", "score_scale"
+# What the libraries raise on files that are damaged, or of another format than their name says.
+_UNREADABLE = (
+    *(OSError, EOFError, SyntaxError, ValueError, TypeError, KeyError, IndexError, AttributeError),
+    *(OverflowError, NotImplementedError, RuntimeError, MemoryError, struct.error, zlib.error),
+    *(UnidentifiedImageError, Image.DecompressionBombError, zipfile.BadZipFile),
+)
+
+
+class _NotAMap(ValueError):
+    """The file can be read but does not hold what it should."""
+
+
+@dataclass(frozen=True)
+class MapHeader:
+    """What a map file states about itself.
+
+    Args:
+        shape: (H, W).
+        dtype: of the stored values.
+    """
+
+    shape: tuple[int, int]
+    dtype: np.dtype
+
+
+@dataclass(frozen=True)
+class Stored:
+    """An open file: the header it states, and how to get the values, (H, W) or (1, H, W)."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    values: Callable[[], np.ndarray]
 
 
 @dataclass(frozen=True)
 class MapReader:
-    """How a map file is read.
+    """How the map files of one method are read.
 
     Args:
         key: array inside npz and hdf5 files; None takes the only one.
@@ -34,51 +86,196 @@ class MapReader:
     key: str | None = None
     negate: bool = False
 
-    def __call__(self, path) -> np.ndarray:
+    def __call__(self, path, expected: tuple[int, int] | None = None) -> np.ndarray:
         """Read (H, W) float32, higher = more anomalous; see `read_map`."""
-        score = read_map(path, self.key)
+        score = read_map(path, self.key, expected)
         return -score if self.negate else score
 
+    def header(self, path) -> MapHeader:
+        """Read what the file states about itself; see `read_header`."""
+        return read_header(path, self.key)
 
-def read_map(path, key: str | None = None) -> np.ndarray:
+
+def read_header(path, key: str | None = None) -> MapHeader:
+    """Read the size and type of a score map without reading its values.
+
+    Args and errors as in `read_map`.
+    """
+    with _opened(path, key, None) as stored:
+        return MapHeader(_map_shape(stored.shape), stored.dtype)
+
+
+def read_map(path, key: str | None = None, expected: tuple[int, int] | None = None) -> np.ndarray:
     """Read one score map.
 
-    Integer images (16-bit png, tiff) keep their values: metrics depend on the order alone. A png
-    of `write_map` states its scale and gives the scores themselves.
+    Integer images (16-bit png, tiff) keep their values, since metrics depend only on the order. A
+    png of `write_map` states its scale and gives back the scores themselves.
 
     Args:
         path: file with an extension of `MAP_EXTENSIONS`.
         key: array inside npz and hdf5 files; None takes the only one.
+        expected: (H, W) that the map must have, compared before any value is unpacked; None
+            accepts up to `MAX_PIXELS`.
     Returns:
-        (H, W) float32; a leading or trailing axis of length 1 is dropped.
+        (H, W) float32; a leading or trailing axis of length 1 is dropped. Values beyond the range
+        of float32 become infinite.
     Raises:
-        ValueError: unreadable, not a single map of numbers, has NaN; the message names the file.
-        ImportError: hdf5 without h5py.
+        FileNotFoundError: `path` is not a regular file.
+        ValueError: unreadable, not a single map of real numbers, another size, or NaN; the message
+            names the file.
+        ImportError: an hdf5 file, and h5py is not installed.
     """
+    with _opened(path, key, expected) as stored:
+        shape = _map_shape(stored.shape)
+        values = stored.values().reshape(shape)
+        missing = int(np.isnan(values).sum()) if values.dtype.kind == "f" else 0
+        if missing:
+            raise _NotAMap(f"{missing} of {values.size} scores are NaN")
+        with np.errstate(over="ignore"):  # beyond float32's range is infinite, and orders as such
+            return values.astype(np.float32)
+
+
+@contextmanager
+def _opened(path, key, expected) -> Iterator[Stored]:
+    """Open a map, check its header, and give every error of the libraries the file's name."""
     path = Path(path)
-    readers = {".npy": _read_npy, ".npz": _read_npz, **dict.fromkeys(_HDF5, _read_hdf5)}
-    values = np.asarray(readers.get(path.suffix.lower(), _read_image)(path, key))
-    if values.dtype == bool or not np.issubdtype(values.dtype, np.number):
-        raise ValueError(f"{path}: holds {values.dtype}, not numbers")
-    if np.iscomplexobj(values):
-        raise ValueError(f"{path}: holds complex numbers")
-    if values.ndim == 3 and 1 in (values.shape[0], values.shape[-1]):
-        values = values[0] if values.shape[0] == 1 else values[..., 0]
-    if values.ndim != 2:
-        raise ValueError(f"{path}: holds an array of shape {values.shape}, not one map (H, W)")
-    missing = int(np.isnan(values).sum())
-    if missing:
-        raise ValueError(f"{path}: {missing} of {values.size} scores are NaN")
-    with np.errstate(over="ignore"):  # beyond float32's range is infinite, and orders as such
-        return values.astype(np.float32)
+    if not path.is_file():  # a device such as /dev/zero would never end
+        raise FileNotFoundError(f"{path}: is not a regular file")
+    form = path.suffix.lower()
+    openers = {".npy": _open_npy, ".npz": _open_npz, **dict.fromkeys(_HDF5, _open_hdf5)}
+    try:
+        with openers.get(form, _open_image)(path, key) as stored:
+            _check_header(stored, expected)
+            yield stored
+    except _NotAMap as error:
+        raise ValueError(f"{path}: {error}") from error
+    except _UNREADABLE as error:
+        message = f"{path}: cannot be read as {form[1:] or 'an image'}: {error}"
+        raise ValueError(message) from error
+
+
+def _check_header(stored: Stored, expected) -> None:
+    shape, dtype = stored.shape, stored.dtype
+    if dtype.kind == "c":
+        raise _NotAMap("holds complex numbers")
+    if dtype.kind not in "iuf":
+        raise _NotAMap(f"holds {dtype}, not numbers")
+    height, width = _map_shape(shape)
+    if expected is not None and (height, width) != tuple(expected):
+        raise _NotAMap(f"is {height}x{width}, the label is {expected[0]}x{expected[1]} (HxW)")
+    if height * width > MAX_PIXELS:
+        raise _NotAMap(f"states {height}x{width} pixels; at most {MAX_PIXELS} are read")
+
+
+def _map_shape(shape: tuple[int, ...]) -> tuple[int, int]:
+    """Drop a leading or trailing axis of length 1."""
+    if len(shape) == 3 and 1 in (shape[0], shape[-1]):
+        shape = shape[1:] if shape[0] == 1 else shape[:-1]
+    if len(shape) != 2:
+        raise _NotAMap(f"holds an array of shape {shape}, not one map (H, W)")
+    return shape
+
+
+def open_npy(stream, size: int) -> Stored:
+    """Read the header of an npy of `size` bytes; the values follow when they are asked for.
+
+    Raises:
+        ValueError: not an npy, or the values it states do not fill the stream to its end.
+    """
+    version = np.lib.format.read_magic(stream)
+    if version not in ((1, 0), (2, 0)):
+        raise ValueError(f"npy format version {version} is not supported")
+    read = np.lib.format.read_array_header_1_0
+    if version == (2, 0):
+        read = np.lib.format.read_array_header_2_0
+    shape, fortran, dtype = read(stream)
+    if dtype.hasobject:
+        raise _NotAMap("holds Python objects, not numbers; they are never unpickled")
+    wanted, present = math.prod(shape) * dtype.itemsize, size - stream.tell()
+    if min(shape, default=0) < 0 or wanted != present:
+        raise ValueError(f"its header states {wanted} bytes of values {shape}, {present} are there")
+
+    def values():
+        flat = np.frombuffer(stream.read(wanted), dtype)
+        return flat.reshape(shape, order="F" if fortran else "C")
+
+    return Stored(shape, dtype, values)
+
+
+@contextmanager
+def _open_npy(path: Path, key) -> Iterator[Stored]:
+    with path.open("rb") as stream:
+        yield open_npy(stream, path.stat().st_size)
+
+
+@contextmanager
+def _open_npz(path: Path, key) -> Iterator[Stored]:
+    with zipfile.ZipFile(path) as archive:
+        members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
+        info = members[_one_key(list(members), key)]
+        # ZipFile unpacks at most the size that the member states, which the npy header must fill
+        with archive.open(info) as stream:
+            yield open_npy(stream, info.file_size)
+
+
+@contextmanager
+def _open_hdf5(path: Path, key) -> Iterator[Stored]:
+    try:
+        import h5py
+    except ImportError as error:
+        raise ImportError(
+            f"{path}: hdf5 maps need the package h5py, which is optional: pip install h5py; or "
+            "convert the maps to npy"
+        ) from error
+    with h5py.File(path, "r") as stored:
+        # Links to other files are not followed: a map file speaks only for itself.
+        local = [n for n in stored if isinstance(stored.get(n, getlink=True), h5py.HardLink)]
+        names = [name for name in local if isinstance(stored[name], h5py.Dataset)]
+        array = stored[_one_key(names, key)]
+        if array.shape is None:
+            raise _NotAMap(f"{array.name} is empty")
+        if array.external or array.is_virtual:
+            raise _NotAMap("its values are in other files, which are not read")
+        pixels = max(math.prod(array.shape), 1 << 20)
+        if array.chunks is not None and math.prod(array.chunks) > 4 * pixels:
+            raise _NotAMap(f"states chunks of {array.chunks} for {array.shape} values")
+        yield Stored(tuple(array.shape), array.dtype, lambda: array[()])
+
+
+@contextmanager
+def _open_image(path: Path, key) -> Iterator[Stored]:
+    with Image.open(path) as image:
+        if len(image.getbands()) > 1 or image.mode == "P":
+            raise _NotAMap(f"is a colour image ({image.mode}); a score map has one channel")
+        dtype = np.dtype(getmode(image.mode).typestr)
+        yield Stored(image.size[::-1], dtype, lambda: _image_values(image))
+
+
+def _image_values(image: Image.Image) -> np.ndarray:
+    values = np.asarray(image)
+    if _OFFSET not in image.info or _SCALE not in image.info:
+        return values
+    offset, scale = (float(image.info[name]) for name in (_OFFSET, _SCALE))
+    if not math.isfinite(offset) or not math.isfinite(scale):
+        raise _NotAMap(f"states the scale {scale} and offset {offset}")
+    return offset + scale * values
+
+
+def _one_key(found: list[str], key: str | None) -> str:
+    if key is None and len(found) == 1:
+        return found[0]
+    if key in found:
+        return key
+    asked = "no array was chosen" if key is None else f"there is no {key!r}"
+    raise _NotAMap(f"{asked}; it holds {', '.join(found) or 'nothing'} (--key)")
 
 
 def write_map(path, score: np.ndarray) -> None:
     """Write a score map so that `read_map` gives it back.
 
-    A png has 16 bits from the least to the greatest score of this map; its text chunks
-    `score_offset` and `score_scale` tell the scores: score = offset + scale * value, to half of
-    scale. A reader that ignores them may compare values within one file alone.
+    A png has 16 bits from the lowest to the highest score of this map. Its text chunks
+    `score_offset` and `score_scale` give the scores back to half of the scale: score = offset +
+    scale * value. A reader that ignores them may compare values only within one file.
 
     Args:
         path: .npy (float32, exact) or .png.
@@ -104,191 +301,3 @@ def write_map(path, score: np.ndarray) -> None:
     text.add_text(_OFFSET, repr(lowest))
     text.add_text(_SCALE, repr(scale))
     write_image(path, np.rint(values).astype(np.uint16), pnginfo=text)
-
-
-def _read_npy(path: Path, key) -> np.ndarray:
-    try:
-        return np.load(path, allow_pickle=False)
-    except (ValueError, OSError, EOFError) as error:
-        raise ValueError(f"{path}: cannot be read as npy: {error}") from error
-
-
-def _read_npz(path: Path, key) -> np.ndarray:
-    try:
-        with np.load(path, allow_pickle=False) as stored:
-            return stored[_one_key(path, list(stored.files), key)]
-    except (OSError, EOFError, AttributeError, KeyError) as error:
-        raise ValueError(f"{path}: cannot be read as npz: {error}") from error
-
-
-def _read_hdf5(path: Path, key) -> np.ndarray:
-    try:
-        import h5py
-    except ImportError as error:
-        raise ImportError(
-            f"{path}: hdf5 maps need the package h5py, which is optional: pip install h5py; or "
-            "convert the maps to npy"
-        ) from error
-    try:
-        with h5py.File(path, "r") as stored:
-            names = [name for name, value in stored.items() if isinstance(value, h5py.Dataset)]
-            return stored[_one_key(path, names, key)][()]
-    except OSError as error:
-        raise ValueError(f"{path}: cannot be read as hdf5: {error}") from error
-
-
-def _one_key(path: Path, found: list[str], key: str | None) -> str:
-    if key is None and len(found) == 1:
-        return found[0]
-    if key in found:
-        return key
-    asked = "no array was chosen" if key is None else f"there is no {key!r}"
-    raise ValueError(f"{path}: {asked}; it holds {', '.join(found) or 'nothing'} (--key)")
-
-
-def _read_image(path: Path, key) -> np.ndarray:
-    try:
-        with Image.open(path) as image:
-            image.load()
-            if len(image.getbands()) > 1 or image.mode == "P":
-                raise ValueError(
-                    f"{path}: is a colour image ({image.mode}); a score map has one channel"
-                )
-            values = np.asarray(image)
-            if _OFFSET not in image.info or _SCALE not in image.info:
-                return values
-            return float(image.info[_OFFSET]) + float(image.info[_SCALE]) * values
-    except (UnidentifiedImageError, OSError, SyntaxError) as error:
-        raise ValueError(f"{path}: cannot be read as an image: {error}") from error
-
-
-@dataclass
-class MapFolder:
-    """The map file of every image of a dataset.
-
-    Args:
-        pairs: (dataset dict, map file), in the dataset's order.
-        missing: images without a map.
-        extra: map files that belong to no image.
-    """
-
-    pairs: list[tuple[dict, Path]]
-    missing: list[str] = field(default_factory=list)
-    extra: list[str] = field(default_factory=list)
-
-    @classmethod
-    def find(cls, folder, images: list[dict], pattern: str = "{id}") -> "MapFolder":
-        """Match files to images by name.
-
-        Args:
-            folder: searched with all its subfolders.
-            images: dataset dicts.
-            pattern: a map's name without extension, in which {id} stands for the image's id or the
-                photograph's name without extension.
-        Raises:
-            FileNotFoundError: no folder. ValueError: a pattern without {id}, or two files for one
-            image.
-        """
-        folder = Path(folder)
-        if not folder.is_dir():
-            raise FileNotFoundError(f"no such folder of score maps: {folder}")
-        if "{id}" not in pattern:
-            raise ValueError(f"the name pattern {pattern!r} needs {{id}}, as in '{{id}}_score'")
-        files: dict[str, list[Path]] = {}
-        for path in sorted(folder.rglob("*")):
-            if path.suffix.lower() in MAP_EXTENSIONS and path.is_file():
-                files.setdefault(path.stem, []).append(path)
-        result = cls([])
-        for image in images:
-            ids = dict.fromkeys((str(image["image_id"]), Path(image["file_name"]).stem))
-            names = [pattern.replace("{id}", i) for i in ids]
-            found = [path for name in names for path in files.get(name, [])]
-            if len(found) > 1:
-                raise ValueError(f"several maps for {names[0]}: {', '.join(map(str, found))}")
-            if found:
-                result.pairs.append((image, found[0]))
-            else:
-                result.missing.append(names[0])
-        used = {path for _, path in result.pairs}
-        result.extra = [str(p) for paths in files.values() for p in paths if p not in used]
-        return result
-
-    def check(self, reader: MapReader, known: dict, progress=lambda done, total: None) -> dict:
-        """Read every map once and name all that is wrong, before anything is computed.
-
-        Args:
-            reader: how maps are read.
-            known: {file: signature} of maps found right before; they are not read again.
-            progress: called with (done, total).
-        Returns:
-            `known` of all maps.
-        Raises:
-            ValueError: lists missing, extra, unreadable, wrong-sized and NaN maps.
-        """
-        wrong, right = [], {}
-        for done, (image, path) in enumerate(self.pairs):
-            signature = file_signature(path)
-            if known.get(str(path)) != signature:
-                wrong += _problem(image, path, reader)
-            right[str(path)] = signature
-            progress(done + 1, len(self.pairs))
-        problems = [
-            *_listed("images have no map", self.missing),
-            *_listed("maps belong to no image", self.extra),
-            *_listed("maps cannot be used", wrong),
-        ]
-        if problems:
-            raise ValueError("\n".join(problems))
-        return right
-
-
-def file_signature(path: Path) -> list[int]:
-    """Size and modification time: what changes when a file is written anew."""
-    status = path.stat()
-    return [status.st_size, status.st_mtime_ns]
-
-
-def _problem(image: dict, path: Path, reader: MapReader) -> list[str]:
-    try:
-        shape = reader(path).shape
-    except ValueError as error:
-        return [str(error)]
-    with Image.open(image["sem_seg_file_name"]) as label:
-        expected = label.size[::-1]
-    if shape == expected:
-        return []
-    return [f"{path}: is {shape[0]}x{shape[1]}, the label is {expected[0]}x{expected[1]} (HxW)"]
-
-
-def _listed(what: str, names: list[str]) -> list[str]:
-    if not names:
-        return []
-    more = [f"  ... and {len(names) - _SHOWN} more"] if len(names) > _SHOWN else []
-    return [f"{len(names)} {what}:", *(f"  {name}" for name in names[:_SHOWN]), *more]
-
-
-class StoredMaps:
-    """Stands for a `ScoreSpill` where the maps lie on disk already: they are read again.
-
-    Args:
-        pairs: of `MapFolder`.
-        reader: how maps are read.
-        rule: the dataset's label rule.
-        name: of the score.
-    """
-
-    error = None
-
-    def __init__(self, pairs, reader: MapReader, rule, name: str):
-        self._pairs, self._reader, self._rule, self._name = pairs, reader, rule, name
-
-    def add(self, scores: dict, label: np.ndarray) -> None:
-        """Nothing to keep."""
-
-    def __iter__(self):
-        """Yield (label, name, score) for every image."""
-        for image, path in self._pairs:
-            yield load_label(image["sem_seg_file_name"], self._rule), self._name, self._reader(path)
-
-    def close(self) -> None:
-        """Nothing to remove."""

@@ -17,10 +17,12 @@ import numpy as np
 from anoseg_d2.evaluation.streaming.bounds import CHUNK, Segment, exact_segment
 from anoseg_d2.evaluation.streaming.counts import Budget, KeyRuns
 
-__all__ = ["SpilledCounts", "estimate_exact_bytes"]
+__all__ = ["EXACT_PREFIX", "ExactCounts", "estimate_exact_bytes"]
 
 logger = logging.getLogger(__name__)
 
+# Folders with this prefix are temporary; what a killed run left is removed by the next one.
+EXACT_PREFIX = "exact_scores_"
 _LOW_BITS = 20
 _KEY_BYTES = 4
 _LABELS = ("known", "anomaly")
@@ -31,7 +33,7 @@ def estimate_exact_bytes(labelled_pixels: int) -> int:
     return _KEY_BYTES * labelled_pixels
 
 
-class SpilledCounts:
+class ExactCounts:
     """Scores on disk, in a temporary directory that goes with the object.
 
     Args:
@@ -44,7 +46,7 @@ class SpilledCounts:
     exact = True
 
     def __init__(self, parent: str | None = None, expected_pixels: int | None = None):
-        self._folder = Path(tempfile.mkdtemp(prefix="exact_scores_", dir=parent))
+        self._folder = Path(tempfile.mkdtemp(prefix=EXACT_PREFIX, dir=parent))
         self._finalizer = weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
         if expected_pixels is None:
             logger.info("exact metrics take %d bytes per pixel in %s", _KEY_BYTES, self._folder)
@@ -77,7 +79,7 @@ class SpilledCounts:
                 with open(self._folder / f"{ranges[start]:03x}.{name}", "ab") as file:
                     chosen[start:end].tofile(file)
 
-    def merge(self, other: "SpilledCounts") -> None:
+    def merge(self, other: "ExactCounts") -> None:
         """Append all pixels of another store, which stays as it is."""
         self.merge_state(other.state())
 

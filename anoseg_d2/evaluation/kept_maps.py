@@ -1,4 +1,7 @@
-"""Score maps kept on disk between two passes over a dataset."""
+"""Score maps for a second pass over a dataset: kept on disk for a while, or the user's own files.
+
+Component metrics need a threshold that only the whole dataset gives, so every map is read twice.
+"""
 
 import logging
 import shutil
@@ -7,20 +10,26 @@ from pathlib import Path
 
 import numpy as np
 
-__all__ = ["ScoreSpill"]
+from anoseg_d2.data.label_rules import LabelRule, load_label
+from anoseg_d2.evaluation.map_files import MapReader
+
+__all__ = ["KEPT_PREFIX", "FileMaps", "KeptMaps"]
 
 logger = logging.getLogger(__name__)
 
+# Folders with this prefix are temporary; what a killed run left is removed by the next one.
+KEPT_PREFIX = ".kept-maps-"
 
-class ScoreSpill:
-    """A temporary folder of float32 score maps and uint8 labels, in the order they came.
+
+class KeptMaps:
+    """A temporary folder of float32 score maps and uint8 labels, in order of arrival.
 
     Before the first map is written, the space that all images will take is compared with what the
-    disk has; too little of it sets `error`, and nothing is written from then on.
+    disk has. If it is too little, `error` says so and nothing is written.
 
     Args:
         folder: where the temporary folder is made; None takes the system's.
-        expected_images: that this process will add.
+        expected_images: number of images that this process will add.
         purpose: for messages.
     """
 
@@ -45,12 +54,16 @@ class ScoreSpill:
     def _open(self, bytes_per_image: int) -> None:
         if self._parent is not None:
             Path(self._parent).mkdir(parents=True, exist_ok=True)
-        self._folder = tempfile.TemporaryDirectory(prefix=".spill-", dir=self._parent)
+        self._folder = tempfile.TemporaryDirectory(prefix=KEPT_PREFIX, dir=self._parent)
         needed = bytes_per_image * self._expected / 2**30
         free = shutil.disk_usage(self._folder.name).free / 2**30
         logger.info(
-            f"{self._purpose} keep about {needed:.2f} GiB of score maps in {self._folder.name} "
-            f"until the evaluation ends; {free:.1f} GiB are free"
+            "%s keep about %.2f GiB of score maps in %s until the evaluation ends; %.1f GiB are "
+            "free",
+            self._purpose,
+            needed,
+            self._folder.name,
+            free,
         )
         if needed > 0.9 * free:
             self.error = (
@@ -72,3 +85,31 @@ class ScoreSpill:
         if self._folder is not None:
             self._folder.cleanup()
         self._folder, self._names = None, []
+
+
+class FileMaps:
+    """Takes the place of `KeptMaps` where the maps are files already: they are read again.
+
+    Args:
+        pairs: of `MapFolder`.
+        reader: how maps are read.
+        rule: the dataset's label rule.
+        name: of the score.
+    """
+
+    error = None
+
+    def __init__(self, pairs, reader: MapReader, rule: LabelRule, name: str):
+        self._pairs, self._reader, self._rule, self._name = pairs, reader, rule, name
+
+    def add(self, scores: dict, label: np.ndarray) -> None:
+        """Keep nothing: the files stay where they are."""
+
+    def __iter__(self):
+        """Yield (label, name, score) for every image."""
+        for image, path in self._pairs:
+            label = load_label(image["sem_seg_file_name"], self._rule)
+            yield label, self._name, self._reader(path, label.shape)
+
+    def close(self) -> None:
+        """Remove nothing."""

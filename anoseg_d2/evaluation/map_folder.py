@@ -1,0 +1,192 @@
+"""Match the score maps in a folder to the images of a dataset, and check all of them first."""
+
+import hashlib
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from anoseg_d2.data.label_rules import LabelReader, LabelRule
+from anoseg_d2.evaluation.map_files import MAP_EXTENSIONS, MapReader
+from anoseg_d2.utils.constants import ANOMALY, KNOWN
+
+__all__ = ["LabelFacts", "MapFolder", "file_digest", "read_labels"]
+
+logger = logging.getLogger(__name__)
+
+_SHOWN = 10  # names of one kind in an error
+
+
+@dataclass(frozen=True)
+class LabelFacts:
+    """What must be known about the labels of a dataset before its maps are evaluated.
+
+    Args:
+        shapes: {label file: (H, W)}, in the dataset's order.
+        digests: {label file: SHA-256}.
+    """
+
+    shapes: dict[str, tuple[int, int]]
+    digests: dict[str, str]
+
+
+def read_labels(images: list[dict], rule: LabelRule) -> LabelFacts:
+    """Read every label of a dataset once.
+
+    Args:
+        images: dataset dicts.
+        rule: the dataset's label rule.
+    Raises:
+        ValueError: a label that the rule does not fit, labels that contradict each other, or
+            labels with nothing but void, nothing but known, or nothing but anomaly pixels: they
+            are placeholders of a hidden test set, and no figure can be computed from them.
+    """
+    facts, reader = LabelFacts({}, {}), LabelReader(rule)
+    known = anomaly = 0
+    for image in images:
+        path = image["sem_seg_file_name"]
+        label = reader(path)
+        facts.shapes[path], facts.digests[path] = label.shape, file_digest(path)
+        known += int((label == KNOWN).sum())
+        anomaly += int((label == ANOMALY).sum())
+    if not known or not anomaly:
+        found = "anomaly" if anomaly else "known" if known else "void"
+        folder = Path(images[0]["sem_seg_file_name"]).parent if images else "an empty dataset"
+        raise ValueError(
+            f"the {len(images)} labels in {folder} hold nothing but {found} pixels, as the "
+            "placeholders of a hidden test set do: there is nothing to evaluate. Use the "
+            "validation set, whose labels are public"
+        )
+    return facts
+
+
+def file_digest(path) -> str:
+    """Return the SHA-256 of a file's bytes, as hexadecimal."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+@dataclass
+class MapFolder:
+    """The map file of every image of a dataset.
+
+    Args:
+        pairs: (dataset dict, map file), in the dataset's order.
+        missing: names of images without a map.
+        extra: map files that belong to no image.
+    """
+
+    pairs: list[tuple[dict, Path]]
+    missing: list[str] = field(default_factory=list)
+    extra: list[str] = field(default_factory=list)
+
+    @classmethod
+    def find(cls, folder, images: list[dict], pattern: str = "{id}") -> "MapFolder":
+        """Match files to images by name.
+
+        Args:
+            folder: searched with all its subfolders.
+            images: dataset dicts.
+            pattern: a map's name without extension, in which {id} stands for the image's id or for
+                the photograph's name without extension.
+        Raises:
+            FileNotFoundError: no such folder.
+            ValueError: a pattern without {id}, or several files for one image.
+        """
+        folder = Path(folder)
+        if not folder.is_dir():
+            raise FileNotFoundError(f"no such folder of score maps: {folder}")
+        if "{id}" not in pattern:
+            raise ValueError(f"the name pattern {pattern!r} needs {{id}}, as in '{{id}}_score'")
+        files: dict[str, list[Path]] = {}
+        for path in sorted(folder.rglob("*")):
+            if path.suffix.lower() in MAP_EXTENSIONS and path.is_file():
+                files.setdefault(path.stem, []).append(path)
+        result = cls([])
+        for image in images:
+            ids = dict.fromkeys((str(image["image_id"]), Path(image["file_name"]).stem))
+            names = [pattern.replace("{id}", i) for i in ids]
+            found = [path for name in names for path in files.get(name, [])]
+            if len(found) > 1:
+                raise ValueError(f"several maps for {names[0]}: {', '.join(map(str, found))}")
+            if found:
+                result.pairs.append((image, found[0]))
+            else:
+                result.missing.append(names[0])
+        used = {path for _, path in result.pairs}
+        result.extra = [str(p) for paths in files.values() for p in paths if p not in used]
+        return result
+
+    def check(
+        self,
+        reader: MapReader,
+        shapes: dict[str, tuple[int, int]],
+        known: dict,
+        progress: Callable[[], object] = lambda: None,
+    ) -> dict:
+        """Read every map once and name all that is wrong, before anything is computed.
+
+        Args:
+            reader: how maps are read.
+            shapes: {label file: (H, W)}, the sizes that the maps must have.
+            known: what `check` returned before. A file that has not changed since is not read
+                again.
+            progress: called after each map.
+        Returns:
+            {file: {"signature", "sha256", "shape", "dtype"}} of all maps.
+        Raises:
+            ValueError: lists missing, extra, unreadable, wrong-sized and NaN maps.
+        """
+        wrong, found = [], {}
+        for image, path in self.pairs:
+            expected = shapes[image["sem_seg_file_name"]]
+            try:
+                found[str(path)] = _facts(path, reader, expected, known.get(str(path)))
+            except (ValueError, OSError) as error:
+                wrong.append(str(error))
+            progress()
+        problems = [
+            *_listed("images have no map", self.missing),
+            *_listed("maps belong to no image", self.extra),
+            *_listed("maps cannot be used", wrong),
+        ]
+        if problems:
+            raise ValueError("\n".join(problems))
+        coarse = [name for name, facts in found.items() if np.dtype(facts["dtype"]).itemsize == 1]
+        if coarse:
+            logger.warning(
+                "%d maps hold 8-bit values (%s, ...): a map has at most 256 different scores, and "
+                "ties decide part of every figure. Save float32 or 16 bits where you can",
+                len(coarse),
+                coarse[0],
+            )
+        return found
+
+
+def _facts(path: Path, reader: MapReader, expected, known) -> dict:
+    """Read a map in full, unless the same file was read before."""
+    status = path.stat()
+    # The change time cannot be set by a copy that keeps its modification time.
+    signature = [status.st_size, status.st_mtime_ns, status.st_ctime_ns]
+    same = isinstance(known, dict) and known.get("signature") == signature
+    if same and known.get("shape") == list(expected) and "sha256" in known and "dtype" in known:
+        return known
+    score = reader(path, expected)
+    return {
+        "signature": signature,
+        "sha256": file_digest(path),
+        "shape": list(score.shape),
+        "dtype": str(reader.header(path).dtype),
+    }
+
+
+def _listed(what: str, names: list[str]) -> list[str]:
+    if not names:
+        return []
+    more = [f"  ... and {len(names) - _SHOWN} more"] if len(names) > _SHOWN else []
+    return [f"{len(names)} {what}:", *(f"  {name}" for name in names[:_SHOWN]), *more]
