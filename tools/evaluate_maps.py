@@ -5,35 +5,36 @@
     python tools/evaluate_maps.py --dataset road_obstacle21 --maps outputs/anomaly_p/MyMethod \
         --pattern "{id}" --name MyMethod --output out/my_method
 
-One file per image, named as the image: .npy, .npz, 16-bit .png, .tiff, or the .hdf5 of
+One file per image, named like the image: .npy, .npz, 16-bit .png, .tiff, or the .hdf5 of
 SegmentMeIfYouCan's code (needs h5py); one channel, the label's size, higher = more anomalous. All
-maps are checked before anything is computed. Maps are read one at a time; a run that was cut off
-goes on where it was. Several benchmarks given the same --output, one after the other, end on one
-page: <output>/report/index.html, with results.json beside it.
+labels and maps are checked before anything is computed. Maps are read one at a time, and a run
+that was stopped continues with the same command, except with --exact.
+
+One --output belongs to one method. Several benchmarks and several scores of it, evaluated one
+after the other, end up on one page: <output>/report/index.html, next to results.json.
 """
 
 import argparse
 import hashlib
 import json
 import logging
-import pickle
 import sys
 import time
 from pathlib import Path
 
-import anoseg_d2  # noqa: E402, F401  isort: skip  # before detectron2, whose import warns
+import anoseg_d2  # noqa: F401  isort: skip  # before detectron2, whose import warns
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from anoseg_d2.data import builtin
 from anoseg_d2.evaluation.anomaly_evaluation import AnomalyEvaluator
-from anoseg_d2.evaluation.map_files import MapFolder, MapReader, StoredMaps
-from anoseg_d2.evaluation.run_folder import dataset_folder
+from anoseg_d2.evaluation.kept_maps import FileMaps
+from anoseg_d2.evaluation.map_files import MapReader
+from anoseg_d2.evaluation.map_folder import LabelFacts, MapFolder, read_labels
+from anoseg_d2.evaluation.run_folder import check_method, dataset_folder
+from anoseg_d2.evaluation.saved_state import load_state, save_state
 from anoseg_d2.report.write import write_report
-from anoseg_d2.utils.files import (
-    read_json,
-    write_atomic,
-    write_json,
-)
+from anoseg_d2.utils.cli import Progress, add_import_option, import_modules, run_command
+from anoseg_d2.utils.files import check_name, read_json, write_json
 
 SAVE_EVERY = 30.0  # seconds between two savings of what was counted
 
@@ -50,32 +51,54 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--pattern", default="{id}", help="name of a map without its extension")
     parser.add_argument("--key", help="array inside npz or hdf5 files, when there are several")
     parser.add_argument("--negate", action="store_true", help="low scores mean anomaly")
-    parser.add_argument("--ignore-extra", action="store_true", help="pass over maps of no image")
-    parser.add_argument("--exact", action="store_true", help="exact figures; does not resume")
-    parser.add_argument("--no-components", action="store_true", help="pixel figures alone")
+    parser.add_argument("--ignore-extra", action="store_true", help="skip maps of no image")
+    parser.add_argument(
+        "--exact", action="store_true", help="exact figures; a stopped run starts anew"
+    )
+    parser.add_argument("--no-components", action="store_true", help="only pixel figures")
     parser.add_argument("--no-images", action="store_true", help="no thumbnails on the page")
     parser.add_argument("--card", action="append", default=[], help="register this card too")
     parser.add_argument("--root", help="datasets folder; default: DETECTRON2_DATASETS")
+    add_import_option(parser)
     return parser
 
 
 def main(argv=None) -> int:
     args = build_parser().parse_args(argv)
-    logging.basicConfig(level=logging.WARNING)
-    try:
-        images = registered_images(args)
-        reader = MapReader(args.key, args.negate)
-        maps = checked_maps(args, images, reader)
-        evaluator = evaluate(args, maps, reader)
-        name = args.name or Path(args.maps).resolve().name
-        page = write_report(args.output, model={"maps": str(args.maps)}, name=name)
-    except (ValueError, OSError, ImportError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    stopped = "stopped; the same command continues from the last save, at most half a minute back"
+    if args.exact:
+        stopped = "stopped; with --exact the same command starts from the beginning"
+    return run_command(lambda: run(args), stopped)
+
+
+def run(args) -> None:
+    import_modules(args.imports)
+    method = check_name(args.name or Path(args.maps).resolve().name, "method")
+    check_name(args.score, "score")
+    images = registered_images(args)
+    check_method(args.output, method)
+    rule = MetadataCatalog.get(args.dataset).label_rule
+    labels = read_labels(images, rule)
+    reader = MapReader(args.key, args.negate)
+    maps, facts = checked_maps(args, images, labels, reader)
+    identity = label_identity(args.dataset, images, labels)
+    evaluator = AnomalyEvaluator(
+        args.dataset,
+        [args.score],
+        args.output,
+        components=not args.no_components,
+        exact=args.exact,
+        keep_images=not args.no_images,
+        maps=FileMaps(maps.pairs, reader, rule, args.score),
+        method=method,
+        labels=identity,
+    )
+    evaluate(args, evaluator, maps, reader, SavedCounts(args, method, identity, facts))
+    page = write_report(args.output, model={"maps": str(args.maps)}, name=method)
     for figure, value in evaluator.result["scores"][args.score].items():
         print(f"{figure:>20}  {value}")
     print(f"report: {page}")
-    return 0
 
 
 def registered_images(args) -> list[dict]:
@@ -93,58 +116,75 @@ def _evaluator_type(name: str) -> str | None:
     return MetadataCatalog.get(name).get("evaluator_type", None)
 
 
-def checked_maps(args, images: list[dict], reader: MapReader) -> MapFolder:
-    """Find the maps and name all that is wrong with them; what was right before is remembered."""
+def checked_maps(
+    args, images: list[dict], labels: LabelFacts, reader: MapReader
+) -> tuple[MapFolder, dict]:
+    """Find the maps and name all that is wrong with them; files that were right are remembered."""
     maps = MapFolder.find(args.maps, images, args.pattern)
     if args.ignore_extra and maps.extra:
-        print(f"passing over {len(maps.extra)} maps that belong to no image")
+        print(f"skipping {len(maps.extra)} maps that belong to no image")
         maps.extra = []
     path = dataset_folder(args.output, args.dataset) / "checked.json"
-    known = read_json(path) if path.is_file() else {}
-    known = known.get("maps", {}) if known.get("key") == args.key else {}
-    right = maps.check(reader, known, Progress("checked"))
-    write_json(path, {"key": args.key, "maps": right})
-    return maps
+    known = _remembered(path, args.key)
+    with Progress("checked", len(maps.pairs), "maps") as progress:
+        facts = maps.check(reader, labels.shapes, known, progress.update)
+    write_json(path, {"key": args.key, "maps": facts})
+    return maps, facts
 
 
-def evaluate(args, maps: MapFolder, reader: MapReader) -> AnomalyEvaluator:
-    rule = MetadataCatalog.get(args.dataset).label_rule
-    evaluator = AnomalyEvaluator(
-        args.dataset,
-        [args.score],
-        args.output,
-        components=not args.no_components,
-        exact=args.exact,
-        keep_images=not args.no_images,
-        spill=StoredMaps(maps.pairs, reader, rule, args.score),
-    )
-    saved = SavedCounts(args, maps)
+def _remembered(path: Path, key: str | None) -> dict:
+    """What an earlier check found; nothing where its file is damaged or for another --key."""
+    try:
+        stored = read_json(path)
+    except (FileNotFoundError, ValueError):
+        return {}
+    same = isinstance(stored, dict) and stored.get("key") == key
+    maps = stored.get("maps") if same else None
+    return maps if isinstance(maps, dict) else {}
+
+
+def label_identity(dataset: str, images: list[dict], labels: LabelFacts) -> str:
+    """What makes figures comparable: the images, their labels, and how these are read."""
+    metadata = MetadataCatalog.get(dataset)
+    files = [(str(i["image_id"]), labels.digests[i["sem_seg_file_name"]]) for i in images]
+    return _digest([repr(metadata.label_rule), metadata.get("component_track", None), files])
+
+
+def _digest(value) -> str:
+    return hashlib.sha256(json.dumps(value).encode()).hexdigest()
+
+
+def evaluate(args, evaluator: AnomalyEvaluator, maps: MapFolder, reader: MapReader, saved) -> None:
     done = saved.load(evaluator)
     if not done:
         evaluator.reset()
     else:
-        print(f"going on after {done} of {len(maps.pairs)} images")
-    progress = Progress("evaluated")
-    for index, (image, path) in enumerate(maps.pairs[done:], done + 1):
-        evaluator.process([image], [{"scores": {args.score: reader(path)}}])
-        saved.save(evaluator, index)
-        progress(index, len(maps.pairs))
+        print(f"continuing after {done} of {len(maps.pairs)} images")
+    with Progress("evaluated", len(maps.pairs) - done) as progress:
+        for image, path in maps.pairs[done:]:
+            evaluator.process([image], [{"scores": {args.score: reader(path)}}])
+            done += 1
+            saved.save(evaluator, done)
+            progress.update()
     evaluator.evaluate()
     saved.remove()
-    return evaluator
 
 
 class SavedCounts:
-    """What was counted so far, on disk, for a run that is cut off.
+    """What was counted so far, on disk, for a run that is stopped.
 
-    It counts for the same maps, unchanged, and the same options alone.
+    It is used only if everything that the figures depend on is the same: the contents of all maps
+    and labels, the label rule, the images, the method and the options.
     """
 
-    def __init__(self, args, maps: MapFolder):
-        self._path = dataset_folder(args.output, args.dataset) / "progress.pkl"
+    def __init__(self, args, method: str, labels: str, facts: dict):
+        folder = dataset_folder(args.output, args.dataset)
+        self._path = folder / "progress.npz"
+        (folder / "progress.pkl").unlink(missing_ok=True)  # of an older version; never read
         options = (args.score, args.key, args.negate, args.no_images, args.no_components)
-        files = [(str(p), p.stat().st_size, p.stat().st_mtime_ns) for _, p in maps.pairs]
-        self._hash = hashlib.sha256(json.dumps([options, files]).encode()).hexdigest()
+        files = [(path, entry["sha256"]) for path, entry in facts.items()]
+        photos = [image["file_name"] for image in DatasetCatalog.get(args.dataset)]
+        self._hash = _digest([anoseg_d2.__version__, method, options, labels, files, photos])
         self._enabled, self._last = not args.exact, time.monotonic()
 
     def load(self, evaluator: AnomalyEvaluator) -> int:
@@ -152,35 +192,23 @@ class SavedCounts:
         if not self._enabled or not self._path.is_file():
             return 0
         try:
-            saved = pickle.loads(self._path.read_bytes())
-        except (pickle.UnpicklingError, EOFError, AttributeError, ImportError):
-            return 0  # written by another version: the images are counted anew
-        if saved["hash"] != self._hash:
+            saved = load_state(self._path)
+            if saved["hash"] != self._hash:
+                return 0
+            evaluator.load_state_dict(saved["state"])
+            return int(saved["done"])
+        except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+            print(f"counting from the beginning: {error}", file=sys.stderr)
             return 0
-        evaluator.load_state_dict(saved["state"])
-        return saved["done"]
 
     def save(self, evaluator: AnomalyEvaluator, done: int) -> None:
         if self._enabled and time.monotonic() - self._last > SAVE_EVERY:
             state = {"hash": self._hash, "done": done, "state": evaluator.state_dict()}
-            write_atomic(self._path, pickle.dumps(state))
+            save_state(self._path, state)
             self._last = time.monotonic()
 
     def remove(self) -> None:
         self._path.unlink(missing_ok=True)
-
-
-class Progress:
-    """A line on the screen with the time left, on a terminal alone."""
-
-    def __init__(self, what: str):
-        self._what, self._start = what, time.monotonic()
-
-    def __call__(self, done: int, total: int) -> None:
-        if sys.stderr.isatty():
-            left = (time.monotonic() - self._start) / done * (total - done)
-            end = "\n" if done == total else ""
-            print(f"\r{self._what} {done}/{total}, {left:.0f} s left ", end=end, file=sys.stderr)
 
 
 if __name__ == "__main__":

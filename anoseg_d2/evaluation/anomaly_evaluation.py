@@ -7,53 +7,62 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 
 from anoseg_d2.data.image_io import read_image
-from anoseg_d2.data.label_rules import load_label
-from anoseg_d2.evaluation.components import ComponentMetrics
+from anoseg_d2.data.label_rules import LabelReader
+from anoseg_d2.evaluation.components import OVERLAPS, TRACKS, ComponentMetrics
+from anoseg_d2.evaluation.kept_maps import KEPT_PREFIX, KeptMaps
 from anoseg_d2.evaluation.metrics import PixelMetrics
-from anoseg_d2.evaluation.run_folder import dataset_folder
-from anoseg_d2.evaluation.spill import ScoreSpill
+from anoseg_d2.evaluation.run_folder import add_scores, dataset_folder
+from anoseg_d2.evaluation.streaming.exact_counts import EXACT_PREFIX
+from anoseg_d2.evaluation.streaming.keys import to_numpy
 from anoseg_d2.evaluation.thumbnails import (
     FailureGallery,
     image_average_precision,
     save_thumbnails,
     thumbnail_name,
 )
-from anoseg_d2.utils.files import write_json
+from anoseg_d2.utils.constants import ANOMALY, KNOWN
+from anoseg_d2.utils.files import check_name, read_json, write_json
 
 __all__ = ["AnomalyEvaluator"]
 
 logger = logging.getLogger(__name__)
 
 CURVE_POINTS = 400
-# SegmentMeIfYouCan counts smaller components here than on its anomaly track.
-OBSTACLE_SETS = ("road_obstacle21", "miniature_road_obstacle21")
+# Small objects on the road: smaller components count here than on the anomaly track.
+OBSTACLE_SETS = ("road_obstacle21", "miniature_road_obstacle21", "lost_and_found")
 PIXEL_FIGURES = ("auprc", "fpr95", "auroc", "best_f1")
 COMPONENT_FIGURES = ("sIoU", "PPV", "mean_F1")
+# Overlaps at which F1, TP, FN and FP are stated one by one, as SegmentMeIfYouCan does.
+STATED_OVERLAPS = (25, 50, 75)
 TPR_LEVELS = (0.8, 0.9, 0.95, 0.99)  # true-positive rates whose thresholds results.json states
 
 
 class AnomalyEvaluator(DatasetEvaluator):
     """Evaluate anomaly scores on one registered dataset.
 
-    Pixel figures stream (see `PixelMetrics`). Component figures need the best-F1 threshold of the
-    whole dataset, which is an oracle on the evaluation labels: score maps are spilled as float32
-    to a temporary folder while images pass, one map per score and image, and read back once.
+    Pixel figures are counted as images pass (see `PixelMetrics`). Component figures need the
+    best-F1 threshold of the whole dataset, which is an oracle on the evaluation labels: score maps
+    are kept as float32 in a temporary folder while images pass, and read back once.
 
     Args:
         dataset_name: registered name; its metadata has `label_rule` and perhaps `component_track`,
             "anomaly" or "obstacle", for the sizes below which components do not count.
         score_names: which scores of the model's output to evaluate; None takes all of them.
-        output_dir: the run's folder; see `run_folder`. None writes nothing but the spill.
-        components: also compute sIoU, PPV and mean F1.
+        output_dir: the run's folder; see `run_folder`. None writes only the temporary maps.
+        components: also compute sIoU, PPV and F1 of components.
         exact: `PixelMetrics(exact=True)`.
         keep_images: keep thumbnails and failure crops for the report (needs `output_dir`).
-        spill: what gives score maps a second time instead of a `ScoreSpill` of its own.
+        maps: gives score maps a second time, instead of a `KeptMaps` of the evaluator's own.
+        method: whose scores they are. Other scores of the same method in `output_dir` are kept;
+            without a name, the folder's earlier figures are replaced.
+        labels: identity of the labels, for figures that are kept next to each other.
+    Raises:
+        ValueError: a name that cannot be part of a path, or an unknown track.
     """
 
     def __init__(
@@ -65,56 +74,88 @@ class AnomalyEvaluator(DatasetEvaluator):
         components: bool = True,
         exact: bool = False,
         keep_images: bool = True,
-        spill=None,
+        maps=None,
+        method: str | None = None,
+        labels: str | None = None,
     ):
         metadata = MetadataCatalog.get(dataset_name)
         self.dataset_name = dataset_name
-        self.score_names = list(score_names) if score_names else None
+        self.score_names = [check_name(n, "score") for n in score_names] if score_names else None
         self._rule = metadata.label_rule
         track = "obstacle" if dataset_name in OBSTACLE_SETS else "anomaly"
-        self._track = metadata.get("component_track", track)
+        self._track = metadata.get("component_track", None) or track
+        if self._track not in TRACKS:
+            raise ValueError(
+                f"{dataset_name}: unknown component_track {self._track!r}; known: "
+                f"{', '.join(TRACKS)}"
+            )
         self._folder = None if output_dir is None else dataset_folder(output_dir, dataset_name)
         self._components, self._exact = components, exact
         self._keep_images = keep_images and output_dir is not None
-        self._given_spill, self._spill = spill, None
+        self._given_maps, self._maps = maps, None
+        self._method, self._label_identity = method, labels
         self.result = None
         self.per_image: list[dict] = []
         self._clear()
 
     def _clear(self) -> None:
-        if self._spill is not None:
-            self._spill.close()
-        self._spill = None
+        if self._maps is not None:
+            self._maps.close()
+        self._maps = None
+        self._labels = LabelReader(self._rule)
         self._pixels: dict[str, PixelMetrics] = {}
         self._counts = {"images": 0, "anomaly_pixels": 0, "known_pixels": 0, "void_pixels": 0}
         self._gallery = FailureGallery()
         self.per_image = []
 
     def reset(self):
-        """Forget all counts, and the thumbnails of an earlier evaluation in the same folder."""
+        """Forget all counts, and what an earlier evaluation left in the same folder."""
         self._clear()
         if self._folder is not None and comm.is_main_process():
-            for name in ("images", "failures"):
-                shutil.rmtree(self._folder / name, ignore_errors=True)
-            (self._folder / "result.json").unlink(missing_ok=True)
+            self._remove_litter()
+            if self._method is None:
+                for name in ("images", "failures"):
+                    shutil.rmtree(self._folder / name, ignore_errors=True)
+                (self._folder / "result.json").unlink(missing_ok=True)
         comm.synchronize()
 
-    def state_dict(self) -> dict:
-        """What was counted so far, to go on with `load_state_dict` in another process.
+    def _remove_litter(self) -> None:
+        """Remove temporary files of runs that were killed."""
+        for pattern in (f"{KEPT_PREFIX}*", ".spill-*", f"{EXACT_PREFIX}*"):
+            for folder in self._folder.glob(pattern):
+                logger.info("removing %s, left by a run that was killed", folder)
+                shutil.rmtree(folder, ignore_errors=True)
+        for file in self._folder.rglob(".*.tmp"):
+            file.unlink(missing_ok=True)
 
-        Not with `exact`, nor with a spill of its own: their files end with the process.
+    def state_dict(self) -> dict:
+        """Return what was counted so far, to continue with `load_state_dict` in another process.
+
+        Not with `exact`, nor with maps kept by the evaluator: their files end with the process.
+
+        Returns:
+            plain values and arrays, as `saved_state.save_state` takes them.
         """
-        own = self._spill is not self._given_spill and self._spill is not None
-        assert not self._exact and not own, "counts lie in files that end with the process"
-        names = ("_pixels", "_counts", "_gallery", "per_image")
-        return {name: getattr(self, name) for name in names}
+        own = self._maps is not self._given_maps and self._maps is not None
+        assert not self._exact and not own, "the counts are in files that end with the process"
+        return {
+            "pixels": {name: pixels.state_dict() for name, pixels in self._pixels.items()},
+            "counts": self._counts,
+            "gallery": self._gallery.state(),
+            "per_image": self.per_image,
+            "labels_seen": [[value, path] for value, path in self._labels.seen.items()],
+        }
 
     def load_state_dict(self, state: dict) -> None:
-        """Go on from `state_dict`, instead of `reset`."""
+        """Continue from `state_dict`, instead of `reset`."""
         self._clear()
-        for name, value in state.items():
-            setattr(self, name, value)
-        self._spill = self._given_spill
+        if self._folder is not None:
+            self._remove_litter()
+        self._pixels = {n: PixelMetrics.from_state(s) for n, s in state["pixels"].items()}
+        self._counts, self.per_image = dict(state["counts"]), list(state["per_image"])
+        self._gallery.load(state["gallery"])
+        self._labels.note(dict(state["labels_seen"]))
+        self._maps = self._given_maps
 
     def process(self, inputs, outputs):
         """Count a batch.
@@ -124,11 +165,11 @@ class AnomalyEvaluator(DatasetEvaluator):
             outputs: as the model gives them: `scores` {name: (H, W) float32} and `sem_seg` (H, W),
                 at the label's size.
         Raises:
-            ValueError: a score is missing, has another size than the label, or has NaN; the message
-                names the image.
+            ValueError: a score is missing, has another size than the label, or has NaN, or a label
+                contradicts an earlier one; the message names the image.
         """
         for input_, output in zip(inputs, outputs, strict=True):
-            label = load_label(input_["sem_seg_file_name"], self._rule)
+            label = self._labels(input_["sem_seg_file_name"])
             self._process_image(input_, label, output)
 
     def _process_image(self, input_: dict, label: np.ndarray, output: dict) -> None:
@@ -137,17 +178,17 @@ class AnomalyEvaluator(DatasetEvaluator):
         average_precision = {}
         for name, score in scores.items():
             if name not in self._pixels:
-                self._pixels[name] = self._new_pixels()
+                self._pixels[check_name(name, "score")] = self._new_pixels()
             self._pixels[name].update(score, label, where=where)
             average_precision[name] = image_average_precision(score, label)
-        known, anomaly = int((label == 0).sum()), int((label == 1).sum())
+        known, anomaly = int((label == KNOWN).sum()), int((label == ANOMALY).sum())
         self._counts["images"] += 1
         self._counts["anomaly_pixels"] += anomaly
         self._counts["known_pixels"] += known
         self._counts["void_pixels"] += label.size - known - anomaly
         if self._components:
-            self._spill = self._open_spill()
-            self._spill.add(scores, label)
+            self._maps = self._open_maps()
+            self._maps.add(scores, label)
         image_id = str(input_.get("image_id", Path(where).stem))
         record = {"image_id": image_id, "file_name": where, "anomaly_pixels": anomaly}
         self.per_image.append({**record, "ap": average_precision})
@@ -162,7 +203,7 @@ class AnomalyEvaluator(DatasetEvaluator):
                 f"{where}: the model gives no score {', '.join(missing)}; it gives "
                 f"{', '.join(scores)} (TEST.ANOMALY.SCORES)"
             )
-        chosen = {name: _to_numpy(scores[name]).astype(np.float32, copy=False) for name in names}
+        chosen = {name: to_numpy(scores[name]).astype(np.float32, copy=False) for name in names}
         for name, score in chosen.items():
             if score.shape != label.shape:
                 raise ValueError(
@@ -178,29 +219,33 @@ class AnomalyEvaluator(DatasetEvaluator):
             self._folder.mkdir(parents=True, exist_ok=True)
         return PixelMetrics(exact=True, tpr=TPR_LEVELS, spill_dir=self._folder)
 
-    def _open_spill(self) -> ScoreSpill:
-        if self._given_spill is not None:
-            return self._given_spill
-        if self._spill is None:
+    def _open_maps(self):
+        if self._given_maps is not None:
+            return self._given_maps
+        if self._maps is None:
             images = -(-len(DatasetCatalog.get(self.dataset_name)) // comm.get_world_size())
             purpose = f"{self.dataset_name}: component metrics"
-            return ScoreSpill(self._folder, images, purpose)
-        return self._spill
+            return KeptMaps(self._folder, images, purpose)
+        return self._maps
 
     def _keep(self, image_id, photo, label, sem_seg, scores) -> None:
-        sem_seg = None if sem_seg is None else _to_numpy(sem_seg)
+        sem_seg = None if sem_seg is None else to_numpy(sem_seg)
         path = self._folder / "images" / thumbnail_name(image_id)
-        save_thumbnails(path, photo, label, sem_seg, scores)
+        save_thumbnails(path, photo, label, sem_seg, scores, keep_scores=self._method is not None)
         self._gallery.update(image_id, photo, label, scores)
 
     def evaluate(self):
         """Add the counts of all ranks and compute.
 
         Returns:
-            On rank 0 {"anomaly": {"<score>.<figure>": percent}} for detectron2's printing, figures
-            that do not exist left out; None on other ranks. `result` then holds the dataset's part
-            of results.json, and `result.json` lies in the dataset's folder.
+            On rank 0 {"anomaly": {"<score>.<figure>": percent}} for detectron2's printing, without
+            figures that do not exist; None on other ranks. `result` then holds the dataset's part
+            of results.json, and `result.json` is in the dataset's folder.
+        Raises:
+            ValueError: the labels that different ranks have read contradict each other.
         """
+        for seen in comm.all_gather(self._labels.seen):
+            self._labels.note(seen)
         names = _union(comm.all_gather(list(self._pixels)))
         merged = {name: self._merged_pixels(name) for name in names}
         figures = {}
@@ -209,16 +254,46 @@ class AnomalyEvaluator(DatasetEvaluator):
         if self._components:
             self._add_components(names, figures)
         self._gather_images()
-        if self._spill is not None:
-            self._spill.close()
-            self._spill = None
+        if self._maps is not None:
+            self._maps.close()
+            self._maps = None
         if not comm.is_main_process():
             return None
         scores = {name: _score_entry(figures[name]) for name in names}
-        self.result = {"scores": scores, **self._counts}
+        self.result = {
+            "scores": scores,
+            **self._counts,
+            "component_track": self._track,
+            "warnings": self._warnings(scores),
+        }
+        for warning in self.result["warnings"]:
+            logger.warning("%s: %s", self.dataset_name, warning)
         if self._folder is not None:
             self._write(merged)
         return OrderedDict(anomaly=_flat(scores))
+
+    def _warnings(self, scores: dict) -> list[str]:
+        """What a reader of the figures must know."""
+        known, anomaly = self._counts["known_pixels"], self._counts["anomaly_pixels"]
+        found = []
+        if anomaly > known > 0:
+            found.append(
+                f"{anomaly} of {known + anomaly} labelled pixels are anomalous, over half: the "
+                "labels may be inverted (1 must be the anomaly)"
+            )
+        if not known or not anomaly:
+            kind = "anomaly" if anomaly else "known" if known else "void"
+            found.append(
+                f"the labels hold nothing but {kind} pixels, as the placeholders of a hidden test "
+                "set do: there are no figures"
+            )
+        for name, entry in scores.items():
+            if entry["infinite_pixels"]:
+                found.append(
+                    f"{entry['infinite_pixels']} labelled pixels have an infinite {name}; they "
+                    "count as the highest or lowest score of all"
+                )
+        return found
 
     def _merged_pixels(self, name: str) -> PixelMetrics | None:
         # One score at a time: rank 0 never holds more than one score's counts of all ranks.
@@ -232,13 +307,13 @@ class AnomalyEvaluator(DatasetEvaluator):
 
     def _add_components(self, names: list[str], figures: dict) -> None:
         """Second pass over the spilled maps with the thresholds of the whole dataset."""
-        errors = comm.all_gather(None if self._spill is None else self._spill.error)
+        errors = comm.all_gather(None if self._maps is None else self._maps.error)
         error = next(filter(None, errors), None)
         # Components are the pixels with score > threshold, so the cut lies below the best score.
         thresholds = {name: found.get("best_f1_cut") for name, found in figures.items()}
         thresholds = comm.all_gather(thresholds)[0]
         counted = {name: ComponentMetrics(self._track) for name in names}
-        for label, name, score in self._spill if self._spill and not error else ():
+        for label, name, score in self._maps if self._maps and not error else ():
             if thresholds[name] is not None:
                 counted[name].update(score, label, thresholds[name])
         for name in names:
@@ -247,12 +322,15 @@ class AnomalyEvaluator(DatasetEvaluator):
                 continue
             if error or thresholds[name] is None:
                 why = error or "component figures need anomaly and known pixels for a threshold"
-                figures[name].update(dict.fromkeys(COMPONENT_FIGURES), component_why=why)
+                figures[name].update(
+                    dict.fromkeys((*COMPONENT_FIGURES, "components_at")), component_why=why
+                )
                 continue
             for part in parts[1:]:
                 parts[0].merge(part)
             found = parts[0].compute()
             figures[name].update({key: found[key] for key in COMPONENT_FIGURES})
+            figures[name]["components_at"] = _stated_components(found)
             figures[name]["component_why"] = found.get("why")
 
     def _gather_images(self) -> None:
@@ -277,27 +355,39 @@ class AnomalyEvaluator(DatasetEvaluator):
         record = {
             "kind": "anomaly",
             "dataset": self.dataset_name,
+            "method": self._method,
+            "labels": self._label_identity,
             "result": self.result,
             "per_image": self.per_image,
             "curves": curves,
             "failures": self._gallery.save(self._folder / "failures") if self._keep_images else [],
         }
-        write_json(self._folder / "result.json", record)
-
-
-def _to_numpy(values) -> np.ndarray:
-    return values.detach().cpu().numpy() if isinstance(values, torch.Tensor) else np.asarray(values)
+        path = self._folder / "result.json"
+        if self._method is not None and path.is_file():
+            record = add_scores(read_json(path), record)
+            self.result = record["result"]
+        write_json(path, record)
 
 
 def _photo(input_: dict, label: np.ndarray) -> np.ndarray:
     """The photograph at the label's size, from the input's tensor or else from its file."""
     image = input_.get("image")
-    photo = (
-        read_image(input_["file_name"]) if image is None else _to_numpy(image).transpose(1, 2, 0)
-    )
+    photo = read_image(input_["file_name"]) if image is None else to_numpy(image).transpose(1, 2, 0)
     if photo.shape[:2] != label.shape:
         photo = cv2.resize(photo, label.shape[::-1], interpolation=cv2.INTER_AREA)
     return photo
+
+
+def _stated_components(found: dict) -> dict | None:
+    """Counts, and F1 in percent, at `STATED_OVERLAPS`; None where there is no F1."""
+    if found["F1"] is None:
+        return None
+    stated = {}
+    for overlap in STATED_OVERLAPS:
+        index = int(np.argmin(np.abs(100 * OVERLAPS - overlap)))
+        counts = {name.upper(): found[name][index] for name in ("tp", "fn", "fp")}
+        stated[str(overlap)] = {"F1": 100 * found["F1"][index], **counts}
+    return stated
 
 
 def _short_curve(pixels: PixelMetrics) -> dict | None:
@@ -323,6 +413,9 @@ def _score_entry(found: dict) -> dict:
     keys = [k for k in PIXEL_FIGURES + COMPONENT_FIGURES if k in found]
     entry = {key: _percent(found[key]) for key in keys}
     entry.update({key: _percent(found[key]) for key in found if key.endswith("_bounds")})
+    if "components_at" in found:
+        entry["components_at"] = found["components_at"]
+    entry["infinite_pixels"] = found["infinite_pixels"]
     entry["best_f1_threshold"] = found.get("best_f1_threshold")
     points = found.get("at_tpr") or {}
     entry["tpr_thresholds"] = {f"{100 * r:g}": at["threshold"] for r, at in points.items()}

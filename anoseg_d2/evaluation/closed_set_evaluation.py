@@ -8,13 +8,13 @@ that never occurs counts as an error of the true class. Void and pasted-anomaly 
 from collections import OrderedDict
 
 import numpy as np
-import torch
 from detectron2.data import MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 
 from anoseg_d2.data.label_rules import load_label
 from anoseg_d2.evaluation.run_folder import dataset_folder
+from anoseg_d2.evaluation.streaming.keys import to_numpy
 from anoseg_d2.utils.files import write_json
 
 __all__ = ["ClosedSetEvaluator", "ClosedSetCounts", "closed_set_figures"]
@@ -151,7 +151,7 @@ class ClosedSetEvaluator(DatasetEvaluator):
         """Count a batch: inputs as the test mapper makes them, outputs as the model gives them."""
         for input_, output in zip(inputs, outputs, strict=True):
             label = load_label(input_["sem_seg_file_name"], self._rule)
-            sem_seg = _to_numpy(output["sem_seg"])
+            sem_seg = to_numpy(output["sem_seg"])
             if sem_seg.shape != label.shape:
                 raise ValueError(
                     f"{input_['file_name']}: the prediction is {sem_seg.shape}, the label "
@@ -159,7 +159,7 @@ class ClosedSetEvaluator(DatasetEvaluator):
                     "label's size"
                 )
             confidence = output.get("confidence")
-            confidence = None if confidence is None else _to_numpy(confidence)
+            confidence = None if confidence is None else to_numpy(confidence)
             self.counts.update(sem_seg, label, confidence)
 
     def evaluate(self):
@@ -182,7 +182,3 @@ class ClosedSetEvaluator(DatasetEvaluator):
         flat = {k: self.result[k] for k in ("mIoU", "pixel_accuracy", "mean_accuracy", "ECE")}
         flat.update({f"IoU-{name}": value for name, value in self.result["IoU"].items()})
         return OrderedDict(closed_set={k: v for k, v in flat.items() if v is not None})
-
-
-def _to_numpy(values) -> np.ndarray:
-    return values.detach().cpu().numpy() if isinstance(values, torch.Tensor) else np.asarray(values)

@@ -17,17 +17,20 @@ is the false-positive rate at the first, highest threshold with TPR >= 0.95 (Seg
 arXiv:2104.14812); `strict=True` asks for TPR > 0.95 as RbA's code does (arXiv:2211.14293).
 """
 
+from dataclasses import asdict
+
 import numpy as np
 
 from anoseg_d2.evaluation.streaming.bounds import CurveSummary, Plan, pixels_needed
 from anoseg_d2.evaluation.streaming.counts import Budget, KeyRuns, PagedSketch, counts_from_state
+from anoseg_d2.evaluation.streaming.exact_counts import ExactCounts, estimate_exact_bytes
 from anoseg_d2.evaluation.streaming.keys import keys_to_scores, scores_to_keys, to_numpy
-from anoseg_d2.evaluation.streaming.spilled import SpilledCounts, estimate_exact_bytes
+from anoseg_d2.utils.constants import ANOMALY, KNOWN, VOID
 
 __all__ = ["PixelMetrics", "checked_pixels", "estimate_exact_bytes"]
 
 
-KNOWN, ANOMALY, VOID = 0, 1, 255
+_LABELS = (KNOWN, ANOMALY, VOID)
 _UPDATE = 1 << 19  # pixels counted at a time
 _ROUNDING = 1e-12  # by which float64 sums may differ, ours and scikit-learn's
 
@@ -60,9 +63,10 @@ class PixelMetrics:
         self.exact, self.strict, self.spill_dir = exact, strict, spill_dir
         self.tpr = tuple(sorted({float(rate) for rate in tpr} | {0.95}))
         self.budget = budget or Budget()
-        self.pixels = {KNOWN: 0, ANOMALY: 0, VOID: 0}
+        self.pixels = dict.fromkeys(_LABELS, 0)
+        self.infinite = 0  # labelled pixels
         self.images = 0
-        self._counts = SpilledCounts(spill_dir, expected_pixels) if exact else KeyRuns(self.budget)
+        self._counts = ExactCounts(spill_dir, expected_pixels) if exact else KeyRuns(self.budget)
 
     def update(self, scores, labels, where: str | None = None) -> None:
         """Count the pixels of one image.
@@ -78,6 +82,7 @@ class PixelMetrics:
         """
         where = where or f"image number {self.images}"
         scores, labels = checked_pixels(scores, labels, where)
+        self.infinite += int((np.isinf(scores) & (labels != VOID)).sum())
         for start in range(0, scores.size, _UPDATE):
             self._count(scores[start : start + _UPDATE], labels[start : start + _UPDATE])
         self.images += 1
@@ -117,20 +122,25 @@ class PixelMetrics:
                 self._counts = PagedSketch.from_runs(self._counts)
             self._counts.add_sketch(other._counts)
         self.images += other.images
+        self.infinite += other.infinite
         for label, count in other.pixels.items():
             self.pixels[label] += count
         return self
 
     def state_dict(self) -> dict:
-        """Everything needed to go on elsewhere: numbers and numpy arrays, zeros left out.
+        """Return everything needed to continue elsewhere.
 
         With `exact` it names the files on disk, which must be readable where it is loaded and
         live as long as this object: keep it until the other side has merged.
+
+        Returns:
+            dict with string keys, of plain numbers, lists and numpy arrays; zeros left out.
         """
         return {
-            "options": {"exact": self.exact, "tpr": self.tpr, "strict": self.strict},
-            "budget": self.budget,
-            "pixels": dict(self.pixels),
+            "options": {"exact": self.exact, "tpr": list(self.tpr), "strict": self.strict},
+            "budget": asdict(self.budget),
+            "pixels": [self.pixels[label] for label in _LABELS],
+            "infinite": self.infinite,
             "images": self.images,
             "counts": self._counts.state(),
         }
@@ -138,8 +148,9 @@ class PixelMetrics:
     @classmethod
     def from_state(cls, state: dict, spill_dir: str | None = None) -> "PixelMetrics":
         """Rebuild from `state_dict()`; exact counts are copied into a directory of their own."""
-        metrics = cls(**state["options"], budget=state["budget"], spill_dir=spill_dir)
-        metrics.pixels, metrics.images = dict(state["pixels"]), state["images"]
+        metrics = cls(**state["options"], budget=Budget(**state["budget"]), spill_dir=spill_dir)
+        metrics.pixels = dict(zip(_LABELS, state["pixels"], strict=True))
+        metrics.infinite, metrics.images = state["infinite"], state["images"]
         if metrics.exact:
             metrics._counts.merge_state(state["counts"])
         else:
@@ -157,12 +168,15 @@ class PixelMetrics:
             `threshold95` and `best_f1_threshold`, for `score >= threshold`, and `best_f1_cut`,
             the float32 below it, for `score > cut`; `at_tpr`: {rate: {`fpr`, `fpr_bounds`,
             `precision`, `precision_bounds`, `threshold`}}; `anomaly_pixels`, `known_pixels`,
-            `void_pixels`, `images`. A figure that is not defined is None, and `why` says why.
+            `void_pixels`, `infinite_pixels` (labelled pixels whose score is infinite: they count
+            as the highest or lowest of all), `images`. A figure that is not defined is None, and
+            `why` says why.
         """
         result = {
             "anomaly_pixels": self.pixels[ANOMALY],
             "known_pixels": self.pixels[KNOWN],
             "void_pixels": self.pixels[VOID],
+            "infinite_pixels": self.infinite,
             "images": self.images,
         }
         why = self._undefined()

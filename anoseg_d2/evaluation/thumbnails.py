@@ -51,7 +51,9 @@ def thumbnail_name(image_id: str) -> str:
     return urllib.parse.quote(str(image_id), safe="") + ".npz"
 
 
-def save_thumbnails(path, photo, label, sem_seg, scores: dict, long_side: int = 480) -> None:
+def save_thumbnails(
+    path, photo, label, sem_seg, scores: dict, long_side: int = 480, keep_scores: bool = False
+) -> None:
     """Write what the report shows of one image.
 
     Args:
@@ -61,6 +63,7 @@ def save_thumbnails(path, photo, label, sem_seg, scores: dict, long_side: int = 
         sem_seg: (H, W) integers of train ids, or None.
         scores: {name: (H, W) float32}.
         long_side: of the thumbnails, pixels.
+        keep_scores: keep the other scores of an earlier file of the same size.
     """
     size = fit_long_side(*label.shape, long_side)
     arrays = {
@@ -70,6 +73,10 @@ def save_thumbnails(path, photo, label, sem_seg, scores: dict, long_side: int = 
     }
     if sem_seg is not None:
         arrays["sem_seg"] = resize_label(sem_seg.astype(np.uint8), size)
+    if keep_scores and Path(path).is_file():
+        for name, small in load_thumbnails(path)["scores"].items():
+            if small.shape == size:
+                arrays[f"score:{name}"] = small
     for name, score in scores.items():
         small = np.clip(resize_score(score, size), -_FLOAT16_MAX, _FLOAT16_MAX)
         arrays[f"score:{name}"] = small.astype(np.float16)
@@ -145,6 +152,17 @@ class FailureGallery:
         """Add the finds of other images."""
         for key, entries in other.entries.items():
             self.entries[key] = self._worst([*self.entries.get(key, []), *entries])
+
+    def state(self) -> list[dict]:
+        """Return the finds as plain values and arrays, for `load`."""
+        return [
+            {"kind": kind, "score": name, "entries": entries}
+            for (kind, name), entries in self.entries.items()
+        ]
+
+    def load(self, state: list[dict]) -> None:
+        """Take over the finds of `state`."""
+        self.entries = {(part["kind"], part["score"]): part["entries"] for part in state}
 
     def save(self, folder) -> list[dict]:
         """Write the crops to `folder` and return their records, without the pixels."""

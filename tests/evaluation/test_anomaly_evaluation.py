@@ -7,16 +7,19 @@ import numpy as np
 import pytest
 import small_sets
 import torch
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils import comm
 from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 
 from anoseg_d2.data.image_io import read_label
+from anoseg_d2.data.label_rules import LABEL_RULES
 from anoseg_d2.evaluation.anomaly_evaluation import AnomalyEvaluator
 from anoseg_d2.evaluation.components import ComponentMetrics
+from anoseg_d2.evaluation.kept_maps import KeptMaps
 from anoseg_d2.evaluation.metrics import PixelMetrics
-from anoseg_d2.evaluation.spill import ScoreSpill
+from anoseg_d2.evaluation.run_folder import dataset_folder
 from anoseg_d2.evaluation.thumbnails import (
     FailureGallery,
     image_average_precision,
@@ -107,8 +110,6 @@ def test_components_are_counted_at_the_best_threshold_of_the_whole_set(tmp_path)
 
 
 def test_the_obstacle_track_has_its_own_sizes(tmp_path):
-    from detectron2.data import MetadataCatalog
-
     images = small_sets.anomaly_set(tmp_path)
     outputs = [{"scores": {"s": (label == 1).astype(np.float32)}} for label in labels_of(images)]
     whole, _ = run(images, outputs)  # 144 pixels: too small a prediction on the anomaly track
@@ -135,6 +136,118 @@ def test_a_set_without_anomaly_has_none_and_says_why(tmp_path):
     json.loads((tmp_path / "run/inference/test_anomaly/result.json").read_text(), parse_constant=1)
 
 
+def test_components_are_stated_at_three_overlaps(tmp_path):
+    images = small_sets.anomaly_set(tmp_path)
+    outputs = outputs_of(images, names=("msp",), signal=6.0)
+    evaluator, _ = run(images, outputs)
+    expected = ComponentMetrics("anomaly")
+    pixels = PixelMetrics()
+    for label, output in zip(labels_of(images), outputs, strict=True):
+        pixels.update(output["scores"]["msp"], label)
+    for label, output in zip(labels_of(images), outputs, strict=True):
+        expected.update(output["scores"]["msp"], label, pixels.compute()["best_f1_cut"])
+    found = expected.compute()
+    stated = evaluator.result["scores"]["msp"]["components_at"]
+    for name, index in (("25", 0), ("50", 5), ("75", 10)):
+        assert stated[name] == {
+            "F1": 100 * found["F1"][index],
+            "TP": found["tp"][index],
+            "FN": found["fn"][index],
+            "FP": found["fp"][index],
+        }
+
+
+def test_full_lost_and_found_is_on_the_obstacle_track(tmp_path):
+    images = small_sets.anomaly_set(tmp_path)
+    small_sets.register("lost_and_found", images, label_rule=small_sets.ANOMALY_RULE)
+    try:
+        outputs = [{"scores": {"s": (label == 1) * 1.0}} for label in labels_of(images)]
+        evaluator = AnomalyEvaluator("lost_and_found")
+        evaluator.process(images, outputs)
+        evaluator.evaluate()
+    finally:
+        DatasetCatalog.remove("lost_and_found")
+        MetadataCatalog.remove("lost_and_found")
+    assert evaluator.result["component_track"] == "obstacle"
+    assert evaluator.result["scores"]["s"]["mean_F1"] == 100.0
+
+
+def test_an_unknown_track_is_refused(tmp_path):
+    images = small_sets.anomaly_set(tmp_path)
+    small_sets.register(
+        "test_anomaly", images, label_rule=small_sets.ANOMALY_RULE, component_track="sky"
+    )
+    with pytest.raises(ValueError, match="component_track 'sky'; known: anomaly, obstacle"):
+        AnomalyEvaluator("test_anomaly")
+
+
+def test_two_codings_in_one_set_are_refused(tmp_path):
+    labels = [np.zeros((8, 8), np.uint8) for _ in range(2)]
+    labels[0][:2], labels[1][:2] = 1, 2
+    images = small_sets.write_set(
+        tmp_path, "test_anomaly", labels, label_rule=LABEL_RULES["road_anomaly"]
+    )
+    outputs = [{"scores": {"s": np.zeros((8, 8), np.float32)}}] * 2
+    with pytest.raises(ValueError, match="some labels hold 1 and others 2"):
+        AnomalyEvaluator("test_anomaly").process(images, outputs)
+    continued, earlier = (AnomalyEvaluator("test_anomaly", components=False) for _ in range(2))
+    earlier.process(images[:1], outputs[:1])
+    continued.load_state_dict(earlier.state_dict())
+    with pytest.raises(ValueError, match="some labels hold 1 and others 2"):
+        continued.process(images[1:], outputs[1:])
+
+
+def test_inverted_labels_get_a_warning(tmp_path, caplog):
+    labels = [np.ones((8, 8), np.uint8)]
+    labels[0][:2] = 0
+    images = small_sets.write_set(
+        tmp_path, "test_anomaly", labels, label_rule=small_sets.ANOMALY_RULE
+    )
+    evaluator, _ = run(images, outputs_of(images))
+    assert "48 of 64 labelled pixels are anomalous" in evaluator.result["warnings"][0]
+    assert "inverted" in caplog.text
+
+
+def test_infinite_scores_count_as_extremes_and_their_number_is_stated(tmp_path):
+    images = small_sets.anomaly_set(tmp_path)
+    outputs = outputs_of(images, names=("msp",))
+    plain, _ = run(images, outputs)
+    assert plain.result["warnings"] == []
+    order = [np.max([o["scores"]["msp"].max() for o in outputs]), np.inf]
+    for output, label in zip(outputs, labels_of(images), strict=True):
+        score = output["scores"]["msp"]
+        score[score == order[0]] = order[1]
+        score[label == 255] = -np.inf  # void pixels do not count
+    infinite, _ = run(images, outputs)
+    entry = infinite.result["scores"]["msp"]
+    assert entry["infinite_pixels"] == 1
+    assert entry["auprc"] == plain.result["scores"]["msp"]["auprc"]
+    assert "1 labelled pixels have an infinite msp" in infinite.result["warnings"][0]
+
+
+def test_names_that_leave_the_folder_are_refused(tmp_path):
+    images = small_sets.anomaly_set(tmp_path)
+    with pytest.raises(ValueError, match="score name '../up'"):
+        AnomalyEvaluator("test_anomaly", ["../up"])
+    with pytest.raises(ValueError, match="score name '../up'"):
+        AnomalyEvaluator("test_anomaly").process(
+            images[:1], outputs_of(images[:1], names=("../up",))
+        )
+    with pytest.raises(ValueError, match="dataset name '../up'"):
+        dataset_folder(tmp_path, "../up")
+
+
+def test_what_a_killed_run_left_is_removed_by_the_next(tmp_path):
+    small_sets.anomaly_set(tmp_path)
+    folder = tmp_path / "run/inference/test_anomaly"
+    for name in (".kept-maps-x", ".spill-x", "exact_scores_x"):
+        (folder / name).mkdir(parents=True)
+        (folder / name / "0.npy").write_bytes(b"")
+    (folder / ".result.json.abc.tmp").write_bytes(b"")
+    AnomalyEvaluator("test_anomaly", output_dir=tmp_path / "run").reset()
+    assert not list(folder.iterdir())
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -153,7 +266,7 @@ def test_a_wrong_map_names_its_image(tmp_path, change, message):
         evaluator.process(images, outputs)
 
 
-def test_nothing_of_the_spill_is_left(tmp_path):
+def test_no_temporary_map_is_left(tmp_path):
     images = small_sets.anomaly_set(tmp_path)
     run(images, outputs_of(images), tmp_path / "run", keep_images=False)
     assert [p.name for p in (tmp_path / "run/inference/test_anomaly").iterdir()] == ["result.json"]
@@ -161,20 +274,20 @@ def test_nothing_of_the_spill_is_left(tmp_path):
 
 def test_too_full_a_disk_leaves_components_out_and_says_why(tmp_path, monkeypatch):
     usage = namedtuple("usage", "total used free")(10, 9, 1)
-    monkeypatch.setattr("anoseg_d2.evaluation.spill.shutil.disk_usage", lambda path: usage)
+    monkeypatch.setattr("anoseg_d2.evaluation.kept_maps.shutil.disk_usage", lambda path: usage)
     images = small_sets.anomaly_set(tmp_path)
     evaluator, _ = run(images, outputs_of(images))
     entry = evaluator.result["scores"]["msp"]
     assert entry["sIoU"] is None and "disk" in entry["why"] and entry["auprc"] > 0
 
 
-def test_a_spill_gives_back_what_it_got(tmp_path):
-    spill = ScoreSpill(tmp_path, 1, "test")
+def test_kept_maps_come_back(tmp_path):
+    maps = KeptMaps(tmp_path, 1, "test")
     score, label = np.array([[0.1, np.inf]], np.float32), np.array([[0, 1]], np.uint8)
-    spill.add({"a": score, "b": -score}, label)
-    read = [(name, label.tolist(), score.tolist()) for label, name, score in spill]
+    maps.add({"a": score, "b": -score}, label)
+    read = [(name, label.tolist(), score.tolist()) for label, name, score in maps]
     assert read == [("a", [[0, 1]], score.tolist()), ("b", [[0, 1]], (-score).tolist())]
-    spill.close()
+    maps.close()
     assert not list(tmp_path.iterdir())
 
 

@@ -1,17 +1,19 @@
 """Anyone's score maps: read, checked, evaluated as the evaluator would, resumed."""
 
 import importlib.util
-import sys
+import os
+import pickle
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 import small_sets
-from PIL import Image
 
-from anoseg_d2.data.image_io import read_label
+from anoseg_d2.data.image_io import read_label, write_image
+from anoseg_d2.data.label_rules import LabelRule
 from anoseg_d2.evaluation.anomaly_evaluation import AnomalyEvaluator
-from anoseg_d2.evaluation.map_files import MapFolder, MapReader, read_map
+from anoseg_d2.evaluation.thumbnails import load_thumbnails
 from anoseg_d2.utils.files import read_json
 
 TOOL = Path(__file__).parents[2] / "tools" / "evaluate_maps.py"
@@ -57,7 +59,7 @@ def test_figures_are_those_of_the_evaluator(tool, maps, tmp_path, capsys):
     assert results["datasets"]["test_anomaly"] == direct.result
     shown = capsys.readouterr().out
     assert "auprc" in shown and "index.html" in shown
-    assert not (tmp_path / "out/inference/test_anomaly/progress.pkl").exists()
+    assert not (tmp_path / "out/inference/test_anomaly/progress.npz").exists()
 
 
 def test_everything_wrong_is_named_before_anything_is_computed(tool, maps, tmp_path, capsys):
@@ -69,7 +71,7 @@ def test_everything_wrong_is_named_before_anything_is_computed(tool, maps, tmp_p
     np.save(folder / "test_anomaly_2.npy", bad)
     (folder / "test_anomaly_3.npy").write_bytes(b"no array")
     np.save(folder / "stranger.npy", bad)
-    assert tool.main(arguments(tmp_path, folder)) == 1
+    assert tool.main(arguments(tmp_path, folder)) == 2
     said = capsys.readouterr().err
     assert "1 images have no map" in said and "test_anomaly_0" in said
     assert "1 maps belong to no image" in said and "stranger.npy" in said
@@ -97,9 +99,7 @@ def test_extra_maps_can_be_passed_over(tool, maps, tmp_path):
 )
 def test_a_wrong_argument_is_one_message(tool, maps, tmp_path, capsys, change, message):
     _, folder = maps
-    assert tool.main(arguments(tmp_path, folder, *change)) == 1
-    import re
-
+    assert tool.main(arguments(tmp_path, folder, *change)) == 2
     assert re.search(message, capsys.readouterr().err, re.S)
 
 
@@ -116,8 +116,8 @@ def test_a_run_that_was_cut_off_goes_on_where_it_was(tool, maps, tmp_path, monke
         process(self, inputs, outputs)
 
     monkeypatch.setattr(AnomalyEvaluator, "process", until_the_third)
-    with pytest.raises(KeyboardInterrupt):
-        tool.main(arguments(tmp_path, folder))
+    assert tool.main(arguments(tmp_path, folder)) == 130
+    assert "the same command continues" in capsys.readouterr().err
     resumed = []
 
     def noted(self, inputs, outputs):
@@ -126,7 +126,7 @@ def test_a_run_that_was_cut_off_goes_on_where_it_was(tool, maps, tmp_path, monke
 
     monkeypatch.setattr(AnomalyEvaluator, "process", noted)
     assert tool.main(arguments(tmp_path, folder)) == 0
-    assert "going on after 2 of 4" in capsys.readouterr().out
+    assert "continuing after 2 of 4" in capsys.readouterr().out
     assert seen + resumed == [image["image_id"] for image in images]
     cut = read_json(tmp_path / "out/report/results.json")["datasets"]
     whole = tmp_path / "whole"
@@ -143,7 +143,7 @@ def test_counts_of_other_maps_are_not_gone_on_with(tool, maps, tmp_path, monkeyp
     assert tool.main(arguments(tmp_path, folder)) == 0
     np.save(folder / f"{images[0]['image_id']}.npy", np.zeros((40, 64), np.float64))
     assert tool.main(arguments(tmp_path, folder)) == 0
-    assert "going on" not in capsys.readouterr().out
+    assert "continuing" not in capsys.readouterr().out
 
 
 def test_negate_turns_the_order(tool, maps, tmp_path):
@@ -157,76 +157,164 @@ def test_negate_turns_the_order(tool, maps, tmp_path):
     assert after == before
 
 
-def test_all_formats_give_the_same_map(tmp_path):
-    score = np.arange(12, dtype=np.float32).reshape(3, 4) * 100
-    np.save(tmp_path / "a.npy", score[None])
-    np.savez(tmp_path / "b.npz", score)
-    np.savez(tmp_path / "c.npz", anomaly=score, other=np.zeros(2))
-    Image.fromarray(score.astype(np.uint16)).save(tmp_path / "d.png")
-    Image.fromarray(score).save(tmp_path / "e.tiff")
-    read = [read_map(tmp_path / n) for n in ("a.npy", "b.npz", "d.png", "e.tiff")]
-    read.append(read_map(tmp_path / "c.npz", "anomaly"))
-    for values in read:
-        assert values.dtype == np.float32
-        np.testing.assert_array_equal(values, score)
+def stop_after(monkeypatch, tool, count):
+    """Let the tool save after every image, and interrupt it after so many."""
+    monkeypatch.setattr(tool, "SAVE_EVERY", -1.0)
+    process, seen = AnomalyEvaluator.process, []
+
+    def limited(self, inputs, outputs):
+        if len(seen) == count:
+            raise KeyboardInterrupt
+        seen.append(inputs[0]["image_id"])
+        process(self, inputs, outputs)
+
+    monkeypatch.setattr(AnomalyEvaluator, "process", limited)
+    return lambda: monkeypatch.setattr(AnomalyEvaluator, "process", process)
 
 
-def test_hdf5_as_segment_me_if_you_can_writes_it(tmp_path):
-    h5py = pytest.importorskip("h5py", reason="h5py is optional and not installed")
-    score = np.arange(12, dtype=np.float16).reshape(3, 4)
-    with h5py.File(tmp_path / "a.hdf5", "w") as file:
-        file["value"] = score
-    np.testing.assert_array_equal(read_map(tmp_path / "a.hdf5"), score)
+def results(tmp_path, out="out"):
+    return read_json(tmp_path / out / "report/results.json")["datasets"]["test_anomaly"]
 
 
-def test_without_h5py_the_message_says_what_to_install(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "h5py", None)
-    (tmp_path / "a.hdf5").write_bytes(b"")
-    with pytest.raises(ImportError, match="pip install h5py"):
-        read_map(tmp_path / "a.hdf5")
-
-
-def test_what_is_no_single_map_is_refused(tmp_path):
-    np.save(tmp_path / "flat.npy", np.zeros(4))
-    np.save(tmp_path / "text.npy", np.array([["a"]]))
-    np.savez(tmp_path / "two.npz", a=np.zeros((2, 2)), b=np.zeros((2, 2)))
-    Image.fromarray(np.zeros((2, 2, 3), np.uint8)).save(tmp_path / "colour.png")
-    for name, message in (
-        ("flat.npy", r"shape \(4,\)"),
-        ("text.npy", "not numbers"),
-        ("two.npz", "it holds a, b"),
-        ("colour.png", "one channel"),
-    ):
-        with pytest.raises(ValueError, match=f"{name}.*{message}"):
-            read_map(tmp_path / name)
-
-
-def test_maps_are_found_by_id_photograph_or_pattern(tmp_path):
-    image = {"image_id": "city__1", "file_name": "/data/1_leftImg8bit.png"}
-    for name in ("city__1", "1_leftImg8bit", "city__1_score"):
-        folder = tmp_path / name / "deep"
-        folder.mkdir(parents=True)
-        np.save(folder / f"{name}.npy", np.zeros((1, 1)))
-        pattern = "{id}_score" if name.endswith("_score") else "{id}"
-        found = MapFolder.find(tmp_path / name, [image], pattern)
-        assert [path.stem for _, path in found.pairs] == [name] and not found.missing
-    np.save(tmp_path / "city__1/city__1.npy", np.zeros((1, 1)))
-    with pytest.raises(ValueError, match="several maps for city__1"):
-        MapFolder.find(tmp_path / "city__1", [image])
-
-
-def test_maps_found_right_before_are_not_read_again(maps):
+@pytest.mark.parametrize("what", ["labels", "rule", "maps"])
+def test_counts_are_not_continued_on_other_labels_rules_or_maps(
+    tool, maps, tmp_path, monkeypatch, what
+):
     images, folder = maps
-    reads = []
+    go_on = stop_after(monkeypatch, tool, 2)
+    assert tool.main(arguments(tmp_path, folder)) == 130
+    go_on()
+    if what == "labels":
+        for image in images:
+            label = read_label(image["sem_seg_file_name"])
+            write_image(image["sem_seg_file_name"], np.roll(label, 20, axis=1))
+    elif what == "rule":
+        swapped = LabelRule("swapped", ((0, 1), (1, 0), (255, 255)))
+        small_sets.register("test_anomaly", images, evaluator_type="anomaly", label_rule=swapped)
+    else:
+        path = folder / f"{images[0]['image_id']}.npy"
+        status, score = path.stat(), np.load(path)
+        np.save(path, score[::-1])
+        os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))  # as cp -p leaves it
+        assert path.stat().st_size == status.st_size
+    assert tool.main(arguments(tmp_path, folder)) == 0
+    assert tool.main([*arguments(tmp_path, folder), "--output", str(tmp_path / "fresh")]) == 0
+    assert results(tmp_path) == results(tmp_path, "fresh")
 
-    class Counting(MapReader):
-        def __call__(self, path):
-            reads.append(path.stem)
-            return super().__call__(path)
 
-    found = MapFolder.find(folder, images)
-    known = found.check(Counting(), {})
-    assert len(reads) == 4
-    np.save(folder / "test_anomaly_2.npy", np.zeros((40, 64), np.float64))
-    found.check(Counting(), known)
-    assert reads[4:] == ["test_anomaly_2"]
+def test_a_second_method_is_refused_and_the_first_stays(tool, maps, tmp_path, capsys):
+    _, folder = maps
+    assert tool.main(arguments(tmp_path, folder, "--name", "first")) == 0
+    before = (tmp_path / "out/report/results.json").read_bytes()
+    assert tool.main(arguments(tmp_path, folder, "--name", "second", "--score", "other")) == 2
+    said = capsys.readouterr().err
+    assert "'first'" in said and "'second'" in said and "--output" in said
+    assert (tmp_path / "out/report/results.json").read_bytes() == before
+
+
+def test_the_folder_of_an_evaluated_model_is_refused(tool, maps, tmp_path, capsys):
+    images, folder = maps
+    evaluator = AnomalyEvaluator("test_anomaly", output_dir=tmp_path / "out")
+    evaluator.process(images[:1], [{"scores": {"rba": score_of(images[0], 0)}}])
+    evaluator.evaluate()
+    assert tool.main(arguments(tmp_path, folder)) == 2
+    assert "train_net.py" in capsys.readouterr().err
+
+
+def test_a_second_score_of_the_same_method_is_kept_next_to_the_first(tool, maps, tmp_path):
+    images, folder = maps
+    assert tool.main(arguments(tmp_path, folder, "--name", "mine", "--score", "one")) == 0
+    assert (
+        tool.main(arguments(tmp_path, folder, "--name", "mine", "--score", "two", "--negate")) == 0
+    )
+    both = results(tmp_path)["scores"]
+    for score, options in (("one", []), ("two", ["--negate"])):
+        out = ["--output", str(tmp_path / score), "--name", "mine", "--score", score]
+        assert tool.main([*arguments(tmp_path, folder), *out, *options]) == 0
+        assert both[score] == results(tmp_path, score)["scores"][score]
+    kept = load_thumbnails(
+        tmp_path / f"out/inference/test_anomaly/images/{images[0]['image_id']}.npz"
+    )
+    assert set(kept["scores"]) == {"one", "two"}
+    record = read_json(tmp_path / "out/inference/test_anomaly/result.json")
+    assert set(record["per_image"][0]["ap"]) == set(record["curves"]) == {"one", "two"}
+    place = tmp_path / "out/inference/test_anomaly"
+    for entry in record["failures"]:
+        assert (place / "failures" / entry["file"]).is_file()
+
+
+def test_scores_on_changed_labels_are_not_put_next_to_each_other(tool, maps, tmp_path, capsys):
+    images, folder = maps
+    assert tool.main(arguments(tmp_path, folder, "--score", "one")) == 0
+    label = read_label(images[0]["sem_seg_file_name"])
+    write_image(images[0]["sem_seg_file_name"], label[::-1])
+    assert tool.main(arguments(tmp_path, folder, "--score", "two")) == 2
+    assert "labels of test_anomaly have changed since one" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("value, kind", [(0, "known"), (1, "anomaly"), (255, "void")])
+def test_placeholder_labels_are_refused_with_a_reason(tool, maps, tmp_path, capsys, value, kind):
+    images, folder = maps
+    for image in images:
+        write_image(image["sem_seg_file_name"], np.full((40, 64), value, np.uint8))
+    assert tool.main(arguments(tmp_path, folder)) == 2
+    assert f"nothing but {kind} pixels" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_8_bit_maps_are_evaluated_with_a_warning(tool, maps, tmp_path, caplog):
+    images, folder = maps
+    for index, image in enumerate(images):
+        (folder / f"{image['image_id']}.npy").unlink()
+        levels = np.clip(score_of(image, index) * 30 + 100, 0, 255).astype(np.uint8)
+        write_image(folder / f"{image['image_id']}.png", levels)
+    for _ in range(2):  # the second run does not read the maps again, and still warns
+        assert tool.main(arguments(tmp_path, folder)) == 0
+        assert "4 maps hold 8-bit values" in caplog.text and "256" in caplog.text
+        caplog.clear()
+
+
+@pytest.mark.parametrize(
+    "change", [["--score", "../../up"], ["--name", "../up"], ["--score", "a/b"]]
+)
+def test_names_that_leave_the_folder_are_refused(tool, maps, tmp_path, capsys, change):
+    _, folder = maps
+    assert tool.main(arguments(tmp_path, folder, *change)) == 2
+    assert "cannot be used as a file name" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+class Harmful:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return open, (str(self.path), "w")
+
+
+def test_planted_progress_files_run_no_code(tool, maps, tmp_path):
+    _, folder = maps
+    place, trap = tmp_path / "out/inference/test_anomaly", tmp_path / "trap"
+    place.mkdir(parents=True)
+    (place / "progress.pkl").write_bytes(pickle.dumps(Harmful(trap)))
+    planted = np.array([Harmful(trap)], dtype=object)
+    np.savez(place / "progress.npz", tree=planted, allow_pickle=True)
+    assert tool.main(arguments(tmp_path, folder)) == 0
+    assert not trap.exists()
+
+
+def test_a_damaged_progress_file_is_reported_and_not_used(
+    tool, maps, tmp_path, monkeypatch, capsys
+):
+    _, folder = maps
+    go_on = stop_after(monkeypatch, tool, 2)
+    assert tool.main(arguments(tmp_path, folder)) == 130
+    go_on()
+    path = tmp_path / "out/inference/test_anomaly/progress.npz"
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    assert tool.main(arguments(tmp_path, folder)) == 0
+    assert "counting from the beginning" in capsys.readouterr().err
+    assert tool.main([*arguments(tmp_path, folder), "--output", str(tmp_path / "fresh")]) == 0
+    assert results(tmp_path) == results(tmp_path, "fresh")
