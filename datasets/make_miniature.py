@@ -1,17 +1,18 @@
 #!/usr/bin/env python3
 """Draw the miniature: road scenes, objects to cut out, and five anomaly benchmarks.
 
-    python datasets/make_miniature.py --output datasets/miniature --seed 0
+    python datasets/make_miniature.py --output output/quickstart/datasets/miniature --seed 0
 
-Nothing is downloaded. What is there already and was made with the same options is left as it is.
+Nothing is downloaded. A miniature that was made with the same options is left as it is.
 """
 
 import argparse
 import os
 import sys
-import time
 
 from miniature.job import MiniatureOptions, make_miniature
+
+from anoseg_d2.utils.cli import Progress, run_command
 
 
 def parse_size(text: str) -> tuple[int, int]:
@@ -31,56 +32,43 @@ def parse_args(argv=None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--output", default="datasets/miniature", metavar="DIR")
+    parser.add_argument(
+        "--output",
+        default="output/quickstart/datasets/miniature",
+        metavar="DIR",
+        help="folder to make; its parent is the DETECTRON2_DATASETS of a training on it",
+    )
     parser.add_argument("--seed", type=int, default=default.seed, metavar="N")
     parser.add_argument("--train", type=int, default=default.train, metavar="N", help="scenes")
     parser.add_argument("--val", type=int, default=default.val, metavar="N", help="scenes")
     parser.add_argument("--coco", type=int, default=default.coco, metavar="N", help="images")
     parser.add_argument("--size", type=parse_size, default=default.size, metavar="WxH")
     parser.add_argument("--workers", type=int, default=min(os.cpu_count() or 1, 8), metavar="N")
-    parser.add_argument("--overwrite", action="store_true", help="remake one of other options")
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace a miniature made with other options"
+    )
     return parser.parse_args(argv)
 
 
-def progress_line(start: float):
-    """A function that keeps one line up to date; on a log, where lines stay, every tenth part."""
-
-    def show(done: int, total: int) -> None:
-        left = (time.monotonic() - start) / done * (total - done)
-        line = f"miniature: {done}/{total} images, {left:.0f} s left"
-        if sys.stderr.isatty():
-            print(f"\r{line:<50}", end="\n" if done == total else "", file=sys.stderr, flush=True)
-        elif done == total or done % max(1, total // 10) == 0:
-            print(line, file=sys.stderr, flush=True)
-
-    return show
-
-
 def main(argv=None) -> int:
-    """Make the miniature; 0 when it is there at the end."""
-    args, start = parse_args(argv), time.monotonic()
-    try:
-        options = MiniatureOptions(args.seed, args.train, args.val, args.coco, args.size)
-        made = make_miniature(
-            args.output,
-            options,
-            workers=args.workers,
-            overwrite=args.overwrite,
-            progress=progress_line(start),
-        )
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print(
-            "\ninterrupted; nothing half-made is left. Run it again to start over.", file=sys.stderr
-        )
-        return 130
-    print(
-        f"{args.output}: {'made' if made else 'already there'} ({time.monotonic() - start:.0f} s)"
+    """Make the miniature and say whether it was there already."""
+    args = parse_args(argv)
+    options = MiniatureOptions(args.seed, args.train, args.val, args.coco, args.size)
+    bar = None
+
+    def progress(done, total):
+        nonlocal bar
+        bar = bar or Progress("miniature", total, period=5.0)
+        bar.update()
+
+    made = make_miniature(
+        args.output, options, workers=args.workers, overwrite=args.overwrite, progress=progress
     )
+    print(f"{args.output}: {'made' if made else 'already there'}")
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(
+        run_command(main, "interrupted; nothing half-made is left. Run it again to start over.")
+    )

@@ -1,9 +1,9 @@
-"""The miniature: drawn road scenes, objects to cut out, and five anomaly benchmarks, on disk.
+"""The miniature on disk.
 
-Layout under one folder: `cityscapes/` as Cityscapes has it, `coco/` with COCO annotations,
-`benchmarks/` in the layouts of the public releases, and `miniature.json` that says how it was made.
-Everything is made in a folder beside it and moved at the end, `miniature.json` last: without that
-file the miniature is not whole.
+One folder holds `cityscapes/` in the layout of Cityscapes, `coco/` with COCO annotations,
+`benchmarks/` as the cards in this package describe them, and `miniature.json`, which says how it
+was made. All of it is drawn in a folder next to it that takes its name at the end: a miniature is
+whole or absent.
 """
 
 import hashlib
@@ -18,22 +18,20 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import cv2
-import numpy as np
 
 from anoseg_d2.data.image_io import write_image
-from anoseg_d2.utils.files import write_atomic
+from anoseg_d2.utils.files import read_json, write_json
 from miniature.drawing.objects import OBJECTS
-from miniature.sets import BENCHMARKS, draw_benchmark, draw_closed_set, draw_coco
+from miniature.sets import BENCHMARKS, COCO_SIZE, draw_benchmark, draw_closed_set, draw_coco
 
-__all__ = ["MANIFEST", "MiniatureOptions", "benchmark_files", "make_miniature", "read_manifest"]
+__all__ = ["MANIFEST", "MiniatureOptions", "make_miniature", "read_manifest"]
 
 logger = logging.getLogger(__name__)
 
 MANIFEST = "miniature.json"
-_PARTS = ("cityscapes", "coco", "benchmarks")
-_FORMAT = 2  # raised when the same options would draw other pictures
+_FORMAT = 3  # raised when the same options would draw other pictures
 _CITIES = {"train": ("brickton", "larkholm", "tannwald"), "val": ("millford", "ostwick")}
-_SMALLEST = (128, 64)
+_COCO_JSON = "coco/annotations/instances_train.json"
 
 
 @dataclass(frozen=True)
@@ -52,27 +50,27 @@ class MiniatureOptions:
                 raise ValueError(f"{key} is {getattr(self, key)}; at least 1 image is needed")
         if self.seed < 0:
             raise ValueError(f"seed is {self.seed}; it must be 0 or more")
-        if self.size[0] < _SMALLEST[0] or self.size[1] < _SMALLEST[1]:
+        if self.size[0] < 128 or self.size[1] < 64:
             raise ValueError(f"size is {self.size[0]}x{self.size[1]}; at least 128x64 is needed")
 
     def manifest(self) -> dict:
-        """Options, format and their hash, as `miniature.json` holds them."""
+        """Return options, format and their hash, as `miniature.json` holds them."""
         options = {**asdict(self), "size": list(self.size), "format": _FORMAT}
         text = json.dumps(options, sort_keys=True)
         return {"options": options, "hash": hashlib.sha256(text.encode()).hexdigest()[:16]}
 
 
 def read_manifest(folder) -> dict | None:
-    """The manifest of a whole miniature, None where there is none.
+    """Return the manifest of a miniature, None where there is none.
 
     Raises:
-        ValueError: the file is there and is no such manifest.
+        ValueError: the file is there but is not such a manifest.
     """
     path = Path(folder) / MANIFEST
     if not path.is_file():
         return None
     try:
-        manifest = json.loads(path.read_text())
+        manifest = read_json(path)
         return {"options": dict(manifest["options"]), **manifest}
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} is not the manifest of a miniature: {error}") from error
@@ -89,16 +87,16 @@ def make_miniature(
     """Make the miniature, unless it is there already.
 
     Args:
-        output: its folder; other things in it stay.
+        output: its folder. What else is in it, such as outliers made from these scenes, goes when
+            the miniature is made again.
         options: what to draw. The same options give the same bytes, whatever `workers` is.
         workers: processes that draw.
-        overwrite: remake one that was made with other options.
+        overwrite: replace one that was made with other options.
         progress: called with (images done, images in all).
     Returns:
         True when it was made, False when the one at hand is whole and as asked.
     Raises:
-        ValueError: `output` holds a miniature of other options, or folders of these names that
-            are not a miniature.
+        ValueError: `output` holds a miniature of other options, or something else.
     """
     output = Path(output)
     if workers < 1:
@@ -106,62 +104,43 @@ def make_miniature(
     if _is_made(output, options, overwrite):
         return False
     partial = output.parent / f".{output.name}.making"
-    waiting = read_manifest(partial) if partial.is_dir() else None
-    if waiting != options.manifest():
-        _check_free(output)
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        _draw_all(partial, options, workers, progress)
+        if output.exists():
+            shutil.rmtree(output)
+        partial.rename(output)
+    finally:
         shutil.rmtree(partial, ignore_errors=True)
-        try:
-            _draw_all(partial, options, workers, progress)
-        except BaseException:
-            shutil.rmtree(partial, ignore_errors=True)
-            raise
-    _install(partial, output)
     return True
 
 
 def _is_made(output: Path, options: MiniatureOptions, overwrite: bool) -> bool:
     found, wanted = read_manifest(output), options.manifest()
-    if found is None or overwrite:
+    if found is None:
+        if output.is_file() or (output.is_dir() and any(output.iterdir())):
+            raise ValueError(
+                f"{output} is there and has no {MANIFEST}, so it is not a miniature and is left "
+                "alone. Choose another --output, or move it away."
+            )
+        return False
+    if overwrite:
         return False
     if found["options"] != wanted["options"]:
-        keys = sorted({*found["options"], *wanted["options"]})
         different = [
-            f"{key} {found['options'].get(key)} there, {wanted['options'].get(key)} asked for"
-            for key in keys
-            if found["options"].get(key) != wanted["options"].get(key)
+            f"{key} {found['options'].get(key)} there, {value} asked for"
+            for key, value in wanted["options"].items()
+            if found["options"].get(key) != value
         ]
         raise ValueError(
             f"{output} holds a miniature of other options: {'; '.join(different)}. "
-            "Remake it with --overwrite, or choose another --output."
+            "Replace it with --overwrite, or choose another --output."
         )
-    missing = [name for name in _expected(options) if not (output / name).is_file()]
+    missing = [name for task in _tasks(options) for name in _files(*task)]
+    missing = [name for name in [_COCO_JSON, *missing] if not (output / name).is_file()]
     if missing:
         logger.warning("%s lacks %d files, first %s: made again", output, len(missing), missing[0])
     return not missing
-
-
-def _check_free(output: Path) -> None:
-    """Refuse to put a miniature over folders that are not one, such as the real Cityscapes."""
-    if output.exists() and not output.is_dir():
-        raise ValueError(f"{output} is a file; --output names a folder")
-    foreign = [part for part in _PARTS if (output / part).exists()]
-    if foreign and not (output / MANIFEST).is_file():
-        raise ValueError(
-            f"{output} holds {', '.join(foreign)} but no {MANIFEST}, so they are not taken for a "
-            "miniature and are left alone. Choose another --output, or move them away."
-        )
-
-
-def _install(partial: Path, output: Path) -> None:
-    """Move the parts to their place; the manifest goes first from there and comes last."""
-    output.mkdir(parents=True, exist_ok=True)
-    (output / MANIFEST).unlink(missing_ok=True)
-    for part in _PARTS:
-        if (partial / part).exists():  # else an interrupted run has moved it already
-            shutil.rmtree(output / part, ignore_errors=True)
-            (partial / part).rename(output / part)
-    (partial / MANIFEST).rename(output / MANIFEST)
-    shutil.rmtree(partial)
 
 
 def _tasks(options: MiniatureOptions) -> list[tuple[str, int]]:
@@ -170,34 +149,34 @@ def _tasks(options: MiniatureOptions) -> list[tuple[str, int]]:
     return [(name, index) for name, count in counts.items() for index in range(count)]
 
 
-def _expected(options: MiniatureOptions) -> Iterator[str]:
-    """Names of all files of a whole miniature, relative to its folder."""
-    yield "coco/annotations/instances_train.json"
-    yield "benchmarks/RoadAnomaly_jpg/frame_list.json"
-    for name, index in _tasks(options):
-        if name == "coco":
-            yield f"coco/train/{_coco_name(index)}"
-        else:
-            yield from (
-                _closed_files(name, index) if name in _CITIES else benchmark_files(name, index)
-            )
+def _files(name: str, index: int) -> tuple[str, ...]:
+    """Return the image of a task and, except for COCO, its label; relative to the miniature."""
+    if name == "coco":
+        return (f"coco/train/{index + 1:012d}.jpg",)
+    if name in BENCHMARKS:
+        folder, suffix = f"benchmarks/{name}", BENCHMARKS[name].suffix
+        return f"{folder}/images/{index:04d}{suffix}", f"{folder}/labels_masks/{index:04d}.png"
+    city = _CITIES[name][index % len(_CITIES[name])]
+    stem = f"{name}/{city}/{city}_{index:06d}_000019"
+    return (
+        f"cityscapes/leftImg8bit/{stem}_leftImg8bit.png",
+        f"cityscapes/gtFine/{stem}_gtFine_labelIds.png",
+    )
 
 
 def _draw_all(folder: Path, options: MiniatureOptions, workers: int, progress) -> None:
-    tasks = [(str(folder), options, name, index) for name, index in _tasks(options)]
-    found = {}
+    tasks = [(folder, options, name, index) for name, index in _tasks(options)]
+    annotations = {}
     with closing(_run(tasks, workers)) as results:  # ends the workers before anybody tidies up
-        for done, (name, index, annotations) in enumerate(results, 1):
+        for done, (name, index, found) in enumerate(results, 1):
             if name == "coco":
-                found[index] = annotations
+                annotations[index] = found
             progress(done, len(tasks))
-    _write_json(folder / "coco/annotations/instances_train.json", _coco_json(found))
-    frames = [_frame(index) + ".jpg" for index in range(BENCHMARKS["road_anomaly"].images)]
-    _write_json(folder / "benchmarks/RoadAnomaly_jpg/frame_list.json", frames)
-    _write_json(folder / MANIFEST, options.manifest())
+    write_json(folder / _COCO_JSON, _coco_json(annotations))
+    write_json(folder / MANIFEST, options.manifest())
 
 
-def _run(tasks, workers: int):
+def _run(tasks, workers: int) -> Iterator:
     if workers == 1:
         yield from map(_draw_one, tasks)
         return
@@ -207,107 +186,36 @@ def _run(tasks, workers: int):
 
 
 def _start_worker() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's: it ends the pool
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends the pool
     cv2.setNumThreads(1)
 
 
 def _draw_one(task):
-    """Draw and write one picture; returns (set, index, annotations of a COCO image)."""
+    """Draw and write one picture; return (set, index, annotations of a COCO image)."""
     folder, options, name, index = task
-    folder, annotations = Path(folder), None
+    annotations, files = None, _files(name, index)
     if name == "coco":
         image, annotations = draw_coco(options.seed, index)
-        write_image(folder / "coco/train" / _coco_name(index), image, quality=93)
-    elif name in _CITIES:
-        pair = draw_closed_set(options.seed, name, index, options.size)
-        for path, pixels in zip(_closed_files(name, index), pair, strict=True):
-            write_image(folder / path, pixels, compress_level=4)
     else:
-        _write_benchmark(
-            folder, name, index, draw_benchmark(options.seed, name, index, options.size)
-        )
+        draw = draw_benchmark if name in BENCHMARKS else draw_closed_set
+        image, label = draw(options.seed, name, index, options.size)
+        write_image(folder / files[1], label)
+    lossy = not files[0].endswith(".png")
+    write_image(folder / files[0], image, **({"quality": 92} if lossy else {"compress_level": 4}))
     return name, index, annotations
 
 
-def _closed_files(split: str, index: int) -> tuple[str, str]:
-    city = _CITIES[split][index % len(_CITIES[split])]
-    stem = f"{split}/{city}/{city}_{index:06d}_000019"
-    return (
-        f"cityscapes/leftImg8bit/{stem}_leftImg8bit.png",
-        f"cityscapes/gtFine/{stem}_gtFine_labelIds.png",
-    )
-
-
-def _frame(index: int) -> str:
-    return f"drawn{index:02d}_road_scene"
-
-
-def benchmark_files(name: str, index: int) -> tuple[str, str]:
-    """Image and label of one benchmark image, below the miniature, as the release names them."""
-    static, found = (
-        f"{index:04d}_millford_{index:06d}_000019",
-        f"04_Larkholm_{index}_000000_{10 * index:06d}",
-    )
-    # In RoadObstacle21 frame 19 and 21..29 are withdrawn; small numbers stay clear of them.
-    image, label = {
-        "road_anomaly": (
-            f"RoadAnomaly_jpg/frames/{_frame(index)}.jpg",
-            f"RoadAnomaly_jpg/frames/{_frame(index)}.labels/labels_semantic.png",
-        ),
-        "road_anomaly21": (
-            f"dataset_AnomalyTrack/images/validation{index:04d}.{('jpg', 'png')[index % 2]}",
-            f"dataset_AnomalyTrack/labels_masks/validation{index:04d}_labels_semantic.png",
-        ),
-        "road_obstacle21": (
-            f"dataset_ObstacleTrack/images/validation_{index + 1}.webp",
-            f"dataset_ObstacleTrack/labels_masks/validation_{index + 1}_labels_semantic.png",
-        ),
-        "fishyscapes_lostandfound": (
-            f"laf_images/{found}_leftImg8bit.png",
-            f"fishyscapes_lostandfound/{index:04d}_{found}_labels.png",
-        ),
-        "fishyscapes_static": (
-            f"fs_static_images_v1/{static}_rgb.png",
-            f"fs_val_v1/{static}_labels.png",
-        ),
-    }[name]
-    return f"benchmarks/{image}", f"benchmarks/{label}"
-
-
-def _write_benchmark(folder: Path, name: str, index: int, drawn) -> None:
-    image, label = benchmark_files(name, index)
-    options = {".jpg": {"quality": 92}, ".webp": {"quality": 92}}.get(Path(image).suffix, {})
-    write_image(folder / image, drawn.image, **options)
-    stored = drawn.label
-    if name == "road_anomaly":  # the release codes the anomaly as 2
-        stored = np.where(stored == 1, 2, stored).astype(np.uint8)
-    write_image(folder / label, stored)
-
-
-def _coco_name(index: int) -> str:
-    return f"{index + 1:012d}.jpg"
-
-
 def _coco_json(found: dict[int, list[dict]]) -> dict:
+    width, height = COCO_SIZE
     images, annotations = [], []
-    for index in sorted(found):
-        image_id = index + 1
-        images.append({"id": image_id, "file_name": _coco_name(index), "width": 320, "height": 240})
+    for index in sorted(found):  # workers finish in any order
+        name = Path(_files("coco", index)[0]).name
+        image = {"id": index + 1, "file_name": name, "width": width, "height": height}
+        images.append(image)
         for annotation in found[index]:
-            annotations.append({"id": len(annotations) + 1, "image_id": image_id, **annotation})
+            annotations.append({"id": len(annotations) + 1, "image_id": index + 1, **annotation})
     categories = [
         {"id": key, "name": name, "supercategory": group}
         for key, (name, group, _) in OBJECTS.items()
     ]
-    info = {"description": "drawn objects with COCO categories", "version": "1.0"}
-    return {
-        "info": info,
-        "licenses": [],
-        "images": images,
-        "annotations": annotations,
-        "categories": categories,
-    }
-
-
-def _write_json(path: Path, content) -> None:
-    write_atomic(path, json.dumps(content).encode())
+    return {"images": images, "annotations": annotations, "categories": categories}

@@ -4,100 +4,75 @@ A scene is painted at twice its size, far things first, and reduced at the end.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
 
-from miniature.drawing import street
+from anoseg_d2.utils.constants import PASTED_ID
 from miniature.drawing.canvas import Canvas, Sprite, pick
 from miniature.drawing.ground import paint_ground, paint_sky
 from miniature.drawing.placing import standing
 from miniature.drawing.roadside import roadside
-from miniature.drawing.street import IDS
+from miniature.drawing.street import IDS, PAINT
 from miniature.drawing.traffic import traffic
-from miniature.drawing.view import (
-    Camera,
-    Weather,
-    choose_camera,
-    choose_street,
-    choose_weather,
-)
+from miniature.drawing.view import Camera, Street, Weather, far
 
-__all__ = ["ANOMALY_ID", "Extra", "Scene", "draw_scene"]
+__all__ = ["Extra", "Scene", "draw_scene"]
 
-ANOMALY_ID = 254
 _OVERSAMPLE = 2
 
 
 @dataclass(frozen=True)
 class Extra:
-    """An object that is set into the scene beside what the scene draws itself."""
+    """An object that stands on the road at (x, z) metres, labelled as an anomaly."""
 
     sprite: Sprite
     x: float
     z: float
-    label: int = ANOMALY_ID
-    name: str = ""
 
 
-@dataclass
+@dataclass(frozen=True)
 class Scene:
     """A finished scene: image (H, W, 3) uint8, labels (H, W) uint8 Cityscapes ids (and 254)."""
 
     image: np.ndarray
     labels: np.ndarray
     weather: Weather
-    camera: Camera
-    extras: list = field(default_factory=list)
 
 
-def draw_scene(
-    rng: np.random.Generator,
-    width: int,
-    height: int,
-    extras: Callable | None = None,
-) -> Scene:
+def draw_scene(rng, width: int, height: int, extras: Callable | None = None) -> Scene:
     """Draw a road scene.
 
     Args:
-        rng: all randomness comes from here.
+        rng: source of all randomness.
         width, height: size in pixels of the result.
         extras: called as `extras(rng, weather, on_road)` with `on_road(rng, z_near, z_far)` ->
-            (x, z) a free spot on the road; returns a list of `Extra` to set into the scene.
+            (x, z) a spot on the road; returns a list of `Extra` to set into the scene.
     """
-    weather = choose_weather(rng)
-    camera = choose_camera(rng, width * _OVERSAMPLE, height * _OVERSAMPLE)
-    road = choose_street(rng)
+    weather = Weather(rng)
+    camera = Camera(rng, width * _OVERSAMPLE, height * _OVERSAMPLE)
+    road = Street.choose(rng)
     canvas = Canvas(camera.height, camera.width)
     paint_sky(rng, canvas, camera, weather)
     paint_ground(rng, canvas, camera, weather, road)
-    added = extras(rng, weather, _spots(road)) if extras else []
+
+    def on_road(rng, near, farthest):
+        return float(rng.uniform(road.left * 0.6, road.right * 0.75)), far(rng, near, farthest)
+
+    added = extras(rng, weather, on_road) if extras else []
     items = roadside(rng, weather, road) + traffic(rng, weather, road, added)
-    items += [_set_down(weather, extra) for extra in added]
+    items += [standing(weather, e.sprite, e.x, e.z, PASTED_ID, contact=0.9) for e in added]
     for _, paint in sorted(items, key=lambda item: -item[0]):
         paint(canvas, camera)
-    image = _expose(rng, canvas, camera, weather)
+    image = _expose(rng, canvas, (width, height), weather)
     labels = canvas.label[::_OVERSAMPLE, ::_OVERSAMPLE].copy()
     _add_void(rng, image, labels)
-    return Scene(image, labels, weather, camera, added)
+    return Scene(image, labels, weather)
 
 
-def _spots(road):
-    def on_road(rng, near, far):
-        z = float(np.exp(rng.uniform(np.log(near), np.log(far))))
-        return float(rng.uniform(road.left * 0.6, road.right * 0.75)), z
-
-    return on_road
-
-
-def _set_down(weather, extra: Extra):
-    return standing(weather, extra.sprite, extra.x, extra.z, extra.label, contact=0.9)
-
-
-def _expose(rng, canvas, camera, weather) -> np.ndarray:
-    """Reduce to the final size and add what a camera adds: vignette, softness, noise, tone."""
-    size = (camera.width // _OVERSAMPLE, camera.height // _OVERSAMPLE)
+def _expose(rng, canvas, size, weather) -> np.ndarray:
+    """Reduce to the final size and add what a camera adds: vignette, softness, tone, noise."""
     image = cv2.resize(np.clip(canvas.color, 0, 255), size, interpolation=cv2.INTER_AREA)
     ys, xs = np.mgrid[-1 : 1 : size[1] * 1j, -1 : 1 : size[0] * 1j].astype(np.float32)
     image *= (1 - rng.uniform(0.04, 0.2) * (xs**2 + ys**2) / 2)[..., None]
@@ -108,16 +83,15 @@ def _expose(rng, canvas, camera, weather) -> np.ndarray:
 
 
 def _add_void(rng, image, labels):
-    """Bonnet of the own car, a blind frame, and sometimes a box-shaped `static` area."""
+    """Paint the bonnet of the own car and mark a blind frame."""
     h, w = labels.shape
     if rng.random() < 0.75:
         x = np.linspace(-1, 1, w)
         top = h * (1 - rng.uniform(0.05, 0.1) * np.sqrt(np.clip(1 - (x / 0.96) ** 2, 0, 1)))
         mask = np.arange(h)[:, None] > top[None]
-        sheen = (1 - 0.4 * np.abs(x))[None, :, None] * pick(rng, street.PAINT, 8)
-        image[mask] = np.clip(
-            0.55 * np.broadcast_to(sheen, image.shape) + 0.25 * image.mean((0, 1)), 0, 255
-        )[mask]
+        sheen = (1 - 0.4 * np.abs(x))[None, :, None] * pick(rng, PAINT, 8)
+        bonnet = 0.55 * np.broadcast_to(sheen, image.shape) + 0.25 * image.mean((0, 1))
+        image[mask] = np.clip(bonnet, 0, 255)[mask]
         labels[mask] = IDS["ego vehicle"]
     border = max(1, round(h / 128))
     for part in (np.s_[:border], np.s_[-border:], np.s_[:, :border], np.s_[:, -border:]):

@@ -5,52 +5,37 @@ import numpy as np
 from miniature.drawing.canvas import Pen, Sprite, jitter, pick
 from miniature.drawing.street import CLOTH, GLASS, IDS, PAINT
 
-__all__ = ["bicycle", "car_rear", "car_side", "person", "truck_rear", "truck_side"]
+__all__ = ["bicycle", "car_end", "car_side", "person", "truck_end", "truck_side"]
 
 SKIN = [(226, 184, 156), (190, 140, 108), (132, 92, 68), (92, 62, 48)]
 
 
-def person(rng, light: float, ident: int = IDS["person"]) -> Sprite:
+def person(rng, light: float) -> Sprite:
     """Somebody standing or walking, 1.5 to 1.95 m tall, sometimes with a bag or a coat."""
     height = rng.uniform(1.5, 1.95)
-    pen = Pen(1.1, height, ident)
+    pen, hip, shoulder = Pen(1.1, height, IDS["person"]), 0.5 * height, 0.82 * height
     stride, cloth, trousers = rng.uniform(0, 0.3), pick(rng, CLOTH, 14), pick(rng, CLOTH[:5], 12)
     skin, shoe = pick(rng, SKIN, 8), pick(rng, CLOTH, 6) * 0.6
-    hip, shoulder = 0.5 * height, 0.82 * height
     for side in (-1, 1):
         foot = side * (0.07 + stride * 0.7)
-        pen.line(
-            [(side * 0.08, hip), (0.6 * foot + 0.04, hip * 0.5), (foot, 0.09)],
-            0.16,
-            trousers * (1 + 0.1 * side),
-        )
+        leg = [(side * 0.08, hip), (0.6 * foot + 0.04, hip * 0.5), (foot, 0.09)]
+        pen.line(leg, 0.16, trousers * (1 + 0.1 * side))
         pen.line([(foot - 0.04, 0.04), (foot + 0.08, 0.04)], 0.09, shoe)
     coat = hip * rng.choice([0.62, 0.95, 1.0])
     pen.poly([(-0.21, shoulder), (0.21, shoulder), (0.23, coat), (-0.23, coat)], cloth)
     for side in (-1, 1):
         swing = side * rng.uniform(0.0, 0.22)
         hand = (side * 0.26 + swing, hip * 0.96)
-        pen.line(
-            [(side * 0.22, shoulder - 0.04), (side * 0.3 + swing * 0.3, 0.66 * height), hand],
-            0.11,
-            cloth * 0.88,
-        )
+        elbow = (side * 0.3 + swing * 0.3, 0.66 * height)
+        pen.line([(side * 0.22, shoulder - 0.04), elbow, hand], 0.11, cloth * 0.88)
         pen.ellipse(*hand, 0.05, 0.06, skin)
     pen.line([(0, shoulder), (0, shoulder + 0.08)], 0.12, skin)
     pen.ellipse(0, height - 0.14, 0.11, 0.14, skin)
-    pen.poly(
-        [
-            (-0.12, height - 0.13),
-            (-0.1, height),
-            (0.1, height),
-            (0.12, height - 0.11),
-            (0, height - 0.07),
-        ],
-        pick(rng, CLOTH, 10) * 0.7,
-    )
+    hair = [(-0.12, -0.13), (-0.1, 0), (0.1, 0), (0.12, -0.11), (0, -0.07)]
+    pen.poly(np.array(hair) + (0, height), pick(rng, CLOTH, 10) * 0.7)
     if rng.random() < 0.35:
-        side = rng.choice([-1, 1])
-        pen.box(side * 0.3 - 0.13, hip * 0.62, side * 0.3 + 0.13, hip * 0.98, pick(rng, CLOTH, 16))
+        x = rng.choice([-1, 1]) * 0.3
+        pen.box(x - 0.13, hip * 0.62, x + 0.13, hip * 0.98, pick(rng, CLOTH, 16))
     return pen.sprite(rng, light, rough=0.07, bulge=0.6)
 
 
@@ -74,22 +59,17 @@ def bicycle(rng, light: float, ridden: bool) -> Sprite:
 
 
 def _rider(rng, pen):
-    ident, cloth, trousers, skin = (
-        IDS["rider"],
-        pick(rng, CLOTH, 14),
-        pick(rng, CLOTH[:5], 10),
-        pick(rng, SKIN, 8),
-    )
+    ident, cloth, trousers = IDS["rider"], pick(rng, CLOTH, 14), pick(rng, CLOTH[:5], 10)
     for knee, foot in (((0.14, 0.62), (0.06, 0.26)), ((0.2, 0.78), (-0.04, 0.42))):
         pen.line([(-0.2, 0.98), knee, foot], 0.17, trousers, ident)
     pen.poly([(-0.36, 0.92), (-0.06, 0.92), (0.16, 1.5), (-0.14, 1.54)], cloth, ident)
     pen.line([(0.04, 1.44), (0.2, 1.18), (0.3, 1.06)], 0.12, cloth * 0.85, ident)
-    pen.ellipse(0.1, 1.68, 0.12, 0.14, skin, ident=ident)
-    helmet = pick(rng, PAINT, 10)
-    pen.poly([(-0.05, 1.7), (-0.03, 1.84), (0.18, 1.85), (0.25, 1.72)], helmet, ident)
+    pen.ellipse(0.1, 1.68, 0.12, 0.14, pick(rng, SKIN, 8), ident=ident)
+    helmet = [(-0.05, 1.7), (-0.03, 1.84), (0.18, 1.85), (0.25, 1.72)]
+    pen.poly(helmet, pick(rng, PAINT, 10), ident)
 
 
-def car_rear(rng, light: float, paint, front: bool) -> Sprite:
+def car_end(rng, light: float, paint, front: bool) -> Sprite:
     """A car from behind or from the front, 1.8 x 1.5 m, in the given paint."""
     pen = Pen(1.9, 1.55, IDS["car"])
     glass, dark = pick(rng, GLASS, 10), np.array((30, 30, 32))
@@ -97,9 +77,8 @@ def car_rear(rng, light: float, paint, front: bool) -> Sprite:
         pen.box(side * 0.68 - 0.14, 0, side * 0.68 + 0.14, 0.5, (24, 24, 26))
     pen.poly([(-0.66, 0.9), (-0.52, 1.5), (0.52, 1.5), (0.66, 0.9)], paint * 0.94)
     pen.poly([(-0.58, 0.94), (-0.47, 1.42), (0.47, 1.42), (0.58, 0.94)], glass)
-    pen.poly(
-        [(-0.88, 0.3), (-0.9, 0.8), (-0.74, 0.97), (0.74, 0.97), (0.9, 0.8), (0.88, 0.3)], paint
-    )
+    body = [(-0.88, 0.3), (-0.9, 0.8), (-0.74, 0.97), (0.74, 0.97), (0.9, 0.8), (0.88, 0.3)]
+    pen.poly(body, paint)
     pen.box(-0.86, 0.22, 0.86, 0.44, dark if rng.random() < 0.5 else paint * 0.75)
     lamp = jitter(rng, (240, 236, 214) if front else (176, 26, 24), 8)
     for side in (-1, 1):
@@ -115,9 +94,8 @@ def car_side(rng, light: float, paint) -> Sprite:
     """The same from the side, 4.3 x 1.5 m, nose to the right."""
     pen = Pen(4.3, 1.55, IDS["car"])
     glass, nose = pick(rng, GLASS, 10), rng.uniform(0.5, 1.15)
-    pen.poly(
-        [(-2.15, 0.3), (-2.15, 0.9), (-2.0, 1.0), (1.8, 0.95), (2.15, 0.84), (2.15, 0.3)], paint
-    )
+    body = [(-2.15, 0.3), (-2.15, 0.9), (-2.0, 1.0), (1.8, 0.95), (2.15, 0.84), (2.15, 0.3)]
+    pen.poly(body, paint)
     roof = [(-2.1, 0.95), (-1.75, 1.48), (0.35, 1.5), (2.0 - nose, 0.94)]
     pen.poly(roof, paint * 0.95)
     pen.poly([(-1.9, 0.98), (-1.62, 1.4), (-0.5, 1.42), (-0.5, 0.98)], glass)
@@ -132,7 +110,7 @@ def car_side(rng, light: float, paint) -> Sprite:
     return pen.sprite(rng, light, rough=0.03, bulge=0.5)
 
 
-def truck_rear(rng, light: float, paint, front: bool) -> Sprite:
+def truck_end(rng, light: float, paint, front: bool) -> Sprite:
     """A lorry from behind (doors) or from the front (cab), 2.5 x 3.3 m."""
     pen = Pen(2.5, 3.3, IDS["truck"])
     for side in (-1, 1):
@@ -149,13 +127,8 @@ def truck_rear(rng, light: float, paint, front: bool) -> Sprite:
         for x in (-0.55, 0.55):
             pen.line([(x, 0.9), (x, 3.15)], 0.05, paint * 0.75)
     for side in (-1, 1):
-        pen.box(
-            side * 0.98 - 0.16,
-            0.62,
-            side * 0.98 + 0.16,
-            0.78,
-            (238, 230, 200) if front else (178, 28, 24),
-        )
+        lamp = (238, 230, 200) if front else (178, 28, 24)
+        pen.box(side * 0.98 - 0.16, 0.62, side * 0.98 + 0.16, 0.78, lamp)
     return pen.sprite(rng, light, rough=0.04, bulge=0.3)
 
 
