@@ -5,8 +5,11 @@ import os
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test touches the network
 
 import pytest
+import small_sets
 import tiny_models
 import torch
+
+small_sets.register_copies()
 
 
 @pytest.fixture(autouse=True)

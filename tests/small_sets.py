@@ -1,14 +1,35 @@
 """Registered datasets of a few small images, and score maps for them."""
 
+from dataclasses import replace
+
 import numpy as np
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
+from anoseg_d2.data.builtin import DATASETS, register_dataset
 from anoseg_d2.data.image_io import write_image
 from anoseg_d2.data.label_rules import LabelRule
 
 ANOMALY_RULE = LabelRule("test anomaly", ((0, 0), (1, 1), (255, 255)))
 CLOSED_RULE = LabelRule("test closed", ((0, 0), (1, 1), (2, 2), (3, 3), (255, 255)))
 CLASSES = ("road", "car", "sky")
+
+
+def register_copies() -> None:
+    """Register the known datasets once more as `small_<name>`, where any number of images is right.
+
+    Their files are in `small/cityscapes`, `small/cityscapes_outlier` and `small/benchmarks`.
+    """
+    for name, dataset in list(DATASETS.items()):
+        if dataset.origin == "built in":
+            benchmark = dataset.evaluator_type == "anomaly"
+            base = "small/benchmarks" if benchmark else "small"
+            layouts = tuple(
+                replace(layout, folders=tuple(f"{base}/{folder}" for folder in layout.folders))
+                for layout in dataset.layouts
+            )
+            plain = name.removeprefix("cityscapes_19_").removeprefix("cityscapes_")
+            copy = replace(dataset, name=f"small_{plain}", layouts=layouts, expected_images=None)
+            register_dataset(replace(copy, origin="tests"))
 
 
 def register(name: str, images: list[dict], **metadata) -> str:

@@ -5,15 +5,11 @@ Layouts and splits: Lis et al. 2019 (RoadAnomaly, arXiv:1904.07595), Chan et al.
 et al. 2016 (Lost and Found, arXiv:1609.04653), and the re-packs that public evaluation code uses.
 """
 
-from dataclasses import replace
-
 from anoseg_d2.data.dataset import Dataset
 from anoseg_d2.data.dataset_files import Layout
 from anoseg_d2.data.label_rules import LABEL_RULES
 
-__all__ = ["ANOMALY_BENCHMARKS", "MINIATURE_FOLDER", "miniature_benchmark"]
-
-MINIATURE_FOLDER = "miniature/benchmarks"
+__all__ = ["ANOMALY_BENCHMARKS"]
 
 
 def _repack(folder: str) -> Layout:
@@ -132,14 +128,3 @@ ANOMALY_BENCHMARKS: dict[str, Dataset] = {
     name: Dataset(name, "anomaly", layouts, LABEL_RULES[rule], expected_images=expected)
     for name, (layouts, rule, expected) in _TABLE.items()
 }
-
-
-def miniature_benchmark(benchmark: Dataset) -> Dataset:
-    """Return the same benchmark as the drawn miniature has it: own folder, any number of images."""
-    layouts = tuple(
-        replace(layout, folders=tuple(f"{MINIATURE_FOLDER}/{folder}" for folder in layout.folders))
-        for layout in benchmark.layouts
-    )
-    return replace(
-        benchmark, name=f"miniature_{benchmark.name}", layouts=layouts, expected_images=None
-    )

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from anoseg_d2.data.anomaly_benchmarks import ANOMALY_BENCHMARKS, miniature_benchmark
+from anoseg_d2.data.anomaly_benchmarks import ANOMALY_BENCHMARKS
 from anoseg_d2.data.cityscapes import cityscapes_dataset
 from anoseg_d2.data.dataset import Dataset, allow_count_mismatch
 from anoseg_d2.data.dataset_card import find_card, read_card, shipped_cards
@@ -27,19 +27,11 @@ __all__ = [
 
 DATASETS: dict[str, Dataset] = {}
 
-# name -> folder, split, rule, expected images (None: any)
+# name -> folder, split, rule, expected images
 _CITYSCAPES_SPLITS = {
     "cityscapes_19_train": ("cityscapes", "train", "cityscapes", 2975),
     "cityscapes_19_val": ("cityscapes", "val", "cityscapes", 500),
     "cityscapes_outlier_train": ("cityscapes_outlier", "train", "cityscapes_outlier", 2975),
-    "miniature_train": ("miniature/cityscapes", "train", "cityscapes", None),
-    "miniature_val": ("miniature/cityscapes", "val", "cityscapes", None),
-    "miniature_outlier_train": (
-        "miniature/cityscapes_outlier",
-        "train",
-        "cityscapes_outlier",
-        None,
-    ),
 }
 
 
@@ -49,7 +41,7 @@ def datasets_root() -> Path:
 
 
 def register_all(root=None) -> None:
-    """Register Cityscapes, the benchmarks, the miniature and the shipped cards; again is fine.
+    """Register Cityscapes, the benchmarks and the shipped cards; again is fine.
 
     Args:
         root: datasets folder; None reads DETECTRON2_DATASETS whenever a set is asked for.
@@ -61,11 +53,9 @@ def register_all(root=None) -> None:
 
 
 def register_anomaly_benchmarks(root=None) -> None:
-    """Register the public benchmarks and, under `miniature_<name>`, their drawn miniatures."""
+    """Register the public benchmarks."""
     for benchmark in ANOMALY_BENCHMARKS.values():
         register_dataset(benchmark, root)
-        if benchmark.name != "lost_and_found":
-            register_dataset(miniature_benchmark(benchmark), root)
 
 
 def register_cards(cards, root=None) -> list[str]:

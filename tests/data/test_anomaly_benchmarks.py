@@ -170,10 +170,10 @@ def test_every_public_layout_is_found_with_its_labels(lay, release):
 
 
 @pytest.mark.parametrize("release", [r for r in RELEASES if not r.startswith("lost_and_found")])
-def test_the_miniature_is_read_by_the_same_layouts(lay, release, monkeypatch):
+def test_a_set_of_any_size_is_read_by_the_same_layouts(lay, release, monkeypatch):
     monkeypatch.delenv("ANOSEG_ALLOW_COUNT_MISMATCH")  # any number of images is right there
-    lay(release, prefix="miniature/benchmarks")
-    assert len(DatasetCatalog.get(f"miniature_{RELEASES[release][0]}")) == 1
+    lay(release, prefix="small/benchmarks")
+    assert len(DatasetCatalog.get(f"small_{RELEASES[release][0]}")) == 1
     with pytest.raises(FileNotFoundError):
         DatasetCatalog.get(RELEASES[release][0])
 

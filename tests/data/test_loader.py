@@ -71,7 +71,7 @@ def cfg(tmp_path, monkeypatch):
         ("cityscapes_outlier", "train", 2),
     ):
         for number in range(count):
-            stem = f"miniature/{folder}/{{}}/{split}/ulm/ulm_{number:06d}_000019_{{}}.png"
+            stem = f"small/{folder}/{{}}/{split}/ulm/ulm_{number:06d}_000019_{{}}.png"
             image = generator.integers(0, 256, (24, 32, 3), dtype=np.uint8)
             label = np.full((24, 32), 7, np.uint8)
             for array, kind in (
@@ -83,7 +83,7 @@ def cfg(tmp_path, monkeypatch):
                 Image.fromarray(array).save(path)
     cfg = get_cfg()
     add_anoseg_config(cfg)
-    cfg.DATASETS.TRAIN = ("miniature_train",)
+    cfg.DATASETS.TRAIN = ("small_train",)
     cfg.INPUT.CROP_SIZE = (16, 16)
     cfg.SOLVER.IMS_PER_BATCH = 2
     cfg.SEED = 11
@@ -142,7 +142,7 @@ def test_processes_test_every_image_once(cfg, monkeypatch):
     for rank in range(2):
         monkeypatch.setattr(comm, "get_rank", lambda rank=rank: rank)
         monkeypatch.setattr(comm, "get_world_size", lambda: 2)
-        ids.append([s["image_id"] for (s,) in build_test_loader(cfg, "miniature_val")])
+        ids.append([s["image_id"] for (s,) in build_test_loader(cfg, "small_val")])
     assert sorted(ids[0] + ids[1]) == [f"ulm_{n:06d}_000019" for n in range(3)]
     assert ids[0] and ids[1]
 
@@ -152,30 +152,30 @@ def test_more_processes_than_images_leave_some_without(cfg, monkeypatch):
     for rank in range(5):
         monkeypatch.setattr(comm, "get_rank", lambda rank=rank: rank)
         monkeypatch.setattr(comm, "get_world_size", lambda: 5)
-        counts.append(len(list(build_test_loader(cfg, "miniature_val"))))
+        counts.append(len(list(build_test_loader(cfg, "small_val"))))
     assert sum(counts) == 3 and max(counts) == 1
 
 
 def test_a_small_test_set_starts_no_workers(cfg, monkeypatch):
     cfg.DATALOADER.NUM_WORKERS = 2
-    assert build_test_loader(cfg, "miniature_val").num_workers == 0
+    assert build_test_loader(cfg, "small_val").num_workers == 0
     monkeypatch.setattr(loader, "IMAGES_PER_WORKER", 1)
-    assert build_test_loader(cfg, "miniature_val").num_workers == 2
+    assert build_test_loader(cfg, "small_val").num_workers == 2
 
 
 def test_training_sets_are_joined_in_order(cfg):
-    cfg.DATASETS.TRAIN = ("miniature_train", "miniature_val")
+    cfg.DATASETS.TRAIN = ("small_train", "small_val")
     assert len(training_dicts(cfg)) == 8
 
 
 @pytest.mark.parametrize(
     "change, message",
     [
-        (["DATASETS.TRAIN", ()], "DATASETS.TRAIN is empty; known sets: .*miniature_train"),
+        (["DATASETS.TRAIN", ()], "DATASETS.TRAIN is empty; known sets: .*small_train"),
         (["DATASETS.TRAIN", ("cityscape",)], "unknown dataset 'cityscape'; known: .*CARDS"),
         (["DATASETS.TRAIN", ("road_anomaly",)], "'road_anomaly', which has no classes to learn"),
-        (["MODEL.EOMT.NUM_CLASSES", 7], "NUM_CLASSES is 7, but 'miniature_train' has 19"),
-        (["DATASETS.TRAIN", ("miniature_outlier_train",)], "ANOMALY_CLASS is False"),
+        (["MODEL.EOMT.NUM_CLASSES", 7], "NUM_CLASSES is 7, but 'small_train' has 19"),
+        (["DATASETS.TRAIN", ("small_outlier_train",)], "ANOMALY_CLASS is False"),
         (["INPUT.CUT_PASTE.ENABLED", True], "CUT_PASTE.ENABLED pastes anomalies, but"),
     ],
 )
@@ -190,7 +190,7 @@ def test_an_anomaly_class_without_examples_is_warned_of(cfg, caplog):
     training_dicts(cfg)
     assert "the anomaly class will see no example" in caplog.text
     caplog.clear()
-    cfg.DATASETS.TRAIN = ("miniature_outlier_train",)
+    cfg.DATASETS.TRAIN = ("small_outlier_train",)
     training_dicts(cfg)
     assert not caplog.text
 

@@ -21,8 +21,8 @@ def check():
 
 @pytest.fixture
 def root(tmp_path):
-    """The miniature's road_anomaly21: two frames, the second without anomaly."""
-    folder = tmp_path / "miniature/benchmarks/dataset_AnomalyTrack"
+    """A small road_anomaly21: two frames, the second without anomaly."""
+    folder = tmp_path / "small/benchmarks/dataset_AnomalyTrack"
     for number in range(2):
         image = np.full((20, 30, 3), 120, np.uint8)
         label = np.zeros((20, 30), np.uint8)
@@ -42,7 +42,7 @@ def forget():
         builtin.unregister_dataset(name)
 
 
-NAME = "miniature_road_anomaly21"
+NAME = "small_road_anomaly21"
 
 
 def write(path, array):
@@ -51,7 +51,7 @@ def write(path, array):
 
 
 def track(root):
-    return root / "miniature/benchmarks/dataset_AnomalyTrack"
+    return root / "small/benchmarks/dataset_AnomalyTrack"
 
 
 def run(check, root, *names, **options):
@@ -117,7 +117,7 @@ def test_partnerless_files_make_a_set_incomplete(check, root):
 
 
 def test_two_layouts_at_once_are_broken(check, root):
-    other = root / "miniature/benchmarks/Validation_Dataset/RoadAnomaly21"
+    other = root / "small/benchmarks/Validation_Dataset/RoadAnomaly21"
     write(other / "images/0.png", np.zeros((20, 30, 3), np.uint8))
     write(other / "labels_masks/0.png", np.zeros((20, 30), np.uint8))
     status, reports = run(check, root, NAME)
@@ -150,14 +150,14 @@ def test_labels_without_any_anomaly_are_broken(check, root):
 
 
 def test_re_packs_that_mix_two_codings_are_broken(check, tmp_path):
-    folder = tmp_path / "miniature/benchmarks/road_anomaly"
+    folder = tmp_path / "small/benchmarks/road_anomaly"
     for number, anomaly in enumerate((1, 2)):
         write(folder / f"original/{number}.jpg", np.zeros((8, 8, 3), np.uint8))
         label = np.zeros((8, 8), np.uint8)
         label[:2] = anomaly
         write(folder / f"labels/{number}.png", label)
-    _, reports = run(check, tmp_path, "miniature_road_anomaly")
-    assert "some labels hold 1 and others 2" in reports["miniature_road_anomaly"]["problems"][0]
+    _, reports = run(check, tmp_path, "small_road_anomaly")
+    assert "some labels hold 1 and others 2" in reports["small_road_anomaly"]["problems"][0]
 
 
 def test_workers_and_samples(check, root):
