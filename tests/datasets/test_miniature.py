@@ -1,11 +1,9 @@
 """The miniature can be trained on, is read through its cards, and is whole or absent."""
 
-import os
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
+import make_miniature as script
 import numpy as np
 import pytest
 from detectron2.data import DatasetCatalog
@@ -235,22 +233,15 @@ def test_a_broken_manifest_is_named(tmp_path):
         read_manifest(tmp_path)
 
 
-def run_script(*arguments):
-    command = [sys.executable, str(ROOT / "datasets/make_miniature.py"), *map(str, arguments)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.run(command, capture_output=True, text=True, env=environment)
+def test_script_reuses_and_refuses(made, capsys):
+    same = ["--train", "3", "--val", "1", "--coco", "4", "--size", "128x64", "--output", str(made)]
+    assert script.main(["--seed", "5", *same]) == 0
+    assert "already there" in capsys.readouterr().out
+    with pytest.raises(ValueError, match="Replace it with --overwrite"):
+        script.main(["--seed", "6", *same])
 
 
-def test_script_reuses_and_refuses(made):
-    same = ["--train", 3, "--val", 1, "--coco", 4, "--size", "128x64", "--output", made]
-    done = run_script("--seed", 5, *same)
-    assert (done.returncode, "already there" in done.stdout) == (0, True)
-    refused = run_script("--seed", 6, *same)
-    assert refused.returncode == 2
-    assert refused.stderr.startswith("error: ") and "Traceback" not in refused.stderr
-
-
-def test_script_names_a_bad_size():
-    done = run_script("--size", "wide")
-    assert done.returncode == 2
-    assert "'wide' is not a size" in done.stderr
+def test_script_names_a_bad_size(capsys):
+    with pytest.raises(SystemExit, match="2"):
+        script.main(["--size", "wide"])
+    assert "'wide' is not a size" in capsys.readouterr().err
