@@ -7,11 +7,12 @@ ARGS ?=
 VENV_PYTHON = "$(VENV)/bin/python"
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo camvid test lint
+.PHONY: help setup demo camvid camvid-unseen test lint
 
 help:
 	@echo "make demo               the whole road on drawn scenes: data, five stages, report"
 	@echo "make camvid DATA=DIR    the same road on the photographs in DIR"
+	@echo "make camvid-unseen DATA=DIR   ... evaluated on a drive that it never saw"
 	@echo "make test               the tests"
 	@echo "make lint               ruff: lint and format, without changing a file"
 	@echo "make setup              only the environment"
@@ -29,13 +30,15 @@ demo: setup
 	@$(VENV_PYTHON) experiments/run.py configs/quickstart/recipe.yaml --seed $(SEED) $(ARGS)
 
 # The folder is looked at first: nobody waits for a set-up to hear that it is not there.
-camvid:
+camvid camvid-unseen:
 	@test -n "$(DATA)" || { \
-	  echo "camvid: error: say where the photographs are: make camvid DATA=<folder>" >&2; exit 1; }
-	@test -d "$(DATA)" || { echo "camvid: error: DATA=$(DATA) is not a folder" >&2; exit 1; }
+	  echo "$@: error: say where the photographs are: make $@ DATA=<folder>" >&2; exit 1; }
+	@test -d "$(DATA)" || { echo "$@: error: DATA=$(DATA) is not a folder" >&2; exit 1; }
 	@$(MAKE) --no-print-directory setup
-	@$(VENV_PYTHON) experiments/run.py configs/camvid/recipe.yaml --data "$(DATA)" \
+	@$(VENV_PYTHON) experiments/run.py configs/camvid/$(RECIPE_$@) --data "$(DATA)" \
 	  --seed $(SEED) $(ARGS)
+RECIPE_camvid = recipe.yaml
+RECIPE_camvid-unseen = unseen.yaml
 
 # Two processes of one thread each: tiny models gain nothing from more threads.
 test: setup

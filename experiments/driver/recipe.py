@@ -2,7 +2,8 @@
 
 `{output}`, `{datasets}`, `{data}` and `{seed}` in its texts are filled in. A step either runs a
 script (`run`, with `makes`, the file that shows it finished) or trains a stage (`config`, with
-`weights` or `from`, the stage whose checkpoint it starts from).
+`weights` or `from`, the stage whose checkpoint it starts from). What the recipe `set`s holds for
+every stage, over its config.
 
 A recipe with `studies` has `runs` instead of stages. It builds on the output of another recipe,
 its `base`: `{base}` is that folder. Each run (`config`, with the checkpoint that it starts `from`
@@ -175,7 +176,8 @@ def _build(path: Path, content: dict, output, data, seed: int | None) -> Recipe:
     fill = _Filler({**values, "data": data or ""})
     steps: list[Step] = []
     for entry in content.get("steps", ()):
-        steps.append(_step(path, entry, fill, output, seed, [step.name for step in steps]))
+        before = [step.name for step in steps]
+        steps.append(_step(path, entry, fill, output, seed, before, content.get("set", {})))
     studies = tuple(_study(path, entry, content) for entry in content.get("studies", ()))
     if studied:
         steps += _runs(path, content, studies, fill, output)
@@ -274,7 +276,9 @@ def _check_data(path: Path, data, needs: tuple[str, ...]) -> Path | None:
     return Path(data).resolve()
 
 
-def _step(path, entry: dict, fill: _Filler, output: Path, seed: int, before: list[str]) -> Step:
+def _step(
+    path, entry: dict, fill: _Filler, output: Path, seed: int, before: list[str], shared: dict
+) -> Step:
     name = entry.get("name")
     _check_keys(path, f"step {name!r}", entry, _STEP_KEYS)
     if not name or name in before or ("run" in entry) == ("config" in entry):
@@ -297,6 +301,7 @@ def _step(path, entry: dict, fill: _Filler, output: Path, seed: int, before: lis
         weights=weights,
         start=start,
         seed=seed,
+        settings=tuple(str(part) for pair in shared.items() for part in pair),
     )
 
 

@@ -20,12 +20,13 @@ from driver.recipe import choose, load_recipe
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from anoseg_d2.config import load_config
 from anoseg_d2.report.write import combine_reports
 from anoseg_d2.utils import cli
 
 ROOT = Path(__file__).resolve().parents[2]
 
-RECIPES = sorted(ROOT.glob("configs/*/recipe.yaml"))
+RECIPES = [*sorted((ROOT / "configs").glob("*/recipe.yaml")), ROOT / "configs/camvid/unseen.yaml"]
 
 # Stands for train_net.py: a checkpoint, and figures that depend on what it starts from.
 TRAINER = """
@@ -113,7 +114,7 @@ def edit(path: Path, **keys) -> None:
 # --- recipes ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.parent.name)
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: f"{path.parent.name}/{path.stem}")
 def test_shipped_recipes_have_the_five_stages_in_order(path, tmp_path):
     data = tmp_path / "data"
     for name in yaml.safe_load(path.read_text()).get("needs", ()):
@@ -133,7 +134,7 @@ def test_shipped_recipes_have_the_five_stages_in_order(path, tmp_path):
         assert (ROOT / step.arguments[0]).is_file()
 
 
-@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.parent.name)
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: f"{path.parent.name}/{path.stem}")
 def test_shipped_recipes_keep_to_their_time(path, tmp_path):
     budget = {"quickstart": 15, "camvid": 110}
     steps = yaml.safe_load(path.read_text())["steps"]
@@ -175,6 +176,23 @@ def test_a_wrong_step_is_refused(recipe, step):
 def test_an_unknown_step_lists_the_known_ones(recipe):
     with pytest.raises(ValueError, match="'fourth'; there are data, first, second, third"):
         choose(load_recipe(recipe), only=["fourth"])
+
+
+def test_what_a_recipe_sets_holds_for_every_stage(recipe):
+    edit(recipe, set={"SOLVER.BASE_LR": 0.5, "DATASETS.TRAIN": ["a", "b"]})
+    expected = ("DATASETS.TRAIN", "['a', 'b']", "SOLVER.BASE_LR", "0.5")  # edit() sorts the keys
+    loaded = load_recipe(recipe)
+    assert [step.settings for step in loaded.stages] == [expected] * len(loaded.stages)
+
+
+def test_the_unseen_drive_is_not_trained_on(tmp_path):
+    path = ROOT / "configs/camvid/unseen.yaml"
+    for name in yaml.safe_load(path.read_text())["needs"]:
+        (tmp_path / name).mkdir(parents=True)
+    for step in load_recipe(path, data=tmp_path).stages:
+        cfg = load_config(str(ROOT / step.config), list(step.settings))
+        assert cfg.DATASETS.TRAIN == ("camvid_drives_train",)
+        assert "camvid_drives_val" in cfg.DATASETS.TEST
 
 
 def test_only_and_from_choose_steps(recipe):
