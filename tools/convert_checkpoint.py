@@ -17,7 +17,7 @@ from anoseg_d2.checkpoint import Checkpoint, read_checkpoint
 from anoseg_d2.checkpoint.delta import add_delta, warn_of_delta
 from anoseg_d2.checkpoint.files import write_checkpoint, write_tensors
 from anoseg_d2.checkpoint.formats_out import to_huggingface, to_official
-from anoseg_d2.checkpoint.spec import FORMAT_NAME, FORMAT_VERSION, attention_heads
+from anoseg_d2.checkpoint.spec import FORMAT_NAME, FORMAT_VERSION, ModelSpec
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -33,7 +33,7 @@ def main(arguments: list[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    sizes = {key: value for key, value in checkpoint.spec.items() if value is not None}
+    sizes = checkpoint.spec.known()
     print(f"read {checkpoint.format}, {len(checkpoint.state_dict)} tensors: {sizes}")
     for name, reason in checkpoint.ignored:
         print(f"left out {name}: {reason}")
@@ -83,18 +83,18 @@ def build_parser() -> argparse.ArgumentParser:
 def _complete(checkpoint: Checkpoint, args: argparse.Namespace) -> None:
     """Add what the user tells to what the file tells, and refuse to overwrite."""
     for key, option in (("num_blocks", "--num-blocks"), ("heads", "--num-heads")):
-        given, known = getattr(args, option[2:].replace("-", "_")), checkpoint.spec[key]
+        given, known = getattr(args, option[2:].replace("-", "_")), getattr(checkpoint.spec, key)
         if given and known and known != given:
             raise ValueError(f"{option} {given}: {args.source} says {known}")
-        checkpoint.spec[key] = known or given
+        setattr(checkpoint.spec, key, known or given)
     _complete_image_size(checkpoint.spec, args)
     target = Path(args.output) / ("config.json" if args.to == "huggingface" else "")
     if target.exists() and not args.overwrite:
         raise ValueError(f"{target} exists; remove it or pass --overwrite")
 
 
-def _complete_image_size(spec: dict, args: argparse.Namespace) -> None:
-    known, patch = spec["image_size"], spec["patch_size"]
+def _complete_image_size(spec: ModelSpec, args: argparse.Namespace) -> None:
+    known, patch = spec.image_size, spec.patch_size
     if not args.image_size:
         return
     given = tuple(args.image_size)
@@ -102,7 +102,7 @@ def _complete_image_size(spec: dict, args: argparse.Namespace) -> None:
         raise ValueError(f"--image-size {given[0]} {given[1]}: {args.source} says {tuple(known)}")
     if any(side % patch for side in given):
         raise ValueError(f"--image-size {given[0]} {given[1]}: patches have {patch} pixels")
-    spec |= {"image_size": given, "grid": tuple(side // patch for side in given)}
+    spec.image_size, spec.grid = given, tuple(side // patch for side in given)
 
 
 def write_official(checkpoint: Checkpoint, output: Path, args: argparse.Namespace) -> str:
@@ -136,11 +136,11 @@ def write_anoseg(checkpoint: Checkpoint, output: Path, args: argparse.Namespace)
     else:
         keys = "num_known has_anomaly head num_queries image_size patch_size grid class_names"
         keys += " num_blocks backbone norm_eps pixel_mean pixel_std"
-        meta = {key: spec.get(key) for key in keys.split()}
-        whole = spec.get("num_queries") is not None
+        meta = {key: getattr(spec, key) for key in keys.split()}
+        whole = spec.num_queries is not None
         meta |= {"format": FORMAT_NAME, "version": FORMAT_VERSION, "lora": None}
-        meta["heads"] = attention_heads(spec) if whole else spec.get("heads")
-    meta["num_blocks"] = spec["num_blocks"]
+        meta["heads"] = spec.attention_heads() if whole else spec.heads
+    meta["num_blocks"] = spec.num_blocks
     state = {name: tensor.detach() for name, tensor in checkpoint.state_dict.items()}
     write_checkpoint({"model": state, "meta": json.loads(json.dumps(meta))}, output)
     return str(output)

@@ -128,7 +128,7 @@ def run(args: argparse.Namespace) -> list[Difference]:
         output,
         spec,
         file_format=args.format,
-        class_names=checkpoint.spec.get("class_names"),
+        class_names=checkpoint.spec.class_names,
         check_image=image,
         tolerance=args.tolerance,
     )

@@ -67,8 +67,7 @@ def merge(checkpoint: Checkpoint, base: Checkpoint | None):
                 "saved at that size"
             )
         state = {**frozen, **state}
-    modules = (checkpoint.meta.get("lora") or {}).get("modules", {})
-    return merge_lora_state(state, modules), names
+    return merge_lora_state(state, checkpoint.spec.adapters), names
 
 
 if __name__ == "__main__":

@@ -58,5 +58,5 @@ def add_delta(checkpoint: Checkpoint, base: Checkpoint) -> Checkpoint:
             )
         state[name] = state[name].float() + other.float()
     source = f"{checkpoint.source} + {base.source}"
-    spec = {**checkpoint.spec, "heads": checkpoint.spec["heads"] or base.spec["heads"]}
+    spec = replace(checkpoint.spec, heads=checkpoint.spec.heads or base.spec.heads)
     return replace(checkpoint, state_dict=state, spec=spec, source=source)

@@ -20,10 +20,9 @@ from anoseg_d2.checkpoint.spec import (
     FORMAT_NAME,
     FORMAT_VERSION,
     Checkpoint,
-    _hints,
-    _hints_of,
-    _pixel_statistics,
-    sizes_from_state,
+    ModelSpec,
+    facts_of_file,
+    pixel_statistics,
 )
 from anoseg_d2.utils.files import atomic_path
 
@@ -58,10 +57,10 @@ def read_checkpoint(source, *, allow_pickle: bool = False) -> Checkpoint:
     """
     source = str(source)
     if source.startswith("timm://"):
-        state, hints = load_timm_weights(source)
+        state, facts = load_timm_weights(source)
         fmt = recognise(state)
         state, ignored = to_anoseg(state, fmt)
-        return Checkpoint(state, fmt, sizes_from_state(state, hints), source, ignored)
+        return Checkpoint(state, fmt, ModelSpec.from_state(state, facts), source, ignored)
     path = fetch_hub_folder(source) if source.startswith("hf://") else Path(source)
     if not path.exists():
         raise FileNotFoundError(f"checkpoint {source} does not exist; expected {EXPECTED}")
@@ -117,18 +116,19 @@ def _interpret(payload: dict[str, Any], path: Path, source: str) -> Checkpoint:
             f"{FORMAT_VERSION}: update it"
         )
     if own and meta.get("adapter"):
-        spec = sizes_from_state(state, _hints(meta))
+        spec = ModelSpec.from_state(state, facts_of_file("anoseg", state, meta, None))
         return Checkpoint(state, "anoseg_adapter", spec, source, [], meta, extra)
     fmt = recognise(state)
     config, preprocessor = (
         _sibling_json(path, name) if fmt == "huggingface" else None for name in CONFIG_FILES
     )
-    hints = _hints(meta) if own else _hints_of(fmt, state, config)
+    facts = facts_of_file(fmt, state, meta if own else {}, config)
     if preprocessor is not None:
-        hints |= _pixel_statistics(preprocessor)
+        facts |= pixel_statistics(preprocessor)
     state, ignored = to_anoseg(state, fmt)
     kept = meta if own else (config or {})
-    checkpoint = Checkpoint(state, fmt, sizes_from_state(state, hints), source, ignored, kept)
+    spec = ModelSpec.from_state(state, facts)
+    checkpoint = Checkpoint(state, fmt, spec, source, ignored, kept)
     checkpoint.extra = extra if own else {}
     return checkpoint
 

@@ -1,17 +1,16 @@
-"""Key names of the checkpoint formats of the field, to ours. Pure: dictionaries in and out.
+"""Recognise the checkpoint formats of the field, and bring their tensors to our names and back.
 
-Shape letters: Q queries, C width, R class rows, P rows of the position embedding.
+Pure: dictionaries in and out; the names themselves are in `names`.
 
 | format | recognised by |
 |---|---|
-| `anoseg` | `backbone.*` and `query.weight`: our own |
-| `official` EoMT (Lightning, hub) | `encoder.backbone.*` and `q.weight`, mostly under `network.` |
+| `anoseg` | `backbone.*`: our own |
+| `eomt_official` (Lightning, hub) | `encoder.backbone.*` and `q.weight`, mostly under `network.` |
 | `huggingface` `EomtForUniversalSegmentation` | `embeddings.patch_embeddings.*`, `query.weight` |
 | `dinov2` | the DINOv2 authors' ViT: `register_tokens`, `mask_token` or `mlp.w12` |
-| `dinov3` | the DINOv3 authors' ViT: `storage_tokens`, or `embeddings.*` without queries |
+| `dinov3` | the DINOv3 authors' ViT: `storage_tokens` |
+| `dinov3_transformers` | the same ViT in transformers: `embeddings.*` without queries |
 | `timm_vit` | any other ViT with timm's names |
-
-The official code takes its DINOv3 from transformers, so that its files name the ViT as those do.
 """
 
 import re
@@ -21,12 +20,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from anoseg_d2.checkpoint.names import _DINOV3, _HUGGINGFACE, _OFFICIAL, _VIT, _rename
+from anoseg_d2.checkpoint.names import FUSED, TABLES, to_ours, variant_of
 
-__all__ = ["BARE_VITS", "FORMATS", "IMAGENET", "clean_names", "recognise", "to_anoseg"]
+__all__ = [
+    "BARE_VITS",
+    "FORMATS",
+    "clean_names",
+    "recognise",
+    "split_fused",
+    "to_anoseg",
+]
 
-# What images of RGB 0..255 are normalised with, where nothing else is said.
-IMAGENET = {"pixel_mean": (123.675, 116.28, 103.53), "pixel_std": (58.395, 57.12, 57.375)}
 FORMATS = (
     "anoseg",
     "anoseg_adapter",
@@ -35,24 +39,17 @@ FORMATS = (
     "timm_vit",
     "dinov2",
     "dinov3",
+    "dinov3_transformers",
 )
+# Formats that hold only a ViT, without queries and heads.
+BARE_VITS = ("timm_vit", "dinov2", "dinov3", "dinov3_transformers")
 
 State = dict[str, Tensor]
 Ignored = list[tuple[str, str]]
 
-_GATED = (".mlp.gate_proj.", ".mlp.w1.", ".mlp.fc1_g.")
-_RULES = {
-    "anoseg": (),
-    "eomt_official": _OFFICIAL,
-    "huggingface": _HUGGINGFACE,
-    "timm_vit": _VIT,
-    "dinov2": _VIT,
-    "dinov3": _VIT,
-}
-# Formats of a ViT alone.
-BARE_VITS = ("timm_vit", "dinov2", "dinov3")
+# Tensors that are not weights of the model, and why they are left out.
 _NOT_WEIGHTS = (
-    (r"attn_mask_probs$", "annealing state of masked attention; its length tells the query blocks"),
+    (r"attn_mask_probs$", "annealing state of masked attention; its length is the query blocks"),
     (r"criterion\.", "weights of the loss, not of the model"),
     (r"metrics\.", "state of a metric"),
     (r"(encoder\.)?pixel_(mean|std)$", "input statistics; compared with the model's"),
@@ -64,16 +61,19 @@ _NOT_VIT = (
     (r".*\.bias_mask$", "keys have no bias"),
     (r"(head|head_drop|fc_norm|head_dist)\.", "classifier of the pre-training"),
 )
+_DINOV3_GATED = (".mlp.gate_proj.", ".mlp.w1.", ".mlp.fc1_g.")
 
 
-def clean_names(state: Mapping[str, Any]) -> dict[str, Any]:
+def clean_names(state: Mapping[Any, Any]) -> dict[str, Any]:
     """Strip what wrappers add: `module.` (DDP), `network.` (Lightning), `_orig_mod.` (compile).
 
     Raises:
-        ValueError: two tensors end under one name.
+        ValueError: a name is not a string, or two tensors end up under one name.
     """
     cleaned: dict[str, Any] = {}
     for name, value in state.items():
+        if not isinstance(name, str):
+            raise ValueError(f"tensor name {name!r} is not a string but {type(name).__name__}")
         new = name.replace("_orig_mod.", "")
         while new.startswith(("module.", "network.")):
             new = new.split(".", 1)[1]
@@ -87,7 +87,7 @@ def recognise(names: Iterable[str]) -> str:
     """Tell the format by (cleaned) tensor names.
 
     Returns:
-        One of `FORMATS`, without `anoseg_adapter`, which only its metadata tell.
+        One of `FORMATS`, never `anoseg_adapter`, which only metadata can tell.
     Raises:
         ValueError: the names fit no format; says which are known and what was found.
     """
@@ -98,8 +98,10 @@ def recognise(names: Iterable[str]) -> str:
         return "eomt_official"
     if any(name.startswith("backbone.") for name in names):
         return "anoseg"
-    if "storage_tokens" in names or "embeddings.patch_embeddings.weight" in names:
+    if "storage_tokens" in names:
         return "dinov3"
+    if "embeddings.patch_embeddings.weight" in names:
+        return "dinov3_transformers"
     if "patch_embed.proj.weight" in names and any(n.startswith("blocks.0.") for n in names):
         official = {"register_tokens", "mask_token", "blocks.0.mlp.w12.weight"} & names
         return "dinov2" if official else "timm_vit"
@@ -110,53 +112,73 @@ def recognise(names: Iterable[str]) -> str:
 
 
 def to_anoseg(state: Mapping[str, Tensor], fmt: str) -> tuple[State, Ignored]:
-    """Rename the tensors of a format to our names and fuse what we keep fused.
+    """Bring the tensors of a format to our names, and fuse the layers that we keep fused.
 
     Args:
         state: cleaned names to tensors.
         fmt: what `recognise` said.
     Returns:
-        Our names to tensors, and (name, reason) of each tensor that is no weight of the model.
+        Our names to tensors, and (name, reason) of each tensor that is not a weight of the model.
+    Raises:
+        ValueError: a part of a fused layer is missing, or the ViT is not supported.
     """
     drop = _NOT_WEIGHTS + (_NOT_VIT if fmt in BARE_VITS else ())
+    variant = variant_of(state)
+    table = TABLES.get((fmt, variant))
+    if table is None:
+        raise ValueError(f"tensor names of {fmt} are mixed with those of a {variant} ViT")
+    if variant == "dinov3":
+        _refuse_gated_dinov3(state)
     renamed: State = {}
     ignored: Ignored = []
     for name, tensor in state.items():
         reason = next((why for pattern, why in drop if re.match(pattern, name)), None)
         if reason is not None:
             ignored.append((name, reason))
-        else:
-            renamed[_rename(name, _RULES[fmt])] = tensor
-    if _is_dinov3(state):
-        _refuse_gated(state)
-        renamed = _dinov3_names(renamed)
-    if any(name.endswith(".q_proj.weight") for name in renamed):
-        renamed = _stack(renamed, ("q_proj", "k_proj", "v_proj"), "qkv")
-    if fmt == "huggingface":
-        renamed = _stack(renamed, ("gate_proj", "up_proj"), "fc1")
-        embed = renamed.get("backbone.pos_embed")
-        if embed is not None and embed.dim() == 2:
-            renamed["backbone.pos_embed"] = embed[None]
+            continue
+        ours = to_ours(name, table)
+        if ours in renamed:
+            raise ValueError(f"two tensors of the checkpoint are both {ours}, one is {name}")
+        renamed[ours] = tensor
+    if variant == "dinov3":
+        renamed = _without_key_bias(renamed)
+    for fused, parts in FUSED.items():
+        renamed = _fuse(renamed, fused, parts)
+    embed = renamed.get("backbone.pos_embed")
+    if fmt == "huggingface" and embed is not None and embed.dim() == 2:
+        renamed["backbone.pos_embed"] = embed[None]
     registers = renamed.get("backbone.reg_token")
     if registers is not None and registers.numel() == 0:
         del renamed["backbone.reg_token"]
     return renamed, ignored
 
 
-def _is_dinov3(names: Iterable[str]) -> bool:
-    """Whether these tensors, of whatever format, are of a ViT with rotary positions."""
-    marks = (".gamma_1", "storage_tokens", ".attention.o_proj.weight")
-    return any(name.endswith(marks) for name in names)
+def split_fused(state: Mapping[str, Tensor], swiglu: bool) -> State:
+    """Give the parts of fused layers tensors of their own, the inverse of what `to_anoseg` fuses.
+
+    Args:
+        state: our names to tensors.
+        swiglu: whether `mlp.fc1` is gated, so that it is two layers in one.
+    """
+    split: State = {}
+    for name, tensor in state.items():
+        parts = [name]
+        for fused, names in FUSED.items():
+            if fused in name and (swiglu or fused != ".mlp.fc1."):
+                parts = [name.replace(fused, part) for part in names]
+        for part, chunk in zip(parts, tensor.chunk(len(parts)), strict=True):
+            split[part] = chunk.clone()
+    return split
 
 
-def _refuse_gated(names: Iterable[str]) -> None:
-    gated = next((name for name in names if any(mark in name for mark in _GATED)), None)
+def _refuse_gated_dinov3(names: Iterable[str]) -> None:
+    gated = next((name for name in names if any(mark in name for mark in _DINOV3_GATED)), None)
     if gated:
         raise ValueError(f"{gated}: DINOv3 ViTs with SwiGLU (S+, H+, 7B) are not supported")
 
 
-def _dinov3_names(state: State) -> State:
-    """Name a DINOv3 ViT as timm does, with biases of query and value, but none of the key."""
+def _without_key_bias(state: State) -> State:
+    """Replace DINOv3's fused bias, whose key third is masked away, by those of query and value."""
     named: State = {}
     for name, tensor in state.items():
         if name.endswith(".attn.qkv.bias"):
@@ -164,29 +186,31 @@ def _dinov3_names(state: State) -> State:
             stem = name.removesuffix("qkv.bias")
             named |= {f"{stem}q_bias": query, f"{stem}v_bias": value}
         else:
-            named[_rename(name, _DINOV3)] = tensor
+            named[name] = tensor
     return named
 
 
-def _stack(state: State, parts: tuple[str, ...], fused: str) -> State:
-    """Concatenate sibling tensors on dim 0, `x.<part>.weight` for each part, as `x.<fused>.weight`.
+def _fuse(state: State, fused: str, parts: tuple[str, ...]) -> State:
+    """Concatenate the parts of each fused layer along dimension 0.
 
     Raises:
-        ValueError: a sibling is missing.
+        ValueError: a part is missing, or their shapes do not fit.
     """
     stacked: State = {}
-    first, others = f".{parts[0]}.", [f".{part}." for part in parts[1:]]
     for name, tensor in state.items():
-        lone = next((o for o in others if o in name and name.replace(o, first) not in state), None)
-        if lone:
-            raise ValueError(f"{name} has no {name.replace(lone, first)} beside it")
-        if first in name:
-            siblings = [name.replace(first, f".{part}.") for part in parts]
-            missing = [sibling for sibling in siblings if sibling not in state]
-            if missing:
-                raise ValueError(f"{name} has no {', '.join(missing)} beside it")
-            tensor = torch.cat([state[sibling] for sibling in siblings])
-            stacked[name.replace(first, f".{fused}.")] = tensor
-        elif not any(other in name for other in others):
+        part = next((part for part in parts if part in name), None)
+        if part is None:
             stacked[name] = tensor
+            continue
+        siblings = [name.replace(part, other) for other in parts]
+        missing = [sibling for sibling in siblings if sibling not in state]
+        if missing:
+            raise ValueError(f"{name} is there, but {', '.join(missing)} is missing")
+        if part != parts[0]:
+            continue  # fused when the first part was met
+        tensors = [state[sibling] for sibling in siblings]
+        if len({tensor.shape[1:] for tensor in tensors}) > 1 or tensor.dim() == 0:
+            shapes = ", ".join(str(tuple(tensor.shape)) for tensor in tensors)
+            raise ValueError(f"{', '.join(siblings)} cannot be fused: their shapes are {shapes}")
+        stacked[name.replace(part, fused)] = torch.cat(tensors)
     return stacked

@@ -5,29 +5,22 @@ query to query, so they have no exact counterpart and are refused unless asked f
 """
 
 import logging
-import re
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from anoseg_d2.checkpoint.formats import IMAGENET
-from anoseg_d2.checkpoint.lora_state import lora_module_names, merge_lora_state
-from anoseg_d2.checkpoint.names import (
-    _TO_DINOV3,
-    _TO_HUGGINGFACE,
-    _TO_OFFICIAL,
-    _TO_OFFICIAL_DINOV3,
-)
+from anoseg_d2.checkpoint.formats import split_fused
+from anoseg_d2.checkpoint.lora_state import merge_lora_state
+from anoseg_d2.checkpoint.names import TABLES, from_ours
 from anoseg_d2.checkpoint.rules import fold_position_prefix, linear_rows_of_arcface
-from anoseg_d2.checkpoint.spec import FORMAT_NAME, Checkpoint, attention_heads, has_swiglu
+from anoseg_d2.checkpoint.spec import FORMAT_NAME, Checkpoint, ModelSpec
+from anoseg_d2.utils.constants import ARCFACE_SCALE, NO_OBJECT_WEIGHT, PIXEL_MEAN, PIXEL_STD
 
 __all__ = ["linear_state", "to_huggingface", "to_official"]
 
 logger = logging.getLogger(__name__)
-
-NO_OBJECT_WEIGHT = 0.1
 
 
 def linear_state(checkpoint: Checkpoint, approximate: bool = False) -> dict[str, Tensor]:
@@ -42,20 +35,19 @@ def linear_state(checkpoint: Checkpoint, approximate: bool = False) -> dict[str,
     """
     state, spec = dict(checkpoint.state_dict), checkpoint.spec
     needed = ("query.weight", "class_head.weight", "mask_head.0.weight")
-    needed += ("backbone.pos_embed",) if spec["backbone"] != "dinov3" else ()
+    needed += ("backbone.pos_embed",) if spec.backbone != "dinov3" else ()
     missing = [name for name in needed if name not in state]
     if checkpoint.format == "anoseg_adapter" or missing:
         raise ValueError(
             f"{checkpoint.source} ({checkpoint.format}) is no whole EoMT"
             + (f", it lacks {', '.join(missing)}" if missing else "; merge it into its base first")
         )
-    if lora_module_names(state):
-        state = merge_lora_state(state, (checkpoint.meta.get("lora") or {}).get("modules", {}))
-    state |= fold_position_prefix(state, spec["pos_prefix"] or 0)
+    if spec.has_adapters:
+        state = merge_lora_state(state, spec.adapters)
+    state |= fold_position_prefix(state, spec.pos_prefix or 0)
     scale = state.pop("class_head.scale", None)
-    options = dict(spec.get("head_options") or {})
-    head = spec.get("head") or ("linear" if spec["has_bias"] else "arcface")
-    exact = head == "linear" or options.get("inference") == "raw"
+    head = spec.head or ("linear" if spec.has_bias else "arcface")
+    exact = head == "linear" or spec.head_options.get("inference") == "raw"
     if not exact and not approximate:
         raise ValueError(
             f"{checkpoint.source} has a {head} head, which other formats cannot hold: its logits "
@@ -64,8 +56,9 @@ def linear_state(checkpoint: Checkpoint, approximate: bool = False) -> dict[str,
             "(--approximate)"
         )
     if head == "arcface":
-        scale = float(scale) if scale is not None else float(options.get("scale") or 30.0)
-        state["class_head.weight"], factor = linear_rows_of_arcface(state, scale)
+        if scale is None:
+            scale = spec.head_options.get("scale") or ARCFACE_SCALE
+        state["class_head.weight"], factor = linear_rows_of_arcface(state, float(scale))
         state["class_head.bias"] = torch.zeros(len(state["class_head.weight"]))
         logger.warning("arcface head approximated: unit rows times %.3g", factor)
     elif not exact:
@@ -79,19 +72,20 @@ def to_official(checkpoint: Checkpoint, *, approximate: bool = False) -> dict[st
     On DINOv3 these are whole weights, not the difference to DINOv3's that its authors release.
 
     Args:
-        checkpoint, approximate: see `linear_state`. `spec["num_blocks"]` must be known.
+        checkpoint, approximate: see `linear_state`. `spec.num_blocks` must be known.
     Returns:
         Entries of the `state_dict` of a Lightning checkpoint or of the hub's pytorch_model.bin.
         `attn_mask_probs` is 0: no attention mask at inference.
     """
     state = linear_state(checkpoint, approximate)
     empty_weight = _empty_weight(state)
-    rules = _TO_OFFICIAL
-    if checkpoint.spec["backbone"] == "dinov3":
-        state, rules = _name_dinov3(_split_fused(state)), _TO_OFFICIAL_DINOV3
-    official = {f"network.{_rename(name, rules)}": tensor for name, tensor in state.items()}
-    for key in ("pixel_mean", "pixel_std"):
-        values = torch.tensor(checkpoint.spec.get(key) or IMAGENET[key]) / 255
+    spec = checkpoint.spec
+    if spec.backbone == "dinov3":  # of transformers, which does not fuse
+        state = split_fused(state, swiglu=False)
+    table = TABLES["eomt_official", _variant(spec)]
+    official = {f"network.{from_ours(name, table)}": tensor for name, tensor in state.items()}
+    for key, default in (("pixel_mean", PIXEL_MEAN), ("pixel_std", PIXEL_STD)):
+        values = torch.tensor(getattr(spec, key) or default) / 255
         official[f"network.encoder.{key}"] = values.reshape(1, 3, 1, 1)
     official["network.attn_mask_probs"] = torch.zeros(_num_blocks(checkpoint))
     official["criterion.empty_weight"] = empty_weight
@@ -104,23 +98,22 @@ def to_huggingface(
     """Name an EoMT as transformers' `EomtForUniversalSegmentation` does, on DINOv3 `EomtDinov3...`.
 
     Args:
-        checkpoint, approximate: see `linear_state`. `spec["num_blocks"]` must be known.
+        checkpoint, approximate: see `linear_state`. `spec.num_blocks` must be known.
     Returns:
         tensors for model.safetensors, config.json, preprocessor_config.json.
     Raises:
         ValueError: also when the model's grid is not square, which that class cannot build.
     """
     state, spec = linear_state(checkpoint, approximate), checkpoint.spec
-    rows, columns = spec["grid"] or (0, 0)
+    rows, columns = spec.grid or (0, 0)
     if rows != columns or not rows:
         raise ValueError(
             f"{checkpoint.source} sees a grid of {rows} x {columns} patches; Hugging Face's class "
             "is square only. Evaluate or train it at a square INPUT.CROP_SIZE and save that"
         )
-    named = _split_fused(state)
-    if spec["backbone"] == "dinov3":
-        named = _name_dinov3(named)
-    named = {_rename(name): tensor for name, tensor in named.items()}
+    table = TABLES["huggingface", _variant(spec)]
+    split = split_fused(state, spec.swiglu)
+    named = {from_ours(name, table): tensor for name, tensor in split.items()}
     positions = named.get("embeddings.position_embeddings.weight")
     if positions is not None:
         named["embeddings.position_embeddings.weight"] = positions[0]
@@ -130,42 +123,18 @@ def to_huggingface(
     return named, _config(checkpoint, state), _preprocessor(spec)
 
 
-def _split_fused(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Give q, k and v, and the two halves of a SwiGLU layer, tensors of their own."""
-    swiglu = has_swiglu(state)
-    split: dict[str, Tensor] = {}
-    for name, tensor in state.items():
-        if swiglu and ".mlp.fc1." in name:
-            parts = [name.replace("fc1", part) for part in ("gate_proj", "up_proj")]
-        elif ".attn.qkv." in name:
-            parts = [name.replace("qkv", f"{part}_proj") for part in "qkv"]
-        else:
-            parts = [name.replace(".mlp.fc2.", ".mlp.down_proj.") if swiglu else name]
-        for part, chunk in zip(parts, tensor.chunk(len(parts)), strict=True):
-            split[part] = chunk.clone()
-    return split
+def _variant(spec: ModelSpec) -> str:
+    """Second part of the keys of `TABLES`."""
+    return "dinov2_gated" if spec.swiglu else spec.backbone
 
 
-def _name_dinov3(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Name the blocks of a DINOv3 ViT as transformers does; `state` of `_split_fused`."""
-    return {_rename(name, _TO_DINOV3): tensor for name, tensor in state.items()}
-
-
-def _rename(name: str, rules=_TO_HUGGINGFACE) -> str:
-    for pattern, replacement in rules:
-        match = re.match(pattern, name)
-        if match:
-            return match.expand(replacement) + name[match.end() :]
-    return name
-
-
-def _fill_absent(named: dict[str, Tensor], spec: Mapping[str, Any]) -> None:
+def _fill_absent(named: dict[str, Tensor], spec: ModelSpec) -> None:
     """Add what their model always has, with values that change nothing."""
-    width = spec["width"]
+    width = spec.width
     named.setdefault("embeddings.register_tokens", torch.zeros(1, 0, width))
-    if spec["backbone"] == "dinov3":
+    if spec.backbone == "dinov3":
         return
-    for block in range(spec["depth"]):
+    for block in range(spec.depth):
         for part in (1, 2):
             named.setdefault(f"layers.{block}.layer_scale{part}.lambda1", torch.ones(width))
         for part in ("q_proj", "k_proj", "v_proj"):
@@ -173,7 +142,7 @@ def _fill_absent(named: dict[str, Tensor], spec: Mapping[str, Any]) -> None:
 
 
 def _num_blocks(checkpoint: Checkpoint) -> int:
-    blocks = checkpoint.spec.get("num_blocks")
+    blocks = checkpoint.spec.num_blocks
     if not blocks:
         raise ValueError(
             f"{checkpoint.source} does not tell its number of query blocks; give it (--num-blocks)"
@@ -191,47 +160,47 @@ def _config(checkpoint: Checkpoint, state: Mapping[str, Tensor]) -> dict[str, An
     spec = checkpoint.spec
     labels = _labels(checkpoint, state["class_head.weight"].shape[0] - 1)
     return _vit_config(spec, state) | {
-        "hidden_size": spec["width"],
-        "num_hidden_layers": spec["depth"],
-        "num_attention_heads": attention_heads(spec),
+        "hidden_size": spec.width,
+        "num_hidden_layers": spec.depth,
+        "num_attention_heads": spec.attention_heads(),
         "hidden_act": "gelu",
-        "image_size": spec["grid"][0] * spec["patch_size"],
-        "patch_size": spec["patch_size"],
-        "num_register_tokens": spec["num_registers"],
+        "image_size": spec.grid[0] * spec.patch_size,
+        "patch_size": spec.patch_size,
+        "num_register_tokens": spec.num_registers,
         "num_blocks": _num_blocks(checkpoint),
-        "num_queries": spec["num_queries"],
+        "num_queries": spec.num_queries,
         "num_upscale_blocks": sum(name.endswith("conv2.weight") for name in state),
         "no_object_weight": NO_OBJECT_WEIGHT,
         "id2label": {str(index): name for index, name in enumerate(labels)},
         "label2id": {name: index for index, name in enumerate(labels)},
-        FORMAT_NAME: {"has_anomaly": bool(spec.get("has_anomaly"))},
+        FORMAT_NAME: {"has_anomaly": bool(spec.has_anomaly)},
     }
 
 
-def _vit_config(spec: Mapping[str, Any], state: Mapping[str, Tensor]) -> dict[str, Any]:
+def _vit_config(spec: ModelSpec, state: Mapping[str, Tensor]) -> dict[str, Any]:
     """Part of the config in which DINOv2 and DINOv3 differ."""
-    swiglu, hidden = has_swiglu(state), state["backbone.blocks.0.mlp.fc1.weight"].shape[0]
-    if spec["backbone"] == "dinov3":
+    swiglu, hidden = spec.swiglu, state["backbone.blocks.0.mlp.fc1.weight"].shape[0]
+    if spec.backbone == "dinov3":
         return {
             "architectures": ["EomtDinov3ForUniversalSegmentation"],
             "model_type": "eomt_dinov3",
-            "layer_norm_eps": spec["norm_eps"] or 1e-5,
+            "layer_norm_eps": spec.norm_eps or 1e-5,
             "intermediate_size": hidden,
             "rope_parameters": {"rope_type": "default", "rope_theta": 100.0},
         }
     return {
         "architectures": ["EomtForUniversalSegmentation"],
         "model_type": "eomt",
-        "layer_norm_eps": spec["norm_eps"] or 1e-6,
-        "mlp_ratio": 4 if swiglu else hidden // spec["width"],
+        "layer_norm_eps": spec.norm_eps or 1e-6,
+        "mlp_ratio": 4 if swiglu else hidden // spec.width,
         "use_swiglu_ffn": swiglu,
     }
 
 
 def _labels(checkpoint: Checkpoint, count: int) -> list[str]:
     """Name every class row but no-object; unnamed known classes are called class_0, ..."""
-    anomaly = ["anomaly"] if checkpoint.spec.get("has_anomaly") else []
-    names = list(checkpoint.spec.get("class_names") or [])
+    anomaly = ["anomaly"] if checkpoint.spec.has_anomaly else []
+    names = list(checkpoint.spec.class_names or [])
     if len(names) == count:
         return names
     known = count - len(anomaly)
@@ -240,9 +209,9 @@ def _labels(checkpoint: Checkpoint, count: int) -> list[str]:
     return names + anomaly
 
 
-def _preprocessor(spec: Mapping[str, Any]) -> dict[str, Any]:
+def _preprocessor(spec: ModelSpec) -> dict[str, Any]:
     """Semantic windows of the model's size, as the official evaluation cuts them."""
-    side = spec["grid"][0] * spec["patch_size"]
+    side = spec.grid[0] * spec.patch_size
     return {
         "image_processor_type": "EomtImageProcessor",
         "do_resize": True,
@@ -252,7 +221,7 @@ def _preprocessor(spec: Mapping[str, Any]) -> dict[str, Any]:
         "do_rescale": True,
         "rescale_factor": 1 / 255,
         "do_normalize": True,
-        "image_mean": [v / 255 for v in spec.get("pixel_mean") or IMAGENET["pixel_mean"]],
-        "image_std": [v / 255 for v in spec.get("pixel_std") or IMAGENET["pixel_std"]],
+        "image_mean": [v / 255 for v in spec.pixel_mean or PIXEL_MEAN],
+        "image_std": [v / 255 for v in spec.pixel_std or PIXEL_STD],
         "resample": 2,
     }

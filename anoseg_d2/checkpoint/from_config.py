@@ -1,7 +1,6 @@
 """From a config to weights, and from weights to the config that fits them."""
 
 import logging
-from collections.abc import Mapping
 from typing import Any
 
 from torch import nn
@@ -9,7 +8,7 @@ from torch import nn
 from anoseg_d2.checkpoint.delta import add_delta
 from anoseg_d2.checkpoint.files import read_checkpoint
 from anoseg_d2.checkpoint.report import LoadReport
-from anoseg_d2.checkpoint.spec import Checkpoint, attention_heads
+from anoseg_d2.checkpoint.spec import Checkpoint, ModelSpec
 from anoseg_d2.checkpoint.transfer import load_into
 from anoseg_d2.modeling.vit import BACKBONES, VIT_SIZES, vit_size
 
@@ -124,7 +123,7 @@ def restore_statistics(model: nn.Module, checkpoint: Checkpoint) -> None:
 
 
 def build_config_overrides(checkpoint: Checkpoint) -> list[Any]:
-    """Say by which config a model is built that this checkpoint fits without any transfer.
+    """Return the config overrides that build a model this checkpoint fits exactly.
 
     Args:
         checkpoint: of `read_checkpoint`. A plain model is described: adapters of the checkpoint
@@ -138,14 +137,14 @@ def build_config_overrides(checkpoint: Checkpoint) -> list[Any]:
     spec = checkpoint.spec
     overrides: list[Any] = _size_overrides(spec)
     for name, key in _CONFIG_KEYS.items():
-        value = spec.get(name)
+        value = getattr(spec, name)
         if value is not None:
             overrides += [key, list(value) if isinstance(value, tuple) else value]
     for (head, option), key in _HEAD_KEYS.items():
-        value = (spec.get("head_options") or {}).get(option)
-        if spec.get("head") == head and value is not None:
+        value = spec.head_options.get(option)
+        if spec.head == head and value is not None:
             overrides += [key, value]
-    if spec.get("image_size") is None and spec.get("num_queries"):
+    if spec.image_size is None and spec.num_queries:
         logger.warning(
             "%s does not tell the crop it was trained at: set INPUT.CROP_SIZE", checkpoint.source
         )
@@ -155,12 +154,15 @@ def build_config_overrides(checkpoint: Checkpoint) -> list[Any]:
     return overrides
 
 
-def _size_overrides(spec: Mapping[str, Any]) -> list[Any]:
+def _size_overrides(spec: ModelSpec) -> list[Any]:
     """Name the ViT size, or spell depth, width and heads out."""
-    depth, width, heads = (spec.get(key) for key in ("depth", "width", "heads"))
     for name, size in VIT_SIZES.items():
-        if (size.depth, size.width) == (depth, width) and heads in (None, size.heads):
+        same = (size.depth, size.width) == (spec.depth, spec.width)
+        if same and spec.heads in (None, size.heads):
             return ["MODEL.EOMT.SIZE", name]
-    heads = attention_heads(spec)
-    keys = ("MODEL.EOMT.DEPTH", depth, "MODEL.EOMT.WIDTH", width, "MODEL.EOMT.HEADS", heads)
-    return ["MODEL.EOMT.SIZE", "G" if spec.get("swiglu") else "S", *keys]
+    return [
+        *("MODEL.EOMT.SIZE", "G" if spec.swiglu else "S"),  # only G has gated MLPs
+        *("MODEL.EOMT.DEPTH", spec.depth),
+        *("MODEL.EOMT.WIDTH", spec.width),
+        *("MODEL.EOMT.HEADS", spec.attention_heads()),
+    ]

@@ -1,108 +1,175 @@
-"""Tensor names of the public checkpoint formats, as rules to and from ours."""
+"""Tensor names of the public checkpoint formats and ours: one table per format, read both ways.
 
+A row pairs the name in a file with ours. `{n}` and `{i}` stand for numbers, the same on both sides.
+A name that ends in "." (or is empty) is a beginning, whose rest is kept; any other name is whole.
+The first row that fits wins in either direction, so a particular row comes before a general one.
+"""
+
+import functools
 import re
+from typing import NamedTuple
 
-__all__ = []
+__all__ = ["FUSED", "TABLES", "Row", "from_ours", "to_ours", "variant_of"]
 
 
-# (pattern, replacement) in order; ours on the right. `None` drops the tensor with the reason.
-_OFFICIAL = (
-    (r"encoder\.backbone\.", "backbone."),
-    (r"q\.weight$", "query.weight"),
+class Row(NamedTuple):
+    """One name in two formats."""
+
+    theirs: str
+    ours: str
+    read_only: bool = False  # a second spelling, found in files but never written
+
+
+def _transformers_blocks(theirs: str, read_only: bool = False) -> tuple[Row, ...]:
+    """Rows of DINOv3's blocks as transformers names them; `theirs` is the beginning of a block."""
+    ours = "backbone.blocks.{n}."
+    rows = (
+        # The key has no bias, so query and value keep theirs apart from the fused weight.
+        ("attention.q_proj.bias", "attn.q_bias"),
+        ("attention.v_proj.bias", "attn.v_bias"),
+        ("attention.o_proj.", "attn.proj."),
+        ("attention.", "attn."),
+        ("layer_scale{i}.lambda1", "gamma_{i}"),
+        ("mlp.up_proj.", "mlp.fc1."),
+        ("mlp.down_proj.", "mlp.fc2."),
+        ("", ""),
+    )
+    return tuple(Row(theirs + left, ours + right, read_only) for left, right in rows)
+
+
+_TIMM = (Row("", "backbone."),)
+
+_DINOV2 = (Row("register_tokens", "backbone.reg_token"), *_TIMM)
+
+_DINOV2_GATED = (
+    Row("blocks.{n}.mlp.w12.", "backbone.blocks.{n}.mlp.fc1."),
+    Row("blocks.{n}.mlp.w3.", "backbone.blocks.{n}.mlp.fc2."),
+    *_DINOV2,
+)
+
+_DINOV3 = (
+    Row("storage_tokens", "backbone.reg_token"),
+    Row("blocks.{n}.ls{i}.gamma", "backbone.blocks.{n}.gamma_{i}"),
+    *_TIMM,
+)
+
+_DINOV3_TRANSFORMERS = (
+    Row("embeddings.cls_token", "backbone.cls_token"),
+    Row("embeddings.register_tokens", "backbone.reg_token"),
+    Row("embeddings.patch_embeddings.", "backbone.patch_embed.proj."),
+    *_transformers_blocks("layer.{n}."),
+    *_transformers_blocks("model.layer.{n}.", read_only=True),
+    Row("model.", "backbone.", read_only=True),
+    *_TIMM,
+)
+
+_OFFICIAL = (Row("q.", "query."), Row("encoder.backbone.", "backbone."))
+
+# The official code takes its DINOv3 from transformers and moves the embeddings to where timm has
+# them, so its files mix both vocabularies.
+_OFFICIAL_DINOV3 = (
+    Row("encoder.backbone.patch_embed.cls_token", "backbone.cls_token"),
+    Row("encoder.backbone.patch_embed.register_tokens", "backbone.reg_token"),
+    Row("encoder.backbone.patch_embed.patch_embeddings.", "backbone.patch_embed.proj."),
+    *_transformers_blocks("encoder.backbone.blocks.{n}."),
+    *_transformers_blocks("encoder.backbone.layer.{n}.", read_only=True),
+    *_OFFICIAL,
+)
+
+_HUGGINGFACE_HEADS = (
+    Row("class_predictor.", "class_head."),
+    Row("mask_head.fc1.", "mask_head.0."),
+    Row("mask_head.fc2.", "mask_head.2."),
+    Row("mask_head.fc3.", "mask_head.4."),
+    Row("upscale_block.block.{n}.layernorm2d.", "upscale.{n}.norm."),
+    Row("upscale_block.block.{n}.", "upscale.{n}."),
+    Row("embeddings.cls_token", "backbone.cls_token"),
+    Row("embeddings.register_tokens", "backbone.reg_token"),
+    Row("layernorm.", "backbone.norm."),
 )
 
 _HUGGINGFACE = (
-    (r"embeddings\.cls_token$", "backbone.cls_token"),
-    (r"embeddings\.register_tokens$", "backbone.reg_token"),
-    (r"embeddings\.patch_embeddings\.(?:projection\.)?", "backbone.patch_embed.proj."),
-    (r"embeddings\.position_embeddings\.weight$", "backbone.pos_embed"),
-    (r"layernorm\.", "backbone.norm."),
-    (r"class_predictor\.", "class_head."),
-    (r"mask_head\.fc1\.", "mask_head.0."),
-    (r"mask_head\.fc2\.", "mask_head.2."),
-    (r"mask_head\.fc3\.", "mask_head.4."),
-    (r"upscale_block\.block\.(\d+)\.layernorm2d\.", r"upscale.\1.norm."),
-    (r"upscale_block\.block\.(\d+)\.", r"upscale.\1."),
-    (r"layers\.(\d+)\.attention\.(q_proj|k_proj|v_proj)\.", r"backbone.blocks.\1.attn.\2."),
-    (r"layers\.(\d+)\.attention\.out_proj\.", r"backbone.blocks.\1.attn.proj."),
-    (r"layers\.(\d+)\.layer_scale([12])\.lambda1$", r"backbone.blocks.\1.ls\2.gamma"),
-    (r"layers\.(\d+)\.mlp\.weights_in\.", r"backbone.blocks.\1.mlp.fc1."),
-    (r"layers\.(\d+)\.mlp\.(?:weights_out|down_proj)\.", r"backbone.blocks.\1.mlp.fc2."),
-    (r"layers\.(\d+)\.", r"backbone.blocks.\1."),
+    *_HUGGINGFACE_HEADS,
+    Row("embeddings.patch_embeddings.projection.", "backbone.patch_embed.proj."),
+    Row("embeddings.position_embeddings.weight", "backbone.pos_embed"),
+    Row("layers.{n}.attention.out_proj.", "backbone.blocks.{n}.attn.proj."),
+    Row("layers.{n}.attention.", "backbone.blocks.{n}.attn."),
+    Row("layers.{n}.layer_scale{i}.lambda1", "backbone.blocks.{n}.ls{i}.gamma"),
+    Row("layers.{n}.", "backbone.blocks.{n}."),
 )
 
-_VIT = (
-    (r"register_tokens$", "backbone.reg_token"),
-    (r"blocks\.(\d+)\.mlp\.w12\.", r"backbone.blocks.\1.mlp.fc1."),
-    (r"blocks\.(\d+)\.mlp\.w3\.", r"backbone.blocks.\1.mlp.fc2."),
-    (r"embeddings\.", "backbone.patch_embed."),
-    (r"model\.", "backbone."),
-    (r"", "backbone."),
+_HUGGINGFACE_GATED = (
+    Row("layers.{n}.mlp.down_proj.", "backbone.blocks.{n}.mlp.fc2."),
+    Row("layers.{n}.mlp.weights_in.", "backbone.blocks.{n}.mlp.fc1.", read_only=True),
+    Row("layers.{n}.mlp.weights_out.", "backbone.blocks.{n}.mlp.fc2.", read_only=True),
+    *_HUGGINGFACE,
 )
 
-# What is left to do for a ViT of DINOv3, whoever named it; timm's names on the right.
-_BLOCK, _OURS = r"backbone\.(?:blocks|layer)\.(\d+)\.", r"backbone.blocks.\1."
-
-# What is left to do for a ViT of DINOv3, whoever named it; timm's names on the right.
-_BLOCK, _OURS = r"backbone\.(?:blocks|layer)\.(\d+)\.", r"backbone.blocks.\1."
-
-_DINOV3 = (
-    (r"backbone\.storage_tokens$", "backbone.reg_token"),
-    (r"backbone\.patch_embed\.cls_token$", "backbone.cls_token"),
-    (r"backbone\.patch_embed\.register_tokens$", "backbone.reg_token"),
-    (r"backbone\.patch_embed\.patch_embeddings\.", "backbone.patch_embed.proj."),
-    (_BLOCK + r"(?:attn|attention)\.([qv])_proj\.bias$", _OURS + r"attn.\2_bias"),
-    (_BLOCK + r"attention\.o_proj\.", _OURS + "attn.proj."),
-    (_BLOCK + r"attention\.", _OURS + "attn."),
-    (_BLOCK + r"layer_scale([12])\.lambda1$", _OURS + r"gamma_\2"),
-    (_BLOCK + r"ls([12])\.gamma$", _OURS + r"gamma_\2"),
-    (_BLOCK + r"mlp\.up_proj\.", _OURS + "mlp.fc1."),
-    (_BLOCK + r"mlp\.down_proj\.", _OURS + "mlp.fc2."),
-    (_BLOCK, _OURS),
+_HUGGINGFACE_DINOV3 = (
+    *_HUGGINGFACE_HEADS,
+    Row("embeddings.patch_embeddings.", "backbone.patch_embed.proj."),
+    *_transformers_blocks("layers.{n}."),
 )
 
-_TO_OFFICIAL = ((r"backbone\.", "encoder.backbone."), (r"query\.", "q."))
+# (format, variant of the ViT) to its table.
+TABLES: dict[tuple[str, str], tuple[Row, ...]] = {
+    ("anoseg", "dinov2"): (),
+    ("anoseg", "dinov2_gated"): (),
+    ("anoseg", "dinov3"): (),
+    ("timm_vit", "dinov2"): _TIMM,
+    ("timm_vit", "dinov2_gated"): _TIMM,
+    ("timm_vit", "dinov3"): _TIMM,
+    ("dinov2", "dinov2"): _DINOV2,
+    ("dinov2", "dinov2_gated"): _DINOV2_GATED,
+    ("dinov3", "dinov3"): _DINOV3,
+    ("dinov3_transformers", "dinov3"): _DINOV3_TRANSFORMERS,
+    ("eomt_official", "dinov2"): _OFFICIAL,
+    ("eomt_official", "dinov2_gated"): _OFFICIAL,
+    ("eomt_official", "dinov3"): _OFFICIAL_DINOV3,
+    ("huggingface", "dinov2"): _HUGGINGFACE,
+    ("huggingface", "dinov2_gated"): _HUGGINGFACE_GATED,
+    ("huggingface", "dinov3"): _HUGGINGFACE_DINOV3,
+}
 
-_TO_OFFICIAL_DINOV3 = (
-    (r"backbone\.cls_token$", "encoder.backbone.patch_embed.cls_token"),
-    (r"backbone\.reg_token$", "encoder.backbone.patch_embed.register_tokens"),
-    *_TO_OFFICIAL,
-)
+# Layers that we keep fused, and the parts that transformers stores, in the order of their rows.
+FUSED = {
+    ".attn.qkv.": (".attn.q_proj.", ".attn.k_proj.", ".attn.v_proj."),
+    ".mlp.fc1.": (".mlp.gate_proj.", ".mlp.up_proj."),
+}
 
-# DINOv3's blocks as transformers names them; the rest of the ViT goes by the names of DINOv2's.
-_TO_DINOV3 = (
-    (r"(.*)\.attn\.([qv])_bias$", r"\1.attention.\2_proj.bias"),
-    (r"(.*)\.attn\.proj\.", r"\1.attention.o_proj."),
-    (r"(.*)\.attn\.", r"\1.attention."),
-    (r"(.*)\.gamma_([12])$", r"\1.layer_scale\2.lambda1"),
-    (r"(.*blocks\.\d+)\.mlp\.fc1\.", r"\1.mlp.up_proj."),
-    (r"(.*blocks\.\d+)\.mlp\.fc2\.", r"\1.mlp.down_proj."),
-    (r"(.*)patch_embed\.proj\.", r"\1patch_embed.patch_embeddings."),
-)
-
-_TO_HUGGINGFACE = (
-    (r"backbone\.patch_embed\.patch_embeddings\.", "embeddings.patch_embeddings."),
-    (r"backbone\.cls_token$", "embeddings.cls_token"),
-    (r"backbone\.reg_token$", "embeddings.register_tokens"),
-    (r"backbone\.patch_embed\.proj\.", "embeddings.patch_embeddings.projection."),
-    (r"backbone\.pos_embed$", "embeddings.position_embeddings.weight"),
-    (r"backbone\.norm\.", "layernorm."),
-    (r"backbone\.blocks\.(\d+)\.attn\.proj\.", r"layers.\1.attention.out_proj."),
-    (r"backbone\.blocks\.(\d+)\.attn\.", r"layers.\1.attention."),
-    (r"backbone\.blocks\.(\d+)\.ls([12])\.gamma$", r"layers.\1.layer_scale\2.lambda1"),
-    (r"backbone\.blocks\.(\d+)\.", r"layers.\1."),
-    (r"class_head\.", "class_predictor."),
-    (r"mask_head\.0\.", "mask_head.fc1."),
-    (r"mask_head\.2\.", "mask_head.fc2."),
-    (r"mask_head\.4\.", "mask_head.fc3."),
-    (r"upscale\.(\d+)\.norm\.", r"upscale_block.block.\1.layernorm2d."),
-    (r"upscale\.(\d+)\.", r"upscale_block.block.\1."),
-)
+_DINOV3_MARKS = (".gamma_1", "storage_tokens", ".attention.o_proj.weight", ".attn.o_proj.weight")
+_GATED_MARKS = (".mlp.gate_proj.", ".mlp.weights_in.", ".mlp.w12.")
 
 
-def _rename(name: str, rules) -> str:
-    for pattern, replacement in rules:
-        match = re.match(pattern, name)
+def variant_of(names) -> str:
+    """Tell the kind of ViT by tensor names of any format: `dinov2`, `dinov2_gated` or `dinov3`."""
+    names = list(names)
+    if any(name.endswith(_DINOV3_MARKS) for name in names):
+        return "dinov3"
+    gated = any(mark in name for name in names for mark in _GATED_MARKS)
+    return "dinov2_gated" if gated else "dinov2"
+
+
+def to_ours(name: str, table: tuple[Row, ...]) -> str:
+    """Translate a name of a file into ours; a name that no row knows stays."""
+    for row in table:
+        match = _pattern(row.theirs).match(name)
         if match:
-            return match.expand(replacement) + name[match.end() :]
+            return row.ours.format(**match.groupdict()) + name[match.end() :]
     return name
+
+
+def from_ours(name: str, table: tuple[Row, ...]) -> str:
+    """Translate one of our names into that of a file; a name that no row knows stays."""
+    for row in table:
+        match = None if row.read_only else _pattern(row.ours).match(name)
+        if match:
+            return row.theirs.format(**match.groupdict()) + name[match.end() :]
+    return name
+
+
+@functools.cache
+def _pattern(name: str) -> re.Pattern:
+    expression = re.sub(r"\\{(\w)\\}", r"(?P<\1>[0-9]+)", re.escape(name))
+    is_beginning = not name or name.endswith(".")
+    return re.compile(expression if is_beginning else expression + r"\Z")

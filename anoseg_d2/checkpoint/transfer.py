@@ -5,9 +5,8 @@ its grid, Q queries. Nothing is written into the model before the whole plan sta
 """
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from fnmatch import fnmatch
-from typing import Any
 
 import torch
 from timm.layers import resample_patch_embed
@@ -26,6 +25,7 @@ from anoseg_d2.checkpoint.rules import (
 )
 from anoseg_d2.checkpoint.spec import Checkpoint
 from anoseg_d2.modeling.vit import backbone_kind
+from anoseg_d2.utils.constants import ARCFACE_SCALE
 
 __all__ = [
     "head_name",
@@ -107,8 +107,8 @@ def load_same(model: nn.Module, checkpoint: Checkpoint) -> None:
     for key, value in ours.items():
         if value != checkpoint.meta.get(key):
             plan.problems.append(f"{key}: {checkpoint.meta.get(key)} saved, {value} in the model")
-    if tuple(checkpoint.spec["grid"] or ()) != model_grid(model):
-        plan.problems.append(f"grid: {checkpoint.spec['grid']} saved, {model_grid(model)} in it")
+    if tuple(checkpoint.spec.grid or ()) != model_grid(model):
+        plan.problems.append(f"grid: {checkpoint.spec.grid} saved, {model_grid(model)} in it")
     missing = set(plan.target) ^ set(plan.source)
     plan.problems += [f"{name}: only on one side" for name in sorted(missing)]
     for name in set(plan.target) & set(plan.source):
@@ -118,7 +118,7 @@ def load_same(model: nn.Module, checkpoint: Checkpoint) -> None:
 
 def _require_same_backbone(model: nn.Module, checkpoint: Checkpoint) -> None:
     """Refuse in one line what would fill a page of missing and unknown names."""
-    stored, ours = checkpoint.spec.get("backbone"), backbone_kind(model.backbone)
+    stored, ours = checkpoint.spec.backbone, backbone_kind(model.backbone)
     if stored and stored != ours:
         raise ValueError(
             f"{checkpoint.source} is built on {stored}, the model on {ours}; "
@@ -139,7 +139,7 @@ class _Plan:
     def __init__(self, model: nn.Module, checkpoint: Checkpoint, allow: tuple[str, ...], seed):
         self.model, self.checkpoint, self.allow, self.seed = model, checkpoint, allow, seed
         self.allow_untrained = True
-        self.spec: Mapping[str, Any] = checkpoint.spec
+        self.spec = checkpoint.spec
         self.source = dict(checkpoint.state_dict)
         self.target = model_tensors(model)
         self.waiting = dict(self.target)
@@ -186,26 +186,26 @@ class _Plan:
 
     def check_model(self) -> None:
         """Refuse what no tensor shape would reveal."""
-        stored, ours = self.spec.get("num_blocks"), getattr(self.model, "num_blocks", None)
+        stored, ours = self.spec.num_blocks, getattr(self.model, "num_blocks", None)
         if stored and ours and stored != ours and not self.allowed("num_blocks"):
             self.problems.append(
                 f"num_blocks: queries enter the last {stored} blocks in the checkpoint, the last "
                 f"{ours} in the model; set MODEL.EOMT.NUM_BLOCKS {stored}"
             )
         heads = _attention_heads(self.model)
-        if heads and self.spec.get("heads") and heads != self.spec["heads"]:
+        if heads and self.spec.heads and heads != self.spec.heads:
             self.problems.append(
-                f"attention heads: {self.spec['heads']} in the checkpoint, {heads} in the model; "
-                f"set MODEL.EOMT.HEADS {self.spec['heads']}"
+                f"attention heads: {self.spec.heads} in the checkpoint, {heads} in the model; "
+                f"set MODEL.EOMT.HEADS {self.spec.heads}"
             )
-        stored, ours = self.spec.get("norm_eps"), norm_eps(self.model)
+        stored, ours = self.spec.norm_eps, norm_eps(self.model)
         if stored and ours and abs(stored / ours - 1) > 1e-3 and not self.allowed("norm_eps"):
             self.problems.append(
                 f"layer norm: eps {stored:g} in the checkpoint, {ours:g} in the model; "
                 f"set MODEL.EOMT.NORM_EPS {stored:g}"
             )
         for key in ("pixel_mean", "pixel_std"):
-            ours, stored = getattr(self.model, key, None), self.spec.get(key)
+            ours, stored = getattr(self.model, key, None), getattr(self.spec, key)
             if ours is None or not stored:
                 continue
             ours = [round(float(v), 3) for v in ours.flatten()]
@@ -217,7 +217,7 @@ class _Plan:
 
     def plan_adapters(self) -> None:
         """Merge adapters that the model lacks; compare alpha of those that it has."""
-        stored = (self.checkpoint.meta.get("lora") or {}).get("modules", {})
+        stored = self.spec.adapters
         theirs, ours = lora_module_names(self.source), set(lora_module_names(self.target))
         merge = [name for name in theirs if name not in ours]
         before = self.source
@@ -232,7 +232,7 @@ class _Plan:
         self._compare_adapter_scales(name for name in theirs if name in ours)
 
     def _compare_adapter_scales(self, names: Iterable[str]) -> None:
-        stored = (self.checkpoint.meta.get("lora") or {}).get("modules", {})
+        stored = self.spec.adapters
         scales = _adapter_scales(self.model)
         for name in (name for name in names if name in stored):
             scale = stored[name]["alpha"] / stored[name]["rank"]
@@ -265,14 +265,14 @@ class _Plan:
         if EMBED not in self.source or EMBED not in self.waiting:
             return
         stored, target = self.source[EMBED], self.waiting[EMBED]
-        grid, prefix = self.spec.get("grid"), self.spec.get("pos_prefix")
+        grid, prefix = self.spec.grid, self.spec.pos_prefix
         new_grid = model_grid(self.model)
         new_prefix = target.shape[1] - new_grid[0] * new_grid[1]
         if grid is None or prefix < 0:
             if stored.shape != target.shape:
                 self.problems.append(
                     f"{EMBED}: {stored.shape[1]} rows fit no known grid ({grid}); "
-                    "set checkpoint.spec['grid'] (rows, columns) and 'pos_prefix'"
+                    "set checkpoint.spec.grid (rows, columns) and checkpoint.spec.pos_prefix"
                 )
                 del self.source[EMBED], self.waiting[EMBED]
                 return
@@ -323,9 +323,9 @@ class _Plan:
     def _compare_head_options(self) -> None:
         """Say when the same head is configured otherwise: its logits change with it."""
         head = self.model.class_head
-        if head_name(self.model) != self.spec.get("head"):
+        if head_name(self.model) != self.spec.head:
             return
-        for key, stored in (self.spec.get("head_options") or {}).items():
+        for key, stored in self.spec.head_options.items():
             ours = getattr(head, "fixed_scale" if key == "scale" else key, None)
             if ours is not None and ours != stored:
                 source = self.checkpoint.source
@@ -333,7 +333,7 @@ class _Plan:
 
     def _stored_anomaly(self) -> tuple[bool, str]:
         """Whether the file has the anomaly row, or why its class list does not fit the model's."""
-        num_rows, had = self.source[ROWS].shape[0], self.spec.get("has_anomaly")
+        num_rows, had = self.source[ROWS].shape[0], self.spec.has_anomaly
         known = getattr(self.model, "num_known", None)
         if known is None:
             known = self.waiting[ROWS].shape[0] - 1 - int(getattr(self.model, "has_anomaly", False))
@@ -358,7 +358,7 @@ class _Plan:
     def _plan_rows(self, had: bool, has: bool) -> str:
         rows, note = transfer_class_rows(self.source[ROWS], had, has, self.seed)
         action = "inserted" if has and not had else "converted" if note else "loaded"
-        old, new = self.spec.get("head"), head_name(self.model)
+        old, new = self.spec.head, head_name(self.model)
         if old == "arcface" and BIAS in self.waiting:
             state = {**self.source, ROWS: rows}
             rows, factor = linear_rows_of_arcface(state, self._arcface_scale())
@@ -375,8 +375,8 @@ class _Plan:
     def _arcface_scale(self) -> float:
         """s of the stored arcface head, learned or fixed."""
         stored = self.source.get("class_head.scale")
-        options = self.spec.get("head_options") or {}
-        return float(stored) if stored is not None else float(options.get("scale") or 30.0)
+        options = self.spec.head_options
+        return float(stored) if stored is not None else float(options.get("scale") or ARCFACE_SCALE)
 
     def _plan_bias(self, had: bool, has: bool) -> None:
         if BIAS in self.source and BIAS in self.waiting:
@@ -388,7 +388,7 @@ class _Plan:
         elif BIAS in self.waiting:
             zero = torch.zeros(self.waiting[BIAS].shape)
             self.put(BIAS, zero, "converted", "zero: the head of the checkpoint has no bias")
-        other_head = head_name(self.model) != self.spec.get("head")
+        other_head = head_name(self.model) != self.spec.head
         if other_head and "class_head.scale" in self.source:
             self.ignore("class_head.scale", "belongs to the arcface head")
 

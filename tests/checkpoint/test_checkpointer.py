@@ -82,9 +82,9 @@ def test_meta_tells_what_no_tensor_does(tmp_path):
     model = tiny("arcface", (64, 96), has_anomaly=True)
     spec = read_checkpoint(saved(model, tmp_path)).spec
     expected = {"head": "arcface", "num_known": 5, "has_anomaly": True, "num_blocks": 2}
-    expected |= {"heads": 3, "grid": (4, 6), "num_queries": 6, "lora": None}
-    assert {key: spec[key] for key in expected} == expected
-    assert spec["head_options"]["scale"] == 30.0
+    expected |= {"heads": 3, "grid": (4, 6), "num_queries": 6, "has_adapters": False}
+    assert {key: getattr(spec, key) for key in expected} == expected
+    assert spec.head_options["scale"] == 30.0
 
 
 def test_config_overrides_build_a_model_that_loads_without_any_transfer(tmp_path):
@@ -117,7 +117,7 @@ def test_safetensors_hold_our_metadata_too(tmp_path):
     payload = {"model": model.state_dict(), "meta": model_meta(model)}
     write_checkpoint(payload, tmp_path / "weights.safetensors")
     checkpoint = read_checkpoint(tmp_path / "weights.safetensors")
-    assert (checkpoint.format, checkpoint.spec["grid"]) == ("anoseg", (4, 6))
+    assert (checkpoint.format, checkpoint.spec.grid) == ("anoseg", (4, 6))
     other = tiny("arcface", (64, 96), seed=4)
     load_into(other, checkpoint)
     assert_same_outputs(model, other)
@@ -167,7 +167,7 @@ def test_a_rectangle_of_unknown_grid_is_asked_for(tmp_path):
     checkpoint = read_checkpoint(tmp_path / "bare.pth")
     with pytest.raises(ValueError, match="12 rows fit no known grid"):
         load_into(tiny(), checkpoint)
-    checkpoint.spec |= {"grid": (2, 6), "pos_prefix": 0}
+    checkpoint.spec.grid, checkpoint.spec.pos_prefix = (2, 6), 0
     assert load_into(tiny(), checkpoint).names("resampled") == ["backbone.pos_embed"]
 
 
@@ -251,7 +251,7 @@ def test_the_real_vit_s_loads_completely():
         pytest.skip(f"{path} is absent; set ANOSEG_DATA")
     checkpoint = read_checkpoint(path)
     sizes = {"width": 384, "depth": 12, "patch_size": 14, "grid": (37, 37), "pos_prefix": 1}
-    assert {key: checkpoint.spec[key] for key in sizes} == sizes
+    assert {key: getattr(checkpoint.spec, key) for key in sizes} == sizes
     assert build_config_overrides(checkpoint)[:2] == ["MODEL.EOMT.SIZE", "S"]
     model = EoMT(backbone=build_vit("S", image_size=(96, 128)), num_blocks=3)
     report = load_into(model, checkpoint)

@@ -267,7 +267,7 @@ def test_a_released_delta_and_its_base_give_the_whole_model(tmp_path):
 def test_a_file_without_its_crop_says_so(tmp_path, caplog):
     official_delta(tmp_path)
     checkpoint = read_checkpoint(tmp_path / "pytorch_model.bin")
-    checkpoint.spec["heads"] = 3
+    checkpoint.spec.heads = 3
     assert "INPUT.CROP_SIZE" not in build_config_overrides(checkpoint)
     assert "set INPUT.CROP_SIZE" in caplog.text
 

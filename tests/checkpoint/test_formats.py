@@ -11,7 +11,7 @@ from anoseg_d2.checkpoint.formats import clean_names, recognise, to_anoseg
 from anoseg_d2.checkpoint.identity import weights_hash
 from anoseg_d2.checkpoint.lora_state import lora_delta, merge_lora_state
 from anoseg_d2.checkpoint.rules import fold_position_prefix, linear_rows_of_arcface
-from anoseg_d2.checkpoint.spec import sizes_from_state
+from anoseg_d2.checkpoint.spec import ModelSpec
 
 C = 8
 
@@ -135,13 +135,13 @@ def test_the_grid_of_positions_is_found(rows, registers, hints, grid, prefix):
     state = {"backbone.pos_embed": torch.zeros(1, rows, C)}
     if registers:
         state["backbone.reg_token"] = torch.zeros(1, registers, C)
-    spec = sizes_from_state(state, hints)
-    assert (spec["grid"], spec["pos_prefix"]) == (grid, prefix)
+    spec = ModelSpec.from_state(state, hints)
+    assert (spec.grid, spec.pos_prefix) == (grid, prefix)
 
 
 def test_sizes_are_read_off_the_weights():
     state, _ = to_anoseg(clean_names(official_state()), "eomt_official")
-    spec = sizes_from_state(state, {"has_anomaly": False, "num_blocks": 3, "head": "linear"})
+    spec = ModelSpec.from_state(state, {"has_anomaly": False, "num_blocks": 3, "head": "linear"})
     expected = {
         "width": C,
         "depth": 1,
@@ -153,14 +153,14 @@ def test_sizes_are_read_off_the_weights():
         "has_bias": True,
         "grid": (4, 4),
         "image_size": (64, 64),
-        "lora": None,
+        "has_adapters": False,
     }
-    assert {key: spec[key] for key in expected} == expected
+    assert {key: getattr(spec, key) for key in expected} == expected
 
 
 def test_a_tensor_with_too_few_dimensions_is_refused():
     with pytest.raises(ValueError, match="pos_embed must have 3 dimensions"):
-        sizes_from_state({"backbone.pos_embed": torch.zeros(7)}, {})
+        ModelSpec.from_state({"backbone.pos_embed": torch.zeros(7)}, {})
 
 
 def test_folding_keeps_the_sum_of_token_and_position():

@@ -107,7 +107,7 @@ def test_a_hugging_face_folder_gives_their_logits(tmp_path, registers, num_block
     assert checkpoint.format == "huggingface"
     names = ["road", "pavement", "car", "person", "sky"]
     expected = {"heads": 3, "num_blocks": num_blocks, "num_known": 5, "class_names": names}
-    assert {key: checkpoint.spec[key] for key in expected} == expected
+    assert {key: getattr(checkpoint.spec, key) for key in expected} == expected
     model = tiny(num_registers=registers, num_blocks=num_blocks, seed=1)
     report = load_into(model, checkpoint)
     assert set(report.names("ignored")) == {"attn_mask_probs", "criterion.empty_weight"}
@@ -190,7 +190,7 @@ def test_our_checkpoint_gives_our_logits_in_transformers(tmp_path, has_anomaly, 
     )
     back = tiny(has_anomaly=has_anomaly, num_registers=registers, seed=2)
     checkpoint = read_checkpoint(target)
-    assert checkpoint.spec["has_anomaly"] is has_anomaly
+    assert checkpoint.spec.has_anomaly is has_anomaly
     assert "inserted" not in load_into(back, checkpoint).counts()
     assert_equal(ours(model), ours(back))
 
@@ -235,7 +235,7 @@ def test_the_official_format_round_trips(tmp_path, name):
     model, path = tiny(has_anomaly=False), tmp_path / "official" / name
     assert run(saved(model, tmp_path), "--to", "official", "--output", path) == 0
     checkpoint = read_checkpoint(path)
-    assert (checkpoint.format, checkpoint.spec["num_blocks"]) == ("eomt_official", 2)
+    assert (checkpoint.format, checkpoint.spec.num_blocks) == ("eomt_official", 2)
     back = tiny(seed=2)
     report = load_into(back, checkpoint)
     assert set(report.names("loaded")) == set(model.state_dict())
@@ -264,10 +264,10 @@ def test_official_becomes_ours_with_all_it_tells(tmp_path):
     wide = {"--to": "anoseg", "--output": second}
     arguments = [part for pair in wide.items() for part in pair]
     assert run(first, *arguments) == 1  # width 24 is no DINOv2: heads unknown
-    heads = read_checkpoint(saved(model, tmp_path)).spec["heads"]
+    heads = read_checkpoint(saved(model, tmp_path)).spec.heads
     assert run(first, *arguments, "--num-blocks", 2, "--num-heads", heads) == 0
     spec = read_checkpoint(second).spec
-    assert (spec["head"], spec["num_blocks"], spec["heads"]) == ("linear", 2, 3)
+    assert (spec.head, spec.num_blocks, spec.heads) == ("linear", 2, 3)
     back = tiny(seed=2)
     load_into(back, read_checkpoint(second))
     assert_equal(ours(model), ours(back))
@@ -332,7 +332,7 @@ def test_merge_lora_writes_a_plain_checkpoint(tmp_path, capsys, suffix):
     assert merge_lora.main([str(saved(model, tmp_path)), "--output", str(merged)]) == 0
     assert "merged 6 adapters" in capsys.readouterr().out
     checkpoint, plain = read_checkpoint(merged), tiny("arcface", seed=2)
-    assert checkpoint.spec["lora"] is None
+    assert not checkpoint.spec.has_adapters
     assert set(load_into(plain, checkpoint).counts()) == {"loaded"}
     assert_equal(ours(model), ours(plain))
 

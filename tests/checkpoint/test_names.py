@@ -1,0 +1,96 @@
+"""The tables of names, read in both directions."""
+
+import pytest
+import torch
+
+from anoseg_d2.checkpoint.formats import BARE_VITS, recognise, split_fused, to_anoseg
+from anoseg_d2.checkpoint.names import TABLES, from_ours, to_ours
+from anoseg_d2.checkpoint.spec import ModelSpec, has_swiglu
+from anoseg_d2.modeling import EoMT
+from anoseg_d2.modeling.vit import build_vit
+
+KEYS = sorted(TABLES)
+
+
+def example(side):
+    name = side.format(n=12, i=2)
+    return name if name and not name.endswith(".") else f"{name}weight"
+
+
+@pytest.mark.parametrize("key", KEYS, ids="-".join)
+def test_each_row_leads_there_and_back(key):
+    for row in TABLES[key]:
+        theirs, ours = example(row.theirs), example(row.ours)
+        assert to_ours(theirs, TABLES[key]) == ours
+        if not row.read_only:
+            assert from_ours(ours, TABLES[key]) == theirs
+
+
+@pytest.mark.parametrize("key", KEYS, ids="-".join)
+def test_no_row_hides_behind_an_earlier_one(key):
+    table = TABLES[key]
+    for index, row in enumerate(table):
+        assert to_ours(example(row.theirs), table[:index]) == example(row.theirs)
+
+
+def state_of(variant):
+    size = "G" if variant == "dinov2_gated" else "S"
+    backbone = "dinov3" if variant == "dinov3" else "dinov2"
+    vit = build_vit(size, image_size=(64, 64), backbone=backbone, depth=2, width=24, heads=3)
+    for parameter in vit.parameters():
+        torch.nn.init.normal_(parameter)
+    return EoMT(backbone=vit, num_known=5, num_queries=6, num_blocks=2).state_dict()
+
+
+@pytest.mark.parametrize("key", KEYS, ids="-".join)
+def test_every_tensor_of_a_model_survives_the_round_trip(key):
+    fmt, variant = key
+    state = state_of(variant)
+    assert has_swiglu(state) == (variant == "dinov2_gated")
+    if fmt in BARE_VITS:
+        state = {name: tensor for name, tensor in state.items() if name.startswith("backbone.")}
+    # Only transformers stores the parts of fused layers one by one.
+    fused = fmt in ("anoseg", "timm_vit", "dinov2", "dinov3") or (
+        fmt == "eomt_official" and variant != "dinov3"
+    )
+    stored = state if fused else split_fused(state, variant == "dinov2_gated")
+    theirs = {from_ours(name, TABLES[key]): tensor for name, tensor in stored.items()}
+    assert len(theirs) == len(stored)
+    assert recognise(theirs) == fmt
+    back, ignored = to_anoseg(theirs, fmt)
+    assert not ignored
+    if fmt == "huggingface" and variant != "dinov3":
+        assert back["backbone.pos_embed"].dim() == 3
+    assert set(back) == set(state)
+    assert all(torch.equal(back[name], state[name]) for name in state)
+
+
+@pytest.mark.parametrize(
+    "facts, message",
+    [
+        ({"heads": "six"}, "heads as 'six': a positive integer"),
+        ({"num_blocks": True}, "num_blocks as True"),
+        ({"num_blocks": 10**9}, "num_blocks"),
+        ({"has_anomaly": 1}, "has_anomaly as 1: True or False"),
+        ({"grid": (4, 0)}, "grid"),
+        ({"grid": "44"}, "grid as '44': two positive integers"),
+        ({"class_names": [1, 2]}, "class_names"),
+        ({"pixel_std": [1.0, float("nan"), 2.0]}, "pixel_std"),
+        ({"norm_eps": -1.0}, "norm_eps"),
+        ({"adapters": {"a": {"rank": 2}}}, "adapters"),
+        ({"head_options": {"scale": [1]}}, "head_options"),
+    ],
+)
+def test_metadata_of_a_wrong_type_are_named(facts, message):
+    with pytest.raises(ValueError, match=message):
+        ModelSpec.from_state({}, facts)
+
+
+def test_blocks_that_are_missing_in_the_middle_are_noticed():
+    state = {
+        "backbone.patch_embed.proj.weight": torch.zeros(8, 3, 16, 16),
+        "backbone.blocks.0.norm1.weight": torch.zeros(8),
+        "backbone.blocks.999999999.norm1.weight": torch.zeros(8),
+    }
+    with pytest.raises(ValueError, match="2 ViT blocks are there, one is numbered 999999999"):
+        ModelSpec.from_state(state, {})
