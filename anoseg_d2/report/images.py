@@ -5,6 +5,7 @@ import io
 from dataclasses import dataclass
 from pathlib import Path
 
+import cv2
 import numpy as np
 from detectron2.data import MetadataCatalog
 from PIL import Image
@@ -12,9 +13,9 @@ from PIL import Image
 from anoseg_d2.evaluation.run_folder import dataset_folder
 from anoseg_d2.evaluation.thumbnails import load_thumbnails, thumbnail_name
 from anoseg_d2.report.runs import Run
+from anoseg_d2.utils.constants import ANOMALY, ANOMALY_COLOR, CITYSCAPES_CLASSES, VOID
 from anoseg_d2.utils.visualization import (
     ANOMALY_COLORS,
-    CITYSCAPES_COLORS,
     anomaly_palette,
     class_palette,
     fit_long_side,
@@ -26,13 +27,17 @@ from anoseg_d2.utils.visualization import (
     score_range,
 )
 
-__all__ = ["BUDGET", "collect_failures", "collect_images", "color_ranges"]
+__all__ = ["BUDGET", "class_colors", "collect_failures", "collect_images", "color_ranges"]
 
 
 # Characters of the page that images may take; text, curves and the gallery stay far below the rest.
 BUDGET = 26_000_000
 _GALLERY_BUDGET = 8_000_000
 _CROP_CHARACTERS = 16_000
+# In thumbnail pixels; fewer are noise of the resizing.
+_SMALLEST_COMPONENT = 8
+# Marks of places and false components: neither in the photographs nor in the heat map's colours.
+_MARK = (0, 255, 220)
 
 
 @dataclass(frozen=True)
@@ -63,7 +68,9 @@ def _uri(image: Image.Image, form: str, **options) -> str:
     return f"data:image/{form};base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
-def _thumbnail_path(run: Run, dataset: str, image_id: str) -> Path:
+def _thumbnail_path(run: Run, dataset: str, image_id: str) -> Path | None:
+    if run.folder is None:
+        return None
     return dataset_folder(run.folder, dataset) / "images" / thumbnail_name(image_id)
 
 
@@ -79,17 +86,50 @@ def color_ranges(runs: list[Run]) -> dict[tuple[str, str], tuple[float, float]]:
         for dataset, record in run.of_kind("anomaly").items():
             for image in record["per_image"]:
                 path = _thumbnail_path(run, dataset, image["image_id"])
-                if path.is_file():
+                if path and path.is_file():
                     for score, values in load_thumbnails(path)["scores"].items():
                         samples.setdefault(score, []).append(values[::4, ::4])
         ranges.update({(run.name, score): score_range(s) for score, s in samples.items()})
     return ranges
 
 
-def _palette(dataset: str) -> np.ndarray:
-    colors = MetadataCatalog.get(dataset).get("stuff_colors", None)
-    colors = CITYSCAPES_COLORS if colors is None else colors
-    return class_palette(len(colors), colors)
+def _classes(run: Run) -> tuple[list[str], np.ndarray]:
+    """Names of a run's classes and a (256, 3) palette; colours are generated where none are known.
+
+    A model of another dataset than Cityscapes has classes of its own. Its closed set knows them,
+    if one with as many classes was evaluated.
+    """
+    closed = {name: r["result"].get("IoU", {}) for name, r in run.of_kind("closed_set").items()}
+    count = run.model.get("num_known")
+    if not isinstance(count, int) or not 0 < count < VOID:
+        count = max([len(CITYSCAPES_CLASSES), *map(len, closed.values())])
+    fitting = next((name for name, classes in closed.items() if len(classes) == count), None)
+    if count == len(CITYSCAPES_CLASSES):
+        names, colors = list(CITYSCAPES_CLASSES), None
+    else:
+        names, colors = [f"class {index}" for index in range(count)], None
+    if fitting:
+        names = list(closed[fitting])
+        colors = MetadataCatalog.get(fitting).get("stuff_colors", None)
+    palette = class_palette(VOID, colors)  # also for a learned class after the known ones
+    palette[count] = ANOMALY_COLOR
+    return [*names, "anomaly"], palette
+
+
+def class_colors(run: Run) -> list[tuple[str, str]]:
+    """Name and CSS colour of every class that the run's kept predictions hold."""
+    names, palette = _classes(run)
+    seen = np.zeros(256, bool)
+    for dataset, record in run.of_kind("anomaly").items():
+        for image in record["per_image"]:
+            path = _thumbnail_path(run, dataset, image["image_id"])
+            stored = load_thumbnails(path)["sem_seg"] if path and path.is_file() else None
+            if stored is not None:
+                seen[np.unique(stored)] = True
+    return [
+        (names[i] if i < len(names) else f"class {i}", "rgb({},{},{})".format(*palette[i]))
+        for i in np.flatnonzero(seen[:VOID])
+    ]
 
 
 def _encode(
@@ -99,7 +139,7 @@ def _encode(
     entry: dict = {"id": image_id, "runs": {}}
     for run in runs:
         path = _thumbnail_path(run, dataset, image_id)
-        if dataset not in run.records or not path.is_file():
+        if dataset not in run.records or path is None or not path.is_file():
             continue
         stored = load_thumbnails(path)
         size = fit_long_side(*stored["label"].shape, tier.photo_side)
@@ -110,7 +150,7 @@ def _encode(
         maps: dict = {"heat": {}}
         if stored["sem_seg"] is not None:
             classes = resize_label(stored["sem_seg"], size)
-            maps["prediction"] = indexed_uri(classes, _palette(dataset))
+            maps["prediction"] = indexed_uri(classes, _classes(run)[1])
         heat_size = fit_long_side(*stored["label"].shape, tier.heat_side)
         for score, values in stored["scores"].items():
             if (run.name, score) in shown:
@@ -179,39 +219,117 @@ def collect_images(runs: list[Run], ranges: dict, budget: int = BUDGET) -> tuple
 def collect_failures(runs: list[Run], ranges: dict, budget: int = _GALLERY_BUDGET) -> list[dict]:
     """Encode the worst mistakes, anomalies outlined.
 
+    Kinds: `false` and `missed` as the evaluator kept them (`FailureGallery`), and `component`: the
+    largest component above the best-F1 threshold that touches no anomaly.
+
     Returns:
-        dicts with `run`, `dataset`, `kind`, `score`, `image`, `value`, `photo`, `heat`.
+        dicts with `run`, `dataset`, `kind`, `score`, `image`, `text`, `photo`, `heat`.
     """
     found = []
     for run in runs:
         for dataset, record in run.of_kind("anomaly").items():
-            folder = dataset_folder(run.folder, dataset) / "failures"
-            found += [(run, dataset, folder, failure) for failure in record["failures"]]
+            for failure in record["failures"]:
+                rank = int(failure["file"].rsplit("-", 1)[1].removesuffix(".npz"))
+                found.append((run, dataset, failure["kind"], failure["score"], rank, failure))
+            for score, components in _false_components(run, dataset).items():
+                for rank, component in enumerate(components):
+                    found.append((run, dataset, "component", score, rank, component))
     limit = budget // _CROP_CHARACTERS
     if len(found) > limit:
-        found = [f for f in found if f[3]["score"] == f[0].best_score()]
-    groups = len({(f[0].name, f[1], f[3]["kind"], f[3]["score"]) for f in found})
+        found = [f for f in found if f[3] == f[0].best_score()]
+    groups = len({(f[0].name, *f[1:4]) for f in found})
     per_group = max(1, limit // max(1, groups))
-    return [
-        _encode_failure(*entry, ranges)
-        for entry in found
-        if int(entry[3]["file"].rsplit("-", 1)[1].removesuffix(".npz")) < per_group
-        and (entry[2] / entry[3]["file"]).is_file()
-    ]
+    encoded = []
+    for run, dataset, kind, score, rank, failure in found:
+        if rank < per_group:
+            crop = _kept_crop(run, dataset, failure) if "file" in failure else failure
+            if crop is not None:
+                ends = ranges.get((run.name, score)) or score_range([crop["score"]])
+                entry = {"run": run.name, "dataset": dataset, "kind": kind, "score": score}
+                encoded.append({**entry, **_encode_crop(crop, ends)})
+    return encoded
 
 
-def _encode_failure(run: Run, dataset: str, folder: Path, failure: dict, ranges: dict) -> dict:
-    with np.load(folder / failure["file"]) as stored:
-        photo, label, score = stored["photo"], stored["label"], stored["score"]
-    ends = ranges.get((run.name, failure["score"])) or score_range([score])
-    anomaly, color = label == 1, ANOMALY_COLORS[1]
+def _kept_crop(run: Run, dataset: str, failure: dict) -> dict | None:
+    """A crop that the evaluator wrote, with the place of the mistake inside of it."""
+    folder = dataset_folder(run.folder, dataset)
+    if not (folder / "failures" / failure["file"]).is_file():
+        return None
+    with np.load(folder / "failures" / failure["file"]) as stored:
+        crop = {key: stored[key] for key in ("photo", "label", "score")}
+    thumbnail = _thumbnail_path(run, dataset, failure["image_id"])
+    if thumbnail.is_file():
+        # The gallery moves a crop inside the image, so that its centre need not be the place.
+        size = load_thumbnails(thumbnail)["size"]
+        crop["place"] = [
+            int(at - np.clip(at - side // 2, 0, max(0, extent - side)))
+            for at, side, extent in zip(failure["place"], crop["label"].shape, size, strict=True)
+        ]
+    return {**crop, "image": failure["image_id"], "text": f"score {failure['value']:.4g}"}
+
+
+def _false_components(run: Run, dataset: str, keep: int = 8, side: int = 128) -> dict:
+    """Per score, the largest false component of each of the `keep` worst images.
+
+    They are looked for in the thumbnails, which are all that is kept of most images: components
+    smaller than a few thumbnail pixels are not seen.
+    """
+    record = run.records[dataset]
+    found: dict[str, list[dict]] = {}
+    for image in record["per_image"]:
+        path = _thumbnail_path(run, dataset, image["image_id"])
+        if path is None or not path.is_file():
+            continue
+        stored = load_thumbnails(path)
+        label = stored["label"]
+        for score, values in stored["scores"].items():
+            threshold = record["result"]["scores"].get(score, {}).get("best_f1_threshold")
+            if threshold is None:
+                continue
+            above = ((values >= threshold) & (label != VOID)).astype(np.uint8)
+            _, components, stats, _ = cv2.connectedComponentsWithStats(above, connectivity=8)
+            areas = stats[:, cv2.CC_STAT_AREA].copy()
+            areas[np.unique(components[label == ANOMALY])] = 0
+            areas[0] = 0
+            worst = int(areas.argmax())
+            if areas[worst] < _SMALLEST_COMPONENT:
+                continue
+            kept = found.setdefault(score, [])
+            if len(kept) == keep and areas[worst] <= kept[-1]["area"]:
+                continue
+            left, top, width, height = stats[worst, :4]
+            window = tuple(
+                slice(start := int(np.clip(at - side // 2, 0, max(0, extent - side))), start + side)
+                for at, extent in (
+                    (top + height // 2, label.shape[0]),
+                    (left + width // 2, label.shape[1]),
+                )
+            )
+            pixels = areas[worst] * np.prod(stored["size"]) / label.size
+            crop = {key: stored[key][window] for key in ("photo", "label")}
+            crop |= {"score": values[window], "component": components[window] == worst}
+            crop |= {"image": image["image_id"], "area": areas[worst]}
+            kept.append({**crop, "text": f"about {pixels:,.0f} pixels above {threshold:.4g}"})
+            found[score] = sorted(kept, key=lambda c: (-c["area"], c["image"]))[:keep]
+    return found
+
+
+def _encode_crop(crop: dict, ends: tuple[float, float]) -> dict:
+    anomaly = crop["label"] == ANOMALY
+    photo = outline(crop["photo"], anomaly, ANOMALY_COLORS[ANOMALY])
+    heat = outline(heat_map(crop["score"], *ends), anomaly, (255, 255, 255))
+    if "component" in crop:
+        photo = outline(photo, crop["component"], _MARK)
+        heat = outline(heat, crop["component"], _MARK)
+    if "place" in crop:
+        point = crop["place"][::-1]
+        size = max(9, crop["label"].shape[1] // 12)
+        for image in (photo, heat):
+            for color, width in (((0, 0, 0), 3), (_MARK, 1)):
+                cv2.drawMarker(image, point, color, cv2.MARKER_CROSS, size, width)
     return {
-        "run": run.name,
-        "dataset": dataset,
-        "kind": failure["kind"],
-        "score": failure["score"],
-        "image": failure["image_id"],
-        "value": failure["value"],
-        "photo": data_uri(outline(photo, anomaly, color), 60),
-        "heat": data_uri(outline(heat_map(score, *ends), anomaly, (255, 255, 255)), 50),
+        "image": crop["image"],
+        "text": crop["text"],
+        "photo": data_uri(photo, 60),
+        "heat": data_uri(heat, 50),
     }

@@ -5,13 +5,24 @@ import json
 import re
 from pathlib import Path
 
-from anoseg_d2.report.curves import curve_figures
-from anoseg_d2.report.images import collect_failures, collect_images, color_ranges
+from anoseg_d2.report.curves import curve_figures, seed_figures
+from anoseg_d2.report.images import (
+    class_colors,
+    collect_failures,
+    collect_images,
+    color_ranges,
+)
 from anoseg_d2.report.runs import (
+    CLOSED_FIGURES,
+    DETAIL_FIGURES,
     FIGURE_NAMES,
     LOWER_IS_BETTER,
+    Cell,
     Run,
     best_values,
+    cell,
+    leading_scores,
+    methods,
     overview,
 )
 from anoseg_d2.utils.visualization import ANOMALY_COLORS, color_bar
@@ -19,34 +30,33 @@ from anoseg_d2.utils.visualization import ANOMALY_COLORS, color_bar
 __all__ = ["build_page"]
 
 _TEMPLATE = Path(__file__).with_name("report_template.html")
-_DETAILS = ("auprc", "fpr95", "auroc", "best_f1", "sIoU", "PPV", "mean_F1")
-_CLOSED = ("mIoU", "pixel_accuracy", "mean_accuracy", "ECE")
-_CLOSED_NAMES = {"pixel_accuracy": "pixel accuracy", "mean_accuracy": "mean accuracy"}
-# Bounds this close (in percent) would print as the figure itself.
-_TIGHT = 0.01
 
 
 def build_page(runs: list[Run], title: str) -> str:
     """Build the page.
 
     Args:
-        runs: evaluated models, in the order of the tables.
+        runs: evaluated models, in the order of the tables; those that share a name are
+            repetitions of one method.
         title: of the page.
     Returns:
-        html text without any reference outside of itself.
+        html text without any reference outside of itself but the tables next to it.
     """
-    ranges = color_ranges(runs)
-    images, notes = collect_images(runs, ranges)
+    # Pictures of one run stand for all repetitions of a method.
+    shown = [repeats[0] for repeats in methods(runs).values()]
+    ranges = color_ranges(shown)
+    images, notes = collect_images(shown, ranges)
     parts = {
         "title": html.escape(title),
         "facts": _facts(runs),
         "overview": _overview_table(runs),
+        "seeds": seed_figures(runs),
         "curves": curve_figures(runs),
         "closed_set": _closed_table(runs),
         "details": _detail_tables(runs),
-        "several": "" if len(runs) > 1 else "off",
+        "several": "" if len(shown) > 1 else "off",
         "notes": "".join(f"<p>{html.escape(note)}</p>" for note in notes),
-        "data": _script_json(_image_data(runs, images, ranges)),
+        "data": _script_json(_image_data(shown, images, ranges)),
     }
     template = _TEMPLATE.read_text(encoding="utf-8")
     return re.sub(r"\{\{(\w+)\}\}", lambda match: parts[match[1]], template)
@@ -74,12 +84,13 @@ def _image_data(runs: list[Run], images: dict, ranges: dict) -> dict:
         },
         "failures": collect_failures(runs, ranges),
         "bar": [f"rgb({r},{g},{b})" for r, g, b in color_bar(16, 1)[0].tolist()],
+        "classes": {run.name: class_colors(run) for run in runs},
         "colors": {str(k): f"rgb{v}" for k, v in ANOMALY_COLORS.items()},
     }
 
 
 def _facts(runs: list[Run]) -> str:
-    """What is known of each model, as far as the caller told."""
+    """What is known about each model: which weights were evaluated, how it was trained."""
     blocks = []
     for run in runs:
         facts = {key: value for key, value in run.model.items() if value is not None}
@@ -96,14 +107,18 @@ def _facts(runs: list[Run]) -> str:
     return f'<details><summary>{what}</summary><div class="facts">{blocks}</div></details>'
 
 
-def _number(value, best=None, text=None) -> str:
-    """One table cell; the value to sort by rides along."""
-    if value is None:
+def _number(found: Cell, best=None, text=None) -> str:
+    """One table cell with the value to sort by, its spread and its bounds."""
+    if found.value is None:
         return '<td class="none">&ndash;</td>'
-    shown = f"{value:.2f}" if text is None else text
+    shown = text or f"{found.value:.2f}"
+    if found.spread is not None:
+        shown += f" <small>&plusmn; {found.spread:.2f}</small>"
+    if found.wide_bounds:
+        shown += " <small>[{:.2f}, {:.2f}]</small>".format(*found.wide_bounds)
     # What prints like the best is the best, to a reader.
-    mark = ' class="best"' if best is not None and f"{value:.2f}" == f"{best:.2f}" else ""
-    return f'<td{mark} data-v="{value!r}">{shown}</td>'
+    mark = ' class="best"' if best is not None and f"{found.value:.2f}" == f"{best:.2f}" else ""
+    return f'<td{mark} data-v="{found.value!r}">{shown}</td>'
 
 
 def _head(text: str, lower: bool = False, kind: str = "number") -> str:
@@ -137,10 +152,10 @@ def _overview_table(runs: list[Run]) -> str:
     spans = "".join(f'<th colspan="{n}">{html.escape(g)}</th>' for g, n in groups)
     heads = _head("model", kind="text") + _head("score", kind="text")
     heads += "".join(_head(FIGURE_NAMES.get(f, f), f in LOWER_IS_BETTER) for _, f in columns)
-    leading = {(run.name, run.best_score()) for run in runs}
+    leading = leading_scores(runs)
     body = [
-        f'<tr data-best="{int((row["model"], row["score"]) in leading)}">'
-        + _text_cells(row["model"], row["score"])
+        f'<tr data-best="{int(leading[row["model"]] == row["score"])}">'
+        + _text_cells(_repeated(row["model"], row["runs"]), row["score"])
         + "".join(_number(row[column], best.get(column)) for column in columns)
         + "</tr>"
         for row in rows
@@ -148,95 +163,101 @@ def _overview_table(runs: list[Run]) -> str:
     return _table(f'<tr class="groups"><th colspan="2"></th>{spans}</tr>', heads, body, "overview")
 
 
-def _with_bounds(entry: dict, figure: str) -> str | None:
-    """The figure, and its certified bounds where they are wide enough to be seen."""
-    value, bounds = entry.get(figure), entry.get(f"{figure}_bounds")
-    if value is None or not bounds or None in bounds or bounds[1] - bounds[0] <= _TIGHT:
-        return None
-    return f"{value:.2f} <small>[{bounds[0]:.2f}, {bounds[1]:.2f}]</small>"
+def _repeated(name: str, count: int) -> str:
+    return f"{name} ({count} runs)" if count > 1 else name
+
+
+def _names(runs: list[Run], kind: str) -> list[str]:
+    return list(dict.fromkeys(name for run in runs for name in run.of_kind(kind)))
 
 
 def _detail_tables(runs: list[Run]) -> str:
-    datasets = list(dict.fromkeys(name for run in runs for name in run.of_kind("anomaly")))
-    return "".join(_detail_table(runs, dataset) for dataset in datasets)
+    return "".join(_detail_table(runs, dataset) for dataset in _names(runs, "anomaly"))
 
 
 def _detail_table(runs: list[Run], dataset: str) -> str:
-    entries = [
-        (run.name, score, entry)
-        for run in runs
-        if dataset in run.records
-        for score, entry in run.records[dataset]["result"]["scores"].items()
-    ]
-    columns = list(_DETAILS)
-    rows = [{figure: entry.get(figure) for figure in columns} for _, _, entry in entries]
-    best = _best_plain(columns, rows)
+    holders = [run for run in runs if dataset in run.records]
+    rows, whys = [], {}
+    for name, repeats in methods(holders).items():
+        for score in dict.fromkeys(
+            s for r in repeats for s in r.records[dataset]["result"]["scores"]
+        ):
+            row = {("", f): cell(repeats, [dataset], score, f) for f in DETAIL_FIGURES}
+            entries = [r.records[dataset]["result"]["scores"].get(score, {}) for r in repeats]
+            why = "; ".join(dict.fromkeys(e["why"] for e in entries if e.get("why")))
+            whys[why] = True
+            rows.append({**row, "why": why, "names": (_repeated(name, len(repeats)), score)})
+    # Older results and foreign methods do not have every figure: an empty column says nothing.
+    columns = [("", f) for f in DETAIL_FIGURES if any(row["", f].value is not None for row in rows)]
+    best = best_values(columns, rows) if len(rows) > 1 else {}
     heads = _head("model", kind="text") + _head("score", kind="text")
-    heads += "".join(_head(FIGURE_NAMES.get(f, f), f in LOWER_IS_BETTER) for f in columns)
-    body = []
-    for (model, score, entry), row in zip(entries, rows, strict=True):
-        cells = [_number(row[f], best.get(f), _with_bounds(entry, f)) for f in columns]
-        why = html.escape(entry.get("why") or "", quote=True)
-        body.append(f'<tr title="{why}">{_text_cells(model, score)}{"".join(cells)}</tr>')
-    whys = sorted({entry["why"] for _, _, entry in entries if entry.get("why")})
-    first = next(run.records[dataset]["result"] for run in runs if dataset in run.records)
-    counts = (
-        f"{first['images']:,} images; pixels: {first['anomaly_pixels']:,} anomaly, "
-        f"{first['known_pixels']:,} known, {first['void_pixels']:,} void"
-    )
-    notes = "".join(f'<p class="quiet">&ndash; {html.escape(why)}</p>' for why in whys)
+    heads += "".join(_head(FIGURE_NAMES.get(f, f), f in LOWER_IS_BETTER) for _, f in columns)
+    body = [
+        f'<tr title="{html.escape(row["why"])}">{_text_cells(*row["names"])}'
+        + "".join(_number(row[column], best.get(column)) for column in columns)
+        + "</tr>"
+        for row in rows
+    ]
+    result = holders[0].records[dataset]["result"]
+    counts = [f"{result['images']:,.0f} images"] if result.get("images") is not None else []
+    for kind in ("anomaly", "known", "void"):
+        if result.get(f"{kind}_pixels") is not None:
+            counts.append(f"{result[f'{kind}_pixels']:,.0f} {kind} pixels")
+    notes = "".join(f'<p class="quiet">&ndash; {html.escape(w)}</p>' for w in sorted(whys) if w)
     table = _table("", heads, body, f"detail-{html.escape(dataset)}")
     return (
-        f"<details{' open' if len(runs) == 1 else ''}><summary><b>{html.escape(dataset)}</b> "
-        f'<span class="quiet">{counts}</span></summary>{table}{notes}</details>'
+        f"<details{' open' if len(methods(runs)) == 1 else ''}><summary>"
+        f"<b>{html.escape(dataset)}</b> "
+        f'<span class="quiet">{", ".join(counts)}</span></summary>{table}{notes}</details>'
     )
-
-
-def _best_plain(columns, rows) -> dict:
-    if len(rows) < 2:
-        return {}
-    keyed = [{("", column): row[column] for column in columns} for row in rows]
-    found = best_values([("", column) for column in columns], keyed)
-    return {column: value for (_, column), value in found.items()}
 
 
 def _closed_table(runs: list[Run]) -> str:
-    datasets = list(dict.fromkeys(name for run in runs for name in run.of_kind("closed_set")))
+    datasets = _names(runs, "closed_set")
     if not datasets:
         return "<p>No closed set was evaluated.</p>"
     return "".join(_closed_one(runs, dataset) for dataset in datasets)
 
 
 def _closed_one(runs: list[Run], dataset: str) -> str:
-    found = [(run.name, run.records[dataset]["result"]) for run in runs if dataset in run.records]
-    classes = [c for c in found[0][1]["IoU"] if any(r["IoU"].get(c) is not None for _, r in found)]
-    columns = [*_CLOSED, *classes]
-    rows = [
-        {**{f: r[f] for f in _CLOSED}, **{c: r["IoU"].get(c) for c in classes}} for _, r in found
+    grouped = methods([run for run in runs if dataset in run.records])
+    first = next(iter(grouped.values()))[0].records[dataset]["result"]
+    rows = []
+    for name, repeats in grouped.items():
+        row = {("", f): cell(repeats, [dataset], None, f) for f in CLOSED_FIGURES}
+        for class_name in first.get("IoU", {}):
+            values = [r.records[dataset]["result"].get("IoU", {}).get(class_name) for r in repeats]
+            known = None not in values
+            row["class", class_name] = Cell(sum(values) / len(values) if known else None)
+        rows.append({**row, "name": _repeated(name, len(repeats))})
+    occurring = [
+        c for c in first.get("IoU", {}) if any(r["class", c].value is not None for r in rows)
     ]
-    best = _best_plain(columns, rows)
-    several = len(found) > 1
-    heads = _head("model", kind="text") + "".join(
-        _head(_CLOSED_NAMES.get(c, c), c in LOWER_IS_BETTER) for c in columns[:1]
-    )
-    heads += _head("change") if several else ""
-    heads += "".join(_head(_CLOSED_NAMES.get(c, c), c in LOWER_IS_BETTER) for c in columns[1:])
-    body = []
-    for (name, _), row in zip(found, rows, strict=True):
-        cells = [_number(row[c], best.get(c)) for c in columns]
-        if several:
-            cells.insert(1, _change(row["mIoU"], rows[0]["mIoU"]))
-        body.append(f"<tr>{_text_cells(name)}{''.join(cells)}</tr>")
-    result = found[0][1]
-    note = f"{result['images']:,} images; mean over the {result['classes']} classes that occur"
+    columns = [("", f) for f in CLOSED_FIGURES] + [("class", c) for c in occurring]
+    best = best_values(columns, rows) if len(rows) > 1 else {}
+    heads = [_head(FIGURE_NAMES.get(c, c), c in LOWER_IS_BETTER) for _, c in columns]
+    several = len(rows) > 1 and columns[:1] == [("", "mIoU")]
     if several:
-        note += f"; change of the mIoU against {found[0][0]}"
+        heads.insert(1, _head("change"))
+    body = []
+    for row in rows:
+        cells = [_number(row[column], best.get(column)) for column in columns]
+        if several:
+            cells.insert(1, _change(row["", "mIoU"].value, rows[0]["", "mIoU"].value))
+        body.append(f"<tr>{_text_cells(row['name'])}{''.join(cells)}</tr>")
+    notes = [f"{first['images']:,.0f} images"] if first.get("images") is not None else []
+    if first.get("classes") is not None:
+        notes.append(f"mean over the {first['classes']:.0f} classes that occur")
+    if several:
+        notes.append(f"change of the mIoU against {rows[0]['name']}")
+    heads = _head("model", kind="text") + "".join(heads)
     table = _table("", heads, body, f"closed-{html.escape(dataset)}")
-    return f'<h3>{html.escape(dataset)}</h3><p class="quiet">{html.escape(note)}</p>{table}'
+    note = html.escape("; ".join(notes))
+    return f'<h3>{html.escape(dataset)}</h3><p class="quiet">{note}</p>{table}'
 
 
 def _change(value, reference) -> str:
     if value is None or reference is None:
-        return _number(None)
+        return _number(Cell())
     change = round(value - reference, 2) + 0.0  # never -0.00
-    return _number(change, text=f"{change:+.2f}")
+    return _number(Cell(change), text=f"{change:+.2f}")

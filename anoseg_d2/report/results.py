@@ -3,11 +3,12 @@
 Several pages and tables name a winner. They all ask this module, so that they name the same one.
 """
 
+import math
 from numbers import Real
 from pathlib import Path
 
 from anoseg_d2.evaluation.run_folder import report_folder
-from anoseg_d2.modeling.scores import SCORES, ensemble_parts
+from anoseg_d2.modeling.scores import SCORES, ensemble_parts, is_implicit
 from anoseg_d2.utils.files import read_json
 
 __all__ = [
@@ -15,11 +16,12 @@ __all__ = [
     "check_results",
     "closed_set_miou",
     "find_results",
-    "is_implicit",
     "mean_figure",
     "read_results",
     "score_names",
 ]
+
+_FIGURES = ("auprc", "fpr95", "auroc", "best_f1", "sIoU", "PPV", "mean_F1", "mIoU")
 
 
 def find_results(path) -> Path | None:
@@ -56,52 +58,39 @@ def check_results(results, source) -> dict:
         return value
 
     def number(value, where):
-        return value is None or check(value, Real, where, "a number or null")
+        if value is not None and not math.isfinite(check(value, Real, where, "a number or null")):
+            raise ValueError(f"{source}: {where} is {value}, not a finite number or null")
 
     def table(value, where):
         return check(value, dict, where, "an object").items()
+
+    def figures(value, where):
+        for key, entry in table(value, where):
+            inside = f"{where}.{key}"
+            if key.endswith("_bounds") and entry is not None:
+                if len(check(entry, list, inside, "two numbers")) != 2:
+                    raise ValueError(f"{source}: {inside} has {len(entry)} numbers, not two")
+                for bound in entry:
+                    number(bound, inside)
+            elif isinstance(entry, dict):
+                figures(entry, inside)
+            elif not isinstance(entry, str) or key in _FIGURES:
+                number(entry, inside)
 
     table(results, "the file")
     if "datasets" not in results:
         raise ValueError(f"{source}: has no 'datasets', so it is not the results of an evaluation")
     for name, entry in table(results["datasets"], "datasets"):
-        where = f"datasets.{name}"
-        for key, value in table(entry, where):
-            if key.endswith("_pixels") or key == "images":
-                number(value, f"{where}.{key}")
-        for score, figures in table(entry.get("scores", {}), f"{where}.scores"):
-            for key, value in table(figures, f"{where}.scores.{score}"):
-                inside = f"{where}.scores.{score}.{key}"
-                if key.endswith("_bounds"):
-                    bounds = [] if value is None else check(value, list, inside, "two numbers")
-                    if len(bounds) not in (0, 2):
-                        raise ValueError(f"{source}: {inside} has {len(bounds)} numbers, not two")
-                    for bound in bounds:
-                        number(bound, inside)
-                elif key == "why":
-                    check(value, str, inside, "text")
-                elif isinstance(value, dict):
-                    for inner, figure in value.items():
-                        number(figure, f"{inside}.{inner}")
-                else:
-                    number(value, inside)
+        figures(entry, f"datasets.{name}")
+        for score, found in table(entry.get("scores", {}), f"datasets.{name}.scores"):
+            table(found, f"datasets.{name}.scores.{score}")
     for name, entry in table(results.get("closed_set", {}), "closed_set"):
-        for key, value in table(entry, f"closed_set.{name}"):
-            if isinstance(value, dict):
-                for inner, figure in value.items():
-                    number(figure, f"closed_set.{name}.{key}.{inner}")
-            elif not isinstance(value, str):
-                number(value, f"closed_set.{name}.{key}")
+        figures(entry, f"closed_set.{name}")
+        table(entry.get("IoU", {}), f"closed_set.{name}.IoU")
     table(results.get("model") or {}, "model")
     for name, inner in table(results.get("models", {}), "models"):
         check_results(inner, f"{source}: models.{name}")
     return results
-
-
-def is_implicit(score: str) -> bool:
-    """Whether a score needs no learned anomaly class; an ensemble does if one of its parts does."""
-    parts = ensemble_parts(score)
-    return not any(part in SCORES and SCORES[part].needs_anomaly for part in parts)
 
 
 def score_names(results: dict) -> list[str]:
@@ -136,7 +125,9 @@ def best_score(results: dict, implicit: bool = False) -> str | None:
     ranks = {}
     for score in score_names(results):
         values = [v for v in _figures(results, score, "auprc") if v is not None]
-        if values and (is_implicit(score) or not implicit):
+        # Scores of other people's methods are in no registry; nothing is learned from ours.
+        parts = [part for part in ensemble_parts(score) if part in SCORES]
+        if values and (not implicit or all(map(is_implicit, parts))):
             ranks[score] = (len(values), sum(values) / len(values))
     return max(ranks, key=ranks.get, default=None)
 

@@ -1,27 +1,87 @@
-"""Evaluated runs read from disk, and their figures as results.json, csv and Markdown."""
+"""Evaluated runs read from disk, and the tables that are made of their figures.
 
-import csv
-import io
+Runs that share a name are repetitions of one method, such as its seeds: tables show their mean
+and spread.
+"""
+
+import statistics
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from anoseg_d2.evaluation.run_folder import dataset_folder
+from anoseg_d2.evaluation.run_folder import dataset_folder, report_folder
+from anoseg_d2.report.results import best_score, find_results, read_results, score_names
 from anoseg_d2.utils.files import read_json
 
 __all__ = [
+    "CLOSED_FIGURES",
+    "DETAIL_FIGURES",
     "FIGURE_NAMES",
     "LOWER_IS_BETTER",
+    "Cell",
     "Run",
     "best_values",
+    "cell",
+    "leading_scores",
     "load_run",
+    "load_runs",
+    "methods",
     "overview",
-    "results_csv",
-    "results_markdown",
+    "unique_names",
 ]
 
-FIGURE_NAMES = {"auprc": "AUPRC", "fpr95": "FPR95", "auroc": "AUROC", "best_f1": "best F1"}
+FIGURE_NAMES = {
+    "auprc": "AUPRC",
+    "fpr95": "FPR95",
+    "auroc": "AUROC",
+    "best_f1": "best F1",
+    "mean_F1": "mean F1",
+    "F1_25": "F1 at 25",
+    "F1_50": "F1 at 50",
+    "F1_75": "F1 at 75",
+    "pixel_accuracy": "pixel accuracy",
+    "mean_accuracy": "mean accuracy",
+}
+DETAIL_FIGURES = (
+    *("auprc", "fpr95", "auroc", "best_f1", "sIoU", "PPV", "mean_F1"),
+    *("F1_25", "F1_50", "F1_75"),
+)
+CLOSED_FIGURES = ("mIoU", "pixel_accuracy", "mean_accuracy", "ECE")
 LOWER_IS_BETTER = ("fpr95", "ECE")
-_CSV_FIGURES = ("auprc", "fpr95", "auroc", "best_f1", "sIoU", "PPV", "mean_F1")
+MEAN = "mean over sets"
+# Certified bounds this close (in percent) would print as the figure itself.
+_TIGHT = 0.01
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One figure of a table, in percent.
+
+    Args:
+        value: the mean over a method's runs; None if one of them has no figure.
+        spread: sample standard deviation over the runs, None for a single run.
+        bounds: certified bounds of the value, None if it is exact.
+    """
+
+    value: float | None = None
+    spread: float | None = None
+    bounds: tuple[float, float] | None = None
+
+    @property
+    def wide_bounds(self) -> tuple[float, float] | None:
+        """The bounds if they are wide enough to be seen, else None."""
+        wide = self.bounds is not None and self.bounds[1] - self.bounds[0] > _TIGHT
+        return self.bounds if wide else None
+
+    def text(self, plus_minus: str = "±") -> str:
+        """The figure with two digits, its spread and its bounds; empty without a figure."""
+        if self.value is None:
+            return ""
+        parts = [f"{self.value:.2f}"]
+        if self.spread is not None:
+            parts.append(f"{plus_minus} {self.spread:.2f}")
+        if self.wide_bounds:
+            parts.append("[{:.2f}, {:.2f}]".format(*self.wide_bounds))
+        return " ".join(parts)
 
 
 @dataclass
@@ -30,13 +90,13 @@ class Run:
 
     Args:
         name: shown in tables.
-        folder: its `output_dir`.
+        folder: its `output_dir`, None if only its results.json is known.
         records: {dataset: what the evaluator left in result.json}.
         model, config: for results.json, as the caller gave them.
     """
 
     name: str
-    folder: Path
+    folder: Path | None
     records: dict[str, dict]
     model: dict = field(default_factory=dict)
     config: object = None
@@ -58,29 +118,26 @@ class Run:
         """Precision, recall and false positive rate of {dataset: {score: curve or None}}."""
         return {name: r["curves"] for name, r in self.of_kind("anomaly").items()}
 
-    def mean(self, score: str, figure: str) -> float | None:
-        """Mean of a score's figure over the run's anomaly sets, None when one has no figure."""
-        values = [
-            r["result"]["scores"].get(score, {}).get(figure)
-            for r in self.of_kind("anomaly").values()
-        ]
-        return None if not values or None in values else sum(values) / len(values)
-
     def score_names(self) -> list[str]:
         """All scores of the run, in order of appearance."""
-        records = self.of_kind("anomaly").values()
-        return list(dict.fromkeys(name for r in records for name in r["result"]["scores"]))
+        return score_names(self.results())
 
     def best_score(self) -> str | None:
-        """The score with the highest mean AUPRC over the sets where it has one."""
+        """See `results.best_score`."""
+        return best_score(self.results())
 
-        def pooled(score):
-            entries = [r["result"]["scores"].get(score, {}) for r in anomaly]
-            values = [entry["auprc"] for entry in entries if entry.get("auprc") is not None]
-            return sum(values) / len(values) if values else -1.0
-
-        anomaly = list(self.of_kind("anomaly").values())
-        return max(self.score_names(), key=pooled, default=None)
+    def figure(self, dataset: str, score: str | None, figure: str) -> Cell:
+        """One figure with its bounds; `F1_25` is the components' F1 at an sIoU of 25 %."""
+        found = self.records.get(dataset, {}).get("result", {})
+        if figure not in CLOSED_FIGURES:
+            found = found.get("scores", {}).get(score, {})
+        if figure.startswith("F1_"):
+            stated = (found.get("components_at") or {}).get(figure.removeprefix("F1_"), {})
+            return Cell(stated.get("F1"))
+        bounds = found.get(f"{figure}_bounds")
+        return Cell(
+            found.get(figure), None, tuple(bounds) if bounds and None not in bounds else None
+        )
 
 
 def load_run(output_dir, datasets=None, *, name=None, model=None, config=None) -> Run:
@@ -88,11 +145,11 @@ def load_run(output_dir, datasets=None, *, name=None, model=None, config=None) -
 
     Args:
         output_dir: the folder that was given to the evaluators.
-        datasets: names to read, in order; None reads all that lie there, sorted.
+        datasets: names to read, in order; None reads all that are there, sorted.
         name: shown in tables; None takes the folder's name.
         model, config: for results.json.
     Raises:
-        FileNotFoundError: no evaluation lies in the folder, or a named dataset has none.
+        FileNotFoundError: the folder has no evaluation, or none of a named dataset.
     """
     output_dir = Path(output_dir)
     found = sorted(p.parent.name for p in output_dir.glob("inference/*/result.json"))
@@ -110,87 +167,145 @@ def load_run(output_dir, datasets=None, *, name=None, model=None, config=None) -
     return Run(name or output_dir.resolve().name, output_dir, records, model or {}, config)
 
 
+def load_runs(path, name: str | None = None) -> list[Run]:
+    """Read finished runs, with their images where a run's folder has them.
+
+    Args:
+        path: a run's folder, its report folder, or any results.json; one of several models gives
+            several runs.
+        name: shown in tables; None takes the folder's name, or the models' own.
+    Raises:
+        FileNotFoundError: there are no results. ValueError: they are broken.
+    """
+    found = find_results(path)
+    if found is None:
+        raise FileNotFoundError(
+            f"{path}: no results.json there or in its report/ folder; evaluate first "
+            "(train_net.py --eval-only, tools/evaluate_maps.py)"
+        )
+    results = read_results(found)
+    curves_path = found.with_name("curves.json")
+    curves = read_json(curves_path) if curves_path.is_file() else {}
+    curves = curves if isinstance(curves, dict) else {}
+    if results.get("models"):
+        return [
+            _from_results(f"{name}: {inner}" if name else inner, entry, curves.get(inner, {}))
+            for inner, entry in results["models"].items()
+        ]
+    folder = found.parent.parent
+    whole = found == report_folder(folder) / "results.json"
+    name = name or (folder.resolve().name if whole else found.resolve().stem)
+    run = _from_results(name, results, next(iter(curves.values()), {}))
+    if whole and all(
+        (dataset_folder(folder, dataset) / "result.json").is_file() for dataset in run.records
+    ):
+        facts = {key: results.get(key) for key in ("model", "config")}
+        run = load_run(folder, list(run.records), name=name, **facts)
+    return [run]
+
+
+def _from_results(name: str, results: dict, curves: dict) -> Run:
+    """A run of which nothing is known but its figures and curves."""
+    records = {
+        dataset: {
+            "kind": "anomaly",
+            "result": {"scores": {}, **entry},
+            "per_image": [],
+            "curves": curves.get(dataset) or {},
+            "failures": [],
+        }
+        for dataset, entry in results["datasets"].items()
+    }
+    for dataset, entry in results.get("closed_set", {}).items():
+        records[dataset] = {"kind": "closed_set", "result": entry}
+    return Run(name, None, records, results.get("model") or {}, results.get("config"))
+
+
+def methods(runs: list[Run]) -> dict[str, list[Run]]:
+    """Group runs by name, in order of appearance."""
+    grouped: dict[str, list[Run]] = {}
+    for run in runs:
+        grouped.setdefault(run.name, []).append(run)
+    return grouped
+
+
+def unique_names(runs: list[Run]) -> list[str]:
+    """A name for each run: its own, or `name #2` where several runs share it."""
+    grouped, seen = methods(runs), dict.fromkeys((run.name for run in runs), 0)
+    names = []
+    for run in runs:
+        seen[run.name] += 1
+        several = len(grouped[run.name]) > 1
+        names.append(f"{run.name} #{seen[run.name]}" if several else run.name)
+    return names
+
+
 def _union(lists) -> list[str]:
     return list(dict.fromkeys(name for names in lists for name in names))
 
 
+def cell(repeats: list[Run], datasets: list[str], score: str | None, figure: str) -> Cell:
+    """Mean of a figure over the runs of a method, and over datasets.
+
+    A mean over fewer runs or datasets than are asked for would not compare with the other rows of
+    a table, so one missing figure makes it None.
+    """
+    grid = [[run.figure(dataset, score, figure) for dataset in datasets] for run in repeats]
+    if not datasets or any(found.value is None for row in grid for found in row):
+        return Cell()
+    values = [statistics.fmean(found.value for found in row) for row in grid]
+    # The mean of lower bounds bounds the mean, and an exact figure is its own bound.
+    ends = [found.bounds or (found.value,) * 2 for row in grid for found in row]
+    bounds = tuple(statistics.fmean(end[side] for end in ends) for side in (0, 1))
+    spread = statistics.stdev(values) if len(values) > 1 else None
+    return Cell(statistics.fmean(values), spread, bounds)
+
+
 def overview(runs: list[Run]) -> tuple[list[tuple[str, str]], list[dict]]:
-    """Lay out the main table: one row per run and score.
+    """Lay out the main table: one row per method and score.
 
     Returns:
         columns, (group, figure) pairs, where group is a dataset or "mean over sets";
-        rows, dicts with `model`, `score` and {(group, figure): percentage or None}.
+        rows, dicts with `model`, `runs` (how many), `score` and {(group, figure): Cell}.
     """
     closed = _union(run.of_kind("closed_set") for run in runs)
     anomaly = _union(run.of_kind("anomaly") for run in runs)
     columns = [(name, "mIoU") for name in closed]
     if len(anomaly) > 1:
-        columns += [("mean over sets", figure) for figure in ("auprc", "fpr95")]
+        columns += [(MEAN, figure) for figure in ("auprc", "fpr95")]
     columns += [(name, figure) for name in anomaly for figure in ("auprc", "fpr95")]
     rows = []
-    for run in runs:
-        for score in run.score_names() or [None]:
-            row = {"model": run.name, "score": score}
-            row.update({column: _cell(run, score, anomaly, *column) for column in columns})
+    for name, repeats in methods(runs).items():
+        for score in _union(run.score_names() for run in repeats) or [None]:
+            row = {"model": name, "runs": len(repeats), "score": score}
+            for group, figure in columns:
+                datasets = anomaly if group == MEAN else [group]
+                row[group, figure] = cell(repeats, datasets, score, figure)
             rows.append(row)
     return columns, rows
 
 
-def _cell(run: Run, score, anomaly: list[str], group: str, figure: str) -> float | None:
-    if group == "mean over sets":
-        # A mean over fewer sets than the other rows have would not compare with them.
-        complete = set(anomaly) <= set(run.of_kind("anomaly"))
-        return run.mean(score, figure) if complete else None
-    result = run.records.get(group, {}).get("result", {})
-    if figure == "mIoU":
-        return result.get("mIoU")
-    return result.get("scores", {}).get(score, {}).get(figure)
-
-
-def best_values(columns, rows) -> dict:
-    """The best value of every column, None where it is empty or all rows have the same."""
+def leading_scores(runs: list[Run]) -> dict[str, str | None]:
+    """Each method's best score (see `results.best_score`) by the means over its runs."""
     best = {}
-    for column in columns:
-        values = [row[column] for row in rows if row[column] is not None]
-        choose = min if column[1] in LOWER_IS_BETTER else max
-        best[column] = choose(values) if len(set(values)) > 1 else None
+    for name, repeats in methods(runs).items():
+        scores = _union(run.score_names() for run in repeats)
+        datasets = _union(run.of_kind("anomaly") for run in repeats)
+        means = {
+            dataset: {
+                "scores": {s: {"auprc": cell(repeats, [dataset], s, "auprc").value} for s in scores}
+            }
+            for dataset in datasets
+        }
+        best[name] = best_score({"datasets": means})
     return best
 
 
-def results_markdown(runs: list[Run]) -> str:
-    """The main table in Markdown, the best of each column bold, empty where there is no figure."""
-    columns, rows = overview(runs)
-    best = best_values(columns, rows)
-    heads = ["model", "score", *(f"{group} {FIGURE_NAMES.get(f, f)}" for group, f in columns)]
-    lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * 2 + "---:|" * len(columns)]
-    for row in rows:
-        cells = [row["model"], row["score"] or ""]
-        for column in columns:
-            text = "" if row[column] is None else f"{row[column]:.2f}"
-            marked = len(rows) > 1 and text and row[column] == best[column]
-            cells.append(f"**{text}**" if marked else text)
-        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
-    return "\n".join(lines) + "\n"
-
-
-def results_csv(runs: list[Run]) -> str:
-    """All figures in long form: one line per model, dataset and score (none on closed sets)."""
-    closed = ("mIoU", "pixel_accuracy", "mean_accuracy", "ECE")
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["model", "dataset", "score", *_CSV_FIGURES, *closed])
-    for run in runs:
-        for name, record in run.records.items():
-            result = record["result"]
-            if record["kind"] == "closed_set":
-                figures = [""] * len(_CSV_FIGURES) + [_plain(result.get(f)) for f in closed]
-                writer.writerow([run.name, name, "", *figures])
-                continue
-            for score, entry in result["scores"].items():
-                figures = [_plain(entry.get(figure)) for figure in _CSV_FIGURES]
-                writer.writerow([run.name, name, score, *figures, *[""] * len(closed)])
-    return text.getvalue()
-
-
-def _plain(value) -> str:
-    return "" if value is None else repr(float(value))
+def best_values(columns, rows) -> dict:
+    """The best value of every column; None where it is empty or all rows have the same."""
+    best = {}
+    for column in columns:
+        values = [row[column].value for row in rows if row[column].value is not None]
+        choose = min if column[1] in LOWER_IS_BETTER else max
+        best[column] = choose(values) if len(set(values)) > 1 else None
+    return best

@@ -1,14 +1,15 @@
-"""The report of one or several evaluated models: html, json, csv, Markdown."""
+"""The report of one or several evaluated models: html, json, csv, Markdown, LaTeX."""
 
 import logging
 from pathlib import Path
 
 from anoseg_d2.evaluation.run_folder import report_folder
 from anoseg_d2.report.page import build_page
-from anoseg_d2.report.runs import Run, load_run, results_csv, results_markdown
+from anoseg_d2.report.runs import Run, load_run, unique_names
+from anoseg_d2.report.tables import results_csv, results_latex, results_markdown
 from anoseg_d2.utils.files import read_json, write_atomic, write_json
 
-__all__ = ["combine_reports", "write_report"]
+__all__ = ["combine_reports", "write_files", "write_report"]
 
 logger = logging.getLogger(__name__)
 
@@ -22,18 +23,18 @@ def write_report(
 
     Args:
         output_dir: the run's folder.
-        datasets: evaluated datasets to show, in order; None shows all that lie in the folder.
+        datasets: evaluated datasets to show, in order; None shows all in the folder.
         model: plain facts for results.json and the page's head ({"weights": ..., "stage": ...}).
         config: plain value for results.json, such as `cfg.dump()`.
         name: of the model in tables; None takes the folder's name.
         title: of the page.
     Returns:
-        path of index.html; results.json, results.csv, results.md and curves.json lie beside it.
+        path of index.html; results.json, .csv, .md, .tex and curves.json are next to it.
     Raises:
         FileNotFoundError: a dataset was not evaluated in this folder.
     """
     run = load_run(output_dir, datasets, name=name, model=model, config=config)
-    return _write([run], run.results(), report_folder(output_dir), title or run.name)
+    return write_files([run], run.results(), report_folder(output_dir), title or run.name)
 
 
 def combine_reports(output_dirs, names, report_dir, *, title=None) -> Path:
@@ -58,22 +59,32 @@ def combine_reports(output_dirs, names, report_dir, *, title=None) -> Path:
         for folder, name in zip(output_dirs, names, strict=True)
     ]
     results = {**runs[-1].results(), "models": {run.name: run.results() for run in runs}}
-    return _write(runs, results, Path(report_dir), title or ", ".join(names))
+    return write_files(runs, results, Path(report_dir), title or ", ".join(names))
 
 
 def _facts(output_dir) -> dict:
-    """What the run's own report says of its model and config."""
+    """What the run's own report says about its model and config."""
     path = report_folder(output_dir) / "results.json"
     known = read_json(path) if path.is_file() else {}
     return {key: known.get(key) for key in ("model", "config")}
 
 
-def _write(runs: list[Run], results: dict, folder: Path, title: str) -> Path:
+def write_files(runs: list[Run], results: dict, folder: Path, title: str) -> Path:
+    """Write every file of a report; returns the path of its index.html.
+
+    Args:
+        runs: evaluated models; those that share a name are repetitions of one method.
+        results: contents of results.json.
+        folder: where the files go.
+        title: of the page.
+    """
     write_json(folder / "results.json", results)
-    write_json(folder / "curves.json", {run.name: run.curves() for run in runs})
+    curves = {name: run.curves() for name, run in zip(unique_names(runs), runs, strict=True)}
+    write_json(folder / "curves.json", curves)
     write_atomic(folder / "results.csv", results_csv(runs).encode())
     write_atomic(folder / "results.md", results_markdown(runs).encode())
+    write_atomic(folder / "results.tex", results_latex(runs).encode())
     page = build_page(runs, title).encode()
     write_atomic(folder / "index.html", page)
-    logger.info(f"report: {folder / 'index.html'} ({len(page) / 1e6:.1f} MB)")
+    logger.info("report: %s (%.1f MB)", folder / "index.html", len(page) / 1e6)
     return folder / "index.html"

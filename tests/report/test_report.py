@@ -15,7 +15,7 @@ from anoseg_d2.data.image_io import read_label
 from anoseg_d2.evaluation.anomaly_evaluation import AnomalyEvaluator
 from anoseg_d2.evaluation.closed_set_evaluation import ClosedSetEvaluator
 from anoseg_d2.report import images as report_images
-from anoseg_d2.report.runs import best_values, load_run
+from anoseg_d2.report.runs import Cell, best_values, load_run
 from anoseg_d2.report.write import combine_reports, write_report
 from anoseg_d2.utils.files import read_json, without_nan, write_json
 
@@ -115,8 +115,11 @@ def test_markdown_marks_the_best_of_each_column(runs):
 
 def test_a_column_of_equal_figures_has_no_best():
     column = ("set", "mIoU")
-    assert best_values([column], [{column: 66.4}, {column: 66.4}]) == {column: None}
-    assert best_values([column], [{column: 66.4}, {column: None}, {column: 60.0}]) == {column: 66.4}
+
+    def best(*values):
+        return best_values([column], [{column: Cell(value)} for value in values])[column]
+
+    assert best(66.4, 66.4) is None and best(66.4, None, 60.0) == 66.4
 
 
 class Outline(html.parser.HTMLParser):
@@ -131,11 +134,13 @@ class Outline(html.parser.HTMLParser):
         self.references += [v for k, v in attributes if k in ("src", "href", "data", "action")]
 
 
-def test_the_page_needs_nothing_outside_of_itself(runs):
+def test_the_page_needs_nothing_but_the_tables_next_to_it(runs):
     page = (runs / "both/index.html").read_text()
     outline = Outline()
     outline.feed(page)
-    assert outline.references and all(r.startswith("#") for r in outline.references)
+    files = {r for r in outline.references if not r.startswith("#")}
+    assert files == {"results.csv", "results.md", "results.tex", "results.json"}
+    assert all((runs / "both" / file).is_file() for file in files)
     assert not re.search(r"https?://|@import|url\(|<link|fetch\(", page)
     assert outline.tags.count("svg") == 4
 

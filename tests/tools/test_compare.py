@@ -1,0 +1,135 @@
+"""Several runs and methods side by side: means over seeds, safe names, bad input."""
+
+import csv
+import importlib.util
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from anoseg_d2.utils.files import read_json, write_json
+
+ROOT = Path(__file__).parents[2]
+HOSTILE = "<b>a_b & 50% | #1 \\x{~^}"
+
+
+@pytest.fixture(scope="module")
+def tool():
+    spec = importlib.util.spec_from_file_location("compare", ROOT / "tools" / "compare.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def store(path, bounds=None, **auprc):
+    scores = {score: {"auprc": value, "fpr95": 100 - value} for score, value in auprc.items()}
+    for entry in scores.values() if bounds else ():
+        entry["auprc_bounds"] = bounds
+    write_json(path, {"datasets": {"road": {"scores": scores}}, "closed_set": {}, "model": {}})
+    return str(path)
+
+
+def test_the_projects_own_stages_are_compared(tool, tmp_path, capsys):
+    names = ("eomt_baseline", "logitnorm", "arcface", "arcface_full", "arcface_lora")
+    files = [str(ROOT / "experiments" / "camvid" / f"{name}.json") for name in names]
+    assert tool.main([*files, "--output", str(tmp_path), "--best"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == str(tmp_path / "index.html")
+    rows = (tmp_path / "results.md").read_text().splitlines()[2:]
+    assert [row.split(" | ")[0].strip("| ").replace("\\", "") for row in rows] == list(names)
+    assert "oracle" in (tmp_path / "results.md").read_text()
+    assert "**93.72**" in rows[3] and "**1.46**" in rows[3]
+
+
+def test_runs_of_one_name_become_mean_and_spread(tool, tmp_path):
+    seeds = [f"ours={store(tmp_path / f'{i}.json', rba=v)}" for i, v in enumerate((50.0, 54.0))]
+    other = f"theirs={store(tmp_path / 'theirs.json', score=51.0)}"
+    assert tool.main([*seeds, other, "--output", str(tmp_path / "out")]) == 0
+    text = (tmp_path / "out" / "results.md").read_text()
+    assert "| ours (2 runs) | rba | **52.00 ± 2.83** |" in text
+    assert "| theirs | score | 51.00 | 49.00 |" in text  # AUPRC and FPR95, both worse
+    latex = (tmp_path / "out" / "results.tex").read_text()
+    assert r"ours (2 runs) & rba & \textbf{52.00 $\pm$ 2.83}" in latex
+    page = (tmp_path / "out" / "index.html").read_text()
+    assert 'class="seeds"' in page and "&plusmn; 2.83" in page
+    rows = list(csv.DictReader((tmp_path / "out" / "results.csv").read_text().splitlines()))
+    assert [(row["model"], row["repeat"]) for row in rows] == [
+        ("ours", "1"), ("ours", "2"), ("theirs", "1")
+    ]  # fmt: skip
+    assert list(read_json(tmp_path / "out" / "results.json")["models"]) == [
+        "ours #1", "ours #2", "theirs"
+    ]  # fmt: skip
+
+
+def test_a_seed_without_a_figure_leaves_no_mean_over_the_others(tool, tmp_path):
+    whole = f"ours={store(tmp_path / 'a.json', rba=50.0, msp=40.0)}"
+    part = f"ours={store(tmp_path / 'b.json', rba=54.0)}"
+    assert tool.main([whole, part, "--output", str(tmp_path / "out")]) == 0
+    assert "| ours (2 runs) | msp |  |  |" in (tmp_path / "out" / "results.md").read_text()
+
+
+def test_wide_bounds_are_in_every_table(tool, tmp_path):
+    path = store(tmp_path / "a.json", bounds=[49.0, 51.5], rba=50.0)
+    assert tool.main([path, "--output", str(tmp_path / "out")]) == 0
+    for name in ("results.md", "results.tex"):
+        assert "50.00 [49.00, 51.50]" in (tmp_path / "out" / name).read_text()
+    page = (tmp_path / "out" / "index.html").read_text()
+    assert page.count("50.00 <small>[49.00, 51.50]</small>") == 2  # main table and details
+    row = next(csv.DictReader((tmp_path / "out" / "results.csv").read_text().splitlines()))
+    assert (row["auprc_low"], row["auprc_high"]) == ("49.0", "51.5")
+
+
+def test_names_are_text_in_every_format(tool, tmp_path):
+    argument = f"{HOSTILE}={store(tmp_path / 'a.json', rba=50.0)}"
+    assert tool.main([argument, "--output", str(tmp_path / "out")]) == 0
+    latex = (tmp_path / "out" / "results.tex").read_text()
+    assert r"\textless{}b\textgreater{}a\_b \& 50\% \textbar{} \#1 \textbackslash{}x" in latex
+    assert r"\{\textasciitilde{}\textasciicircum{}\}" in latex
+    assert "<b>a_b" not in (tmp_path / "out" / "index.html").read_text().split("<script")[0]
+    row = (tmp_path / "out" / "results.md").read_text().splitlines()[2]
+    assert row.replace("\\|", "").count("|") == 5
+    line = next(csv.DictReader((tmp_path / "out" / "results.csv").read_text().splitlines()))
+    assert line["model"] == HOSTILE
+
+
+def test_a_formula_stays_text_in_a_spreadsheet(tool, tmp_path):
+    path = store(tmp_path / "a.json", **{"=1+1": 50.0})
+    assert tool.main([path, "--output", str(tmp_path / "out")]) == 0
+    line = next(csv.DictReader((tmp_path / "out" / "results.csv").read_text().splitlines()))
+    assert line["score"] == "'=1+1"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "no results.json there"),
+        ("{", "is not valid JSON"),
+        ("[]", "the file is [], not an object"),
+        ('{"datasets": {"a": {"scores": {"s": {"auprc": "x"}}}}}', "auprc is 'x', not a number"),
+        ('{"datasets": {}}', "none of the runs has figures"),
+    ],
+)
+def test_bad_input_is_one_line(tool, tmp_path, capsys, content, message):
+    path = tmp_path / "results.json"
+    if content is not None:
+        path.write_text(content)
+    assert tool.main([str(path), "--output", str(tmp_path / "out")]) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_one_run_given_twice_is_no_spread(tool, tmp_path, capsys):
+    path = store(tmp_path / "a.json", rba=50.0)
+    copy = shutil.copy(path, tmp_path / "b.json")
+    arguments = [f"ours={path}", f"ours={copy}", "--output", str(tmp_path / "out")]
+    assert tool.main(arguments) == 2
+    assert "counted twice" in capsys.readouterr().err
+
+
+def test_a_comparison_can_be_compared_again(tool, tmp_path):
+    first = store(tmp_path / "a.json", rba=50.0)
+    assert tool.main([first, "--output", str(tmp_path / "out")]) == 0
+    again = [str(tmp_path / "out"), f"new={store(tmp_path / 'c.json', rba=60.0)}"]
+    assert tool.main([*again, "--output", str(tmp_path / "more")]) == 0
+    assert list(json.loads((tmp_path / "more/results.json").read_text())["models"]) == ["a", "new"]
