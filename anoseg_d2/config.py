@@ -233,7 +233,9 @@ def _add_model_keys(cfg) -> None:
     node.NORM_EPS = 0.0  # of the ViT's layer norms; 0: the backbone's own (1e-6, DINOv3 1e-5)
     node.MASKED_ATTENTION = True  # in training, annealed away within the run; off when fine-tuning
     node.ANNEALING_POWER = 0.9  # keep-probability (1 - progress)^power
-    node.CHECKPOINT_ACTIVATIONS = False  # recompute ViT blocks in backward: less memory, slower
+    # What the backward pass computes again instead of keeping it: none; heads (mask and class
+    # predictions: about half the memory); all (ViT blocks too: least memory, slower)
+    node.RECOMPUTE = "none"
     node.COMPILE = False  # torch.compile the ViT blocks
     # Loading: weights that the encoder of MODEL.WEIGHTS is a difference to (EoMT's DINOv3 releases)
     cfg.MODEL.DELTA_BASE = ""
@@ -408,6 +410,7 @@ RANGES: dict[str, Rule] = {
     "MODEL.EOMT.DROP_PATH": number(0, 0.99),
     "MODEL.EOMT.NORM_EPS": _FRACTION,
     "MODEL.EOMT.ANNEALING_POWER": _POSITIVE,
+    "MODEL.EOMT.RECOMPUTE": one_of("none", "heads", "all"),
     "MODEL.HEAD.NAME": registered(_heads),
     "MODEL.HEAD.LOGIT_NORM.TAU": _POSITIVE,
     "MODEL.HEAD.LOGIT_NORM.FORM": one_of("logits", "cosine"),

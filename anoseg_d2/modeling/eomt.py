@@ -20,7 +20,12 @@ from torch.utils.checkpoint import checkpoint
 
 from anoseg_d2.config import check_config
 from anoseg_d2.modeling import scores
-from anoseg_d2.modeling.annealing import annealing_windows, keep_probability
+from anoseg_d2.modeling.annealing import (
+    QueryMask,
+    annealing_windows,
+    draw_query_mask,
+    keep_probability,
+)
 from anoseg_d2.modeling.criterion import LossNormalizers, SetCriterion, targets_from_sem_seg
 from anoseg_d2.modeling.heads import CLASS_HEADS, ClassHead, build_head
 from anoseg_d2.modeling.inference import infer_image
@@ -72,7 +77,9 @@ class EoMT(nn.Module):
             and one after the last.
         masked_attention: mask the attention of queries in training, annealed over the run.
         annealing_power: of the keep-probability.
-        checkpoint_activations: recompute blocks in the backward pass.
+        recompute: what the backward pass computes again instead of keeping: "none", "heads"
+            (all predictions: their upscaled features are half of what a step keeps), or "all"
+            (the ViT blocks too). Gradients do not change.
         criterion: losses; None for the defaults.
         pixel_mean, pixel_std: of RGB 0..255; applied once, here.
         score_names: anomaly scores at inference; empty for all that apply.
@@ -95,7 +102,7 @@ class EoMT(nn.Module):
         num_blocks: int = 4,
         masked_attention: bool = True,
         annealing_power: float = 0.9,
-        checkpoint_activations: bool = False,
+        recompute: str = "none",
         criterion: SetCriterion | None = None,
         pixel_mean: tuple[float, ...] = (123.675, 116.28, 103.53),
         pixel_std: tuple[float, ...] = (58.395, 57.12, 57.375),
@@ -124,11 +131,15 @@ class EoMT(nn.Module):
             nn.GELU(),
             nn.Linear(width, width),
         )
+        # Each block doubles the resolution, and masks are at a quarter of the image's: a patch of
+        # 2^n pixels needs n - 2 doublings. At least one, for patches smaller than 8.
         num_upscale = max(1, int(math.log2(self.patch_size)) - 2)
         self.upscale = nn.Sequential(*(ScaleBlock(width) for _ in range(num_upscale)))
         self.criterion = criterion or SetCriterion(num_known + int(has_anomaly))
         self.masked_attention, self.annealing_power = masked_attention, annealing_power
-        self.checkpoint_activations = checkpoint_activations
+        if recompute not in ("none", "heads", "all"):
+            raise ValueError(f"MODEL.EOMT.RECOMPUTE is {recompute!r}; allowed: none, heads, all")
+        self.recompute = recompute
         self.score_names = scores.available_scores(has_anomaly, score_names)
         self.temperature = temperature
         # Mean and spread of scores on known pixels, for ensembles; stored with checkpoints.
@@ -169,7 +180,7 @@ class EoMT(nn.Module):
             "num_blocks": node.NUM_BLOCKS or default_num_blocks(node.SIZE),
             "masked_attention": node.MASKED_ATTENTION,
             "annealing_power": node.ANNEALING_POWER,
-            "checkpoint_activations": node.CHECKPOINT_ACTIVATIONS,
+            "recompute": node.RECOMPUTE,
             "criterion": SetCriterion(num_classes, **SetCriterion.from_config(cfg)),
             "pixel_mean": cfg.MODEL.PIXEL_MEAN,
             "pixel_std": cfg.MODEL.PIXEL_STD,
@@ -278,15 +289,22 @@ class EoMT(nn.Module):
         self,
         block: nn.Module,
         x: Tensor,
-        attention_mask: Tensor | None,
+        attention_mask: QueryMask | None,
         rope: Tensor | None = None,
     ) -> Tensor:
         options = {"attn_mask": attention_mask} | ({} if rope is None else {"rope": rope})
-        if self.checkpoint_activations and self.training:
+        if self.recompute == "all" and self.training:
             return checkpoint(block, x, use_reentrant=False, **options)
         return block(x, **options)
 
     def _predict(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Mask and class logits of one prediction layer; see `_apply_heads`."""
+        if self.recompute != "none" and self.training:
+            # The heads draw no random numbers, so there is no state to restore.
+            return checkpoint(self._apply_heads, x, use_reentrant=False, preserve_rng_state=False)
+        return self._apply_heads(x)
+
+    def _apply_heads(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Heads on the ViT's own final norm; x (B, Q + prefix + patches, C)."""
         x = self.backbone.norm(x)
         queries = x[:, : self.num_queries]
@@ -297,28 +315,14 @@ class EoMT(nn.Module):
         )
         return mask_logits, self.class_head(queries)
 
-    @torch.no_grad()
-    def _attention_mask(self, mask_logits: Tensor, query_block: int) -> Tensor | None:
-        """What each token may attend to in a query block: (B, 1, N, N) bool, or None for all.
-
-        A query sees the patches inside its mask; with probability 1 - p its row is freed.
-        """
+    def _attention_mask(self, mask_logits: Tensor, query_block: int) -> QueryMask | None:
+        """Draw the attention mask of a query block; None when all tokens see each other."""
         if not (self.training and self.masked_attention):
             return None
         start, end = annealing_windows(self.num_blocks)[query_block]
         keep = keep_probability(self.progress, start, end, self.annealing_power)
-        if keep == 0:
-            return None
-        grid = self.backbone.patch_embed.grid_size
-        inside = F.interpolate(mask_logits.float(), size=grid, mode="bilinear") > 0
-        inside = inside.flatten(2)
-        freed = torch.rand(inside.shape[:2], device=inside.device) > keep
-        inside |= freed[..., None]
-        prefix = self.num_queries + self.backbone.num_prefix_tokens
-        tokens = prefix + inside.shape[-1]
-        mask = inside.new_ones(len(inside), 1, tokens, tokens)
-        mask[:, 0, : self.num_queries, prefix:] = inside
-        return mask
+        grid, prefix = self.backbone.patch_embed.grid_size, self.backbone.num_prefix_tokens
+        return draw_query_mask(mask_logits, grid, prefix, keep)
 
     def predict_coefficients(self, images: Tensor) -> tuple[Tensor, Tensor, dict[str, int]]:
         """What the linear maps behind `score_names` are made of.

@@ -1,8 +1,9 @@
 """Low-rank adapters over the linear layers of a vision transformer, by loralib.
 
 "LoRA: Low-Rank Adaptation of Large Language Models" (arXiv:2106.09685). Departures from loralib:
-A is Gaussian with standard deviation 1 / r, weights are never merged behind the caller's back, and
-the fused qkv layer multiplies its low-rank factors instead of building their full product.
+A is Gaussian with standard deviation 1 / r, weights are never merged behind the caller's back, the
+fused qkv layer multiplies its low-rank factors instead of building their full product, and the
+backward pass keeps one copy of a layer's input (`_LowRankLinear`).
 """
 
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from collections.abc import Iterator
 import loralib
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 __all__ = [
@@ -20,6 +22,7 @@ __all__ = [
     "inject_lora",
     "lora_modules",
     "lora_state_dict",
+    "low_rank_linear",
     "merge_lora",
 ]
 
@@ -27,8 +30,106 @@ LORA_TARGETS = ("q", "k", "v", "proj", "fc1", "fc2")
 _QKV = ("q", "k", "v")
 
 
+class _LowRankLinear(torch.autograd.Function):
+    """W x + b + s B A dropout(x) that keeps only x and A dropout(x) for the backward pass.
+
+    Written with plain operations, autograd keeps x twice (with dropout: as it is and thinned out),
+    a dropout mask, and a copy of W in the type of mixed precision. Here the mask is drawn again
+    from its seed and W is converted again; both cost far less than one matrix product.
+    `low_rank_linear` is the readable form, and gives the same values and gradients.
+    """
+
+    @staticmethod
+    def forward(ctx, x, weight, bias, lora_a, lora_b, scaling, parts, dropout, seed):
+        rank = lora_a.shape[0] // len(parts)
+        factors = lora_b.to(x.dtype).view(len(parts), -1, rank)
+        low = F.linear(_thin_out(x, dropout, seed), lora_a.to(x.dtype))
+        result = F.linear(x, weight.to(x.dtype), None if bias is None else bias.to(x.dtype))
+        for index, columns in enumerate(parts):
+            delta = F.linear(low[..., index * rank : (index + 1) * rank], factors[index])
+            result[..., columns] += delta.mul_(scaling)
+        ctx.save_for_backward(x, low, weight, lora_a, lora_b)
+        ctx.options = scaling, parts, dropout, seed
+        return result
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad):
+        x, low, weight, lora_a, lora_b = ctx.saved_tensors
+        scaling, parts, dropout, seed = ctx.options
+        rank = lora_a.shape[0] // len(parts)
+        factors = lora_b.to(x.dtype).view(len(parts), -1, rank)
+        grad_low, grad_b = torch.empty_like(low), torch.empty_like(factors)
+        for index, columns in enumerate(parts):
+            part, share = slice(index * rank, (index + 1) * rank), grad[..., columns] * scaling
+            grad_low[..., part] = share @ factors[index]
+            grad_b[index] = share.flatten(0, -2).T @ low[..., part].flatten(0, -2)
+        thinned = _thin_out(x, dropout, seed)
+        grad_a = grad_low.flatten(0, -2).T @ thinned.flatten(0, -2)
+        grad_x = None
+        if ctx.needs_input_grad[0]:
+            grad_x = _thin_out(grad_low @ lora_a.to(x.dtype), dropout, seed)
+            grad_x = grad_x.add_(grad @ weight.to(x.dtype))
+        grad_a, grad_b = grad_a.to(lora_a.dtype), grad_b.view_as(lora_b).to(lora_b.dtype)
+        return grad_x, None, None, grad_a, grad_b, None, None, None, None
+
+
+def _thin_out(x: Tensor, dropout: float, seed: int) -> Tensor:
+    """Dropout whose mask follows from a seed, so that it need not be kept."""
+    if dropout == 0:
+        return x
+    generator = torch.Generator(x.device).manual_seed(seed)
+    keep = torch.rand(x.shape, generator=generator, device=x.device) >= dropout
+    return x * (keep / (1 - dropout)).to(x.dtype)
+
+
+def low_rank_linear(x, weight, bias, lora_a, lora_b, scaling, parts, dropout=0.0, seed=0) -> Tensor:
+    """W x + b + s B A dropout(x) in plain operations: the readable twin of `_LowRankLinear`.
+
+    Args:
+        x: (..., in).
+        weight, bias: frozen, (out, in) and (out,) or None.
+        lora_a: A, (parts * r, in).
+        lora_b: B of every part stacked, (rows of all parts, r).
+        scaling: s = alpha / r.
+        parts: the output columns that each part of B adds to.
+        dropout, seed: on the adapter's input.
+    """
+    low = F.linear(_thin_out(x, dropout, seed), lora_a).chunk(len(parts), dim=-1)
+    factors = lora_b.chunk(len(parts))
+    result = F.linear(x, weight, bias)
+    pieces, end = [], 0
+    for columns, part, factor in zip(parts, low, factors, strict=True):
+        pieces.append(result[..., end : columns.start])
+        pieces.append(result[..., columns] + scaling * F.linear(part, factor))
+        end = columns.stop
+    return torch.cat([*pieces, result[..., end:]], dim=-1)
+
+
 class _Adapted:
-    """What both adapted layers share: explicit merging only, and wrapping an existing layer."""
+    """What both adapted layers share: their forward, explicit merging, wrapping a layer."""
+
+    parts: list[slice]
+
+    def forward(self, x: Tensor) -> Tensor:
+        if torch.is_autocast_enabled(x.device.type):
+            x = x.to(torch.get_autocast_dtype(x.device.type))
+        # loralib's dropout is a module, or a plain function where the rate is 0.
+        dropout = getattr(self.lora_dropout, "p", 0.0) if self.training else 0.0
+        # Drawn on the host: reading a seed from a GPU would wait for it.
+        seed = int(torch.randint(2**31, ())) if dropout else 0
+        with torch.autocast(x.device.type, enabled=False):
+            return _LowRankLinear.apply(
+                x,
+                self.weight,
+                self.bias,
+                self.lora_A,
+                self.lora_B,
+                self.scaling,
+                self.parts,
+                dropout,
+                seed,
+            )
 
     def train(self, mode: bool = True):
         # loralib's own train() returns None and may merge in place: a state dict that is saved
@@ -73,15 +174,12 @@ class LoRALinear(_Adapted, loralib.Linear):
             merge_weights=False,
             bias=linear.bias is not None,
         )
+        self.parts = [slice(0, linear.out_features)]
         self._take_over(linear)
 
     def delta_weight(self) -> Tensor:
-        """B A, (out, in)."""
+        """Return B A, (out, in)."""
         return self.lora_B @ self.lora_A
-
-    def forward(self, x: Tensor) -> Tensor:
-        low = F.linear(F.linear(self.lora_dropout(x), self.lora_A), self.lora_B)
-        return F.linear(x, self.weight, self.bias) + self.scaling * low
 
 
 class LoRAMergedLinear(_Adapted, loralib.MergedLinear):
@@ -101,25 +199,13 @@ class LoRAMergedLinear(_Adapted, loralib.MergedLinear):
             merge_weights=False,
             bias=linear.bias is not None,
         )
+        width = linear.out_features // len(enabled)
+        self.parts = [slice(i * width, (i + 1) * width) for i, on in enumerate(enabled) if on]
         self._take_over(linear)
 
     def delta_weight(self) -> Tensor:
-        """Stacked B A, (3 C, C), zero rows for parts without an adapter."""
+        """Return the stacked B A, (3 C, C), with zero rows for parts without an adapter."""
         return self.merge_AB()
-
-    def forward(self, x: Tensor) -> Tensor:
-        parts = sum(self.enable_lora)
-        low = F.linear(self.lora_dropout(x), self.lora_A).unflatten(-1, (parts, self.r))
-        factors = self.lora_B.view(parts, -1, self.r)
-        deltas = iter(F.linear(low[..., i, :], factors[i]) for i in range(parts))
-        result = F.linear(x, self.weight, self.bias).chunk(len(self.enable_lora), dim=-1)
-        return torch.cat(
-            [
-                part + self.scaling * next(deltas) if enabled else part
-                for part, enabled in zip(result, self.enable_lora, strict=True)
-            ],
-            dim=-1,
-        )
 
 
 def inject_lora(
@@ -130,10 +216,10 @@ def inject_lora(
     dropout: float = 0.1,
     blocks: tuple[int, int] | None = None,
 ) -> list[str]:
-    """Replace linear layers of timm ViT blocks by adapted ones, in place.
+    """Replace linear layers of timm ViT blocks with adapted ones, in place.
 
-    Their weights and biases are frozen; nothing else changes, so the caller decides what trains
-    besides.
+    Their weights and biases are frozen; nothing else changes, so the caller decides what else
+    trains.
 
     Args:
         model: any module that holds timm ViT blocks (`attn.qkv`, `attn.proj`, `mlp.fc1`,
@@ -147,7 +233,7 @@ def inject_lora(
         names of the replaced layers.
     Raises:
         ValueError: unknown target, rank below 1, no ViT block, a block that does not exist, or
-            layers that are adapted already.
+            layers that are already adapted.
     """
     _check_options(targets, rank, dropout)
     found = list(_vit_blocks(model))
@@ -207,7 +293,7 @@ def _adapt_block(block: nn.Module, targets, rank: int, alpha: float, dropout: fl
 
 
 def _call_qkv(attention: nn.Module) -> None:
-    """Have timm's attention with biases of its own call `qkv`, not read its weight past it."""
+    """Make timm's attention call `qkv` instead of reading its weight directly."""
     if getattr(attention, "q_bias", None) is None:
         return
     if not hasattr(attention, "qkv_bias_separate"):
@@ -219,14 +305,14 @@ def _call_qkv(attention: nn.Module) -> None:
 
 
 def lora_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """Names and layers of `model` that carry adapters."""
+    """Yield name and module of each layer of `model` that carries an adapter."""
     for name, module in model.named_modules():
         if isinstance(module, _Adapted):
             yield name, module
 
 
 def lora_state_dict(model: nn.Module) -> dict[str, Tensor]:
-    """The adapters' A and B alone, by their names in `model.state_dict()`."""
+    """Return only the adapters' A and B, by their names in `model.state_dict()`."""
     return loralib.lora_state_dict(model)
 
 
@@ -243,7 +329,7 @@ def merge_lora(model: nn.Module) -> nn.Module:
 
 
 def adapt_backbone(backbone: nn.Module, node) -> None:
-    """Inject adapters as `cfg.MODEL.LORA` says and freeze what lies under them."""
+    """Inject adapters as `cfg.MODEL.LORA` says and freeze the rest of the backbone."""
     if not node.ENABLED:
         return
     inject_lora(

@@ -191,7 +191,7 @@ SETTINGS = {
     "accumulated": ((), {"accumulation": 2}),
     "bf16": ((), {"dtype": torch.bfloat16}),
     "fp16": ((), {"dtype": torch.float16}),
-    "checkpointed": (("MODEL.EOMT.CHECKPOINT_ACTIVATIONS", True), {}),
+    "checkpointed": (("MODEL.EOMT.RECOMPUTE", "all"), {}),
     "masked attention": (("MODEL.EOMT.MASKED_ATTENTION", True), {}),
     "arcface, learned scale": (
         ("MODEL.HEAD.NAME", "arcface", "MODEL.HEAD.ARCFACE.LEARN_SCALE", True),

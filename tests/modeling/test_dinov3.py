@@ -132,7 +132,7 @@ def test_every_adapter_gets_a_gradient():
 def test_recomputed_activations_give_the_same_gradients():
     gradients = []
     for recompute in (False, True):
-        model = eomt(checkpoint_activations=recompute).train()
+        model = eomt(recompute="all" if recompute else "none").train()
         torch.manual_seed(0)
         sum(mask.square().mean() for mask, _ in model.predict_masks(images())).backward()
         gradients.append([p.grad for p in model.parameters() if p.grad is not None])

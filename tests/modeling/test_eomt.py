@@ -297,17 +297,55 @@ def gradients(model, batch, **context):
     return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
 
 
-def test_activation_checkpointing_equals_plain_gradients(tiny_eomt, tiny_batch):
-    lora = {"rank": 2, "dropout": 0.3}
+@pytest.mark.parametrize("mode", ["heads", "all"])
+@pytest.mark.parametrize("lora", [None, {"rank": 2, "dropout": 0.3}])
+def test_recomputed_activations_give_bit_equal_gradients(tiny_eomt, tiny_batch, mode, lora):
     plain = tiny_eomt(lora=lora, vit={"drop_path": 0.2})
     recomputed = copy.deepcopy(plain)
-    recomputed.checkpoint_activations = True
+    recomputed.recompute = mode
     for model in (plain, recomputed):
         model.set_progress(0.25)  # masks are drawn too
     expected, found = gradients(plain, tiny_batch()), gradients(recomputed, tiny_batch())
     assert set(found) == set(expected)
     for name, value in expected.items():
-        torch.testing.assert_close(found[name], value, rtol=1e-5, atol=1e-6, msg=name)
+        assert torch.equal(found[name], value), name
+
+
+def test_an_unknown_recompute_mode_is_refused(tiny_eomt):
+    with pytest.raises(ValueError, match="RECOMPUTE is 'blocks'; allowed: none, heads, all"):
+        tiny_eomt(recompute="blocks")
+
+
+def saved_bytes(model, batch):
+    """Bytes that autograd keeps of one step, each storage once, parameters left out."""
+    kept = {}
+    own = {p.untyped_storage().data_ptr() for p in model.parameters()}
+
+    def pack(tensor):
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            kept[storage.data_ptr()] = (storage.nbytes(), storage)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        sum(model(batch).values())
+    return sum(size for size, _ in kept.values())
+
+
+def test_each_recompute_mode_keeps_less_than_the_one_before(tiny_eomt, tiny_batch):
+    kept = [
+        saved_bytes(tiny_eomt(recompute=mode).train(), tiny_batch())
+        for mode in ("none", "heads", "all")
+    ]
+    assert kept[1] < 0.9 * kept[0] and kept[2] < 0.9 * kept[1]
+
+
+def test_adapters_keep_less_than_the_full_model(tiny_eomt, tiny_batch):
+    vit = {"depth": 6}
+    full = saved_bytes(tiny_eomt(vit=vit).train(), tiny_batch())
+    for dropout in (0.0, 0.1):
+        lora = tiny_eomt(vit=vit, lora={"rank": 2, "dropout": dropout}).train()
+        assert saved_bytes(lora, tiny_batch()) < full
 
 
 def test_autocast_keeps_losses_in_float32_and_gradients_near(tiny_eomt, tiny_batch):

@@ -17,6 +17,7 @@ from anoseg_d2.modeling.lora import (
     inject_lora,
     lora_modules,
     lora_state_dict,
+    low_rank_linear,
     merge_lora,
 )
 from anoseg_d2.modeling.vit import build_vit
@@ -90,6 +91,57 @@ def test_plain_adapter_equals_loralib_s_own():
     theirs.load_state_dict(ours.state_dict())
     x = torch.randn(2, 5, 12)
     torch.testing.assert_close(ours(x), theirs(x), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+@pytest.mark.parametrize("enabled", [None, [True, True, True], [True, False, True]])
+@pytest.mark.parametrize("bias", [True, False])
+def test_the_lean_backward_equals_plain_autograd(enabled, dropout, bias):
+    linear = nn.Linear(12, 36, bias=bias)
+    if enabled is None:
+        layer = LoRALinear(linear, 4, 8.0, dropout)
+    else:
+        layer = LoRAMergedLinear(linear, 4, 8.0, dropout, enabled)
+    nn.init.normal_(layer.lora_B)
+    x = torch.randn(2, 5, 12, requires_grad=True)
+    trained = [x, layer.lora_A, layer.lora_B]
+    weights = torch.randn(2, 5, 36)
+    torch.manual_seed(5)
+    found = layer(x)
+    torch.manual_seed(5)
+    seed = int(torch.randint(2**31, ()))
+    options = (layer.scaling, layer.parts, dropout, seed)
+    expected = low_rank_linear(x, layer.weight, layer.bias, *trained[1:], *options)
+    assert torch.equal(found, expected)
+    for ours, theirs in zip(
+        torch.autograd.grad((found * weights).sum(), trained),
+        torch.autograd.grad((expected * weights).sum(), trained),
+        strict=True,
+    ):
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+
+
+def test_the_lean_layer_under_autocast_is_near_float32_and_keeps_parameter_gradients_in_float32():
+    layer = LoRALinear(nn.Linear(64, 32), 4, 8.0, 0.0)
+    nn.init.normal_(layer.lora_B)
+    x = torch.randn(6, 64, requires_grad=True)
+    expected = torch.autograd.grad(layer(x).square().sum(), [x, layer.lora_A, layer.lora_B])
+    with torch.autocast("cpu", torch.bfloat16):
+        out = layer(x)
+    assert out.dtype == torch.bfloat16
+    found = torch.autograd.grad(out.float().square().sum(), [x, layer.lora_A, layer.lora_B])
+    for ours, theirs in zip(found, expected, strict=True):
+        assert ours.dtype == torch.float32
+        assert torch.cosine_similarity(ours.flatten(), theirs.flatten(), dim=0) > 0.999
+
+
+def test_dropout_thins_out_the_expected_fraction_and_keeps_the_mean():
+    layer = LoRALinear(nn.Linear(20000, 1), 1, 1.0, 0.25)
+    with torch.no_grad():
+        layer.weight.zero_(), layer.bias.zero_()
+        layer.lora_A.fill_(1 / 20000), layer.lora_B.fill_(1.0)
+    # The output is the mean of dropout(1): 1 up to the spread of 20,000 draws.
+    assert layer(torch.ones(1, 20000)).item() == pytest.approx(1.0, abs=4 * 0.58 / 20000**0.5)
 
 
 def test_each_of_q_k_v_touches_its_own_third():

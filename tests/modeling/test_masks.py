@@ -8,7 +8,7 @@ import torch
 from torch.nn import functional as F
 
 from anoseg_d2.engine.trainer import ProgressHook
-from anoseg_d2.modeling.annealing import annealing_windows, keep_probability
+from anoseg_d2.modeling.annealing import annealing_windows, draw_query_mask, keep_probability
 
 QUERIES, PREFIX, GRID = 5, 2, (2, 2)
 
@@ -16,7 +16,8 @@ QUERIES, PREFIX, GRID = 5, 2, (2, 2)
 def masked(model, logits, progress, block=0):
     model.train()
     model.set_progress(progress)
-    return model._attention_mask(logits, block)
+    mask = model._attention_mask(logits, block)
+    return None if mask is None else mask.dense()
 
 
 def query_rows(mask):
@@ -99,9 +100,33 @@ def test_masked_attention_equals_a_loop_over_queries(tiny_eomt):
     assert torch.equal(mask[:, 0], allowed)
     x = torch.randn(2, allowed.shape[-1], model.backbone.embed_dim)
     block = model.backbone.blocks[-1]
-    found = model._run_block(block, x, mask)
+    found = model._run_block(block, x, model._attention_mask(mask_logits, 0))
     torch.testing.assert_close(found, loop_attention(block, x, allowed), rtol=1e-5, atol=1e-5)
     assert (found - block(x)).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("backbone", ["dinov2", "dinov3"])
+def test_attention_in_two_calls_equals_one_call_with_the_whole_mask(tiny_eomt, backbone):
+    model = tiny_eomt(vit={"backbone": backbone}).train()
+    block = model.backbone.blocks[-1]
+    mask = model._attention_mask(torch.randn(2, QUERIES, 8, 8), 0)
+    x = torch.randn(2, mask.dense().shape[-1], model.backbone.embed_dim, requires_grad=True)
+    weights = torch.randn_like(x)
+    # In training every call of `get_embed` rescales the coordinates at random.
+    options = {} if backbone == "dinov2" else {"rope": model.backbone.rope.get_embed()}
+    results = []
+    for attention_mask in (mask, mask.dense()):
+        out = block(x, attn_mask=attention_mask, **options)
+        parameters = [p for p in block.parameters() if p.requires_grad]
+        results.append((out, *torch.autograd.grad((out * weights).sum(), [x, *parameters])))
+    for two_calls, one_call in zip(*results, strict=True):
+        torch.testing.assert_close(two_calls, one_call, rtol=1e-5, atol=1e-5)
+
+
+def test_a_query_mask_reaches_no_other_function_of_torch():
+    mask = draw_query_mask(torch.randn(1, QUERIES, 8, 8), GRID, PREFIX, keep=1.0)
+    with pytest.raises(TypeError, match="QueryMask"):
+        torch.add(torch.ones(1), mask)
 
 
 def test_masks_come_from_the_prediction_before_their_block(tiny_eomt, monkeypatch):
@@ -215,7 +240,7 @@ def test_without_masked_attention_deep_supervision_stays(tiny_eomt):
 def test_masks_carry_no_gradient(tiny_eomt):
     model = tiny_eomt().train()
     logits = torch.randn(1, QUERIES, 8, 8, requires_grad=True)
-    assert not model._attention_mask(logits, 0).requires_grad
+    assert not model._attention_mask(logits, 0).visible.requires_grad
 
 
 def test_bilinear_reading_of_the_grid_is_torchs_own():
