@@ -133,7 +133,7 @@ def _defaults() -> dict[str, object]:
 
 def _check_together(cfg) -> None:
     """Check what several keys must agree on."""
-    from anoseg_d2.modeling.scores import available_scores
+    from anoseg_d2.modeling.scores import PATCH_MAPS, available_scores
     from anoseg_d2.modeling.vit import VIT_SIZES
 
     node, size = cfg.MODEL.EOMT, VIT_SIZES[cfg.MODEL.EOMT.SIZE]
@@ -187,7 +187,7 @@ def _check_together(cfg) -> None:
             f"SOLVER.BEST_FIGURE is {cfg.SOLVER.BEST_FIGURE!r}, but TEST.EVAL_PERIOD is 0: nothing "
             "is evaluated before the end of the run; set the period in steps"
         )
-    available_scores(node.ANOMALY_CLASS, cfg.TEST.ANOMALY.SCORES)
+    available_scores(node.ANOMALY_CLASS, cfg.TEST.ANOMALY.SCORES, PATCH_MAPS)
 
 
 def add_anoseg_config(cfg) -> None:
@@ -301,7 +301,7 @@ def _add_data_keys(cfg) -> None:
     cfg.INPUT.COLOR_JITTER = True
     cfg.INPUT.SCALE_JITTER = (0.5, 2.0)  # on the scale that fits the image inside the crop
     cfg.INPUT.FLIP = True
-    cfg.INPUT.WINDOW_BATCH = 0  # windows per forward at inference; 0: as many as an image has
+    cfg.INPUT.WINDOW_BATCH = 0  # most windows per forward at inference, of all images; 0: 8
     node = cfg.INPUT.CUT_PASTE = type(cfg)()  # pasting while loading, without the offline generator
     node.ENABLED = False
     node.COCO_JSON = ""  # relative to DETECTRON2_DATASETS, or absolute
@@ -338,6 +338,8 @@ def _add_solver_keys(cfg) -> None:
 
 
 def _add_test_keys(cfg) -> None:
+    # Queries that change no map by more than this are left out before masks are enlarged; 0: none
+    cfg.TEST.QUERY_TOLERANCE = 1e-4
     cfg.TEST.WINDOW_OVERLAP = 0.0  # least overlap of neighbouring windows, fraction of a window
     # `sem_seg` is (K, H, W) class probabilities, as detectron2's evaluators take it, not (H, W) ids
     cfg.TEST.SEM_SEG_MAPS = False
@@ -445,7 +447,7 @@ RANGES: dict[str, Rule] = {
     "DATALOADER.NUM_WORKERS": integer(0, 1000),
     "INPUT.CROP_SIZE": sequence(integer(1, 16_384), (2,)),
     "INPUT.SCALE_JITTER": sequence(number(0, 16, above=True), (2,), "the smaller first"),
-    "INPUT.WINDOW_BATCH": integer(0, 10_000, "0: as many as an image has"),
+    "INPUT.WINDOW_BATCH": integer(0, 10_000, "0: up to 8"),
     "INPUT.CUT_PASTE.COCO_JSON": text(),
     "INPUT.CUT_PASTE.COCO_IMAGES": text(),
     "INPUT.CUT_PASTE.RATIO": _FRACTION,
@@ -472,6 +474,7 @@ RANGES: dict[str, Rule] = {
     "SOLVER.EMA.DECAY": _FRACTION,
     "TEST.EVAL_PERIOD": integer(0, also="0: only after the last step"),
     "TEST.EXPECTED_RESULTS": sequence(Rule("[dataset, figure, value, tolerance]", bool)),
+    "TEST.QUERY_TOLERANCE": number(0, 0.1),
     "TEST.WINDOW_OVERLAP": number(0, 0.95),
     "TEST.ANOMALY.SCORES": sequence(text(empty=False)),
     "TEST.ANOMALY.TEMPERATURE": _POSITIVE,

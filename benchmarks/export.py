@@ -97,7 +97,7 @@ def main():
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
     model = build_predictor(args).model
-    model.score_names = list(args.scores)
+    model.asked_scores = list(args.scores)
     result = {
         "machine": platform.machine(),
         "threads": args.threads,

@@ -1,10 +1,11 @@
 """Evaluate a model on the configured datasets and write the report."""
 
+import functools
 import logging
 from collections import OrderedDict
 
 from detectron2.data import MetadataCatalog
-from detectron2.evaluation import inference_on_dataset, print_csv_format
+from detectron2.evaluation import inference_context, inference_on_dataset, print_csv_format
 from detectron2.utils import comm
 from torch import nn
 
@@ -78,12 +79,10 @@ def measure_ensembles(cfg, model: nn.Module) -> bool:
             "DATASETS.TEST has no closed set"
         )
     logger.info("Measuring %s on %s", ", ".join(parts), closed[0])
-    names, model.score_names = model.score_names, parts
-    try:
-        loader = build_test_loader(cfg, closed[0])
-        found = inference_on_dataset(model, loader, ScoreStatistics(closed[0]))
-    finally:
-        model.score_names = names
+    loader = build_test_loader(cfg, closed[0])
+    score = functools.partial(model, score_names=parts)
+    with inference_context(model):
+        found = inference_on_dataset(score, loader, ScoreStatistics(closed[0]))
     model.score_statistics = {**model.score_statistics, **found}
     return True
 

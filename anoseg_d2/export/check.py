@@ -155,11 +155,7 @@ def _reference(model: nn.Module, spec, images: Tensor) -> dict[str, np.ndarray]:
         )
         height, width = images.shape[-2:]
         samples = [{"image": image, "height": height, "width": width} for image in stretched]
-    names, model.score_names = model.score_names, list(spec.scores)
-    try:
-        results = model(samples)
-    finally:
-        model.score_names = names
+    results = model(samples, score_names=list(spec.scores))
     flat = [
         {"sem_seg": r["sem_seg"], **r["scores"], "confidence": r["confidence"]} for r in results
     ]

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from anoseg_d2.checkpoint.identity import weights_hash
 from anoseg_d2.export.fixed_resize import FixedResize
 from anoseg_d2.modeling import scores, windows
+from anoseg_d2.modeling.inference import predict_windows, read_scores
 from anoseg_d2.modeling.lora import merge_lora
 
 __all__ = ["ExportModel", "ExportSpec"]
@@ -73,7 +74,7 @@ class ExportModel(nn.Module):
 
     def __init__(self, model: nn.Module, spec: ExportSpec):
         super().__init__()
-        names = scores.available_scores(model.has_anomaly, spec.scores)
+        names = model.check_scores(spec.scores)
         scores.check_statistics(names, model.score_statistics)
         if model.postprocess and spec.batch is None:
             raise ValueError(
@@ -81,7 +82,7 @@ class ExportModel(nn.Module):
             )
         self.spec = spec
         self.model = merge_lora(copy.deepcopy(model)).eval().requires_grad_(False)
-        self.model.score_names = names
+        self.names = names
         self.weights_sha256 = weights_hash(self.model.state_dict())
         size = tuple(spec.image_size or model.image_size)
         self.plan = windows.plan_windows(size, model.image_size, model.window_overlap)
@@ -92,15 +93,17 @@ class ExportModel(nn.Module):
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         """Args: image: (B, 3, H, W) RGB 0..255, of the type that the spec names."""
         crops = self._cut(image.float())
-        mask_logits, coefficients, channels = self.model.predict_coefficients(crops)
-        maps = self._merge(mask_logits, coefficients)
-        if self.spec.any_size:
-            maps = F.interpolate(maps, size=image.shape[-2:], mode="bilinear", align_corners=False)
-        elif self.resize is not None:
-            size = self.spec.image_size
-            native = windows.resize_rows(maps.flatten(0, 1), size, 0, size[0])
-            maps = native.unflatten(0, (-1, maps.shape[1]))
-        values = self.model.read_scores(maps, channels)
+        mask_logits, coefficients, patch_maps = predict_windows(self.model, crops, self.names)
+        # One matrix product and one resize for all maps keep the graph small.
+        channels = {name: value.shape[-1] for name, value in coefficients.items()}
+        channels |= {name: value.shape[1] for name, value in patch_maps.items()}
+        stacked = torch.cat(list(coefficients.values()), dim=-1)
+        maps = self._merge(mask_logits, stacked, list(patch_maps.values()))
+        if self.spec.any_size or self.resize is not None:
+            size = image.shape[-2:] if self.spec.any_size else self.spec.image_size
+            maps = F.interpolate(maps, size=size, mode="bilinear", align_corners=False)
+        named = dict(zip(channels, maps.split(list(channels.values()), dim=1), strict=True))
+        values = read_scores(self.model, named, self.names)
         filtered = self._filter(values["scores"], values["sem_seg"])
         last = (values["confidence"],) if self.spec.confidence else ()
         return (values["sem_seg"], *filtered.values(), *last)
@@ -115,20 +118,20 @@ class ExportModel(nn.Module):
         crops = [image[..., y : y + height, x : x + width] for y, x in self.plan.origins]
         return torch.stack(crops, dim=1).flatten(0, 1)
 
-    def _merge(self, mask_logits: Tensor, coefficients: Tensor) -> Tensor:
-        """Linear maps (B, M, H, W) of the resized images."""
-        count = len(self.plan.origins)
-        mask_logits = mask_logits.unflatten(0, (-1, count))
-        coefficients = coefficients.unflatten(0, (-1, count))
+    def _merge(self, mask_logits: Tensor, coefficients: Tensor, patch_maps: list[Tensor]) -> Tensor:
+        """Return the maps (B, M, H, W) of the resized images, those of patch tokens last."""
+        count, size = len(self.plan.origins), self.plan.window
+        values = [mask_logits, coefficients, *patch_maps]
+        mask_logits, coefficients, *patch_maps = (v.unflatten(0, (-1, count)) for v in values)
         merger = windows.WindowMerger(self.plan)
         for index in range(count):
-            logits = F.interpolate(
-                mask_logits[:, index].float(), size=self.plan.window, mode="bilinear"
-            )
-            maps = scores.combine_masks(coefficients[:, index], logits)
+            logits = F.interpolate(mask_logits[:, index], size=size, mode="bilinear")
+            maps = [scores.combine_masks(coefficients[:, index], logits)]
+            maps += [F.interpolate(m[:, index], size=size, mode="bilinear") for m in patch_maps]
+            window_maps = torch.cat(maps, dim=1)
             if count == 1:
-                return maps
-            merger.add(maps, index)
+                return window_maps
+            merger.add(window_maps, index)
         return merger.mean()
 
     def _filter(self, score_maps: dict[str, Tensor], sem_seg: Tensor) -> dict[str, Tensor]:

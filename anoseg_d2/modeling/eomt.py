@@ -8,7 +8,9 @@ Shape letters: B images, Q queries, C width, N tokens, K known classes, R class 
 (gh, gw) patch grid.
 """
 
+import contextlib
 import math
+from collections.abc import Sequence
 
 import torch
 from detectron2.config import configurable
@@ -28,7 +30,7 @@ from anoseg_d2.modeling.annealing import (
 )
 from anoseg_d2.modeling.criterion import LossNormalizers, SetCriterion, targets_from_sem_seg
 from anoseg_d2.modeling.heads import CLASS_HEADS, ClassHead, build_head
-from anoseg_d2.modeling.inference import infer_image
+from anoseg_d2.modeling.inference import infer_images
 from anoseg_d2.modeling.lora import adapt_backbone
 from anoseg_d2.modeling.postprocess import POSTPROCESS
 from anoseg_d2.modeling.vit import backbone_kind, build_vit, default_num_blocks
@@ -86,8 +88,10 @@ class EoMT(nn.Module):
         temperature: of the softmax behind `msp` and `entropy`.
         postprocess: names in `POSTPROCESS`, applied to each score map in order.
         window_overlap: see `windows.plan_windows`.
-        window_batch: windows per forward, 0 for all of an image; it lowers itself where memory
-            does not suffice, and stays lowered.
+        window_batch: most windows per forward, of one image or several; 0 for 8. It lowers
+            itself where memory does not suffice, and stays lowered.
+        query_tolerance: see `inference.choose_queries`.
+        inference_dtype: of the network's mixed precision at inference; None for the weights' own.
     """
 
     @configurable
@@ -111,6 +115,8 @@ class EoMT(nn.Module):
         postprocess: tuple[str, ...] = (),
         window_overlap: float = 0.0,
         window_batch: int = 0,
+        query_tolerance: float = 1e-4,
+        inference_dtype: torch.dtype | None = None,
     ):
         super().__init__()
         width, depth = backbone.embed_dim, len(backbone.blocks)
@@ -140,7 +146,12 @@ class EoMT(nn.Module):
         if recompute not in ("none", "heads", "all"):
             raise ValueError(f"MODEL.EOMT.RECOMPUTE is {recompute!r}; allowed: none, heads, all")
         self.recompute = recompute
-        self.score_names = scores.available_scores(has_anomaly, score_names)
+        self.asked_scores = list(score_names)
+        # Maps of patch tokens by name, such as `memory`. None of them trains with the model.
+        self.patch_maps = nn.ModuleDict()
+        scores.available_scores(has_anomaly, score_names, scores.PATCH_MAPS)
+        self.query_tolerance = query_tolerance
+        self.inference_dtype = inference_dtype
         self.temperature = temperature
         # Mean and spread of scores on known pixels, for ensembles; stored with checkpoints.
         self.score_statistics: dict[str, tuple[float, float]] = {}
@@ -189,6 +200,7 @@ class EoMT(nn.Module):
             "postprocess": cfg.TEST.ANOMALY.POSTPROCESS,
             "window_overlap": cfg.TEST.WINDOW_OVERLAP,
             "window_batch": cfg.INPUT.WINDOW_BATCH,
+            "query_tolerance": cfg.TEST.QUERY_TOLERANCE,
         }
 
     @property
@@ -211,7 +223,12 @@ class EoMT(nn.Module):
         self.progress = progress
         self.class_head.set_progress(progress)
 
-    def forward(self, batched_inputs: list[dict], normalizers: LossNormalizers | None = None):
+    def forward(
+        self,
+        batched_inputs: list[dict],
+        normalizers: LossNormalizers | None = None,
+        score_names: Sequence[str] | None = None,
+    ):
         """Losses in training, scores in evaluation.
 
         Args:
@@ -219,6 +236,7 @@ class EoMT(nn.Module):
                 size `image_size` with `sem_seg` (H, W) int64, 255 void; in evaluation of any size,
                 uint8, with optional `height` and `width` of the output.
             normalizers: see `SetCriterion.forward`.
+            score_names: scores to give in evaluation; None for the model's own.
         Returns:
             training: `{loss name: scalar}`, weighted. Evaluation: per image `sem_seg` (H, W) int64
             argmax over the known classes, `scores` {name: (H, W) float32}, `confidence` (H, W)
@@ -234,7 +252,26 @@ class EoMT(nn.Module):
             predictions = self.predict_masks(images)
             with torch.autocast(self.device.type, enabled=False):
                 return self.criterion(predictions, targets, self.class_head, normalizers)
-        return [infer_image(self, x) for x in batched_inputs]
+        return infer_images(self, batched_inputs, score_names)
+
+    @property
+    def score_names(self) -> list[str]:
+        """Anomaly scores at inference; ValueError when one needs what the model does not have."""
+        return self.check_scores(self.asked_scores)
+
+    def check_scores(self, names: Sequence[str]) -> list[str]:
+        """Return the scores in `names`, or all that apply when there are none.
+
+        Raises:
+            ValueError: an unknown name, or a score that needs what the model does not have.
+        """
+        return scores.available_scores(self.has_anomaly, names, self.patch_maps)
+
+    def inference_precision(self):
+        """Return the context that the network runs in at inference."""
+        if self.inference_dtype is None:
+            return contextlib.nullcontext()
+        return torch.autocast(self.device.type, self.inference_dtype)
 
     def predict_masks(
         self, images: Tensor, final_only: bool = False
@@ -243,12 +280,25 @@ class EoMT(nn.Module):
 
         Args:
             images: (B, 3, H, W) RGB 0..255 of size `image_size`, uint8 or float.
-            final_only: compute the last prediction alone.
+            final_only: compute only the last prediction.
         Returns:
             per prediction layer, the last is final: mask logits (B, Q, h, w) and class logits
             (B, Q, R).
         Raises:
             ValueError: images of another size.
+        """
+        return self.run_network(images, final_only)[0]
+
+    def run_network(
+        self, images: Tensor, final_only: bool = False, blocks: Sequence[int] = ()
+    ) -> tuple[list[tuple[Tensor, Tensor]], dict[int, Tensor]]:
+        """Run the network as `predict_masks` does, and keep patch tokens on the way.
+
+        Args:
+            images, final_only: see `predict_masks`.
+            blocks: ViT blocks, counted from 0, whose output is kept.
+        Returns:
+            predictions, and {block: patch tokens (B, N, C)}.
         """
         if tuple(images.shape[-2:]) != self.image_size:
             raise ValueError(
@@ -259,7 +309,8 @@ class EoMT(nn.Module):
         x = vit.patch_embed((images.to(self.pixel_mean.dtype) - self.pixel_mean) / self.pixel_std)
         x, rope = self._add_positions(x)
         first = len(vit.blocks) - self.num_blocks
-        predictions = []
+        predictions: list[tuple[Tensor, Tensor]] = []
+        tokens: dict[int, Tensor] = {}
         for index, block in enumerate(vit.blocks):
             if index == first:
                 x = torch.cat([self.query.weight.expand(x.shape[0], -1, -1).to(x.dtype), x], dim=1)
@@ -268,8 +319,11 @@ class EoMT(nn.Module):
                 predictions.append(self._predict(x))
                 attention_mask = self._attention_mask(predictions[-1][0], index - first)
             x = self._run_block(block, x, attention_mask, rope)
+            if index in blocks:
+                prefix = vit.num_prefix_tokens + (index >= first) * self.num_queries
+                tokens[index] = x[:, prefix:]
         predictions.append(self._predict(x))
-        return predictions
+        return predictions, tokens
 
     def _exempt_queries_from_rotation(self) -> None:
         """Tell blocks with rotary positions how many tokens before the patches have none."""
@@ -323,38 +377,3 @@ class EoMT(nn.Module):
         keep = keep_probability(self.progress, start, end, self.annealing_power)
         grid, prefix = self.backbone.patch_embed.grid_size, self.backbone.num_prefix_tokens
         return draw_query_mask(mask_logits, grid, prefix, keep)
-
-    def predict_coefficients(self, images: Tensor) -> tuple[Tensor, Tensor, dict[str, int]]:
-        """What the linear maps behind `score_names` are made of.
-
-        Args:
-            images: see `predict_masks`.
-        Returns:
-            mask logits (B, Q, h, w), coefficients (B, Q, M) of all maps side by side, and the
-            number of channels of each named map, in that order.
-        """
-        mask_logits, class_logits = self.predict_masks(images, final_only=True)[-1]
-        coefficients = scores.linear_coefficients(
-            class_logits, self.num_known, self.score_names, self.temperature
-        )
-        channels = {name: value.shape[-1] for name, value in coefficients.items()}
-        return mask_logits, torch.cat(list(coefficients.values()), dim=-1), channels
-
-    def read_scores(self, maps: Tensor, channels: dict[str, int]) -> dict:
-        """Evaluate the formulas on merged maps.
-
-        Args:
-            maps: (B, M, H, W).
-            channels: of each named map, see `predict_coefficients`.
-        Returns:
-            as `forward` in evaluation, with a batch dimension in front.
-        """
-        named = dict(zip(channels, maps.split(list(channels.values()), dim=1), strict=True))
-        known = named["probs"][:, : self.num_known]
-        return {
-            "sem_seg": known.argmax(dim=1),
-            "scores": scores.scores_from_maps(
-                named, self.num_known, self.score_names, self.score_statistics
-            ),
-            "confidence": scores.known_distribution(known).max(dim=1).values,
-        }

@@ -1,95 +1,214 @@
-"""Inference on an image of any size: windows, linear maps, native size, scores.
+"""Inference on images of any size: windows, linear maps, native size, scores.
 
-Every score is a pointwise function of a few maps that are linear in the sigmoid of the mask
-logits. So windows merge maps, one resize brings them to native size, and the formulas come last.
+Every score is a pointwise function of a few maps, most of them linear in the sigmoid of the mask
+logits (`scores`). So windows merge maps, one resize brings them to native size, and the formulas
+come last. All of it happens strip by strip: a strip of rows of the output is made of the few rows
+of mask logits that it depends on, while these are in the cache, and no map of a whole image is
+ever stored.
 
-Shape letters: n windows, Q queries, M channels of all maps together, (h, w) window, (H, W) output.
+Only the network runs in mixed precision, if anything does. What follows is float32, because a
+score of 8 bits ties thousands of pixels.
+
+Shape letters: n windows, Q queries, M channels of all maps together, (h, w) mask logits of a
+window, (H, W) output.
 """
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from anoseg_d2.modeling import scores
-from anoseg_d2.modeling.windows import (
-    WindowMerger,
-    WindowPlan,
-    cut_windows,
-    plan_windows,
-    resize_rows,
-)
+from anoseg_d2.modeling.windows import WindowPlan, cut_windows, plan_windows, resize_rows
 
-__all__ = ["infer_image", "is_out_of_memory", "smaller_batch"]
+__all__ = [
+    "WindowPrediction",
+    "choose_queries",
+    "infer_images",
+    "is_out_of_memory",
+    "predict_windows",
+    "read_scores",
+    "smaller_batch",
+]
 
 logger = logging.getLogger(__name__)
 
-# Floats that one strip of mask logits or linear maps may hold at once: 4 Mi of them are 16 MiB, and
-# what is made of them needs a few times as much. Larger strips are slower: they leave the cache.
-STRIP_ELEMENTS = 4 * 2**20
+# Floats that one strip may hold at once, masks and maps together: 8 MiB stay in the cache.
+STRIP_ELEMENTS = 2**21
+# Windows per forward where INPUT.WINDOW_BATCH is 0. More make no device faster at these sizes.
+MOST_WINDOWS = 8
 
 # Devices other than CUDA raise a plain RuntimeError, which only its message tells apart.
 _NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "alloc_failed")
 
 
-@torch.no_grad()
-def infer_image(model: nn.Module, sample: dict) -> dict:
-    """Segment and score one image.
+class WindowPrediction(NamedTuple):
+    """What is kept of one window until its image is complete.
+
+    mask_logits: (Q', h, w) float32 of the queries that matter, most important first.
+    coefficients: {linear map: (Q'', M)}; each reads only the first Q'' of these queries.
+    patch_maps: {patch map: (M, rows, columns)} on the patch grid.
+    """
+
+    mask_logits: Tensor
+    coefficients: dict[str, Tensor]
+    patch_maps: dict[str, Tensor]
+
+
+def infer_images(
+    model: nn.Module, samples: list[dict], score_names: Iterable[str] | None = None
+) -> list[dict]:
+    """Segment and score images; windows of several images share a forward pass.
 
     Args:
         model: an `EoMT`; its `window_batch` is lowered when memory runs out, and stays lowered.
-        sample: `image` (3, H, W) uint8 RGB of any size, with optional `height` and `width` of the
-            output.
+        samples: per image `image` (3, H, W) RGB 0..255 of any size, with optional `height` and
+            `width` of the output.
+        score_names: scores to give; None for the model's own.
     Returns:
-        `sem_seg` (H, W) int64, `scores` {name: (H, W) float32}, `confidence` (H, W) float32.
+        per image `sem_seg` (H, W) int64, `scores` {name: (H, W) float32} and `confidence` (H, W)
+        float32.
+    Raises:
+        ValueError: scores that the model cannot give, or an image that `plan_windows` refuses.
+        RuntimeError: memory does not suffice for a single window.
     """
-    image = sample["image"]
-    plan = plan_windows(image.shape[-2:], model.image_size, model.window_overlap)
-    maps, channels = window_maps(model, cut_windows(image, plan), plan)
-    size = (sample.get("height", image.shape[-2]), sample.get("width", image.shape[-1]))
-    return read_maps(model, maps, channels, size)
+    names = model.check_scores(score_names) if score_names else model.score_names
+    plans = [
+        plan_windows(tuple(sample["image"].shape[-2:]), model.image_size, model.window_overlap)
+        for sample in samples
+    ]
+    results, windows = [], []
+    with torch.inference_mode():
+        for window in _predict_all(model, samples, plans, names):
+            windows.append(window)
+            plan, sample = plans[len(results)], samples[len(results)]
+            if len(windows) == len(plan.origins):
+                height, width = sample["image"].shape[-2:]
+                size = (sample.get("height", height), sample.get("width", width))
+                with torch.autocast(model.device.type, enabled=False):
+                    results.append(_read_image(model, windows, plan, size, names))
+                windows = []
+    return results
 
 
-def window_maps(model: nn.Module, crops: Tensor, plan: WindowPlan) -> tuple[Tensor, dict]:
-    """Run the model on windows (n, 3, h, w) and merge their maps.
-
-    Returns:
-        maps (M, H, W) at the resized image's size, and the number of channels of each named map.
-    """
-    merger, done, channels = WindowMerger(plan), 0, {}
-    while done < len(crops):
-        part = crops[done : done + (model.window_batch or len(crops))]
+def _predict_all(model, samples, plans, names) -> Iterator[WindowPrediction]:
+    """Yield the prediction of every window of every image in order, a batch at a time."""
+    crops = (
+        crop
+        for sample, plan in zip(samples, plans, strict=True)
+        for crop in cut_windows(sample["image"], plan)
+    )
+    waiting: list[Tensor] = []
+    while True:
+        limit = model.window_batch or MOST_WINDOWS
+        waiting += islice(crops, max(0, limit - len(waiting)))
+        if not waiting:
+            return
+        batch = torch.stack(waiting[:limit])
         try:
-            for maps, named in _maps_of(model, part):
-                merger.add(maps, done)
-                done, channels = done + 1, named
+            predictions = _select(model, *predict_windows(model, batch.to(model.device), names))
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
-            model.window_batch = smaller_batch(len(part), plan, error)
-    return merger.mean(), channels
+            model.window_batch = smaller_batch(len(batch), model.image_size, error)
+            continue
+        waiting = waiting[limit:]
+        yield from predictions
 
 
-def _maps_of(model: nn.Module, crops: Tensor) -> Iterator[tuple[Tensor, dict]]:
-    """Yield the maps (M, h, w) of one window after the other, and the channels of each map."""
-    mask_logits, stacked, channels = model.predict_coefficients(crops.to(model.device))
-    size = tuple(crops.shape[-2:])
-    for logits, coefficients in zip(mask_logits.float(), stacked, strict=True):
-        maps = logits.new_empty(coefficients.shape[-1], *size)
-        for start, stop in _strips(size, len(logits)):
-            strip = resize_rows(logits, size, start, stop)
-            maps[:, start:stop] = scores.combine_masks(coefficients[None], strip[None])[0]
-        yield maps, channels
+def predict_windows(
+    model: nn.Module, images: Tensor, names: Iterable[str]
+) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
+    """Run the network on windows and compute what all maps are made of.
+
+    Args:
+        model: an `EoMT`.
+        images: (B, 3, H, W) RGB 0..255 of the model's `image_size`.
+        names: of scores.
+    Returns:
+        mask logits (B, Q, h, w), coefficients {linear map: (B, Q, M)} and patch maps
+        {patch map: (B, M, rows, columns)}, all float32.
+    """
+    read = {name for score in scores.single_scores(names) for name in scores.SCORES[score].maps}
+    parts = {name: module for name, module in model.patch_maps.items() if name in read}
+    blocks = sorted({block for module in parts.values() for block in module.blocks})
+    with model.inference_precision():
+        predictions, tokens = model.run_network(images, final_only=True, blocks=blocks)
+    mask_logits, class_logits = predictions[-1]
+    with torch.autocast(images.device.type, enabled=False):
+        coefficients = scores.linear_coefficients(
+            class_logits, model.num_known, names, model.temperature
+        )
+        tokens = {block: value.float() for block, value in tokens.items()}
+        grid = model.backbone.patch_embed.grid_size
+        patch_maps = {name: module(tokens).unflatten(-1, grid) for name, module in parts.items()}
+    return mask_logits.float(), coefficients, patch_maps
 
 
-def read_maps(model: nn.Module, maps: Tensor, channels: dict, size: tuple[int, int]) -> dict:
-    """Resize maps (M, H', W') to the output size and evaluate the formulas, strip by strip."""
-    sem_seg = maps.new_empty(size, dtype=torch.int64)
-    confidence = maps.new_empty(size)
-    score_maps = {name: maps.new_empty(size) for name in model.score_names}
-    for start, stop in _strips(size, len(maps)):
-        values = model.read_scores(resize_rows(maps, size, start, stop)[None], channels)
+def _select(model, mask_logits, coefficients, patch_maps) -> list[WindowPrediction]:
+    """Split a batch into windows and leave out the queries that cannot matter."""
+    windows = []
+    for index, logits in enumerate(mask_logits):
+        own = {name: value[index] for name, value in coefficients.items()}
+        order, kept = choose_queries(own, model.query_tolerance)
+        order = order[: max(kept.values())]
+        windows.append(
+            WindowPrediction(
+                logits[order],
+                {name: value[order[: kept[name]]] for name, value in own.items()},
+                {name: value[index] for name, value in patch_maps.items()},
+            )
+        )
+    return windows
+
+
+def choose_queries(
+    coefficients: dict[str, Tensor], tolerance: float
+) -> tuple[Tensor, dict[str, int]]:
+    """Order the queries by importance, and count how many of them each linear map needs.
+
+    A mask is at most 1, so the queries that a map leaves out change it by at most the sum of
+    their coefficients, which stays below `tolerance` in every channel.
+
+    Args:
+        coefficients: {linear map: (Q, M)} of one window, `probs` among them.
+        tolerance: bound of the error of every map; 0 keeps every query.
+    Returns:
+        order (Q) int64, the queries most sure of an object first, and {linear map: number of
+        queries that it needs, from 1 to Q}.
+    """
+    order = coefficients["probs"].sum(dim=-1).argsort(descending=True)
+    left = torch.stack(
+        [
+            value[order].abs().double().flip(0).cumsum(0).flip(0).amax(dim=-1)
+            for value in coefficients.values()
+        ]
+    )
+    # Entry n of `left` is what a map loses without query n and all after it.
+    needed = (left >= tolerance).sum(dim=1).clamp(min=1).tolist()
+    return order, dict(zip(coefficients, needed, strict=True))
+
+
+def _read_image(model, windows: list[WindowPrediction], plan: WindowPlan, size, names) -> dict:
+    """Make the maps of an image strip by strip, resize them to `size`, evaluate the formulas."""
+    sem_seg = windows[0].mask_logits.new_empty(size, dtype=torch.int64)
+    confidence = sem_seg.new_empty(size, dtype=torch.float32)
+    score_maps = {name: torch.empty_like(confidence) for name in names}
+    for start, stop in _strips(windows, plan, size):
+        if plan.resized[0] == size[0]:
+            first, last = start, stop
+        else:
+            scale = plan.resized[0] / size[0]
+            first = max(0, int((start + 0.5) * scale - 0.5) - 1)
+            last = min(plan.resized[0], int((stop + 0.5) * scale + 0.5) + 2)
+        maps, channels = _merged_rows(windows, plan, first, last)
+        if plan.resized != tuple(size):
+            maps = resize_rows(maps, size, start, stop, (first, plan.resized[0]))
+        named = dict(zip(channels, maps[None].split(list(channels.values()), dim=1), strict=True))
+        values = read_scores(model, named, names)
         sem_seg[start:stop] = values["sem_seg"][0]
         confidence[start:stop] = values["confidence"][0]
         for name, value in values["scores"].items():
@@ -99,40 +218,106 @@ def read_maps(model: nn.Module, maps: Tensor, channels: dict, size: tuple[int, i
     return {"sem_seg": sem_seg, "scores": score_maps, "confidence": confidence}
 
 
-def _strips(size: tuple[int, int], channels: int) -> Iterator[tuple[int, int]]:
-    """Rows start..stop that split (channels, H, W) values into strips of STRIP_ELEMENTS."""
+def _strips(windows, plan: WindowPlan, size) -> Iterator[tuple[int, int]]:
+    """Rows start..stop that split the output into strips of about `STRIP_ELEMENTS`."""
     height, width = size
-    rows = max(1, STRIP_ELEMENTS // (channels * width))
+    window = windows[0]
+    maps = [*(value.shape[1] for value in window.coefficients.values())]
+    maps += [len(value) for value in window.patch_maps.values()]
+    queries = max(len(window.mask_logits) for window in windows)
+    # Floats per row of the resized image, and per row of the output.
+    inside = queries * plan.window[1] + sum(maps) * plan.resized[1]
+    outside = sum(maps) * width
+    rows = max(1, int(STRIP_ELEMENTS / max(inside * plan.resized[0] / height, outside)))
     for start in range(0, height, rows):
         yield start, min(start + rows, height)
 
 
+def _merged_rows(windows, plan: WindowPlan, first: int, last: int) -> tuple[Tensor, dict]:
+    """Rows first..last of the maps of the resized image, (M, rows, W), and channels by name."""
+    if len(windows) == 1:
+        return _window_rows(windows[0], plan.window, first, last)
+    height, width = plan.window
+    merged, count, channels = None, None, {}
+    for window, (y, x) in zip(windows, plan.origins, strict=True):
+        top, bottom = max(first, y), min(last, y + height)
+        if top >= bottom:
+            continue
+        maps, channels = _window_rows(window, plan.window, top - y, bottom - y)
+        if merged is None:
+            merged = maps.new_zeros(len(maps), last - first, plan.resized[1])
+            count = maps.new_zeros(last - first, plan.resized[1])
+        merged[:, top - first : bottom - first, x : x + width] += maps
+        count[top - first : bottom - first, x : x + width] += 1
+    return merged.div_(count), channels
+
+
+def _window_rows(window: WindowPrediction, size, first: int, last: int) -> tuple[Tensor, dict]:
+    """Rows first..last of the maps of one window, (M, rows, w), and channels by name."""
+    masks = resize_rows(window.mask_logits, size, first, last).sigmoid().flatten(1)
+    channels = {name: value.shape[1] for name, value in window.coefficients.items()}
+    channels |= {name: len(value) for name, value in window.patch_maps.items()}
+    maps = masks.new_empty(sum(channels.values()), masks.shape[1])
+    parts = dict(zip(channels, maps.split(list(channels.values())), strict=True))
+    for name, value in window.coefficients.items():
+        torch.mm(value.T, masks[: len(value)], out=parts[name])
+    for name, value in window.patch_maps.items():
+        parts[name].copy_(resize_rows(value, size, first, last).flatten(1))
+    return maps.unflatten(1, (last - first, -1)), channels
+
+
+def read_scores(model: nn.Module, maps: dict[str, Tensor], names: Iterable[str]) -> dict:
+    """Evaluate the formulas on merged maps.
+
+    Args:
+        model: an `EoMT`.
+        maps: {name: (B, M, H, W)}.
+        names: of scores.
+    Returns:
+        `sem_seg` (B, H, W) int64, `scores` {name: (B, H, W)} and `confidence` (B, H, W).
+    """
+    known = maps["probs"][:, : model.num_known]
+    return {
+        "sem_seg": known.argmax(dim=1) if torch.compiler.is_exporting() else _first_argmax(known),
+        "scores": scores.scores_from_maps(maps, model.num_known, names, model.score_statistics),
+        "confidence": scores.known_distribution(known).amax(dim=1),
+    }
+
+
+def _first_argmax(values: Tensor) -> Tensor:
+    """`values.argmax(dim=1)`, ten times faster on a CPU: its own reduction is not vectorised."""
+    best = values[:, 0]
+    index = torch.zeros_like(best)
+    for channel in range(1, values.shape[1]):
+        index.masked_fill_(values[:, channel] > best, channel)
+        best = torch.maximum(best, values[:, channel])
+    return index.long()
+
+
 def is_out_of_memory(error: RuntimeError) -> bool:
-    """Whether torch raised `error` for want of memory, on any device."""
+    """Whether torch raised `error` because memory ran out, on any device."""
     words = str(error).lower()
     is_cuda = isinstance(error, torch.cuda.OutOfMemoryError)
     return is_cuda or any(phrase in words for phrase in _NO_MEMORY)
 
 
-def smaller_batch(windows: int, plan: WindowPlan, error: RuntimeError) -> int:
-    """Half as many windows per forward, said in the log.
+def smaller_batch(windows: int, window: tuple[int, int], error: RuntimeError) -> int:
+    """Return half as many windows per forward, and say so in the log.
 
     Args:
         windows: how many did not fit.
-        plan: of the image at hand.
+        window: (H, W) in pixels.
         error: what torch raised.
     Raises:
         RuntimeError: not even one window fits; the cause is `error`.
     """
     if windows == 1:
-        height, width = plan.window
         raise RuntimeError(
-            f"out of memory with a single window of {height}x{width} (image resized to "
-            f"{plan.resized[0]}x{plan.resized[1]}); a smaller INPUT.CROP_SIZE, fewer "
-            f"TEST.ANOMALY.SCORES, or MODEL.DEVICE cpu needs less: {error}"
+            f"out of memory with a single window of {window[0]}x{window[1]}; a smaller "
+            f"INPUT.CROP_SIZE or MODEL.DEVICE cpu needs less: {error}"
         ) from error
     logger.warning(
-        "out of memory with %d windows per forward; going on with INPUT.WINDOW_BATCH %d",
+        "out of memory with %d windows per forward; continuing with INPUT.WINDOW_BATCH %d",
         windows,
         windows // 2,
     )

@@ -6,16 +6,29 @@ Shape letters: n windows, M channels, (H, W) sizes in pixels.
 import math
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 from torchvision.transforms.v2 import functional as TF
 
-__all__ = ["WindowPlan", "cut_windows", "merge_windows", "plan_windows", "resize_rows"]
+__all__ = [
+    "WindowMerger",
+    "WindowPlan",
+    "cut_windows",
+    "merge_windows",
+    "plan_windows",
+    "resize_rows",
+    "row_weights",
+]
+
+# Pixels of an image after it was resized to cover the window: 32 windows of 1024 x 1024. A strip of
+# 1 x 5000 pixels would ask for 5,000 of them and many gigabytes.
+MOST_PIXELS = 2**25
 
 
 class WindowPlan(NamedTuple):
-    """Where windows lie.
+    """Where the windows of an image are.
 
     resized: (H, W) of the image when it is cut.
     window: (H, W) of each window.
@@ -30,23 +43,32 @@ class WindowPlan(NamedTuple):
 def plan_windows(
     image_size: tuple[int, int], window: tuple[int, int], overlap: float = 0.0
 ) -> WindowPlan:
-    """Scale an image so that it covers the window, and lay windows along the side that is longer.
+    """Scale an image until it just covers the window, and place windows along its longer side.
 
     As EoMT does for semantic segmentation (arXiv:2503.19108): no padding, evenly spread windows.
 
     Args:
         image_size: native (H, W).
         window: (H, W) that the model sees.
-        overlap: least overlap of neighbours as a share of the window, 0 <= overlap < 1.
+        overlap: least overlap of neighbours as a fraction of the window, 0 <= overlap < 1.
     Raises:
-        ValueError: an overlap out of range.
+        ValueError: an overlap out of range, an empty image, or one so elongated that its resized
+            version has more than `MOST_PIXELS`.
     """
+    if min(image_size) < 1:
+        raise ValueError(f"an image of {image_size[0]}x{image_size[1]} pixels is empty")
     if not 0 <= overlap < 1:
         raise ValueError(f"TEST.WINDOW_OVERLAP must be in 0..1 (1 excluded), is {overlap}")
     scale = max(window[0] / image_size[0], window[1] / image_size[1])
     resized = tuple(
         max(size, round(side * scale)) for side, size in zip(image_size, window, strict=True)
     )
+    if resized[0] * resized[1] > MOST_PIXELS:
+        raise ValueError(
+            f"an image of {image_size[0]}x{image_size[1]} pixels is too elongated: covering a "
+            f"window of {window[0]}x{window[1]}, it becomes {resized[0]}x{resized[1]}, over the "
+            f"{MOST_PIXELS} pixels allowed; crop it, or choose a smaller INPUT.CROP_SIZE"
+        )
     starts = [_starts(side, size, overlap) for side, size in zip(resized, window, strict=True)]
     return WindowPlan(resized, tuple(window), [(y, x) for y in starts[0] for x in starts[1]])
 
@@ -70,7 +92,7 @@ class WindowMerger:
     """Mean of overlapping window maps.
 
     Args:
-        plan: where the windows lie.
+        plan: where the windows are.
     """
 
     def __init__(self, plan: WindowPlan):
@@ -101,28 +123,58 @@ def merge_windows(maps: Tensor, plan: WindowPlan) -> Tensor:
     return merger.mean()
 
 
-def resize_rows(maps: Tensor, size: tuple[int, int], start: int, stop: int) -> Tensor:
-    """Rows start..stop of `maps` resized bilinearly (align_corners False) to `size`.
-
-    Strips keep memory bounded where an image is far larger than what the model sees.
+def row_weights(
+    source: int, target: int, start: int, stop: int, like: Tensor
+) -> tuple[int, Tensor]:
+    """Return the weights that resize a line of `source` pixels bilinearly to rows start..stop.
 
     Args:
-        maps: (M, h, w).
+        source, target: lengths of the whole line before and after.
+        start, stop: the wanted part of the result.
+        like: a tensor of the wanted device and type.
+    Returns:
+        the first source row that is needed, and weights (stop - start, needed source rows); row
+        i of the result is the weighted sum of the needed rows. As align_corners False has it.
+    """
+    # In float64: at float32, row 20,000 of a large image would be read a tenth of a row off.
+    y = (np.arange(start, stop) + 0.5) * (source / target) - 0.5
+    y = y.clip(0, source - 1)
+    above = y.astype(np.int64)
+    below = (above + 1).clip(max=source - 1)
+    first, rows = int(above[0]), np.arange(stop - start)
+    weights = np.zeros((stop - start, int(below[-1]) + 1 - first))
+    weights[rows, above - first] = 1 - (y - above)
+    weights[rows, below - first] += y - above
+    return first, torch.from_numpy(weights).to(like)
+
+
+def resize_rows(
+    maps: Tensor, size: tuple[int, int], start: int, stop: int, source: tuple[int, int] = (0, 0)
+) -> Tensor:
+    """Rows start..stop of `maps` resized bilinearly (align_corners False) to `size`.
+
+    Strips keep memory bounded where an image is far larger than what the model sees. Columns are
+    interpolated first, while there are few rows, and rows by a matrix product, which is several
+    times faster than indexing. `F.interpolate` of the whole is the slow twin in the tests.
+
+    Args:
+        maps: (M, h, w), or the rows of it from `source[0]` on.
         size: (H, W) of the whole result.
+        source: first row that `maps` holds, and h of the whole; (0, 0) when `maps` is whole.
     Returns:
         (M, stop - start, W).
     """
-    source, (height, width) = maps.shape[-2], size
-    y = (torch.arange(start, stop, device=maps.device, dtype=torch.float64) + 0.5) * (
-        source / height
-    ) - 0.5
-    y = y.clamp(0, source - 1)
-    above = y.floor().long()
-    below = (above + 1).clamp(max=source - 1)
-    share = (y - above).to(maps.dtype)[:, None]
-    rows = maps[:, above] * (1 - share) + maps[:, below] * share
+    offset, height = source if source[1] else (0, maps.shape[-2])
+    if height == size[0]:
+        rows = maps[:, start - offset : stop - offset]
+        return rows if rows.shape[-1] == size[1] else _resize_columns(rows, size[1])
+    first, weights = row_weights(height, size[0], start, stop, maps)
+    rows = maps[:, first - offset : first - offset + weights.shape[1]]
+    return weights @ _resize_columns(rows, size[1])
+
+
+def _resize_columns(rows: Tensor, width: int) -> Tensor:
     if rows.shape[-1] == width:
         return rows
-    return F.interpolate(
-        rows[None], size=(stop - start, width), mode="bilinear", align_corners=False
-    )[0]
+    size = (rows.shape[-2], width)
+    return F.interpolate(rows[None], size=size, mode="bilinear", align_corners=False)[0]

@@ -56,7 +56,7 @@ def photographs(count, height, width):
 
 def answers(model, images, names):
     """What the model itself says: {output: (B, H, W)}."""
-    model.score_names = list(names)
+    model.asked_scores = list(names)
     results = model([{"image": image} for image in images])
     flat = [
         {**r["scores"], "sem_seg": r["sem_seg"], "confidence": r["confidence"]} for r in results

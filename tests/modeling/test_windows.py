@@ -139,3 +139,21 @@ def test_rows_in_strips_equal_interpolation_of_the_whole(source, target, rows):
 def test_equal_sizes_are_left_as_they_are():
     maps = torch.randn(3, 5, 7)
     assert torch.equal(resize_rows(maps, (5, 7), 0, 5), maps)
+
+
+def test_an_image_that_would_take_thousands_of_windows_is_refused_with_its_size():
+    with pytest.raises(ValueError, match=r"1x5000 pixels is too elongated.*1024x5120000"):
+        plan_windows((1, 5000), (1024, 1024))
+    assert len(plan_windows((1, 5000), (32, 32)).origins) == 5000  # small windows suffice
+
+
+def test_an_empty_image_is_refused():
+    with pytest.raises(ValueError, match="0x10 pixels is empty"):
+        plan_windows((0, 10), (32, 32))
+
+
+def test_strips_of_a_strip_equal_strips_of_the_whole():
+    maps = torch.randn(2, 40, 9)
+    whole = resize_rows(maps, (100, 20), 30, 50)
+    part = resize_rows(maps[:, 10:25], (100, 20), 30, 50, source=(10, 40))
+    torch.testing.assert_close(part, whole, rtol=0, atol=1e-6)

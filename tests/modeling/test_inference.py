@@ -1,0 +1,212 @@
+"""Inference by windows and strips: equal to its slow twin, in bounded memory, in float32."""
+
+import logging
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from anoseg_d2.modeling import inference
+from anoseg_d2.modeling.inference import choose_queries, is_out_of_memory
+from anoseg_d2.modeling.scores import (
+    combine_masks,
+    known_distribution,
+    linear_coefficients,
+    scores_from_maps,
+)
+from anoseg_d2.modeling.windows import cut_windows, merge_windows, plan_windows
+
+CPU_ERROR = (
+    "[enforce fail at alloc_cpu.cpp:118] err == 0. DefaultCPUAllocator: can't allocate memory: "
+    "you tried to allocate 99 bytes. Error code 12 (Cannot allocate memory)"
+)
+
+
+def limited(model, most, error):
+    """Let `model` fail above `most` windows at once; returns the batches that were tried."""
+    tried, run = [], model.run_network
+
+    def run_network(images, *args, **options):
+        tried.append(len(images))
+        if len(images) > most:
+            raise error
+        return run(images, *args, **options)
+
+    model.run_network = run_network
+    return tried
+
+
+@torch.no_grad()
+def slow_twin(model, sample, names):
+    """Scores, segmentation and confidence of one image: whole maps, every query, plain torch."""
+    image = sample["image"]
+    plan = plan_windows(tuple(image.shape[-2:]), model.image_size, model.window_overlap)
+    mask_logits, class_logits = model.predict_masks(cut_windows(image, plan))[-1]
+    enlarged = F.interpolate(mask_logits, size=plan.window, mode="bilinear")
+    size = (sample.get("height", image.shape[1]), sample.get("width", image.shape[2]))
+    maps = {}
+    coefficients = linear_coefficients(class_logits, model.num_known, names, model.temperature)
+    for name, value in coefficients.items():
+        merged = merge_windows(combine_masks(value, enlarged), plan)
+        maps[name] = F.interpolate(merged[None], size=size, mode="bilinear")
+    known = maps["probs"][:, : model.num_known]
+    found = scores_from_maps(maps, model.num_known, names)
+    return {
+        "scores": {name: value[0] for name, value in found.items()},
+        "sem_seg": known.argmax(dim=1)[0],
+        "confidence": known_distribution(known).max(dim=1).values[0],
+    }
+
+
+SIZES = [
+    *(((32, 32), None), ((40, 100), None), ((32, 50), (71, 33)), ((100, 37), None)),
+    *(((1, 1), None), ((2, 8), None), ((8, 2), None), ((300, 500), (20, 30))),
+]
+
+
+@pytest.mark.parametrize("strip", [2**20, 3000])
+@pytest.mark.parametrize("overlap", [0.0, 0.3])
+@pytest.mark.parametrize("size,output", SIZES, ids=str)
+def test_strips_equal_whole_maps_of_every_query(
+    tiny_eomt, monkeypatch, size, output, overlap, strip
+):
+    monkeypatch.setattr(inference, "STRIP_ELEMENTS", strip)
+    model = tiny_eomt(has_anomaly=True, window_overlap=overlap, temperature=1.5).eval()
+    sample = {"image": torch.randint(256, (3, *size), dtype=torch.uint8)}
+    if output:
+        sample |= {"height": output[0], "width": output[1]}
+    found, expected = model([sample])[0], slow_twin(model, sample, model.score_names)
+    torch.testing.assert_close(found["scores"], expected["scores"], rtol=1e-5, atol=2e-5)
+    torch.testing.assert_close(found["confidence"], expected["confidence"], rtol=0, atol=1e-5)
+    assert (found["sem_seg"] != expected["sem_seg"]).float().mean() < 1e-3
+
+
+def test_windows_of_several_images_share_a_forward_and_change_nothing(tiny_eomt):
+    model = tiny_eomt(has_anomaly=True).eval()
+    shapes = [(32, 32), (40, 100), (32, 32), (90, 32), (32, 70)]
+    samples = [{"image": torch.randint(256, (3, *s), dtype=torch.uint8)} for s in shapes]
+    alone = [model([sample])[0] for sample in samples]
+    tried = limited(model, 8, None)
+    together = model(samples)
+    assert tried == [8, 3]
+    for found, expected in zip(together, alone, strict=True):
+        torch.testing.assert_close(found["scores"], expected["scores"])
+        assert torch.equal(found["sem_seg"], expected["sem_seg"])
+
+
+def test_an_outer_autocast_does_not_round_the_scores(tiny_eomt):
+    model = tiny_eomt(head="arcface").eval()
+    sample = {"image": torch.randint(256, (3, 64, 64), dtype=torch.uint8)}
+    expected = model([sample])[0]["scores"]["rba"]
+    with torch.autocast("cpu", torch.bfloat16):
+        found = model([sample])[0]["scores"]["rba"]
+    assert found.dtype == torch.float32
+    # In bfloat16, 4,096 pixels share some forty values.
+    assert len(found.unique()) > 0.5 * len(expected.unique())
+    torch.testing.assert_close(found, expected, rtol=0, atol=0.05)
+
+
+def trained_like(queries=60, seed=0):
+    """Class logits of a trained model: a few queries are sure of an object, the rest of none."""
+    generator = torch.Generator().manual_seed(seed)
+    logits = torch.randn(queries, 21, generator=generator)
+    logits[:, -1] += 14
+    logits[torch.randperm(queries, generator=generator)[:12], :20] += 12
+    return logits
+
+
+@pytest.mark.parametrize("tolerance", [1e-2, 1e-4, 1e-6])
+@pytest.mark.parametrize("seed", range(5))
+def test_queries_left_out_change_every_map_by_less_than_the_tolerance(tolerance, seed):
+    names = ["msp", "energy", "rba", "anomaly", "uno", "max_logit_raw"]
+    coefficients = linear_coefficients(trained_like(seed=seed)[None], 19, names)
+    coefficients = {name: value[0] for name, value in coefficients.items()}
+    order, kept = choose_queries(coefficients, tolerance)
+    assert sorted(order.tolist()) == list(range(60))
+    # The worst masks there can be: every query claims every pixel with certainty.
+    for name, value in coefficients.items():
+        used = order[: kept[name]]
+        error = (value.double().sum(0) - value[used].double().sum(0)).abs().max()
+        assert error < tolerance
+        if kept[name] > 1:  # one query fewer would break the bound
+            left_out = value[order[kept[name] - 1 :]].abs().double().sum(0).max()
+            assert left_out >= tolerance
+    assert kept["probs"] < 60 and kept["raw_logits"] == 60
+
+
+def test_tolerance_zero_keeps_every_query():
+    coefficients = {"probs": trained_like().softmax(-1)[:, :-1]}
+    assert choose_queries(coefficients, 0.0)[1] == {"probs": 60}
+
+
+def test_leaving_queries_out_stays_within_the_tolerance_of_the_whole_model(tiny_eomt):
+    model = tiny_eomt(num_queries=40, has_anomaly=True).eval()
+    with torch.no_grad():
+        model.class_head.bias[-1] = 7.5
+    sample = {"image": torch.randint(256, (3, 50, 90), dtype=torch.uint8)}
+    model.query_tolerance = 0.0
+    whole = model([sample], score_names=["rba_sum", "anomaly"])[0]["scores"]
+    model.query_tolerance = 1e-2
+    fewer = model([sample], score_names=["rba_sum", "anomaly"])[0]["scores"]
+    assert 0 < (fewer["anomaly"] - whole["anomaly"]).abs().max() < 1e-2
+    # The sum over three known classes, each within the tolerance.
+    assert (fewer["rba_sum"] - whole["rba_sum"]).abs().max() < 3e-2
+
+
+@pytest.fixture
+def panorama():
+    return {"image": torch.randint(256, (3, 32, 32 * 7), dtype=torch.uint8)}
+
+
+@pytest.mark.parametrize(
+    "error",
+    [torch.cuda.OutOfMemoryError("CUDA out of memory."), RuntimeError(CPU_ERROR)],
+    ids=["gpu", "cpu"],
+)
+def test_out_of_memory_lowers_the_batch_once_and_for_all(tiny_eomt, panorama, caplog, error):
+    model = tiny_eomt().eval()
+    expected = model([panorama])[0]
+    tried = limited(model, 2, error)
+    with caplog.at_level(logging.WARNING):
+        found = model([panorama, panorama])
+    assert tried == [8, 4, 2, 2, 2, 2, 2, 2, 2]
+    assert model.window_batch == 2
+    assert [record.getMessage() for record in caplog.records] == [
+        "out of memory with 8 windows per forward; continuing with INPUT.WINDOW_BATCH 4",
+        "out of memory with 4 windows per forward; continuing with INPUT.WINDOW_BATCH 2",
+    ]
+    for output in found:
+        torch.testing.assert_close(output["scores"], expected["scores"])
+        assert torch.equal(output["sem_seg"], expected["sem_seg"])
+
+
+def test_one_window_that_does_not_fit_is_an_error_with_the_way_out(tiny_eomt, panorama):
+    model = tiny_eomt().eval()
+    limited(model, 0, RuntimeError(CPU_ERROR))
+    with pytest.raises(RuntimeError, match=r"single window of 32x32.*INPUT\.CROP_SIZE.*allocate"):
+        model([panorama])
+
+
+def test_other_errors_are_not_taken_for_want_of_memory(tiny_eomt, panorama):
+    model = tiny_eomt().eval()
+    tried = limited(model, 0, RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
+    with pytest.raises(RuntimeError, match="cannot be multiplied"):
+        model([panorama])
+    assert tried == [7] and not is_out_of_memory(RuntimeError("expected 3 dimensions"))
+
+
+@pytest.mark.parametrize("size", [(2160, 3840), (3840, 2160), (512, 4096)], ids=str)
+def test_large_images_are_read_in_strips_of_bounded_size(tiny_eomt, monkeypatch, size):
+    model = tiny_eomt(score_names=("rba",)).eval()
+    strips = []
+
+    def read_scores(model, maps, names):
+        strips.append(tuple(maps["probs"].shape[1:]))
+        flat = maps["probs"][:, 0]
+        return {"sem_seg": flat.long(), "scores": {"rba": flat}, "confidence": flat}
+
+    monkeypatch.setattr(inference, "read_scores", read_scores)
+    output = model([{"image": torch.zeros(3, *size, dtype=torch.uint8)}])[0]
+    assert output["scores"]["rba"].shape == output["sem_seg"].shape == size
+    assert sum(rows for _, rows, _ in strips) == size[0]
+    assert max(maps * rows * width for maps, rows, width in strips) <= inference.STRIP_ELEMENTS
