@@ -50,7 +50,8 @@ class CutPasteJob:
     Args:
         frames: scenes; their indices seed them.
         reader: of their labels.
-        outliers, controls: sources of unknown and of known objects.
+        outliers, controls, closed_set: sources of unknown objects, of known objects, and of
+            segments of the frames themselves.
         options: of pasting.
         seed: 0 or more.
         output: folder.
@@ -70,6 +71,7 @@ class CutPasteJob:
     split: str = "train"
     benchmark: bool = False
     compress_level: int = 3
+    closed_set: Sequence[ObjectSource] = ()
 
     def __post_init__(self):
         stems = Counter(frame.stem for frame in self.frames)
@@ -98,7 +100,7 @@ class CutPasteJob:
         """Everything the output depends on but the files, as plain json values."""
         sources = {
             role: [{"kind": type(source).__name__, **source.settings} for source in group]
-            for role, group in (("outliers", self.outliers), ("controls", self.controls))
+            for role, group in self._roles()
         }
         config = {
             "algorithm": ALGORITHM,
@@ -112,13 +114,17 @@ class CutPasteJob:
         }
         return json.loads(json.dumps(config))
 
+    def _roles(self):
+        roles = {"outliers": self.outliers, "controls": self.controls}
+        return (roles | ({"closed set": self.closed_set} if self.closed_set else {})).items()
+
     def inputs(self) -> dict[str, dict[str, int]]:
         """Group of inputs -> file name -> size in bytes, -1 for none; paths may move."""
         groups = {
             "images": {frame.name: _size(frame.image) for frame in self.frames},
             "labels": {frame.name: _size(frame.label) for frame in self.frames},
         }
-        for role, group in (("outliers", self.outliers), ("controls", self.controls)):
+        for role, group in self._roles():
             for number, source in enumerate(group):
                 groups[f"{role} {number}"] = dict(source.files)
         return groups
@@ -276,7 +282,14 @@ def _make(job: CutPasteJob, frame: Frame) -> dict:
         return record
     generator = np.random.default_rng((job.seed, frame.index))
     image, label, objects, problems = sample_and_paste(
-        image, label, generator, job.options, job.outliers, job.controls
+        image,
+        label,
+        generator,
+        job.options,
+        job.outliers,
+        job.controls,
+        job.closed_set,
+        frame=frame.index,
     )
     _write_frame(job, frame, image, label, clean=not objects)
     record |= {"failed": None, "objects": objects, "problems": problems}

@@ -1,8 +1,8 @@
 """Pasting cut-out objects into road scenes: pixels in, pixels out.
 
 Pure functions on arrays: an object is scaled, feathered, blended and given the anomaly's id in the
-label map. Nothing here reads a file or knows a dataset; `draw` chooses what is pasted,
-and `job` writes whole sets.
+label map. Nothing here reads a file or knows a dataset; `sampling` chooses what is
+pasted, and `job` writes whole sets.
 
 Shapes: H W frame, h w object (its tight box, at pasted size once resized).
 """
@@ -14,12 +14,14 @@ from dataclasses import dataclass, field
 import cv2
 import numpy as np
 
+from anoseg_d2.data.augmentation import jitter_colors
 from anoseg_d2.utils.constants import PASTED_ID
 
 __all__ = ["CutPasteOptions", "PasteObject", "paste_objects"]
 
 KERNEL_SIGMAS = 4.0  # beyond this the feather adds less than a hundredth of a grey level
 HORIZON_FALLBACK = 0.4  # share of the frame above the horizon where no ground is labelled
+_BLENDINGS = ("feather", "hard", "poisson")
 _CHOICES = {
     "size": ("native", "perspective"),
     "placement": ("uniform", "road"),
@@ -35,22 +37,28 @@ class PasteObject:
         mask: (h, w) bool, where the object is.
         label: id written into the label map; None for the options' anomaly value.
         source: what a record says of the object's origin (annotation, image, category, ...).
+        min_side: least side when pasted, pixels; None for the options' own.
     """
 
     image: np.ndarray
     mask: np.ndarray
     label: int | None = None
     source: dict = field(default_factory=dict)
+    min_side: int | None = None
 
 
 @dataclass(frozen=True)
 class CutPasteOptions:
-    """Every choice of the generator; the defaults are the paper's.
+    """Every choice of the generator.
+
+    The defaults are the paper's where the paper states a value. Not the paper's are `ratio` (it
+    implies 1.0), `min_side`, `max_fraction`, and `rim`, which cleans outlines.
 
     Args:
         ratio: share of the images that receive objects, 0..1.
         count: fewest and most objects of an image, drawn without replacement.
         control_count: fewest and most pasted objects of known classes; (0, 0) is off.
+        closed_set_count: fewest and most pasted segments of other training frames; (0, 0) is off.
         scale: range of the factor on an object's native size (`size` native).
         max_fraction: a pasted object's greatest share of the frame's height and of its width.
         min_side: least side of a pasted object, pixels, and never over half of what `max_fraction`
@@ -69,6 +77,13 @@ class CutPasteOptions:
             colours are taken from further inside: outlines are drawn by hand, and a photograph's
             background lies on the wrong side of them. 0 leaves the colours alone.
         opaque_core: whether the eroded mask stays fully opaque, whatever the blur.
+        blending: how an object is laid over the scene; of several ways one is chosen for each
+            object: `feather`, `hard` (no blur at all), `poisson` (Pérez et al. 2003: the scene's
+            colours at the outline, the object's gradients inside).
+        color_jitter: whether objects change brightness, contrast, saturation and hue, by the
+            ranges of the training augmentation.
+        blur: objects are blurred by a sigma from 0 to this many pixels of the photograph.
+        noise: objects get normal noise with a deviation from 0 to this many grey levels.
         anomaly_value: label value of pasted unknown objects.
         max_redraws: how often an object without a visible label pixel is drawn anew.
     """
@@ -76,6 +91,7 @@ class CutPasteOptions:
     ratio: float = 0.5
     count: tuple[int, int] = (1, 3)
     control_count: tuple[int, int] = (0, 0)
+    closed_set_count: tuple[int, int] = (0, 0)
     scale: tuple[float, float] = (0.5, 1.5)
     max_fraction: float = 0.4
     min_side: int = 32
@@ -87,13 +103,20 @@ class CutPasteOptions:
     feather: tuple[float, float] = (5.0, 0.1)
     rim: int = 2
     opaque_core: bool = False
+    blending: tuple[str, ...] = ("feather",)
+    color_jitter: bool = False
+    blur: float = 0.0
+    noise: float = 0.0
     anomaly_value: int = PASTED_ID
     max_redraws: int = 20
 
     def __post_init__(self):
         for name, allowed in _CHOICES.items():
             _require(name, getattr(self, name), getattr(self, name) in allowed, f"one of {allowed}")
-        for name in ("count", "control_count", "scale"):
+        ways = tuple(self.blending)
+        known = ways and set(ways) <= set(_BLENDINGS)
+        _require("blending", ways, known, f"one or more of {_BLENDINGS}")
+        for name in ("count", "control_count", "closed_set_count", "scale"):
             low, high = getattr(self, name)
             _require(name, (low, high), 0 <= low <= high, "0 <= least <= most")
         _require("scale", self.scale, self.scale[0] > 0, "above 0")
@@ -102,6 +125,8 @@ class CutPasteOptions:
             "max_fraction", self.max_fraction, 0 < self.max_fraction <= 1, "above 0, at most 1"
         )
         _require("min_side", self.min_side, self.min_side >= 1, "1 or more")
+        for name in ("blur", "noise"):
+            _require(name, getattr(self, name), 0 <= getattr(self, name) <= 100, "0..100")
         _require("rim", self.rim, self.rim >= 0, "0 or more")
         _require("max_redraws", self.max_redraws, self.max_redraws >= 0, "0 or more")
         _require("feather", self.feather, min(self.feather) >= 0, "0 or more, both")
@@ -174,7 +199,7 @@ def paste_objects(
             break
         placements = [p if p is not None and p.visible else None for p in placements]
     image, label = image.copy(), label.copy()
-    sigmas = [_blend(image, label, p, options) if p else None for p in placements]
+    sigmas = [_blend(image, label, p, generator, options) if p else None for p in placements]
     values = [_label_value(item, options) for item in objects]
     return image, label, list(map(_record, objects, placements, values, sigmas))
 
@@ -240,6 +265,7 @@ def _resize_mask(item, scale, frame, options) -> tuple[np.ndarray | None, float]
     height, width = item.mask.shape
     most = min(options.max_fraction * frame[0] / height, options.max_fraction * frame[1] / width)
     wanted = options.perspective_min_side if options.size == "perspective" else options.min_side
+    wanted = wanted if item.min_side is None else item.min_side
     # Half the upper limit at most, so that a small frame has room for objects of aspect 2.
     wanted = min(wanted, int(options.max_fraction * min(frame) / 2))
     least = wanted / min(height, width)
@@ -373,10 +399,66 @@ def _blur(values, sigma, pad):
     return cv2.GaussianBlur(values, (side, side), sigma, borderType=cv2.BORDER_CONSTANT)
 
 
-def _blend(image, label, placement: _Placement, options: CutPasteOptions) -> float:
+def _varied(item: PasteObject, generator, options: CutPasteOptions) -> PasteObject:
+    """The object with other colours, blurred and noisy, as the options ask."""
+    image = item.image
+    if options.color_jitter:
+        image = jitter_colors(image, generator)
+    if options.blur:
+        sigma = generator.uniform(0, options.blur)
+        pad = int(np.ceil(KERNEL_SIGMAS * sigma))
+        weight = item.mask.astype(np.float32)
+        # Weighted by the mask, so that the photograph's background is not blurred in.
+        blurred = _blur(image * weight[..., None], sigma, pad) if pad else image
+        weight = _blur(weight, sigma, pad) if pad else np.ones_like(weight)
+        blurred = blurred / np.maximum(weight, 1e-6)[..., None]
+        image = np.rint(blurred).clip(0, 255).astype(np.uint8)
+    if options.noise:
+        grain = generator.normal(0, generator.uniform(0, options.noise), image.shape)
+        image = np.rint(image + grain).clip(0, 255).astype(np.uint8)
+    return dataclasses.replace(item, image=image)
+
+
+def _clone(image, placement: _Placement, colours: np.ndarray) -> np.ndarray | None:
+    """The object's box of `image` with the object cloned in; None at the frame's border."""
+    mask = placement.mask
+    (h, w), x, y = mask.shape, placement.x, placement.y
+    if min(x, y) < 2 or y + h + 2 > image.shape[0] or x + w + 2 > image.shape[1]:
+        return None  # Poisson's equation needs the scene's colours all around
+    scene = np.ascontiguousarray(image[y - 2 : y + h + 2, x - 2 : x + w + 2])
+    inside = np.pad(mask, 2)
+    source = np.where(inside[..., None], np.pad(colours, ((2, 2), (2, 2), (0, 0))), scene)
+    # OpenCV puts the middle of the mask's own box on the given point.
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    top, left = int(rows[0]) + 2, int(columns[0]) + 2
+    middle = (
+        left + int(columns[-1] - columns[0] + 1) // 2,
+        top + int(rows[-1] - rows[0] + 1) // 2,
+    )
+    filled = np.rint(source).clip(0, 255).astype(np.uint8)
+    cloned = cv2.seamlessClone(
+        filled, scene, inside.astype(np.uint8) * 255, middle, cv2.NORMAL_CLONE
+    )
+    return cloned[2:-2, 2:-2]
+
+
+def _blend(image, label, placement: _Placement, generator, options: CutPasteOptions) -> float:
     """Write one object into `image` and `label`; returns the feather's sigma."""
     mask = placement.mask
+    if options.color_jitter or options.blur or options.noise:
+        placement.object = _varied(placement.object, generator, options)
+    ways = options.blending
+    way = ways[int(generator.integers(len(ways)))] if len(ways) > 1 else ways[0]
+    if way == "poisson":
+        cloned = _clone(image, placement, _resize_colours(placement.object, mask, options.rim))
+        if cloned is not None:
+            h, w = mask.shape
+            box = np.s_[placement.y : placement.y + h, placement.x : placement.x + w]
+            image[box][mask] = cloned[mask]
+            label[box][mask] = _label_value(placement.object, options)
+            return 0.0
     sigma = min(options.feather[0], options.feather[1] * float(np.sqrt(mask.sum())))
+    sigma = 0.0 if way == "hard" else sigma
     pad = int(np.ceil(KERNEL_SIGMAS * sigma))
     alpha = _alpha(mask, sigma, pad, options.opaque_core)[..., None]
     inside = np.pad(mask, pad)

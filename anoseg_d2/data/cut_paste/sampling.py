@@ -17,18 +17,23 @@ MAX_TRIES = 50
 
 
 @dataclass
-class _Draw:
-    """Objects of one image, without replacement; `problems` names those that could not be read."""
+class _Sampler:
+    """Objects for one image, without replacement; `problems` names those that are unreadable.
+
+    `frame` is the number of the image itself, which gives it no objects.
+    """
 
     sources: Sequence[ObjectSource]
+    frame: int | None = None
     taken: set[tuple[int, int]] = field(default_factory=set)
     problems: list[str] = field(default_factory=list)
 
     def __call__(self, generator: np.random.Generator) -> PasteObject | None:
         for _ in range(MAX_TRIES):
             number = int(generator.integers(len(self.sources)))
-            index = int(generator.integers(len(self.sources[number])))
-            if (number, index) in self.taken:
+            index = self.sources[number].sample(generator)
+            origin = self.sources[number].frame_of(index)
+            if (number, index) in self.taken or (origin is not None and origin == self.frame):
                 continue
             self.taken.add((number, index))
             try:
@@ -45,40 +50,50 @@ def sample_and_paste(
     options: CutPasteOptions,
     outliers: Sequence[ObjectSource],
     controls: Sequence[ObjectSource] = (),
+    closed_set: Sequence[ObjectSource] = (),
+    frame: int | None = None,
 ) -> tuple[np.ndarray, np.ndarray, list[dict], list[str]]:
-    """Decide whether an image receives objects, draw them, and paste them in random order.
+    """Decide whether an image receives objects, choose them, and paste them in random order.
 
     Args:
         image: (H, W, 3) uint8 RGB.
         label: (H, W) integers.
-        generator: source of every draw; the result depends on it and the inputs alone.
+        generator: source of every random number; the result depends only on it and the inputs.
         options: all of them count.
         outliers: sources of unknown objects; each is as likely as the next.
         controls: sources of known objects, which carry their own labels.
+        closed_set: sources of segments of the training frames, likewise.
+        frame: number of this image among them; its own segments are not pasted into it.
     Returns:
         image, label and records as `paste_objects`; and messages about objects that could not be
-        read and were drawn anew. An image left clean has no records and is returned as it came.
+        read and were replaced. An image left clean has no records and is returned as it came.
     """
     if generator.random() >= options.ratio:
         return image, label, [], []
-    unknown, known = _Draw(outliers), _Draw(controls)
+    unknown, known = _Sampler(outliers), _Sampler(controls)
+    own = _Sampler(closed_set, frame)
     number = int(generator.integers(options.count[0], options.count[1] + 1))
     objects = [unknown(generator) for _ in range(number)]
     if controls:
         low, high = options.control_count
         objects += [known(generator) for _ in range(int(generator.integers(low, high + 1)))]
+    if closed_set:
+        low, high = options.closed_set_count
+        objects += [own(generator) for _ in range(int(generator.integers(low, high + 1)))]
     objects = [item for item in objects if item is not None]
     objects = [objects[index] for index in generator.permutation(len(objects))]
 
     def redraw(generator, replaced):
+        if replaced.source.get("source") == "closed_set":
+            return own(generator)
         return (known if controls and replaced.label is not None else unknown)(generator)
 
     image, label, records = paste_objects(image, label, objects, generator, options, redraw=redraw)
-    return image, label, records, unknown.problems + known.problems
+    return image, label, records, unknown.problems + known.problems + own.problems
 
 
 class OnlineCutPaste:
-    """Cut-paste at load time: each epoch new, the same for the same (seed, epoch, index).
+    """Cut-paste at load time: new in each epoch, the same for the same (seed, number, index).
 
     Args:
         outliers: a source of unknown objects, or several.
@@ -86,31 +101,40 @@ class OnlineCutPaste:
             will be given: train ids K and (0, 1) for a training mapper.
         seed: 0 or more.
         controls: sources of known objects, whose labels are such values too.
+        closed_set: a source of segments of the training images, in the order of their indices.
     """
 
-    def __init__(self, outliers, options: CutPasteOptions, seed: int, controls=()):
+    def __init__(self, outliers, options: CutPasteOptions, seed: int, controls=(), closed_set=()):
         self.outliers = [outliers] if isinstance(outliers, ObjectSource) else list(outliers)
         self.controls = [controls] if isinstance(controls, ObjectSource) else list(controls)
+        self.closed_set = [closed_set] if isinstance(closed_set, ObjectSource) else list(closed_set)
         self.options = options
         self.seed = seed
         self._told: set[str] = set()
 
-    def __call__(self, image, label, epoch: int, index: int) -> tuple[np.ndarray, np.ndarray]:
+    def __call__(self, image, label, number: int, index: int) -> tuple[np.ndarray, np.ndarray]:
         """Paste into one image.
 
         Args:
             image: (H, W, 3) uint8 RGB.
             label: (H, W) integers.
-            epoch: counts the passes over the data, or the draws of this image.
+            number: counts the samples of a run, or the passes over the data.
             index: of the image in its dataset.
         Returns:
             image and label, the inputs themselves where nothing was pasted.
         """
-        generator = np.random.default_rng((self.seed, epoch, index))
+        generator = np.random.default_rng((self.seed, number, index))
         image, label, _, problems = sample_and_paste(
-            image, label, generator, self.options, self.outliers, self.controls
+            image,
+            label,
+            generator,
+            self.options,
+            self.outliers,
+            self.controls,
+            self.closed_set,
+            frame=index,
         )
         for problem in set(problems) - self._told:
-            logger.warning("another object is pasted in place of one: %s", problem)
+            logger.warning("skipping an unreadable object, pasting another one: %s", problem)
             self._told.add(problem)
         return image, label

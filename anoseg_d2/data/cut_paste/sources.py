@@ -59,6 +59,14 @@ class ObjectSource:
     def __len__(self) -> int:
         raise TypeError(f"{type(self).__name__} does not say how many objects it has")
 
+    def sample(self, generator: np.random.Generator) -> int:
+        """Choose an object at random; returns its index."""
+        return int(generator.integers(len(self)))
+
+    def frame_of(self, index: int) -> int | None:
+        """Return the number of the training frame that object `index` is cut from, if any."""
+        return None
+
     def load(self, index: int, generator: np.random.Generator) -> PasteObject:
         """Cut out object `index`; `generator` serves sources whose objects are drawn.
 
