@@ -306,12 +306,35 @@ def _add_data_keys(cfg) -> None:
     node.ENABLED = False
     node.COCO_JSON = ""  # relative to DETECTRON2_DATASETS, or absolute
     node.COCO_IMAGES = ""
-    node.RATIO = 0.5
+    node.CUTOUTS = ""  # folder of images with an alpha channel, pasted as unknown objects
+    node.TEXTURES = ""  # folder of photographs that fill random blobs
+    # COCO categories that are never pasted as unknown objects; empty: those that Cityscapes knows
+    node.DROP_CATEGORIES = []
+    node.MIN_AREA = 1000.0  # least area of a COCO object, pixels
+    node.KEEP_CUT = False  # take objects that their photograph's border cuts off (the paper does)
+    node.RATIO = 0.5  # of the images that receive objects (the paper: 1.0)
+    node.COUNT = (1, 3)  # fewest and most unknown objects of an image
     node.CONTROL_OBJECTS = 0  # at most this many known COCO objects under their own label
+    node.CONTROL_LEAST = 0  # and at least this many
+    # At most this many segments of known things, cut from other training frames by their labels
+    node.CLOSED_SET_OBJECTS = 0
+    node.CLOSED_SET_LEAST = 0  # and at least this many
+    node.CLOSED_SET_RAREST_FIRST = False  # paste each known class equally often
+    node.SCALE = (0.5, 1.5)  # range of the factor on an object's size
+    node.MAX_FRACTION = 0.4  # greatest size, as a fraction of the frame's height and width
+    node.MIN_SIDE = 32  # least side of a pasted object, pixels
     node.PLACEMENT = "uniform"  # uniform, road
     node.SCALE_MODE = "uniform"  # uniform, perspective
+    node.PERSPECTIVE_SIDE = 0.08  # longest side at the frame's bottom, fraction of its short side
+    node.PERSPECTIVE_MIN_SIDE = 8  # takes the place of MIN_SIDE in perspective, pixels
     node.FEATHER = (5.0, 0.1)  # sigma of the alpha's blur: min(first, second * sqrt(mask area)) px
+    node.RIM = 2  # pixels cleaned inside an object's outline (the paper: 0)
     node.OPAQUE_CORE = False  # the eroded mask stays fully opaque, whatever the blur
+    node.BLENDING = ["feather"]  # feather, hard, poisson: of several, one for each object
+    node.COLOR_JITTER = False  # change the objects' colours, as the training augmentation does
+    node.BLUR = 0.0  # objects are blurred by a sigma up to this, pixels of their photograph
+    node.NOISE = 0.0  # objects get noise with a deviation up to this, grey levels
+    node.MAX_REDRAWS = 20  # how often an object that found no place is replaced
 
 
 def _add_solver_keys(cfg) -> None:
@@ -450,7 +473,25 @@ RANGES: dict[str, Rule] = {
     "INPUT.WINDOW_BATCH": integer(0, 10_000, "0: up to 8"),
     "INPUT.CUT_PASTE.COCO_JSON": text(),
     "INPUT.CUT_PASTE.COCO_IMAGES": text(),
+    "INPUT.CUT_PASTE.CUTOUTS": text(),
+    "INPUT.CUT_PASTE.TEXTURES": text(),
+    "INPUT.CUT_PASTE.DROP_CATEGORIES": sequence(text(empty=False)),
+    "INPUT.CUT_PASTE.MIN_AREA": number(0),
     "INPUT.CUT_PASTE.RATIO": _FRACTION,
+    "INPUT.CUT_PASTE.COUNT": sequence(integer(0, 100), (2,), "the smaller first"),
+    "INPUT.CUT_PASTE.CONTROL_LEAST": integer(0, 100),
+    "INPUT.CUT_PASTE.CLOSED_SET_OBJECTS": integer(0, 100),
+    "INPUT.CUT_PASTE.CLOSED_SET_LEAST": integer(0, 100),
+    "INPUT.CUT_PASTE.SCALE": sequence(number(0, 100, above=True), (2,), "the smaller first"),
+    "INPUT.CUT_PASTE.MAX_FRACTION": number(0, 1, above=True),
+    "INPUT.CUT_PASTE.MIN_SIDE": integer(1, 16_384),
+    "INPUT.CUT_PASTE.PERSPECTIVE_SIDE": number(0, 10, above=True),
+    "INPUT.CUT_PASTE.PERSPECTIVE_MIN_SIDE": integer(1, 16_384),
+    "INPUT.CUT_PASTE.RIM": integer(0, 100),
+    "INPUT.CUT_PASTE.BLENDING": sequence(one_of("feather", "hard", "poisson")),
+    "INPUT.CUT_PASTE.BLUR": number(0, 100),
+    "INPUT.CUT_PASTE.NOISE": number(0, 100),
+    "INPUT.CUT_PASTE.MAX_REDRAWS": integer(0, 10_000),
     "INPUT.CUT_PASTE.CONTROL_OBJECTS": integer(0, 100),
     "INPUT.CUT_PASTE.PLACEMENT": one_of("uniform", "road"),
     "INPUT.CUT_PASTE.SCALE_MODE": one_of("uniform", "perspective"),

@@ -6,19 +6,24 @@ Example:
         --coco-json coco/annotations/instances_train2017.json --coco-images coco/train2017 \\
         --output datasets/cityscapes_outlier --workers 8
 
-Interrupted, the same command goes on where it stopped.
+When it is interrupted, the same command continues where it stopped. The exit status is 1 when an
+image or an object could not be read (all others are made), 2 after a mistake in the command.
 """
 
 import argparse
 import json
 import logging
+import re
 import sys
-import time
 from collections import Counter
 from pathlib import Path
 
+import yaml
+
+from anoseg_d2.data.cityscapes import IMAGE_SUFFIX
 from anoseg_d2.data.contact_sheet import contact_sheet, evenly_spread
 from anoseg_d2.data.cut_paste import CutPasteOptions
+from anoseg_d2.data.cut_paste.closed_set import cache_folder
 from anoseg_d2.data.cut_paste.frames import (
     SceneLabelReader,
     frames_of_cityscapes,
@@ -33,24 +38,20 @@ from anoseg_d2.data.cut_paste.sources import (
 )
 from anoseg_d2.data.image_io import read_image, read_label, write_image
 from anoseg_d2.data.label_rules import LABEL_RULES
-from anoseg_d2.utils.constants import ANOMALY, ANOMALY_COLOR
-from anoseg_d2.utils.files import write_atomic
+from anoseg_d2.utils.cli import Progress, add_import_option, import_modules, run_command
+from anoseg_d2.utils.constants import ANOMALY, ANOMALY_COLOR, KNOWN, PASTED_ID, VOID
+from anoseg_d2.utils.files import check_name, write_atomic
 
 DEFAULTS = CutPasteOptions()
+CARD = "card.yaml"
+UNREADABLE = ("objects unreadable", "photographs missing")
 
 
 def main(arguments=None) -> int:
-    """Run the command line; returns 0, or 1 when images could not be made."""
+    """Run the command line; returns the exit status."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     args = build_parser().parse_args(arguments)
-    try:
-        return prepare(args)
-    except (OSError, ValueError, RuntimeError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("\ninterrupted; the same command goes on from here", file=sys.stderr)
-        return 130
+    return run_command(lambda: prepare(args), "interrupted; the same command continues from here")
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -71,7 +72,9 @@ def _add_inputs(parser) -> None:
     scenes.add_argument(
         "--dataset", metavar="NAME_OR_CARD", help="a registered closed set, or a dataset card"
     )
-    group.add_argument("--split", default="train", help="of the scenes (default: %(default)s)")
+    group.add_argument(
+        "--split", help="of the scenes (default: the dataset's own; of Cityscapes or a card, train)"
+    )
     group.add_argument("--coco-json", metavar="FILE", help="COCO instances_*.json")
     group.add_argument("--coco-images", metavar="DIR", help="its photographs")
     group.add_argument("--cutouts", metavar="DIR", help="images with an alpha channel as objects")
@@ -87,8 +90,12 @@ def _add_inputs(parser) -> None:
     )
     group.add_argument("--min-area", type=float, default=1000, help="px (default: %(default)s)")
     group.add_argument(
-        "--keep-cut", action="store_true", help="take objects that their photo's border cuts off"
+        "--keep-cut",
+        action="store_true",
+        help="take objects that their photo's border cuts off, as the paper does; by default they "
+        "are left out, because they show a straight edge wherever they are pasted",
     )
+    add_import_option(group)
 
 
 def _add_work(parser) -> None:
@@ -110,29 +117,52 @@ def _add_work(parser) -> None:
 
 def _add_choices(parser) -> None:
     group = parser.add_argument_group("pasting")
-    group.add_argument("--ratio", type=float, help=f"of images (default: {DEFAULTS.ratio})")
+    group.add_argument(
+        "--ratio", type=float, help=f"of images (default: {DEFAULTS.ratio}; the paper: 1.0)"
+    )
     group.add_argument("--count", type=int, nargs=2, default=DEFAULTS.count, metavar="N")
     group.add_argument(
         "--controls", type=int, nargs=2, default=DEFAULTS.control_count, metavar="N",
         help="least and most pasted COCO objects of known classes (default: none; 0 2)",
     )  # fmt: skip
+    group.add_argument(
+        "--closed-set", type=int, nargs=2, default=DEFAULTS.closed_set_count, metavar="N",
+        help="least and most pasted segments of known things, cut from other frames of this set",
+    )  # fmt: skip
+    group.add_argument(
+        "--rarest-first", action="store_true", help="paste each known class equally often"
+    )
     group.add_argument("--scale", type=float, nargs=2, default=DEFAULTS.scale, metavar="F")
     group.add_argument("--max-fraction", type=float, default=DEFAULTS.max_fraction)
     group.add_argument("--min-side", type=int, default=DEFAULTS.min_side)
     group.add_argument("--size", choices=("native", "perspective"), default=DEFAULTS.size)
     group.add_argument("--perspective-side", type=float, default=DEFAULTS.perspective_side)
+    group.add_argument(
+        "--perspective-min-side", type=int, default=DEFAULTS.perspective_min_side, metavar="PX"
+    )
     group.add_argument("--placement", choices=("uniform", "road"), default=DEFAULTS.placement)
     group.add_argument(
         "--feather", type=float, nargs=2, default=DEFAULTS.feather, metavar="F",
         help="sigma = min(first, second * sqrt(area))",
     )  # fmt: skip
-    group.add_argument("--rim", type=int, default=DEFAULTS.rim, help="px cleaned inside outlines")
-    group.add_argument("--opaque-core", action="store_true")
+    group.add_argument(
+        "--rim", type=int, default=DEFAULTS.rim,
+        help="px cleaned inside outlines (default: %(default)s; the paper: 0)",
+    )  # fmt: skip
+    group.add_argument("--opaque-core", action="store_true", help="no feather inside the outline")
+    group.add_argument(
+        "--blending", nargs="+", choices=("feather", "hard", "poisson"),
+        default=DEFAULTS.blending, help="one is chosen for each object (default: feather)",
+    )  # fmt: skip
+    group.add_argument("--color-jitter", action="store_true", help="change the objects' colours")
+    group.add_argument("--blur", type=float, default=DEFAULTS.blur, help="largest sigma, px")
+    group.add_argument("--noise", type=float, default=DEFAULTS.noise, help="largest, grey levels")
+    group.add_argument("--max-redraws", type=_natural, default=DEFAULTS.max_redraws, metavar="N")
 
 
 def _natural(text: str) -> int:
-    if int(text) < 0:
-        raise argparse.ArgumentTypeError(f"{text} is not 0 or more")
+    if not text.isdigit():
+        raise argparse.ArgumentTypeError(f"{text!r} is not an integer of 0 or more")
     return int(text)
 
 
@@ -145,7 +175,10 @@ def _shard(text: str) -> tuple[int, int]:
 
 def prepare(args) -> int:
     """Make the set that the arguments describe; returns the exit status."""
+    import_modules(args.imports)
     job = build_job(args)
+    for source in (*job.outliers, *job.controls, *job.closed_set):
+        source.refuse_if_unreadable()
     digest = claim_output(job)
     print(f"{len(job.frames)} scenes, {_describe(job)}; configuration {digest[:12]}")
     records = _run(job, args)
@@ -156,17 +189,34 @@ def prepare(args) -> int:
     if everything is not None:
         text = json.dumps(summary, indent=1, sort_keys=True) + "\n"
         write_atomic(job.output / "summary.json", text.encode())
+        write_card(job, summary["images"]["made"])
     _print_summary(summary, job.output, everything is not None)
     if args.preview:
         print(f"preview: {write_preview(job, records, args.preview)}")
-    return 1 if summary["images"]["failed"] else 0
+    unreadable = [kind for kind in UNREADABLE if kind in summary["problems"]]
+    if unreadable and summary["images"]["made"] and not summary["objects"]["unknown"]:
+        raise ValueError(
+            f"no object was pasted into {summary['images']['made']} images: "
+            f"{summary['problems'][unreadable[0]][0]}"
+        )
+    if everything is not None:
+        print(how_to_use(job))
+    return 1 if summary["images"]["failed"] or unreadable else 0
 
 
 def build_job(args) -> CutPasteJob:
     """Read the inputs of a command line."""
-    frames, reader = _scenes(args)
+    frames, reader, split = _scenes(args)
     outliers, controls = _sources(args, reader)
     known = reader.known()
+    closed_set = []
+    if args.closed_set[1]:
+        pairs = [(frame.image, frame.label) for frame in frames]
+        closed_set = [
+            OBJECT_SOURCES["closed_set"](
+                pairs, reader, known, rarest_first=args.rarest_first, cache=cache_folder()
+            )
+        ]
     ratio = args.ratio if args.ratio is not None else 1.0 if args.as_benchmark else DEFAULTS.ratio
     ground = tuple(known[name] for name in ("road", "sidewalk") if name in known)
     if args.placement == "road" and not ground:
@@ -175,16 +225,23 @@ def build_job(args) -> CutPasteJob:
         ratio=ratio,
         count=tuple(args.count),
         control_count=tuple(args.controls),
+        closed_set_count=tuple(args.closed_set),
         scale=tuple(args.scale),
         max_fraction=args.max_fraction,
         min_side=args.min_side,
         size=args.size,
         perspective_side=args.perspective_side,
+        perspective_min_side=args.perspective_min_side,
         placement=args.placement,
         ground_labels=ground,
         feather=tuple(args.feather),
         rim=args.rim,
         opaque_core=args.opaque_core,
+        blending=tuple(args.blending),
+        color_jitter=args.color_jitter,
+        blur=args.blur,
+        noise=args.noise,
+        max_redraws=args.max_redraws,
     )
     return CutPasteJob(
         frames=frames,
@@ -194,28 +251,38 @@ def build_job(args) -> CutPasteJob:
         options=options,
         seed=args.seed,
         output=Path(args.output),
-        split=args.split,
+        split=split,
+        closed_set=closed_set,
         benchmark=args.as_benchmark,
         compress_level=args.compress_level,
     )
 
 
 def _scenes(args):
+    """Return the frames, the reader of their labels, and the name of their split."""
     if args.cityscapes:
-        frames = frames_of_cityscapes(args.cityscapes, args.split)
-        return frames, SceneLabelReader(LABEL_RULES["cityscapes"])
+        split = args.split or "train"
+        check_name(split, "split")
+        frames = frames_of_cityscapes(args.cityscapes, split)
+        return frames, SceneLabelReader(LABEL_RULES["cityscapes"]), split
     from anoseg_d2.data.builtin import DATASETS, datasets_root, register_cards
 
     name = args.dataset
     if name not in DATASETS:
         names = register_cards(name)
-        name = names[0] if len(names) == 1 else f"{Path(name).stem}_{args.split}"
-        if name not in names:
-            raise ValueError(f"card {args.dataset} has {', '.join(names)}, no split {args.split}")
+        wanted = [n for n in names if n.endswith(f"_{args.split or 'train'}")] or names
+        name = wanted[0]
+        if len(wanted) > 1 or (args.split and len(names) > 1 and not name.endswith(args.split)):
+            raise ValueError(
+                f"card {args.dataset} has {', '.join(names)}, and no split {args.split or 'train'}"
+            )
+    own = next((s for s in ("train", "val", "test") if name.endswith(f"_{s}")), None)
+    if args.split and own and args.split != own:
+        raise ValueError(f"--dataset {name} is the split {own}, but --split is {args.split}")
+    split = check_name(args.split or own or "train", "split")
     dataset = DATASETS[name]
-    return frames_of_dataset(dataset, datasets_root()), SceneLabelReader(
-        dataset.rule, dataset.classes
-    )
+    reader = SceneLabelReader(dataset.rule, dataset.classes)
+    return frames_of_dataset(dataset, datasets_root()), reader, split
 
 
 def _sources(args, reader):
@@ -264,21 +331,19 @@ def _describe(job) -> str:
     texts = [f"{sum(map(len, job.outliers))} objects to paste"]
     if job.controls:
         texts.append(f"{sum(map(len, job.controls))} of known classes")
+    if job.closed_set:
+        texts.append(f"{sum(map(len, job.closed_set))} segments of its own")
     return ", ".join(texts)
 
 
 def _run(job, args) -> list[dict]:
     """Run with a progress line; returns the records of this shard."""
     total = len(range(args.shard[0], len(job.frames), args.shard[1]))
-    records, start, shown = [], time.monotonic(), 0.0
-    for record in run_job(job, args.shard, args.workers):
-        records.append(record)
-        now = time.monotonic()
-        if now - shown > 1 or len(records) == total:
-            left = (now - start) / len(records) * (total - len(records))
-            print(f"\r{len(records)}/{total} images, {left:.0f} s left ", end="", flush=True)
-            shown = now
-    print()
+    records = []
+    with Progress("made", total) as progress:
+        for record in run_job(job, args.shard, args.workers):
+            records.append(record)
+            progress.update()
     return sorted(records, key=lambda record: record["index"])
 
 
@@ -288,16 +353,16 @@ def summarise(job, records) -> dict:
     pasted = [item for item in objects if item["dropped"] is None]
     unknown = [item for item in pasted if item["label"] == job.options.anomaly_value]
     problems = {"images not made": [r["failed"] for r in records if r["failed"]]}
-    problems["objects drawn but unreadable"] = sorted(
+    problems["objects unreadable"] = sorted(
         {text for record in records for text in record["problems"]}
     )
     problems["objects without a place"] = [
-        f"{record['name']}: {item['source_image']}, annotation {item['annotation_id']}"
+        f"{record['name']}: {item.get('source_image')}, annotation {item.get('annotation_id')}"
         for record in records
         for item in record["objects"]
         if item["dropped"] is not None
     ]
-    for source in (*job.outliers, *job.controls):
+    for source in (*job.outliers, *job.controls, *job.closed_set):
         for kind, names in source.problems.items():
             problems[kind] = sorted({*problems.get(kind, ()), *names})
     return {
@@ -311,13 +376,63 @@ def summarise(job, records) -> dict:
             "known": len(pasted) - len(unknown),
             "without a place": len(objects) - len(pasted),
         },
-        "categories": dict(Counter(item["category"] for item in pasted)),
+        "categories": dict(Counter(item.get("category", "object") for item in pasted)),
         "objects left out": {
             f"{type(source).__name__} {number}": dict(source.skipped)
-            for number, source in enumerate((*job.outliers, *job.controls))
+            for number, source in enumerate((*job.outliers, *job.controls, *job.closed_set))
         },
         "problems": {kind: names for kind, names in problems.items() if names},
     }
+
+
+def write_card(job: CutPasteJob, made: int) -> None:
+    """Write `card.yaml`, which registers what was made; `root` is the card's own folder."""
+    card = {"name": card_name(job), "root": "./", "source": "made by prepare_cut_paste.py"}
+    if job.benchmark:
+        card |= {
+            "kind": "anomaly",
+            "images": "images/{id}.png",
+            "labels": "labels_masks/{id}_labels_semantic.png",
+            "expected_images": made,
+            **{"known": KNOWN, "anomaly": ANOMALY, "void": VOID},
+        }
+    else:
+        coding = "labelIds" if job.reader.is_cityscapes else "labelTrainIds"
+        files = {
+            "images": f"leftImg8bit/{job.split}/*/{{id}}{IMAGE_SUFFIX}.png",
+            "labels": f"gtFine/{job.split}/*/{{id}}_gtFine_{coding}.png",
+            "expected_images": made,
+        }
+        card["splits"] = {job.split: files}
+        if job.reader.is_cityscapes:
+            card |= {"classes": "cityscapes", "label_values": "cityscapes_outlier"}
+        else:
+            classes = list(job.reader.classes)
+            card |= {"classes": classes, "label_values": {i: i for i in range(len(classes))}}
+            card |= {"void": VOID, "anomaly": PASTED_ID}
+    text = yaml.safe_dump(card, sort_keys=False, allow_unicode=True)
+    write_atomic(job.output / CARD, text.encode())
+
+
+def card_name(job: CutPasteJob) -> str:
+    """Return the name of the card: that of the output folder, which no built-in dataset has."""
+    return "pasted_" + re.sub(r"[^A-Za-z0-9._+-]", "_", job.output.resolve().name)[:80]
+
+
+def how_to_use(job: CutPasteJob) -> str:
+    """Return the command that trains, or evaluates, on what was made."""
+    card, name = job.output / CARD, card_name(job)
+    cards = f"DATASETS.CARDS \"('{card}',)\""
+    if job.benchmark:
+        return (
+            f"evaluate on it: python train_net.py --eval-only ... {cards} "
+            f"DATASETS.TEST \"('{name}',)\""
+        )
+    own = "" if job.reader.is_cityscapes else f" MODEL.EOMT.NUM_CLASSES {len(job.reader.classes)}"
+    return (
+        f"train on it: python train_net.py --config-file configs/arcface_full.yaml {cards} "
+        f"DATASETS.TRAIN \"('{name}_{job.split}',)\" MODEL.EOMT.ANOMALY_CLASS True{own}"
+    )
 
 
 def write_preview(job, records, number: int) -> Path:

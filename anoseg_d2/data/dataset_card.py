@@ -3,7 +3,8 @@
 Example::
 
     name: my_road
-    root: my_road                       # below DETECTRON2_DATASETS, or absolute
+    root: my_road                       # below DETECTRON2_DATASETS; absolute; or ./ for the
+                                        # folder of the card itself
     splits:                             # registers my_road_train and my_road_val
       train: {images: "train/{id}.*", labels: "train_labels/{id}.png"}
       val: {images: "val/{id}.*", labels: "val_labels/{id}.png", expected_images: 200}
@@ -147,7 +148,13 @@ class _Card:
         """Yield (split or "", layout, expected number of images)."""
         root = self.text(self.card, "root")
         if root.startswith("~") or "$" in root or "\0" in root:
-            self.fail("root", root, "a folder below DETECTRON2_DATASETS or an absolute path")
+            self.fail(
+                "root",
+                root,
+                "a folder below DETECTRON2_DATASETS or an absolute path, or ./ for the card's",
+            )
+        if root == "." or root.startswith("./"):
+            root = str(self.path.absolute().parent / root)
         if "splits" not in self.card:
             yield "", *self.layout(root, self.card, ())
             return

@@ -1,15 +1,24 @@
 """From a dataset dict to what the model takes."""
 
+from functools import partial
+
 import numpy as np
 import torch
 from detectron2.config import configurable
-from detectron2.data import MetadataCatalog
+from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from anoseg_d2.data.augmentation import Augmentation
 from anoseg_d2.data.builtin import datasets_root
 from anoseg_d2.data.cut_paste import CutPasteOptions
+from anoseg_d2.data.cut_paste.closed_set import ClosedSetObjects, cache_folder
 from anoseg_d2.data.cut_paste.sampling import OnlineCutPaste
-from anoseg_d2.data.cut_paste.sources import CONTROL_CLASSES, CocoObjects
+from anoseg_d2.data.cut_paste.sources import (
+    CONTROL_CLASSES,
+    EXTRA_OVERLAP,
+    OBJECT_SOURCES,
+    OVERLAP,
+    CocoObjects,
+)
 from anoseg_d2.data.image_io import read_image
 from anoseg_d2.data.label_rules import load_label
 
@@ -111,31 +120,83 @@ def _online_cut_paste(cfg) -> OnlineCutPaste | None:
     node = cfg.INPUT.CUT_PASTE
     if not node.ENABLED:
         return None
-    for key in ("COCO_JSON", "COCO_IMAGES"):
-        if not node[key]:
-            raise ValueError(
-                f"INPUT.CUT_PASTE.ENABLED is True, but INPUT.CUT_PASTE.{key} is empty; give COCO's "
-                "instances_train2017.json and train2017"
-            )
-    coco = [datasets_root() / path for path in (node.COCO_JSON, node.COCO_IMAGES)]
+    if not (node.COCO_JSON or node.CUTOUTS or node.TEXTURES):
+        raise ValueError(
+            "INPUT.CUT_PASTE.ENABLED is True, but INPUT.CUT_PASTE.COCO_JSON is empty, and so are "
+            "CUTOUTS and TEXTURES; give COCO's instances_train2017.json and train2017"
+        )
     train_ids = _train_ids_by_name(cfg)
     options = CutPasteOptions(
         ratio=node.RATIO,
-        control_count=(0, node.CONTROL_OBJECTS),
-        placement=node.PLACEMENT,
+        count=tuple(node.COUNT),
+        control_count=(node.CONTROL_LEAST, node.CONTROL_OBJECTS),
+        closed_set_count=(node.CLOSED_SET_LEAST, node.CLOSED_SET_OBJECTS),
+        scale=tuple(node.SCALE),
+        max_fraction=node.MAX_FRACTION,
+        min_side=node.MIN_SIDE,
         size="native" if node.SCALE_MODE == "uniform" else node.SCALE_MODE,
+        perspective_side=node.PERSPECTIVE_SIDE,
+        perspective_min_side=node.PERSPECTIVE_MIN_SIDE,
+        placement=node.PLACEMENT,
         ground_labels=tuple(train_ids[name] for name in ("road", "sidewalk") if name in train_ids),
         feather=tuple(node.FEATHER),
+        rim=node.RIM,
         opaque_core=node.OPAQUE_CORE,
+        blending=tuple(node.BLENDING),
+        color_jitter=node.COLOR_JITTER,
+        blur=node.BLUR,
+        noise=node.NOISE,
+        max_redraws=node.MAX_REDRAWS,
         anomaly_value=cfg.MODEL.EOMT.NUM_CLASSES,
     )
-    controls = []
-    if node.CONTROL_OBJECTS:
-        labels = {name: train_ids[name] for name in CONTROL_CLASSES if name in train_ids}
-        controls = [CocoObjects(*coco, labels=labels)]
+    outliers, controls = _object_sources(node, train_ids)
+    closed_set = [_closed_set(cfg, train_ids)] if node.CLOSED_SET_OBJECTS else []
     seed = cfg.SEED if cfg.SEED >= 0 else int(np.random.SeedSequence().generate_state(1)[0])
-    outliers = CocoObjects(*coco)
-    return OnlineCutPaste(outliers, options, seed, controls)
+    return OnlineCutPaste(outliers, options, seed, controls, closed_set)
+
+
+def _object_sources(node, train_ids: dict[str, int]):
+    """Build the sources of unknown and of known objects."""
+    outliers, controls = [], []
+    if bool(node.COCO_JSON) != bool(node.COCO_IMAGES):
+        raise ValueError(
+            "INPUT.CUT_PASTE.COCO_JSON and INPUT.CUT_PASTE.COCO_IMAGES belong together; one of "
+            "them is empty"
+        )
+    if node.COCO_JSON:
+        coco = [datasets_root() / path for path in (node.COCO_JSON, node.COCO_IMAGES)]
+        taken = {"min_area": node.MIN_AREA, "keep_cut": node.KEEP_CUT}
+        drop = tuple(node.DROP_CATEGORIES) or OVERLAP + EXTRA_OVERLAP
+        outliers.append(CocoObjects(*coco, drop=drop, **taken))
+        if node.CONTROL_OBJECTS:
+            labels = {name: train_ids[name] for name in CONTROL_CLASSES if name in train_ids}
+            controls.append(CocoObjects(*coco, labels=labels, **taken))
+    elif node.CONTROL_OBJECTS:
+        raise ValueError(
+            "INPUT.CUT_PASTE.CONTROL_OBJECTS pastes COCO objects, but INPUT.CUT_PASTE.COCO_JSON "
+            "is empty"
+        )
+    for name, folder in (("cutouts", node.CUTOUTS), ("textures", node.TEXTURES)):
+        if folder:
+            outliers.append(OBJECT_SOURCES[name](folder=datasets_root() / folder))
+    return outliers, controls
+
+
+def _closed_set(cfg, train_ids: dict[str, int]) -> ClosedSetObjects:
+    """Build the source of segments of DATASETS.TRAIN, numbered as the loader numbers its images."""
+    entries = [entry for name in cfg.DATASETS.TRAIN for entry in DatasetCatalog.get(name)]
+    rules = {entry["sem_seg_file_name"]: entry["label_rule"] for entry in entries}
+    return ClosedSetObjects(
+        [(entry["file_name"], entry["sem_seg_file_name"]) for entry in entries],
+        partial(_load_by_file, rules=rules),
+        train_ids,
+        rarest_first=cfg.INPUT.CUT_PASTE.CLOSED_SET_RAREST_FIRST,
+        cache=cache_folder(),
+    )
+
+
+def _load_by_file(path, rules) -> np.ndarray:
+    return load_label(path, rules[str(path)])
 
 
 def _train_ids_by_name(cfg) -> dict[str, int]:

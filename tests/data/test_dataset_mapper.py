@@ -1,3 +1,5 @@
+from dataclasses import fields
+
 import numpy as np
 import pytest
 import torch
@@ -8,7 +10,10 @@ from anoseg_d2.config import add_anoseg_config
 from anoseg_d2.data import dataset_mapper
 from anoseg_d2.data.augmentation import Augmentation
 from anoseg_d2.data.builtin import register_all
+from anoseg_d2.data.cut_paste import CutPasteOptions
+from anoseg_d2.data.cut_paste.sources import EXTRA_OVERLAP, OVERLAP
 from anoseg_d2.data.dataset_mapper import AnosegDatasetMapper, sample_generator
+from anoseg_d2.data.image_io import write_image
 from anoseg_d2.data.label_rules import LABEL_RULES
 
 
@@ -144,8 +149,60 @@ def test_pasting_by_config_takes_every_choice_from_it(monkeypatch):
     assert (options.feather, options.opaque_core, options.ratio) == ((2.0, 0.2), True, 0.25)
     assert (options.control_count, options.anomaly_value) == ((0, 2), 19)
     assert options.ground_labels == (0, 1)
-    (_, controls), (_, outliers) = paste.controls[0], paste.outliers  # a tuple is taken as sources
-    assert controls["labels"]["person"] == 11 and not outliers
+    (_, controls), (_, outliers) = paste.controls[0], paste.outliers[0]
+    assert controls["labels"]["person"] == 11 and outliers["drop"] == OVERLAP + EXTRA_OVERLAP
+
+
+def test_pasting_by_config_can_set_every_option_of_the_offline_job(monkeypatch):
+    monkeypatch.setattr(dataset_mapper, "CocoObjects", lambda *files, **options: options)
+    monkeypatch.setattr(dataset_mapper, "_closed_set", lambda cfg, train_ids: "segments")
+    cfg = get_cfg()
+    add_anoseg_config(cfg)
+    cfg.DATASETS.TRAIN = ("cityscapes_19_train",)
+    node = cfg.INPUT.CUT_PASTE
+    node.ENABLED, node.COCO_JSON, node.COCO_IMAGES = True, "coco.json", "coco"
+    node.DROP_CATEGORIES, node.MIN_AREA, node.KEEP_CUT = ["cow"], 7.0, True
+    node.RATIO, node.COUNT, node.SCALE, node.MAX_FRACTION = 0.1, (2, 4), (0.2, 0.3), 0.9
+    node.CONTROL_LEAST, node.CONTROL_OBJECTS, node.MIN_SIDE, node.RIM = 1, 2, 5, 0
+    node.CLOSED_SET_LEAST, node.CLOSED_SET_OBJECTS = 3, 6
+    node.SCALE_MODE, node.PLACEMENT = "perspective", "road"
+    node.PERSPECTIVE_SIDE, node.PERSPECTIVE_MIN_SIDE, node.FEATHER = 0.2, 3, (1.0, 0.5)
+    node.OPAQUE_CORE, node.COLOR_JITTER, node.BLUR, node.NOISE = True, True, 2.0, 9.0
+    node.BLENDING, node.MAX_REDRAWS = ["hard", "poisson"], 4
+    paste = AnosegDatasetMapper(cfg, True).cut_paste
+    assert paste.outliers[0] == {"drop": ("cow",), "min_area": 7.0, "keep_cut": True}
+    assert paste.closed_set == ["segments"]
+    default = CutPasteOptions()
+    for field in fields(default):
+        assert getattr(default, field.name) != getattr(paste.options, field.name), field.name
+
+
+def test_closed_set_segments_by_config_come_from_other_training_images(tmp_path, monkeypatch):
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    folder = tmp_path / "miniature/cityscapes"
+    for number in range(2):
+        stem = f"ulm_{number:06d}_000019"
+        ids = np.full((60, 90), 7, np.uint8)
+        ids[20:40, 30:60] = 26
+        image = folder / f"leftImg8bit/train/ulm/{stem}_leftImg8bit.png"
+        write_image(image, np.full((60, 90, 3), 100 + number, np.uint8))
+        write_image(folder / f"gtFine/train/ulm/{stem}_gtFine_labelIds.png", ids)
+    cutouts = np.zeros((40, 40, 4), np.uint8)
+    cutouts[5:30, 5:30] = 255
+    (tmp_path / "cutouts").mkdir()
+    Image.fromarray(cutouts).save(tmp_path / "cutouts/a.png")
+    cfg = get_cfg()
+    add_anoseg_config(cfg)
+    cfg.DATASETS.TRAIN, cfg.SEED = ("miniature_train",), 0
+    node = cfg.INPUT.CUT_PASTE
+    node.ENABLED, node.CUTOUTS, node.RATIO = True, "cutouts", 1.0
+    node.CLOSED_SET_LEAST = node.CLOSED_SET_OBJECTS = 1
+    paste = AnosegDatasetMapper(cfg, True).cut_paste
+    (segments,) = paste.closed_set
+    assert [segments.frame_of(index) for index in range(len(segments))] == [0, 1]
+    assert segments.load(0).label == 13 and (segments.load(1).image == 101).all()
+    assert len(list((tmp_path / "cache/anoseg_d2").glob("closed_set_*.npy"))) == 1
 
 
 def test_a_training_mapper_without_augmentation_is_refused():

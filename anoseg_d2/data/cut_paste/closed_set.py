@@ -20,7 +20,7 @@ from anoseg_d2.data.cut_paste.sources import OBJECT_SOURCES, ObjectSource
 from anoseg_d2.data.image_io import read_image
 from anoseg_d2.utils.files import atomic_path
 
-__all__ = ["CLOSED_SET_CLASSES", "ClosedSetObjects"]
+__all__ = ["CLOSED_SET_CLASSES", "ClosedSetObjects", "cache_folder"]
 
 logger = logging.getLogger(__name__)
 
@@ -30,6 +30,11 @@ CLOSED_SET_CLASSES = (
 )
 VERSION = 1  # of the cached index
 COLUMNS = ("frame", "value", "x", "y", "w", "h", "area", "seed_x", "seed_y")
+
+
+def cache_folder() -> Path:
+    """Return the folder for indices: `anoseg_d2` in XDG_CACHE_HOME, or in ~/.cache."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "anoseg_d2"
 
 
 @OBJECT_SOURCES.register("closed_set")
