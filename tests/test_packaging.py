@@ -1,7 +1,6 @@
 """Set-up and packaging: what a fresh clone promises."""
 
 import ast
-import importlib.util
 import os
 import re
 import shutil
@@ -10,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import setup_env as script
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -17,10 +17,7 @@ ROOT = Path(__file__).resolve().parent.parent
 @pytest.fixture
 def setup_env(tmp_path, monkeypatch):
     """tools/setup_env.py as a module."""
-    spec = importlib.util.spec_from_file_location("setup_env", ROOT / "tools" / "setup_env.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return script
 
 
 @pytest.fixture
@@ -262,7 +259,7 @@ def test_camvid_without_data_says_so_before_any_set_up():
     assert "make camvid DATA=<folder>" in done.stderr
     assert "set-up" not in done.stdout
     done = make_target("camvid", "VENV=/nonexistent", "DATA=/no/such/folder")
-    assert "DATA=/no/such/folder is no folder" in done.stderr
+    assert "DATA=/no/such/folder is not a folder" in done.stderr
 
 
 @needs_make

@@ -1,8 +1,6 @@
 """DINOv3 and EoMT on it, as timm, its authors, transformers and EoMT's authors write them."""
 
-import importlib.util
-from pathlib import Path
-
+import convert_checkpoint as convert
 import pytest
 import timm
 import torch
@@ -21,11 +19,6 @@ from anoseg_d2.checkpoint.formats_out import to_official
 from anoseg_d2.modeling import EoMT
 from anoseg_d2.modeling.lora import inject_lora
 from anoseg_d2.modeling.vit import build_vit
-
-path = Path(__file__).parents[2] / "tools" / "convert_checkpoint.py"
-spec = importlib.util.spec_from_file_location("convert_checkpoint", path)
-convert = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(convert)
 
 DEPTH, WIDTH, HEADS = 3, 48, 3
 PIXELS = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))

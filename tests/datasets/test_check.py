@@ -1,7 +1,7 @@
-import importlib.util
 import json
 from pathlib import Path
 
+import check as script
 import numpy as np
 import pytest
 from PIL import Image
@@ -13,10 +13,7 @@ SCRIPT = Path(__file__).parents[2] / "datasets/check.py"
 
 @pytest.fixture(scope="module")
 def check():
-    spec = importlib.util.spec_from_file_location("dataset_check_script", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return script
 
 
 @pytest.fixture

@@ -1,13 +1,12 @@
 """The backbone out of an ONNX model: every tensor under its own name, the right way round."""
 
-import importlib.util
 from pathlib import Path
 
+import fetch_backbone as script
 import numpy as np
+import onnx
 import pytest
-
-onnx = pytest.importorskip("onnx", reason="onnx is not installed")
-from onnx import TensorProto, helper, numpy_helper  # noqa: E402
+from onnx import TensorProto, helper, numpy_helper
 
 ROOT = Path(__file__).resolve().parents[2]
 WIDTH, HIDDEN, PATCHES = 4, 6, 9
@@ -16,12 +15,8 @@ WIDTH, HIDDEN, PATCHES = 4, 6, 9
 @pytest.fixture
 def fetch_backbone(monkeypatch):
     """datasets/fetch_backbone.py as a module, for one block."""
-    path = ROOT / "datasets" / "fetch_backbone.py"
-    spec = importlib.util.spec_from_file_location("fetch_backbone", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    monkeypatch.setattr(module, "DEPTH", 1)
-    return module
+    monkeypatch.setattr(script, "DEPTH", 1)
+    return script
 
 
 @pytest.fixture

@@ -1,6 +1,5 @@
 """Whole cut-paste sets: the same bytes by every road, nothing mixed, nothing silent."""
 
-import importlib.util
 import json
 import os
 import shutil
@@ -11,6 +10,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import prepare_cut_paste
 import pytest
 from PIL import Image
 
@@ -23,14 +23,7 @@ SCRIPT = Path(__file__).parents[2] / "datasets" / "prepare_cut_paste.py"
 SHAPE = (96, 192)
 
 
-def load_script():
-    spec = importlib.util.spec_from_file_location("prepare_cut_paste", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-main = load_script().main
+main = prepare_cut_paste.main
 
 
 def write_scenes(folder, number, shape=SHAPE, split="train"):
@@ -152,6 +145,7 @@ def test_another_seed_gives_other_pastes(inputs, reference, tmp_path):
     assert any(other[name] != content(reference)[name] for name in images)
 
 
+@pytest.mark.slow
 def test_a_killed_run_is_resumed_to_the_same_bytes(tmp_path):
     inputs = write_scenes(tmp_path / "scenes", 30, (200, 400)), write_objects(tmp_path / "coco")
     output, whole = tmp_path / "killed", tmp_path / "whole"

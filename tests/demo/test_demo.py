@@ -1,6 +1,5 @@
 """The command line on photographs and videos, with a tiny model."""
 
-import importlib.util
 import json
 from pathlib import Path
 
@@ -9,6 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
+import demo as script
 from anoseg_d2.checkpoint import model_meta
 from anoseg_d2.evaluation.map_files import read_map
 from anoseg_d2.prediction import job
@@ -20,10 +20,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.fixture(scope="module")
 def demo():
-    spec = importlib.util.spec_from_file_location("demo_script", ROOT / "demo" / "demo.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return script
 
 
 @pytest.fixture

@@ -107,6 +107,7 @@ def _train_on_rank(rank, folder):
     torch.distributed.destroy_process_group()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not torch.distributed.is_gloo_available(), reason="torch without gloo")
 def test_two_processes_with_half_the_batch_each_are_one_with_all_of_it(tmp_path):
     torch.multiprocessing.spawn(_train_on_rank, (str(tmp_path),), nprocs=2)

@@ -350,6 +350,7 @@ def _rank(rank: int, folder: str, images: list[dict], shares: list[list[int]], q
         torch.distributed.destroy_process_group()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shares", [[[0, 2], [3, 1]], [[], [0, 1, 2, 3]]], ids=["even", "empty"])
 def test_two_processes_equal_one(tmp_path, shares):
     images = small_sets.anomaly_set(tmp_path)

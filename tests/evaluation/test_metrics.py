@@ -269,6 +269,7 @@ def _worker(shard):
     return metrics
 
 
+@pytest.mark.slow
 def test_two_processes_count_as_one_and_one_may_be_idle():
     with multiprocessing.get_context("spawn").Pool(2) as pool:
         parts = pool.map(_worker, [[0, 1, 2], [], [3]])

@@ -244,6 +244,7 @@ def test_other_settings_are_not_taken_for_finished(drive, capsys):
     assert "first was run with other settings" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_redo_makes_the_chosen_steps_again(drive, tmp_path):
     drive()
     assert drive("--from", "second", "--redo", "SOLVER.BASE_LR", "0.5") == 0
@@ -251,6 +252,7 @@ def test_redo_makes_the_chosen_steps_again(drive, tmp_path):
     assert (tmp_path / "out" / "second" / "runs.txt").read_text() == "x"
 
 
+@pytest.mark.slow
 def test_what_starts_from_a_changed_checkpoint_is_stale(drive, tmp_path, capsys):
     drive()
     drive("--only", "first", "--redo")  # the same checkpoint comes out: nothing is stale
@@ -289,6 +291,7 @@ def test_a_users_mistake_is_shown_without_the_log(drive, recipe, tmp_path, capsy
     assert "bad failed: error: no such benchmark" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_an_optional_step_that_fails_is_left_out_and_said(drive, recipe, tmp_path, capsys):
     script = write_script(tmp_path / "fails.py", "raise SystemExit('error: no network')")
     steps = yaml.safe_load(recipe.read_text())["steps"]

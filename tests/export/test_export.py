@@ -169,6 +169,7 @@ def test_metadata_says_what_a_consumer_must_know(make_model):
 # ---- the check ------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_file_that_differs_is_not_kept(make_model, tmp_path, monkeypatch):
     merge = ExportModel._merge
     monkeypatch.setattr(ExportModel, "_merge", lambda self, *parts: merge(self, *parts) + 2e-3)
@@ -224,6 +225,7 @@ def test_the_drawn_image_is_the_same_each_time_and_has_contrast():
 # ---- torch.export programs ------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_pt2_gives_what_the_model_gives(make_model, tmp_path):
     model = make_model("arcface", has_anomaly=True)
     path, spec = tmp_path / "m.pt2", ExportSpec(("rba", "anomaly"), batch=None, image_size=(40, 60))
@@ -273,6 +275,7 @@ def shapes(values):
     ]
 
 
+@pytest.mark.slow
 def test_window_sized_linear_head_any_batch_every_score(make_model, tmp_path):
     model = make_model(has_anomaly=True, lora={"rank": 2})
     names = (*model.score_names, "rba+anomaly")
@@ -288,6 +291,7 @@ def test_window_sized_linear_head_any_batch_every_score(make_model, tmp_path):
     assert [value.name for value in graph.output] == spec.outputs
 
 
+@pytest.mark.slow
 def test_portrait_windows_logit_norm_head_floats_in_external_weights(make_model, tmp_path):
     model = make_model("logit_norm", has_anomaly=True)
     path = tmp_path / "m.onnx"
@@ -300,6 +304,7 @@ def test_portrait_windows_logit_norm_head_floats_in_external_weights(make_model,
     assert shapes(assert_sound(path).graph.input) == [[2, 3, 90, 50]]
 
 
+@pytest.mark.slow
 def test_any_size_arcface_head(make_model, tmp_path):
     model = make_model("arcface")
     path, spec = tmp_path / "m.onnx", ExportSpec(("rba",), batch=None, any_size=True)
@@ -316,6 +321,7 @@ def test_any_size_arcface_head(make_model, tmp_path):
     assert_same(run_file(path, images, spec.outputs), answers(model, images, spec.scores))
 
 
+@pytest.mark.slow
 def test_rotary_positions_of_dinov3_are_constants_of_the_graph(make_model, tmp_path):
     model = make_model("arcface", vit={"backbone": "dinov3", "width": 48}, lora={"rank": 2})
     path, spec = tmp_path / "m.onnx", ExportSpec(("rba",), batch=2, image_size=(40, 64))
@@ -325,6 +331,7 @@ def test_rotary_positions_of_dinov3_are_constants_of_the_graph(make_model, tmp_p
     assert not {"Sin", "Cos"} & {node.op_type for node in assert_sound(path).graph.node}
 
 
+@pytest.mark.slow
 def test_half_precision_is_half_the_size_and_near(make_model, tmp_path):
     model = make_model("arcface")
     path, spec = tmp_path / "m.onnx", ExportSpec(("rba", "entropy"), half=True)

@@ -1,9 +1,9 @@
 """Our checkpoints in the formats of others, and back: same outputs."""
 
-import importlib.util
 import json
-from pathlib import Path
 
+import convert_checkpoint as convert
+import merge_lora
 import numpy as np
 import pytest
 import torch
@@ -19,17 +19,6 @@ from anoseg_d2.modeling.lora import inject_lora
 from anoseg_d2.modeling.vit import build_vit
 
 transformers = pytest.importorskip("transformers")
-
-
-def tool(name):
-    path = Path(__file__).parents[2] / "tools" / f"{name}.py"
-    spec = importlib.util.spec_from_file_location(name, path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-convert, merge_lora = tool("convert_checkpoint"), tool("merge_lora")
 
 
 def tiny(head="linear", image_size=(64, 64), seed=0, num_registers=4, **kwargs):

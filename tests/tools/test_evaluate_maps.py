@@ -1,11 +1,11 @@
 """Anyone's score maps: read, checked, evaluated as the evaluator would, resumed."""
 
-import importlib.util
 import os
 import pickle
 import re
 from pathlib import Path
 
+import evaluate_maps
 import numpy as np
 import pytest
 import small_sets
@@ -21,10 +21,7 @@ TOOL = Path(__file__).parents[2] / "tools" / "evaluate_maps.py"
 
 @pytest.fixture(scope="module")
 def tool():
-    spec = importlib.util.spec_from_file_location("evaluate_maps", TOOL)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return evaluate_maps
 
 
 @pytest.fixture

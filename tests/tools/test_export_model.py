@@ -1,12 +1,12 @@
 """The command that exports: what it writes, says and refuses, and the consumer of the docs."""
 
-import importlib.util
 import json
 import re
 import subprocess
 import sys
 from pathlib import Path
 
+import export_model as tool
 import numpy as np
 import pytest
 import torch
@@ -18,10 +18,6 @@ from anoseg_d2.prediction.predictor import AnomalyPredictor
 
 ROOT = Path(__file__).resolve().parents[2]
 NAMES = ["road", "pavement", "sky"]
-
-spec = importlib.util.spec_from_file_location("export_model", ROOT / "tools" / "export_model.py")
-tool = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(tool)
 
 
 @pytest.fixture
@@ -62,6 +58,7 @@ for name in ("torch", "anoseg_d2", "detectron2", "onnx", "PIL"):
 """
 
 
+@pytest.mark.slow
 def test_onnx_runs_in_the_consumer_of_the_docs_without_this_project(checkpoint, tmp_path, capsys):
     pytest.importorskip("onnxscript", reason="onnxscript is not installed")
     pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
@@ -85,6 +82,7 @@ def test_onnx_runs_in_the_consumer_of_the_docs_without_this_project(checkpoint, 
         np.testing.assert_allclose(np.load(tmp_path / f"{name}.npy"), scores[name], atol=1e-4)
 
 
+@pytest.mark.slow
 def test_pt2_of_a_config_file_with_overrides_and_a_photograph(checkpoint, tmp_path, capsys):
     config = tmp_path / "model.yaml"
     sizes = "{SIZE: S, DEPTH: 2, WIDTH: 32, HEADS: 2, NUM_REGISTERS: 1, NUM_CLASSES: 3, "

@@ -1,9 +1,9 @@
 """Tables and figure beside the paper's."""
 
-import importlib.util
 import re
 from pathlib import Path
 
+import plot_results
 import pytest
 
 from anoseg_d2.utils.files import write_json
@@ -13,10 +13,7 @@ TOOL = Path(__file__).parents[2] / "tools" / "plot_results.py"
 
 @pytest.fixture(scope="module")
 def tool():
-    spec = importlib.util.spec_from_file_location("plot_results", TOOL)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return plot_results
 
 
 def results(value, dataset="road_obstacle21", score="max_logit_raw", **model):
