@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Set results beside the paper's: its Tables 1 to 6 and Figure 3.
+"""Set results next to the paper's own figures: its Tables 1 to 6 and Figure 3.
 
     python tools/plot_results.py --run eomt_baseline=output/eomt --run arcface=output/arcface \
         --run arcface_full=output/full --run arcface_lora=output/lora --output figures/
@@ -17,10 +17,11 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from anoseg_d2.utils.files import (
-    read_json,
-    write_atomic,
-)
+import anoseg_d2  # noqa: F401  isort: skip  # before detectron2, whose import warns
+from anoseg_d2.report.results import find_results, read_results
+from anoseg_d2.report.tables import latex_escaped
+from anoseg_d2.utils.cli import run_command
+from anoseg_d2.utils.files import read_json, write_atomic
 
 STAGES = ("eomt_baseline", "logitnorm", "arcface", "arcface_full", "arcface_lora")
 DATASETS = {
@@ -218,21 +219,15 @@ def markdown(tables) -> str:
 def latex(tables) -> str:
     blocks = []
     for number, caption, titles, rows in tables:
-        spans = " & ".join(rf"\multicolumn{{3}}{{c}}{{{escaped(t)}}}" for t in titles)
+        spans = " & ".join(rf"\multicolumn{{3}}{{c}}{{{latex_escaped(t)}}}" for t in titles)
         parts = " & ".join(["paper & ours & diff."] * len(titles))
-        lines = [r"\begin{table}", rf"\caption{{Table {number} of the paper. {escaped(caption)}}}"]
+        lines = [r"\begin{table}", rf"\caption{{Table {number} of the paper. {latex_escaped(caption)}}}"]
         lines += [rf"\begin{{tabular}}{{l{'rrr' * len(titles)}}}", r"\hline"]
         lines += [rf" & {spans} \\", rf" & {parts} \\", r"\hline"]
-        lines += [" & ".join(escaped(c) for c in flat_cells(row)) + r" \\" for row in rows]
+        lines += [" & ".join(latex_escaped(c) for c in flat_cells(row)) + r" \\" for row in rows]
         lines += [r"\hline", r"\end{tabular}", r"\end{table}"]
         blocks.append("\n".join(lines))
     return "\n\n".join(blocks) + "\n"
-
-
-def escaped(text: str) -> str:
-    for sign in "\\&%_#$":
-        text = text.replace(sign, r"\textbackslash{}" if sign == "\\" else f"\\{sign}")
-    return text
 
 
 def draw_figure_3(curves: dict, results: dict, scores: dict, dataset: str, folder: Path) -> bool:
@@ -265,14 +260,10 @@ def load_run(text: str) -> tuple[str, dict, dict]:
     stage, _, place = text.partition("=")
     if stage not in STAGES or not place:
         raise ValueError(f"--run {text!r}: expected STAGE=PATH with STAGE of {', '.join(STAGES)}")
-    path = Path(place)
-    for inside in ("results.json", "report/results.json"):
-        path = Path(place) / inside if (Path(place) / inside).is_file() else path
-    if not path.is_file():
-        raise FileNotFoundError(f"--run {text}: no results.json there, nor under report/")
-    results, curves = read_json(path), path.with_name("curves.json")
-    if not isinstance(results, dict) or "datasets" not in results:
-        raise ValueError(f"{path}: has no 'datasets'; it is no results.json of an evaluation")
+    path = find_results(place)
+    if path is None:
+        raise FileNotFoundError(f"--run {text}: no results.json there, nor in its report/ folder")
+    results, curves = read_results(path), path.with_name("curves.json")
     if "models" in results:
         raise ValueError(f"{path}: holds several models; give the results.json of each of them")
     known = read_json(curves) if curves.is_file() else {}
@@ -309,18 +300,20 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv=None) -> int:
+    """Run the command line; returns the exit status."""
     args = build_parser().parse_args(argv)
-    try:
-        scores = parse_scores(args.score)
-        results, curves = {}, {}
-        for text in args.run:
-            stage, found, lines = load_run(text)
-            if stage in results:
-                raise ValueError(f"--run {text!r}: {stage} was given twice")
-            results[stage], curves[stage] = found, lines
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    return run_command(lambda: write_tables(args))
+
+
+def write_tables(args) -> int:
+    """Read the runs and write tables and figure."""
+    scores = parse_scores(args.score)
+    results, curves = {}, {}
+    for text in args.run:
+        stage, found, lines = load_run(text)
+        if stage in results:
+            raise ValueError(f"--run {text!r}: {stage} was given twice")
+        results[stage], curves[stage] = found, lines
     folder = Path(args.output)
     folder.mkdir(parents=True, exist_ok=True)
     tables = all_tables(results, scores)

@@ -30,12 +30,14 @@ def curve_figures(runs: list[Run]) -> str:
 
 def _figure(runs: list[Run], dataset: str) -> str:
     curves, legend = {"pr": [], "roc": []}, {}
-    names = list(methods(runs))
+    grouped = methods(runs)
+    names = list(grouped)
     for run in runs:
         record = run.records.get(dataset)
         known = {s: c for s, c in (record or {}).get("curves", {}).items() if c}
-        figures = {s: record["result"]["scores"].get(s, {}) for s in known}
-        best = max(known, key=lambda s: figures[s].get("auprc") or -1.0, default=None)
+        holders = [r for r in grouped[run.name] if dataset in r.records]
+        means = {s: cell(holders, [dataset], s, "auprc") for s in known}
+        best = max(known, key=lambda s: means[s].value or -1.0, default=None)
         for score, curve in known.items():
             order = names.index(run.name) if len(names) > 1 else list(known).index(score)
             color = _COLORS[order % len(_COLORS)]
@@ -44,7 +46,7 @@ def _figure(runs: list[Run], dataset: str) -> str:
                 f'data-best="{int(score == best)}" class="curve"'
             )
             path = f'<path {marks} style="stroke:{color}" d="{{}}"/>'
-            dots = _threshold_dots(curve, figures[score])
+            dots = _threshold_dots(curve, record["result"]["scores"].get(score, {}))
             for kind, line, place in (("pr", _pr_path, "precision"), ("roc", _roc_path, "fpr")):
                 curves[kind].append(path.format(line(curve)))
                 for recall, at, text in dots:
@@ -58,8 +60,7 @@ def _figure(runs: list[Run], dataset: str) -> str:
                         f"<title>{html.escape(f'{run.name}, {score}: {text}')}</title></circle>"
                     )
             label = html.escape(f"{run.name} · {score}" if len(names) > 1 else score)
-            value = figures[score].get("auprc")
-            text = "" if value is None else f" <b>{value:.1f}</b>"
+            text = f" <b>{means[score].text()}</b>"
             item = f'<li {marks}><i style="background:{color}"></i>{label}{text}</li>'
             legend.setdefault((run.name, score), item)
     if not legend:

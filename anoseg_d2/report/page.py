@@ -24,12 +24,22 @@ from anoseg_d2.report.runs import (
     leading_scores,
     methods,
     overview,
+    unique_names,
 )
 from anoseg_d2.utils.visualization import ANOMALY_COLORS, color_bar
 
 __all__ = ["build_page"]
 
 _TEMPLATE = Path(__file__).with_name("report_template.html")
+_FACT_NAMES = {
+    "weights_file": "evaluated weights",
+    "weights_file_sha256": "sha256 of the file",
+    "weights_sha256": "sha256 of the tensors",
+    "averaged": "averaged weights (EMA)",
+    "num_known": "known classes",
+    "peak_memory": "peak memory, MiB",
+    "step_seconds": "seconds per step",
+}
 
 
 def build_page(runs: list[Run], title: str) -> str:
@@ -92,19 +102,26 @@ def _image_data(runs: list[Run], images: dict, ranges: dict) -> dict:
 def _facts(runs: list[Run]) -> str:
     """What is known about each model: which weights were evaluated, how it was trained."""
     blocks = []
-    for run in runs:
+    for name, run in zip(unique_names(runs), runs, strict=True):
         facts = {key: value for key, value in run.model.items() if value is not None}
         if facts:
             items = "".join(
-                f"<dt>{html.escape(str(k))}</dt><dd>{html.escape(str(v))}</dd>"
-                for k, v in facts.items()
+                f"<dt>{html.escape(_FACT_NAMES.get(key, str(key)))}</dt>"
+                f"<dd>{html.escape(_fact(value))}</dd>"
+                for key, value in facts.items()
             )
-            blocks.append(f"<div><b>{html.escape(run.name)}</b><dl>{items}</dl></div>")
+            blocks.append(f"<div><b>{html.escape(name)}</b><dl>{items}</dl></div>")
     if not blocks:
         return ""
     what = "Model" if len(runs) == 1 else "Models"
     blocks = "".join(blocks)
     return f'<details><summary>{what}</summary><div class="facts">{blocks}</div></details>'
+
+
+def _fact(value) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def _number(found: Cell, best=None, text=None) -> str:

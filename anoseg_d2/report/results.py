@@ -21,7 +21,12 @@ __all__ = [
     "score_names",
 ]
 
-_FIGURES = ("auprc", "fpr95", "auroc", "best_f1", "sIoU", "PPV", "mean_F1", "mIoU")
+# What tables and curves read; other entries may be anything.
+_FIGURES = (
+    *("auprc", "fpr95", "auroc", "best_f1", "sIoU", "PPV", "mean_F1", "best_f1_threshold"),
+    *("mIoU", "pixel_accuracy", "mean_accuracy", "ECE", "images", "classes"),
+)
+_FIGURE_TABLES = ("tpr_thresholds", "components_at", "IoU")
 
 
 def find_results(path) -> Path | None:
@@ -64,7 +69,7 @@ def check_results(results, source) -> dict:
     def table(value, where):
         return check(value, dict, where, "an object").items()
 
-    def figures(value, where):
+    def figures(value, where, every=False):
         for key, entry in table(value, where):
             inside = f"{where}.{key}"
             if key.endswith("_bounds") and entry is not None:
@@ -73,9 +78,11 @@ def check_results(results, source) -> dict:
                 for bound in entry:
                     number(bound, inside)
             elif isinstance(entry, dict):
-                figures(entry, inside)
-            elif not isinstance(entry, str) or key in _FIGURES:
+                figures(entry, inside, every or key in _FIGURE_TABLES)
+            elif every or key in _FIGURES or key.endswith("_pixels"):
                 number(entry, inside)
+            elif key == "why":
+                check(entry, str, inside, "text")
 
     table(results, "the file")
     if "datasets" not in results:

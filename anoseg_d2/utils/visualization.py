@@ -40,7 +40,9 @@ def class_palette(num_classes: int, colors=None) -> np.ndarray:
     for extra in range(len(chosen), num_classes):
         # Steps of the golden ratio never come close to an earlier hue.
         hue = int((extra * 0.618034 % 1.0) * 180)
-        pixel = np.uint8([[[hue, 170, 230]]])
+        # OpenCV has only 180 hues, so saturation and brightness take turns as well.
+        saturation, value = (170, 110, 235)[extra % 3], (230, 165, 200)[extra // 3 % 3]
+        pixel = np.uint8([[[hue, saturation, value]]])
         chosen.append(tuple(cv2.cvtColor(pixel, cv2.COLOR_HSV2RGB)[0, 0].tolist()))
     table = np.full((256, 3), VOID_COLOR, dtype=np.uint8)
     table[:num_classes] = chosen[:num_classes]

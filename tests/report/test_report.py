@@ -24,8 +24,8 @@ BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stab
 
 def evaluate(folder, output_dir, signal=2.0, names=("msp", "rba")):
     """One evaluated run: two anomaly sets and a closed one."""
-    for name in ("test_anomaly", "test_other"):
-        images = small_sets.anomaly_set(folder, name)
+    for name, count in (("test_anomaly", 4), ("test_other", 15)):
+        images = small_sets.anomaly_set(folder, name, count)
         evaluator = AnomalyEvaluator(name, output_dir=output_dir)
         evaluator.reset()
         for index, image in enumerate(images):
@@ -216,22 +216,39 @@ def test_a_run_without_images_has_a_page_all_the_same(tmp_path):
 
 PROBE = """
 <script>
-addEventListener("load", () => {
+addEventListener("load", async () => {
+  const pause = () => new Promise(done => setTimeout(done, 300));
+  const choose = (id, value) => {
+    document.getElementById(id).value = value;
+    document.getElementById(id).dispatchEvent(new Event("change"));
+  };
+  const all = query => [...document.querySelectorAll(query)];
   const table = document.getElementById("overview");
   const head = [...table.tHead.rows[1].cells].findIndex(c => c.textContent.includes("AUPRC"));
   const column = () => [...table.tBodies[0].rows].map(r => parseFloat(r.cells[head].dataset.v));
   const button = table.tHead.rows[1].cells[head].querySelector("button");
   button.click(); const falling = column();
   button.click(); const rising = column();
-  document.getElementById("set").value = "test_other";
-  document.getElementById("set").dispatchEvent(new Event("change"));
-  const seen = {falling, rising,
-    curves: document.querySelectorAll("path.curve:not(.off)").length,
-    cards: document.querySelectorAll(".card").length,
-    first: document.querySelector(".card h4").textContent,
-    loaded: [...document.querySelectorAll(".card img")].slice(0, 4).length,
-    crops: document.querySelectorAll(".crop").length,
-    wide: document.documentElement.scrollWidth <= innerWidth};
+  /* Cards so low that the end of the page never leaves the view. */
+  document.head.append(Object.assign(document.createElement("style"),
+    {textContent: ".card { height: 20px; overflow: hidden; }"}));
+  const seen = {falling, rising, curves: all("path.curve:not(.off)").length,
+    dots: all("circle.curve:not(.off)").map(dot => dot.textContent)};
+  choose("set", "test_anomaly");
+  document.getElementById("more").scrollIntoView(); await pause();
+  seen.short = all(".card").length;
+  choose("set", "test_other");
+  for (let tries = 0; tries < 10 && all(".card").length < 15; tries++) await pause();
+  seen.long = all(".card").length;
+  seen.first = document.querySelector(".card h4").textContent;
+  seen.crops = all(".crop").length;
+  seen.classes = all("#class-key span").map(item => item.textContent);
+  choose("other", "weak"); choose("score", "rba"); choose("order", "change");
+  for (let tries = 0; tries < 10 && all(".card").length < 15; tries++) await pause();
+  seen.pairs = all(".card .views.two").length;
+  seen.changes = all(".card").map(card => Math.abs(parseFloat(
+    (card.querySelector(".worse, .better") || {textContent: "nan"}).textContent)));
+  seen.wide = document.documentElement.scrollWidth <= innerWidth;
   const out = document.createElement("pre");
   out.id = "probe"; out.textContent = JSON.stringify(seen);
   document.body.append(out);
@@ -240,6 +257,7 @@ addEventListener("load", () => {
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("width", [1300, 500])
 def test_the_page_works_in_a_browser(runs, tmp_path, width):
     browser = next(filter(None, map(shutil.which, BROWSERS)), None)
@@ -248,7 +266,8 @@ def test_the_page_works_in_a_browser(runs, tmp_path, width):
     page = tmp_path / "page.html"
     page.write_text((runs / "both/index.html").read_text() + PROBE)
     command = [browser, "--headless", "--no-sandbox", "--disable-gpu", f"--window-size={width},900"]
-    command += [f"--user-data-dir={tmp_path / 'profile'}", "--virtual-time-budget=4000"]
+    command += ["--disable-background-networking", "--no-first-run"]
+    command += [f"--user-data-dir={tmp_path / 'profile'}", "--virtual-time-budget=15000"]
     dump = subprocess.run(
         [*command, "--dump-dom", page.as_uri()], capture_output=True, text=True, timeout=180
     )
@@ -258,8 +277,66 @@ def test_the_page_works_in_a_browser(runs, tmp_path, width):
     assert seen["falling"] == sorted(seen["falling"], reverse=True) and len(seen["falling"]) == 5
     assert seen["rising"] == sorted(seen["rising"])
     assert seen["curves"] == 2 * 2 * 2  # one score of each of two models, two plots, two sets
-    assert seen["cards"] == 4 and seen["first"].startswith("test_other")
-    assert seen["loaded"] == 4 and seen["crops"] > 0 and seen["wide"]
+    assert len(seen["dots"]) == 8 * 4 and all("threshold" in text for text in seen["dots"])
+    assert (seen["short"], seen["long"]) == (4, 15)
+    assert seen["first"].startswith("test_other")
+    assert seen["crops"] > 0
+    assert seen["classes"] == ["road", "sidewalk", "building"]
+    assert seen["pairs"] == 15
+    changes = [change for change in seen["changes"] if change is not None]
+    assert changes == sorted(changes, reverse=True) and len(changes) == 14
+    assert seen["wide"]
+
+
+def test_every_class_has_a_colour_of_its_own(runs):
+    run = load_run(runs / "weak", model={"num_known": 133})
+    names, palette = report_images._classes(run)
+    assert len(names) == 134 and len({tuple(color) for color in palette[:134]}) == 134
+    assert palette[:134].any(axis=1).all(), "a class that is black looks like void"
+    seen = report_images.class_colors(run)
+    assert [name for name, _ in seen] == ["class 0", "class 1", "class 2"]
+
+
+def test_names_and_colours_are_those_of_a_fitting_closed_set(runs):
+    names, palette = report_images._classes(load_run(runs / "weak", model={"num_known": 3}))
+    assert names == ["road", "car", "sky", "anomaly"] and palette[1].tolist() == [0, 0, 142]
+
+
+def test_a_false_component_is_found_and_one_on_an_anomaly_is_not(tmp_path):
+    label = np.zeros((40, 64), np.uint8)
+    label[5:15, 5:15] = 1
+    images = small_sets.write_set(
+        tmp_path, "test_one", [label], evaluator_type="anomaly", label_rule=small_sets.ANOMALY_RULE
+    )
+    score = (label == 1) * np.float32(2)
+    score[20:30, 40:60] = 1.5  # below the best threshold
+    score[10:20, 30:34] = 3  # above it
+    evaluator = AnomalyEvaluator("test_one", output_dir=tmp_path / "run")
+    evaluator.reset()
+    evaluator.process(images, [{"scores": {"s": score}, "sem_seg": label}])
+    evaluator.evaluate()
+    (found,) = report_images._false_components(load_run(tmp_path / "run"), "test_one")["s"]
+    # The area is native pixels; the resized score is soft at its edge.
+    assert "about 40 pixels" in found["text"] or abs(found["area"] - 40) < 20
+    rows, columns = np.nonzero(found["component"])
+    scale = found["component"].shape[0] / 40
+    assert columns.min() / scale > 28 and rows.max() / scale < 22
+
+
+def test_the_cross_is_on_the_worst_pixel(runs):
+    run = load_run(runs / "weak")
+    for failure in run.records["test_anomaly"]["failures"]:
+        crop = report_images._kept_crop(run, "test_anomaly", failure)
+        if failure["kind"] == "false":
+            assert crop["score"][tuple(crop["place"])] == pytest.approx(failure["value"], rel=1e-3)
+
+
+def test_the_evaluated_weights_are_named_on_the_page(runs, tmp_path):
+    shutil.copytree(runs / "weak/inference", tmp_path / "inference")
+    model = {"weights_file": "a/model_ema.pth", "weights_sha256": "0123abcd", "averaged": True}
+    page = write_report(tmp_path, model=model).read_text()
+    for text in ("evaluated weights", "a/model_ema.pth", "0123abcd", "averaged"):
+        assert text in page
 
 
 def test_every_file_of_a_report_can_be_read_again(runs):

@@ -78,5 +78,10 @@ def test_a_damaged_file_loads_or_is_named(tmp_path_factory, place, byte, cut):
         assert str(path) in str(error)
 
 
+def test_entries_that_no_table_reads_may_be_anything():
+    entry = {"scores": {}, "warnings": ["label 3"], "new": True}
+    assert check_results({"datasets": {"a": entry}, "closed_set": {}}, "results.json")
+
+
 def test_the_shipped_results_load():
     assert best_score(read_results(SHIPPED)) == "anomaly"

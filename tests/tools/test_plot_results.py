@@ -135,11 +135,11 @@ def test_another_score_can_stand_for_the_papers(tool):
     ],
 )
 def test_a_wrong_argument_is_one_line(tool, tmp_path, capsys, arguments, message):
-    assert tool.main([*arguments, "--output", str(tmp_path)]) == 1
+    assert tool.main([*arguments, "--output", str(tmp_path)]) == 2
     assert message in capsys.readouterr().err
 
 
 def test_a_combined_report_is_refused(tool, tmp_path, capsys):
     write_json(tmp_path / "results.json", {**results(1.0), "models": {}})
-    assert tool.main([f"--run=arcface={tmp_path}", "--output", str(tmp_path)]) == 1
+    assert tool.main([f"--run=arcface={tmp_path}", "--output", str(tmp_path)]) == 2
     assert "several models" in capsys.readouterr().err
