@@ -17,7 +17,6 @@ import logging
 import sys
 from pathlib import Path
 
-import anoseg_d2  # noqa: F401  isort: skip  # before detectron2, whose import warns
 from anoseg_d2.report.runs import Run, load_runs, methods, unique_names
 from anoseg_d2.report.tables import results_latex, results_markdown
 from anoseg_d2.report.write import write_files

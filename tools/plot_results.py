@@ -17,7 +17,6 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-import anoseg_d2  # noqa: F401  isort: skip  # before detectron2, whose import warns
 from anoseg_d2.report.results import find_results, read_results
 from anoseg_d2.report.tables import latex_escaped
 from anoseg_d2.utils.cli import run_command
@@ -221,7 +220,10 @@ def latex(tables) -> str:
     for number, caption, titles, rows in tables:
         spans = " & ".join(rf"\multicolumn{{3}}{{c}}{{{latex_escaped(t)}}}" for t in titles)
         parts = " & ".join(["paper & ours & diff."] * len(titles))
-        lines = [r"\begin{table}", rf"\caption{{Table {number} of the paper. {latex_escaped(caption)}}}"]
+        lines = [
+            r"\begin{table}",
+            rf"\caption{{Table {number} of the paper. {latex_escaped(caption)}}}",
+        ]
         lines += [rf"\begin{{tabular}}{{l{'rrr' * len(titles)}}}", r"\hline"]
         lines += [rf" & {spans} \\", rf" & {parts} \\", r"\hline"]
         lines += [" & ".join(latex_escaped(c) for c in flat_cells(row)) + r" \\" for row in rows]

@@ -36,6 +36,8 @@ def find_results(path) -> Path | None:
         path: a results.json, a run's folder, its report folder, or a checkpoint in a run's folder.
     """
     path = Path(path)
+    if not path.exists():
+        return None  # a mistyped name must not find its neighbour's results
     if path.suffix == ".json" and path.is_file():
         return path
     folder = path if path.is_dir() else path.parent

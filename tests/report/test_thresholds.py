@@ -41,6 +41,7 @@ def test_results_are_found_from_a_file_a_folder_and_a_checkpoint(run):
     expected = run / "report" / "results.json"
     for path in (expected, run, run / "report", run / "model_final.pth"):
         assert find_results(path) == expected
+    assert find_results(run / "mistyped.pth") is None, "results of something else"
     assert find_results(run.parent) is None and find_results("hf://owner/name") is None
 
 
