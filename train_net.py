@@ -5,74 +5,93 @@ Examples:
     python train_net.py --config-file configs/eomt_baseline.yaml
     python train_net.py --config-file configs/arcface_lora.yaml --num-gpus 4 --resume
     python train_net.py --config-file configs/arcface_lora.yaml --eval-only MODEL.WEIGHTS model.pth
+    torchrun --nproc-per-node 4 train_net.py --config-file configs/arcface_lora.yaml
 """
 
+import argparse
 import os
 import sys
 
-import anoseg_d2  # noqa: F401  isort: skip  # before detectron2, whose import warns
-from detectron2.engine import default_argument_parser, default_setup, launch
-from detectron2.modeling import build_model
-from detectron2.utils import comm
-from detectron2.utils.logger import setup_logger
-
-from anoseg_d2.checkpoint.from_config import load_weights
-from anoseg_d2.config import load_config
-from anoseg_d2.engine.evaluate import evaluate
-from anoseg_d2.engine.trainer import Trainer, check_inputs
+from anoseg_d2.config import check_key_names
+from anoseg_d2.utils.cli import add_import_option, run_command
 
 
-def setup(args):
-    """Read the config, seed everything, and start logging under OUTPUT_DIR."""
-    cfg = load_config(args.config_file, args.opts)
-    cfg.freeze()
-    check_inputs(cfg, training=not args.eval_only)
-    default_setup(cfg, args)
-    setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="anoseg_d2")
-    return cfg
+def argument_parser() -> argparse.ArgumentParser:
+    """Take detectron2's usual options and more; importing its own parser takes seconds."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--config-file", default="", metavar="FILE", help="one of configs/")
+    add("--resume", action="store_true", help="continue from the last checkpoint of OUTPUT_DIR")
+    add("--overwrite", action="store_true", help="delete the run that OUTPUT_DIR holds")
+    add("--eval-only", action="store_true", help="evaluate; with --resume the last checkpoint")
+    add("--num-gpus", type=int, default=1, help="processes on this machine, one per GPU")
+    add("--num-machines", type=int, default=1, help="number of machines")
+    add("--machine-rank", type=int, default=0, help="number of this machine, from 0")
+    add("--dist-url", default="auto", help="tcp://HOST:PORT of machine 0; auto: this machine only")
+    add_import_option(parser)
+    add("opts", nargs=argparse.REMAINDER, help="config keys and values in turn: KEY VALUE ...")
+    return parser
 
 
 def main(args):
     """Run on one rank."""
-    cfg = setup(args)
+    from detectron2.engine import default_setup
+    from detectron2.utils import comm
+    from detectron2.utils.logger import setup_logger
+
+    from anoseg_d2.config import load_config
+    from anoseg_d2.data.builtin import register_cards
+    from anoseg_d2.engine import Trainer, load_evaluated
+
+    cfg = load_config(args.config_file, args.opts, args.imports)
+    cfg.freeze()
+    register_cards(cfg)
+    default_setup(cfg, args)
+    setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="anoseg_d2")
     if args.eval_only:
-        model = build_model(cfg)
-        load_weights(cfg, model)
-        return evaluate(cfg, model)
+        model = Trainer.build_model(cfg)
+        load_evaluated(cfg, model, resume=args.resume)
+        Trainer.test(cfg, model)
+        return
     trainer = Trainer(cfg)
     trainer.resume_or_load(resume=args.resume)
-    return trainer.train()
+    trainer.train()
 
 
-def one_message(error: Exception) -> str:
-    """What an error says, without the traceback that a data loader's worker wraps around it."""
-    text = str(error).strip()
-    return text.splitlines()[-1] if "Traceback (most recent call last)" in text else text
-
-
-def command_line(argv=None) -> int:
-    """Parse arguments, launch, and turn a user's mistake into one line; returns the exit status."""
-    parser = default_argument_parser(epilog=__doc__)
-    args = parser.parse_args(argv)
-    try:
-        launch(
-            main,
-            args.num_gpus,
-            num_machines=args.num_machines,
-            machine_rank=args.machine_rank,
-            dist_url=args.dist_url,
-            args=(args,),
+def train_net(argv=None) -> None:
+    """Check arguments, config, data and folder once, then launch the ranks."""
+    args = argument_parser().parse_args(argv)
+    if args.num_gpus < 1:
+        raise ValueError(
+            f"--num-gpus is {args.num_gpus}; it must be at least 1. On a CPU: --num-gpus 1 "
+            "MODEL.DEVICE cpu"
         )
-    except KeyboardInterrupt:
-        print("stopped; go on with the same command and --resume", file=sys.stderr)
-        return 130
-    except (ValueError, OSError) as error:
-        if os.environ.get("ANOSEG_TRACEBACK"):
-            raise
-        print(f"error: {one_message(error)}", file=sys.stderr)
-        return 2
-    return 0
+    check_key_names(args.config_file, args.opts)
+
+    from anoseg_d2.config import load_config
+    from anoseg_d2.engine import check_inputs, claim_output_dir, is_torchrun, launch_ranks
+
+    # torchrun restarts every rank after one has failed: go on from the last checkpoint then.
+    args.resume |= int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0
+    cfg = load_config(args.config_file, args.opts, args.imports)
+    training = not args.eval_only
+    check_inputs(cfg, training, args.resume)
+    ranks = {
+        "num_machines": args.num_machines,
+        "machine_rank": args.machine_rank,
+        "dist_url": args.dist_url,
+        "args": (args,),
+    }
+    if args.machine_rank or (is_torchrun() and int(os.environ["RANK"])):
+        launch_ranks(main, args.num_gpus, **ranks)  # the first process holds the folder
+        return
+    with claim_output_dir(
+        cfg.OUTPUT_DIR, training=training, resume=args.resume, overwrite=args.overwrite
+    ):
+        launch_ranks(main, args.num_gpus, **ranks)
 
 
 if __name__ == "__main__":
-    sys.exit(command_line())
+    sys.exit(run_command(train_net, "stopped; continue with the same command and --resume"))

@@ -133,7 +133,9 @@ def build_train_loader(cfg, mapper=None, *, start: int = 0) -> DataLoader:
     dicts = training_dicts(cfg)
     mapper = AnosegDatasetMapper(cfg, True) if mapper is None else mapper
     seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
-    stream = TrainingStream(len(dicts), cfg.SOLVER.IMS_PER_BATCH, seed, start)
+    # A step takes SOLVER.ACCUMULATION of these batches.
+    batch_size = cfg.SOLVER.IMS_PER_BATCH // cfg.SOLVER.ACCUMULATION
+    stream = TrainingStream(len(dicts), batch_size, seed, start)
     return DataLoader(
         _MappedDicts(dicts, mapper, seed),
         batch_sampler=stream,

@@ -1,15 +1,21 @@
-"""Evaluate a model on the configured datasets and write the report."""
+"""What an evaluation needs beyond detectron2's loop: ensembles' statistics and the report."""
 
 import functools
 import logging
-from collections import OrderedDict
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
 
+import detectron2
+import numpy as np
+import torch
 from detectron2.data import MetadataCatalog
-from detectron2.evaluation import inference_context, inference_on_dataset, print_csv_format
-from detectron2.utils import comm
+from detectron2.evaluation import DatasetEvaluator, inference_context, inference_on_dataset
 from torch import nn
 
-from anoseg_d2.checkpoint.from_config import resolve_weights
+import anoseg_d2
 from anoseg_d2.data.loader import build_test_loader
 from anoseg_d2.evaluation.anomaly_evaluation import AnomalyEvaluator
 from anoseg_d2.evaluation.closed_set_evaluation import ClosedSetEvaluator
@@ -18,82 +24,25 @@ from anoseg_d2.modeling.scores import ensemble_parts, single_scores
 from anoseg_d2.report.write import write_report
 from anoseg_d2.utils.unwrap import unwrap
 
-__all__ = ["evaluate", "measure_ensembles"]
+__all__ = ["build_evaluator", "describe_run", "measure_ensembles", "report_evaluation"]
 
 logger = logging.getLogger(__name__)
 
 
-def evaluate(
-    cfg, model: nn.Module, output_dir: str | None = None, facts: dict | None = None
-) -> OrderedDict:
-    """Run every dataset of DATASETS.TEST and write `report/` under the output folder.
+def build_evaluator(cfg, dataset_name: str, output_dir: str | None = None) -> DatasetEvaluator:
+    """Build the evaluator that a dataset's `evaluator_type` asks for.
 
     Args:
-        cfg: config node.
-        model: in any mode; left in the mode it came in.
-        output_dir: where `report/` goes; OUTPUT_DIR by default.
-        facts: what else results.json says of the model, such as what its training took.
-    Returns:
-        figures per dataset, for detectron2's printers; empty on ranks other than the first.
+        cfg: config node; TEST.ANOMALY is read.
+        dataset_name: registered name.
+        output_dir: where figures are left for the report; OUTPUT_DIR by default.
     """
     output_dir = output_dir or cfg.OUTPUT_DIR
-    measure_ensembles(cfg, unwrap(model))
-    results = OrderedDict()
-    for name in cfg.DATASETS.TEST:
-        evaluator = _build_evaluator(cfg, unwrap(model), name, output_dir)
-        figures = inference_on_dataset(unwrap(model), build_test_loader(cfg, name), evaluator)
-        if comm.is_main_process():
-            results[name] = figures
-            print_csv_format(figures)
-    if comm.is_main_process() and results:
-        path = write_report(
-            output_dir,
-            list(results),
-            model={**_describe(cfg, model), **(facts or {})},
-            config=cfg.dump(),
-        )
-        logger.info("Report: %s", path)
-    comm.synchronize()
-    return results
-
-
-def measure_ensembles(cfg, model: nn.Module) -> bool:
-    """Measure what the model's ensembles need, on the first closed set of DATASETS.TEST.
-
-    The figures stay with the model (`score_statistics`) and in its next checkpoint.
-
-    Returns:
-        whether anything had to be measured.
-    Raises:
-        ValueError: an ensemble is asked for, its statistics are unknown, and there is no closed
-            set to measure them on.
-    """
-    ensembles = [name for name in model.score_names if len(ensemble_parts(name)) > 1]
-    parts = single_scores(ensembles)
-    if all(part in model.score_statistics for part in parts):
-        return False
-    closed = [n for n in cfg.DATASETS.TEST if MetadataCatalog.get(n).evaluator_type == "closed_set"]
-    if not closed:
-        raise ValueError(
-            f"ensembles {', '.join(ensembles)} are measured on known pixels first; "
-            "DATASETS.TEST has no closed set"
-        )
-    logger.info("Measuring %s on %s", ", ".join(parts), closed[0])
-    loader = build_test_loader(cfg, closed[0])
-    score = functools.partial(model, score_names=parts)
-    with inference_context(model):
-        found = inference_on_dataset(score, loader, ScoreStatistics(closed[0]))
-    model.score_statistics = {**model.score_statistics, **found}
-    return True
-
-
-def _build_evaluator(cfg, model, name: str, output_dir: str):
-    kind = MetadataCatalog.get(name).evaluator_type
-    if kind == "closed_set":
-        return ClosedSetEvaluator(name, output_dir)
+    if MetadataCatalog.get(dataset_name).evaluator_type == "closed_set":
+        return ClosedSetEvaluator(dataset_name, output_dir)
     return AnomalyEvaluator(
-        name,
-        model.score_names,
+        dataset_name,
+        cfg.TEST.ANOMALY.SCORES or None,  # None: all that the model gives
         output_dir,
         components=cfg.TEST.ANOMALY.COMPONENTS,
         exact=cfg.TEST.ANOMALY.EXACT,
@@ -101,17 +50,100 @@ def _build_evaluator(cfg, model, name: str, output_dir: str):
     )
 
 
-def _describe(cfg, model: nn.Module) -> dict:
-    """What results.json says of the model."""
-    core = unwrap(model)
-    parameters = list(core.parameters())
+def measure_ensembles(cfg, model: nn.Module, build_loader=build_test_loader) -> None:
+    """Measure what the model's ensembles need, on the first closed set of DATASETS.TEST.
+
+    The figures stay with the model (`score_statistics`) and in its next checkpoint. Nothing
+    happens when there are no ensembles, or all is known.
+
+    Args:
+        build_loader: `(cfg, dataset name)` to a loader.
+    Raises:
+        ValueError: an ensemble is asked for, its statistics are unknown, and there is no closed
+            set to measure them on.
+    """
+    ensembles = [n for n in getattr(model, "score_names", ()) if len(ensemble_parts(n)) > 1]
+    parts = single_scores(ensembles)
+    if all(part in model.score_statistics for part in parts):
+        return
+    closed = [n for n in cfg.DATASETS.TEST if MetadataCatalog.get(n).evaluator_type == "closed_set"]
+    if not closed:
+        raise ValueError(
+            f"ensembles {', '.join(ensembles)} are measured on known pixels first; "
+            "DATASETS.TEST has no closed set"
+        )
+    logger.info("Measuring %s on %s", ", ".join(parts), closed[0])
+    loader = build_loader(cfg, closed[0])
+    score = functools.partial(model, score_names=parts)
+    with inference_context(model):
+        found = inference_on_dataset(score, loader, ScoreStatistics(closed[0]))
+    model.score_statistics = {**model.score_statistics, **found}
+
+
+def report_evaluation(cfg, model: nn.Module, evaluators: dict[str, DatasetEvaluator]) -> None:
+    """Write `report/` under OUTPUT_DIR over the datasets that our evaluators have evaluated.
+
+    Args:
+        cfg: config node.
+        model: that was evaluated; its `run_facts`, if it has any, go to results.json.
+        evaluators: by dataset. Those of the user's own leave nothing that the report could show.
+    """
+    ours = [
+        name
+        for name, evaluator in evaluators.items()
+        if isinstance(evaluator, (AnomalyEvaluator, ClosedSetEvaluator))
+    ]
+    if not ours:
+        return
+    facts = {**describe_model(cfg, unwrap(model)), **describe_run(cfg)}
+    facts |= getattr(unwrap(model), "run_facts", {})
+    path = write_report(cfg.OUTPUT_DIR, ours, model=facts, config=cfg.dump())
+    logger.info("Report: %s", path)
+
+
+def describe_model(cfg, model: nn.Module) -> dict:
+    """Facts for results.json about the model as it was evaluated."""
+    parameters = list(model.parameters())
     return {
-        "weights": resolve_weights(cfg),
+        "averaged": False,
         "head": cfg.MODEL.HEAD.NAME,
-        "num_known": core.num_known,
-        "anomaly_class": core.has_anomaly,
+        "num_known": cfg.MODEL.EOMT.NUM_CLASSES,
+        "anomaly_class": cfg.MODEL.EOMT.ANOMALY_CLASS,
         "lora": bool(cfg.MODEL.LORA.ENABLED),
         "parameters": sum(p.numel() for p in parameters),
         "trainable_parameters": sum(p.numel() for p in parameters if p.requires_grad),
-        "image_size": list(core.image_size),
+        "image_size": list(cfg.INPUT.CROP_SIZE),
     }
+
+
+def describe_run(cfg) -> dict:
+    """Facts for results.json about the run: versions, git state, seed and command."""
+    return {
+        "versions": {
+            "anoseg_d2": anoseg_d2.__version__,
+            "detectron2": detectron2.__version__,
+            "torch": torch.__version__,
+            "numpy": np.__version__,
+            "python": platform.python_version(),
+        },
+        "git": _git_state(),
+        "seed": cfg.SEED,
+        "command": " ".join(sys.argv),
+    }
+
+
+def _git_state() -> str | None:
+    """Commit of the source tree, with "-dirty" after uncommitted changes; None without git."""
+    folder = Path(anoseg_d2.__file__).parent
+    try:
+        result = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
+            cwd=folder,
+            capture_output=True,
+            text=True,
+            timeout=30,
+            env={**os.environ, "GIT_OPTIONAL_LOCKS": "0"},
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return result.stdout.strip() or None

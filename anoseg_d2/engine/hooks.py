@@ -1,12 +1,20 @@
-"""What happens beside the training steps: annealing, cost, an orderly stop."""
+"""What happens around the training steps: randomness, annealing, cost, checkpoints, a stop."""
 
 import logging
+import math
+import random
+import re
 import signal
 import sys
+from pathlib import Path
 
+import numpy as np
 import torch
-from detectron2.engine import HookBase
+from detectron2.engine import HookBase, hooks
+from detectron2.utils import comm
+from torch import nn
 
+from anoseg_d2.checkpoint import AnosegCheckpointer
 from anoseg_d2.utils.unwrap import unwrap
 
 try:
@@ -14,27 +22,58 @@ try:
 except ImportError:  # not a Unix
     resource = None
 
-__all__ = ["CostHook", "ProgressHook", "StopHook"]
+__all__ = [
+    "BestCheckpointHook",
+    "CheckpointHook",
+    "CostHook",
+    "EvaluationHook",
+    "ProgressHook",
+    "SeedHook",
+    "StopHook",
+    "UntaggedCheckpointer",
+]
 
 logger = logging.getLogger(__name__)
 
 
+class SeedHook(HookBase):
+    """Seed every step from (seed, step, rank), so that a resumed run draws what it would have.
+
+    Args:
+        seed: of the run.
+    """
+
+    def __init__(self, seed: int):
+        self.seed = seed
+
+    def before_step(self):
+        # The spawn key keeps this apart from the streams of data loading and pasting.
+        source = np.random.SeedSequence(
+            [self.seed, self.trainer.iter, comm.get_rank()], spawn_key=(2,)
+        )
+        for_torch, for_numpy = (int(word) for word in source.generate_state(2))
+        torch.manual_seed(for_torch)
+        np.random.seed(for_numpy)
+        random.seed(for_numpy)
+
+
 class ProgressHook(HookBase):
-    """Tell the model before each step what share of the run is done: 0 at the first, 1 at the last.
+    """Tell the model before each step what fraction of the run is done: 0 first, 1 at the last.
 
     So annealing and margin ramp end within a run of any length.
     """
 
     def before_step(self):
-        last = max(self.trainer.max_iter - 1, 1)
-        unwrap(self.trainer.model).set_progress(self.trainer.iter / last)
+        core = unwrap(self.trainer.model)
+        if hasattr(core, "set_progress"):
+            core.set_progress(self.trainer.iter / max(self.trainer.max_iter - 1, 1))
 
 
 class CostHook(HookBase):
-    """Measure what training takes: `peak_memory_mib` beside the losses, and at the end both.
+    """Measure what training takes: `peak_memory_mib` next to the losses, and at the end both.
 
     On CUDA memory is what torch has allocated at most, on a CPU the process's peak resident size,
-    which holds the libraries too.
+    which includes the libraries.
     """
 
     def __init__(self, device: torch.device):
@@ -68,11 +107,123 @@ class CostHook(HookBase):
         return found
 
 
-class StopHook(HookBase):
-    """On Ctrl-C or SIGTERM finish the step, save a checkpoint, stop; a second one is at once."""
+class UntaggedCheckpointer(AnosegCheckpointer):
+    """Writes files that a resumed run does not start from, such as averaged weights."""
 
-    def __init__(self, checkpointer):
-        self.checkpointer = checkpointer
+    def tag_last_checkpoint(self, last_filename_basename: str) -> None:
+        pass
+
+
+class CheckpointHook(HookBase):
+    """Save every `period` steps, and `model_final` after the last one, each step once at most.
+
+    Args:
+        checkpointer: of the run.
+        period: in steps.
+        keep: newest periodic checkpoints that stay; 0 for all.
+        ema: averaged copy whose weights are written as `model_ema.pth` at the end; None for none.
+    """
+
+    def __init__(self, checkpointer, period: int, keep: int = 0, ema: nn.Module | None = None):
+        self.checkpointer, self.period, self.keep, self.ema = checkpointer, period, keep, ema
+        self._saved_step = None
+
+    def after_step(self):
+        done = self.trainer.iter + 1
+        if done >= self.trainer.max_iter:
+            self._save("model_final")
+            if self.ema is not None:
+                folder = self.checkpointer.save_dir
+                UntaggedCheckpointer(self.ema, folder).save("model_ema")
+        elif done % self.period == 0:
+            self.save_now()
+            self._remove_old()
+
+    def save_now(self) -> None:
+        """Save this step, unless that is done already."""
+        if self._saved_step != self.trainer.iter:
+            self._save(f"model_{self.trainer.iter:07d}")
+
+    def _save(self, name: str) -> None:
+        self.checkpointer.save(name, iteration=self.trainer.iter)
+        self._saved_step = self.trainer.iter
+
+    def _remove_old(self) -> None:
+        if self.keep and comm.is_main_process():
+            files = Path(self.checkpointer.save_dir).glob("model_*.pth")
+            periodic = sorted(f for f in files if re.fullmatch(r"model_\d{7,}", f.stem))
+            for path in periodic[: -self.keep]:
+                path.unlink()
+
+
+class BestCheckpointHook(HookBase):
+    """Keep `model_best.pth`: the weights with the best evaluated figure so far.
+
+    It is chosen on the evaluation labels, so that figure is an oracle on this dataset.
+
+    Args:
+        checkpointer: an `UntaggedCheckpointer`.
+        figure: as evaluation prints it, "dataset/anomaly/rba.auprc"; without the dataset when
+            only one is evaluated. Less is better for `fpr95` and `ECE`.
+        period: TEST.EVAL_PERIOD.
+    """
+
+    def __init__(self, checkpointer, figure: str, period: int):
+        self.checkpointer, self.figure, self.period = checkpointer, figure, period
+        self.sign = -1 if figure.endswith(("fpr95", "ECE")) else 1
+        self.best: float | None = None
+
+    def after_step(self):
+        done = self.trainer.iter + 1
+        if done % self.period == 0 and done < self.trainer.max_iter:
+            self._compare()
+
+    def after_train(self):
+        if self.trainer.iter >= self.trainer.max_iter:
+            self._compare()
+
+    def _compare(self) -> None:
+        if not comm.is_main_process():
+            return
+        known = self.trainer.storage.latest()
+        if self.figure not in known:
+            found = [name for name in known if "/" in name]
+            raise ValueError(
+                f"SOLVER.BEST_FIGURE is {self.figure!r}; evaluated figures: {', '.join(found)}"
+            )
+        value = float(known[self.figure][0])
+        if math.isfinite(value) and (self.best is None or self.sign * (value - self.best) > 0):
+            self.best = value
+            self.checkpointer.save("model_best", iteration=self.trainer.iter)
+            logger.info("model_best.pth: %s is %.2f", self.figure, value)
+
+    def state_dict(self):
+        return {} if self.best is None else {"best": self.best}
+
+    def load_state_dict(self, state_dict):
+        self.best = state_dict["best"]
+
+
+class EvaluationHook(hooks.EvalHook):
+    """detectron2's hook, except that a run which failed in its last step is not evaluated."""
+
+    def after_train(self):
+        if self.trainer.iter >= self.trainer.max_iter:
+            self._do_eval()
+
+
+class StopHook(HookBase):
+    """On Ctrl-C or SIGTERM, finish the step, save a checkpoint and stop on every rank.
+
+    A second signal stops immediately.
+
+    Args:
+        checkpoints: the run's `CheckpointHook`.
+        device: of tensors that ranks exchange.
+    """
+
+    def __init__(self, checkpoints: CheckpointHook, device: torch.device):
+        self.checkpoints, self.device = checkpoints, device
         self._asked = False
         self._previous = {}
 
@@ -86,11 +237,23 @@ class StopHook(HookBase):
         self._asked = True
         logger.warning("asked to stop: finishing this step, then saving a checkpoint")
 
+    def _any_rank_asked(self) -> bool:
+        if comm.get_world_size() == 1:
+            return self._asked
+        # Ranks must leave the loop after the same step, whichever of them got the signal.
+        flag = torch.tensor([float(self._asked)], device=self.device)
+        torch.distributed.all_reduce(flag, op=torch.distributed.ReduceOp.MAX)
+        return bool(flag.item())
+
     def after_step(self):
-        if self._asked:
-            self.checkpointer.save(f"model_{self.trainer.iter:07d}", iteration=self.trainer.iter)
+        if self.trainer.iter + 1 < self.trainer.max_iter and self._any_rank_asked():
+            self.checkpoints.save_now()
+            comm.synchronize()  # nobody leaves before the file is there
             raise KeyboardInterrupt
 
     def after_train(self):
         for name, handler in self._previous.items():
             signal.signal(name, handler)
+        # In the last step the run is complete; what is left to stop is its evaluation.
+        if self._asked and self.trainer.iter >= self.trainer.max_iter:
+            raise KeyboardInterrupt

@@ -1,68 +1,63 @@
-"""Training and evaluation on detectron2's trainer: steps, precision, checkpoints, reports."""
+"""detectron2's `DefaultTrainer` with this project's loaders, optimiser, steps and evaluators."""
 
-import contextlib
 import logging
-import os
-import time
+import sys
 import weakref
 from pathlib import Path
 
 import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.engine import DefaultTrainer, SimpleTrainer, TrainerBase, hooks
+from detectron2.engine import DefaultTrainer, TrainerBase, hooks
 from detectron2.modeling import build_model
 from detectron2.utils import comm
+from detectron2.utils.logger import setup_logger
 from tabulate import tabulate
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from anoseg_d2.checkpoint import AnosegCheckpointer
+from anoseg_d2.checkpoint import AnosegCheckpointer, describe_weights
 from anoseg_d2.checkpoint.from_config import load_weights, resolve_weights
-from anoseg_d2.data.builtin import register_all, register_cards
-from anoseg_d2.data.loader import build_train_loader, training_dicts
-from anoseg_d2.engine.evaluate import evaluate, measure_ensembles
-from anoseg_d2.engine.hooks import CostHook, ProgressHook, StopHook
+from anoseg_d2.config import check_config
+from anoseg_d2.data.builtin import register_cards
+from anoseg_d2.data.loader import build_test_loader, build_train_loader, training_dicts
+from anoseg_d2.engine.evaluate import build_evaluator, measure_ensembles, report_evaluation
+from anoseg_d2.engine.hooks import (
+    BestCheckpointHook,
+    CheckpointHook,
+    CostHook,
+    EvaluationHook,
+    ProgressHook,
+    SeedHook,
+    StopHook,
+    UntaggedCheckpointer,
+)
+from anoseg_d2.engine.output_dir import last_checkpoint
 from anoseg_d2.engine.solver import build_optimizer, build_scheduler
-from anoseg_d2.modeling import eomt  # noqa: F401  registers the meta-architecture
-from anoseg_d2.modeling.criterion import present_classes
+from anoseg_d2.engine.step import StepTrainer, amp_dtype
+from anoseg_d2.modeling.inference import is_out_of_memory
 from anoseg_d2.modeling.lora import lora_state_dict
+from anoseg_d2.modeling.scores import ensemble_parts
 from anoseg_d2.utils.unwrap import unwrap
 
-__all__ = ["Trainer", "amp_dtype", "check_inputs", "parameter_table"]
+__all__ = ["Trainer", "check_inputs", "load_evaluated", "parameter_table"]
 
 logger = logging.getLogger(__name__)
 
-
-def amp_dtype(cfg, device: torch.device) -> torch.dtype | None:
-    """Type of mixed precision, or None for float32.
-
-    Raises:
-        ValueError: SOLVER.AMP.PRECISION is not auto, bf16 or fp16.
-    """
-    known = {"bf16": torch.bfloat16, "fp16": torch.float16}
-    precision = cfg.SOLVER.AMP.PRECISION
-    if precision not in (*known, "auto"):
-        raise ValueError(f"SOLVER.AMP.PRECISION is {precision!r}; allowed: auto, bf16, fp16")
-    if not cfg.SOLVER.AMP.ENABLED:
-        return None
-    if precision != "auto":
-        return known[precision]
-    if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
-    if device.type == "cpu" and torch.ops.mkldnn._is_mkldnn_bf16_supported():
-        return torch.bfloat16
-    logger.info("SOLVER.AMP.PRECISION auto: this device has no fast bf16; training in float32")
-    return None
+MIB = 2**20
 
 
-def check_inputs(cfg, training: bool) -> None:
+def check_inputs(cfg, training: bool, resume: bool = False) -> None:
     """Find every dataset and the weights before anything long starts.
 
+    Args:
+        cfg: config node.
+        training: else evaluation.
+        resume: OUTPUT_DIR's last checkpoint, if there is one, takes the place of MODEL.WEIGHTS.
     Raises:
         FileNotFoundError, ValueError: what is missing or wrong, and the way out.
     """
-    register_all()
+    check_config(cfg)
     register_cards(cfg)
     for name in (*(cfg.DATASETS.TRAIN if training else ()), *cfg.DATASETS.TEST):
         if name not in DatasetCatalog.list():
@@ -71,195 +66,342 @@ def check_inputs(cfg, training: bool) -> None:
         DatasetCatalog.get(name)
     if training:
         training_dicts(cfg)
+    if not cfg.DATASETS.TEST:
+        if not training:
+            raise ValueError("DATASETS.TEST is empty: --eval-only has nothing to evaluate")
+        logger.warning("DATASETS.TEST is empty: the run will end without an evaluation")
+    kinds = {MetadataCatalog.get(name).get("evaluator_type") for name in cfg.DATASETS.TEST}
+    ensembles = [name for name in cfg.TEST.ANOMALY.SCORES if len(ensemble_parts(name)) > 1]
+    if training and ensembles and kinds and "closed_set" not in kinds:
+        raise ValueError(
+            f"TEST.ANOMALY.SCORES has {', '.join(ensembles)}, which are measured on known pixels "
+            "first: DATASETS.TEST needs a closed set"
+        )
+    if resume and last_checkpoint(cfg.OUTPUT_DIR) is not None:
+        return
     weights = resolve_weights(cfg)
     if weights and "://" not in weights and not Path(weights).exists():
         raise FileNotFoundError(
             f"MODEL.WEIGHTS {weights} does not exist. A stage starts from the checkpoint of the "
             "one before it: train that first, or give MODEL.WEIGHTS the path of its model_final.pth"
         )
+    if not training and resume:
+        raise FileNotFoundError(
+            f"--eval-only --resume evaluates the last checkpoint of OUTPUT_DIR {cfg.OUTPUT_DIR}, "
+            "which has none; leave --resume out to evaluate MODEL.WEIGHTS"
+        )
     if not training and not weights:
-        raise ValueError("--eval-only needs MODEL.WEIGHTS: the checkpoint to evaluate")
+        raise ValueError(
+            "--eval-only needs the checkpoint to evaluate: give MODEL.WEIGHTS, or --resume for the "
+            "last checkpoint of OUTPUT_DIR"
+        )
+
+
+def load_evaluated(cfg, model: nn.Module, resume: bool = False) -> None:
+    """Load the weights that `--eval-only` evaluates, and note on the model where they are from.
+
+    Args:
+        cfg: config node.
+        model: built from it.
+        resume: load OUTPUT_DIR's last checkpoint instead of MODEL.WEIGHTS.
+    Raises:
+        FileNotFoundError, ValueError: see `load_weights`.
+    """
+    cfg = cfg.clone()
+    cfg.defrost()
+    if resume:
+        cfg.MODEL.WEIGHTS = str(last_checkpoint(cfg.OUTPUT_DIR))
+    report = load_weights(cfg, model)
+    averaged = Path(cfg.MODEL.WEIGHTS).name == "model_ema.pth"
+    model.run_facts = {"weights": resolve_weights(cfg), "averaged": averaged}
+    model.run_facts |= describe_weights(model, report.file)
+    logger.info("Evaluating %s", report.source)
 
 
 def _is_ours(name: str) -> bool:
     return MetadataCatalog.get(name).get("evaluator_type") in ("closed_set", "anomaly")
 
 
-class StepTrainer(SimpleTrainer):
-    """One optimiser step: micro-batches, mixed precision, one clip of the global norm.
-
-    Args:
-        model: EoMT, possibly in DistributedDataParallel.
-        optimizer: see `solver.build_optimizer`.
-        accumulation: micro-batches per step.
-        dtype: of autocast; None for float32. float16 scales the loss.
-        clip_norm: largest global gradient norm; 0 for no clipping.
-        ema: averaged copy to update after each step.
-    """
-
-    def __init__(self, model, optimizer, *, accumulation=1, dtype=None, clip_norm=0.0, ema=None):
-        super().__init__(model, [], optimizer)
-        self.accumulation, self.dtype, self.clip_norm, self.ema = (
-            accumulation,
-            dtype,
-            clip_norm,
-            ema,
-        )
-        self.device_type = unwrap(model).device.type
-        self.scaler = torch.amp.GradScaler(self.device_type, enabled=dtype == torch.float16)
-
-    def run_step(self):
-        start = time.perf_counter()
-        batches = [next(self._data_loader_iter) for _ in range(self.accumulation)]
-        data_time = time.perf_counter() - start
-        core = unwrap(self.model)
-        normalizers = core.criterion.normalizers(
-            [len(present_classes(sample["sem_seg"])) for batch in batches for sample in batch],
-            core.num_queries,
-        )
-        self.optimizer.zero_grad(set_to_none=True)
-        total: dict[str, torch.Tensor] = {}
-        for index, batch in enumerate(batches):
-            losses = self._backward(batch, normalizers, last=index == len(batches) - 1)
-            for name, value in losses.items():
-                total[name] = total.get(name, 0) + value
-        self._step()
-        self._write_metrics(total, data_time)
-
-    def _backward(self, batch, normalizers, last: bool) -> dict[str, torch.Tensor]:
-        distributed = isinstance(self.model, DistributedDataParallel)
-        # Gradients cross ranks once per step, with the last micro-batch.
-        with self.model.no_sync() if distributed and not last else contextlib.nullcontext():
-            with torch.autocast(self.device_type, self.dtype, enabled=self.dtype is not None):
-                losses = self.model(batch, normalizers)
-            self.scaler.scale(sum(losses.values())).backward()
-        return {name: value.detach() for name, value in losses.items()}
-
-    def _step(self) -> None:
-        if self.clip_norm > 0:
-            self.scaler.unscale_(self.optimizer)
-            parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
-            nn.utils.clip_grad_norm_(parameters, self.clip_norm)
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        if self.ema is not None:
-            self.ema.update_parameters(unwrap(self.model))
-
-    def state_dict(self):
-        return {**super().state_dict(), "scaler": self.scaler.state_dict()}
-
-    def load_state_dict(self, state_dict):
-        self.scaler.load_state_dict(state_dict.pop("scaler", {}) or self.scaler.state_dict())
-        super().load_state_dict(state_dict)
-
-
 class Trainer(DefaultTrainer):
-    """detectron2's trainer with this project's loaders, optimiser, steps and evaluators.
+    """detectron2's trainer; override any of its `build_*` methods to change one thing.
+
+    `DefaultTrainer.__init__` is not called, but repeated with three differences: it gives
+    DistributedDataParallel a `device_ids`, which torch refuses on CPUs; its mixed precision needs
+    CUDA and float16; and its checkpointer unpickles. The order of the `build_*` calls and the
+    attributes are its own.
 
     Args:
-        cfg: frozen config node.
+        cfg: config node.
     """
 
     def __init__(self, cfg):
         TrainerBase.__init__(self)
-        self.cfg = cfg
-        self.start_iter, self.max_iter = 0, cfg.SOLVER.MAX_ITER
-        model = build_model(cfg)
-        model.class_names = MetadataCatalog.get(cfg.DATASETS.TRAIN[0]).stuff_classes
-        logger.info("Parameters:\n%s", parameter_table(model))
-        self.optimizer_ = build_optimizer(cfg, model)
-        self.scheduler = build_scheduler(cfg, self.optimizer_)
-        self.ema = _build_ema(cfg, model)
+        if not logging.getLogger("detectron2").isEnabledFor(logging.INFO):
+            setup_logger()
+        check_config(cfg)
+        cfg = DefaultTrainer.auto_scale_workers(cfg, comm.get_world_size())
+        model = self.build_model(cfg)
+        optimizer = self.build_optimizer(cfg, model)
+        data_loader = self.build_train_loader(cfg)
+        self.ema = None
+        if cfg.SOLVER.EMA.ENABLED:
+            self.ema = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(cfg.SOLVER.EMA.DECAY))
+        clip = cfg.SOLVER.CLIP_GRADIENTS
         self._trainer = StepTrainer(
             _distribute(model),
-            self.optimizer_,
+            data_loader,
+            optimizer,
             accumulation=cfg.SOLVER.ACCUMULATION,
-            dtype=amp_dtype(cfg, model.device),
-            clip_norm=cfg.SOLVER.CLIP_GRADIENTS.CLIP_VALUE
-            if cfg.SOLVER.CLIP_GRADIENTS.ENABLED
-            else 0.0,
+            dtype=amp_dtype(cfg, _device(model)),
+            clip_norm=clip.CLIP_VALUE if clip.ENABLED else 0.0,
             ema=self.ema,
         )
-        extra = {"ema": self.ema} if self.ema is not None else {}
+        self.scheduler = self.build_lr_scheduler(cfg, optimizer)
+        averaged = {} if self.ema is None else {"ema": self.ema}
         self.checkpointer = AnosegCheckpointer(
-            model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self), **extra
+            model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self), **averaged
         )
+        self.start_iter = 0
+        self.max_iter = cfg.SOLVER.MAX_ITER
+        self.cfg = cfg
+        self.seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
         self.register_hooks(self.build_hooks())
 
-    def resume_or_load(self, resume: bool = True) -> None:
-        """Go on from OUTPUT_DIR's last checkpoint if asked and there is one, else load weights."""
-        if resume and self.checkpointer.has_checkpoint():
-            self.checkpointer.resume_or_load("", resume=True)
-            self.start_iter = self.iter + 1
-            logger.info("Going on from step %d of %d", self.start_iter, self.max_iter)
-        else:
-            load_weights(self.cfg, unwrap(self.model), training=True)
-            if self.ema is not None:
-                self.ema.module.load_state_dict(unwrap(self.model).state_dict())
-        self._trainer.data_loader = self._build_train_loader()
+    @classmethod
+    def build_model(cls, cfg) -> nn.Module:
+        """Build MODEL.META_ARCHITECTURE, and log how many parameters it has."""
+        model = build_model(cfg)
+        if cfg.DATASETS.TRAIN:
+            model.class_names = MetadataCatalog.get(cfg.DATASETS.TRAIN[0]).get("stuff_classes")
+        logger.info("Parameters:\n%s", parameter_table(model))
+        return model
 
-    def _build_train_loader(self):
-        """Loader of micro-batches that goes on where the last checkpoint stopped."""
-        cfg, parts = self.cfg.clone(), self.cfg.SOLVER.ACCUMULATION
-        if parts < 1 or cfg.SOLVER.IMS_PER_BATCH % parts:
-            raise ValueError(
-                f"SOLVER.IMS_PER_BATCH {cfg.SOLVER.IMS_PER_BATCH} is not divisible by "
-                f"SOLVER.ACCUMULATION {parts}"
-            )
-        cfg.defrost()
-        cfg.SOLVER.IMS_PER_BATCH //= parts
-        return build_train_loader(cfg, start=self.start_iter * parts)
+    @classmethod
+    def build_optimizer(cls, cfg, model: nn.Module) -> torch.optim.Optimizer:
+        """Build AdamW with a learning rate per block; see `solver.build_optimizer`."""
+        return build_optimizer(cfg, model)
+
+    @classmethod
+    def build_lr_scheduler(cls, cfg, optimizer: torch.optim.Optimizer):
+        """Build the two-stage warm-up and polynomial decay; see `solver.build_scheduler`."""
+        return build_scheduler(cfg, optimizer)
+
+    @classmethod
+    def build_train_loader(cls, cfg):
+        """Build the endless loader of micro-batches; see `data.loader.build_train_loader`."""
+        return build_train_loader(cfg)
+
+    @classmethod
+    def build_test_loader(cls, cfg, dataset_name: str):
+        """Build the loader of one dataset of DATASETS.TEST."""
+        return build_test_loader(cfg, dataset_name)
+
+    @classmethod
+    def build_evaluator(cls, cfg, dataset_name: str, output_folder: str | None = None):
+        """Build the evaluator of one dataset of DATASETS.TEST."""
+        return build_evaluator(cfg, dataset_name, output_folder)
 
     def build_hooks(self):
-        """Timer, progress, learning rate, checkpoints, evaluation, logs."""
-        self.cost = CostHook(unwrap(self.model).device)
-        result = [hooks.IterationTimer(), ProgressHook(), hooks.LRScheduler(), self.cost]
-        if comm.is_main_process():
-            result.append(
-                hooks.PeriodicCheckpointer(self.checkpointer, self.cfg.SOLVER.CHECKPOINT_PERIOD)
-            )
-        if comm.get_world_size() == 1:
-            result.append(StopHook(self.checkpointer))
-        result.append(hooks.EvalHook(self.cfg.TEST.EVAL_PERIOD, self._evaluate))
+        """Build the hooks: seeds, progress, learning rate, checkpoints, stop, evaluation, logs."""
+        cfg, device = self.cfg, _device(self.model)
+        self.cost = CostHook(device)
+        checkpoints = CheckpointHook(
+            self.checkpointer,
+            cfg.SOLVER.CHECKPOINT_PERIOD,
+            cfg.SOLVER.KEEP_CHECKPOINTS,
+            None if self.ema is None else self.ema.module,
+        )
+        result = [
+            hooks.IterationTimer(),
+            SeedHook(self.seed),
+            ProgressHook(),
+            hooks.LRScheduler(),
+            self.cost,
+            # Before the last checkpoint, which keeps the figures.
+            hooks.CallbackHook(after_step=_measure_before_the_end),
+            checkpoints,
+            StopHook(checkpoints, device),
+            EvaluationHook(cfg.TEST.EVAL_PERIOD, self._evaluate if cfg.DATASETS.TEST else dict),
+        ]
+        if cfg.SOLVER.BEST_FIGURE:
+            writer = UntaggedCheckpointer(unwrap(self.model), cfg.OUTPUT_DIR)
+            result.append(BestCheckpointHook(writer, cfg.SOLVER.BEST_FIGURE, cfg.TEST.EVAL_PERIOD))
         if comm.is_main_process():
             result.append(hooks.PeriodicWriter(self.build_writers(), period=10))
         return result
 
+    def resume_or_load(self, resume: bool = True) -> None:
+        """Continue from OUTPUT_DIR's last checkpoint if asked and there is one; else load weights.
+
+        A run continues as if it had not stopped: with as many ranks as before, weights, optimiser,
+        averages and scaler end equal to the last bit on a CPU.
+        """
+        if resume and self.checkpointer.has_checkpoint():
+            self.checkpointer.resume_or_load("", resume=True)
+            self.start_iter = self.iter + 1
+            logger.info("Resuming at step %d of %d", self.start_iter, self.max_iter)
+            if self.start_iter >= self.max_iter:
+                logger.warning(
+                    "all %d steps are done: only the evaluation follows. Train longer with a "
+                    "larger SOLVER.MAX_ITER in another OUTPUT_DIR",
+                    self.max_iter,
+                )
+        else:
+            load_weights(self.cfg, unwrap(self.model), training=True)
+            if self.ema is not None:
+                self.ema.module.load_state_dict(unwrap(self.model).state_dict())
+        sampler = getattr(self.data_loader, "batch_sampler", None)
+        if hasattr(sampler, "start"):  # a loader of the user's own starts where it likes
+            sampler.start = self.start_iter * self.cfg.SOLVER.ACCUMULATION
+
+    def train(self):
+        """Train, and evaluate at the end.
+
+        Returns:
+            results, if TEST.EXPECTED_RESULTS are verified, as `DefaultTrainer.train`.
+        """
+        with _TracebackOnlyInFiles():
+            return super().train()
+
+    def run_step(self):
+        """Take one step.
+
+        Raises:
+            FloatingPointError: loss or gradient is not finite; the last good checkpoint is named.
+            MemoryError: names the keys that reduce what a step needs.
+        """
+        try:
+            super().run_step()
+        except FloatingPointError as error:
+            good = last_checkpoint(self.cfg.OUTPUT_DIR)
+            raise FloatingPointError(
+                f"{error}. Last good checkpoint: {good or 'none'}; look at the images, or lower "
+                "SOLVER.BASE_LR"
+            ) from None
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            raise MemoryError(
+                f"step {self.iter} ran out of memory: {self.memory_needs()}. "
+                f"SOLVER.ACCUMULATION {2 * self.cfg.SOLVER.ACCUMULATION} halves the activations, "
+                "MODEL.EOMT.RECOMPUTE heads or all keeps fewer of them, MODEL.LORA.ENABLED True drops most gradients and optimiser state, and a smaller "
+                "INPUT.CROP_SIZE helps both; "
+                f"({str(error).splitlines()[0]})"
+            ) from None
+        if self.iter == self.start_iter:
+            logger.info("This run needs about %s", self.memory_needs())
+
+    def memory_needs(self) -> str:
+        """Memory of a step in words; activations are those that the first step saved."""
+        parameters = list(unwrap(self.model).parameters())
+        everything = sum(p.nbytes for p in parameters)
+        trained = sum(p.nbytes for p in parameters if p.requires_grad)
+        parts = {
+            "parameters": everything,
+            "gradients": trained,
+            "optimiser": 2 * trained,
+            "averaged copy": everything if self.ema is not None else 0,
+            "activations": self._trainer.activation_bytes or 0,
+        }
+        words = [f"{name} {size / MIB:,.0f} MiB" for name, size in parts.items() if size]
+        return f"{sum(parts.values()) / MIB:,.0f} MiB per process ({', '.join(words)})"
+
     def _evaluate(self):
-        unwrap(self.model).score_statistics = {}  # those of other weights
-        measured = measure_ensembles(self.cfg, unwrap(self.model))
-        if measured and self.iter + 1 >= self.max_iter and comm.is_main_process():
-            self.checkpointer.save("model_final", iteration=self.iter)
-        facts = self.cost.facts()
-        self._last_eval_results = evaluate(self.cfg, self.model, facts=facts)
+        core = unwrap(self.model)
+        finished = self.iter >= self.max_iter
+        if not finished:
+            core.score_statistics = {}  # those of earlier weights
+        facts = {"step": min(self.iter + 1, self.max_iter), **self.cost.facts()}
+        final = Path(self.cfg.OUTPUT_DIR) / "model_final.pth"
+        core.run_facts = facts | _saved_weights(core, final, finished)
+        self._last_eval_results = self.test(self.cfg, self.model)
         if self.ema is not None:
-            self.ema.module.score_statistics = {}
-            folder = os.path.join(self.cfg.OUTPUT_DIR, "ema")
-            for name, figures in evaluate(self.cfg, self.ema.module, folder, facts).items():
+            averaged = self.ema.module
+            if not finished:
+                averaged.score_statistics = {}
+            file = final.with_name("model_ema.pth")
+            averaged.run_facts = facts | _saved_weights(averaged, file, finished)
+            averaged.run_facts["averaged"] = True
+            cfg = self.cfg.clone()
+            cfg.defrost()
+            cfg.OUTPUT_DIR = str(Path(cfg.OUTPUT_DIR) / "ema")
+            for name, figures in self.test(cfg, averaged).items():
                 self._last_eval_results[f"{name}_ema"] = figures
         return self._last_eval_results
 
     @classmethod
     def test(cls, cfg, model, evaluators=None):
-        """Evaluate a model that has its weights; see `evaluate`."""
-        return evaluate(cfg, model)
+        """Evaluate a model on DATASETS.TEST and write the report under OUTPUT_DIR.
+
+        Args:
+            cfg: config node.
+            model: with its weights; left in the mode it came in.
+            evaluators: one per dataset; None asks `build_evaluator`.
+        Returns:
+            as `DefaultTrainer.test`: figures per dataset, or of the only one.
+        """
+        core = unwrap(model)
+        measure_ensembles(cfg, core, cls.build_test_loader)
+        if evaluators is None:
+            evaluators = [cls.build_evaluator(cfg, name) for name in cfg.DATASETS.TEST]
+        evaluators = list(evaluators) if isinstance(evaluators, (list, tuple)) else [evaluators]
+        results = super().test(cfg, core, evaluators)
+        if comm.is_main_process():
+            report_evaluation(cfg, core, dict(zip(cfg.DATASETS.TEST, evaluators, strict=True)))
+        comm.synchronize()
+        return results
 
 
-def _build_ema(cfg, model: nn.Module) -> AveragedModel | None:
-    if not cfg.SOLVER.EMA.ENABLED:
-        return None
-    return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(cfg.SOLVER.EMA.DECAY))
+def _saved_weights(model: nn.Module, file: Path, finished: bool) -> dict:
+    """Say which weights are evaluated; in the middle of a run they are in no file."""
+    if not comm.is_main_process():
+        return {}
+    saved = file if finished and file.is_file() else None
+    return {"weights": saved and str(saved), **describe_weights(model, saved)}
+
+
+def _measure_before_the_end(trainer) -> None:
+    """Measure ensembles in the last step, so that the last checkpoint has what they need."""
+    if trainer.iter + 1 >= trainer.max_iter and trainer.cfg.DATASETS.TEST:
+        models = [unwrap(trainer.model)] + ([] if trainer.ema is None else [trainer.ema.module])
+        for model in models:
+            if hasattr(model, "score_statistics"):
+                model.score_statistics = {}
+                measure_ensembles(trainer.cfg, model, trainer.build_test_loader)
+
+
+class _TracebackOnlyInFiles(logging.Filter):
+    """Keep detectron2's "Exception during training" off the terminal, in the log file only."""
+
+    def filter(self, record):
+        return not str(record.msg).startswith("Exception during training")
+
+    def __enter__(self):
+        # Its log file goes through a plain stream as well, so the type of a handler says nothing.
+        handlers = logging.getLogger("detectron2").handlers
+        self._handlers = [h for h in handlers if h.stream in (sys.stdout, sys.stderr)]
+        for handler in self._handlers:
+            handler.addFilter(self)
+
+    def __exit__(self, *_):
+        for handler in self._handlers:
+            handler.removeFilter(self)
+
+
+def _device(model: nn.Module) -> torch.device:
+    return next(unwrap(model).parameters()).device
 
 
 def _distribute(model: nn.Module) -> nn.Module:
     if comm.get_world_size() == 1:
         return model
-    device_ids = [model.device.index] if model.device.type == "cuda" else None
+    device = _device(model)
+    device_ids = [device.index] if device.type == "cuda" else None
     return DistributedDataParallel(model, device_ids=device_ids, broadcast_buffers=False)
 
 
 def parameter_table(model: nn.Module) -> str:
-    """What trains: total, trainable, adapters alone, and the memory that training them takes.
+    """What trains: total, trainable, only the adapters, and the memory that training them takes.
 
     Gradients and AdamW's two moments are counted at 4 bytes each; activations are not.
     """
@@ -270,8 +412,8 @@ def parameter_table(model: nn.Module) -> str:
         [name, f"{count:,}", f"{100 * count / max(total, 1):.2f} %", memory]
         for name, count, memory in (
             ("all parameters", total, ""),
-            ("trainable", trainable, f"{12 * trainable / 2**20:,.1f} MiB"),
-            ("LoRA adapters alone", adapters, f"{12 * adapters / 2**20:,.1f} MiB"),
+            ("trainable", trainable, f"{12 * trainable / MIB:,.1f} MiB"),
+            ("LoRA adapters alone", adapters, f"{12 * adapters / MIB:,.1f} MiB"),
         )
     ]
-    return tabulate(rows, headers=["", "parameters", "share", "gradients + AdamW state"])
+    return tabulate(rows, headers=["", "parameters", "fraction", "gradients + AdamW state"])

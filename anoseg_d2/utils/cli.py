@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 __all__ = [
     "TRACEBACK",
+    "USER_ERRORS",
     "Progress",
     "add_import_option",
     "import_modules",
@@ -27,7 +28,7 @@ TRACEBACK = "ANOSEG_TRACEBACK"
 
 # A user's mistake, or something that the machine refuses: one line says enough. Anything else is
 # a defect of ours, and its traceback is what we need to see.
-_USER_ERRORS = (ValueError, OSError, ImportError, MemoryError)
+USER_ERRORS = (ValueError, OSError, ImportError, MemoryError, FloatingPointError)
 _NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "alloc_failed")
 
 
@@ -49,7 +50,7 @@ def run_command(work: Callable[[], int | None], stopped: str = "stopped") -> int
     except KeyboardInterrupt:
         print(stopped, file=sys.stderr)
         return 130
-    except (*_USER_ERRORS, RuntimeError) as error:
+    except (*USER_ERRORS, RuntimeError) as error:
         defect = isinstance(error, RuntimeError) and not _says_no_memory(error)
         if defect or os.environ.get(TRACEBACK):
             raise

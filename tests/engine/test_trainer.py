@@ -9,13 +9,15 @@ import torch
 from detectron2.engine import HookBase
 from detectron2.utils.events import EventStorage
 from PIL import Image
+from small_sets import anomaly_set
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from anoseg_d2.checkpoint.from_config import resolve_weights
 from anoseg_d2.engine.solver import build_optimizer, build_scheduler
-from anoseg_d2.engine.trainer import StepTrainer, Trainer, amp_dtype, check_inputs
+from anoseg_d2.engine.step import StepTrainer, amp_dtype
+from anoseg_d2.engine.trainer import Trainer, check_inputs
 from anoseg_d2.modeling import EoMT
 
 LORA = ("MODEL.LORA.ENABLED", True, "MODEL.LORA.RANK", 2)
@@ -30,7 +32,7 @@ def run_steps(cfg, batches, *, model=None, loss_scale=64.0, **options):
     scheduler = build_scheduler(cfg, optimizer)
     options.setdefault("clip_norm", cfg.SOLVER.CLIP_GRADIENTS.CLIP_VALUE)
     options.setdefault("accumulation", len(batches[0]) if batches else 1)
-    trainer = StepTrainer(model, optimizer, **options)
+    trainer = StepTrainer(model, [], optimizer, **options)
     if trainer.scaler.is_enabled():  # its default of 65536 skips the first steps to find its way
         trainer.scaler = torch.amp.GradScaler("cpu", init_scale=loss_scale)
     trainer.data_loader = [micro for step in batches for micro in step]
@@ -397,9 +399,13 @@ def test_missing_weights_and_unknown_sets_are_named_before_anything_starts(run_c
         run_cfg("classes", "MODEL.EOMT.NUM_CLASSES", 4)
 
 
-def test_evaluation_without_weights_is_refused(tiny_cfg):
-    cfg = tiny_cfg("DATASETS.TEST", (), "MODEL.WEIGHTS", "")
-    with pytest.raises(ValueError, match="--eval-only needs MODEL.WEIGHTS"):
+def test_evaluation_without_weights_is_refused(tiny_cfg, tmp_path, monkeypatch):
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+    anomaly_set(tmp_path)
+    cfg = tiny_cfg("DATASETS.TEST", ("test_anomaly",), "MODEL.WEIGHTS", "")
+    with pytest.raises(
+        ValueError, match="--eval-only needs the checkpoint to evaluate: give MODEL.WEIGHTS"
+    ):
         check_inputs(cfg, training=False)
 
 

@@ -1,0 +1,133 @@
+"""Start a job on one rank or many, and end it as one: one error message, no orphans."""
+
+import contextlib
+import logging
+import multiprocessing
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+
+import torch
+from detectron2.engine import launch
+from detectron2.utils import comm
+from torch.multiprocessing import ProcessExitedException
+
+from anoseg_d2.utils.cli import USER_ERRORS, one_message
+
+__all__ = ["is_torchrun", "launch_ranks"]
+
+logger = logging.getLogger(__name__)
+
+# What gloo says in a rank whose peer has died.
+_LOST_PEER = ("connection closed by peer", "connection reset by peer", "socket closed")
+
+
+def is_torchrun() -> bool:
+    """Whether torchrun (or SLURM through it) started this process as one of its ranks."""
+    return {"RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR"} <= set(os.environ)
+
+
+def launch_ranks(
+    main: Callable,
+    num_ranks: int,
+    *,
+    num_machines: int = 1,
+    machine_rank: int = 0,
+    dist_url: str = "auto",
+    args: tuple = (),
+) -> None:
+    """Call `main(*args)` on every rank, as detectron2's `launch` does.
+
+    Under torchrun this process is a rank already, and the numbers are torchrun's.
+
+    Args:
+        main: a function of a module, so that new processes can import it.
+        num_ranks: processes on this machine, one per GPU.
+        num_machines, machine_rank, dist_url: as in detectron2's `launch`.
+    Raises:
+        KeyboardInterrupt: a rank was asked to stop, and every rank has.
+        ValueError: a rank found a mistake of the user's, or died; the message is that rank's.
+    """
+    if is_torchrun():
+        _join_torchrun()
+        main(*args)
+        return
+    if num_ranks * num_machines == 1:
+        main(*args)
+        return
+    reports = multiprocessing.get_context("spawn").SimpleQueue()
+    died = None
+    with _signals_go_to_ranks():
+        try:
+            launch(
+                _run_rank,
+                num_ranks,
+                num_machines=num_machines,
+                machine_rank=machine_rank,
+                dist_url=dist_url,
+                args=(main, reports, args),
+            )
+        except ProcessExitedException as error:
+            died = error
+    found: dict[str, str] = {}
+    while not reports.empty():
+        kind, message = reports.get()
+        found.setdefault(kind, message)
+    if "error" in found:
+        raise ValueError(found["error"]) from died
+    if "stopped" in found and (died is None or not died.signal_name):
+        raise KeyboardInterrupt
+    if died is not None:
+        how = f"killed by {died.signal_name}" if died.signal_name else "lost"
+        raise ValueError(
+            f"rank {died.error_index} was {how}, and the others were ended; continue from the last "
+            "checkpoint with --resume"
+        ) from died
+
+
+def _run_rank(main: Callable, reports, args: tuple) -> None:
+    # A group of its own: Ctrl-C in the terminal reaches the launcher alone, which passes it on
+    # once. A second one would end the rank in the middle of saving.
+    os.setpgrp()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
+    try:
+        main(*args)
+    except KeyboardInterrupt:
+        reports.put(("stopped", ""))
+        raise
+    except USER_ERRORS as error:
+        reports.put(("error", one_message(error)))
+        sys.exit(2)
+    except RuntimeError as error:
+        if not any(words in str(error).lower() for words in _LOST_PEER):
+            raise
+        reports.put(("lost", ""))
+        sys.exit(3)
+
+
+@contextlib.contextmanager
+def _signals_go_to_ranks() -> Iterator[None]:
+    """Pass SIGINT and SIGTERM on to the ranks, and leave it to them to end."""
+
+    def forward(number, frame):
+        for process in multiprocessing.active_children():
+            if process.pid is not None:
+                os.kill(process.pid, number)
+
+    previous = {n: signal.signal(n, forward) for n in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def _join_torchrun() -> None:
+    has_gpu = torch.cuda.is_available()
+    if has_gpu:
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    torch.distributed.init_process_group("nccl" if has_gpu else "gloo", init_method="env://")
+    comm.create_local_process_group(int(os.environ["LOCAL_WORLD_SIZE"]))
+    comm.synchronize()

@@ -1,0 +1,169 @@
+"""One optimiser step: micro-batches, mixed precision, one clip, and no step on a bad gradient."""
+
+import contextlib
+import logging
+import math
+import time
+
+import torch
+from detectron2.engine import SimpleTrainer
+from detectron2.utils.events import get_event_storage
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from anoseg_d2.modeling.criterion import present_classes
+from anoseg_d2.utils.unwrap import unwrap
+
+__all__ = ["StepTrainer", "amp_dtype"]
+
+logger = logging.getLogger(__name__)
+
+
+def amp_dtype(cfg, device: torch.device) -> torch.dtype | None:
+    """Type of mixed precision, or None for float32.
+
+    `auto` is bfloat16 where the device computes in it, float16 on older CUDA devices, which only
+    emulate bfloat16 (V100, T4, RTX 20), and float32 elsewhere.
+
+    Raises:
+        ValueError: SOLVER.AMP.PRECISION is not auto, bf16 or fp16.
+    """
+    known = {"bf16": torch.bfloat16, "fp16": torch.float16}
+    precision = cfg.SOLVER.AMP.PRECISION
+    if precision not in (*known, "auto"):
+        raise ValueError(f"SOLVER.AMP.PRECISION is {precision!r}; allowed: auto, bf16, fp16")
+    if not cfg.SOLVER.AMP.ENABLED:
+        return None
+    if precision != "auto":
+        return known[precision]
+    if device.type == "cuda":
+        # `torch.cuda.is_bf16_supported` also says yes where bfloat16 is emulated, several times
+        # slower than float32; tensor cores compute in it from compute capability 8.0 on.
+        native = torch.cuda.get_device_capability(device) >= (8, 0)
+        return torch.bfloat16 if native or torch.version.hip else torch.float16
+    if device.type == "cpu" and _cpu_has_bf16():
+        return torch.bfloat16
+    logger.info("SOLVER.AMP.PRECISION auto: this device has no fast bf16; training in float32")
+    return None
+
+
+def _cpu_has_bf16() -> bool:
+    try:
+        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    except (AttributeError, RuntimeError):  # a build of torch without oneDNN
+        return False
+
+
+class StepTrainer(SimpleTrainer):
+    """detectron2's `SimpleTrainer` with micro-batches, mixed precision and one clip per step.
+
+    Args:
+        model: EoMT, possibly in DistributedDataParallel.
+        data_loader: gives micro-batches, `accumulation` of them per step.
+        optimizer: see `solver.build_optimizer`.
+        accumulation: micro-batches per step.
+        dtype: of autocast; None for float32. float16 scales the loss.
+        clip_norm: largest global gradient norm; 0 for no clipping.
+        ema: averaged copy to update after each step.
+    """
+
+    def __init__(
+        self,
+        model,
+        data_loader,
+        optimizer,
+        *,
+        accumulation=1,
+        dtype=None,
+        clip_norm=0.0,
+        ema=None,
+    ):
+        super().__init__(model, data_loader, optimizer)
+        self.accumulation, self.dtype, self.clip_norm = accumulation, dtype, clip_norm
+        self.ema = ema
+        self.device_type = next(model.parameters()).device.type
+        self.scaler = torch.amp.GradScaler(self.device_type, enabled=dtype == torch.float16)
+        self.activation_bytes: int | None = None  # that autograd saves; measured on the first step
+
+    def run_step(self):
+        """Train on the next `accumulation` micro-batches.
+
+        Raises:
+            FloatingPointError: the loss or the gradient is not finite; nothing was changed.
+        """
+        start = time.perf_counter()
+        batches = [next(self._data_loader_iter) for _ in range(self.accumulation)]
+        data_time = time.perf_counter() - start
+        # Masks are averaged over the whole batch, so the count is taken before it is split.
+        core = unwrap(self.model)
+        options = ()
+        if hasattr(core, "criterion"):
+            counts = [len(present_classes(x["sem_seg"])) for batch in batches for x in batch]
+            options = (core.criterion.normalizers(counts, core.num_queries),)
+        self.optimizer.zero_grad(set_to_none=True)
+        total: dict[str, torch.Tensor] = {}
+        for index, batch in enumerate(batches):
+            losses = self._backward(batch, options, last=index == len(batches) - 1)
+            for name, value in losses.items():
+                total[name] = total.get(name, 0) + value
+        self._step(total, batches)
+        self._write_metrics(total, data_time)
+
+    def _backward(self, batch, options, last: bool) -> dict[str, torch.Tensor]:
+        distributed = isinstance(self.model, DistributedDataParallel)
+        measure = contextlib.nullcontext()
+        if self.activation_bytes is None:
+            measure = _SavedBytes(self.model)
+        # Gradients cross ranks once per step, with the last micro-batch.
+        with self.model.no_sync() if distributed and not last else contextlib.nullcontext():
+            with measure, torch.autocast(self.device_type, self.dtype, enabled=bool(self.dtype)):
+                losses = self.model(batch, *options)
+            if self.activation_bytes is None:
+                self.activation_bytes = measure.total
+            self.scaler.scale(sum(losses.values())).backward()
+        return {name: value.detach() for name, value in losses.items()}
+
+    def _step(self, losses: dict[str, torch.Tensor], batches: list) -> None:
+        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        self.scaler.unscale_(self.optimizer)
+        if self.clip_norm > 0:
+            norm = nn.utils.clip_grad_norm_(parameters, self.clip_norm)
+        else:
+            norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        loss, norm = float(sum(losses.values())), float(norm)
+        # In float16 an infinite gradient is how the scaler finds its scale: it skips the step.
+        if not math.isfinite(loss) or not (math.isfinite(norm) or self.scaler.is_enabled()):
+            images = [str(x.get("file_name", "?")) for batch in batches for x in batch]
+            raise FloatingPointError(
+                f"step {self.iter}: the loss is {loss:g} and the gradient norm {norm:g}; nothing "
+                f"was changed. Images: {', '.join(images)}"
+            )
+        if math.isfinite(norm):
+            get_event_storage().put_scalar("grad_norm", norm)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        if self.ema is not None:
+            self.ema.update_parameters(unwrap(self.model))
+
+    def state_dict(self):
+        return {**super().state_dict(), "scaler": self.scaler.state_dict()}
+
+    def load_state_dict(self, state_dict):
+        self.scaler.load_state_dict(state_dict.pop("scaler", {}) or self.scaler.state_dict())
+        super().load_state_dict(state_dict)
+
+
+class _SavedBytes(torch.autograd.graph.saved_tensors_hooks):
+    """Count the bytes that a forward pass saves for the backward pass, parameters left out."""
+
+    def __init__(self, model: nn.Module):
+        self.total = 0
+        self._seen = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+        super().__init__(self._pack, lambda tensor: tensor)
+
+    def _pack(self, tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in self._seen:
+            self._seen.add(storage.data_ptr())
+            self.total += storage.nbytes()
+        return tensor
