@@ -303,8 +303,8 @@ class Trainer(DefaultTrainer):
             "averaged copy": everything if self.ema is not None else 0,
             "activations": self._trainer.activation_bytes or 0,
         }
-        words = [f"{name} {size / MIB:,.0f} MiB" for name, size in parts.items() if size]
-        return f"{sum(parts.values()) / MIB:,.0f} MiB per process ({', '.join(words)})"
+        words = [f"{name} {size / MIB:,.1f} MiB" for name, size in parts.items() if size]
+        return f"{sum(parts.values()) / MIB:,.1f} MiB per process ({', '.join(words)})"
 
     def _evaluate(self):
         core = unwrap(self.model)
