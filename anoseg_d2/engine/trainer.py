@@ -284,9 +284,9 @@ class Trainer(DefaultTrainer):
             raise MemoryError(
                 f"step {self.iter} ran out of memory: {self.memory_needs()}. "
                 f"SOLVER.ACCUMULATION {2 * self.cfg.SOLVER.ACCUMULATION} halves the activations, "
-                "MODEL.EOMT.RECOMPUTE heads or all keeps fewer of them, MODEL.LORA.ENABLED True drops most gradients and optimiser state, and a smaller "
-                "INPUT.CROP_SIZE helps both; "
-                f"({str(error).splitlines()[0]})"
+                "MODEL.EOMT.RECOMPUTE heads or all keeps fewer of them, MODEL.LORA.ENABLED True "
+                "drops most gradients and optimiser state, and a smaller INPUT.CROP_SIZE takes "
+                f"less of everything ({str(error).splitlines()[0]})"
             ) from None
         if self.iter == self.start_iter:
             logger.info("This run needs about %s", self.memory_needs())
