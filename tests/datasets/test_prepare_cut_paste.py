@@ -1,21 +1,26 @@
 """Whole cut-paste sets: the same bytes by every road, nothing mixed, nothing silent."""
 
+import errno
 import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
 import numpy as np
 import prepare_cut_paste
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from anoseg_d2.data.cut_paste.frames import SceneLabelReader
 from anoseg_d2.data.cut_paste.job import read_manifest
+from anoseg_d2.data.dataset_card import read_card
 from anoseg_d2.data.image_io import read_image, read_label
 from anoseg_d2.data.label_rules import LABEL_RULES, load_label
 
@@ -179,9 +184,15 @@ def test_a_killed_run_is_resumed_to_the_same_bytes(tmp_path):
     assert content(output) == content(whole)
 
 
-def test_a_lost_file_is_made_again(inputs, reference, tmp_path):
+@pytest.mark.parametrize("damage", ["lost", "empty", "cut"])
+def test_a_damaged_file_is_made_again(inputs, reference, tmp_path, damage):
     shutil.copytree(reference, tmp_path / "out")
-    next((tmp_path / "out").rglob("*labelIds.png")).unlink()
+    for pattern in ("*labelIds.png", "*leftImg8bit.png"):
+        path = next((tmp_path / "out").rglob(pattern))
+        data = path.read_bytes()
+        path.unlink()
+        if damage != "lost":
+            path.write_bytes(b"" if damage == "empty" else data[: len(data) // 2])
     assert make(inputs, tmp_path / "out", "--ratio", "0.6") == 0
     assert content(tmp_path / "out") == content(reference)
 
@@ -243,6 +254,104 @@ def test_broken_scenes_are_named_and_the_rest_is_made(inputs, tmp_path, capsys):
     assert len(list(output.rglob("*_leftImg8bit.png"))) == 4
 
 
+def test_objects_that_are_all_unreadable_are_an_error_before_any_work(inputs, tmp_path, capsys):
+    objects = shutil.copytree(inputs[1], tmp_path / "coco")
+    for path in objects.glob("*.png"):
+        path.write_bytes(b"no image")
+    assert make((inputs[0], objects), tmp_path / "out") == 2
+    assert "can be read, so that nothing would be pasted" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO])
+@pytest.mark.parametrize("call", ["fsync", "replace", "write_bytes"])
+def test_a_write_that_fails_at_any_call_is_named_and_resumed_to_the_same_bytes(
+    inputs, tmp_path, capsys, monkeypatch, call, code
+):
+    """Fail at call 1, then at call 2 of the resumed run, and so on, until a run passes."""
+    scenes = tmp_path / "scenes"
+    for path in sorted(inputs[0].rglob("*aachen_00000[02]*.png")):
+        target = scenes / path.relative_to(inputs[0])
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, target)
+    whole, output = tmp_path / "whole", tmp_path / "out"
+    assert make((scenes, inputs[1]), whole, "--ratio", "1") == 0
+    owner = Path if call == "write_bytes" else os
+    real = getattr(owner, call)
+    for number in range(1, 40):
+        calls = iter(range(1, 10_000))
+
+        def fail(*args, real=real, calls=calls, number=number):
+            if next(calls) == number:
+                raise OSError(code, os.strerror(code))
+            return real(*args)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(owner, call, fail)
+            status = make((scenes, inputs[1]), output, "--ratio", "1")
+        error = capsys.readouterr().err
+        if status == 0:
+            break
+        assert status == 2 and os.strerror(code) in error and str(output) in error
+        assert "MiB free in" in error and "Traceback" not in error
+        assert not list(output.rglob(".*.tmp"))
+    assert status == 0 and number > 3
+    assert content(output) == content(whole)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 10**6), st.integers(0, 255), st.booleans())
+def test_a_manifest_with_one_byte_changed_loads_or_is_named(reference, place, byte, cut):
+    whole = read_manifest(reference)
+    data = bytearray((reference / "manifest.jsonl").read_bytes())
+    place %= len(data)
+    data[place] = byte
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder, "manifest.jsonl").write_bytes(data[:place] if cut else data)
+        try:
+            records = read_manifest(folder)
+        except ValueError as error:
+            assert "manifest.jsonl is damaged" in str(error)
+        else:
+            assert len(records) <= len(whole)
+            for record in records.values():
+                assert record["failed"] is None or isinstance(record["failed"], str)
+
+
+def test_a_damaged_manifest_or_config_ends_in_one_line(inputs, reference, tmp_path, capsys):
+    shutil.copytree(reference, tmp_path / "out")
+    for name in ("manifest.jsonl", "cut_paste.json"):
+        path = tmp_path / "out" / name
+        path.write_bytes(path.read_bytes()[:50])
+        assert make(inputs, tmp_path / "out", "--ratio", "0.6") == 2
+        error = capsys.readouterr().err
+        assert name in error and error.count("\n") == 1
+    (tmp_path / "out" / "cut_paste.json").write_text((reference / "cut_paste.json").read_text())
+    (tmp_path / "out" / "manifest.jsonl").unlink()
+    assert make(inputs, tmp_path / "out", "--ratio", "0.6") == 0
+    assert content(tmp_path / "out") == content(reference)
+
+
+def test_segments_of_the_set_itself_are_pasted_under_their_own_label(inputs, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    scenes = shutil.copytree(inputs[0], tmp_path / "scenes")
+    for path in scenes.rglob("*labelIds.png"):
+        ids = read_label(path)
+        ids[30:60, 40:90] = 26
+        Image.fromarray(ids).save(path)
+    results = []
+    for name, workers in (("a", "1"), ("b", "2")):
+        more = ["--ratio", "1", "--closed-set", "1", "2", "--rarest-first", "--workers", workers]
+        assert make((scenes, inputs[1]), tmp_path / name, *more) == 0
+        results.append(content(tmp_path / name))
+    assert results[0] == results[1]
+    for index, record in read_manifest(tmp_path / "a").items():
+        own = [item for item in record["objects"] if item["source"] == "closed_set"]
+        assert own and all(item["label"] == 26 for item in own)
+        names = {item["source_image"] for item in own}
+        assert f"{record['name'].split('/')[1]}_leftImg8bit.png" not in names, index
+
+
 def test_unreadable_objects_are_named(inputs, tmp_path, capsys):
     objects = shutil.copytree(inputs[1], tmp_path / "coco")
     (objects / "0.png").write_bytes(b"no image")
@@ -284,7 +393,7 @@ def test_benchmark_labels_are_known_anomaly_void(inputs, tmp_path):
     assert values == {0, 1, 255}
 
 
-def test_a_card_with_its_own_classes_keeps_train_ids(inputs, tmp_path, monkeypatch):
+def test_a_card_with_its_own_classes_keeps_train_ids(inputs, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
     for name in ("pictures", "maps"):
         (tmp_path / "farm" / name).mkdir(parents=True)
@@ -307,6 +416,41 @@ def test_a_card_with_its_own_classes_keeps_train_ids(inputs, tmp_path, monkeypat
         label = read_label(path)
         assert set(np.unique(label)) == {0, 1, 254, 255}
         assert (label[:4] == 255).all()
+    line = capsys.readouterr().out.splitlines()[-1]
+    assert line.startswith("train on it: python train_net.py") and "NUM_CLASSES 2" in line
+    (made,) = read_card(tmp_path / "out" / "card.yaml")
+    assert f"('{made.name}',)" in line and made.expected_images == 3
+    assert made.classes == ("road", "person") and made.anomaly_id == 2
+    (pair, *_) = entries = made.load("/nowhere")
+    assert len(entries) == 3
+    assert set(np.unique(load_label(pair["sem_seg_file_name"], made.rule))) == {0, 1, 2, 255}
+
+
+@pytest.mark.parametrize("benchmark", [True, False])
+def test_what_was_made_is_described_by_its_card(inputs, tmp_path, benchmark):
+    output = tmp_path / "a b"
+    assert make(inputs, output, *["--as-benchmark"] * benchmark) == 0
+    (made,) = read_card(output / "card.yaml")
+    assert made.name == ("pasted_a_b" if benchmark else "pasted_a_b_train")
+    moved = shutil.move(output, tmp_path / "moved")
+    (made,) = read_card(Path(moved) / "card.yaml")
+    assert len(made.load("/nowhere")) == 8
+
+
+def test_a_dataset_without_split_uses_its_own(inputs, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+    for index in range(2):
+        for folder, pixels in (("val", (9, 9, 9)), ("valannot", 3)):
+            path = tmp_path / "camvid" / folder / f"{index}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB" if folder == "val" else "L", SHAPE[::-1], pixels).save(path)
+    objects = ["--coco-json", inputs[1] / "instances.json", "--coco-images", inputs[1]]
+    arguments = [*objects, "--output", tmp_path / "out", "--dataset", "camvid_val"]
+    assert main(list(map(str, arguments))) == 0
+    assert len(list((tmp_path / "out/leftImg8bit/val").rglob("*.png"))) == 2
+    assert main([*map(str, arguments), "--split", "train"]) == 2
+    error = capsys.readouterr().err
+    assert "--dataset camvid_val is the split val, but --split is train" in error
 
 
 def test_train_ids_become_official_ids(tmp_path):

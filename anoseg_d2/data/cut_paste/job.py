@@ -146,8 +146,10 @@ def claim_output(job: CutPasteJob) -> str:
     digest = hashlib.sha256(json.dumps([config, inputs], sort_keys=True).encode()).hexdigest()
     path = job.output / CONFIG
     if not path.is_file():
-        if job.output.is_dir() and any(job.output.iterdir()):
-            names = ", ".join(sorted(item.name for item in job.output.iterdir())[:5])
+        # A run that ended between the two writes below leaves the first file, and may begin again.
+        there = {item.name for item in job.output.iterdir()} if job.output.is_dir() else set()
+        if there - {INPUTS}:
+            names = ", ".join(sorted(there)[:5])
             raise ValueError(
                 f"output folder {job.output} holds other things ({names}) and no {CONFIG}; "
                 "give an empty or new folder"
