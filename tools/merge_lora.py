@@ -10,64 +10,61 @@ import argparse
 import sys
 from pathlib import Path
 
+from torch import Tensor
+
 from anoseg_d2.checkpoint import Checkpoint, read_checkpoint
+from anoseg_d2.checkpoint.adapters import join_adapter
 from anoseg_d2.checkpoint.files import write_checkpoint
-from anoseg_d2.checkpoint.identity import weights_hash
 from anoseg_d2.checkpoint.lora_state import lora_module_names, merge_lora_state
+from anoseg_d2.utils.cli import add_import_option, import_modules, run_command
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the merge; a user's mistake becomes one line and exit status 1."""
+    """Run the merge; a user's mistake becomes one line and exit status 2."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("checkpoint", help="checkpoint with adapters, or an adapter checkpoint")
-    parser.add_argument("--base", help="base weights of an adapter checkpoint")
+    parser.add_argument("checkpoint", help="checkpoint with adapters, or an adapter file")
+    parser.add_argument("--base", help="base weights of an adapter file")
     parser.add_argument("--output", required=True, help=".pth or .safetensors")
     parser.add_argument("--overwrite", action="store_true", help="replace an existing output")
+    add_import_option(parser)
     args = parser.parse_args(arguments)
-    try:
-        if Path(args.output).exists() and not args.overwrite:
-            raise ValueError(f"{args.output} exists; remove it or pass --overwrite")
-        checkpoint = read_checkpoint(args.checkpoint)
-        base = read_checkpoint(args.base) if args.base else None
-        state, merged = merge(checkpoint, base)
-        meta = {**checkpoint.meta, "lora": None}
-        for key in ("adapter", "base_hash", "frozen"):
-            meta.pop(key, None)
-        write_checkpoint({"model": state, "meta": meta}, args.output)
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    print(f"merged {len(merged)} adapters, wrote {args.output} with {len(state)} tensors")
-    return 0
+    return run_command(lambda: run(args))
 
 
-def merge(checkpoint: Checkpoint, base: Checkpoint | None):
+def run(args: argparse.Namespace) -> None:
+    """Read, merge and write.
+
+    Raises:
+        ValueError, OSError: a mistake in the call or in a file.
+    """
+    import_modules(args.imports)
+    output = Path(args.output)
+    if output.suffix not in (".pth", ".safetensors") or output.is_dir():
+        raise ValueError(f"--output {output} must be a file that ends in .pth or .safetensors")
+    if output.exists() and not args.overwrite:
+        raise ValueError(f"{output} exists; remove it or pass --overwrite")
+    checkpoint = read_checkpoint(args.checkpoint)
+    base = read_checkpoint(args.base) if args.base else None
+    state, merged = merge(checkpoint, base)
+    gone = ("lora", "adapter", "base_hash", "frozen")
+    meta = {key: value for key, value in checkpoint.meta.items() if key not in gone}
+    write_checkpoint({"model": state, "meta": meta | {"lora": None}}, output)
+    print(f"merged {len(merged)} adapters, wrote {output} with {len(state)} tensors")
+
+
+def merge(checkpoint: Checkpoint, base: Checkpoint | None) -> tuple[dict[str, Tensor], list[str]]:
     """Return the merged state dict and the names of the modules that had adapters.
 
     Raises:
-        ValueError: there are no adapters, or the base is missing, superfluous or another one.
+        ValueError: there are no adapters, or the base is missing, not needed or another one.
     """
-    state = dict(checkpoint.state_dict)
-    names = lora_module_names(state)
+    names = lora_module_names(checkpoint.state_dict)
     if not names:
         raise ValueError(f"{checkpoint.source} has no LoRA adapters: nothing to merge")
-    if (checkpoint.format == "anoseg_adapter") != (base is not None):
-        needs = "needs its base weights: give --base" if base is None else "is whole: drop --base"
-        raise ValueError(f"{checkpoint.source} {needs}")
-    if base is not None:
-        names_of_base = set(checkpoint.meta.get("frozen", ()))
-        frozen = {name: t for name, t in base.state_dict.items() if name in names_of_base}
-        if weights_hash(frozen) != checkpoint.meta.get("base_hash"):
-            raise ValueError(
-                f"{base.source} is not the base that {checkpoint.source} was trained on: the hash "
-                "of the frozen weights differs. The base must have the same crop, patch size and "
-                "tensors as the trained model; give the checkpoint that the stage started from, "
-                "saved at that size"
-            )
-        state = {**frozen, **state}
-    return merge_lora_state(state, checkpoint.spec.adapters), names
+    whole = join_adapter(checkpoint, base)
+    return merge_lora_state(whole.state_dict, whole.spec.adapters), names
 
 
 if __name__ == "__main__":

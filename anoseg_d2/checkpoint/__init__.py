@@ -1,21 +1,35 @@
 """Checkpoints: any EoMT or ViT in, ours and the public formats out.
 
-`files` reads and writes, `formats` recognises, `hub` fetches, `transfer` fits weights to a model by
-the `rules` and accounts for every tensor in a `report`, `checkpointer` saves and resumes, `export`
-writes other formats, `lora_state` handles adapters in state dicts.
+Reading: `files` opens a file without running its code, `formats` recognises whose it is by the
+tables of `names`, `spec` holds what it says about its model, `hub` fetches. Loading: `transfer`
+fits weights to a model by the `rules` and accounts for every tensor in a `report`; `from_config`
+does so as a config says. Saving: `checkpointer` for runs, with `metadata`; `adapters` for LoRA
+stages; `formats_out` for other people's code. `identity` says which weights they are.
+
+Public names:
+
+- `read_checkpoint(source)` reads a file, folder or hub name of any known format.
+- `Checkpoint` holds what was read: tensors under our names, `ModelSpec`, metadata.
+- `ModelSpec` holds the sizes and settings of the model that a checkpoint belongs to.
+- `load_into(model, checkpoint)` fits a checkpoint to a model and returns a `LoadReport`.
+- `LoadReport` and `LoadRow` say what became of each tensor.
+- `build_config_overrides(checkpoint)` gives the config of the model that a checkpoint describes.
+- `AnosegCheckpointer` saves and resumes training runs.
+- `save_weights(model, path)` writes only weights and metadata.
+- `save_adapter` and `load_adapter` keep what a LoRA stage trained apart from its base.
+- `model_meta(model)` gives the metadata that our files hold.
+- `describe_weights(model, file)` names weights by file and hash, for results.
+- `weights_hash(state)` hashes tensors by name and content.
 """
 
-from anoseg_d2.checkpoint.checkpointer import (
-    AnosegCheckpointer,
-    load_adapter,
-    model_meta,
-    save_adapter,
-)
+from anoseg_d2.checkpoint.adapters import load_adapter, save_adapter
+from anoseg_d2.checkpoint.checkpointer import AnosegCheckpointer, save_weights
 from anoseg_d2.checkpoint.files import read_checkpoint
 from anoseg_d2.checkpoint.from_config import build_config_overrides
 from anoseg_d2.checkpoint.identity import describe_weights, weights_hash
+from anoseg_d2.checkpoint.metadata import model_meta
 from anoseg_d2.checkpoint.report import LoadReport, LoadRow
-from anoseg_d2.checkpoint.spec import Checkpoint
+from anoseg_d2.checkpoint.spec import Checkpoint, ModelSpec
 from anoseg_d2.checkpoint.transfer import load_into
 
 __all__ = [
@@ -23,6 +37,7 @@ __all__ = [
     "Checkpoint",
     "LoadReport",
     "LoadRow",
+    "ModelSpec",
     "build_config_overrides",
     "describe_weights",
     "load_adapter",
@@ -30,5 +45,6 @@ __all__ = [
     "model_meta",
     "read_checkpoint",
     "save_adapter",
+    "save_weights",
     "weights_hash",
 ]

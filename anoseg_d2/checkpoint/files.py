@@ -1,10 +1,19 @@
-"""Reading a checkpoint of any known format, from a path or a hub, without running its code."""
+"""Read a checkpoint of any known format without running its code, and write one whole.
 
+A broken file ends in a ValueError that names it. Damage is found wherever the format allows:
+torch's zip files carry a CRC of each entry, our safetensors files a hash in their metadata. Foreign
+safetensors files, and torch files from before version 1.6, have no checksum of their tensors.
+"""
+
+import contextlib
+import errno
+import hashlib
 import json
 import logging
 import pickle
 import struct
 import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +25,7 @@ from torch import Tensor
 
 from anoseg_d2.checkpoint.formats import clean_names, recognise, to_anoseg
 from anoseg_d2.checkpoint.hub import CONFIG_FILES, WEIGHT_FILES, fetch_hub_folder, load_timm_weights
+from anoseg_d2.checkpoint.identity import weights_hash
 from anoseg_d2.checkpoint.spec import (
     FORMAT_NAME,
     FORMAT_VERSION,
@@ -24,9 +34,9 @@ from anoseg_d2.checkpoint.spec import (
     facts_of_file,
     pixel_statistics,
 )
-from anoseg_d2.utils.files import atomic_path
+from anoseg_d2.utils.files import atomic_path, read_json
 
-__all__ = ["read_checkpoint", "write_checkpoint", "write_tensors"]
+__all__ = ["last_checkpoint", "read_checkpoint", "write_checkpoint", "write_tensors"]
 
 logger = logging.getLogger(__name__)
 
@@ -34,9 +44,11 @@ EXPECTED = (
     "a file (.pth, .pt, .ckpt, .bin, .safetensors), a folder with config.json and "
     "model.safetensors, hf://owner/name, or timm://model_name"
 )
-# What unpickling bytes that are no pickle may end in, beside UnpicklingError.
-_BROKEN_PICKLE = (ValueError, LookupError, TypeError, AttributeError, AssertionError, OverflowError)
-_BROKEN_PICKLE += (struct.error, MemoryError)
+# Other exceptions that torch's unpickler and zipfile raise on bytes that are not theirs.
+_BROKEN = (ValueError, LookupError, TypeError, AttributeError, AssertionError, OverflowError)
+_BROKEN += (struct.error, MemoryError, zlib.error)
+# Metadata key of our safetensors files: a hash over the other metadata and the tensors.
+_CHECKSUM = f"{FORMAT_NAME}_sha256"
 # Under which keys the field's files keep the weights.
 _NESTED = ("state_dict", "model", "model_state_dict")
 
@@ -66,6 +78,8 @@ def read_checkpoint(source, *, allow_pickle: bool = False) -> Checkpoint:
         raise FileNotFoundError(f"checkpoint {source} does not exist; expected {EXPECTED}")
     if path.is_dir():
         path = _file_in_folder(path)
+    if not path.is_file():
+        raise ValueError(f"checkpoint {source} is not a regular file; expected {EXPECTED}")
     payload = _read_payload(path, allow_pickle)
     try:
         checkpoint = _interpret(payload, path, source)
@@ -80,22 +94,50 @@ def write_checkpoint(payload: Mapping[str, Any], path) -> None:
 
     Args:
         payload: anything that `torch.load(weights_only=True)` reads back; for `.safetensors` the
-            entries "model" and "meta" alone.
+            entries "model" and "meta" only.
         path: target; the file appears under its name only when it is complete.
+    Raises:
+        OSError: it cannot be written; names the path and the free space.
     """
     if Path(path).suffix == ".safetensors":
-        return write_tensors(payload["model"], path, {FORMAT_NAME: json.dumps(payload["meta"])})
-    with atomic_path(path) as partial:
+        meta = json.dumps(payload["meta"])
+        checksum = _checksum(meta, payload["model"])
+        write_tensors(payload["model"], path, {FORMAT_NAME: meta, _CHECKSUM: checksum})
+        return
+    with atomic_path(path) as partial, _as_os_error():
         torch.save(dict(payload), partial)
 
 
-def write_tensors(state: Mapping[str, Tensor], path, metadata: dict[str, str] | None = None):
-    """Write a safetensors file, whole or not at all; shared tensors are written once per name."""
+def write_tensors(
+    state: Mapping[str, Tensor], path, metadata: dict[str, str] | None = None
+) -> None:
+    """Write a safetensors file, whole or not at all; shared tensors are written once per name.
+
+    Args:
+        state: names to tensors, on any device.
+        path: target.
+        metadata: text by name, kept in the file's header.
+    Raises:
+        OSError: it cannot be written; names the path and the free space.
+    """
     # Each tensor gets memory of its own: the format refuses views of one storage.
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in state.items()}
     metadata = {"format": "pt", **(metadata or {})}
-    with atomic_path(path) as partial:
+    with atomic_path(path) as partial, _as_os_error():
         save_file(tensors, partial, metadata)
+
+
+@contextlib.contextmanager
+def _as_os_error():
+    """Raise what torch's and safetensors' own writers raise on a full disk as an OSError."""
+    try:
+        yield
+    except (RuntimeError, SafetensorError) as error:
+        raise OSError(errno.EIO, " ".join(str(error).split())[:200]) from error
+
+
+def _checksum(meta: str, state: Mapping[str, Tensor]) -> str:
+    return hashlib.sha256((meta + weights_hash(state)).encode()).hexdigest()
 
 
 # ---- what a file holds ----------------------------------------------------------------------
@@ -110,12 +152,12 @@ def _interpret(payload: dict[str, Any], path: Path, source: str) -> Checkpoint:
     state = clean_names(weights)
     _check_tensors(state)
     own = meta.get("format") == FORMAT_NAME
-    if own and meta.get("version", 0) > FORMAT_VERSION:
-        raise ValueError(
-            f"written in version {meta['version']} of our format, this package reads up to "
-            f"{FORMAT_VERSION}: update it"
-        )
+    if own:
+        _check_version(meta)
     if own and meta.get("adapter"):
+        frozen = meta.get("frozen")
+        if not isinstance(meta.get("base_hash"), str) or not isinstance(frozen, list):
+            raise ValueError("is an adapter file that does not say which base it belongs to")
         spec = ModelSpec.from_state(state, facts_of_file("anoseg", state, meta, None))
         return Checkpoint(state, "anoseg_adapter", spec, source, [], meta, extra)
     fmt = recognise(state)
@@ -131,6 +173,17 @@ def _interpret(payload: dict[str, Any], path: Path, source: str) -> Checkpoint:
     checkpoint = Checkpoint(state, fmt, spec, source, ignored, kept)
     checkpoint.extra = extra if own else {}
     return checkpoint
+
+
+def _check_version(meta: Mapping[str, Any]) -> None:
+    version = meta.get("version", 0)
+    if not isinstance(version, int):
+        raise ValueError(f"its metadata give the version of our format as {repr(version)[:80]}")
+    if version > FORMAT_VERSION:
+        raise ValueError(
+            f"written in version {version} of our format, this package reads up to "
+            f"{FORMAT_VERSION}: update it"
+        )
 
 
 def _check_tensors(state: Mapping[str, Any]) -> None:
@@ -149,12 +202,29 @@ def _check_tensors(state: Mapping[str, Any]) -> None:
 # ---- files ----------------------------------------------------------------------------------
 
 
-def _file_in_folder(folder: Path) -> Path:
+def last_checkpoint(folder: Path) -> Path | None:
+    """Return the file that a run folder's `last_checkpoint` names, or None; it may not exist.
+
+    Raises:
+        ValueError: `last_checkpoint` does not hold a file name.
+    """
     last = folder / "last_checkpoint"
-    names = [last.read_text().strip()] if last.is_file() else []
-    for name in (*names, *WEIGHT_FILES):
-        if (folder / name).is_file():
-            return folder / name
+    if not last.is_file():
+        return None
+    name = last.read_bytes().decode("utf-8", "replace").strip()
+    if not name.isprintable() or Path(name).name != name or "\ufffd" in name or len(name) > 255:
+        raise ValueError(
+            f"{last} must hold the name of a checkpoint in its folder, but holds {name[:80]!r}; "
+            "write the name of one into it, or delete it"
+        )
+    return folder / name
+
+
+def _file_in_folder(folder: Path) -> Path:
+    last = last_checkpoint(folder)
+    for path in (last, *(folder / name for name in WEIGHT_FILES)):
+        if path is not None and path.is_file():
+            return path
     found = ", ".join(sorted(entry.name for entry in folder.iterdir())[:8]) or "nothing"
     raise FileNotFoundError(
         f"folder {folder} holds no weights: expected one of {', '.join(WEIGHT_FILES)}, or "
@@ -166,11 +236,10 @@ def _sibling_json(path: Path, name: str) -> dict[str, Any] | None:
     config = path.parent / name
     if not config.is_file():
         return None
-    try:
-        value = json.loads(config.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
-        raise ValueError(f"cannot read {config}: {error}") from error
-    return value if isinstance(value, dict) else None
+    value = read_json(config)
+    if not isinstance(value, dict):
+        raise ValueError(f"{config} holds a {type(value).__name__}, not an object")
+    return value
 
 
 def _read_payload(path: Path, allow_pickle: bool) -> dict[str, Any]:
@@ -183,22 +252,26 @@ def _read_payload(path: Path, allow_pickle: bool) -> dict[str, Any]:
             return _read_safetensors(path)
         return _read_torch(path, allow_pickle)
     except (SafetensorError, RuntimeError, EOFError, OSError, zipfile.BadZipFile) as error:
+        reason = " ".join(str(error).split())[:300]
         raise ValueError(
-            f"checkpoint {path} cannot be read ({error}); it is broken or cut short: "
+            f"checkpoint {path} cannot be read ({reason}); it is broken or cut short: "
             f"copy or download it again. Expected {EXPECTED}"
         ) from error
 
 
 def _read_shards(index: Path, allow_pickle: bool) -> dict[str, Any]:
-    try:
-        files = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-    except (ValueError, KeyError, AttributeError) as error:
-        raise ValueError(f"{index} is no index of shards: {error}") from error
+    content = read_json(index)
+    names = content.get("weight_map") if isinstance(content, dict) else None
+    if not isinstance(names, dict) or not all(isinstance(name, str) for name in names.values()):
+        raise ValueError(f"{index} is not an index of shards: weight_map must name a file each")
+    files = sorted(set(names.values()))
     merged: dict[str, Any] = {}
     for name in files:
         shard = index.parent / name
-        if Path(name).name != name or not shard.is_file():
-            raise FileNotFoundError(f"{index} names {name}, which is not beside it")
+        if not name.isprintable() or Path(name).name != name or not shard.is_file():
+            raise FileNotFoundError(f"{index} names {name!r}, which is not next to it")
+        if name.endswith(".index.json"):
+            raise ValueError(f"{index} names {name}, which is another index")
         merged |= _read_payload(shard, allow_pickle)
     return merged
 
@@ -208,27 +281,55 @@ def _read_safetensors(path: Path) -> dict[str, Any]:
         tensors = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118
         metadata = stream.metadata() or {}
     if FORMAT_NAME not in metadata:
+        if _CHECKSUM in metadata:
+            raise ValueError(f"checkpoint {path} is broken: its metadata are gone")
         return tensors
+    text = metadata[FORMAT_NAME]
+    if _CHECKSUM in metadata and metadata[_CHECKSUM] != _checksum(text, tensors):
+        raise ValueError(
+            f"checkpoint {path} is broken: its content does not match its checksum; copy or "
+            "download it again"
+        )
     try:
-        return {"model": tensors, "meta": json.loads(metadata[FORMAT_NAME])}
-    except ValueError as error:
+        meta = json.loads(text)
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"checkpoint {path}: broken metadata ({error})") from error
+    return {"model": tensors, "meta": meta}
 
 
 def _read_torch(path: Path, allow_pickle: bool) -> dict[str, Any]:
     if allow_pickle:
         logger.warning("unpickling %s, which may run code that it holds", path)
     try:
-        payload = torch.load(
-            path, map_location="cpu", weights_only=not allow_pickle, mmap=zipfile.is_zipfile(path)
-        )
+        is_zip = zipfile.is_zipfile(path)
+        if is_zip:
+            _check_archive(path)
+        payload = torch.load(path, map_location="cpu", weights_only=not allow_pickle, mmap=is_zip)
     except pickle.UnpicklingError as error:
         raise ValueError(_pickle_refusal(path, str(error))) from error
-    except _BROKEN_PICKLE as error:
+    except _BROKEN as error:
         raise RuntimeError(f"{type(error).__name__}: {error}") from error
     if not isinstance(payload, Mapping):
         raise ValueError(f"checkpoint {path} holds a {type(payload).__name__}, not a state dict")
     return dict(payload)
+
+
+def _check_archive(path: Path) -> None:
+    """Check sizes and CRCs of a zip file of torch, none of which torch looks at when mapping it.
+
+    Raises:
+        zipfile.BadZipFile: an entry is damaged, compressed, or larger than the file.
+    """
+    size = path.stat().st_size
+    with zipfile.ZipFile(path) as archive:
+        entries = archive.infolist()
+        if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
+            raise zipfile.BadZipFile("an entry is compressed, which torch never writes")
+        if sum(entry.file_size for entry in entries) > size:
+            raise zipfile.BadZipFile("its entries claim more bytes than the file has")
+        damaged = archive.testzip()
+        if damaged is not None:
+            raise zipfile.BadZipFile(f"the CRC of its entry {damaged} is wrong")
 
 
 def _pickle_refusal(path: Path, error: str) -> str:

@@ -76,9 +76,10 @@ class KeptMaps:
         """Yield (label, name, score) for every map, one in memory at a time."""
         for index, names in enumerate(self._names):
             folder = Path(self._folder.name)
-            label = np.load(folder / f"{index}.label.npy")
+            label = np.load(folder / f"{index}.label.npy", allow_pickle=False)
             for position, name in enumerate(names):
-                yield label, name, np.load(folder / f"{index}.{position}.npy")
+                score = np.load(folder / f"{index}.{position}.npy", allow_pickle=False)
+                yield label, name, score
 
     def close(self) -> None:
         """Remove the folder and all maps."""

@@ -87,7 +87,7 @@ def save_thumbnails(
 
 def load_thumbnails(path) -> dict:
     """Read `save_thumbnails` back: photo, label, size, sem_seg or None, scores {name: float16}."""
-    with np.load(Path(path)) as stored:
+    with np.load(Path(path), allow_pickle=False) as stored:
         arrays = {key: stored[key] for key in stored.files}
     scores = {k.removeprefix("score:"): arrays.pop(k) for k in list(arrays) if ":" in k}
     return {"sem_seg": None, **arrays, "scores": scores}

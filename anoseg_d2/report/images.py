@@ -255,7 +255,7 @@ def _kept_crop(run: Run, dataset: str, failure: dict) -> dict | None:
     folder = dataset_folder(run.folder, dataset)
     if not (folder / "failures" / failure["file"]).is_file():
         return None
-    with np.load(folder / "failures" / failure["file"]) as stored:
+    with np.load(folder / "failures" / failure["file"], allow_pickle=False) as stored:
         crop = {key: stored[key] for key in ("photo", "label", "score")}
     thumbnail = _thumbnail_path(run, dataset, failure["image_id"])
     if thumbnail.is_file():

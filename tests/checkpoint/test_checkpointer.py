@@ -470,7 +470,7 @@ def test_an_adapter_refuses_another_base(tmp_path):
     save_adapter(adapted(), tmp_path / "adapter.pth")
     with pytest.raises(ValueError, match="not those that this adapter was trained on"):
         load_adapter(adapted(seed=1), tmp_path / "adapter.pth")
-    with pytest.raises(ValueError, match="no adapter checkpoint but anoseg"):
+    with pytest.raises(ValueError, match="not an adapter file .found anoseg"):
         load_adapter(adapted(), saved(adapted(), tmp_path))
     with pytest.raises(ValueError, match="no such tensor"):
         load_adapter(tiny("arcface"), tmp_path / "adapter.pth")

@@ -11,7 +11,13 @@ from PIL import Image
 from torch.nn import functional as F
 
 from anoseg_d2 import AnomalyPredictor
-from anoseg_d2.checkpoint import AnosegCheckpointer, load_into, read_checkpoint, save_adapter
+from anoseg_d2.checkpoint import (
+    AnosegCheckpointer,
+    load_into,
+    read_checkpoint,
+    save_adapter,
+    weights_hash,
+)
 from anoseg_d2.checkpoint.delta import add_delta
 from anoseg_d2.modeling import EoMT
 from anoseg_d2.modeling.heads import LogitNormHead
@@ -138,7 +144,7 @@ def test_a_sharded_hugging_face_folder_loads(tmp_path):
     load_into(model, read_checkpoint(tmp_path))
     assert_equal(ours(model), theirs(source))
     next(tmp_path.glob("model-00001-*")).unlink()
-    with pytest.raises(FileNotFoundError, match="model-00001.*not beside it"):
+    with pytest.raises(FileNotFoundError, match="model-00001.*not next to it"):
         read_checkpoint(tmp_path)
 
 
@@ -211,7 +217,7 @@ def test_transformers_pipeline_segments_as_we_do(tmp_path, height, width):
 
 def test_a_rectangle_has_no_hugging_face_counterpart(tmp_path, capsys):
     source = saved(tiny(image_size=(64, 96)), tmp_path)
-    assert run(source, "--to", "huggingface", "--output", tmp_path / "exported") == 1
+    assert run(source, "--to", "huggingface", "--output", tmp_path / "exported") == 2
     assert "4 x 6 patches" in capsys.readouterr().err
     assert not (tmp_path / "exported").exists()
 
@@ -252,7 +258,7 @@ def test_official_becomes_ours_with_all_it_tells(tmp_path):
     torch.save({"state_dict": state, "epoch": 3, "callbacks": {}}, first)
     wide = {"--to": "anoseg", "--output": second}
     arguments = [part for pair in wide.items() for part in pair]
-    assert run(first, *arguments) == 1  # width 24 is no DINOv2: heads unknown
+    assert run(first, *arguments) == 2  # width 24 is no DINOv2: heads unknown
     heads = read_checkpoint(saved(model, tmp_path)).spec.heads
     assert run(first, *arguments, "--num-blocks", 2, "--num-heads", heads) == 0
     spec = read_checkpoint(second).spec
@@ -269,9 +275,10 @@ def test_official_becomes_ours_with_all_it_tells(tmp_path):
 @pytest.mark.parametrize("head", ["arcface", "logit_norm"])
 def test_heads_that_normalise_are_refused_with_the_reason(tmp_path, capsys, to, head):
     source = saved(tiny(head), tmp_path)
-    assert run(source, "--to", to, "--output", tmp_path / "out") == 1
+    output = tmp_path / ("out" if to == "huggingface" else "out.bin")
+    assert run(source, "--to", to, "--output", output) == 2
     assert f"has a {head} head" in capsys.readouterr().err
-    assert run(source, "--to", to, "--output", tmp_path / "out", "--approximate") == 0
+    assert run(source, "--to", to, "--output", output, "--approximate") == 0
 
 
 def test_an_approximated_arcface_keeps_masks_and_ranks_known_classes_alike(tmp_path):
@@ -332,7 +339,7 @@ def test_merge_lora_takes_an_adapter_and_its_base(tmp_path, capsys):
     base = saved(tiny("arcface"), base)  # adapted() starts from the same seed
     save_adapter(model, adapter)
     arguments = [str(adapter), "--output", str(merged)]
-    assert merge_lora.main(arguments) == 1
+    assert merge_lora.main(arguments) == 2
     assert "give --base" in capsys.readouterr().err
     assert merge_lora.main([*arguments, "--base", str(base)]) == 0
     plain = tiny("arcface", seed=2)
@@ -340,8 +347,35 @@ def test_merge_lora_takes_an_adapter_and_its_base(tmp_path, capsys):
     assert_equal(ours(model), ours(plain))
     other = saved(tiny("arcface", seed=5), tmp_path / "other")
     arguments += ["--base", str(other), "--overwrite"]
-    assert merge_lora.main(arguments) == 1
+    assert merge_lora.main(arguments) == 2
     assert "hash of the frozen weights differs" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_an_adapter_file_and_its_base_are_the_full_checkpoint_bit_by_bit(tmp_path, capsys, suffix):
+    base, full = saved(tiny("arcface"), tmp_path / "base"), saved(adapted("arcface"), tmp_path)
+    adapter, whole = tmp_path / f"adapter{suffix}", tmp_path / f"whole{suffix}"
+    assert run(full, "--to", "adapter", "--output", adapter) == 0
+    assert adapter.stat().st_size < full.stat().st_size / 2
+    assert run(adapter, "--base", base, "--to", "anoseg", "--output", whole) == 0
+    expected, found = read_checkpoint(full), read_checkpoint(whole)
+    assert found.state_dict.keys() == expected.state_dict.keys()
+    assert weights_hash(found.state_dict) == weights_hash(expected.state_dict)
+    assert found.meta == expected.meta
+    assert run(adapter, "--to", "anoseg", "--output", tmp_path / "alone.pth") == 0  # stays one
+    assert read_checkpoint(tmp_path / "alone.pth").format == "anoseg_adapter"
+    other = saved(tiny("arcface", seed=5), tmp_path / "other")
+    arguments = ("--to", "anoseg", "--output", whole, "--overwrite")
+    assert run(adapter, "--base", other, *arguments) == 2
+    assert "is not the base" in capsys.readouterr().err
+    assert run(full, "--base", base, *arguments) == 2
+    assert "drop --base" in capsys.readouterr().err
+
+
+def test_a_model_without_adapters_has_no_adapter_file(tmp_path, capsys):
+    arguments = ("--to", "adapter", "--output", tmp_path / "adapter.pth")
+    assert run(saved(tiny(), tmp_path), *arguments) == 2
+    assert "has no LoRA adapters" in capsys.readouterr().err
 
 
 # ---- deltas and mistakes --------------------------------------------------------------------
@@ -375,7 +409,7 @@ def test_a_delta_is_noticed_and_added_to_its_base(tmp_path, caplog):
 def test_an_existing_output_is_kept(tmp_path, capsys):
     source, target = saved(tiny(), tmp_path), tmp_path / "mine.pth"
     target.write_text("precious")
-    assert run(source, "--to", "anoseg", "--output", target) == 1
+    assert run(source, "--to", "anoseg", "--output", target) == 2
     assert "--overwrite" in capsys.readouterr().err
     assert target.read_text() == "precious"
     assert run(source, "--to", "anoseg", "--output", target, "--overwrite") == 0
@@ -385,5 +419,55 @@ def test_a_bare_vit_cannot_become_an_eomt(tmp_path, capsys):
     state = tiny().backbone.state_dict()
     torch.save(state, tmp_path / "vit.pth")
     arguments = ("--to", "official", "--output", tmp_path / "out.ckpt")
-    assert run(tmp_path / "vit.pth", *arguments) == 1
+    assert run(tmp_path / "vit.pth", *arguments) == 2
     assert "no whole EoMT" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["--num-blocks", "0"], "--num-blocks 0: must be at least 1"),
+        (["--num-blocks", "3"], "says 2"),
+        (["--num-heads", "-1"], "--num-heads -1: must be at least 1"),
+        (["--image-size", "-64", "64"], "--image-size -64 64"),
+        (["--import", "no_such_module_of_mine"], "cannot import 'no_such_module_of_mine'"),
+        (["--output", "model.txt"], "must be a file that ends in .pth"),
+        (["--output", "."], "must be a file"),
+        (["--to", "huggingface", "--output", "a.pth"], "must be a folder"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_status_2(tmp_path, capsys, arguments, message):
+    source = saved(tiny(), tmp_path)
+    output = ["--to", "anoseg", "--output", tmp_path / "out.pth"]
+    assert run(source, *output, *arguments) == 2
+    printed = capsys.readouterr()
+    assert printed.err.count("\n") == 1 and message in printed.err and not printed.out
+    assert not (tmp_path / "out.pth").exists()
+
+
+@pytest.mark.parametrize("command", [convert, merge_lora])
+def test_files_that_are_no_checkpoints_are_one_line_and_exit_status_2(tmp_path, capsys, command):
+    (tmp_path / "bytes.pth").write_bytes(b"\x80\x02nothing")
+    (tmp_path / "empty.pth").touch()
+    torch.save({1: torch.zeros(2)}, tmp_path / "integer_key.pth")
+    torch.save([torch.zeros(2)], tmp_path / "list.pth")
+    output = ["--output", str(tmp_path / "out.pth")]
+    output += ["--to", "anoseg"] if command is convert else []
+    for name in (
+        "bytes.pth",
+        "empty.pth",
+        "integer_key.pth",
+        "list.pth",
+        "absent.pth",
+        "/dev/null",
+    ):
+        assert command.main([str(tmp_path / name), *output]) == 2
+        error = capsys.readouterr().err
+        assert error.startswith("error: ") and error.count("\n") == 1 and name in error
+
+
+def test_a_module_of_ones_own_is_imported_first(tmp_path, monkeypatch):
+    (tmp_path / "my_head_module.py").write_text("import pathlib\nimported = True\n")
+    monkeypatch.chdir(tmp_path)
+    arguments = ("--to", "anoseg", "--output", tmp_path / "o.pth", "--import", "my_head_module")
+    assert run(saved(tiny(), tmp_path), *arguments) == 0
