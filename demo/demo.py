@@ -6,12 +6,12 @@
     python demo/demo.py photos/ --weights run/model_final.pth --score anomaly --tpr 95
     python demo/demo.py --webcam 0 --weights model_final.pth --temporal 0.3
 
-Inputs are files, folders (without their subfolders), patterns and videos, in any mix. Outputs of
-an input lie under OUTPUT/<score>/<kind>/ and are named as the input; those of an earlier run are
-replaced. What cannot be read is named and left out, the rest is done.
+Inputs are files, folders (without their subfolders), patterns and videos, in any mix. Outputs go to
+OUTPUT/<score>/<kind>/ and are named like their input; those of an earlier run are replaced.
+Unreadable inputs are named and skipped.
 
-Exit status: 0 all is done; 1 some inputs could not be read; 2 nothing could be done, for a wrong
-option, weights or no input at all; 130 stopped by Ctrl-C, whole files stay.
+Exit status: 0 everything is done; 1 some inputs were skipped; 2 nothing could be done, because of a
+wrong option, wrong weights or no input at all; 130 stopped by Ctrl-C, finished files stay.
 """
 
 import argparse
@@ -19,18 +19,19 @@ import contextlib
 import logging
 import os
 import sys
+import tempfile
 
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from anoseg_d2 import AnomalyPredictor
 from anoseg_d2.config import load_config
-from anoseg_d2.modeling.inference import is_out_of_memory
 from anoseg_d2.prediction.input_files import find_inputs
 from anoseg_d2.prediction.job import PredictionJob
 from anoseg_d2.prediction.outputs import OUTPUTS, ScoreOutputs, check_outputs
 from anoseg_d2.prediction.temporal import TemporalFilter
 from anoseg_d2.report.results import find_results
 from anoseg_d2.report.thresholds import read_threshold
+from anoseg_d2.utils.cli import add_import_option, import_modules, run_command
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -69,6 +70,7 @@ def build_parser() -> argparse.ArgumentParser:
         "present frame (0.3 calms flicker well, 1 changes nothing); still images stay as they are",
     )
     add("--max-frames", type=int, metavar="N", help="of a video or webcam")
+    add_import_option(parser)
     return parser
 
 
@@ -82,16 +84,16 @@ def _add_component_options(add) -> None:
         "--tpr",
         type=float,
         metavar="PERCENT",
-        help="threshold that found this share of anomalous pixels when evaluated: 80, 90, 95, 99",
+        help="threshold that found this percentage of anomalous pixels when evaluated: 80, 90, 95, 99",
     )
-    add("--results", help="results.json or run folder for --tpr; default: where the weights lie")
+    add("--results", help="results.json or run folder for --tpr; default: next to the weights")
     add("--results-set", metavar="NAME", help="evaluated dataset for --tpr, if there are several")
     add(
         "--min-size",
         type=int,
         default=50,
         metavar="PIXELS",
-        help="leave smaller components out (default: %(default)s)",
+        help="leave out smaller components (default: %(default)s)",
     )
 
 
@@ -103,32 +105,31 @@ def main(argv=None) -> int:
         parser.error("give --weights, or a --config-file whose MODEL.WEIGHTS is set")
     if not args.inputs and args.webcam is None:
         parser.error("give an input: images, videos, folders, patterns, or --webcam N")
+    if args.webcam is not None and args.webcam < 0:
+        parser.error(f"--webcam is the number of a camera, 0 or more, not {args.webcam}")
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    try:
-        with logging_redirect_tqdm():
-            return run(args)
-    except KeyboardInterrupt:
-        print(f"stopped; what is finished lies in {args.output}", file=sys.stderr)
-        return 130
-    except (ValueError, OSError, RuntimeError) as error:
-        broken = isinstance(error, RuntimeError) and not is_out_of_memory(error)
-        if broken or os.environ.get("ANOSEG_TRACEBACK"):
-            raise
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    with logging_redirect_tqdm():
+        return run_command(
+            lambda: run(args), stopped=f"stopped; what is finished is in {args.output}"
+        )
 
 
 def run(args) -> int:
+    import_modules(args.imports)
     names = list(dict.fromkeys(name.strip() for name in args.score.split(",") if name.strip()))
     options = output_options(args, names)
     files, missing = find_inputs(args.inputs)
     if not files and args.webcam is None:
         raise FileNotFoundError("no input found\n  " + "\n  ".join(missing))
     if args.temporal is not None:
-        TemporalFilter(args.temporal)  # a wrong weight is told before the model is read
+        TemporalFilter(args.temporal)  # a wrong weight is found before the model is read
         if args.webcam is None and not any(file.is_video for file in files):
-            print("--temporal changes nothing: there are still images only", file=sys.stderr)
+            print("--temporal changes nothing: the inputs are only still images", file=sys.stderr)
     predictor = build_predictor(args, names)
+    make_output_folder(args.output)
+    if args.tpr is not None:
+        for name in names:
+            print(f"{name}: threshold {options[name]['threshold']:.6g} at {args.tpr:g} % TPR")
     with contextlib.ExitStack() as stack:
         outputs = {
             name: stack.enter_context(ScoreOutputs(args.output, name, **options[name]))
@@ -146,8 +147,23 @@ def run(args) -> int:
     rate = job.done / max(job.seconds, 1e-9)
     print(f"{job.done} images in {job.seconds:.1f} s ({rate:.2f} images/s): {args.output}")
     if job.failed:
-        print(f"inputs that could not be read: {job.failed}", file=sys.stderr)
+        print(f"inputs that were skipped: {job.failed}", file=sys.stderr)
     return 1 if job.failed else 0
+
+
+def make_output_folder(path: str) -> None:
+    """Make the folder, so that one that cannot be written is found before any work.
+
+    Raises:
+        OSError: it is a file, or it cannot be written.
+    """
+    try:
+        os.makedirs(path, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            pass
+    except OSError as error:
+        reason = error.strerror or error
+        raise OSError(f"--output {path} is not a folder that can be written: {reason}") from error
 
 
 def build_predictor(args, names: list[str]) -> AnomalyPredictor:
@@ -164,7 +180,7 @@ def build_predictor(args, names: list[str]) -> AnomalyPredictor:
 
 
 def output_options(args, names: list[str]) -> dict[str, dict]:
-    """Options of `ScoreOutputs` for each score; what is wrong with them is told before any work."""
+    """Options of `ScoreOutputs` for each score; mistakes are found before any work."""
     if not names:
         raise ValueError("--score names no score")
     if args.range and len(names) > 1:
@@ -196,7 +212,7 @@ def output_options(args, names: list[str]) -> dict[str, dict]:
 def choose_thresholds(args, names: list[str]) -> dict[str, float | None]:
     """The threshold of each score, None where none was asked for."""
     if args.threshold is not None and args.tpr is not None:
-        raise ValueError("--threshold and --tpr exclude each other")
+        raise ValueError("--threshold and --tpr cannot be given together")
     if args.tpr is not None:
         results = args.results or find_results(args.weights or "")
         if results is None:

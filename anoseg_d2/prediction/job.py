@@ -3,6 +3,9 @@
 import contextlib
 import sys
 import time
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 
 from tqdm import tqdm
 
@@ -10,15 +13,19 @@ from anoseg_d2.data.image_io import read_image
 from anoseg_d2.prediction.outputs import ScoreOutputs
 from anoseg_d2.prediction.temporal import TemporalFilter
 from anoseg_d2.prediction.video import open_video
+from anoseg_d2.utils.cli import Progress
 
 __all__ = ["PredictionJob"]
 
 _BAR = "{desc} {n_fmt}/{total_fmt} |{bar}| {rate_noinv_fmt}, {remaining} left"
+# Images that are read ahead, predicted together at most, and finished but not yet written.
+_WAITING = 4
+_BATCH_PIXELS = 2_000_000  # a batch ends here: large images have windows enough of their own
 _ENDLESS_BAR = "{desc} {n_fmt}, {rate_noinv_fmt}, {elapsed} gone"
 
 
 class PredictionJob:
-    """Predict inputs and write their outputs; name those that cannot be read, and go on.
+    """Predict inputs and write their outputs; name those that cannot be read, and continue.
 
     Args:
         predictor: `AnomalyPredictor`, or anything called alike.
@@ -50,23 +57,67 @@ class PredictionJob:
         tqdm.write(f"error: {sentence}", file=sys.stderr)
 
     def images(self, files) -> None:
-        """Predict still images, each an `InputFile`."""
+        """Predict still images, each an `InputFile`.
+
+        One thread reads ahead and one writes while the model runs. The writer is a single thread:
+        the first image decides on the colours of all, and the json is written in order.
+        """
         start = time.monotonic()
-        with _progress("images", len(files)) as bar:
-            for file in files:
-                try:
-                    photo = read_image(file.path)
-                except (ValueError, OSError) as error:
-                    self.fail(error)
-                else:
-                    self._image(file, photo)
-                bar.update()
+        writing: deque = deque()
+        with (
+            Progress("predicted", len(files)) as progress,
+            ThreadPoolExecutor(1, "read") as reader,
+            ThreadPoolExecutor(1, "write") as writer,
+        ):
+            for batch in self._read_batches(reader, files, progress):
+                for (file, photo), result in zip(batch, self._predict(batch), strict=True):
+                    if result is not None:
+                        writing.append(writer.submit(self._write_image, file, photo, result))
+                    # Finished maps wait in memory, so only a few of them may.
+                    while len(writing) > _WAITING:
+                        writing.popleft().result()
+                progress.update(len(batch))
+            for future in writing:
+                future.result()
         self.seconds += time.monotonic() - start
 
-    def _image(self, file, photo) -> None:
-        scores = self.predictor(photo[..., ::-1])["scores"]
+    def _read_batches(self, reader, files, progress):
+        """Yield lists of (file, photo) that are predicted together; name unreadable files."""
+        remaining = iter(files)
+        reading = deque((f, reader.submit(read_image, f.path)) for f in islice(remaining, _WAITING))
+        batch, pixels = [], 0
+        while reading:
+            file, future = reading.popleft()
+            reading.extend((f, reader.submit(read_image, f.path)) for f in islice(remaining, 1))
+            try:
+                photo = future.result()
+            except (ValueError, OSError) as error:
+                self.fail(error)
+                progress.update()
+                continue
+            batch.append((file, photo))
+            pixels += photo.shape[0] * photo.shape[1]
+            if len(batch) == _WAITING or pixels >= _BATCH_PIXELS:
+                yield batch
+                batch, pixels = [], 0
+        if batch:
+            yield batch
+
+    def _predict(self, batch) -> list[dict | None]:
+        """Predict a batch; where it is refused, image by image, naming those at fault."""
+        try:
+            return self.predictor([photo[..., ::-1] for _, photo in batch])
+        except ValueError as error:
+            if len(batch) == 1:
+                self.fail(f"{batch[0][0].path}: {error}")
+                return [None]
+        return [self._predict([entry])[0] for entry in batch]
+
+    def _write_image(self, file, photo, result: dict) -> None:
         for name, outputs in self.outputs.items():
-            outputs.write_image(file.name, str(file.path), photo, scores[name])
+            outputs.write_image(
+                file.name, str(file.path), photo, result["scores"][name], result["sem_seg"]
+            )
         self.done += 1
 
     def video(self, source: str | int, name: str) -> None:
@@ -104,11 +155,18 @@ class PredictionJob:
         total = min(filter(None, (reader.frames, self.max_frames)), default=None)
         with _progress(name, total) as bar:
             for index, (frame, when) in enumerate(self._readable(reader)):
-                scores = self.predictor(frame)["scores"]
+                result = self.predictor(frame)
+                scores = result["scores"]
                 if temporal is not None:
                     scores = temporal(frame, scores)
                 for score, write in writers.items():
-                    write(index, None if is_camera else when, frame[..., ::-1], scores[score])
+                    write(
+                        index,
+                        None if is_camera else when,
+                        frame[..., ::-1],
+                        scores[score],
+                        result["sem_seg"],
+                    )
                 self.done += 1
                 bar.update()
                 if index + 1 == self.max_frames:
@@ -132,6 +190,6 @@ class PredictionJob:
 
 
 def _progress(what: str, total: int | None) -> tqdm:
-    """A bar with images per second and time left, on a terminal alone."""
+    """A bar with images per second and time left, only on a terminal."""
     form = _BAR if total else _ENDLESS_BAR
     return tqdm(desc=what, total=total, unit=" images", bar_format=form, disable=None)

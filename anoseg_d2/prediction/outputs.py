@@ -10,6 +10,7 @@ from anoseg_d2.evaluation.map_files import write_map
 from anoseg_d2.prediction.detections import CocoWriter, find_detections
 from anoseg_d2.prediction.pictures import add_color_bar, display_range, draw_detections, glow
 from anoseg_d2.prediction.video import VideoWriter
+from anoseg_d2.utils.visualization import class_palette, color_classes, overlay
 
 __all__ = ["OUTPUTS", "ScoreOutputs", "check_outputs"]
 
@@ -18,11 +19,14 @@ OUTPUTS = {
     "overlay": ".jpg",
     "heatmap": ".png",
     "contours": ".jpg",
+    "segmentation": ".png",
     "raw_png": ".png",
     "raw_npy": ".npy",
     "json": ".json",
 }
-_PICTURES = ("overlay", "heatmap", "contours")
+_PICTURES = ("overlay", "heatmap", "contours", "segmentation")
+# Cityscapes' colours, then spread hues for the classes of other datasets.
+_PALETTE = class_palette(255)
 _NEED_THRESHOLD = ("contours", "json")
 
 
@@ -88,10 +92,17 @@ class ScoreOutputs:
             self._json.close()
 
     def path(self, kind: str, name: str) -> Path:
-        """Where the output of an image called `name` lies."""
+        """Return where the output of an image called `name` goes."""
         return self.folder / kind / f"{name}{OUTPUTS[kind]}"
 
-    def write_image(self, name: str, file_name: str, photo: np.ndarray, score: np.ndarray) -> None:
+    def write_image(
+        self,
+        name: str,
+        file_name: str,
+        photo: np.ndarray,
+        score: np.ndarray,
+        sem_seg: np.ndarray | None = None,
+    ) -> None:
         """Write the outputs of one image.
 
         Args:
@@ -99,13 +110,14 @@ class ScoreOutputs:
             file_name: of the photograph, for the json.
             photo: (H, W, 3) uint8 RGB.
             score: (H, W) float32.
+            sem_seg: (H, W) int64 train ids; only `segmentation` needs it.
         """
-        for kind, picture in self._pictures(photo, score, file_name).items():
+        for kind, picture in self._pictures(photo, score, file_name, sem_seg).items():
             options = {"quality": 92} if OUTPUTS[kind] == ".jpg" else {"compress_level": 3}
             write_image(self.path(kind, name), picture, **options)
         self._write_raw(name, score)
 
-    def _pictures(self, photo, score, file_name: str, **fields) -> dict[str, np.ndarray]:
+    def _pictures(self, photo, score, file_name: str, sem_seg, **fields) -> dict[str, np.ndarray]:
         """The pictures that are wanted, by kind; the components go into the json."""
         if self.value_range is None:
             self.value_range = display_range(self.name, score)
@@ -118,6 +130,7 @@ class ScoreOutputs:
             "overlay": lambda: glow(photo, score, *self.value_range),
             "heatmap": lambda: add_color_bar(score, *self.value_range, self.name, self.threshold),
             "contours": lambda: draw_detections(photo, detections),
+            "segmentation": lambda: overlay(photo, color_classes(sem_seg, _PALETTE), 0.6),
         }
         return {kind: draw[kind]() for kind in self.kinds if kind in _PICTURES}
 
@@ -130,8 +143,8 @@ class ScoreOutputs:
     def video(self, name: str, file_name: str, fps: float, sound_of=None):
         """Write the outputs of a video: pictures as mp4, raw maps as one file per frame.
 
-        As a context it gives a function of (number of the frame, time in s, photo, score); its
-        files appear when the block ends well.
+        As a context it gives a function of (number of the frame, time in s, photo, score,
+        segmentation); its files appear when the block ends well.
 
         Args:
             name, file_name: as in `write_image`.
@@ -147,8 +160,8 @@ class ScoreOutputs:
                 if kind in _PICTURES
             }
 
-            def write(index: int, time: float | None, photo, score) -> None:
-                pictures = self._pictures(photo, score, file_name, frame=index, time=time)
+            def write(index: int, time: float | None, photo, score, sem_seg=None) -> None:
+                pictures = self._pictures(photo, score, file_name, sem_seg, frame=index, time=time)
                 for kind, picture in pictures.items():
                     writers[kind].write(picture[..., ::-1], time)
                 self._write_raw(f"{name}/{index:06d}", score)

@@ -84,7 +84,8 @@ def add_color_bar(
     for start in range(0, height, _STRIP):
         stop = min(start + _STRIP, height)
         picture[start:stop] = heat_map(score[start:stop], lowest, highest)
-    margin = unit // 2
+    # An image may be a single pixel wide; OpenCV dies of an empty bar.
+    margin = min(unit // 2, (width - 1) // 2)
     top = height + margin
     picture[top : top + unit, margin : width - margin] = color_bar(width - 2 * margin, unit)
     if threshold is not None:

@@ -1,4 +1,9 @@
-"""One image in, segmentation and anomaly scores out."""
+"""Images in, segmentation and anomaly scores out."""
+
+import os
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -7,42 +12,57 @@ from detectron2.modeling import build_model
 from anoseg_d2.checkpoint import build_config_overrides, read_checkpoint
 from anoseg_d2.checkpoint.from_config import load_checkpoint, load_weights
 from anoseg_d2.config import load_config
+from anoseg_d2.data.image_io import IMAGE_EXTENSIONS, read_image
 from anoseg_d2.modeling import eomt  # noqa: F401  registers the meta-architecture
 
 __all__ = ["AnomalyPredictor", "as_bgr"]
 
+# Images of a generator that are predicted together. They and their maps are in memory at once.
+_BATCH = 4
+
 
 class AnomalyPredictor:
-    """Run a model on single images of any size.
+    """Run a model on images of any size.
 
     Args:
         cfg: config node; MODEL.WEIGHTS is loaded, MODEL.DEVICE decides where it runs.
+        device: overrides MODEL.DEVICE, such as "cuda:1" or "cpu".
 
     Example::
 
         predictor = AnomalyPredictor.from_pretrained("model_final.pth")
-        result = predictor(cv2.imread("street.jpg"))
+        result = predictor("street.jpg")
         result["scores"]["rba"]  # (H, W) float32, higher is more anomalous
     """
 
-    def __init__(self, cfg):
+    def __init__(self, cfg, device: str | torch.device | None = None):
         self.cfg = cfg.clone()
+        self.cfg.defrost()
+        self.cfg.MODEL.DEVICE = str(device or self.cfg.MODEL.DEVICE)
         self.model = build_model(self.cfg).eval()
         load_weights(self.cfg, self.model)
 
     @classmethod
-    def from_pretrained(cls, source: str, overrides: list | None = None) -> "AnomalyPredictor":
+    def from_pretrained(
+        cls,
+        source: str,
+        overrides: list | None = None,
+        device: str | torch.device | None = None,
+    ) -> "AnomalyPredictor":
         """Build the model that a checkpoint describes and load it.
 
         Args:
             source: a checkpoint of ours, of EoMT's authors or of transformers: path, folder, or
                 `hf://owner/name`.
             overrides: config keys and values in turn, over what the checkpoint says.
+            device: overrides MODEL.DEVICE.
         Raises:
             FileNotFoundError, ValueError: see `read_checkpoint`, `load_config` and `load_into`.
         """
         checkpoint = read_checkpoint(source)
-        cfg = load_config(overrides=[*build_config_overrides(checkpoint), *(overrides or [])])
+        chosen = [] if device is None else ["MODEL.DEVICE", str(device)]
+        overrides = [*build_config_overrides(checkpoint), *(overrides or []), *chosen]
+        cfg = load_config(overrides=overrides)
         predictor = cls.__new__(cls)
         predictor.cfg = cfg
         predictor.model = build_model(cfg).eval()
@@ -54,28 +74,77 @@ class AnomalyPredictor:
         """Scores that the model gives."""
         return list(self.model.score_names)
 
-    @torch.no_grad()
-    def __call__(self, image: np.ndarray) -> dict:
-        """Predict one image.
+    def __call__(self, images):
+        """Predict an image, or several.
 
         Args:
-            image: (H, W, 3) uint8, BGR as cv2 reads it; gray, BGRA and 16-bit images are
-                converted as `as_bgr` says.
+            images: an image, a list or tuple of images, or another iterable such as a generator.
+                An image is (H, W, 3) uint8, BGR as cv2 reads it (gray, BGRA and 16-bit arrays are
+                converted as `as_bgr` says), a path, or a PIL image.
         Returns:
-            `sem_seg` (H, W) int64 argmax over the known classes, `scores` {name: (H, W) float32},
-            `confidence` (H, W) float32 in 0..1, all at native size.
+            for an image: `sem_seg` (H, W) int64 argmax over the known classes, `scores`
+            {name: (H, W) float32}, `confidence` (H, W) float32 in 0..1, all at native size. For a
+            list, a list of them; for any other iterable, an iterator that reads a few images at a
+            time.
         Raises:
-            ValueError: another shape or type.
+            FileNotFoundError, ValueError: an image that cannot be read, or another shape or type.
             RuntimeError: memory does not suffice for a single window.
         """
-        image = as_bgr(image)
-        rgb = torch.from_numpy(np.ascontiguousarray(image[..., ::-1].transpose(2, 0, 1)))
-        output = self.model([{"image": rgb}])[0]
-        return {
-            "sem_seg": output["sem_seg"].cpu().numpy(),
-            "scores": {name: value.cpu().numpy() for name, value in output["scores"].items()},
-            "confidence": output["confidence"].cpu().numpy(),
-        }
+        if isinstance(images, (list, tuple)):
+            return self._predict(images)
+        if isinstance(images, (np.ndarray, str, os.PathLike)) or hasattr(images, "convert"):
+            return self._predict([images])[0]
+        if isinstance(images, Iterable):
+            return self._stream(iter(images))
+        raise ValueError(
+            "an image is an array, a path or a PIL image, and several are a list or an iterator; "
+            f"got {type(images).__name__}"
+        )
+
+    def predict_folder(self, folder) -> Iterator[tuple[Path, dict]]:
+        """Predict the images of a folder, without its subfolders, in the order of their names.
+
+        Args:
+            folder: path.
+        Returns:
+            an iterator over the path and the result of every image.
+        Raises:
+            FileNotFoundError: the folder is missing, or holds no image.
+        """
+        folder = Path(folder)
+        if not folder.is_dir():
+            raise FileNotFoundError(f"{folder} is not a folder")
+        paths = sorted(p for p in folder.iterdir() if p.suffix.lower() in IMAGE_EXTENSIONS)
+        if not paths:
+            raise FileNotFoundError(f"{folder} holds no image ({' '.join(IMAGE_EXTENSIONS)})")
+        return zip(paths, self._stream(iter(paths)), strict=True)
+
+    def _stream(self, images: Iterator) -> Iterator[dict]:
+        while batch := list(islice(images, _BATCH)):
+            yield from self._predict(batch)
+
+    def _predict(self, images) -> list[dict]:
+        samples = []
+        for image in images:
+            channels = _read(image)[..., ::-1].transpose(2, 0, 1)
+            samples.append({"image": torch.from_numpy(np.ascontiguousarray(channels))})
+        return [
+            {
+                "sem_seg": output["sem_seg"].cpu().numpy(),
+                "scores": {name: value.cpu().numpy() for name, value in output["scores"].items()},
+                "confidence": output["confidence"].cpu().numpy(),
+            }
+            for output in self.model(samples)
+        ]
+
+
+def _read(image) -> np.ndarray:
+    """Return an image given in any way as (H, W, 3) uint8 BGR."""
+    if isinstance(image, (str, os.PathLike)):
+        return read_image(image)[..., ::-1]
+    if hasattr(image, "convert"):
+        return np.asarray(image.convert("RGB"))[..., ::-1]
+    return as_bgr(image)
 
 
 def as_bgr(image: np.ndarray) -> np.ndarray:

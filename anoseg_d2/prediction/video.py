@@ -46,6 +46,8 @@ def open_video(source):
         where a file is damaged.
     """
     if isinstance(source, int):
+        if source < 0:  # OpenCV would crash, or open any camera
+            raise ValueError(f"the number of a webcam is 0 or more, not {source}")
         return _CvReader(source, f"webcam {source}")
     if not Path(source).is_file():
         raise FileNotFoundError(f"no such video file: {source}")

@@ -11,6 +11,7 @@ from PIL import Image
 import demo as script
 from anoseg_d2.checkpoint import model_meta
 from anoseg_d2.evaluation.map_files import read_map
+from anoseg_d2.modeling.scores import SCORES
 from anoseg_d2.prediction import job
 from anoseg_d2.prediction.predictor import AnomalyPredictor
 from anoseg_d2.prediction.video import VideoWriter, open_video
@@ -92,7 +93,9 @@ def test_raw_maps_are_the_predictors_scores(demo, tmp_path, weights, photos):
     assert np.array_equal(exact, expected) and np.abs(rounded - expected).max() < 1e-4
 
 
-def test_tpr_reads_the_threshold_beside_the_weights(demo, tmp_path, weights, photos):
+def test_tpr_reads_and_prints_the_threshold_next_to_the_weights(
+    demo, tmp_path, weights, photos, capsys
+):
     report = weights.parent / "report"
     report.mkdir()
     entry = {"tpr_thresholds": {"90": -0.5, "95": -9.0}}
@@ -102,6 +105,59 @@ def test_tpr_reads_the_threshold_beside_the_weights(demo, tmp_path, weights, pho
     assert status == 0 and "rba/contours/a.jpg" in files
     info = json.loads((tmp_path / "out/rba/components.json").read_text())["info"]
     assert info["threshold"] == -9.0
+    assert "rba: threshold -9 at 95 % TPR" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("size", [(1, 1), (2, 8), (8, 2), (1, 300), (300, 1)], ids=str)
+def test_images_of_a_few_pixels_come_out_whole(demo, tmp_path, weights, size):
+    Image.fromarray(np.full((*size, 3), 90, np.uint8)).save(tmp_path / "small.png")
+    kinds = "overlay,heatmap,contours,segmentation,raw_npy,raw_png,json"
+    arguments = ("--weights", weights, "--outputs", kinds, "--threshold", "-9")
+    status, files = run(demo, tmp_path, tmp_path / "small.png", *arguments)
+    assert status == 0 and len(files) == 7
+    assert read_map(tmp_path / "out/rba/raw_npy/small.npy").shape == size
+
+
+def test_one_image_that_is_refused_is_named_and_the_rest_is_done(
+    demo, tmp_path, weights, photos, capsys, monkeypatch
+):
+    monkeypatch.setattr("anoseg_d2.modeling.windows.MOST_PIXELS", 10**5)
+    Image.fromarray(np.zeros((1, 5000, 3), np.uint8)).save(photos / "b2.png")
+    status, files = run(demo, tmp_path, photos, "--weights", weights, "--outputs", "raw_npy")
+    error = capsys.readouterr().err
+    assert status == 1 and files == [f"rba/raw_npy/{n}.npy" for n in "abc"]
+    assert "b2.png: an image of 1x5000 pixels is too elongated" in error
+
+
+def test_a_negative_webcam_is_a_mistake_and_no_crash(demo, capsys):
+    with pytest.raises(SystemExit) as stop:
+        demo.main(["--webcam", "-1", "--weights", "w.pth"])
+    assert stop.value.code == 2 and "0 or more, not -1" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="0 or more, not -3"):
+        open_video(-3)
+
+
+def test_an_output_that_is_a_file_is_named(demo, tmp_path, weights, photos, capsys):
+    (tmp_path / "taken").write_text("here")
+    arguments = [str(photos), "--weights", str(weights), "--output", str(tmp_path / "taken")]
+    assert demo.main(arguments) == 2
+    assert "taken is not a folder that can be written" in capsys.readouterr().err
+
+
+def test_own_modules_bring_their_score(demo, tmp_path, weights, photos, monkeypatch):
+    (tmp_path / "my_demo_score.py").write_text(
+        "from anoseg_d2.modeling.scores import register_score\n"
+        "@register_score('mine')\n"
+        "def mine(maps, num_known):\n    return maps['probs'][:, 0]\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    arguments = ("--weights", weights, "--score", "mine", "--import", "my_demo_score")
+    try:
+        status, files = run(demo, tmp_path, photos / "a.jpg", *arguments, "--outputs", "raw_npy")
+    finally:
+        SCORES._entries.pop("mine", None)
+    assert status == 0 and files == ["mine/raw_npy/a.npy"]
 
 
 def test_unreadable_inputs_are_named_and_the_rest_is_done(demo, tmp_path, weights, photos, capsys):
@@ -112,7 +168,7 @@ def test_unreadable_inputs_are_named_and_the_rest_is_done(demo, tmp_path, weight
     errors = capsys.readouterr().err
     assert status == 1 and files == [f"rba/raw_npy/{n}.npy" for n in "abc"]
     assert "broken.jpg" in errors and "film.mp4" in errors
-    assert "inputs that could not be read: 2" in errors
+    assert "inputs that were skipped: 2" in errors
 
 
 def test_a_missing_input_among_others_counts_as_unreadable(demo, tmp_path, weights, photos, capsys):
@@ -133,7 +189,7 @@ def test_a_missing_input_among_others_counts_as_unreadable(demo, tmp_path, weigh
         (["photos", "--outputs", "json"], "give --threshold, or --tpr"),
         (["photos", "--threshold", "much"], "the scores need rba=NUMBER"),
         (["photos", "--score", "rba,msp", "--threshold", "0"], "rba=NUMBER,msp=NUMBER"),
-        (["photos", "--threshold", "0", "--tpr", "95"], "exclude each other"),
+        (["photos", "--threshold", "0", "--tpr", "95"], "cannot be given together"),
         (["photos", "--tpr", "95"], "give --results"),
         (["photos", "--score", "rba,msp", "--range", "0", "1"], "--range is for one score"),
         (["photos", "--range", "1", "0"], "from low to high"),
@@ -171,7 +227,7 @@ def test_ctrl_c_leaves_whole_files_and_status_130(
 
     def call(self, image):
         calls.append(1)
-        if len(calls) == 5:  # on the second frame of the video
+        if len(calls) == 3:  # on the second frame of the video, after one batch of photographs
             raise KeyboardInterrupt
         return original(self, image)
 
@@ -180,7 +236,7 @@ def test_ctrl_c_leaves_whole_files_and_status_130(
     out = tmp_path / "out"
     inputs = [str(photos), str(clip)]
     assert demo.main([*inputs, "--output", str(out), *map(str, arguments)]) == 130
-    assert capsys.readouterr().err.strip() == f"stopped; what is finished lies in {out}"
+    assert capsys.readouterr().err.strip().endswith(f"stopped; what is finished is in {out}")
     files = sorted(p.name for p in out.rglob("*") if p.is_file())
     assert files == ["a.jpg", "b.jpg", "c.jpg", "components.json"]
     images = json.loads((out / "rba/components.json").read_text())["images"]

@@ -123,3 +123,41 @@ def test_a_misspelled_override_is_named(tmp_path, tiny_eomt):
     assert predictor.score_names == ["rba"]
     with pytest.raises(ValueError, match="did you mean TEST.WINDOW_OVERLAP"):
         AnomalyPredictor.from_pretrained(str(path), ["TEST.WINDOWS_OVERLAP", 0.5])
+
+
+def test_paths_pil_images_lists_and_generators_give_what_arrays_give(predictor, tmp_path):
+    arrays = [photo(seed=seed) for seed in range(6)]
+    expected = [predictor(array)["scores"]["rba"] for array in arrays]
+    for index, array in enumerate(arrays):
+        Image.fromarray(array[..., ::-1]).save(tmp_path / f"{index}.png")
+    paths = sorted(tmp_path.glob("*.png"))
+    given = {
+        "list": predictor(arrays),
+        "paths": predictor(paths),
+        "strings": predictor([str(path) for path in paths]),
+        "pil": predictor([Image.open(path) for path in paths]),
+        "generator": list(predictor(array for array in arrays)),
+        "folder": [result for _, result in predictor.predict_folder(tmp_path)],
+    }
+    for way, results in given.items():
+        assert len(results) == 6, way
+        for result, score in zip(results, expected, strict=True):
+            np.testing.assert_allclose(result["scores"]["rba"], score, atol=1e-6, err_msg=way)
+    assert [path for path, _ in predictor.predict_folder(tmp_path)] == paths
+    np.testing.assert_allclose(predictor(paths[0])["scores"]["rba"], expected[0], atol=1e-6)
+
+
+def test_a_generator_is_read_a_few_images_at_a_time(predictor):
+    read = []
+    results = predictor(read.append(1) or photo() for _ in range(40))
+    next(results)
+    assert len(read) <= 8
+
+
+def test_what_is_no_image_or_folder_is_refused(predictor, tmp_path):
+    with pytest.raises(ValueError, match="got int"):
+        predictor(3)
+    with pytest.raises(FileNotFoundError, match="is not a folder"):
+        predictor.predict_folder(tmp_path / "gone")
+    with pytest.raises(FileNotFoundError, match="holds no image"):
+        predictor.predict_folder(tmp_path)
