@@ -84,7 +84,7 @@ def _add_component_options(add) -> None:
         "--tpr",
         type=float,
         metavar="PERCENT",
-        help="threshold that found this percentage of anomalous pixels when evaluated: 80, 90, 95, 99",
+        help="threshold that found this percentage of the anomalous pixels: 80, 90, 95 or 99",
     )
     add("--results", help="results.json or run folder for --tpr; default: next to the weights")
     add("--results-set", metavar="NAME", help="evaluated dataset for --tpr, if there are several")

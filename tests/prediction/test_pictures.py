@@ -103,7 +103,7 @@ def test_unknown_outputs_are_named():
 def test_every_output_of_an_image_lies_in_its_place(tmp_path):
     photo, score = scene()
     with ScoreOutputs(tmp_path, "rba_sum", OUTPUTS, threshold=0.5, min_size=4) as outputs:
-        outputs.write_image("a", "in/a.png", photo, score)
+        outputs.write_image("a", "in/a.png", photo, score, (score > 0.5).astype(np.int64))
     files = sorted(str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*") if p.is_file())
     assert files == [
         "rba_sum/components.json",
@@ -112,6 +112,7 @@ def test_every_output_of_an_image_lies_in_its_place(tmp_path):
         "rba_sum/overlay/a.jpg",
         "rba_sum/raw_npy/a.npy",
         "rba_sum/raw_png/a.png",
+        "rba_sum/segmentation/a.png",
     ]
     assert np.array_equal(read_map(tmp_path / "rba_sum/raw_npy/a.npy"), score)
     assert np.abs(read_map(tmp_path / "rba_sum/raw_png/a.png") - score).max() < 1e-5
