@@ -1,5 +1,6 @@
 """From a config to weights, and from weights to the config that fits them."""
 
+import dataclasses
 import logging
 from typing import Any
 
@@ -10,6 +11,7 @@ from anoseg_d2.checkpoint.files import read_checkpoint
 from anoseg_d2.checkpoint.report import LoadReport
 from anoseg_d2.checkpoint.spec import Checkpoint, ModelSpec
 from anoseg_d2.checkpoint.transfer import load_into
+from anoseg_d2.modeling.memory import MEMORY_ROWS, PatchMemory, backbone_hash, memory_block
 from anoseg_d2.modeling.vit import BACKBONES, VIT_SIZES, vit_size
 
 __all__ = [
@@ -105,6 +107,7 @@ def load_checkpoint(
 ) -> LoadReport:
     """Load a checkpoint that is read already, as the config says; see `load_weights`."""
     checkpoint = with_delta_base(cfg, checkpoint)
+    checkpoint = _attach_memory(model, checkpoint, training)
     report = load_into(
         model,
         checkpoint,
@@ -114,6 +117,32 @@ def load_checkpoint(
     )
     restore_statistics(model, checkpoint)
     return report
+
+
+def _attach_memory(model: nn.Module, checkpoint: Checkpoint, training: bool) -> Checkpoint:
+    """Give the model the memory of normal patches that a checkpoint holds.
+
+    A model that is about to be trained gets none: its backbone will change.
+
+    Raises:
+        ValueError: the memory was built from another backbone.
+    """
+    rows = checkpoint.state_dict.get(MEMORY_ROWS)
+    if rows is None:
+        return checkpoint
+    rest = {name: value for name, value in checkpoint.state_dict.items() if name != MEMORY_ROWS}
+    if training:
+        logger.warning("%s: its memory of patches is dropped in training", checkpoint.source)
+        return dataclasses.replace(checkpoint, state_dict=rest)
+    about = checkpoint.meta.get("memory") or {}
+    block = memory_block(len(model.backbone.blocks), model.num_blocks)
+    if about.get("block") != block or about.get("backbone_sha256") != backbone_hash(rest, block):
+        raise ValueError(
+            f"{checkpoint.source}: its memory was built from another backbone, so its scores would "
+            "mean nothing; build it again with tools/build_memory.py"
+        )
+    model.patch_maps["memory"] = PatchMemory(rows, block).to(model.device)
+    return checkpoint
 
 
 def restore_statistics(model: nn.Module, checkpoint: Checkpoint) -> None:

@@ -1,0 +1,105 @@
+"""A memory of known patches: how far is a patch from everything seen on normal photographs?
+
+The score needs no training and no outliers. "Far Away in the Deep Space" (cDNP, Galesso et al.,
+arXiv:2211.06660) and AnomalyDINO (arXiv:2405.14529) score patches by their nearest neighbour among
+known ones; here it is the cosine to the nearest of a few thousand tokens of the last ViT block
+before the queries enter, so that neither queries nor mask losses have touched them.
+
+Shape letters: B images, N patches, C width, R rows of the memory.
+"""
+
+import hashlib
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+__all__ = ["MEMORY_ROWS", "PatchMemory", "backbone_hash", "choose_rows", "memory_block"]
+
+# Name of the rows in a checkpoint.
+MEMORY_ROWS = "patch_maps.memory.rows"
+# Rows compared at once: 4,096 patches of a window of 1024 px need 64 MiB for their cosines.
+_CHUNK = 4096
+
+
+class PatchMemory(nn.Module):
+    """The patch map behind the `memory` score.
+
+    Args:
+        rows: (R, C) known patch tokens of any length; kept with length 1 in float16.
+        block: ViT block, counted from 0, whose output the rows are.
+    """
+
+    def __init__(self, rows: Tensor, block: int):
+        super().__init__()
+        if rows.dim() != 2 or len(rows) == 0 or not torch.isfinite(rows).all():
+            raise ValueError(f"a memory is (rows, width) finite numbers, not {tuple(rows.shape)}")
+        self.blocks = (block,)
+        self.register_buffer("rows", F.normalize(rows.float(), dim=-1).half())
+
+    def forward(self, tokens: Mapping[int, Tensor]) -> Tensor:
+        """Return 1 - cosine to the nearest row, 0..2: {block: (B, N, C)} -> (B, 1, N) float32."""
+        unit = F.normalize(tokens[self.blocks[0]].float(), dim=-1)
+        nearest = None
+        for rows in self.rows.split(_CHUNK):
+            # float16 moves a row by 2^-11 at most; normalised again, a row meets itself at 1.
+            cosine = unit @ F.normalize(rows.float(), dim=-1).T
+            best = cosine.amax(dim=-1)
+            nearest = best if nearest is None else torch.maximum(nearest, best)
+        return 1 - nearest.clamp(max=1)[:, None]
+
+
+def memory_block(depth: int, num_blocks: int) -> int:
+    """Return the last ViT block, counted from 0, that the queries have not entered.
+
+    Raises:
+        ValueError: the queries enter before the first block.
+    """
+    if num_blocks >= depth:
+        raise ValueError(f"queries enter all {depth} blocks: no patch token is free of them")
+    return depth - num_blocks - 1
+
+
+def backbone_hash(state: Mapping[str, Tensor], block: int) -> str:
+    """Return the sha256 of the weights that the tokens of a block are computed with.
+
+    The position embedding is left out: a checkpoint that was resampled for another crop keeps
+    its memory.
+
+    Args:
+        state: our names to tensors, adapters merged.
+        block: ViT block, counted from 0.
+    """
+    prefixes = ("backbone.patch_embed.", "backbone.cls_token", "backbone.reg_token")
+    prefixes += tuple(f"backbone.blocks.{index}." for index in range(block + 1))
+    digest = hashlib.sha256()
+    for name in sorted(name for name in state if name.startswith(prefixes)):
+        digest.update(f"{name} {tuple(state[name].shape)}\n".encode())
+        digest.update(state[name].detach().cpu().float().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def choose_rows(tokens: Tensor, count: int, generator: torch.Generator, coreset: bool) -> Tensor:
+    """Choose rows for a memory.
+
+    Args:
+        tokens: (P, C) candidates.
+        count: at most so many are chosen.
+        generator: decides.
+        coreset: choose greedily the token that is farthest from all chosen ones (k-center, as in
+            PatchCore, arXiv:2106.08265) instead of at random: few rows then cover rare patches,
+            at a cost of count * P * C multiplications.
+    Returns:
+        (min(count, P), C).
+    """
+    order = torch.randperm(len(tokens), generator=generator)
+    if not coreset or len(tokens) <= count:
+        return tokens[order[:count]]
+    unit = F.normalize(tokens.float(), dim=-1)
+    chosen = [int(order[0])]
+    nearest = unit @ unit[chosen[0]]
+    while len(chosen) < count:
+        chosen.append(int(nearest.argmin()))
+        nearest = torch.maximum(nearest, unit @ unit[chosen[-1]])
+    return tokens[chosen]

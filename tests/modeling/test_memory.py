@@ -1,0 +1,88 @@
+"""The memory of normal patches: its cosine, its windows, its rows."""
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from anoseg_d2.modeling.inference import predict_windows
+from anoseg_d2.modeling.memory import PatchMemory, backbone_hash, choose_rows, memory_block
+from anoseg_d2.modeling.windows import cut_windows, merge_windows, plan_windows
+
+
+def test_the_cosine_equals_a_loop():
+    tokens, rows = torch.randn(2, 7, 16), torch.randn(30, 16)
+    found = PatchMemory(rows, 4)({4: tokens})
+    assert found.shape == (2, 1, 7)
+    for b in range(2):
+        for n in range(7):
+            best = max(float(F.cosine_similarity(tokens[b, n], row, dim=0)) for row in rows)
+            assert found[b, 0, n].item() == pytest.approx(1 - best, abs=1e-3)
+
+
+def test_rows_in_chunks_equal_all_rows_at_once(monkeypatch):
+    tokens, memory = torch.randn(1, 5, 8), PatchMemory(torch.randn(50, 8), 0)
+    whole = memory({0: tokens})
+    monkeypatch.setattr("anoseg_d2.modeling.memory._CHUNK", 7)
+    torch.testing.assert_close(memory({0: tokens}), whole)
+
+
+def test_a_row_of_the_memory_scores_zero():
+    rows = 40 * torch.randn(20, 384)
+    found = PatchMemory(rows, 0)({0: rows[None]})
+    assert found.min() >= 0 and found.max() < 1e-6
+
+
+def with_memory(model, images):
+    block = memory_block(len(model.backbone.blocks), model.num_blocks)
+    with torch.no_grad():
+        tokens = model.run_network(images, blocks=[block])[1][block]
+    model.patch_maps["memory"] = PatchMemory(tokens.flatten(0, 1), block)
+    return model
+
+
+def test_an_image_of_the_memory_scores_zero_everywhere_and_others_do_not(tiny_eomt, tiny_batch):
+    seen, other = (sample["image"] for sample in tiny_batch(2))
+    model = with_memory(tiny_eomt().eval(), seen[None])
+    scores = [model([{"image": image}])[0]["scores"]["memory"] for image in (seen, other)]
+    assert scores[0].shape == (32, 32) and scores[0].max() < 1e-5
+    assert scores[1].max() > 1e-3
+
+
+def test_windows_merge_the_memory_like_every_map(tiny_eomt, tiny_batch):
+    model = with_memory(tiny_eomt(window_overlap=0.3).eval(), tiny_batch(1)[0]["image"][None])
+    image = torch.randint(256, (3, 40, 90), dtype=torch.uint8)
+    plan = plan_windows((40, 90), (32, 32), 0.3)
+    with torch.no_grad():
+        maps = predict_windows(model, cut_windows(image, plan), ["memory"])[2]["memory"]
+    maps = F.interpolate(maps, size=(32, 32), mode="bilinear")
+    expected = F.interpolate(merge_windows(maps, plan)[None], size=(40, 90), mode="bilinear")
+    found = model([{"image": image}], score_names=["memory"])[0]["scores"]["memory"]
+    torch.testing.assert_close(found, expected[0, 0], rtol=0, atol=1e-5)
+
+
+def test_tokens_are_those_before_the_queries_enter(tiny_eomt, tiny_batch):
+    model, image = tiny_eomt().eval(), tiny_batch(1)[0]["image"][None]
+    before = model.run_network(image, blocks=[0])[1][0]
+    torch.nn.init.normal_(model.query.weight)
+    assert torch.equal(model.run_network(image, blocks=[0])[1][0], before)
+    assert memory_block(12, 3) == 8 and memory_block(24, 4) == 19
+    with pytest.raises(ValueError, match="all 3 blocks"):
+        memory_block(3, 3)
+
+
+def test_a_coreset_holds_the_rare_patch_that_chance_misses():
+    common = torch.tensor([1.0, 0, 0]) + 0.01 * torch.randn(500, 3)
+    tokens = torch.cat([common, torch.tensor([[0.0, 1, 0], [0, 0, 1]])])
+    rows = choose_rows(tokens, 3, torch.Generator().manual_seed(0), coreset=True)
+    assert {row.argmax().item() for row in rows} == {0, 1, 2}
+    assert len(choose_rows(tokens, 9999, torch.Generator(), coreset=True)) == 502
+
+
+def test_the_hash_follows_the_blocks_before_the_queries_only(tiny_eomt):
+    state = {name: value.clone() for name, value in tiny_eomt().state_dict().items()}
+    first = backbone_hash(state, 0)
+    state["backbone.blocks.2.mlp.fc1.weight"] += 1
+    state["backbone.pos_embed"] += 1
+    assert backbone_hash(state, 0) == first
+    state["backbone.blocks.0.mlp.fc1.weight"] += 1
+    assert backbone_hash(state, 0) != first
