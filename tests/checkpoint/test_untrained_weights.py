@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch.optim.swa_utils import AveragedModel
 
 from anoseg_d2 import AnomalyPredictor
 from anoseg_d2.checkpoint import (
@@ -9,6 +10,7 @@ from anoseg_d2.checkpoint import (
     describe_weights,
     load_into,
     read_checkpoint,
+    save_weights,
     weights_hash,
 )
 from anoseg_d2.checkpoint.from_config import load_weights
@@ -95,3 +97,18 @@ def test_what_was_loaded_is_described_by_file_and_content(tmp_path, tiny_eomt, t
     changed = describe_weights(model)
     assert changed["weights_sha256"] != weights_hash(source.state_dict())
     assert changed["weights_file"] is None
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_averaged_weights_load_as_any_checkpoint_and_are_no_run_to_resume(
+    tmp_path, tiny_eomt, suffix
+):
+    averaged = AveragedModel(tiny_eomt())
+    with torch.no_grad():
+        averaged.module.query.weight += 1
+    path = tmp_path / f"model_ema{suffix}"
+    save_weights(averaged, path)
+    predictor = AnomalyPredictor.from_pretrained(str(path), ["MODEL.DEVICE", "cpu"])
+    found = describe_weights(predictor.model)["weights_sha256"]
+    assert found == weights_hash(averaged.module.state_dict())
+    assert not AnosegCheckpointer(tiny_eomt(), str(tmp_path)).has_checkpoint()
