@@ -325,7 +325,7 @@ def _encode_crop(crop: dict, ends: tuple[float, float]) -> dict:
         point = crop["place"][::-1]
         size = max(9, crop["label"].shape[1] // 12)
         for image in (photo, heat):
-            for color, width in (((0, 0, 0), 3), (_MARK, 1)):
+            for color, width in (((0, 0, 0), 4), (_MARK, 2)):
                 cv2.drawMarker(image, point, color, cv2.MARKER_CROSS, size, width)
     return {
         "image": crop["image"],

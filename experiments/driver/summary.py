@@ -1,6 +1,7 @@
 """Figures of the stages: as text for the terminal, as Markdown for the write-up."""
 
 from anoseg_d2.report.results import best_score, closed_set_miou, mean_figure, read_results
+from anoseg_d2.report.runs import FIGURE_NAMES, LOWER_IS_BETTER
 
 __all__ = ["judge", "load_results", "summary_rows", "table_lines"]
 
@@ -12,7 +13,6 @@ SHORT_NAMES = {
     "fishyscapes_static": "FS Static",
     "camvid_anomaly": "CamVid+COCO",
 }
-_LOWER_IS_BETTER = ("fpr95", "memory")
 _CELL = 13
 
 
@@ -62,13 +62,26 @@ def _stage_lines(results: dict) -> list[str]:
     several = len(names) > 1
     lines = [f"{'AUPRC / FPR95':<14}" + "".join(f"{h:>{_CELL + 1}}" for h in heads)]
     lines[0] += f"{'mean':>{_CELL + 1}}" if several else ""
+    wide = []
     for score in dict.fromkeys(s for name in names for s in results["datasets"][name]["scores"]):
         entries = [results["datasets"][name]["scores"].get(score, {}) for name in names]
         cells = [_pair(entry.get("auprc"), entry.get("fpr95")) for entry in entries]
         if several:
             cells.append(_pair(*(mean_figure(results, score, f) for f in ("auprc", "fpr95"))))
         lines.append(f"{score[:14]:<14}" + "".join(f" {cell:>{_CELL}}" for cell in cells))
-    return lines
+        for name, entry in zip(names, entries, strict=True):
+            wide += [f"{_short(name)}, {score}, {text}" for text in _wide_bounds(entry)]
+    return lines + [f"  certified bounds of {text}" for text in wide]
+
+
+def _wide_bounds(entry: dict) -> list[str]:
+    """Bounds that are too wide for a table of one digit."""
+    found = []
+    for figure in ("auprc", "fpr95"):
+        low, high = entry.get(f"{figure}_bounds") or (0, 0)
+        if None not in (low, high) and high - low > 0.1:
+            found.append(f"{FIGURE_NAMES[figure]}: {low:.2f} to {high:.2f}")
+    return found
 
 
 def _short(name: str) -> str:
@@ -95,15 +108,15 @@ def judge(claim: dict, all_results: dict[str, dict], peaks: dict[str, float]) ->
         all_results: see `load_results`.
         peaks: stage -> peak memory in MiB.
     Returns:
-        `text`, `figure`, `left`, `right` (labels with figures) and `holds`; None when a stage or
-        figure is not there.
+        `text`, `left`, `right` (labels with figures) and `holds`; None if a stage or figure is
+        missing.
     """
     sides = [_side(claim[key], claim["figure"], all_results, peaks) for key in ("better", "than")]
     if None in sides:
         return None
     (left, left_value), (right, right_value) = sides
     gain = left_value - right_value
-    gain = -gain if claim["figure"] in _LOWER_IS_BETTER else gain
+    gain = -gain if claim["figure"] in (*LOWER_IS_BETTER, "memory") else gain
     slack = claim.get("slack", 0.0)
     holds = gain > 0 if slack == 0 else gain >= -slack
     return {"text": claim["text"], "left": left, "right": right, "holds": holds}

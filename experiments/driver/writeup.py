@@ -48,7 +48,8 @@ def write_stages(recipe: Recipe, folder, configs, results: dict, records: Record
         "",
         "## Every figure",
         "",
-        "AUPRC and FPR95 in percent; the best of a column is bold.",
+        "AUPRC and FPR95 in percent; the best of a column is bold. Brackets are certified bounds,",
+        "where they are more than 0.01 apart.",
     ]
     lines += ["More (AUROC, component metrics, per-class IoU) is in `results.json`, one file per"]
     lines += ["stage, and in `results.csv`.", "", table.rstrip(), ""]

@@ -21,8 +21,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from anoseg_d2.config import load_config
+from anoseg_d2.report.runs import leading_scores, load_runs
 from anoseg_d2.report.write import combine_reports
 from anoseg_d2.utils import cli
+from anoseg_d2.utils.files import write_json
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -468,6 +470,23 @@ def test_table_is_readable_on_a_hundred_columns():
     assert max(map(len, lines)) <= 100
     row = next(line for line in lines if line.startswith("max_logit_raw"))
     assert row.count("100.0 /   0.0") == 6  # five benchmarks and their mean
+
+
+def test_wide_bounds_are_stated_under_the_terminal_table():
+    made = results({"rba": 50.0, "msp": 40.0}, sets=("road_anomaly",))
+    scores = made["datasets"]["miniature_road_anomaly"]["scores"]
+    scores["rba"]["auprc_bounds"] = [49.0, 51.5]
+    scores["msp"]["auprc_bounds"] = [39.99, 40.01]
+    lines = [line for line in summary.table_lines({"stage": made}) if "bounds" in line]
+    assert lines == ["  certified bounds of RoadAnomaly, rba, AUPRC: 49.00 to 51.50"]
+
+
+def test_terminal_and_page_name_the_same_winner(tmp_path):
+    made = results({"rba": 70.0, "rba+anomaly": 95.0, "msp": 60.0})
+    row = summary.summary_rows({"stage": made})[0]
+    assert (row[2], row[5]) == ("rba+anomaly", "rba")
+    write_json(tmp_path / "stage.json", made)
+    assert leading_scores(load_runs(tmp_path / "stage.json")) == {"stage": "rba+anomaly"}
 
 
 def test_claims_are_judged_by_the_figures():
