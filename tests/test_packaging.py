@@ -215,11 +215,48 @@ def test_detectron2_is_pinned_by_hash():
     assert re.search(r"^sal-detectron2==0\.7\.2 \\\n\s+--hash=sha256:[0-9a-f]{64}$", text, re.M)
 
 
+def pinned_lines(name):
+    """Pins of a file in requirements/, without comments and hashes."""
+    lines = (ROOT / "requirements" / name).read_text().splitlines()
+    lines = (line.partition("#")[0].strip().removesuffix(" \\") for line in lines)
+    return [line for line in lines if line and not line.startswith("--hash=")]
+
+
 def test_every_pin_is_exact():
+    marker = r"( ; (python_version (<|>=) \"3\.11\"|sys_platform == \"win32\"))?"
     for name in ("build.txt", "torch.txt", "lock.txt"):
-        lines = (ROOT / "requirements" / name).read_text().splitlines()
-        for line in filter(None, (line.partition("#")[0].strip() for line in lines)):
-            assert re.match(r"^[\w.-]+==[\w.]+( ; python_version (<|>=) \"3\.11\")?$", line), line
+        for line in pinned_lines(name):
+            assert re.match(rf"^[\w.-]+==[\w.]+{marker}$", line), line
+
+
+def test_every_pin_but_torch_has_its_hashes():
+    for name in ("build.txt", "hashed.txt", "detectron2.txt", "backbone.txt"):
+        text = (ROOT / "requirements" / name).read_text()
+        hashes = re.findall(
+            r"--hash=sha256:[0-9a-f]{64}$|--hash=sha256:[0-9a-f]{64} \\$", text, re.M
+        )
+        assert hashes
+        for entry in re.split(r"^(?=[\w.-]+==)", text, flags=re.M)[1:]:
+            assert "--hash=sha256:" in entry, entry
+
+
+def test_the_hashed_pins_are_those_of_the_lock():
+    def plain(name):
+        pins = {
+            line.replace("python_full_version", "python_version") for line in pinned_lines(name)
+        }
+        return {re.sub(r"[-_.]+", "-", p.replace("'", '"').lower()) for p in pins}
+
+    assert plain("hashed.txt") == plain("lock.txt")
+
+
+def test_set_up_installs_by_hash(setup_env, environment, monkeypatch):
+    asked = {}
+    Recorder(setup_env, monkeypatch)
+    monkeypatch.setattr(setup_env, "step", lambda e, what, options: asked.update({what: options}))
+    setup_env.make_environment(environment.folder)
+    by_hash = {what for what, options in asked.items() if "--require-hashes" in options}
+    assert by_hash == {"pip and setuptools", "the other packages"}
 
 
 def test_pins_lie_within_the_ranges_of_the_package(setup_env):
@@ -274,3 +311,12 @@ def test_make_alone_lists_the_targets():
     said = make_target().stdout
     for target in ("make demo", "make camvid DATA=", "make test", "make lint"):
         assert target in said
+
+
+def test_every_pinned_package_has_its_licence_listed(setup_env):
+    page = (ROOT / "docs" / "licences.md").read_text()
+    listed = set(re.findall(r"^\| ([\w.-]+) \| \d[\w.]* \| \S.* \|$", page, re.M))
+    names = {
+        n for f in ("torch.txt", "lock.txt", "detectron2.txt") for n in setup_env.pins(f, False)
+    }
+    assert listed == names

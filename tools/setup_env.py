@@ -163,7 +163,8 @@ def make_environment(folder):
     install_base(environment)
     check_space(environment)
     install_torch(environment)
-    step(environment, "the other packages", ["-r", "lock.txt", "--no-build-isolation"])
+    options = ["--require-hashes", "-r", "hashed.txt", "--no-build-isolation"]
+    step(environment, "the other packages", options)
     add_detectron2(environment)
     step(
         environment, "this project", ["--no-deps", "--no-build-isolation", "--editable", str(ROOT)]
@@ -243,7 +244,9 @@ def remove_half_installed(environment):
 
 def install_base(environment):
     """pip and setuptools at their pins; the first thing that needs the registry."""
-    step(environment, "pip and setuptools", ["--retries", "2", "-r", "build.txt"])
+    step(
+        environment, "pip and setuptools", ["--retries", "2", "--require-hashes", "-r", "build.txt"]
+    )
 
 
 def install_torch(environment):
