@@ -13,7 +13,7 @@ from detectron2.utils import comm
 
 from anoseg_d2.data.image_io import read_image
 from anoseg_d2.data.label_rules import LabelReader
-from anoseg_d2.evaluation.components import OVERLAPS, TRACKS, ComponentMetrics
+from anoseg_d2.evaluation.components import OVERLAPS, TRACKS, ComponentMetrics, GroundTruth
 from anoseg_d2.evaluation.kept_maps import KEPT_PREFIX, KeptMaps
 from anoseg_d2.evaluation.metrics import PixelMetrics
 from anoseg_d2.evaluation.run_folder import add_scores, dataset_folder
@@ -248,9 +248,11 @@ class AnomalyEvaluator(DatasetEvaluator):
             self._labels.note(seen)
         names = _union(comm.all_gather(list(self._pixels)))
         merged = {name: self._merged_pixels(name) for name in names}
-        figures = {}
+        figures, curves = {}, {}
         if comm.is_main_process():
-            figures = {name: pixels.compute() for name, pixels in merged.items()}
+            for name, pixels in merged.items():
+                figures[name], curve = pixels.compute_with_curve(CURVE_POINTS)
+                curves[name] = _short_curve(curve)
         if self._components:
             self._add_components(names, figures)
         self._gather_images()
@@ -269,7 +271,7 @@ class AnomalyEvaluator(DatasetEvaluator):
         for warning in self.result["warnings"]:
             logger.warning("%s: %s", self.dataset_name, warning)
         if self._folder is not None:
-            self._write(merged)
+            self._write(curves)
         return OrderedDict(anomaly=_flat(scores))
 
     def _warnings(self, scores: dict) -> list[str]:
@@ -313,9 +315,13 @@ class AnomalyEvaluator(DatasetEvaluator):
         thresholds = {name: found.get("best_f1_cut") for name, found in figures.items()}
         thresholds = comm.all_gather(thresholds)[0]
         counted = {name: ComponentMetrics(self._track) for name in names}
+        seen, truth = None, None
         for label, name, score in self._maps if self._maps and not error else ():
-            if thresholds[name] is not None:
-                counted[name].update(score, label, thresholds[name])
+            if thresholds[name] is None:
+                continue
+            if label is not seen:  # the scores of an image follow each other and share its label
+                seen, truth = label, GroundTruth.of(label, TRACKS[self._track].min_truth)
+            counted[name].update(score, label, thresholds[name], truth=truth)
         for name in names:
             parts = comm.gather(counted[name])
             if not comm.is_main_process():
@@ -348,10 +354,7 @@ class AnomalyEvaluator(DatasetEvaluator):
                 f"{self.dataset_name}: {self._counts['images']} of {expected} images were evaluated"
             )
 
-    def _write(self, merged: dict) -> None:
-        curves = {}
-        for name, pixels in merged.items():
-            curves[name] = None if pixels is None else _short_curve(pixels)
+    def _write(self, curves: dict) -> None:
         record = {
             "kind": "anomaly",
             "dataset": self.dataset_name,
@@ -390,8 +393,7 @@ def _stated_components(found: dict) -> dict | None:
     return stated
 
 
-def _short_curve(pixels: PixelMetrics) -> dict | None:
-    curve = pixels.curve(CURVE_POINTS)
+def _short_curve(curve: dict | None) -> dict | None:
     if curve is None:
         return None
     names = {"recall": "recall", "precision": "precision", "false_positive_rate": "fpr"}

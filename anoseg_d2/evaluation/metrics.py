@@ -22,7 +22,14 @@ from dataclasses import asdict
 import numpy as np
 
 from anoseg_d2.evaluation.streaming.bounds import CurveSummary, Plan, pixels_needed
-from anoseg_d2.evaluation.streaming.counts import Budget, KeyRuns, PagedSketch, counts_from_state
+from anoseg_d2.evaluation.streaming.counts import (
+    Budget,
+    KeyRuns,
+    PagedSketch,
+    PixelKeys,
+    counts_from_state,
+    touched_pages,
+)
 from anoseg_d2.evaluation.streaming.exact_counts import ExactCounts, estimate_exact_bytes
 from anoseg_d2.evaluation.streaming.keys import keys_to_scores, scores_to_keys, to_numpy
 from anoseg_d2.utils.constants import ANOMALY, KNOWN, VOID
@@ -66,7 +73,7 @@ class PixelMetrics:
         self.pixels = dict.fromkeys(_LABELS, 0)
         self.infinite = 0  # labelled pixels
         self.images = 0
-        self._counts = ExactCounts(spill_dir, expected_pixels) if exact else KeyRuns(self.budget)
+        self._counts = ExactCounts(spill_dir, expected_pixels) if exact else PixelKeys(self.budget)
 
     def update(self, scores, labels, where: str | None = None) -> None:
         """Count the pixels of one image.
@@ -82,7 +89,8 @@ class PixelMetrics:
         """
         where = where or f"image number {self.images}"
         scores, labels = checked_pixels(scores, labels, where)
-        self.infinite += int((np.isinf(scores) & (labels != VOID)).sum())
+        if scores.size and not (np.isfinite(scores.min()) and np.isfinite(scores.max())):
+            self.infinite += int((np.isinf(scores) & (labels != VOID)).sum())
         for start in range(0, scores.size, _UPDATE):
             self._count(scores[start : start + _UPDATE], labels[start : start + _UPDATE])
         self.images += 1
@@ -93,15 +101,28 @@ class PixelMetrics:
         voids = int(void.sum())
         if voids:
             keys, labels = keys[~void], labels[~void]
+        if isinstance(self._counts, PixelKeys) and not self._counts.has_room(keys.size):
+            self._leave_pixels()  # before these pixels take memory too
         self._counts.add(keys, labels)
         self._fold_if_full()
         for label, count in ((KNOWN, labels.size - anomalous), (ANOMALY, anomalous), (VOID, voids)):
             self.pixels[label] += count
 
     def _fold_if_full(self) -> None:
-        """Leave the list of distinct scores once it passes its limit."""
+        """Go over to a smaller representation once one passes its limit."""
+        if isinstance(self._counts, PixelKeys) and not self._counts.has_room(0):
+            self._leave_pixels()
         if isinstance(self._counts, KeyRuns) and self._counts.full:
             self._counts = PagedSketch.from_runs(self._counts)
+
+    def _leave_pixels(self) -> None:
+        """Count the pixels that were kept."""
+        pixels, self._counts = self._counts, KeyRuns(self.budget)
+        pages = touched_pages([part for parts in pixels.parts for part in parts], self.budget)
+        for keys, labels in pixels.chunks(release=True):
+            self._counts.add(keys, labels)
+            if isinstance(self._counts, KeyRuns) and self._counts.full:
+                self._counts = PagedSketch.from_runs(self._counts, pages)
 
     def merge(self, other: "PixelMetrics") -> "PixelMetrics":
         """Add another object's counts, as if its images had been seen here; returns self.
@@ -114,13 +135,20 @@ class PixelMetrics:
                 raise ValueError(f"cannot merge metrics with {name}={theirs} into {name}={mine}")
         if self.exact:
             self._counts.merge(other._counts)
-        elif isinstance(other._counts, KeyRuns):
-            self._counts.add_runs(other._counts.keys, other._counts.counts)
-            self._fold_if_full()
+        elif isinstance(other._counts, PixelKeys):
+            for keys, labels in list(other._counts.chunks()):
+                self._counts.add(keys, labels)
+                self._fold_if_full()
         else:
-            if isinstance(self._counts, KeyRuns):
-                self._counts = PagedSketch.from_runs(self._counts)
-            self._counts.add_sketch(other._counts)
+            if isinstance(self._counts, PixelKeys):
+                self._leave_pixels()
+            if isinstance(other._counts, KeyRuns):
+                self._counts.add_runs(other._counts.keys, other._counts.counts)
+                self._fold_if_full()
+            else:
+                if isinstance(self._counts, KeyRuns):
+                    self._counts = PagedSketch.from_runs(self._counts)
+                self._counts.add_sketch(other._counts)
         self.images += other.images
         self.infinite += other.infinite
         for label, count in other.pixels.items():
@@ -161,7 +189,7 @@ class PixelMetrics:
         return PixelMetrics.from_state, (self.state_dict(), self.spill_dir)
 
     def compute(self) -> dict:
-        """All figures, as fractions.
+        """Return all figures, as fractions.
 
         Returns:
             dict with `auprc`, `auroc`, `fpr95`, `best_f1` and for each a `*_bounds` pair;
@@ -172,6 +200,13 @@ class PixelMetrics:
             as the highest or lowest of all), `images`. A figure that is not defined is None, and
             `why` says why.
         """
+        return self._walked(None)[0]
+
+    def compute_with_curve(self, max_points: int = 1000) -> tuple[dict, dict | None]:
+        """Return `compute()` and `curve(max_points)`, for little more than the price of one."""
+        return self._walked(max_points)
+
+    def _walked(self, max_points: int | None) -> tuple[dict, dict | None]:
         result = {
             "anomaly_pixels": self.pixels[ANOMALY],
             "known_pixels": self.pixels[KNOWN],
@@ -181,8 +216,14 @@ class PixelMetrics:
         }
         why = self._undefined()
         if why:
-            return {**result, **_undefined_figures(self.tpr), "why": why}
-        summary, needs = self._summary()
+            return {**result, **_undefined_figures(self.tpr), "why": why}, None
+        needs = self._needs()
+        summary = CurveSummary(self.pixels[ANOMALY], self.pixels[KNOWN], needs)
+        thin = None if max_points is None else _ThinCurve(self.pixels, max_points)
+        for segment in self._segments(needs):
+            summary.add(segment)
+            if thin is not None:
+                thin.add(segment)
         for name, pair in summary.bounds().items():
             result.update(_figure(name, pair))
         best = keys_to_scores(summary.best_f1_key)
@@ -196,7 +237,7 @@ class PixelMetrics:
         unreached = [rate for rate, point in result["at_tpr"].items() if point["fpr"] is None]
         if unreached:
             result["why"] = f"no threshold has a true-positive rate > {unreached[0]}"
-        return result
+        return result, None if thin is None else thin.points()
 
     def curve(self, max_points: int = 1000) -> dict | None:
         """Points of both curves, thinned to steps of equal size in either rate.
@@ -208,32 +249,12 @@ class PixelMetrics:
             `threshold` (float32), `recall` (= true-positive rate), `precision`,
             `false_positive_rate`. The last point has recall 1.
         """
-        if max_points < 5:
-            raise ValueError(f"a curve needs at least 5 points, got max_points={max_points}")
         if self._undefined():
             return None
-        kept, seen = [], -1
-        steps = (max_points - 2) // 3
+        thin = _ThinCurve(self.pixels, max_points)
         for segment in self._segments(self._needs()):
-            tp = (segment.tp_low + segment.tp_high) / 2
-            fp = (segment.fp_low + segment.fp_high) / 2
-            recall, fpr = tp / self.pixels[ANOMALY], fp / self.pixels[KNOWN]
-            # each of the three only grows, so there are at most 3 * steps changes
-            place = np.floor(recall * steps) + np.floor(fpr * steps)
-            place += np.floor(steps * np.sqrt(fp / (fp + self.pixels[ANOMALY])))
-            change = np.flatnonzero(np.diff(place, prepend=seen))
-            seen = place[-1]
-            points = np.stack((keys_to_scores(segment.keys), recall, tp / (tp + fp), fpr))
-            kept.append(points[:, change])
-        if place.size - 1 not in change:
-            kept.append(points[:, -1:])
-        threshold, recall, precision, fpr = np.concatenate(kept, axis=1)
-        return {
-            "threshold": threshold.astype(np.float32),
-            "recall": recall,
-            "precision": precision,
-            "false_positive_rate": fpr,
-        }
+            thin.add(segment)
+        return thin.points()
 
     def _undefined(self) -> str | None:
         if self.images == 0:
@@ -250,17 +271,48 @@ class PixelMetrics:
         return [pixels_needed(rate, self.pixels[ANOMALY], self.strict) for rate in self.tpr]
 
     def _segments(self, needs):
-        if self._counts.exact:
-            return self._counts.segments()
+        """Walk both curves once, from the highest score down."""
         known, anomalous = self.pixels[KNOWN], self.pixels[ANOMALY]
-        return self._counts.segments(Plan(self._counts.cell_groups(), anomalous, known, needs))
+        return self._counts.segments(lambda cells: Plan(cells, anomalous, known, needs))
 
-    def _summary(self):
-        needs = self._needs()
-        summary = CurveSummary(self.pixels[ANOMALY], self.pixels[KNOWN], needs)
-        for segment in self._segments(needs):
-            summary.add(segment)
-        return summary, needs
+
+class _ThinCurve:
+    """Collects points of both curves, thinned to steps of equal size in either rate."""
+
+    def __init__(self, pixels: dict[int, int], max_points: int):
+        if max_points < 5:
+            raise ValueError(f"a curve needs at least 5 points, got max_points={max_points}")
+        self._anomaly, self._known = pixels[ANOMALY], pixels[KNOWN]
+        self._steps = (max_points - 2) // 3
+        self._kept, self._seen, self._last = [], -1, None
+
+    def add(self, segment) -> None:
+        """Take in the next segment."""
+        if segment.keys.size == 0:
+            return
+        tp = (segment.tp_low + segment.tp_high) / 2
+        fp = (segment.fp_low + segment.fp_high) / 2
+        recall, fpr = tp / self._anomaly, fp / self._known
+        # each of the three only grows, so there are at most 3 * steps changes
+        place = np.floor(recall * self._steps) + np.floor(fpr * self._steps)
+        place += np.floor(self._steps * np.sqrt(fp / (fp + self._anomaly)))
+        change = np.flatnonzero(np.diff(place, prepend=self._seen))
+        self._seen = place[-1]
+        points = np.stack((keys_to_scores(segment.keys), recall, tp / (tp + fp), fpr))
+        self._kept.append(points[:, change])
+        kept_last = change.size and change[-1] == place.size - 1
+        self._last = None if kept_last else points[:, -1:]
+
+    def points(self) -> dict:
+        """Return the curve; see `PixelMetrics.curve`."""
+        kept = self._kept if self._last is None else [*self._kept, self._last]
+        threshold, recall, precision, fpr = np.concatenate(kept, axis=1)
+        return {
+            "threshold": threshold.astype(np.float32),
+            "recall": recall,
+            "precision": precision,
+            "false_positive_rate": fpr,
+        }
 
 
 def checked_pixels(scores, labels, where: str) -> tuple[np.ndarray, np.ndarray]:
@@ -281,9 +333,10 @@ def checked_pixels(scores, labels, where: str) -> tuple[np.ndarray, np.ndarray]:
         raise ValueError(f"{where}: scores must be real numbers, got {scores.dtype}")
     with np.errstate(over="ignore"):  # beyond float32's range is infinite, and orders as such
         scores = scores.reshape(-1).astype(np.float32, copy=False)
-    missing = np.isnan(scores)
-    if missing.any():
-        raise ValueError(f"{where}: {int(missing.sum())} of {scores.size} scores are NaN")
+    # The minimum of anything with NaN is NaN, and needs no array of its own.
+    if scores.size and np.isnan(scores.min()):
+        missing = int(np.isnan(scores).sum())
+        raise ValueError(f"{where}: {missing} of {scores.size} scores are NaN")
     return scores, labels.reshape(-1).astype(np.uint8, copy=False)
 
 

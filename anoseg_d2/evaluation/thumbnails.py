@@ -7,6 +7,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from anoseg_d2.utils.constants import ANOMALY, KNOWN
 from anoseg_d2.utils.files import write_atomic
 from anoseg_d2.utils.visualization import (
     fit_long_side,
@@ -35,12 +36,12 @@ def image_average_precision(score: np.ndarray, label: np.ndarray) -> float | Non
     Returns:
         0..1, None for an image without anomaly pixels.
     """
-    positives = np.sort(score[label == 1])
+    positives = np.sort(score[label == ANOMALY])
     if positives.size == 0:
         return None
-    negatives = np.sort(score[label == 0])
-    # Recall steps only at values that an anomaly pixel has.
+    # Recall steps only at values that an anomaly pixel has; lower scores never count.
     thresholds, counts = np.unique(positives, return_counts=True)
+    negatives = np.sort(score[(label == KNOWN) & (score >= thresholds[0])])
     true = positives.size - np.searchsorted(positives, thresholds)
     false = negatives.size - np.searchsorted(negatives, thresholds)
     return float((counts * (true / (true + false))).sum() / positives.size)
@@ -115,7 +116,9 @@ class FailureGallery:
         reach = np.ones((2 * self.margin + 1,) * 2, np.uint8)
         anomaly = (label == 1).astype(np.uint8)
         far_known = (label == 0) & (cv2.dilate(anomaly, reach) == 0)
-        _, objects, stats, _ = cv2.connectedComponentsWithStats(anomaly, connectivity=8)
+        _, ids, stats, _ = cv2.connectedComponentsWithStats(anomaly, connectivity=8)
+        places = np.flatnonzero(anomaly)
+        objects = ids.reshape(-1)[places]
         for name, score in scores.items():
             if far_known.any():
                 place = np.unravel_index(
@@ -125,7 +128,7 @@ class FailureGallery:
                     "false", name, float(score[place]), place, image_id, photo, label, score
                 )
             if len(stats) > 1:
-                value, place = _least_noticed(objects, stats, score)
+                value, place = _least_noticed(objects, places, stats, score)
                 self._offer("missed", name, value, place, image_id, photo, label, score)
 
     def _offer(self, kind, name, value, place, image_id, photo, label, score) -> None:
@@ -178,10 +181,17 @@ class FailureGallery:
         return records
 
 
-def _least_noticed(objects, stats, score) -> tuple[float, tuple[int, int]]:
-    """Mean score and centre of the object with the lowest mean score."""
-    pixels = np.bincount(objects.ravel(), minlength=len(stats))
-    sums = np.bincount(objects.ravel(), weights=score.ravel(), minlength=len(stats))
+def _least_noticed(objects, places, stats, score) -> tuple[float, tuple[int, int]]:
+    """Mean score and centre of the object with the lowest mean score.
+
+    Args:
+        objects: (N,) id of the object at each anomaly pixel.
+        places: (N,) index of that pixel in the flat image.
+        stats: of OpenCV, per object.
+        score: (H, W) floats.
+    """
+    pixels = np.bincount(objects, minlength=len(stats))
+    sums = np.bincount(objects, weights=score.reshape(-1)[places], minlength=len(stats))
     means = sums[1:] / pixels[1:]
     worst = 1 + int(np.argmin(means))
     left, top, width, height = stats[worst, :4]

@@ -4,6 +4,7 @@ import itertools
 import pickle
 from collections import deque
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -11,7 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from anoseg_d2.evaluation.components import OVERLAPS, ComponentMetrics, component_metrics
+from anoseg_d2.evaluation.components import (
+    OVERLAPS,
+    ComponentMetrics,
+    GroundTruth,
+    component_metrics,
+    component_overlaps,
+)
 
 NO_LIMIT = {"min_predicted": 1, "min_truth": 1}
 
@@ -68,6 +75,32 @@ def test_random_maps_equal_the_definitions(score, label, threshold, min_predicte
     for i, overlap in enumerate(OVERLAPS):
         tp, fp = sum(s >= overlap for s in siou), sum(p < overlap for p in ppv)
         assert (found["tp"][i], found["fn"][i], found["fp"][i]) == (tp, len(siou) - tp, fp)
+
+
+def slow_components(label, predicted, min_predicted: int, min_truth: int):
+    """`component_overlaps` on whole images, sorting all pairs of ids, as the definitions read."""
+
+    def components(mask, least):
+        _, ids = cv2.connectedComponents(mask.astype(np.uint8), connectivity=8)
+        small = np.bincount(ids.reshape(-1)) < least
+        small[0] = False
+        return ids, small[ids]
+
+    truth, void = components(label == 1, min_truth)
+    predicted, dropped = components(predicted & (label != 255), min_predicted)
+    predicted[dropped] = 0
+    counted = (label != 255) & ~void
+    truth, predicted = truth[counted], predicted[counted]
+    truth_size, predicted_size = np.bincount(truth), np.bincount(predicted)
+    both = (truth > 0) & (predicted > 0)
+    pairs, shared = np.unique(np.stack((truth[both], predicted[both])), axis=1, return_counts=True)
+    covered = np.bincount(pairs[1], weights=shared, minlength=predicted_size.size)
+    found = np.bincount(pairs[0], weights=shared, minlength=truth_size.size)
+    sizes = np.bincount(pairs[0], weights=predicted_size[pairs[1]], minlength=truth_size.size)
+    others = np.bincount(pairs[0], weights=covered[pairs[1]] - shared, minlength=truth_size.size)
+    kept, seen = np.flatnonzero(truth_size[1:]) + 1, np.flatnonzero(predicted_size[1:]) + 1
+    union = truth_size + sizes - found - others
+    return found[kept] / union[kept], covered[seen] / predicted_size[seen]
 
 
 def blobs(*boxes, size=(40, 60)):
@@ -223,3 +256,27 @@ def test_tensors_and_infinite_scores_are_taken():
 def test_wrong_input_is_refused_by_name(score, label, options, message):
     with pytest.raises(ValueError, match=message):
         component_metrics(score, label, **{"threshold": 0.5, "where": "lot_3", **options})
+
+
+@given(
+    hnp.arrays(bool, (12, 14), elements=st.sampled_from([True, False])),
+    hnp.arrays(np.uint8, (12, 14), elements=st.sampled_from([0, 0, 1, 1, 255])),
+    st.integers(1, 4),
+    st.integers(1, 4),
+)
+@settings(max_examples=150, deadline=None)
+def test_overlaps_are_the_bits_of_the_slow_version(predicted, label, min_predicted, min_truth):
+    truth = GroundTruth.of(label, min_truth)
+    fast = component_overlaps(truth, predicted, min_predicted)
+    slow = slow_components(label, predicted, min_predicted, min_truth)
+    for one, other in zip(fast, slow, strict=True):
+        assert one.dtype == other.dtype and np.array_equal(one, other)
+
+
+def test_more_pairs_than_a_table_holds_are_sorted():
+    label = np.zeros((200, 200), np.uint8)
+    label[::2, ::2] = 1
+    for predicted in (label == 1, label == 0, np.ones(label.shape, bool)):
+        fast = component_overlaps(GroundTruth.of(label, 1), predicted, 1)
+        for one, other in zip(fast, slow_components(label, predicted, 1, 1), strict=True):
+            assert np.array_equal(one, other)

@@ -1,11 +1,14 @@
 """How often each score occurred, for known and anomaly pixels, in bounded memory.
 
-Two representations, both **functions of the multiset of (score, label) pairs alone**: neither the
+Three representations, all **functions of the multiset of (score, label) pairs alone**: neither the
 order of updates nor the way they were split over objects and merged can be seen in them.
 
-`KeyRuns` holds every distinct score with its counts. It serves while there are at most
-`Budget.runs` distinct scores. Their number only grows with the multiset, so whether the limit was
-passed does not depend on order.
+`PixelKeys` keeps the score of every pixel, up to `Budget.kept_pixels`. It is exact, and by far the
+fastest: one sort when figures are asked for.
+
+`KeyRuns` holds every distinct score with its counts. Beyond `kept_pixels` it serves while there
+are at most `Budget.runs` distinct scores, as in maps of 8 or 16 bits. Pixels and distinct scores
+only become more, so whether a limit was passed does not depend on order.
 
 `PagedSketch` takes over beyond that, with two tables of counters:
 
@@ -22,7 +25,7 @@ Adaptive refinement by mass would need to take back an earlier coarsening once a
 to matter, which no order-free summary can; the fold keeps the low bits of all keys instead.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,7 +33,7 @@ import numpy as np
 from anoseg_d2.evaluation.streaming.bounds import CHUNK, Cells, Segment, exact_segment
 from anoseg_d2.evaluation.streaming.keys import sorted_runs
 
-__all__ = ["Budget", "KeyRuns", "PagedSketch", "counts_from_state"]
+__all__ = ["Budget", "KeyRuns", "PagedSketch", "PixelKeys", "counts_from_state", "touched_pages"]
 
 _MIN_SHIFT = 4  # a page directory over finer cells would cost more than the cells
 _FOLD_RUN = 12  # low key bits that scrambling leaves in place: cells stay contiguous in the fold
@@ -46,6 +49,7 @@ class Budget:
         page_bits: see `pages`.
         fold_bits: low key bits of full resolution.
         narrow_pixels: pixels up to which counters have 32 bits; beyond, 64 bits and half as many.
+        kept_pixels: labelled pixels up to which the score of each is kept, 4 bytes per pixel.
     """
 
     runs: int = 1 << 18
@@ -53,6 +57,86 @@ class Budget:
     page_bits: int = 9
     fold_bits: int = 22
     narrow_pixels: int = (1 << 32) - 1
+    kept_pixels: int = 10_000_000
+
+
+class PixelKeys:
+    """The key of every pixel, for known (0) and anomaly (1) pixels apart."""
+
+    exact = True
+
+    def __init__(self, budget: Budget):
+        self.budget = budget
+        self.parts: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
+        self.pixels = 0
+
+    def add(self, keys: np.ndarray, labels: np.ndarray) -> None:
+        """Keep pixels: keys (N,) uint32 and labels (N,) uint8, 0 known, 1 anomaly."""
+        anomalous = labels.view(bool)
+        self.pixels += keys.size
+        for parts, chosen in zip(self.parts, (keys[~anomalous], keys[anomalous]), strict=True):
+            parts.append(chosen)
+            if len(parts) > 64:  # many small images: an array costs more than its pixels
+                parts[:] = [np.concatenate(parts)]
+
+    def has_room(self, pixels: int) -> bool:
+        """Return whether so many more pixels may be kept."""
+        return self.pixels + pixels <= self.budget.kept_pixels
+
+    def chunks(self, release: bool = False) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yield all pixels as arguments of `add`.
+
+        Args:
+            release: forget them on the way, so that two representations fit into memory.
+        """
+        size = CHUNK >> 4  # little working memory is left next to two representations
+        for label, parts in enumerate(self.parts):
+            left = parts if release else list(parts)
+            while left:
+                part = left.pop()
+                for start in range(0, part.size, size):
+                    keys = part[start : start + size]
+                    yield keys, np.full(keys.size, label, np.uint8)
+
+    def _sorted(self, label: int) -> np.ndarray:
+        parts = self.parts[label]
+        keys = np.concatenate(parts) if parts else np.zeros(0, np.uint32)
+        keys.sort()
+        parts[:] = [keys]
+        return keys
+
+    def segments(self, plan=None) -> Iterator[Segment]:
+        """The curves, from the highest score down.
+
+        A score that no anomaly pixel has is no point of its own: between two scores of anomaly
+        pixels only the false positives grow, and one step holds them all.
+        """
+        known, anomaly = self._sorted(0), self._sorted(1)
+        thresholds, counts = sorted_runs(anomaly)
+        tp = fp = 0
+        for end in range(thresholds.size, 0, -CHUNK):
+            part = slice(max(0, end - CHUNK), end)
+            keys = np.repeat(thresholds[part][::-1], 2)
+            tps, fps = np.empty(keys.size, np.int64), np.empty(keys.size, np.int64)
+            # Even places: the known pixels above a threshold; odd ones: all pixels that have it.
+            tps[1::2] = tp + np.cumsum(counts[part][::-1])
+            tps[0::2] = np.concatenate(([tp], tps[1:-1:2]))
+            fps[0::2] = known.size - np.searchsorted(known, keys[0::2], side="right")
+            fps[1::2] = known.size - np.searchsorted(known, keys[0::2], side="left")
+            between = fps[0::2] > np.concatenate(([fp], fps[1:-1:2]))
+            keys[0::2][between] = known[known.size - fps[0::2][between]]
+            held = np.ones(keys.size, bool)
+            held[0::2] = between
+            tps, fps = tps[held], fps[held]
+            tied = np.ones(tps.size, bool)
+            yield Segment((tp, fp), keys[held], tps, tps, fps, fps, tied)
+            tp, fp = int(tps[-1]), int(fps[-1])
+        if fp < known.size:
+            tps, fps = np.array([tp]), np.array([known.size])
+            yield Segment((tp, fp), known[:1], tps, tps, fps, fps, np.ones(1, bool))
+
+    def state(self) -> dict:
+        return {"kind": "pixels", "known": self._sorted(0), "anomaly": self._sorted(1)}
 
 
 class KeyRuns:
@@ -87,7 +171,7 @@ class KeyRuns:
     def full(self) -> bool:
         return self.keys.size > self.budget.runs
 
-    def segments(self, wanted=None) -> Iterator[Segment]:
+    def segments(self, plan=None) -> Iterator[Segment]:
         """Certified points of the curves, from the highest score down."""
         tp = fp = 0
         for end in range(self.keys.size, 0, -CHUNK):
@@ -123,12 +207,19 @@ class PagedSketch:
         self.fold = np.zeros(2 << budget.fold_bits, np.uint32)
 
     @classmethod
-    def from_runs(cls, runs: KeyRuns) -> "PagedSketch":
-        """The sketch of the same multiset."""
+    def from_runs(cls, runs: KeyRuns, pages: np.ndarray | None = None) -> "PagedSketch":
+        """Return the sketch of the same multiset.
+
+        Args:
+            runs: its pixels.
+            pages: `touched_pages` of pixels to come: the sketch takes the resolution at which all
+                of them fit at once, since to lose resolution later takes memory for a moment.
+        """
         sketch = cls(runs.budget)
-        first = runs.keys >> np.uint32(sketch.shift + sketch.budget.page_bits)
-        while np.count_nonzero(np.diff(first)) >= sketch.capacity:
-            first >>= np.uint32(1)
+        touched = touched_pages([runs.keys], runs.budget)
+        touched = touched if pages is None else touched | pages
+        while np.count_nonzero(touched) > sketch.capacity:
+            touched = touched[0::2] | touched[1::2]
             sketch._coarsen()
         sketch.add_runs(runs.keys, runs.counts)
         return sketch
@@ -147,9 +238,10 @@ class PagedSketch:
 
     def add_runs(self, keys: np.ndarray, counts: np.ndarray) -> None:
         """Add counts (2, N) int64 of distinct keys (N,)."""
-        for start in range(0, keys.size, CHUNK):
+        size = CHUNK >> 4
+        for start in range(0, keys.size, size):
             for label in (0, 1):
-                part = counts[label, start : start + CHUNK]
+                part = counts[label, start : start + size]
                 held = np.flatnonzero(part)
                 labels = np.full(held.size, label, np.uint8)
                 self.add(keys[start + held], labels, part[held])
@@ -227,9 +319,13 @@ class PagedSketch:
         place = 2 * self.directory[old >> 1].astype(np.intp) + (old & 1)
         self.cells.reshape(-1, half, 2)[place] = joined
 
-    def cell_groups(self, pages: int = 64) -> Iterator[Cells]:
-        """Non-empty cells with exact counts, from the highest score down."""
-        slots = self._slot_totals()
+    def cell_groups(self, slots: np.ndarray | None, pages: int = 64) -> Iterator[Cells]:
+        """Non-empty cells with exact counts, from the highest score down.
+
+        Args:
+            slots: of `slot_totals`.
+            pages: that one group is made of.
+        """
         size = 1 << self.budget.page_bits
         table = self.cells.reshape(-1, size, 2)
         order = np.argsort(self.page_ids)[::-1]
@@ -246,14 +342,17 @@ class PagedSketch:
             tp, fp = cells.end
             yield cells
 
-    def _slot_totals(self) -> np.ndarray | None:
+    def slot_totals(self) -> np.ndarray | None:
         """Pixels in the fold per group of counters that one cell uses, (slots, 2) int64."""
         if self.shift > min(_FOLD_RUN, self.fold_bits):
             return None
-        totals = self.fold.reshape(-1, 2)
-        for _ in range(self.shift):  # far faster than a sum over an axis; no total overflows
+        # Neighbours are added in halves, far faster than a sum over an axis. Two 32-bit counters
+        # are added as one 64-bit integer: no total overflows, so none carries into its neighbour.
+        totals = self.fold if self.wide else self.fold.view(np.uint64)
+        totals = totals.reshape(-1, 2 if self.wide else 1)
+        for _ in range(self.shift):
             totals = totals[0::2] + totals[1::2]
-        return totals.astype(np.int64)
+        return totals.view(self.fold.dtype).astype(np.int64)
 
     def _foreign(self, slots, keys, counts) -> np.ndarray:
         """Pixels of other cells among each cell's counters, (N, 2) int64 as known, anomaly."""
@@ -261,16 +360,19 @@ class PagedSketch:
             return np.full((keys.size, 2), np.iinfo(np.int64).max)
         return slots[self._fold_places(keys) >> np.uint32(self.shift)] - counts
 
-    def segments(self, wanted: Callable[[Cells], np.ndarray] | None = None) -> Iterator[Segment]:
+    def segments(self, plan: Callable) -> Iterator[Segment]:
         """Certified points of the curves, from the highest score down.
 
         Args:
-            wanted: which cells of a group to resolve further, (N,) bool; none: no cell.
+            plan: called with all groups of cells first; returns which cells of a group to resolve
+                further, as a function of the group that gives (N,) bool.
         """
         limit = max(1, CHUNK >> self.shift)
-        for cells in self.cell_groups():
-            chosen = None if wanted is None else wanted(cells)
-            if chosen is None or not chosen.any():
+        slots = self.slot_totals()
+        wanted = plan(self.cell_groups(slots))
+        for cells in self.cell_groups(slots):
+            chosen = wanted(cells)
+            if not chosen.any():
                 yield cells.coarse_segment()
                 continue
             ends = [0, *np.flatnonzero(chosen)[limit::limit], cells.size]
@@ -298,6 +400,16 @@ class PagedSketch:
         }
 
 
+def touched_pages(parts: Iterable[np.ndarray], budget: Budget) -> np.ndarray:
+    """Return which pages of the finest cells hold any of the keys, (pages,) bool."""
+    bits = _MIN_SHIFT + budget.page_bits
+    touched = np.zeros(1 << (32 - bits), bool)
+    for keys in parts:
+        for start in range(0, keys.size, CHUNK):
+            touched[keys[start : start + CHUNK] >> np.uint32(bits)] = True
+    return touched
+
+
 def _packed(values: np.ndarray) -> dict:
     """Non-zero entries only, where that is smaller."""
     held = np.flatnonzero(values)
@@ -313,8 +425,14 @@ def _unpack(packed: dict, out: np.ndarray) -> None:
         out[: packed["size"]] = packed["values"]
 
 
-def counts_from_state(state: dict, budget: Budget) -> KeyRuns | PagedSketch:
-    """Rebuild either representation from its `state()`."""
+def counts_from_state(state: dict, budget: Budget) -> PixelKeys | KeyRuns | PagedSketch:
+    """Rebuild a representation from its `state()`."""
+    if state["kind"] == "pixels":
+        pixels = PixelKeys(budget)
+        for parts, name in zip(pixels.parts, ("known", "anomaly"), strict=True):
+            parts.append(state[name])
+            pixels.pixels += state[name].size
+        return pixels
     if state["kind"] == "runs":
         runs = KeyRuns(budget)
         runs.keys, runs.counts = state["keys"], state["counts"]

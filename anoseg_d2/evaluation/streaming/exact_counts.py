@@ -124,7 +124,7 @@ class ExactCounts:
         low = np.flatnonzero(counts[0] | counts[1])
         return ((int(prefix, 16) << _LOW_BITS) + low).astype(np.uint32), counts[:, low]
 
-    def segments(self, wanted=None) -> Iterator[Segment]:
+    def segments(self, plan=None) -> Iterator[Segment]:
         """The curves point by point, from the highest score down."""
         tp = fp = 0
         for prefix in sorted({file.stem for file in self._folder.iterdir()}, reverse=True):
