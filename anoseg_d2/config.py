@@ -364,7 +364,7 @@ def _add_test_keys(cfg) -> None:
     # Queries that change no map by more than this are left out before masks are enlarged; 0: none
     cfg.TEST.QUERY_TOLERANCE = 1e-4
     cfg.TEST.WINDOW_OVERLAP = 0.0  # least overlap of neighbouring windows, fraction of a window
-    # `sem_seg` is (K, H, W) class probabilities, as detectron2's evaluators take it, not (H, W) ids
+    # `sem_seg` is one-hot (K, H, W), as detectron2's evaluators take it, instead of (H, W) ids
     cfg.TEST.SEM_SEG_MAPS = False
     node = cfg.TEST.ANOMALY = type(cfg)()
     # Names in the score registry, or ensembles as "rba+anomaly"; empty: all that the model offers

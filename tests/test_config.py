@@ -1,5 +1,6 @@
 """Config keys, and what a user's mistake in them says."""
 
+import json
 import os
 import re
 import subprocess
@@ -24,7 +25,7 @@ ROOT = Path(__file__).parents[1]
 CONFIGS = sorted(
     path.relative_to(ROOT)
     for path in (ROOT / "configs").rglob("*.yaml")
-    if path.name != "recipe.yaml"  # lists of stages, not configs
+    if "steps" not in yaml.safe_load(path.read_text())  # recipes: lists of stages, not configs
 )
 
 
@@ -266,7 +267,9 @@ def test_bytes_that_are_not_utf8_are_named(tmp_path):
 
 def test_a_config_that_was_dumped_loads_again(write):
     cfg = load_config("", ["SOLVER.MAX_ITER", "7"])
-    assert load_config(write(cfg.dump())).dump() == cfg.dump()
+    found = dict(flat_items(load_config(write(cfg.dump()))))
+    for key, value in flat_items(cfg):
+        assert json.dumps(found[key]) == json.dumps(value), key  # tuples in tuples become lists
 
 
 def test_an_empty_file_is_the_defaults(write):

@@ -39,6 +39,11 @@ def build_evaluator(cfg, dataset_name: str, output_dir: str | None = None) -> Da
     """
     output_dir = output_dir or cfg.OUTPUT_DIR
     if MetadataCatalog.get(dataset_name).evaluator_type == "closed_set":
+        if cfg.TEST.SEM_SEG_MAPS:
+            raise ValueError(
+                "TEST.SEM_SEG_MAPS is True, which is for detectron2's own evaluators; set it False "
+                "to evaluate with this project's"
+            )
         return ClosedSetEvaluator(dataset_name, output_dir)
     return AnomalyEvaluator(
         dataset_name,

@@ -92,6 +92,7 @@ class EoMT(nn.Module):
             itself where memory does not suffice, and stays lowered.
         query_tolerance: see `inference.choose_queries`.
         inference_dtype: of the network's mixed precision at inference; None for the weights' own.
+        sem_seg_maps: give `sem_seg` as one-hot (K, H, W) maps, as detectron2's evaluators take it.
     """
 
     @configurable
@@ -117,6 +118,7 @@ class EoMT(nn.Module):
         window_batch: int = 0,
         query_tolerance: float = 1e-4,
         inference_dtype: torch.dtype | None = None,
+        sem_seg_maps: bool = False,
     ):
         super().__init__()
         width, depth = backbone.embed_dim, len(backbone.blocks)
@@ -152,6 +154,7 @@ class EoMT(nn.Module):
         scores.available_scores(has_anomaly, score_names, scores.PATCH_MAPS)
         self.query_tolerance = query_tolerance
         self.inference_dtype = inference_dtype
+        self.sem_seg_maps = sem_seg_maps
         self.temperature = temperature
         # Mean and spread of scores on known pixels, for ensembles; stored with checkpoints.
         self.score_statistics: dict[str, tuple[float, float]] = {}
@@ -201,6 +204,7 @@ class EoMT(nn.Module):
             "window_overlap": cfg.TEST.WINDOW_OVERLAP,
             "window_batch": cfg.INPUT.WINDOW_BATCH,
             "query_tolerance": cfg.TEST.QUERY_TOLERANCE,
+            "sem_seg_maps": cfg.TEST.SEM_SEG_MAPS,
         }
 
     @property
@@ -252,7 +256,14 @@ class EoMT(nn.Module):
             predictions = self.predict_masks(images)
             with torch.autocast(self.device.type, enabled=False):
                 return self.criterion(predictions, targets, self.class_head, normalizers)
-        return infer_images(self, batched_inputs, score_names)
+        # detectron2's DefaultPredictor gives floats; windows are resized as bytes.
+        inputs = [{**x, "image": _as_bytes(x["image"])} for x in batched_inputs]
+        results = infer_images(self, inputs, score_names)
+        if self.sem_seg_maps:
+            for result in results:
+                one_hot = F.one_hot(result["sem_seg"], self.num_known)
+                result["sem_seg"] = one_hot.permute(2, 0, 1).float()
+        return results
 
     @property
     def score_names(self) -> list[str]:
@@ -377,3 +388,7 @@ class EoMT(nn.Module):
         keep = keep_probability(self.progress, start, end, self.annealing_power)
         grid, prefix = self.backbone.patch_embed.grid_size, self.backbone.num_prefix_tokens
         return draw_query_mask(mask_logits, grid, prefix, keep)
+
+
+def _as_bytes(image: Tensor) -> Tensor:
+    return image if image.dtype == torch.uint8 else image.round().clamp(0, 255).to(torch.uint8)

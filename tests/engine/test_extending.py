@@ -1,0 +1,155 @@
+"""A user's own parts: every build method is the road, and docs/extending.md runs as it stands."""
+
+import ast
+import inspect
+import re
+import textwrap
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from detectron2.engine import DefaultPredictor, DefaultTrainer
+from detectron2.engine.hooks import CallbackHook
+from runs import small_run
+
+from anoseg_d2 import AnomalyPredictor, EoMT, Trainer
+from anoseg_d2.checkpoint import AnosegCheckpointer
+from anoseg_d2.engine import check_inputs
+
+DOCUMENT = Path(__file__).parents[2] / "docs" / "extending.md"
+
+
+def example(class_name):
+    """Run the snippet of the document that defines a class, and return the class."""
+    for snippet in re.findall(r"```python\n(.*?)```", DOCUMENT.read_text(), re.S):
+        if f"class {class_name}" in snippet:
+            scope = {}
+            exec(compile(snippet, str(DOCUMENT), "exec"), scope)
+            return scope[class_name]
+    raise AssertionError(f"{DOCUMENT} has no {class_name}")
+
+
+def trained(cfg, trainer_class=Trainer):
+    check_inputs(cfg, training=True)
+    trainer = trainer_class(cfg)
+    trainer.resume_or_load(resume=False)
+    trainer.train()
+    return trainer
+
+
+def test_each_overridden_build_method_takes_effect(tmp_path):
+    calls = []
+
+    class Mine(Trainer):
+        @classmethod
+        def build_model(cls, cfg):
+            calls.append("model")
+            model = super().build_model(cfg)
+            model.mine = True
+            return model
+
+        @classmethod
+        def build_optimizer(cls, cfg, model):
+            calls.append("optimizer")
+            return torch.optim.SGD(model.parameters(), lr=0.5)
+
+        @classmethod
+        def build_lr_scheduler(cls, cfg, optimizer):
+            calls.append("scheduler")
+            return torch.optim.lr_scheduler.ConstantLR(optimizer, factor=0.25, total_iters=100)
+
+        @classmethod
+        def build_train_loader(cls, cfg):
+            calls.append("train loader")
+            stream = iter(super().build_train_loader(cfg))
+            return [next(stream) for _ in range(5)]
+
+        @classmethod
+        def build_test_loader(cls, cfg, dataset_name):
+            calls.append(f"test loader {dataset_name}")
+            return super().build_test_loader(cfg, dataset_name)
+
+        @classmethod
+        def build_evaluator(cls, cfg, dataset_name, output_folder=None):
+            calls.append(f"evaluator {dataset_name}")
+            return super().build_evaluator(cfg, dataset_name, output_folder)
+
+        def build_hooks(self):
+            steps = CallbackHook(after_step=lambda trainer: calls.append("step"))
+            return [*super().build_hooks(), steps]
+
+        @classmethod
+        def test(cls, cfg, model, evaluators=None):
+            calls.append("test")
+            assert model.mine
+            return super().test(cfg, model, evaluators)
+
+    cfg = small_run(tmp_path, tested=True)
+    trainer = trained(cfg, Mine)
+    name = cfg.DATASETS.TEST[0]
+    assert calls[:4] == ["model", "optimizer", "train loader", "scheduler"]
+    assert calls[4:9] == ["step"] * 5
+    assert calls[9:] == ["test", f"evaluator {name}", f"test loader {name}"]
+    assert type(trainer.optimizer) is torch.optim.SGD
+    assert trainer.optimizer.param_groups[0]["lr"] == 0.125
+    assert len(trainer.data_loader) == 5
+    assert (tmp_path / "run" / "report" / "results.json").is_file()
+
+
+def test_trainer_has_the_attributes_that_detectron2s_own_sets():
+    def assigned(function):
+        tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
+        targets = [t for n in ast.walk(tree) if isinstance(n, ast.Assign) for t in n.targets]
+        return {ast.unparse(t) for t in targets if ast.unparse(t).startswith("self.")}
+
+    assert assigned(DefaultTrainer.__init__) <= assigned(Trainer.__init__)
+
+
+def test_the_mapper_of_the_document_darkens_what_is_trained_on(tmp_path):
+    cfg = small_run(tmp_path)
+    check_inputs(cfg, training=True)
+    plain = next(iter(Trainer.build_train_loader(cfg)))
+    dark = next(iter(example("DarkTrainer").build_train_loader(cfg)))
+    for ours, theirs in zip(plain, dark, strict=True):
+        assert torch.equal(ours["image"] // 2, theirs["image"])
+
+
+def test_the_evaluator_of_the_document_gives_its_figure(tmp_path):
+    trainer = trained(small_run(tmp_path, tested=True), example("MeanScoreTrainer"))
+    assert -4 < trainer._last_eval_results["anomaly"]["mean_rba"] < 0
+
+
+def test_detectron2s_semantic_evaluator_agrees_with_ours(tmp_path):
+    ours = trained(small_run(tmp_path, "ours", tested=True))
+    cfg = small_run(tmp_path, "theirs", "TEST.SEM_SEG_MAPS", True, tested=True)
+    theirs = example("SemSegTrainer").test(cfg, same_model(cfg, ours))
+    expected = ours._last_eval_results["closed_set"]
+    assert theirs["sem_seg"]["mIoU"] == pytest.approx(expected["mIoU"])
+    assert theirs["sem_seg"]["pACC"] == pytest.approx(expected["pixel_accuracy"])
+    with pytest.raises(ValueError, match="SEM_SEG_MAPS is True, which is for detectron2's own"):
+        Trainer.test(cfg, ours.model)
+
+
+def same_model(cfg, trainer):
+    model = EoMT(cfg)
+    model.load_state_dict(trainer.model.state_dict())
+    return model
+
+
+def test_the_optimiser_of_the_document_trains(tmp_path):
+    trainer = trained(small_run(tmp_path), example("SGDTrainer"))
+    assert type(trainer.optimizer) is torch.optim.SGD
+    assert trainer.scheduler.last_epoch == 5
+
+
+@pytest.mark.parametrize("size", [(32, 32), (40, 100)])
+def test_default_predictor_gives_the_scores_of_ours(tiny_cfg, tmp_path, size):
+    cfg = tiny_cfg("MODEL.WEIGHTS", str(tmp_path / "model.pth"))
+    AnosegCheckpointer(EoMT(cfg), str(tmp_path)).save("model")
+    image = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
+    ours, theirs = AnomalyPredictor(cfg)(image), DefaultPredictor(cfg)(image)
+    assert set(ours["scores"]) == set(theirs["scores"])
+    for name, score in ours["scores"].items():
+        assert np.array_equal(score, theirs["scores"][name].numpy()), name
+    assert np.array_equal(ours["sem_seg"], theirs["sem_seg"].numpy())
