@@ -5,6 +5,8 @@ Layouts and splits: Lis et al. 2019 (RoadAnomaly, arXiv:1904.07595), Chan et al.
 et al. 2016 (Lost and Found, arXiv:1609.04653), and the re-packs that public evaluation code uses.
 """
 
+from dataclasses import replace
+
 from anoseg_d2.data.dataset import Dataset
 from anoseg_d2.data.dataset_files import Layout
 from anoseg_d2.data.label_rules import LABEL_RULES
@@ -36,7 +38,8 @@ def _track(folder: str, frames: str) -> Layout:
     """A track of SegmentMeIfYouCan; its images without public labels are no part of it."""
     return Layout(
         "SegmentMeIfYouCan track",
-        (folder, f"SegmentMeIfYouCan/{folder}", f"smiyc/{folder}"),
+        # The frames' names identify a track in a folder of any name.
+        (folder, f"SegmentMeIfYouCan/{folder}", f"smiyc/{folder}", "*", "Validation_Dataset/*"),
         ("images/{id}.*",),
         ("labels_masks/{id}_labels_semantic.png",),
         frames=frames,
@@ -67,12 +70,33 @@ _ROAD_OBSTACLE21 = (
 
 _FISHYSCAPES_PARENTS = ("", "fishyscapes", "Fishyscapes")
 
+_LOST_AND_FOUND_FOLDERS = (
+    *("lost_and_found", "LostAndFound", "lostandfound", "dataset_LostAndFound"),
+)
+
 _FISHY_LOST_AND_FOUND = (
     Layout(
         "Fishyscapes release",
         _FISHYSCAPES_PARENTS,
-        ("laf_images/{id}_leftImg8bit.*", "laf_images/{id}leftImg8bit.*"),
+        (
+            "laf_images/{id}_leftImg8bit.*",
+            "laf_images/{id}leftImg8bit.*",
+            # The labels' own download next to the official tree of Lost and Found.
+            *(f"{tree}/leftImg8bit/*/*/{{id}}_leftImg8bit.*" for tree in _LOST_AND_FOUND_FOLDERS),
+            "leftImg8bit/*/*/{id}_leftImg8bit.*",
+        ),
         ("fishyscapes_lostandfound/????_{id}_labels.png",),
+        spare_images=True,
+    ),
+    Layout(
+        "Fishyscapes labels in a folder of their own, official Lost and Found tree",
+        ("",),
+        tuple(f"{tree}/leftImg8bit/*/*/{{id}}_leftImg8bit.*" for tree in _LOST_AND_FOUND_FOLDERS),
+        tuple(
+            f"{parent}/fishyscapes_lostandfound/????_{{id}}_labels.png"
+            for parent in _FISHYSCAPES_PARENTS
+            if parent
+        ),
         spare_images=True,
     ),
     _originals("fishyscapes/LostAndFound", "Fishyscapes/LostAndFound"),
@@ -99,7 +123,7 @@ _FISHY_STATIC = (
             (f"fs_static_images_v{version}/{{id}}_rgb.*",),
             (f"fs_val_v{version}/{{id}}_labels.png",),
         )
-        for version in (1, 2)
+        for version in (1, 2, 3)
     ),
     _originals("fishyscapes/Static", "Fishyscapes/Static"),
     _repack("fs_static"),
@@ -108,9 +132,29 @@ _FISHY_STATIC = (
 _LOST_AND_FOUND = (
     Layout(
         "Lost and Found release",
-        ("lost_and_found", "LostAndFound", "lostandfound", "dataset_LostAndFound"),
+        _LOST_AND_FOUND_FOLDERS,
         ("leftImg8bit/test/*/{id}_leftImg8bit.*",),
         ("gtCoarse/test/*/{id}_gtCoarse_labelIds.png",),
+    ),
+)
+
+# SegmentMeIfYouCan tests without the scenes whose obstacles are children or bicycles, which a
+# closed set knows. It also leaves out 17 frames whose labels are all void, so that 1043 remain;
+# they are read here, and add no pixel to any figure.
+_KNOWN_OBSTACLES = (
+    *("15_Rechbergstr_Deckenpfronn", "01_Hanns_Klemm_Str_45_000006"),
+    *("01_Hanns_Klemm_Str_45_000007", "10_Schlossberg_9_000004"),
+)
+_LOST_AND_FOUND_NO_KNOWN = tuple(
+    replace(layout, frames=rf"(?!{'|'.join(_KNOWN_OBSTACLES)}).*") for layout in _LOST_AND_FOUND
+)
+
+_STREET_HAZARDS = (
+    Layout(
+        "StreetHazards release",
+        ("streethazards_test/test", "streethazards/test", "StreetHazards/test"),
+        ("images/test/{town}/{id}.*",),
+        ("annotations/test/{town}/{id}.png",),
     ),
 )
 
@@ -122,9 +166,21 @@ _TABLE = {
     "fishyscapes_lostandfound": (_FISHY_LOST_AND_FOUND, "anomaly", 100),
     "fishyscapes_static": (_FISHY_STATIC, "anomaly", 30),
     "lost_and_found": (_LOST_AND_FOUND, "lost_and_found", 1203),
+    "lost_and_found_no_known": (_LOST_AND_FOUND_NO_KNOWN, "lost_and_found", None),
+    "street_hazards": (_STREET_HAZARDS, "street_hazards", 1500),
 }
 
+# Small obstacles on the road, whose components count from 50 predicted and 10 labelled pixels.
+_OBSTACLE_TRACK = ("road_obstacle21", "lost_and_found", "lost_and_found_no_known")
+
 ANOMALY_BENCHMARKS: dict[str, Dataset] = {
-    name: Dataset(name, "anomaly", layouts, LABEL_RULES[rule], expected_images=expected)
+    name: Dataset(
+        name,
+        "anomaly",
+        layouts,
+        LABEL_RULES[rule],
+        expected_images=expected,
+        component_track="obstacle" if name in _OBSTACLE_TRACK else "anomaly",
+    )
     for name, (layouts, rule, expected) in _TABLE.items()
 }

@@ -39,6 +39,8 @@ class Dataset:
         expected_images: how many there should be; None when any number is right.
         present_classes: train ids over which mIoU is averaged; None for those that occur.
         origin: what describes the set, for messages.
+        component_track: "anomaly" or "obstacle", whose size limits the component figures of an
+            anomaly set follow (SegmentMeIfYouCan, arXiv:2104.14812).
     """
 
     name: str
@@ -50,6 +52,7 @@ class Dataset:
     expected_images: int | None = None
     present_classes: tuple[int, ...] | None = None
     origin: str = "built in"
+    component_track: str = "anomaly"
 
     def __post_init__(self):
         check_name(self.name, "dataset")  # it becomes the name of files and folders
@@ -126,6 +129,8 @@ class Dataset:
             "label_rule": self.rule,
             "expected_images": self.expected_images,
         }
+        if self.evaluator_type == "anomaly":
+            metadata["component_track"] = self.component_track
         if self.evaluator_type == "closed_set":
             metadata.update(
                 stuff_classes=list(self.classes),

@@ -17,7 +17,8 @@ A split may take some files of a folder only: `frames` is a regular expression t
 placeholders capture) must match from end to end, as in `frames: "(0001TP|0016E5)_.*"`.
 
 A card without `splits` has `images` and `labels` beside `name` and registers `name`. A set of
-anomalies has `kind: anomaly`, and `known`, `anomaly`, `void` instead of classes.
+anomalies has `kind: anomaly`, and `known`, `anomaly`, `void` instead of classes; its
+`component_track` is `anomaly`, or `obstacle` for small things on the road.
 """
 
 import re
@@ -44,8 +45,9 @@ MAX_CLASSES = 252  # train ids 253 to 255 have other meanings
 _FILE_KEYS = ("images", "labels", "frames", "expected_images")
 _KINDS = {
     "closed_set": ("classes", "label_values", "void", "anomaly"),
-    "anomaly": ("known", "anomaly", "void"),
+    "anomaly": ("known", "anomaly", "void", "component_track"),
 }
+_TRACKS = ("anomaly", "obstacle")
 _COMMON_KEYS = ("name", "kind", "root", "splits", *_FILE_KEYS, "description", "licence", "source")
 _NAMED_RULES = ("cityscapes", "cityscapes_outlier")
 
@@ -140,8 +142,17 @@ class _Card:
             **dict.fromkeys(self.values("anomaly", required=True), 1),
         }
         rule = self.with_void(name, values, ("known", "anomaly"))
+        track = self.card.get("component_track", "anomaly")
+        if track not in _TRACKS:
+            self.fail("component_track", track, _or(_TRACKS))
         return Dataset(
-            name, "anomaly", (layout,), rule, expected_images=expected, origin=str(self.path)
+            name,
+            "anomaly",
+            (layout,),
+            rule,
+            expected_images=expected,
+            origin=str(self.path),
+            component_track=track,
         )
 
     def layouts(self):

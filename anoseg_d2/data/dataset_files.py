@@ -24,7 +24,7 @@ class Layout:
 
     Args:
         name: for messages.
-        folders: places below the datasets folder where it may lie.
+        folders: places below the datasets folder where it may be; `*` is any one folder.
         images, labels: patterns relative to a folder; of several, the first that gives pairs.
         frames: regular expression that an id must match whole to belong to the set.
         spare_images: images without a label are normal here (a folder shared with a larger set).
@@ -119,7 +119,7 @@ def find_files(name: str, root, layouts: Sequence[Layout]) -> FoundFiles:
 def _present(root: Path, layout: Layout) -> Iterator[FoundFiles]:
     """Yield the folders where a layout is, each real folder once."""
     seen = set()
-    for folder in (root / place for place in layout.folders):
+    for folder in (folder for place in layout.folders for folder in _places(root, place)):
         real = os.path.realpath(folder)
         if not folder.is_dir() or _inode(real) in seen:
             continue
@@ -127,6 +127,10 @@ def _present(root: Path, layout: Layout) -> Iterator[FoundFiles]:
         found = _in_folder(folder, layout)
         if found is not None:
             yield found
+
+
+def _places(root: Path, place: str) -> list[Path]:
+    return sorted(root.glob(place)) if "*" in place else [root / place]
 
 
 def _inode(path: str) -> tuple[int, int]:
@@ -205,6 +209,10 @@ def _to_regex(pattern: str) -> str:
             regex += "[^/]*" if star else "[^/]"
         else:
             regex += re.escape(literal)
+    # Some tools write endings in capitals, and the files are the same.
+    stem, dot, extension = regex.rpartition(r"\.")
+    if not any_extension and dot and extension.isalnum():
+        return rf"{stem}\.(?i:{extension})"
     return regex + any_extension
 
 

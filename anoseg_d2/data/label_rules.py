@@ -77,8 +77,8 @@ class LabelRule:
 
     def for_file(self, where: str) -> "LabelRule":
         """Return the rule that holds for a label file of this name."""
-        name = f"/{PurePath(where).name}"
-        return next((rule for ending, rule in self.endings if name.endswith(ending)), self)
+        name = f"/{PurePath(where).name}".lower()  # an ending in capitals means the same
+        return next((rule for ending, rule in self.endings if name.endswith(ending.lower())), self)
 
     def exclusive_values(self, stored: np.ndarray, where: str) -> tuple[int, ...]:
         """Return which of the `exclusive` values a label map of this file name holds."""
@@ -216,6 +216,11 @@ LABEL_RULES: dict[str, LabelRule] = {
     "cityscapes_outlier": _cityscapes("cityscapes + anomaly", ((PASTED_ID, 19),)),
     "anomaly": LabelRule("0 known, 1 anomaly, 255 void", ((0, 0), (1, 1), (VOID, VOID))),
     "road_anomaly": _ROAD_ANOMALY,
+    # 1..13 are the classes of its training set, one more than the class index; 14 is the anomaly.
+    "street_hazards": LabelRule(
+        "StreetHazards",
+        ((0, VOID), *((value, 0) for value in range(1, 14)), (14, 1), (VOID, VOID)),
+    ),
     "lost_and_found": LabelRule(
         "Lost and Found labelIds",
         ((0, VOID), (1, 0), *((value, 1) for value in range(2, 201)), (VOID, VOID)),

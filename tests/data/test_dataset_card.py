@@ -75,6 +75,14 @@ def test_an_anomaly_set_maps_to_known_anomaly_void(card):
     assert dataset.evaluator_type == "anomaly"
 
 
+def test_an_anomaly_set_chooses_the_track_of_its_components(card):
+    assert read_card(card(ANOMALY))[0].metadata()["component_track"] == "anomaly"
+    obstacles = changed(ANOMALY, "component_track", "obstacle")
+    assert read_card(card(obstacles))[0].metadata()["component_track"] == "obstacle"
+    with pytest.raises(ValueError, match="one of the keys"):
+        read_card(card(changed(CLOSED, "component_track", "obstacle")))
+
+
 def test_mean_iou_runs_over_the_classes_that_the_card_can_give(card):
     partial = changed(CLOSED, "label_values", "{0: sky, 2: car}")
     assert read_card(card(partial))[0].present_classes == (1, 2)
@@ -147,6 +155,7 @@ WRONG = {
     "expected_images": (changed(CLOSED, "expected_images", -3), "a positive integer"),
     "lables": (CLOSED + "lables: x\n", "one of the keys name, kind, root"),
     "known": (changed(ANOMALY, "known", "yes"), "integers 0..65535"),
+    "component_track": (changed(ANOMALY, "component_track", "street"), "anomaly or obstacle"),
     "splits": (changed(CLOSED, "splits", "[train]"), "a mapping of split names"),
 }
 

@@ -180,21 +180,19 @@ def test_pasting_by_config_can_set_every_option_of_the_offline_job(monkeypatch):
 def test_closed_set_segments_by_config_come_from_other_training_images(tmp_path, monkeypatch):
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    folder = tmp_path / "miniature/cityscapes"
     for number in range(2):
-        stem = f"ulm_{number:06d}_000019"
-        ids = np.full((60, 90), 7, np.uint8)
-        ids[20:40, 30:60] = 26
-        image = folder / f"leftImg8bit/train/ulm/{stem}_leftImg8bit.png"
-        write_image(image, np.full((60, 90, 3), 100 + number, np.uint8))
-        write_image(folder / f"gtFine/train/ulm/{stem}_gtFine_labelIds.png", ids)
+        stored = np.full((60, 90), 3, np.uint8)  # road
+        stored[20:40, 30:60] = 8  # car
+        image = np.full((60, 90, 3), 100 + number, np.uint8)
+        write_image(tmp_path / f"camvid/train/{number}.png", image)
+        write_image(tmp_path / f"camvid/trainannot/{number}.png", stored)
     cutouts = np.zeros((40, 40, 4), np.uint8)
     cutouts[5:30, 5:30] = 255
     (tmp_path / "cutouts").mkdir()
     Image.fromarray(cutouts).save(tmp_path / "cutouts/a.png")
     cfg = get_cfg()
     add_anoseg_config(cfg)
-    cfg.DATASETS.TRAIN, cfg.SEED = ("miniature_train",), 0
+    cfg.DATASETS.TRAIN, cfg.SEED = ("camvid_train",), 0
     node = cfg.INPUT.CUT_PASTE
     node.ENABLED, node.CUTOUTS, node.RATIO = True, "cutouts", 1.0
     node.CLOSED_SET_LEAST = node.CLOSED_SET_OBJECTS = 1
