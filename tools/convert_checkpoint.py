@@ -67,17 +67,17 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--to", required=True, choices=sorted(WRITERS))
     parser.add_argument("--output", required=True, help="file; a folder for huggingface")
     parser.add_argument(
-        "--num-blocks", type=int, help="query blocks, where the checkpoint does not tell"
+        "--num-blocks", type=int, help="query blocks, where the checkpoint does not say"
     )
     parser.add_argument(
-        "--num-heads", type=int, help="attention heads, where neither file nor width tells"
+        "--num-heads", type=int, help="attention heads, where neither file nor width says"
     )
     parser.add_argument(
         "--image-size",
         type=int,
         nargs=2,
         metavar=("H", "W"),
-        help="crop in pixels, where the checkpoint does not tell (DINOv3 without config.json)",
+        help="crop in pixels, where the checkpoint does not say (DINOv3 without config.json)",
     )
     parser.add_argument(
         "--delta-base", help="weights that the encoder of this checkpoint is a difference to"

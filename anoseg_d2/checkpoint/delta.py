@@ -1,4 +1,8 @@
-"""Released differences to a backbone: recognise them and add them to it."""
+"""Recognise released differences to a backbone ("deltas"), and add them to it.
+
+EoMT's authors release their DINOv3 models without DINOv3's own weights: tensors of the encoder are
+differences to them, all others are whole.
+"""
 
 import logging
 from dataclasses import replace
@@ -13,7 +17,10 @@ logger = logging.getLogger(__name__)
 
 
 def warn_of_delta(checkpoint: Checkpoint) -> None:
-    """Released DINOv3 EoMT encoders are differences to DINOv3; nothing in the file says so."""
+    """Warn if a checkpoint looks like a delta, since nothing in the file says so.
+
+    A trained LayerNorm has gains near 1; those of a difference are near 0.
+    """
     gains = [
         tensor
         for name, tensor in checkpoint.state_dict.items()
@@ -34,14 +41,14 @@ def add_delta(checkpoint: Checkpoint, base: Checkpoint) -> Checkpoint:
 
     Args:
         checkpoint: a released delta: encoder tensors are differences, all others are whole.
-        base: the ViT that it started from, of the same sizes.
+        base: the ViT that it started from, of the same size.
     Raises:
-        ValueError: a whole model of ours, or encoder tensors without counterpart, or of other
-            shape.
+        ValueError: the checkpoint is a whole model of ours, or its encoder tensors have no
+            counterpart of the same shape in the base.
     """
     if checkpoint.meta.get("format") == FORMAT_NAME:
         raise ValueError(
-            f"{checkpoint.source} was saved whole, there is nothing to add it to: unset "
+            f"{checkpoint.source} was saved whole, so there is nothing to add it to: unset "
             "MODEL.DELTA_BASE (--delta-base)"
         )
     state = dict(checkpoint.state_dict)

@@ -24,7 +24,13 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from anoseg_d2.checkpoint.formats import clean_names, recognise, to_anoseg
-from anoseg_d2.checkpoint.hub import CONFIG_FILES, WEIGHT_FILES, fetch_hub_folder, load_timm_weights
+from anoseg_d2.checkpoint.hub import (
+    CONFIG_FILES,
+    WEIGHT_FILES,
+    fetch_hub_folder,
+    load_timm_weights,
+    shard_names,
+)
 from anoseg_d2.checkpoint.identity import weights_hash
 from anoseg_d2.checkpoint.spec import (
     FORMAT_NAME,
@@ -260,18 +266,11 @@ def _read_payload(path: Path, allow_pickle: bool) -> dict[str, Any]:
 
 
 def _read_shards(index: Path, allow_pickle: bool) -> dict[str, Any]:
-    content = read_json(index)
-    names = content.get("weight_map") if isinstance(content, dict) else None
-    if not isinstance(names, dict) or not all(isinstance(name, str) for name in names.values()):
-        raise ValueError(f"{index} is not an index of shards: weight_map must name a file each")
-    files = sorted(set(names.values()))
     merged: dict[str, Any] = {}
-    for name in files:
+    for name in shard_names(index):
         shard = index.parent / name
-        if not name.isprintable() or Path(name).name != name or not shard.is_file():
-            raise FileNotFoundError(f"{index} names {name!r}, which is not next to it")
-        if name.endswith(".index.json"):
-            raise ValueError(f"{index} names {name}, which is another index")
+        if not shard.is_file():
+            raise FileNotFoundError(f"{index} names {name}, which is not next to it")
         merged |= _read_payload(shard, allow_pickle)
     return merged
 

@@ -182,6 +182,8 @@ def _without_key_bias(state: State) -> State:
     named: State = {}
     for name, tensor in state.items():
         if name.endswith(".attn.qkv.bias"):
+            if tensor.dim() != 1 or len(tensor) % 3:
+                raise ValueError(f"{name} must hold three biases, is {tuple(tensor.shape)}")
             query, _, value = tensor.chunk(3)
             stem = name.removesuffix("qkv.bias")
             named |= {f"{stem}q_bias": query, f"{stem}v_bias": value}

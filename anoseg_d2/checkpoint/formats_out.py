@@ -1,6 +1,6 @@
-"""Our checkpoints in the formats of others: official EoMT, and Hugging Face. Pure.
+"""Write our checkpoints in the formats of others: official EoMT, and Hugging Face. Pure.
 
-Both know a linear class head alone. Cosine and normalised heads divide by a norm that differs from
+Both know only a linear class head. Cosine and normalised heads divide by a norm that differs from
 query to query, so they have no exact counterpart and are refused unless asked for approximately.
 """
 
@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 
 def linear_state(checkpoint: Checkpoint, approximate: bool = False) -> dict[str, Tensor]:
-    """Return the weights of a whole EoMT with a linear head, adapters merged, positions of patches.
+    """Return the weights of a whole EoMT with a linear head, with adapters merged.
 
     Args:
         checkpoint: any EoMT checkpoint of `read_checkpoint`.
@@ -39,7 +39,7 @@ def linear_state(checkpoint: Checkpoint, approximate: bool = False) -> dict[str,
     missing = [name for name in needed if name not in state]
     if checkpoint.format == "anoseg_adapter" or missing:
         raise ValueError(
-            f"{checkpoint.source} ({checkpoint.format}) is no whole EoMT"
+            f"{checkpoint.source} ({checkpoint.format}) is not a whole EoMT"
             + (f", it lacks {', '.join(missing)}" if missing else "; merge it into its base first")
         )
     if spec.has_adapters:
@@ -129,7 +129,7 @@ def _variant(spec: ModelSpec) -> str:
 
 
 def _fill_absent(named: dict[str, Tensor], spec: ModelSpec) -> None:
-    """Add what their model always has, with values that change nothing."""
+    """Add tensors that their model always has, with values that change nothing."""
     width = spec.width
     named.setdefault("embeddings.register_tokens", torch.zeros(1, 0, width))
     if spec.backbone == "dinov3":
@@ -145,7 +145,7 @@ def _num_blocks(checkpoint: Checkpoint) -> int:
     blocks = checkpoint.spec.num_blocks
     if not blocks:
         raise ValueError(
-            f"{checkpoint.source} does not tell its number of query blocks; give it (--num-blocks)"
+            f"{checkpoint.source} does not say how many query blocks it has (--num-blocks)"
         )
     return int(blocks)
 
@@ -178,7 +178,7 @@ def _config(checkpoint: Checkpoint, state: Mapping[str, Tensor]) -> dict[str, An
 
 
 def _vit_config(spec: ModelSpec, state: Mapping[str, Tensor]) -> dict[str, Any]:
-    """Part of the config in which DINOv2 and DINOv3 differ."""
+    """Return the part of the config in which DINOv2 and DINOv3 differ."""
     swiglu, hidden = spec.swiglu, state["backbone.blocks.0.mlp.fc1.weight"].shape[0]
     if spec.backbone == "dinov3":
         return {
@@ -198,7 +198,7 @@ def _vit_config(spec: ModelSpec, state: Mapping[str, Tensor]) -> dict[str, Any]:
 
 
 def _labels(checkpoint: Checkpoint, count: int) -> list[str]:
-    """Name every class row but no-object; unnamed known classes are called class_0, ..."""
+    """Name every class row except no-object; known classes without a name are class_0, ..."""
     anomaly = ["anomaly"] if checkpoint.spec.has_anomaly else []
     names = list(checkpoint.spec.class_names or [])
     if len(names) == count:

@@ -1,4 +1,4 @@
-"""From a config to weights, and from weights to the config that fits them."""
+"""Load the weights that a config names, and find the config that fits given weights."""
 
 import dataclasses
 import logging
@@ -51,10 +51,10 @@ _HEAD_KEYS = {
 
 
 def resolve_weights(cfg) -> str:
-    """MODEL.WEIGHTS, with `dinov2` and `dinov3` spelled out for the configured size.
+    """Return MODEL.WEIGHTS, with `dinov2` and `dinov3` spelled out for the configured size.
 
     Raises:
-        ValueError: they are named for a model with the other backbone.
+        ValueError: it names the other backbone than the model has.
     """
     weights, node = cfg.MODEL.WEIGHTS, cfg.MODEL.EOMT
     if weights not in BACKBONES:
@@ -146,7 +146,7 @@ def _attach_memory(model: nn.Module, checkpoint: Checkpoint, training: bool) -> 
 
 
 def restore_statistics(model: nn.Module, checkpoint: Checkpoint) -> None:
-    """Take over the score statistics of a checkpoint, so that its ensembles need no measuring."""
+    """Take the score statistics from a checkpoint, so that its ensembles need no measuring."""
     stored = checkpoint.meta.get("score_statistics") or {}
     model.score_statistics = {name: (mean, spread) for name, (mean, spread) in stored.items()}
 
@@ -158,10 +158,10 @@ def build_config_overrides(checkpoint: Checkpoint) -> list[Any]:
         checkpoint: of `read_checkpoint`. A plain model is described: adapters of the checkpoint
             are merged when it is loaded.
     Returns:
-        `[key, value, ...]` for `cfg.merge_from_list`. What the checkpoint does not tell is not
-        mentioned (the number of query blocks of a file without metadata).
+        `[key, value, ...]` for `cfg.merge_from_list`. What the checkpoint does not say is left
+        out (the number of query blocks of a file without metadata).
     Raises:
-        ValueError: attention heads are neither told nor those of a DINOv2 width.
+        ValueError: the attention heads are neither stored nor known from the width.
     """
     spec = checkpoint.spec
     overrides: list[Any] = _size_overrides(spec)
@@ -175,7 +175,7 @@ def build_config_overrides(checkpoint: Checkpoint) -> list[Any]:
             overrides += [key, value]
     if spec.image_size is None and spec.num_queries:
         logger.warning(
-            "%s does not tell the crop it was trained at: set INPUT.CROP_SIZE", checkpoint.source
+            "%s does not say which crop it was trained at: set INPUT.CROP_SIZE", checkpoint.source
         )
     learned = checkpoint.state_dict.get("class_head.scale")
     if learned is not None:

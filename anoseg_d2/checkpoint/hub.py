@@ -1,9 +1,8 @@
-"""Weights from hubs: Hugging Face by `hf://owner/name`, timm by `timm://name`.
+"""Fetch weights from hubs: Hugging Face by `hf://owner/name`, timm by `timm://name`.
 
 Caches, offline mode and mirrors are huggingface_hub's own: HF_HOME, HF_HUB_OFFLINE, HF_ENDPOINT.
 """
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,9 @@ from huggingface_hub.errors import (
 )
 from torch import Tensor
 
-__all__ = ["CONFIG_FILES", "WEIGHT_FILES", "fetch_hub_folder", "load_timm_weights"]
+from anoseg_d2.utils.files import read_json
+
+__all__ = ["CONFIG_FILES", "WEIGHT_FILES", "fetch_hub_folder", "load_timm_weights", "shard_names"]
 
 # Sizes and class names; how images are normalised.
 CONFIG_FILES = ("config.json", "preprocessor_config.json")
@@ -38,7 +39,7 @@ def fetch_hub_folder(source: str) -> Path:
     Returns:
         The folder in the cache that holds them.
     Raises:
-        FileNotFoundError: not in the cache and not to be had; says what to download and how.
+        FileNotFoundError: not in the cache, and cannot be fetched; says what to download and how.
     """
     name, _, revision = source[len("hf://") :].strip("/").partition("@")
     kwargs = {"repo_id": name, "revision": revision or None}
@@ -57,7 +58,7 @@ def fetch_hub_folder(source: str) -> Path:
             fetch(name_of_json)
         found = next((path for path in map(fetch, WEIGHT_FILES) if path), None)
         if found is not None and found.name.endswith(".index.json"):
-            for shard in set(json.loads(found.read_text())["weight_map"].values()):
+            for shard in shard_names(found):
                 fetch(shard)
     except GatedRepoError as error:
         raise FileNotFoundError(
@@ -74,6 +75,23 @@ def fetch_hub_folder(source: str) -> Path:
             "give its path instead"
         )
     return found.parent
+
+
+def shard_names(index: Path) -> list[str]:
+    """Return the files that the index of a sharded model names.
+
+    Raises:
+        ValueError: it is broken, or names something outside its own folder.
+    """
+    content = read_json(index)
+    names = content.get("weight_map") if isinstance(content, dict) else None
+    if not isinstance(names, dict) or not all(isinstance(name, str) for name in names.values()):
+        raise ValueError(f"{index} is not an index of shards: weight_map must name a file each")
+    files = sorted(set(names.values()))
+    for name in files:
+        if not name.isprintable() or Path(name).name != name or name.endswith(".index.json"):
+            raise ValueError(f"{index} names {name!r}, which is not a weight file next to it")
+    return files
 
 
 def load_timm_weights(source: str) -> tuple[dict[str, Tensor], dict[str, Any]]:

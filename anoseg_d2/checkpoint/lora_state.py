@@ -1,7 +1,7 @@
-"""LoRA adapters inside a state dict: find and merge them. Pure, on tensors by name.
+"""Find and merge LoRA adapters inside a state dict. Pure, on tensors by name.
 
 "LoRA: Low-Rank Adaptation of Large Language Models" (arXiv:2106.09685), in the layout of loralib:
-beside `weight` (N, M) a module has `lora_A` (G r, M) and `lora_B` (N G / T, r), where a fused
+next to its `weight` (N, M) a module has `lora_A` (G r, M) and `lora_B` (N G / T, r), where a fused
 layer of T equal parts carries adapters on G of them (T = G = 1 for a plain linear layer). The
 update of part g is alpha / r * B_g A_g.
 """
@@ -36,6 +36,10 @@ def lora_delta(
     Raises:
         ValueError: the shapes do not fit each other.
     """
+    if lora_a.dim() != 2 or lora_b.dim() != 2 or lora_b.shape[1] < 1:
+        raise ValueError(
+            f"lora_A {tuple(lora_a.shape)} and lora_B {tuple(lora_b.shape)} are not matrices"
+        )
     rank = lora_b.shape[1]
     parts = list(enable) if enable else [True]
     groups = sum(parts)
@@ -74,7 +78,7 @@ def merge_lora_state(
     for name in lora_module_names(state) if only is None else only:
         if name not in modules:
             raise ValueError(
-                f"{name} has LoRA tensors, but the checkpoint does not tell their alpha; "
+                f"{name} has LoRA tensors, but the checkpoint does not say their alpha; "
                 "save it with AnosegCheckpointer, which stores it"
             )
         weight = merged.get(f"{name}.weight")

@@ -20,7 +20,7 @@ _HEAD_OPTIONS = ("scale", "fixed_scale", "margin", "tau", "form", "inference")
 
 
 def model_meta(model: nn.Module) -> dict[str, Any]:
-    """Describe a model by what its tensors do not tell, in plain values.
+    """Describe what the tensors of a model do not show, in plain values.
 
     Returns:
         format, version, num_known, has_anomaly, head, head_options, num_queries, num_blocks,

@@ -1,4 +1,4 @@
-"""The account of a load: what became of each tensor, as rows and as a readable table."""
+"""Say what became of each tensor of a load, as rows and as a readable table."""
 
 import re
 from dataclasses import dataclass, field
@@ -39,11 +39,11 @@ class LoadReport:
     file: Path | None = None
 
     def names(self, action: str) -> list[str]:
-        """Names of the tensors that `action` happened to."""
+        """Return the names of the tensors that `action` happened to."""
         return [row.name for row in self.rows if row.action == action]
 
     def counts(self) -> dict[str, int]:
-        """Number of tensors per action, in order of appearance."""
+        """Count the tensors per action, in order of appearance."""
         counts: dict[str, int] = {}
         for row in self.rows:
             counts[row.action] = counts.get(row.action, 0) + 1

@@ -1,4 +1,4 @@
-"""How tensors change on their way into another model. Pure functions.
+"""Change tensors to fit another model: positions, tokens, class rows. Pure functions.
 
 Shape letters: K known classes, R class rows `[known, (anomaly), no-object]`, C width, (h, w) grid
 of the position embedding.
@@ -37,13 +37,13 @@ def resample_position_embedding(
 
 
 def fold_position_prefix(state: Mapping[str, Tensor], prefix: int) -> dict[str, Tensor]:
-    """Move the positions of prefix tokens into the tokens: the model sees nothing but their sum.
+    """Add the positions of prefix tokens to the tokens: the model only ever sees their sum.
 
     Args:
         state: our names to tensors, with `backbone.pos_embed` (1, prefix + h w, C).
         prefix: rows before the patches: 0, 1 (class token) or more (registers too).
     Returns:
-        The changed tensors alone, float32: tokens, and positions of patches only.
+        Only the changed tensors, float32: tokens, and the positions of patches.
     Raises:
         ValueError: there are positions but no token to add them to.
     """
@@ -66,8 +66,8 @@ def transfer_class_rows(
 ) -> tuple[Tensor, str]:
     """Insert or drop the anomaly row of class weights (R, C) or biases (R,).
 
-    A new row is a seeded Gaussian direction with the mean norm of the known rows; a new bias is
-    their mean bias.
+    A new row is a seeded Gaussian direction with the mean norm of the known rows, so that it starts
+    with logits of their size but resembles none of them; a new bias is their mean bias.
 
     Returns:
         float32 rows `[known, (anomaly), no-object]`, and what was done ("" for nothing).

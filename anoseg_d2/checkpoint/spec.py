@@ -33,16 +33,18 @@ _DIMENSIONS = {
     "backbone.cls_token": 3,
     "backbone.reg_token": 3,
     "class_head.weight": 2,
+    "class_head.bias": 1,
+    "class_head.scale": 0,
     "query.weight": 2,
 }
 
-# Width to attention heads of DINOv2's and DINOv3's ViTs: no tensor's shape tells them.
+# Width to attention heads of DINOv2's and DINOv3's ViTs: no tensor's shape shows them.
 _HEADS = {384: 6, 768: 12, 1024: 16, 1536: 24}
 
 
 @dataclass
 class ModelSpec:
-    """Sizes and settings of a model, as far as its checkpoint tells; None for what it does not.
+    """Sizes and settings of a model, as far as its checkpoint says; None for what is unknown.
 
     Attributes:
         backbone: "dinov2" or "dinov3".
@@ -66,7 +68,7 @@ class ModelSpec:
         head_options: arguments that the class head was built with.
         class_names: names of the K known classes.
         pixel_mean, pixel_std: input statistics of RGB 0..255.
-        adapters: LoRA modules to `{"rank", "alpha", "enable"}`, as metadata tells them.
+        adapters: LoRA modules to `{"rank", "alpha", "enable"}`, as the metadata say.
         has_adapters: whether LoRA tensors are among the weights.
     """
 
@@ -166,7 +168,7 @@ class ModelSpec:
                 return
 
     def attention_heads(self) -> int:
-        """Return the attention heads that the checkpoint tells, or those of the ViT of its width.
+        """Return the attention heads that the checkpoint states, or those of the ViT of its width.
 
         Raises:
             ValueError: neither is known.
@@ -174,7 +176,7 @@ class ModelSpec:
         heads = self.heads or _HEADS.get(self.width)
         if heads is None:
             raise ValueError(
-                "the checkpoint does not tell its attention heads, and width "
+                "the checkpoint does not state its attention heads, and width "
                 f"{self.width} is none of DINOv2's or DINOv3's; give them (--num-heads)"
             )
         return heads
@@ -288,7 +290,7 @@ def _adapters(value: Any) -> dict[str, dict[str, Any]]:
     }
 
 
-# How each field that a file may tell is checked and converted.
+# How each field that a file may state is checked and converted.
 _READERS: dict[str, Callable[[Any], Any]] = {
     "heads": _integer,
     "num_blocks": _integer,

@@ -85,6 +85,10 @@ def load_into(
     if checkpoint.format == "anoseg_adapter":
         plan.plan_adapter_file()
         return _report(plan)
+    # Each rule takes the tensors that it understands, and `plan_rest` accounts for what is left,
+    # so it comes last. Adapters come first, because the weights that they are merged into may be
+    # changed by a later rule. The class head comes before the rest, which would take the final
+    # norm whose gain an ArcFace conversion reads.
     plan.plan_adapters()
     plan.plan_position_embedding()
     plan.plan_patch_kernel()
@@ -94,13 +98,13 @@ def load_into(
 
 
 def load_same(model: nn.Module, checkpoint: Checkpoint) -> None:
-    """Load a checkpoint of this very model: equal names and shapes, nothing transferred.
+    """Load a checkpoint of exactly this model: equal names and shapes, nothing transferred.
 
     Raises:
-        ValueError: the checkpoint is not our own, or of a model built otherwise.
+        ValueError: the checkpoint is not one of ours, or the model is built differently.
     """
     if checkpoint.format != "anoseg" or not checkpoint.meta:
-        raise ValueError(f"{checkpoint.source} was not saved by a run of ours: cannot resume it")
+        raise ValueError(f"{checkpoint.source} was not saved by a training run: cannot resume it")
     plan = _Plan(model, checkpoint, (), 0)
     plan.check_model()
     ours = {"head": head_name(model), "has_anomaly": getattr(model, "has_anomaly", None)}
@@ -108,7 +112,9 @@ def load_same(model: nn.Module, checkpoint: Checkpoint) -> None:
         if value != checkpoint.meta.get(key):
             plan.problems.append(f"{key}: {checkpoint.meta.get(key)} saved, {value} in the model")
     if tuple(checkpoint.spec.grid or ()) != model_grid(model):
-        plan.problems.append(f"grid: {checkpoint.spec.grid} saved, {model_grid(model)} in it")
+        plan.problems.append(
+            f"grid: {checkpoint.spec.grid} saved, {model_grid(model)} in the model"
+        )
     missing = set(plan.target) ^ set(plan.source)
     plan.problems += [f"{name}: only on one side" for name in sorted(missing)]
     for name in set(plan.target) & set(plan.source):
@@ -162,6 +168,10 @@ class _Plan:
                 f"model{_shape_hint(name)}"
             )
             return
+        if not value.is_floating_point():
+            # copy_ would convert integers without a word.
+            self.problems.append(f"{name}: holds {value.dtype}, not floating-point weights")
+            return
         if not torch.isfinite(value).all():
             self.problems.append(f"{name}: holds NaN or infinite values")
             return
@@ -185,7 +195,7 @@ class _Plan:
     # The rules, in the order in which they run.
 
     def check_model(self) -> None:
-        """Refuse what no tensor shape would reveal."""
+        """Refuse differences that no tensor shape would reveal."""
         stored, ours = self.spec.num_blocks, getattr(self.model, "num_blocks", None)
         if stored and ours and stored != ours and not self.allowed("num_blocks"):
             self.problems.append(
@@ -244,7 +254,7 @@ class _Plan:
                 )
 
     def plan_adapter_file(self) -> None:
-        """Load what an adapter checkpoint holds, if the frozen rest is the base it belongs to."""
+        """Load an adapter file, if the frozen rest of the model is the base that it belongs to."""
         frozen = {name: t for name, t in self.target.items() if name not in self.source}
         missing = [name for name in self.source if name not in self.target]
         missing_adapters = [n for n in frozen if n.endswith((".lora_A", ".lora_B"))]
@@ -321,7 +331,7 @@ class _Plan:
             logger.info("class head: %s", note)
 
     def _compare_head_options(self) -> None:
-        """Say when the same head is configured otherwise: its logits change with it."""
+        """Warn if the same head is configured differently, which changes its logits."""
         head = self.model.class_head
         if head_name(self.model) != self.spec.head:
             return
@@ -393,7 +403,7 @@ class _Plan:
             self.ignore("class_head.scale", "belongs to the arcface head")
 
     def plan_rest(self) -> None:
-        """Load equal names, account for what is left on either side."""
+        """Load equal names, and account for what is left on either side."""
         for name in [name for name in self.source if name in self.waiting]:
             self.put(name, self.source[name], "loaded")
         bare = self.checkpoint.format in BARE_VITS or not any(
@@ -420,7 +430,7 @@ class _Plan:
 
     @torch.no_grad()
     def commit(self) -> LoadReport:
-        """Write the tensors into the model, if there is no problem at all."""
+        """Write the tensors into the model, unless there is any problem."""
         label = f"{self.checkpoint.source} ({self.checkpoint.format})"
         if self.problems:
             shown = [f"  {problem}" for problem in self.problems[:20]]
@@ -478,6 +488,7 @@ def _shape_hint(name: str) -> str:
 
 
 def model_grid(model: nn.Module) -> tuple[int, int]:
+    """Return (rows, columns) of the patches that the model sees."""
     grid = getattr(getattr(model.backbone, "patch_embed", None), "grid_size", None)
     if grid is None:
         grid = (side // model.patch_size for side in model.image_size)
@@ -490,12 +501,12 @@ def _attention_heads(model: nn.Module) -> int | None:
 
 
 def norm_eps(model: nn.Module) -> float | None:
-    """Of the ViT's layer norms."""
+    """Return the epsilon of the ViT's layer norms."""
     return getattr(getattr(model.backbone, "norm", None), "eps", None)
 
 
 def head_name(model: nn.Module) -> str | None:
-    """Name under which the type of the model's class head is registered."""
+    """Return the name that the type of the model's class head is registered under."""
     from anoseg_d2.modeling.heads import CLASS_HEADS
 
     kind = type(getattr(model, "class_head", None))

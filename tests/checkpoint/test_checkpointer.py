@@ -384,6 +384,13 @@ def test_what_fits_no_rule_is_an_error_and_changes_nothing(tmp_path, change, mes
     assert all(torch.equal(t, before[name]) for name, t in model.state_dict().items())
 
 
+def test_integers_are_no_weights(tmp_path):
+    checkpoint = read_checkpoint(saved(tiny(), tmp_path))
+    checkpoint.state_dict["query.weight"] = torch.ones(6, 24, dtype=torch.int64)
+    with pytest.raises(ValueError, match="query.weight: holds torch.int64, not floating-point"):
+        load_into(tiny(), checkpoint)
+
+
 def test_leftovers_may_be_allowed_by_name_prefix_or_glob(tmp_path):
     checkpoint = read_checkpoint(saved(tiny(), tmp_path))
     checkpoint.state_dict |= {"aux.a": torch.zeros(1), "aux.b": torch.zeros(1)}

@@ -215,7 +215,7 @@ def test_adapters_that_do_not_fit_are_refused():
 
 def test_merging_without_alpha_is_refused():
     state = {"a.weight": torch.zeros(2, 2), "a.lora_A": torch.zeros(1, 2)}
-    with pytest.raises(ValueError, match="does not tell their alpha"):
+    with pytest.raises(ValueError, match="does not say their alpha"):
         merge_lora_state(state, {})
 
 

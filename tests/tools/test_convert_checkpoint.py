@@ -420,7 +420,7 @@ def test_a_bare_vit_cannot_become_an_eomt(tmp_path, capsys):
     torch.save(state, tmp_path / "vit.pth")
     arguments = ("--to", "official", "--output", tmp_path / "out.ckpt")
     assert run(tmp_path / "vit.pth", *arguments) == 2
-    assert "no whole EoMT" in capsys.readouterr().err
+    assert "not a whole EoMT" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
