@@ -506,11 +506,9 @@ def norm_eps(model: nn.Module) -> float | None:
 
 
 def head_name(model: nn.Module) -> str | None:
-    """Return the name that the type of the model's class head is registered under."""
-    from anoseg_d2.modeling.heads import CLASS_HEADS
-
-    kind = type(getattr(model, "class_head", None))
-    return next((name for name, registered in CLASS_HEADS.items() if registered is kind), None)
+    """Return the name that the type of the model's class head is registered under, or None."""
+    # Its own name only: a subclass that nobody registered would inherit that of its parent.
+    return vars(type(getattr(model, "class_head", None))).get("name")
 
 
 def _adapter_scales(model: nn.Module) -> dict[str, float]:

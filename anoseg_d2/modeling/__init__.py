@@ -1,12 +1,45 @@
-"""The network, its class heads, losses, adapters and anomaly scores."""
+"""The network, its class heads, losses, adapters and anomaly scores.
+
+- `EoMT`: the meta-architecture: losses in training, scores at inference.
+- `build_vit`: the timm ViT that carries the queries, without weights.
+- `CLASS_HEADS`, `ClassHead`: the registered class heads, and the base of one's own.
+- `SetCriterion`: matches queries with targets and sums the losses.
+- `QueryMask`: what each query may attend to while masked attention is annealed away.
+- `inject_lora`, `lora_state_dict`, `merge_lora`: adapters put in, read out, and folded into the
+  weights.
+- `SCORES`, `anomaly_scores`, `register_score`: the registered anomaly scores, all of them from the
+  logits of one forward pass, and the way to add one.
+- `POSTPROCESS`: the registered filters of a score map.
+- `plan_windows`: how an image of any size is cut into what the network sees.
+"""
 
 import importlib
 
-_EXPORTS = {"EoMT": "anoseg_d2.modeling.eomt"}
-__all__ = sorted(_EXPORTS)
+# Resolved on first use, so that scores and losses import without detectron2.
+_EXPORTS = {
+    "EoMT": "eomt",
+    "build_vit": "vit",
+    "CLASS_HEADS": "heads",
+    "ClassHead": "heads",
+    "SetCriterion": "criterion",
+    "QueryMask": "annealing",
+    "inject_lora": "lora",
+    "lora_state_dict": "lora",
+    "merge_lora": "lora",
+    "SCORES": "scores",
+    "anomaly_scores": "scores",
+    "register_score": "scores",
+    "POSTPROCESS": "postprocess",
+    "plan_windows": "windows",
+}
+__all__ = list(_EXPORTS)
 
 
 def __getattr__(name):
     if name in _EXPORTS:
-        return getattr(importlib.import_module(_EXPORTS[name]), name)
+        return getattr(importlib.import_module(f"{__name__}.{_EXPORTS[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__():
+    return sorted([*globals(), *_EXPORTS])

@@ -54,12 +54,12 @@ class Target(NamedTuple):
 class LossNormalizers(NamedTuple):
     """Divisors of the losses of one optimiser step, averaged over ranks.
 
-    They follow from the targets alone, so that accumulated and distributed batches give the
+    They follow only from the targets, so that accumulated and distributed batches give the
     gradient of the whole batch.
 
     num_masks: of the mask losses.
     class_weight: of the class loss.
-    num_images: of this rank in the step; a micro-batch takes its share of the outlier term.
+    num_images: of this rank in the step; a micro-batch takes its part of the outlier term.
     """
 
     num_masks: float

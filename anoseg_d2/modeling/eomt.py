@@ -1,7 +1,7 @@
 """EoMT: mask classification inside a plain vision transformer, as an anomaly detector.
 
 "Your ViT is Secretly an Image Segmentation Model" (arXiv:2503.19108). Departures: at inference no
-attention mask is ever used, and annealing follows the share of the run that is done.
+attention mask is ever used, and annealing follows the fraction of the run that is done.
 
 Shape letters: B images, Q queries, C width, N tokens, K known classes, R class rows
 `[known 0..K-1, (anomaly K), no-object]`, (H, W) image size, (h, w) = (H, W) / 4 for patch 16,
@@ -34,6 +34,7 @@ from anoseg_d2.modeling.inference import infer_images
 from anoseg_d2.modeling.lora import adapt_backbone
 from anoseg_d2.modeling.postprocess import POSTPROCESS
 from anoseg_d2.modeling.vit import backbone_kind, build_vit, default_num_blocks
+from anoseg_d2.utils.constants import PIXEL_MEAN, PIXEL_STD
 
 __all__ = ["EoMT"]
 
@@ -109,8 +110,8 @@ class EoMT(nn.Module):
         annealing_power: float = 0.9,
         recompute: str = "none",
         criterion: SetCriterion | None = None,
-        pixel_mean: tuple[float, ...] = (123.675, 116.28, 103.53),
-        pixel_std: tuple[float, ...] = (58.395, 57.12, 57.375),
+        pixel_mean: tuple[float, ...] = PIXEL_MEAN,
+        pixel_std: tuple[float, ...] = PIXEL_STD,
         score_names: tuple[str, ...] = (),
         temperature: float = 1.0,
         postprocess: tuple[str, ...] = (),
@@ -209,7 +210,7 @@ class EoMT(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the model lies."""
+        """Where the parameters are."""
         return self.pixel_mean.device
 
     @property
@@ -223,7 +224,7 @@ class EoMT(nn.Module):
         return self.backbone.patch_embed.patch_size[0]
 
     def set_progress(self, progress: float) -> None:
-        """Tell the share of the training run that is done, 0..1: annealing and margin follow it."""
+        """Set the fraction of the training run that is done, which annealing and margin follow."""
         self.progress = progress
         self.class_head.set_progress(progress)
 

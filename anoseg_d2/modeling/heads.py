@@ -1,4 +1,4 @@
-"""Class heads: from query features to class logits, and the geometry that their losses ask for.
+"""Class heads: from query features to class logits, and the geometry that their losses need.
 
 Shape letters: B images, Q queries, C width, R rows: `[known 0..K-1, (anomaly K), no-object]`.
 
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from anoseg_d2.utils.constants import ARCFACE_SCALE
 from anoseg_d2.utils.registry import Registry
 
 __all__ = [
@@ -32,7 +33,7 @@ COSINE_LIMIT = 1.0 - 1e-6
 
 
 class ClassHead(nn.Module):
-    """What EoMT asks of a class head. Subclass it and register under a name.
+    """Base of the class heads. Subclass it and register it under a name in `CLASS_HEADS`.
 
     Args:
         width: C, width of the query features.
@@ -65,7 +66,7 @@ class ClassHead(nn.Module):
         return class_logits
 
     def set_progress(self, progress: float) -> None:
-        """Take note of the share of the training run that is done, 0..1. Most heads ignore it."""
+        """Take note of the fraction of the run that is done, 0..1. Most heads ignore it."""
 
     @classmethod
     def from_config(cls, cfg) -> dict:
@@ -141,14 +142,14 @@ class ArcFaceHead(ClassHead):
 
     "ArcFace: Additive Angular Margin Loss for Deep Face Recognition" (Deng et al. 2019,
     arXiv:1801.07698). theta is the angle between the normalised query feature and the normalised
-    class row; there is no bias. The margin acts in `loss_logits` only, on the own row of a query
-    that is matched to a known class: neither on the anomaly row nor on no-object.
+    class row; there is no bias. The margin acts in `loss_logits` only, on the row that a query
+    is matched to, if that is a known class: neither on the anomaly row nor on no-object.
 
     Args:
         scale: s, radius of the hypersphere.
         learn_scale: s is a parameter.
         margin: m in radians, 0..pi/2.
-        margin_ramp: share of the run over which the margin grows linearly from 0; 0 for none.
+        margin_ramp: fraction of the run over which the margin grows linearly from 0; 0 for none.
     """
 
     def __init__(
@@ -157,7 +158,7 @@ class ArcFaceHead(ClassHead):
         num_known: int,
         has_anomaly: bool = False,
         *,
-        scale: float = 30.0,
+        scale: float = ARCFACE_SCALE,
         learn_scale: bool = False,
         margin: float = 0.5,
         margin_ramp: float = 0.0,
@@ -226,7 +227,7 @@ def cosine_logits(features: Tensor, weight: Tensor) -> Tensor:
 def add_angular_margin(cosine: Tensor, margin: float) -> Tensor:
     """cos(theta) -> cos(theta + m), decreasing in theta on all of [0, pi].
 
-    Beyond theta = pi - m the sum would turn back up; there cos(theta) - m sin(m) goes on falling
+    Beyond theta = pi - m the sum would turn back up; there cos(theta) - m sin(m) keeps falling
     (the usual "hard margin" continuation). Cosines are clamped to +-(1 - 1e-6), where the
     derivative of the angle ends.
 

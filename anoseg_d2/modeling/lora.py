@@ -61,9 +61,9 @@ class _LowRankLinear(torch.autograd.Function):
         factors = lora_b.to(x.dtype).view(len(parts), -1, rank)
         grad_low, grad_b = torch.empty_like(low), torch.empty_like(factors)
         for index, columns in enumerate(parts):
-            part, share = slice(index * rank, (index + 1) * rank), grad[..., columns] * scaling
-            grad_low[..., part] = share @ factors[index]
-            grad_b[index] = share.flatten(0, -2).T @ low[..., part].flatten(0, -2)
+            part, scaled = slice(index * rank, (index + 1) * rank), grad[..., columns] * scaling
+            grad_low[..., part] = scaled @ factors[index]
+            grad_b[index] = scaled.flatten(0, -2).T @ low[..., part].flatten(0, -2)
         thinned = _thin_out(x, dropout, seed)
         grad_a = grad_low.flatten(0, -2).T @ thinned.flatten(0, -2)
         grad_x = None

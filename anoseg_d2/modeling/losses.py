@@ -81,8 +81,8 @@ def sample_class_masks(sem_seg: Tensor, images: Tensor, classes: Tensor, points:
             inside = (row >= 0) & (row < height) & (column >= 0) & (column < width)
             index = row.clamp(0, height - 1) * width + column.clamp(0, width - 1)
             hit = (labels[offset + index.long()] == wanted) & inside
-            share = hit * (row_weight * column_weight)
-            result = share if result is None else result.add_(share)
+            part = hit * (row_weight * column_weight)
+            result = part if result is None else result.add_(part)
     return result
 
 

@@ -15,7 +15,7 @@ __all__ = ["BACKBONES", "VIT_SIZES", "backbone_kind", "build_vit", "default_num_
 
 
 class ViTSize(NamedTuple):
-    """Depth, width, heads, query blocks, and timm's word for one size."""
+    """Depth, width, heads, query blocks, and timm's name of one size."""
 
     depth: int
     width: int
@@ -28,12 +28,12 @@ VIT_SIZES = {
     "S": ViTSize(12, 384, 6, 3, "small"),
     "B": ViTSize(12, 768, 12, 3, "base"),
     "L": ViTSize(24, 1024, 16, 4, "large"),
-    "G": ViTSize(40, 1536, 24, 5, "giant"),  # with SwiGLU; DINOv2 alone
+    "G": ViTSize(40, 1536, 24, 5, "giant"),  # with SwiGLU; DINOv2 only
 }
 
 
 def vit_size(size: str) -> ViTSize:
-    """Sizes by name; ValueError for an unknown one."""
+    """Return a size by name; ValueError for an unknown one."""
     if size not in VIT_SIZES:
         raise ValueError(f"MODEL.EOMT.SIZE is {size!r}; known: {', '.join(VIT_SIZES)}")
     return VIT_SIZES[size]
@@ -61,7 +61,7 @@ def _build_dinov3(size: str, num_registers: int, norm_eps: float, **options) -> 
     EoMT's.
     """
     if size == "giant":
-        raise ValueError("MODEL.EOMT.SIZE G is DINOv2's; DINOv3 has S, B and L")
+        raise ValueError("MODEL.EOMT.SIZE G exists only for DINOv2; DINOv3 has S, B and L")
     vit = timm.create_model(
         f"vit_{size}_patch16_dinov3_qkvb",
         num_reg_tokens=num_registers,
@@ -71,7 +71,7 @@ def _build_dinov3(size: str, num_registers: int, norm_eps: float, **options) -> 
         **options,
     )
     for block in vit.blocks:
-        # Else attention reads `qkv.weight` past the layer, and an adapter there does nothing.
+        # Otherwise attention reads `qkv.weight` directly, and an adapter there does nothing.
         block.attn.qkv_bias_separate = True
     return vit
 
@@ -103,11 +103,11 @@ def build_vit(
     resampled without knowing the prefix; DINOv3 has none.
 
     Args:
-        size: "S", "B", "L", or "G" (DINOv2 alone).
+        size: "S", "B", "L", or "G" (DINOv2 only).
         image_size: (H, W) in pixels, each divisible by `patch_size`.
         backbone: "dinov2" or "dinov3".
         patch_size: side of a patch in pixels.
-        num_registers: register tokens beside CLS: 4 for DINOv3 and the `reg4` weights of DINOv2,
+        num_registers: register tokens next to CLS: 4 for DINOv3 and the `reg4` weights of DINOv2,
             0 for those without.
         depth, width, heads: override `size` where not 0 (tiny models for tests).
         drop_path: stochastic depth rate.
@@ -116,8 +116,8 @@ def build_vit(
         timm `VisionTransformer` (DINOv2) or `Eva` (DINOv3) with prefix `[cls, registers]` and no
         classifier.
     Raises:
-        ValueError: unknown size or backbone, a size that the backbone has not, or an image size
-            that the patch does not divide.
+        ValueError: unknown size or backbone, a size that the backbone does not have, or an image
+            size that the patch does not divide.
     """
     if any(side % patch_size or side <= 0 for side in image_size):
         raise ValueError(

@@ -25,7 +25,10 @@ class Registry(Mapping):
         self._entries: dict[str, Any] = {}
 
     def register(self, name: str) -> Callable[[Any], Any]:
-        """Return a decorator that files its object under `name`; ValueError on a duplicate."""
+        """Return a decorator that files its object under `name`; ValueError on a duplicate.
+
+        A class also learns its name, as its attribute `name`.
+        """
 
         def file(entry):
             if name in self._entries:
@@ -33,6 +36,8 @@ class Registry(Mapping):
                     f"{self.kind} {name!r} is already registered: {self._entries[name]}"
                 )
             self._entries[name] = entry
+            if isinstance(entry, type):
+                entry.name = name
             return entry
 
         return file
