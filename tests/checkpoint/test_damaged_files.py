@@ -69,9 +69,11 @@ def identity(checkpoint, checksum):
     return checkpoint.format, len(shapes)
 
 
+# What `make` functions made, once for all examples of a test.
 MADE = {}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "make", [ours_pth, ours_safetensors, adapter_file, legacy_file, foreign_safetensors]
 )
@@ -79,7 +81,7 @@ MADE = {}
 @given(data=st.data())
 def test_one_changed_byte_or_a_cut_is_harmless_or_named(tmp_path_factory, make, data):
     folder = tmp_path_factory.getbasetemp() / make.__name__
-    if not folder.exists():  # once for all examples
+    if not folder.exists():
         folder.mkdir()
         path, checksum = make(folder)
         MADE[make] = path, checksum, identity(read_checkpoint(path), checksum)

@@ -55,6 +55,7 @@ def checkpointer(model, folder):
     return AnosegCheckpointer(model, str(folder), optimizer=optimizer)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO], ids=errno.errorcode.get)
 @pytest.mark.parametrize("name", ["model_0000002", "model_final"])
 def test_whichever_call_fails_the_run_resumes_from_a_whole_file(

@@ -1,0 +1,22 @@
+"""Configs that checkpoints describe."""
+
+from checkpoint_models import assert_same_outputs, saved, tiny
+
+from anoseg_d2.checkpoint import build_config_overrides, load_into, read_checkpoint
+from anoseg_d2.modeling import EoMT
+
+
+def test_config_overrides_build_a_model_that_loads_without_any_transfer(tmp_path):
+    from detectron2.config import get_cfg
+
+    from anoseg_d2 import add_anoseg_config
+
+    model = tiny("arcface", (64, 96), has_anomaly=True)
+    checkpoint = read_checkpoint(saved(model, tmp_path))
+    cfg = get_cfg()
+    add_anoseg_config(cfg)
+    cfg.merge_from_list(build_config_overrides(checkpoint))
+    cfg.MODEL.DEVICE = "cpu"
+    built = EoMT(cfg)
+    assert set(load_into(built, checkpoint).counts()) == {"loaded"}
+    assert_same_outputs(model, built)
