@@ -18,9 +18,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from anoseg_d2.report.results import find_results, read_results
+from anoseg_d2.report.runs import load_runs
 from anoseg_d2.report.tables import latex_escaped
 from anoseg_d2.utils.cli import run_command
-from anoseg_d2.utils.files import read_json, write_atomic
+from anoseg_d2.utils.files import write_atomic
 
 STAGES = ("eomt_baseline", "logitnorm", "arcface", "arcface_full", "arcface_lora")
 DATASETS = {
@@ -265,11 +266,10 @@ def load_run(text: str) -> tuple[str, dict, dict]:
     path = find_results(place)
     if path is None:
         raise FileNotFoundError(f"--run {text}: no results.json there, nor in its report/ folder")
-    results, curves = read_results(path), path.with_name("curves.json")
-    if "models" in results:
+    if "models" in read_results(path):
         raise ValueError(f"{path}: holds several models; give the results.json of each of them")
-    known = read_json(curves) if curves.is_file() else {}
-    return stage, results, next(iter(known.values()), {})
+    (run,) = load_runs(path)
+    return stage, run.results(), run.curves()
 
 
 def parse_scores(pairs: list[str]) -> dict:

@@ -9,7 +9,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from anoseg_d2.evaluation.run_folder import dataset_folder, report_folder
-from anoseg_d2.report.results import best_score, find_results, read_results, score_names
+from anoseg_d2.report.results import (
+    best_score,
+    check_results,
+    find_results,
+    read_results,
+    score_names,
+)
 from anoseg_d2.utils.files import read_json
 
 __all__ = [
@@ -21,6 +27,7 @@ __all__ = [
     "Run",
     "best_values",
     "cell",
+    "check_curves",
     "leading_scores",
     "load_run",
     "load_runs",
@@ -50,6 +57,7 @@ LOWER_IS_BETTER = ("fpr95", "ECE")
 MEAN = "mean over sets"
 # Certified bounds this close (in percent) would print as the figure itself.
 _TIGHT = 0.01
+_CURVE = ("recall", "precision", "fpr")
 
 
 @dataclass(frozen=True)
@@ -160,11 +168,16 @@ def load_run(output_dir, datasets=None, *, name=None, model=None, config=None) -
             f"{output_dir / 'inference'}; found: {', '.join(found) or 'nothing'}. Evaluate first: "
             "train_net.py --eval-only"
         )
-    records = {
-        dataset: read_json(dataset_folder(output_dir, dataset) / "result.json")
-        for dataset in dict.fromkeys(datasets or found)
-    }
-    return Run(name or output_dir.resolve().name, output_dir, records, model or {}, config)
+    records = {}
+    for dataset in dict.fromkeys(datasets or found):
+        path = dataset_folder(output_dir, dataset) / "result.json"
+        record = records[dataset] = read_json(path)
+        if not isinstance(record, dict) or not isinstance(record.get("result"), dict):
+            raise ValueError(f"{path}: is not what an evaluator writes; evaluate again")
+        check_curves(record.get("curves", {}), path)
+    run = Run(name or output_dir.resolve().name, output_dir, records, model or {}, config)
+    check_results(run.results(), output_dir / "inference")
+    return run
 
 
 def load_runs(path, name: str | None = None) -> list[Run]:
@@ -186,7 +199,9 @@ def load_runs(path, name: str | None = None) -> list[Run]:
     results = read_results(found)
     curves_path = found.with_name("curves.json")
     curves = read_json(curves_path) if curves_path.is_file() else {}
-    curves = curves if isinstance(curves, dict) else {}
+    for of_run in _entries(curves, curves_path):
+        for of_dataset in _entries(of_run, curves_path):
+            check_curves(of_dataset, curves_path)
     if results.get("models"):
         return [
             _from_results(f"{name}: {inner}" if name else inner, entry, curves.get(inner, {}))
@@ -202,6 +217,25 @@ def load_runs(path, name: str | None = None) -> list[Run]:
         facts = {key: results.get(key) for key in ("model", "config")}
         run = load_run(folder, list(run.records), name=name, **facts)
     return [run]
+
+
+def _entries(value, source) -> list:
+    if not isinstance(value, dict):
+        raise ValueError(f"{source}: {repr(value)[:60]} is not an object of curves; evaluate again")
+    return list(value.values())
+
+
+def check_curves(curves, source) -> None:
+    """Raise ValueError unless `{score: curve or None}` holds lists of numbers of one length."""
+    for curve in filter(None, _entries(curves, source)):
+        lists = [curve.get(k) if isinstance(curve, dict) else None for k in _CURVE]
+        whole = all(isinstance(values, list) for values in lists)
+        numbers = whole and all(type(v) in (int, float) for values in lists for v in values)
+        if not numbers or len({len(values) for values in lists}) != 1:
+            raise ValueError(
+                f"{source}: a curve needs {', '.join(_CURVE)} as lists of numbers of one length; "
+                "evaluate again"
+            )
 
 
 def _from_results(name: str, results: dict, curves: dict) -> Run:

@@ -119,6 +119,19 @@ def test_bad_input_is_one_line(tool, tmp_path, capsys, content, message):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(
+    "curves",
+    [[], {"run": []}, {"run": {"road": [1]}}, {"run": {"road": {"rba": {"recall": [1]}}}},
+     {"run": {"road": {"rba": {"recall": [1], "precision": ["x"], "fpr": [0]}}}}],
+)  # fmt: skip
+def test_broken_curves_are_one_line(tool, tmp_path, capsys, curves):
+    path = store(tmp_path / "results.json", rba=50.0)
+    write_json(tmp_path / "curves.json", curves)
+    assert tool.main([path, "--output", str(tmp_path / "out")]) == 2
+    error = capsys.readouterr().err
+    assert "curves.json" in error and error.count("\n") == 1
+
+
 def test_one_run_given_twice_is_no_spread(tool, tmp_path, capsys):
     path = store(tmp_path / "a.json", rba=50.0)
     copy = shutil.copy(path, tmp_path / "b.json")
