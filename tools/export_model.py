@@ -20,7 +20,6 @@ Exit status: 0 written and checked, 1 the check failed, 2 a mistake in the call.
 
 import argparse
 import logging
-import os
 import sys
 from pathlib import Path
 
@@ -33,23 +32,26 @@ from anoseg_d2.export.check import Difference, ExportCheckError
 from anoseg_d2.export.graph import INPUTS, ExportSpec
 from anoseg_d2.export.write import FORMATS, OPSET, export_model
 from anoseg_d2.prediction.predictor import AnomalyPredictor
+from anoseg_d2.report.results import find_results
+from anoseg_d2.report.thresholds import read_threshold
+from anoseg_d2.utils.cli import add_import_option, import_modules, run_command
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the export; the exit status."""
     args = build_parser().parse_intermixed_args(arguments)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    return run_command(lambda: export(args), stopped="stopped; nothing was written")
+
+
+def export(args: argparse.Namespace) -> int:
+    """Export, check, and print what was found; returns the exit status."""
     try:
         differences = run(args)
     except ExportCheckError as error:
         print_differences(error.differences)
         print(f"error: {error}", file=sys.stderr)
         return 1
-    except (ValueError, OSError, ModuleNotFoundError) as error:
-        if os.environ.get("ANOSEG_TRACEBACK"):
-            raise
-        print(f"error: {error}", file=sys.stderr)
-        return 2
     print_differences(differences)
     print_written(Path(args.output), args.format)
     return 0
@@ -84,9 +86,23 @@ def build_parser() -> argparse.ArgumentParser:
     sizes = parser.add_mutually_exclusive_group()
     sizes.add_argument("--image-size", type=int, nargs=2, metavar=("H", "W"), help="see above")
     sizes.add_argument("--resize-inside", action="store_true", help="see above")
-    parser.add_argument(
+    precision = parser.add_mutually_exclusive_group()
+    precision.add_argument(
         "--fp16", action="store_true", help="weights and network in float16; outputs stay float32"
     )
+    precision.add_argument(
+        "--int8",
+        action="store_true",
+        help="8-bit weights of the linear layers, ONNX only; smaller and, on CPUs with 8-bit "
+        "instructions, faster; the table says what it costs",
+    )
+    parser.add_argument(
+        "--results",
+        help="results.json or run folder whose thresholds at 95 %% TPR go into the file; default: "
+        "next to the weights",
+    )
+    parser.add_argument("--results-set", metavar="NAME", help="evaluated dataset for --results")
+    add_import_option(parser)
     parser.add_argument("--check-image", help="photograph for the check; default: a drawn image")
     parser.add_argument(
         "--tolerance",
@@ -105,6 +121,7 @@ def run(args: argparse.Namespace) -> list[Difference]:
         ValueError, OSError, ModuleNotFoundError: a mistake in the call.
         ExportCheckError: the file differs from the model.
     """
+    import_modules(args.imports)
     output = Path(args.output)
     args.format = args.format or output.suffix[1:]
     if args.format not in FORMATS or output.suffix != f".{args.format}":
@@ -129,6 +146,7 @@ def run(args: argparse.Namespace) -> list[Difference]:
         spec,
         file_format=args.format,
         class_names=checkpoint.spec.class_names,
+        thresholds=find_thresholds(args, spec.scores),
         check_image=image,
         tolerance=args.tolerance,
     )
@@ -147,7 +165,26 @@ def make_spec(args: argparse.Namespace, default_scores: tuple[str, ...]) -> Expo
         any_size=args.resize_inside,
         confidence=args.confidence,
         half=args.fp16,
+        int8=args.int8,
     )
+
+
+def find_thresholds(args: argparse.Namespace, names: tuple[str, ...]) -> dict[str, float]:
+    """Return the threshold at 95 % TPR of each score, empty when nothing was evaluated.
+
+    Raises:
+        ValueError: --results was given and does not hold them.
+    """
+    results = args.results or find_results(args.source)
+    if results is None:
+        return {}
+    try:
+        return {name: read_threshold(results, name, 95, args.results_set) for name in names}
+    except ValueError as error:
+        if args.results:
+            raise
+        logging.warning("no thresholds are stored: %s", error)
+        return {}
 
 
 def load_model(args: argparse.Namespace) -> torch.nn.Module:

@@ -35,6 +35,7 @@ class ExportSpec:
             Neither this nor `image_size`: images have the size that the model sees.
         confidence: also give the confidence of the segmentation.
         half: weights and network in float16; the formulas and what they give stay float32.
+        int8: weights of linear layers in 8 bits, their inputs quantised as they come (ONNX only).
     """
 
     scores: tuple[str, ...]
@@ -44,6 +45,7 @@ class ExportSpec:
     any_size: bool = False
     confidence: bool = False
     half: bool = False
+    int8: bool = False
 
     def __post_init__(self):
         if self.input not in INPUTS:
@@ -52,6 +54,8 @@ class ExportSpec:
             raise ValueError(f"the batch must be at least 1, is {self.batch}")
         if self.image_size is not None and min(self.image_size) < 1:
             raise ValueError(f"the image size must be positive, is {self.image_size}")
+        if self.half and self.int8:
+            raise ValueError("an export is float16 or int8, not both")
         if self.image_size is not None and self.any_size:
             raise ValueError("an export is for one image size or for any size, not for both")
 

@@ -13,7 +13,7 @@ import json
 import os
 import tempfile
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import torch
@@ -35,8 +35,18 @@ FORMATS = ("onnx", "pt2")
 EXTERNAL_BYTES = 1_800_000_000
 
 
-def describe(model: ExportModel, class_names: Iterable[str] | None = None) -> dict[str, str]:
-    """What a consumer must know, as it is stored in the file: names to plain text or JSON."""
+def describe(
+    model: ExportModel,
+    class_names: Iterable[str] | None = None,
+    thresholds: Mapping[str, float] | None = None,
+) -> dict[str, str]:
+    """Return what a consumer must know, as the file stores it: names to plain text or JSON.
+
+    Args:
+        model: what is exported.
+        class_names: K names.
+        thresholds: {score: threshold at 95 % TPR}, from an evaluation.
+    """
     inner, spec = model.model, model.spec
     parts = {part for name in spec.scores for part in scores.ensemble_parts(name) if "+" in name}
     height, width = ("height", "width") if spec.any_size else spec.image_size or inner.image_size
@@ -55,7 +65,8 @@ def describe(model: ExportModel, class_names: Iterable[str] | None = None) -> di
         "origins": [list(origin) for origin in model.plan.origins],
         "score_statistics": {name: list(inner.score_statistics[name]) for name in sorted(parts)},
         "temperature": inner.temperature,
-        "precision": "float16" if spec.half else "float32",
+        "thresholds_tpr95": dict(thresholds or {}),
+        "precision": "float16" if spec.half else "int8" if spec.int8 else "float32",
         "weights_sha256": model.weights_sha256,
     }
     return {
@@ -71,6 +82,7 @@ def export_model(
     *,
     file_format: str = "onnx",
     class_names: Iterable[str] | None = None,
+    thresholds: Mapping[str, float] | None = None,
     check_image: Tensor | None = None,
     tolerance: float | None = None,
     external_bytes: int = EXTERNAL_BYTES,
@@ -83,6 +95,7 @@ def export_model(
         spec: what the file takes and gives.
         file_format: "onnx" or "pt2".
         class_names: K names, stored in the file.
+        thresholds: {score: threshold at 95 % TPR}, stored in the file.
         check_image: (3, H, W) uint8 RGB that the check uses, resized as needed; None for a drawn
             one.
         tolerance: largest allowed difference of a score; None for 1e-3 (float32) or what
@@ -100,15 +113,19 @@ def export_model(
         raise ValueError(f"format is {file_format!r}; allowed: {', '.join(FORMATS)}")
     if not output.parent.is_dir():
         raise FileNotFoundError(f"{output}: the folder {output.parent} does not exist")
+    if spec.int8 and file_format != "onnx":
+        raise ValueError(f"int8 is for ONNX; format is {file_format!r}")
     _require(*(("onnx", "onnxscript", "onnxruntime") if file_format == "onnx" else ()))
     assert not model.training, "export takes a model in eval mode"
     wrapped = ExportModel(model, spec).eval()
-    metadata = describe(wrapped, class_names)
+    metadata = describe(wrapped, class_names, thresholds)
     with tempfile.TemporaryDirectory(dir=output.parent, prefix=".export") as folder:
         partial = Path(folder) / output.name
         program = _trace(wrapped)
         if file_format == "onnx":
             _write_onnx(program, partial, spec, metadata, external_bytes)
+            if spec.int8:
+                _quantize(partial, external_bytes)
         else:
             _write_pt2(program, partial, metadata)
         del wrapped, program
@@ -157,6 +174,24 @@ def _write_onnx(program, path: Path, spec: ExportSpec, metadata: dict, external_
     converted.model.metadata_props.update({**metadata, "opset": str(OPSET)})
     size = sum(value.const_value.nbytes for value in graph.initializers.values())
     converted.save(path, external_data=size > external_bytes)
+
+
+def _quantize(path: Path, external_bytes: int) -> None:
+    """Replace the weights of linear layers in an ONNX file by 8-bit ones, in place."""
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    plain = path.with_name(f"plain-{path.name}")
+    beside = path.with_name(f"{path.name}.data")
+    os.replace(path, plain)
+    quantize_dynamic(
+        plain,
+        path,
+        op_types_to_quantize=["MatMul", "Gemm"],
+        per_channel=True,  # rows of a trained layer differ in size by more than 8 bits hold
+        weight_type=QuantType.QInt8,
+        use_external_data_format=beside.exists(),
+    )
+    plain.unlink()
 
 
 def _write_pt2(program, path: Path, metadata: dict) -> None:

@@ -19,6 +19,7 @@ from anoseg_d2.export.check import ExportCheckError, _compare, draw_image, open_
 from anoseg_d2.export.graph import ExportModel, ExportSpec
 from anoseg_d2.export.write import describe, export_model
 from anoseg_d2.modeling import EoMT
+from anoseg_d2.modeling.memory import PatchMemory
 from anoseg_d2.modeling.vit import build_vit
 
 STATISTICS = {"rba": (-1.2, 0.3), "anomaly": (0.1, 0.2)}
@@ -99,6 +100,47 @@ def test_windows_inside_equal_the_model(make_model, size, overlap):
     spec = ExportSpec(("rba", "energy"), batch=2, image_size=size, input="float32")
     found = dict(zip(spec.outputs, ExportModel(model, spec)(images.float()), strict=True))
     assert_same({k: v.numpy() for k, v in found.items()}, answers(model, images, spec.scores))
+
+
+def test_the_memory_inside_the_graph_equals_the_model(make_model):
+    model = make_model()
+    model.patch_maps["memory"] = PatchMemory(torch.randn(9, 32), 0)
+    images = photographs(1, 50, 90)
+    spec = ExportSpec(("rba", "memory"), image_size=(50, 90))
+    found = dict(zip(spec.outputs, ExportModel(model, spec)(images), strict=True))
+    assert_same({k: v.numpy() for k, v in found.items()}, answers(model, images, spec.scores))
+
+
+def test_int8_is_a_quarter_of_the_size_and_keeps_the_metadata(make_model, tmp_path):
+    model = make_model(vit={"width": 64})
+    model.patch_maps["memory"] = PatchMemory(torch.randn(9, 64), 0)
+    sizes = {}
+    for int8 in (False, True):
+        path = tmp_path / f"{int8}.onnx"
+        spec = ExportSpec(("rba", "memory"), int8=int8)
+        differences = export_model(
+            model, path, spec, thresholds={"rba": -0.5}, tolerance=10 if int8 else None
+        )
+        assert {d.output for d in differences} == {"sem_seg", "rba", "memory"}
+        found = open_session(path).get_modelmeta().custom_metadata_map
+        assert found["precision"] == ("int8" if int8 else "float32")
+        assert json.loads(found["thresholds_tpr95"]) == {"rba": -0.5}
+        sizes[int8] = path.stat().st_size
+    assert sizes[True] < 0.8 * sizes[False]  # convolutions and the graph stay as they are
+
+
+def test_int8_is_refused_where_it_cannot_be(make_model, tmp_path):
+    with pytest.raises(ValueError, match="float16 or int8"):
+        ExportSpec(("rba",), half=True, int8=True)
+    with pytest.raises(ValueError, match="int8 is for ONNX"):
+        export_model(
+            make_model(), tmp_path / "m.pt2", ExportSpec(("rba",), int8=True), file_format="pt2"
+        )
+
+
+def test_an_image_size_that_takes_thousands_of_windows_is_refused(make_model):
+    with pytest.raises(ValueError, match="1x2000000 pixels is too elongated"):
+        ExportModel(make_model(), ExportSpec(("rba",), image_size=(1, 2_000_000)))
 
 
 def test_filters_of_score_maps_are_part_of_the_graph(make_model):
@@ -205,14 +247,14 @@ def test_a_file_without_external_weights_drops_those_of_an_older_one(tmp_path):
 
 def test_a_difference_that_is_no_number_fails():
     expected = np.zeros((1, 2, 2), np.float32)
-    assert _compare("rba", expected, expected, half=False, tolerance=None).passed
-    assert not _compare("rba", expected * np.nan, expected, half=False, tolerance=None).passed
+    assert _compare("rba", expected, expected, ExportSpec(("rba",)), None).passed
+    assert not _compare("rba", expected * np.nan, expected, ExportSpec(("rba",)), None).passed
 
 
 def test_differing_classes_are_counted_as_a_share():
     expected = np.array([[[0, 1], [2, 2]]])
     found = np.array([[[0, 1], [2, 0]]])
-    difference = _compare("sem_seg", found, expected, half=False, tolerance=None)
+    difference = _compare("sem_seg", found, expected, ExportSpec(("rba",)), None)
     assert difference.largest == 0.25 and not difference.passed
 
 
