@@ -1,1 +1,30 @@
-"""Export to ONNX and torch's pt2."""
+"""A model as one file for other runtimes: ONNX, or torch's pt2.
+
+- `ExportSpec`: what the file takes and gives.
+- `ExportModel`: the module that is traced: images in, finished maps out.
+- `export_model`: traces, writes, runs the file and compares it with the model.
+- `check_file`: the comparison on its own.
+- `ExportCheckError`: the file differs from its model by more than is allowed.
+"""
+
+import importlib
+
+# Resolved on first use.
+_EXPORTS = {
+    "ExportSpec": "graph",
+    "ExportModel": "graph",
+    "export_model": "write",
+    "check_file": "check",
+    "ExportCheckError": "check",
+}
+__all__ = list(_EXPORTS)
+
+
+def __getattr__(name):
+    if name in _EXPORTS:
+        return getattr(importlib.import_module(f"{__name__}.{_EXPORTS[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__():
+    return sorted([*globals(), *_EXPORTS])

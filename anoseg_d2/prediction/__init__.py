@@ -1,6 +1,35 @@
 """Images and videos in, pictures, raw maps and components out: what `demo/demo.py` is made of.
 
-`input_files` finds what to read, `job` goes through it, `video` reads and writes frames and
-`temporal` steadies their scores, `detections` makes components of a map, `outputs` and `pictures`
-write and draw them.
+- `AnomalyPredictor`: images, paths, lists, folders or generators in, maps out.
+- `find_inputs`: finds the images and videos that a user names.
+- `PredictionJob`: predicts many inputs while it reads and writes others.
+- `ScoreOutputs`: writes everything that is wanted of one score.
+- `find_detections`: makes components of a thresholded score map.
+- `TemporalFilter`: steadies the scores of a video along its motion.
+- `open_video`, `VideoWriter`: frames from and to files.
 """
+
+import importlib
+
+# Resolved on first use.
+_EXPORTS = {
+    "AnomalyPredictor": "predictor",
+    "find_inputs": "input_files",
+    "PredictionJob": "job",
+    "ScoreOutputs": "outputs",
+    "find_detections": "detections",
+    "TemporalFilter": "temporal",
+    "open_video": "video",
+    "VideoWriter": "video",
+}
+__all__ = list(_EXPORTS)
+
+
+def __getattr__(name):
+    if name in _EXPORTS:
+        return getattr(importlib.import_module(f"{__name__}.{_EXPORTS[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__():
+    return sorted([*globals(), *_EXPORTS])
