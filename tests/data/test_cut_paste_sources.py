@@ -1,6 +1,8 @@
 """Object sources: every kind of annotation and photograph is used, or counted and named."""
 
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -258,6 +260,12 @@ def test_empty_and_missing_folders_are_refused(tmp_path, kind):
         kind(tmp_path)
     with pytest.raises(FileNotFoundError, match="no folder of objects"):
         kind(tmp_path / "nowhere")
+
+
+def test_every_source_is_registered_when_the_package_is_imported():
+    code = "from anoseg_d2.data.cut_paste import OBJECT_SOURCES; print(*sorted(OBJECT_SOURCES))"
+    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout
+    assert printed.split() == ["closed_set", "coco", "cutouts", "textures"]
 
 
 def test_sources_are_a_registry(tmp_path):
