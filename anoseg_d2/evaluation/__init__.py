@@ -1,1 +1,36 @@
-"""Pixel and component metrics, evaluators, and the report page."""
+"""Figures: of anomaly scores per pixel and per component, and of known classes.
+
+- `AnomalyEvaluator`: all figures of a model's anomaly scores on one dataset.
+- `ClosedSetEvaluator`: mIoU, accuracy and calibration on the known classes of one dataset.
+- `ScoreStatistics`: mean and spread of scores on known pixels, for ensembles.
+- `PixelMetrics`: AUPRC, FPR95 and AUROC of one score in bounded memory, with certified bounds.
+- `ComponentMetrics`, `component_metrics`: sIoU, PPV and F1 as SegmentMeIfYouCan defines them.
+- `read_map`, `write_map`: score maps from and to files.
+- `MapFolder`: finds and checks the score maps of a dataset.
+"""
+
+import importlib
+
+# Resolved on first use, so that the metrics import without detectron2.
+_EXPORTS = {
+    "AnomalyEvaluator": "anomaly_evaluation",
+    "ClosedSetEvaluator": "closed_set_evaluation",
+    "ScoreStatistics": "score_statistics",
+    "PixelMetrics": "metrics",
+    "ComponentMetrics": "components",
+    "component_metrics": "components",
+    "read_map": "map_files",
+    "write_map": "map_files",
+    "MapFolder": "map_folder",
+}
+__all__ = list(_EXPORTS)
+
+
+def __getattr__(name):
+    if name not in _EXPORTS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_EXPORTS[name]}"), name)
+
+
+def __dir__():
+    return sorted([*globals(), *_EXPORTS])

@@ -303,7 +303,7 @@ class AnomalyEvaluator(DatasetEvaluator):
         parts = [part for part in parts if part is not None]
         for part in parts[1:]:
             parts[0].merge(part)
-        # Exact counts lie in files of their own rank until they are merged.
+        # Exact counts are in files of their own rank until they are merged.
         comm.synchronize()
         return parts[0] if parts else None
 
@@ -311,7 +311,7 @@ class AnomalyEvaluator(DatasetEvaluator):
         """Second pass over the spilled maps with the thresholds of the whole dataset."""
         errors = comm.all_gather(None if self._maps is None else self._maps.error)
         error = next(filter(None, errors), None)
-        # Components are the pixels with score > threshold, so the cut lies below the best score.
+        # Components are the pixels with score > threshold, so the cut is just below the best score.
         thresholds = {name: found.get("best_f1_cut") for name, found in figures.items()}
         thresholds = comm.all_gather(thresholds)[0]
         counted = {name: ComponentMetrics(self._track) for name in names}

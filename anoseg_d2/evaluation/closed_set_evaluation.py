@@ -1,6 +1,6 @@
 """Closed-set figures: mIoU, accuracy, calibration, as integer counts that add over ranks.
 
-Convention: a prediction is the argmax over the K known classes alone. The mean IoU runs over the
+Convention: a prediction is the argmax over only the K known classes. The mean IoU runs over the
 classes that occur in the labels (or over the metadata's `present_classes`); a prediction of a class
 that never occurs counts as an error of the true class. Void and pasted-anomaly pixels are left out.
 """
@@ -94,7 +94,7 @@ def closed_set_figures(counts: ClosedSetCounts, class_names, present=None) -> di
     Args:
         counts: of the whole dataset.
         class_names: K names.
-        present: train ids over which the means run; None takes those that occur in the labels.
+        present: train ids that the means run over; None takes those that occur in the labels.
     Returns:
         `mIoU`, `pixel_accuracy`, `mean_accuracy`, `ECE` in 0..100 or None, `IoU` {name: 0..100 or
         None for a class outside of the mean}, `classes` (number in the mean), `images`, `pixels`,

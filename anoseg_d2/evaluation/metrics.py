@@ -1,8 +1,9 @@
 """Pixel metrics of anomaly segmentation: AUPRC, FPR95, AUROC and best F1 over a whole dataset.
 
-`PixelMetrics` counts scores instead of keeping them: at most 128 MB however many images. Every
-figure comes with bounds that contain the value scikit-learn would give on all pixels together;
-`exact=True` keeps the scores on disk and closes the bounds. Counts only add, and what is kept is
+`PixelMetrics` takes at most 128 MB however many images. It keeps the scores of the first ten
+million labelled pixels, and is exact for them; beyond, it counts scores in tables. Every figure
+comes with bounds that contain the value scikit-learn would give on all pixels together;
+`exact=True` keeps all scores on disk and closes the bounds. Counts only add, and what is kept is
 a function of the pixels alone: any order, any split over images, processes and machines gives
 bit-identical figures.
 
@@ -13,7 +14,7 @@ bit-identical figures.
 
 Definitions. The threshold runs over the observed scores, a pixel is predicted anomalous at
 `score >= threshold`. AUPRC is average precision, the sum of (step in recall) * precision. FPR95
-is the false-positive rate at the first, highest threshold with TPR >= 0.95 (SegmentMeIfYouCan,
+is the false-positive rate at the highest threshold with TPR >= 0.95 (SegmentMeIfYouCan,
 arXiv:2104.14812); `strict=True` asks for TPR > 0.95 as RbA's code does (arXiv:2211.14293).
 """
 

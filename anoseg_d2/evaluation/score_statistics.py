@@ -1,4 +1,4 @@
-"""Mean and spread of scores on known pixels: what puts scores of an ensemble on one scale."""
+"""Mean and spread of scores on known pixels, which put the scores of an ensemble on one scale."""
 
 import numpy as np
 from detectron2.data import MetadataCatalog
@@ -6,6 +6,7 @@ from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 
 from anoseg_d2.data.label_rules import load_label
+from anoseg_d2.evaluation.streaming.keys import to_numpy
 
 __all__ = ["ScoreStatistics"]
 
@@ -37,12 +38,12 @@ class ScoreStatistics(DatasetEvaluator):
             known = load_label(input_["sem_seg_file_name"], self._rule) != self._void
             self._count += int(known.sum())
             for name, score in output["scores"].items():
-                values = score.cpu().numpy()[known].astype(np.float64)
+                values = to_numpy(score)[known].astype(np.float64)
                 sums = np.array([values.sum(), np.square(values).sum()])
                 self._sums[name] = self._sums.get(name, 0) + sums
 
     def evaluate(self) -> dict[str, tuple[float, float]]:
-        """Mean and standard deviation per score, the same on every rank.
+        """Return mean and standard deviation per score, the same on every rank.
 
         Raises:
             ValueError: the set has no labelled pixel.

@@ -1,4 +1,4 @@
-"""What the report shows of single images: average precision, thumbnails, failures as crops."""
+"""Keep what the report shows of single images: average precision, thumbnails and failures."""
 
 import io
 import urllib.parse
@@ -48,7 +48,7 @@ def image_average_precision(score: np.ndarray, label: np.ndarray) -> float | Non
 
 
 def thumbnail_name(image_id: str) -> str:
-    """File name of an image's thumbnails; ids may hold slashes."""
+    """Return the file name of an image's thumbnails; ids may hold slashes."""
     return urllib.parse.quote(str(image_id), safe="") + ".npz"
 
 
