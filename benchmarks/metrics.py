@@ -168,7 +168,8 @@ def main():
     }
     for kind in args.scores:
         print(
-            f"| {kind}, M pixels | ours s | scikit-learn s | ratio | two calls s | ratio | ours MB | scikit-learn MB |"
+            f"| {kind}, M pixels | ours s | scikit-learn s | ratio | two calls s | ratio "
+            "| ours MB | scikit-learn MB |"
         )
         print("|---|---|---|---|---|---|---|---|")
         for millions in args.millions:
