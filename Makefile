@@ -38,7 +38,7 @@ camvid camvid-unseen:
 	@$(VENV_PYTHON) experiments/run.py configs/camvid/$(RECIPE_$@) --data "$(DATA)" \
 	  --seed $(SEED) $(ARGS)
 RECIPE_camvid = recipe.yaml
-RECIPE_camvid-unseen = unseen.yaml
+RECIPE_camvid-unseen = unseen_recipe.yaml
 
 # Two processes of one thread each: tiny models gain nothing from more threads.
 test: setup

@@ -6,7 +6,7 @@ answered at once.
 
 import functools
 import importlib.util
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from anoseg_d2.utils.cli import import_modules
@@ -18,10 +18,23 @@ from anoseg_d2.utils.config_files import (
     require_key,
     set_value,
 )
-from anoseg_d2.utils.constants import ARCFACE_SCALE, NO_OBJECT_WEIGHT, PIXEL_MEAN, PIXEL_STD
-from anoseg_d2.utils.ranges import Rule, integer, number, one_of, registered, sequence, text
+from anoseg_d2.utils.constants import (
+    ARCFACE_SCALE,
+    NO_OBJECT_WEIGHT,
+    PIXEL_MEAN,
+    PIXEL_STD,
+    VIT_SIZES,
+)
+from anoseg_d2.utils.ranges import Rule, integer, number, one_of, sequence, text
 
-__all__ = ["RANGES", "add_anoseg_config", "check_config", "check_key_names", "load_config"]
+__all__ = [
+    "CHECKS",
+    "RANGES",
+    "add_anoseg_config",
+    "check_config",
+    "check_key_names",
+    "load_config",
+]
 
 
 def load_config(
@@ -133,9 +146,6 @@ def _defaults() -> dict[str, object]:
 
 def _check_together(cfg) -> None:
     """Check what several keys must agree on."""
-    from anoseg_d2.modeling.scores import PATCH_MAPS, available_scores
-    from anoseg_d2.modeling.vit import VIT_SIZES
-
     node, size = cfg.MODEL.EOMT, VIT_SIZES[cfg.MODEL.EOMT.SIZE]
     depth, width = node.DEPTH or size.depth, node.WIDTH or size.width
     heads = node.HEADS or size.heads
@@ -187,7 +197,8 @@ def _check_together(cfg) -> None:
             f"SOLVER.BEST_FIGURE is {cfg.SOLVER.BEST_FIGURE!r}, but TEST.EVAL_PERIOD is 0: nothing "
             "is evaluated before the end of the run; set the period in steps"
         )
-    available_scores(node.ANOMALY_CLASS, cfg.TEST.ANOMALY.SCORES, PATCH_MAPS)
+    for check in CHECKS:
+        check(cfg)
 
 
 def add_anoseg_config(cfg) -> None:
@@ -395,24 +406,12 @@ def _devices() -> str:
     return f"cpu, or cuda ({count} found here), cuda:0, ..."
 
 
-def _heads():
-    from anoseg_d2.modeling.heads import CLASS_HEADS
-
-    return CLASS_HEADS
-
-
-def _filters():
-    from anoseg_d2.modeling.postprocess import POSTPROCESS
-
-    return POSTPROCESS
-
-
 _FRACTION = number(0, 1)
 _NOT_NEGATIVE = number(0)
 _POSITIVE = number(0, above=True)
 
 # What each key may be; True and False need no entry. Keys that must fit each other are checked in
-# `_check_together`.
+# `_check_together`. The modules that hold heads and filters narrow their keys to registered names.
 RANGES: dict[str, Rule] = {
     "MODEL.META_ARCHITECTURE": text(empty=False),
     "MODEL.DEVICE": Rule(_devices, _is_device),
@@ -436,7 +435,7 @@ RANGES: dict[str, Rule] = {
     "MODEL.EOMT.NORM_EPS": _FRACTION,
     "MODEL.EOMT.ANNEALING_POWER": _POSITIVE,
     "MODEL.EOMT.RECOMPUTE": one_of("none", "heads", "all"),
-    "MODEL.HEAD.NAME": registered(_heads),
+    "MODEL.HEAD.NAME": text(empty=False),  # which names: modeling/heads.py
     "MODEL.HEAD.LOGIT_NORM.TAU": _POSITIVE,
     "MODEL.HEAD.LOGIT_NORM.FORM": one_of("logits", "cosine"),
     "MODEL.HEAD.LOGIT_NORM.INFERENCE": one_of("trained", "raw"),
@@ -519,11 +518,14 @@ RANGES: dict[str, Rule] = {
     "TEST.WINDOW_OVERLAP": number(0, 0.95),
     "TEST.ANOMALY.SCORES": sequence(text(empty=False)),
     "TEST.ANOMALY.TEMPERATURE": _POSITIVE,
-    "TEST.ANOMALY.POSTPROCESS": sequence(registered(_filters)),
+    "TEST.ANOMALY.POSTPROCESS": sequence(text(empty=False)),  # modeling/postprocess.py
     "OUTPUT_DIR": text(empty=False),
     "SEED": integer(-1, 2**31 - 1, "-1: drawn anew in every run"),
     "VERSION": one_of(2),
 }
+
+# Further checks of a whole config, added by the modules that know what is allowed.
+CHECKS: list[Callable[[object], None]] = []
 
 # Flags of detectron2 that are read here; `tests/test_config.py` finds out which keys are.
 READ_FLAGS = ("SOLVER.CLIP_GRADIENTS.ENABLED", "SOLVER.AMP.ENABLED", "CUDNN_BENCHMARK")

@@ -12,7 +12,8 @@ from anoseg_d2.checkpoint.report import LoadReport
 from anoseg_d2.checkpoint.spec import Checkpoint, ModelSpec
 from anoseg_d2.checkpoint.transfer import load_into
 from anoseg_d2.modeling.memory import MEMORY_ROWS, PatchMemory, backbone_hash, memory_block
-from anoseg_d2.modeling.vit import BACKBONES, VIT_SIZES, vit_size
+from anoseg_d2.modeling.vit import BACKBONES, vit_size
+from anoseg_d2.utils.constants import VIT_SIZES
 
 __all__ = [
     "build_config_overrides",

@@ -13,7 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from anoseg_d2.config import RANGES
 from anoseg_d2.utils.constants import ARCFACE_SCALE
+from anoseg_d2.utils.ranges import registered
 from anoseg_d2.utils.registry import Registry
 
 __all__ = [
@@ -27,6 +29,7 @@ __all__ = [
 ]
 
 CLASS_HEADS = Registry("class head")
+RANGES["MODEL.HEAD.NAME"] = registered(CLASS_HEADS)
 
 # float32 cosines closer to +-1 than this have no usable derivative of the angle.
 COSINE_LIMIT = 1.0 - 1e-6

@@ -22,6 +22,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from anoseg_d2.config import CHECKS
 from anoseg_d2.utils.registry import Registry
 
 __all__ = [
@@ -298,6 +299,14 @@ def available_scores(
         if (has_anomaly or not score.needs_anomaly)
         and all(map_name in patch_maps for map_name in _patch_maps_of(name))
     ]
+
+
+def _check_config(cfg) -> None:
+    # Maps of patch tokens come with the weights, so that every registered one counts as there.
+    available_scores(cfg.MODEL.EOMT.ANOMALY_CLASS, cfg.TEST.ANOMALY.SCORES, PATCH_MAPS)
+
+
+CHECKS.append(_check_config)
 
 
 def _patch_maps_of(name: str) -> list[str]:

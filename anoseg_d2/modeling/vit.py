@@ -5,31 +5,14 @@ Shape letters: B images, N tokens, C width, (H, W) image size in pixels.
 
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
 
 import timm
 from timm.layers import LayerNorm
 from torch import nn
 
-__all__ = ["BACKBONES", "VIT_SIZES", "backbone_kind", "build_vit", "default_num_blocks", "vit_size"]
+from anoseg_d2.utils.constants import VIT_SIZES, ViTSize
 
-
-class ViTSize(NamedTuple):
-    """Depth, width, heads, query blocks, and timm's name of one size."""
-
-    depth: int
-    width: int
-    heads: int
-    num_blocks: int
-    timm_name: str
-
-
-VIT_SIZES = {
-    "S": ViTSize(12, 384, 6, 3, "small"),
-    "B": ViTSize(12, 768, 12, 3, "base"),
-    "L": ViTSize(24, 1024, 16, 4, "large"),
-    "G": ViTSize(40, 1536, 24, 5, "giant"),  # with SwiGLU; DINOv2 only
-}
+__all__ = ["BACKBONES", "backbone_kind", "build_vit", "default_num_blocks", "vit_size"]
 
 
 def vit_size(size: str) -> ViTSize:

@@ -1,5 +1,7 @@
 """Numbers and colours that several packages must agree on, each defined once."""
 
+from typing import NamedTuple
+
 # Label maps of the anomaly benchmarks, after their label rule.
 KNOWN, ANOMALY = 0, 1
 # Void and padding, in every label map: no metric counts them.
@@ -10,6 +12,25 @@ PASTED_ID = 254
 # ImageNet statistics in RGB 0..255, as DINOv2 and DINOv3 were trained with.
 PIXEL_MEAN = (123.675, 116.28, 103.53)
 PIXEL_STD = (58.395, 57.12, 57.375)
+
+
+class ViTSize(NamedTuple):
+    """Depth, width, heads, query blocks, and timm's name of one size."""
+
+    depth: int
+    width: int
+    heads: int
+    num_blocks: int
+    timm_name: str
+
+
+VIT_SIZES = {
+    "S": ViTSize(12, 384, 6, 3, "small"),
+    "B": ViTSize(12, 768, 12, 3, "base"),
+    "L": ViTSize(24, 1024, 16, 4, "large"),
+    "G": ViTSize(40, 1536, 24, 5, "giant"),  # with SwiGLU; DINOv2 only
+}
+
 
 # Weight of no-object in the cross entropy: most queries match nothing (as in Mask2Former).
 NO_OBJECT_WEIGHT = 0.1

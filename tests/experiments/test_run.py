@@ -28,7 +28,10 @@ from anoseg_d2.utils.files import write_json
 
 ROOT = Path(__file__).resolve().parents[2]
 
-RECIPES = [*sorted((ROOT / "configs").glob("*/recipe.yaml")), ROOT / "configs/camvid/unseen.yaml"]
+RECIPES = [
+    *sorted((ROOT / "configs").glob("*/recipe.yaml")),
+    ROOT / "configs/camvid/unseen_recipe.yaml",
+]
 
 # Stands for train_net.py: a checkpoint, and figures that depend on what it starts from.
 TRAINER = """
@@ -188,7 +191,7 @@ def test_what_a_recipe_sets_holds_for_every_stage(recipe):
 
 
 def test_the_unseen_drive_is_not_trained_on(tmp_path):
-    path = ROOT / "configs/camvid/unseen.yaml"
+    path = ROOT / "configs/camvid/unseen_recipe.yaml"
     for name in yaml.safe_load(path.read_text())["needs"]:
         (tmp_path / name).mkdir(parents=True)
     for step in load_recipe(path, data=tmp_path).stages:

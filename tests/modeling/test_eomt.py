@@ -8,7 +8,8 @@ from torch import nn
 from transformers import EomtConfig, EomtForUniversalSegmentation
 
 from anoseg_d2.modeling import EoMT
-from anoseg_d2.modeling.vit import VIT_SIZES, build_vit
+from anoseg_d2.modeling.vit import build_vit
+from anoseg_d2.utils.constants import VIT_SIZES
 
 LABELS, QUERIES, REGISTERS = 6, 9, 4
 
