@@ -374,6 +374,8 @@ def _add_solver_keys(cfg) -> None:
 def _add_test_keys(cfg) -> None:
     # Queries that change no map by more than this are left out before masks are enlarged; 0: none
     cfg.TEST.QUERY_TOLERANCE = 1e-4
+    # Run the network in the mixed precision that SOLVER.AMP.PRECISION names; scores stay float32
+    cfg.TEST.AMP = False
     cfg.TEST.WINDOW_OVERLAP = 0.0  # least overlap of neighbouring windows, fraction of a window
     # `sem_seg` is one-hot (K, H, W), as detectron2's evaluators take it, instead of (H, W) ids
     cfg.TEST.SEM_SEG_MAPS = False

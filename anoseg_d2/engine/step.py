@@ -14,44 +14,9 @@ from torch.nn.parallel import DistributedDataParallel
 from anoseg_d2.modeling.criterion import present_classes
 from anoseg_d2.utils.unwrap import unwrap
 
-__all__ = ["StepTrainer", "amp_dtype"]
+__all__ = ["StepTrainer"]
 
 logger = logging.getLogger(__name__)
-
-
-def amp_dtype(cfg, device: torch.device) -> torch.dtype | None:
-    """Type of mixed precision, or None for float32.
-
-    `auto` is bfloat16 where the device computes in it, float16 on older CUDA devices, which only
-    emulate bfloat16 (V100, T4, RTX 20), and float32 elsewhere.
-
-    Raises:
-        ValueError: SOLVER.AMP.PRECISION is not auto, bf16 or fp16.
-    """
-    known = {"bf16": torch.bfloat16, "fp16": torch.float16}
-    precision = cfg.SOLVER.AMP.PRECISION
-    if precision not in (*known, "auto"):
-        raise ValueError(f"SOLVER.AMP.PRECISION is {precision!r}; allowed: auto, bf16, fp16")
-    if not cfg.SOLVER.AMP.ENABLED:
-        return None
-    if precision != "auto":
-        return known[precision]
-    if device.type == "cuda":
-        # `torch.cuda.is_bf16_supported` also says yes where bfloat16 is emulated, several times
-        # slower than float32; tensor cores compute in it from compute capability 8.0 on.
-        native = torch.cuda.get_device_capability(device) >= (8, 0)
-        return torch.bfloat16 if native or torch.version.hip else torch.float16
-    if device.type == "cpu" and _cpu_has_bf16():
-        return torch.bfloat16
-    logger.info("SOLVER.AMP.PRECISION auto: this device has no fast bf16; training in float32")
-    return None
-
-
-def _cpu_has_bf16() -> bool:
-    try:
-        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
-    except (AttributeError, RuntimeError):  # a build of torch without oneDNN
-        return False
 
 
 class StepTrainer(SimpleTrainer):

@@ -34,10 +34,11 @@ from anoseg_d2.engine.hooks import (
 )
 from anoseg_d2.engine.output_dir import last_checkpoint
 from anoseg_d2.engine.solver import build_optimizer, build_scheduler
-from anoseg_d2.engine.step import StepTrainer, amp_dtype
+from anoseg_d2.engine.step import StepTrainer
 from anoseg_d2.modeling.inference import is_out_of_memory
 from anoseg_d2.modeling.lora import lora_state_dict
 from anoseg_d2.modeling.scores import ensemble_parts
+from anoseg_d2.utils.precision import amp_dtype
 from anoseg_d2.utils.unwrap import unwrap
 
 __all__ = ["Trainer", "check_inputs", "load_evaluated", "parameter_table"]
@@ -146,13 +147,13 @@ class Trainer(DefaultTrainer):
         self.ema = None
         if cfg.SOLVER.EMA.ENABLED:
             self.ema = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(cfg.SOLVER.EMA.DECAY))
-        clip = cfg.SOLVER.CLIP_GRADIENTS
+        clip, amp = cfg.SOLVER.CLIP_GRADIENTS, cfg.SOLVER.AMP
         self._trainer = StepTrainer(
             _distribute(model),
             data_loader,
             optimizer,
             accumulation=cfg.SOLVER.ACCUMULATION,
-            dtype=amp_dtype(cfg, _device(model)),
+            dtype=amp_dtype(amp.PRECISION, _device(model)) if amp.ENABLED else None,
             clip_norm=clip.CLIP_VALUE if clip.ENABLED else 0.0,
             ema=self.ema,
         )

@@ -72,14 +72,16 @@ class ExportModel(nn.Module):
         model: EoMT; it is copied.
         spec: what to take and give.
     Raises:
-        ValueError: scores that the model cannot give, ensembles without statistics, or filters
-            together with an open batch.
+        ValueError: scores that the model cannot give, ensembles without statistics, filters
+            together with an open batch, or a model in mixed precision.
     """
 
     def __init__(self, model: nn.Module, spec: ExportSpec):
         super().__init__()
         names = model.check_scores(spec.scores)
         scores.check_statistics(names, model.score_statistics)
+        if model.inference_dtype is not None:
+            raise ValueError("TEST.AMP is True; an export sets its own precision: set it False")
         if model.postprocess and spec.batch is None:
             raise ValueError(
                 "TEST.ANOMALY.POSTPROCESS works image by image and needs a batch of a fixed size"

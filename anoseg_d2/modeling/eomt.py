@@ -35,6 +35,7 @@ from anoseg_d2.modeling.lora import adapt_backbone
 from anoseg_d2.modeling.postprocess import POSTPROCESS
 from anoseg_d2.modeling.vit import backbone_kind, build_vit, default_num_blocks
 from anoseg_d2.utils.constants import PIXEL_MEAN, PIXEL_STD
+from anoseg_d2.utils.precision import amp_dtype
 
 __all__ = ["EoMT"]
 
@@ -205,6 +206,11 @@ class EoMT(nn.Module):
             "window_overlap": cfg.TEST.WINDOW_OVERLAP,
             "window_batch": cfg.INPUT.WINDOW_BATCH,
             "query_tolerance": cfg.TEST.QUERY_TOLERANCE,
+            "inference_dtype": (
+                amp_dtype(cfg.SOLVER.AMP.PRECISION, torch.device(cfg.MODEL.DEVICE))
+                if cfg.TEST.AMP
+                else None
+            ),
             "sem_seg_maps": cfg.TEST.SEM_SEG_MAPS,
         }
 

@@ -1,40 +1,10 @@
-"""Precision by device, and steps whose gradient is not finite."""
+"""Steps whose gradient is not finite."""
 
 import pytest
 import torch
 from runs import small_run
 
 from anoseg_d2.engine import Trainer, check_inputs
-from anoseg_d2.engine import step as step_module
-from anoseg_d2.engine.step import amp_dtype
-
-
-@pytest.fixture
-def auto(tiny_cfg):
-    return tiny_cfg("SOLVER.AMP.ENABLED", True)
-
-
-@pytest.mark.parametrize(
-    "capability,expected",
-    [((7, 0), torch.float16), ((7, 5), torch.float16), ((8, 0), torch.bfloat16)],
-    ids=["V100", "T4, RTX 20", "A100"],
-)
-def test_auto_takes_bfloat16_only_where_a_gpu_computes_in_it(
-    monkeypatch, auto, capability, expected
-):
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: True)  # emulated, or not
-    monkeypatch.setattr(torch.version, "hip", None)
-    assert amp_dtype(auto, torch.device("cuda")) == expected
-
-
-def test_auto_is_float32_on_a_build_without_onednn(monkeypatch, auto):
-    class Ops:
-        def __getattr__(self, name):
-            raise AttributeError(f"'_OpNamespace' 'mkldnn' object has no attribute {name!r}")
-
-    monkeypatch.setattr(step_module.torch.ops, "mkldnn", Ops())
-    assert amp_dtype(auto, torch.device("cpu")) is None
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])

@@ -16,7 +16,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from anoseg_d2.checkpoint.from_config import resolve_weights
 from anoseg_d2.engine.solver import build_optimizer, build_scheduler
-from anoseg_d2.engine.step import StepTrainer, amp_dtype
+from anoseg_d2.engine.step import StepTrainer
 from anoseg_d2.engine.trainer import Trainer, check_inputs
 from anoseg_d2.modeling import EoMT
 
@@ -257,17 +257,6 @@ def test_two_images_are_memorised(head, lora):
     assert mean_iou(model, samples) < 50
     run_steps(cfg, [[samples]] * steps, model=model, clip_norm=1.0)
     assert mean_iou(model, samples) > 95
-
-
-def test_precision_follows_the_config_and_the_device(tiny_cfg):
-    cpu = torch.device("cpu")
-    assert amp_dtype(tiny_cfg(), cpu) is None
-    for name, dtype in (("bf16", torch.bfloat16), ("fp16", torch.float16)):
-        cfg = tiny_cfg("SOLVER.AMP.ENABLED", True, "SOLVER.AMP.PRECISION", name)
-        assert amp_dtype(cfg, cpu) == dtype
-    assert amp_dtype(tiny_cfg("SOLVER.AMP.ENABLED", True), cpu) in (None, torch.bfloat16)
-    with pytest.raises(ValueError, match="PRECISION is 'int8'; allowed: auto, bf16, fp16"):
-        amp_dtype(tiny_cfg("SOLVER.AMP.PRECISION", "int8"), cpu)
 
 
 @pytest.mark.parametrize(

@@ -153,6 +153,13 @@ def test_filters_of_score_maps_are_part_of_the_graph(make_model):
         ExportModel(model, dataclasses.replace(spec, batch=None))
 
 
+def test_a_model_in_mixed_precision_is_refused(make_model):
+    model = make_model()
+    model.inference_dtype = torch.bfloat16
+    with pytest.raises(ValueError, match="TEST.AMP is True"):
+        ExportModel(model, ExportSpec(("rba",)))
+
+
 def test_the_model_itself_is_left_as_it_was(make_model):
     model = make_model(lora={"rank": 2})
     before, names = weights_hash(model.state_dict()), list(model.score_names)

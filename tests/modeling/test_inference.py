@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from anoseg_d2.modeling import inference
+from anoseg_d2.modeling import EoMT, inference
 from anoseg_d2.modeling.inference import choose_queries, is_out_of_memory
 from anoseg_d2.modeling.scores import (
     combine_masks,
@@ -104,6 +104,31 @@ def test_an_outer_autocast_does_not_round_the_scores(tiny_eomt):
     # In bfloat16, 4,096 pixels share some forty values.
     assert len(found.unique()) > 0.5 * len(expected.unique())
     torch.testing.assert_close(found, expected, rtol=0, atol=0.05)
+
+
+def test_amp_rounds_the_network_and_nothing_after_it(tiny_cfg, monkeypatch):
+    model = EoMT(tiny_cfg("TEST.AMP", True, "SOLVER.AMP.PRECISION", "bf16")).eval()
+    assert EoMT(tiny_cfg()).inference_dtype is None
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    sample = {"image": torch.randint(256, (3, 40, 64), dtype=torch.uint8)}
+    found = model([sample])[0]
+    read, seen = inference.scores.scores_from_maps, []
+
+    def scores_from_maps(maps, *args):
+        seen.extend(value.dtype for value in maps.values())
+        return read(maps, *args)
+
+    monkeypatch.setattr(inference.scores, "scores_from_maps", scores_from_maps)
+    model.backbone.blocks[0].mlp.fc1.register_forward_hook(lambda *a: seen.append(a[2].dtype))
+    model([sample])
+    assert seen[0] == torch.bfloat16 and set(seen[1:]) == {torch.float32}
+    model.inference_dtype = None
+    expected = model([sample])[0]
+    for name, value in found["scores"].items():
+        assert value.dtype == torch.float32
+        error = (value - expected["scores"][name]).abs().max()
+        assert 0 < error < 0.05 * expected["scores"][name].abs().max().clamp(min=1), name
 
 
 def trained_like(queries=60, seed=0):
