@@ -1,17 +1,17 @@
-"""Datasets: registered, found on disk, read, checked, augmented, and made.
+"""Register, find, read, check, augment and make datasets.
 
 - `AnosegDatasetMapper`: turns a dataset dict into what the network takes.
 - `Augmentation`: colours, scale, flip and crop, as EoMT trains.
 - `build_train_loader`: the endless training loader, which can start at any batch.
 - `build_test_loader`: each image of one dataset once, over all processes.
-- `Dataset`: where the files of one dataset may be, and what its labels mean.
+- `Dataset`: where the files of one dataset can be, and what its labels mean.
 - `DATASETS`: every registered `Dataset` by name.
-- `register_all`, `register_anomaly_benchmarks`, `register_cards`, `register_dataset`: file
-  datasets in detectron2's catalogs.
+- `register_all`, `register_anomaly_benchmarks`, `register_cards`, `register_dataset`: add
+  datasets to detectron2's catalogs.
 - `LABEL_RULES`: what the values of each label format mean.
 - `load_label`: reads a label file as train ids.
-- `read_image`, `read_label`, `write_image`: pixels from and to files.
-- `check_dataset`: looks through one dataset, file by file.
+- `read_image`, `read_label`, `write_image`: read and write pixels.
+- `check_dataset`: checks one dataset, file by file.
 """
 
 import importlib

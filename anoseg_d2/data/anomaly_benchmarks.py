@@ -1,4 +1,4 @@
-"""The road-anomaly benchmarks: every public layout, the rule of their labels, their sizes.
+"""The road-anomaly benchmarks: their public layouts, label rules and sizes.
 
 Layouts and splits: Lis et al. 2019 (RoadAnomaly, arXiv:1904.07595), Chan et al. 2021
 (SegmentMeIfYouCan, arXiv:2104.14812), Blum et al. 2019 (Fishyscapes, arXiv:1904.03215), Pinggera
@@ -15,7 +15,7 @@ __all__ = ["ANOMALY_BENCHMARKS"]
 
 
 def _repack(folder: str) -> Layout:
-    """The collection in which each benchmark has images/N.* and labels_masks/N.*."""
+    """Return the layout of the collection that has images/N.* and labels_masks/N.* per set."""
     return Layout(
         "re-pack (images, labels_masks)",
         (f"Validation_Dataset/{folder}", folder),
@@ -25,7 +25,7 @@ def _repack(folder: str) -> Layout:
 
 
 def _originals(*folders: str) -> Layout:
-    """The collection in which each benchmark has original/*.* and labels/*.*."""
+    """Return the layout of the collection that has original/*.* and labels/*.* per set."""
     return Layout(
         "re-pack (original, labels)",
         folders,
@@ -35,10 +35,10 @@ def _originals(*folders: str) -> Layout:
 
 
 def _track(folder: str, frames: str) -> Layout:
-    """A track of SegmentMeIfYouCan; its images without public labels are no part of it."""
+    """Return the layout of a SegmentMeIfYouCan track; only frames with public labels belong."""
     return Layout(
         "SegmentMeIfYouCan track",
-        # The frames' names identify a track in a folder of any name.
+        # Frame names identify a track, so its folder may have any name.
         (folder, f"SegmentMeIfYouCan/{folder}", f"smiyc/{folder}", "*", "Validation_Dataset/*"),
         ("images/{id}.*",),
         ("labels_masks/{id}_labels_semantic.png",),
@@ -59,7 +59,7 @@ _ROAD_ANOMALY = (
 
 _ROAD_ANOMALY21 = (_track("dataset_AnomalyTrack", r"validation\d+"), _repack("RoadAnomaly21"))
 
-# 19 and 21..29 were withdrawn by the authors: test scenes beside them in the archive
+# The authors withdrew 19 and 21..29, which are in the archive but show test scenes.
 _OBSTACLE_FRAMES = r"validation_(?!19$|2[1-9]$)\d+"
 
 _ROAD_OBSTACLE21 = (
@@ -81,7 +81,7 @@ _FISHY_LOST_AND_FOUND = (
         (
             "laf_images/{id}_leftImg8bit.*",
             "laf_images/{id}leftImg8bit.*",
-            # The labels' own download next to the official tree of Lost and Found.
+            # Fishyscapes offers only the labels for download; the images stay in Lost and Found.
             *(f"{tree}/leftImg8bit/*/*/{{id}}_leftImg8bit.*" for tree in _LOST_AND_FOUND_FOLDERS),
             "leftImg8bit/*/*/{id}_leftImg8bit.*",
         ),
@@ -89,7 +89,7 @@ _FISHY_LOST_AND_FOUND = (
         spare_images=True,
     ),
     Layout(
-        "Fishyscapes labels in a folder of their own, official Lost and Found tree",
+        "Fishyscapes labels in a separate folder, official Lost and Found tree",
         ("",),
         tuple(f"{tree}/leftImg8bit/*/*/{{id}}_leftImg8bit.*" for tree in _LOST_AND_FOUND_FOLDERS),
         tuple(
@@ -138,9 +138,9 @@ _LOST_AND_FOUND = (
     ),
 )
 
-# SegmentMeIfYouCan tests without the scenes whose obstacles are children or bicycles, which a
-# closed set knows. It also leaves out 17 frames whose labels are all void, so that 1043 remain;
-# they are read here, and add no pixel to any figure.
+# SegmentMeIfYouCan leaves out the scenes whose obstacles are children or bicycles, because these
+# are known classes. It also leaves out 17 frames that are all void, which gives 1043 images; here
+# they are read, but they add no pixel to any figure.
 _KNOWN_OBSTACLES = (
     *("15_Rechbergstr_Deckenpfronn", "01_Hanns_Klemm_Str_45_000006"),
     *("01_Hanns_Klemm_Str_45_000007", "10_Schlossberg_9_000004"),
@@ -158,7 +158,7 @@ _STREET_HAZARDS = (
     ),
 )
 
-# name -> layouts, label rule, images of the public validation (Lost and Found: test) set
+# name -> layouts, label rule, number of images in the public validation set (Lost and Found: test)
 _TABLE = {
     "road_anomaly": (_ROAD_ANOMALY, "road_anomaly", 60),
     "road_anomaly21": (_ROAD_ANOMALY21, "anomaly", 10),
@@ -170,7 +170,8 @@ _TABLE = {
     "street_hazards": (_STREET_HAZARDS, "street_hazards", 1500),
 }
 
-# Small obstacles on the road, whose components count from 50 predicted and 10 labelled pixels.
+# Sets of small obstacles on the road. Their components count from 50 predicted and 10 labelled
+# pixels on; the anomaly track's limits, 500 and 100 pixels, would drop many of them.
 _OBSTACLE_TRACK = ("road_obstacle21", "lost_and_found", "lost_and_found_no_known")
 
 ANOMALY_BENCHMARKS: dict[str, Dataset] = {

@@ -1,10 +1,10 @@
-"""Training augmentation of EoMT and Mask2Former: colours, scale, flip, crop; pure functions.
+"""Augment training images as EoMT and Mask2Former do: colours, scale, flip and crop.
 
 The order and ranges are those of EoMT (arXiv:2503.19108): colours, scale jitter, flip, padding to
-the right and the bottom, random crop. Image and label are always moved by the same numbers.
+the right and the bottom, random crop. Image and label always move together.
 
-Every function that draws takes a `numpy.random.Generator`; the same generator state gives the same
-result everywhere.
+All functions are pure. Those that draw random numbers take a `numpy.random.Generator`, and the same
+generator state gives the same result everywhere.
 """
 
 from dataclasses import dataclass
@@ -17,6 +17,7 @@ from anoseg_d2.utils.constants import VOID
 
 __all__ = ["Augmentation", "crop", "fit_scale", "flip", "jitter_colors", "pad", "resize"]
 
+# Colour factors are drawn from 1 - x to 1 + x, and hue angles from -x to x.
 BRIGHTNESS = 32 / 255
 CONTRAST = 0.5
 SATURATION = 0.5
@@ -28,13 +29,14 @@ _GREY_WEIGHTS = np.array([[0.299, 0.587, 0.114]], dtype=np.float32)  # ITU-R BT.
 
 @dataclass(frozen=True)
 class Augmentation:
-    """The whole chain.
+    """The whole augmentation chain.
 
     Args:
-        crop_size: (H, W) of what comes out, pixels.
-        color_jitter: whether colours are changed.
-        scale_jitter: range of the factor on the scale that fits the image inside the crop.
-        flip: whether half of the draws are mirrored.
+        crop_size: (H, W) of the result, pixels.
+        color_jitter: whether to change colours.
+        scale_jitter: range of the factor that multiplies the scale at which the image just fits
+            inside the crop.
+        flip: whether to mirror half of the samples.
     """
 
     crop_size: tuple[int, int]
@@ -52,12 +54,12 @@ class Augmentation:
     def __call__(
         self, image: np.ndarray, label: np.ndarray, generator: np.random.Generator
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Draw one augmented pair; a crop without any label is drawn anew, at most 10 times.
+        """Draw one augmented pair; a crop that is all void is redrawn, at most 10 times.
 
         Args:
             image: (H, W, 3) uint8 RGB.
             label: (H, W) uint8 train ids, 255 void.
-            generator: source of every draw.
+            generator: source of all random numbers.
         Returns:
             (crop_h, crop_w, 3) uint8 and (crop_h, crop_w) uint8; padding is 0 and 255.
         """
@@ -107,7 +109,7 @@ def flip(image: np.ndarray, label: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def pad(
     image: np.ndarray, label: np.ndarray, size: tuple[int, int]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Pad both at the right and the bottom to at least `size` (H, W): image 0, label 255."""
+    """Pad both on the right and at the bottom to at least `size` (H, W), with 0 and 255."""
     below, right = (max(0, wanted - have) for wanted, have in zip(size, label.shape, strict=True))
     if not below and not right:
         return image, label
@@ -127,13 +129,13 @@ def crop(
 
 
 def jitter_colors(image: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-    """Change brightness, contrast, saturation and hue, each with probability 1/2.
+    """Change brightness, contrast, saturation and hue, each with probability 0.5.
 
     Contrast comes before or after saturation and hue, at random.
 
     Args:
         image: (H, W, 3) uint8 RGB.
-        generator: source of the draws.
+        generator: source of all random numbers.
     Returns:
         (H, W, 3) uint8, rounded and clipped after each change.
     """
@@ -165,21 +167,21 @@ def scale_brightness(image: np.ndarray, factor: float) -> np.ndarray:
 
 
 def scale_contrast(image: np.ndarray, factor: float) -> np.ndarray:
-    """Stretch (H, W, 3) uint8 about the image's mean grey by `factor`."""
+    """Scale the contrast of (H, W, 3) uint8 around the image's mean grey by `factor`."""
     mean = float(_grey(image).mean())
     return _through_table(image, mean + (np.arange(256) - mean) * factor)
 
 
 def scale_saturation(image: np.ndarray, factor: float) -> np.ndarray:
-    """Stretch (H, W, 3) uint8 about each pixel's own grey by `factor`."""
-    # one 3x3 matrix: factor * identity + (1 - factor) * grey in every channel
+    """Scale the colours of (H, W, 3) uint8 around each pixel's own grey by `factor`."""
+    # One 3x3 matrix does it: factor * identity + (1 - factor) * grey in every channel.
     grey = np.repeat(_GREY_WEIGHTS, 3, axis=0)
     matrix = factor * np.eye(3, dtype=np.float32) + (1 - factor) * grey
     return cv2.transform(image, matrix.astype(np.float32))
 
 
 def rotate_hue(image: np.ndarray, degrees: float) -> np.ndarray:
-    """Turn the hue of (H, W, 3) uint8 RGB by an angle, saturation and value kept."""
+    """Rotate the hue of (H, W, 3) uint8 RGB by an angle; saturation and value stay."""
     hsv = cv2.cvtColor(image.astype(np.float32), cv2.COLOR_RGB2HSV)
     hsv[..., 0] = (hsv[..., 0] + degrees) % 360
     return np.rint(cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)).clip(0, 255).astype(np.uint8)

@@ -1,7 +1,7 @@
-"""The registered datasets. Importing this module registers them; nothing on disk is touched.
+"""Register the datasets on import, without touching the disk.
 
-Files are looked for when a set is asked for, under `DETECTRON2_DATASETS` (default `datasets`), so
-that only the sets that a run uses need to be there.
+Files are searched for only when a dataset is loaded, under `DETECTRON2_DATASETS` (default
+`datasets`), so only the datasets that a run uses need to exist.
 """
 
 import os
@@ -41,10 +41,10 @@ def datasets_root() -> Path:
 
 
 def register_all(root=None) -> None:
-    """Register Cityscapes, the benchmarks and the shipped cards; again is fine.
+    """Register Cityscapes, the benchmarks and the shipped cards; may be called again.
 
     Args:
-        root: datasets folder; None reads DETECTRON2_DATASETS whenever a set is asked for.
+        root: datasets folder; None reads DETECTRON2_DATASETS each time a dataset is loaded.
     """
     for name, (folder, split, rule, expected) in _CITYSCAPES_SPLITS.items():
         register_dataset(cityscapes_dataset(name, folder, split, rule, expected), root)
@@ -62,13 +62,13 @@ def register_cards(cards, root=None) -> list[str]:
     """Register the datasets of cards.
 
     Args:
-        cards: yaml files or names of shipped cards; or a config, whose DATASETS.CARDS are taken
-            and whose DATASETS.ALLOW_COUNT_MISMATCH is heeded from then on.
+        cards: yaml files or names of shipped cards; or a config, whose DATASETS.CARDS are
+            registered and whose DATASETS.ALLOW_COUNT_MISMATCH applies from then on.
         root: as in `register_all`.
     Returns:
         the names registered.
     Raises:
-        FileNotFoundError, ValueError: no such card, or one against the schema.
+        FileNotFoundError, ValueError: there is no such card, or it violates the schema.
     """
     if hasattr(cards, "DATASETS"):
         allow_count_mismatch(cards.DATASETS.ALLOW_COUNT_MISMATCH)
@@ -84,9 +84,9 @@ def register_cards(cards, root=None) -> list[str]:
 
 
 def register_dataset(dataset: Dataset, root=None) -> None:
-    """File a dataset in detectron2's catalogs.
+    """Add a dataset to detectron2's catalogs.
 
-    The same set again, or the same card read anew, takes the place of the old.
+    Registering the same dataset again, or rereading its card, replaces the old entry.
 
     Args:
         dataset: what to register.
@@ -99,18 +99,19 @@ def register_dataset(dataset: Dataset, root=None) -> None:
     if (known is None and name in DatasetCatalog) or (known and known.origin != dataset.origin):
         owner = known.origin if known else "another project"
         raise ValueError(
-            f"dataset name {name!r} ({dataset.origin}) is taken already by {owner}; "
+            f"dataset name {name!r} ({dataset.origin}) is already taken by {owner}; "
             "choose another `name` in the card"
         )
     if known is not None:
         unregister_dataset(name)
     DATASETS[name] = dataset
+    # The root is read when the dataset is loaded: tests and commands set the variable after import.
     DatasetCatalog.register(name, lambda: dataset.load(datasets_root() if root is None else root))
     MetadataCatalog.get(name).set(**dataset.metadata())
 
 
 def unregister_dataset(name: str) -> None:
-    """Take a dataset out of the catalogs; KeyError when it is not one of ours."""
+    """Remove a dataset from the catalogs; KeyError when it is not one of ours."""
     del DATASETS[name]
     DatasetCatalog.remove(name)
     MetadataCatalog.remove(name)

@@ -1,4 +1,4 @@
-"""Cityscapes (Cordts et al. 2016, arXiv:1604.01685): where its files are and what they mean."""
+"""Describe where the files of Cityscapes (Cordts et al., arXiv:1604.01685) are."""
 
 from anoseg_d2.data.dataset import Dataset
 from anoseg_d2.data.dataset_files import Layout
@@ -14,14 +14,14 @@ def cityscapes_layout(folder: str, split: str) -> Layout:
     """Return the official layout of one split.
 
     Args:
-        folder: that holds leftImg8bit/ and gtFine/, below the datasets folder.
+        folder: path below the datasets folder; holds leftImg8bit/ and gtFine/.
         split: such as `train`.
     """
     return Layout(
         "Cityscapes",
         (folder,),
         (f"leftImg8bit/{split}/*/{{id}}{IMAGE_SUFFIX}.*",),
-        # One labelling in two codings: the official ids win where both are there.
+        # Both codings hold the same labels; where both exist, the official ids are read.
         tuple(
             f"gtFine/{split}/*/{{id}}_gtFine_{code}.png" for code in ("labelIds", "labelTrainIds")
         ),
@@ -34,9 +34,9 @@ def cityscapes_dataset(
     """Describe one split in Cityscapes layout.
 
     Args:
-        name: as it will be registered.
+        name: under which it will be registered.
         folder, split: as in `cityscapes_layout`.
-        rule: a name in `LABEL_RULES`.
+        rule: key of `LABEL_RULES`.
         expected_images: how many there should be; None for any number.
     """
     return Dataset(

@@ -1,4 +1,4 @@
-"""Contact sheets: photographs above their coloured labels, to be looked at by a person."""
+"""Draw contact sheets: photographs with their labels in colour below them."""
 
 from collections.abc import Iterable, Mapping
 
@@ -11,7 +11,7 @@ from anoseg_d2.utils.constants import ANOMALY, ANOMALY_COLOR, VOID, VOID_COLOR
 __all__ = ["contact_sheet", "evenly_spread", "label_colors"]
 
 GAP = 2  # black pixels around each tile
-LABEL_WEIGHT = 0.6  # of the colours over the photograph
+LABEL_WEIGHT = 0.6  # opacity of the colours over the photograph
 
 
 def contact_sheet(
@@ -20,11 +20,11 @@ def contact_sheet(
     columns: int = 4,
     width: int = 480,
 ) -> np.ndarray:
-    """Arrange photographs, each above itself with its label drawn over it.
+    """Arrange photographs in a grid, each above a copy with its label drawn over it.
 
     Args:
         pairs: (image (H, W, 3) uint8 RGB, label (H, W) uint8), of any sizes; read one at a time.
-        colors: label value -> RGB; other values show the photograph.
+        colors: label value -> RGB; elsewhere the photograph stays visible.
         columns: tiles in a row.
         width: of one tile, pixels.
     Returns:
@@ -65,6 +65,6 @@ def label_colors(dataset: Dataset) -> dict[int, tuple[int, int, int]]:
 
 
 def evenly_spread(total: int, count: int) -> list[int]:
-    """Return `count` of the indices 0..total-1 at even distances, all of them when fewer exist."""
+    """Return `count` evenly spread indices of 0..total-1, or all if there are fewer."""
     chosen = np.linspace(0, total - 1, min(count, total)).round().astype(int)
     return list(dict.fromkeys(chosen.tolist()))

@@ -1,4 +1,4 @@
-"""A registered dataset: where its files may lie, what its labels mean, how many there are."""
+"""Describe a dataset: where its files can be, what its labels mean, how many there are."""
 
 import logging
 import os
@@ -18,7 +18,7 @@ _settings = {"allow_count_mismatch": False}
 
 
 def allow_count_mismatch(allow: bool) -> None:
-    """Say whether incomplete sets are only warned of (True) or refused (False, at start).
+    """Choose whether incomplete datasets cause a warning (True) or an error (False, the default).
 
     The environment variable ANOSEG_ALLOW_COUNT_MISMATCH=1 does the same from outside.
     """
@@ -27,20 +27,22 @@ def allow_count_mismatch(allow: bool) -> None:
 
 @dataclass(frozen=True)
 class Dataset:
-    """One dataset.
+    """A dataset that can be registered.
 
     Args:
         name: as registered.
         evaluator_type: "closed_set" (known classes, perhaps a pasted anomaly) or "anomaly".
-        layouts: ways in which it may lie on disk.
-        rule: label values to train ids.
+        layouts: file layouts in which it is distributed.
+        rule: maps label values to train ids.
         classes: names of the K known classes in train-id order; empty for anomaly sets.
         colors: RGB 0..255 of each.
-        expected_images: how many there should be; None when any number is right.
+        expected_images: number of images; None allows any number.
         present_classes: train ids over which mIoU is averaged; None for those that occur.
-        origin: what describes the set, for messages.
-        component_track: "anomaly" or "obstacle", whose size limits the component figures of an
-            anomaly set follow (SegmentMeIfYouCan, arXiv:2104.14812).
+            A dataset that lacks some classes (CamVid) states them, so that its mIoU does not
+            depend on which images are evaluated.
+        origin: the card or module that describes it, for messages.
+        component_track: "anomaly" or "obstacle"; chooses the size limits of the component figures
+            of an anomaly set (SegmentMeIfYouCan, arXiv:2104.14812).
     """
 
     name: str
@@ -67,19 +69,19 @@ class Dataset:
         return self.rule.train_ids()
 
     def find(self, root) -> FoundFiles:
-        """Find the set's files; see `dataset_files.find_files`."""
+        """Find the files; see `dataset_files.find_files`."""
         return find_files(self.name, root, self.layouts)
 
     def load(self, root) -> list[dict]:
-        """List the set for detectron2.
+        """List the images for detectron2.
 
         Args:
             root: the datasets folder.
         Returns:
             one dict per image: file_name, sem_seg_file_name, image_id, label_rule.
         Raises:
-            FileNotFoundError: the set is not there.
-            ValueError: two layouts at once; or it is incomplete and that was not allowed.
+            FileNotFoundError: no files were found.
+            ValueError: two layouts at once, or files are missing and that is not allowed.
         """
         found = self.find(root)
         problems = self.problems(found)
@@ -87,11 +89,11 @@ class Dataset:
         if problems and not allowed:
             raise ValueError(
                 "\n  ".join([f"{self.name} is not complete:", *problems])
-                + f"\nTo go on with what is there, set DATASETS.ALLOW_COUNT_MISMATCH True or "
+                + f"\nTo continue with what is there, set DATASETS.ALLOW_COUNT_MISMATCH True or "
                 f"{COUNT_VARIABLE}=1."
             )
         for problem in problems:
-            logger.warning("%s goes on INCOMPLETE, as asked: %s", self.name, problem)
+            logger.warning("continuing with %s although it is INCOMPLETE: %s", self.name, problem)
         logger.info(
             "%s: %d images (%s, %s)", self.name, len(found.pairs), found.layout, found.folder
         )
@@ -106,7 +108,7 @@ class Dataset:
         ]
 
     def problems(self, found: FoundFiles) -> list[str]:
-        """Say what is missing or too much among the files found; empty when nothing is."""
+        """List what is missing or superfluous among the files found; empty when all is well."""
         problems = []
         if self.expected_images not in (None, len(found.pairs)):
             problems.append(
@@ -122,7 +124,7 @@ class Dataset:
         return problems
 
     def metadata(self) -> dict:
-        """Return what MetadataCatalog shall hold."""
+        """Return the entries for MetadataCatalog."""
         metadata = {
             "evaluator_type": self.evaluator_type,
             "ignore_label": 255,

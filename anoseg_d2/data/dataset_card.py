@@ -1,4 +1,4 @@
-"""Dataset cards: a dataset described by a small yaml file instead of Python.
+"""Read dataset cards: small yaml files that describe a dataset without Python.
 
 Example::
 
@@ -13,11 +13,11 @@ Example::
     void: [255]
     anomaly: 254                        # optional: the pasted anomaly becomes train id K
 
-A split may take some files of a folder only: `frames` is a regular expression that the id (what the
-placeholders capture) must match from end to end, as in `frames: "(0001TP|0016E5)_.*"`.
+To take only some files of a folder, a split sets `frames`, a regular expression that the whole id
+(what the placeholders capture) must match, as in `frames: "(0001TP|0016E5)_.*"`.
 
-A card without `splits` has `images` and `labels` beside `name` and registers `name`. A set of
-anomalies has `kind: anomaly`, and `known`, `anomaly`, `void` instead of classes; its
+A card without `splits` has `images` and `labels` next to `name` and registers `name`. An anomaly
+set has `kind: anomaly`, with `known`, `anomaly` and `void` instead of classes; its
 `component_track` is `anomaly`, or `obstacle` for small things on the road.
 """
 
@@ -38,6 +38,7 @@ from anoseg_d2.utils.visualization import class_palette
 __all__ = ["CARDS_FOLDER", "find_card", "read_card", "shipped_cards"]
 
 CARDS_FOLDER = Path(__file__).parent / "cards"
+# Cards come from strangers, so everything that could be made to take forever has a limit.
 MAX_BYTES = 1_000_000
 MAX_DEPTH = 20
 MAX_WILDCARDS = 12
@@ -63,7 +64,7 @@ def find_card(card) -> Path:
     Args:
         card: path of a yaml file, or the name of a shipped card.
     Raises:
-        FileNotFoundError: neither.
+        FileNotFoundError: it is neither.
     """
     for path in (Path(card).expanduser(), CARDS_FOLDER / f"{card}.yaml"):
         if path.is_file():
@@ -80,15 +81,16 @@ def read_card(path) -> list[Dataset]:
     Args:
         path: yaml file.
     Returns:
-        its datasets: one, or one per split.
+        the datasets it describes: one, or one per split.
     Raises:
-        ValueError: not yaml, or against the schema; names file, line, key and what is allowed.
+        ValueError: it is not yaml or violates the schema; the message names the file, line and
+            key, and what is allowed.
     """
     return _Card(Path(path)).datasets()
 
 
 class _Card:
-    """A parsed card whose errors know the file, the line and the key."""
+    """A parsed card, whose errors name the file, the line and the key."""
 
     def __init__(self, path: Path):
         self.path = path
@@ -99,7 +101,7 @@ class _Card:
             _refuse_nests(text)
             self.node = yaml.compose(text, Loader=yaml.SafeLoader)
             self.card = yaml.safe_load(text)
-        # Beside its own errors, yaml passes on those of dates and numbers that do not exist.
+        # PyYAML also lets through the errors of impossible dates and of huge numbers.
         except (yaml.YAMLError, ValueError, OverflowError) as error:
             raise ValueError(f"{path}: not plain yaml: {error}") from error
         if not isinstance(self.card, Mapping):
@@ -174,7 +176,7 @@ class _Card:
             self.fail("splits", splits, "a mapping of split names to images and labels")
         for key in _FILE_KEYS:
             if key in self.card:
-                self.fail(key, self.card[key], "inside each split, as the card has `splits`")
+                self.fail(key, self.card[key], "inside each split, because the card has `splits`")
         for split, entry in splits.items():
             if not isinstance(entry, Mapping):
                 self.fail(split, entry, f"keys {', '.join(_FILE_KEYS)}", ("splits",))
@@ -194,7 +196,7 @@ class _Card:
         return Layout(f"card {self.path.name}", (root,), images, labels, frames), expected
 
     def frames(self, entry: Mapping, where: tuple) -> str:
-        """Regular expression of the ids that belong to the set; all of them by default."""
+        """Return the regular expression of the ids that belong to the set; default: all."""
         pattern = entry.get("frames", ".*")
         try:
             re.compile(pattern)
@@ -206,7 +208,7 @@ class _Card:
         given = entry.get(key)
         patterns = [given] if isinstance(given, str) else given
         if not isinstance(patterns, list) or not patterns or not all(map(_is_pattern, patterns)):
-            allowed = "a pattern below root with a placeholder, as in 'images/{id}.*', or a list"
+            allowed = "a pattern below root with a placeholder, such as 'images/{id}.*', or a list"
             self.fail(key, given, allowed, where)
         return tuple(patterns)
 
@@ -226,9 +228,13 @@ class _Card:
         if given in _NAMED_RULES:
             for key in ("void", "anomaly"):
                 if key in self.card:
-                    self.fail(key, self.card[key], f"absent: label_values {given!r} says it")
+                    self.fail(
+                        key, self.card[key], f"nothing, because label_values {given!r} defines it"
+                    )
             if classes != CITYSCAPES_CLASSES:
-                self.fail("classes", list(classes), f"cityscapes, as label_values is {given!r}")
+                self.fail(
+                    "classes", list(classes), f"cityscapes, because label_values is {given!r}"
+                )
             return LABEL_RULES[given]
         if not isinstance(given, Mapping) or not given:
             self.fail(
@@ -277,7 +283,7 @@ class _Card:
         return self.file_name(name, ("name",))
 
     def file_name(self, given, where: tuple) -> str:
-        """Return a name that will become part of a path, or raise the schema error."""
+        """Return a name that is safe as part of a path, or raise the schema error."""
         try:
             return check_name(given if isinstance(given, str) else str(given), "dataset")
         except ValueError as error:
@@ -285,7 +291,7 @@ class _Card:
 
     def text(self, entry: Mapping, key: str) -> str:
         if not isinstance(entry.get(key), str) or not entry[key].strip():
-            self.fail(key, entry.get(key), "a non-empty text")
+            self.fail(key, entry.get(key), "a string that is not empty")
         return entry[key]
 
     def check_keys(self, entry: Mapping, allowed: tuple[str, ...], where: tuple = ()) -> None:
@@ -317,7 +323,7 @@ class _Card:
 
 
 def _line(node, path: tuple) -> int | None:
-    """Return the line of a key, None when the card does not have it."""
+    """Return the line of a key, or of the closest key above it that the card has."""
     line = None
     for step in path:
         pairs = node.value if isinstance(node, yaml.MappingNode) else []
@@ -329,11 +335,11 @@ def _line(node, path: tuple) -> int | None:
 
 
 def _refuse_nests(text: str) -> None:
-    """Refuse what would recurse without end, or grow, once it is composed."""
+    """Refuse yaml that would recurse endlessly or expand without limit when composed."""
     depth = 0
     for event in yaml.parse(text, Loader=yaml.SafeLoader):
         if isinstance(event, yaml.AliasEvent):
-            raise ValueError("a card has no aliases (`*name`); write the value out")
+            raise ValueError("a card may not have aliases (`*name`); write the value out")
         depth += isinstance(event, yaml.CollectionStartEvent)
         depth -= isinstance(event, yaml.CollectionEndEvent)
         if depth > MAX_DEPTH:
@@ -341,7 +347,7 @@ def _refuse_nests(text: str) -> None:
 
 
 def _is_pattern(given) -> bool:
-    """Say whether it is a pattern that stays below its root and matches in reasonable time."""
+    """Return whether it is a pattern that stays below its root and matches in reasonable time."""
     if not isinstance(given, str) or given.startswith("/") or ".." in given or "\0" in given:
         return False
     names = placeholders(given)

@@ -1,4 +1,4 @@
-"""Looking through a dataset file by file: what is there, what is missing, what is wrong."""
+"""Check a dataset file by file: what is there, what is missing and what is wrong."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -19,21 +19,21 @@ __all__ = ["DatasetReport", "check_dataset"]
 
 @dataclass
 class DatasetReport:
-    """What the check of one dataset found.
+    """Findings of the check of one dataset.
 
     Args:
-        name: of the set.
+        name: of the dataset.
         verdict: "ok"; "incomplete", when files are missing or too many; "broken", when files are
             unreadable or contradict the rules; "absent", when nothing is there.
-        problems: what is behind a verdict other than ok.
-        notes: worth knowing, no fault.
-        layout, folder: which of its layouts, and where.
-        images: pairs of image and label.
-        checked: pairs that were read.
-        expected_images: how many there should be, None for any number.
+        problems: reasons for a verdict other than ok.
+        notes: worth knowing, but not a fault.
+        layout, folder: the layout that was found, and where.
+        images: number of pairs of image and label.
+        checked: number of pairs that were read.
+        expected_images: how many there should be; None allows any number.
         sizes: "WIDTHxHEIGHT" -> number of images.
-        label_values: stored value -> share of all label pixels, 0..1.
-        train_ids: train id after the rule -> share of all label pixels, 0..1.
+        label_values: stored value -> fraction of all label pixels, 0..1.
+        train_ids: train id after the rule -> fraction of all label pixels, 0..1.
         unreadable, size_differs, wrong_values: one message per file.
         images_without_label, labels_without_image: paths.
     """
@@ -57,13 +57,13 @@ class DatasetReport:
     labels_without_image: list[str] = field(default_factory=list)
 
     def as_dict(self) -> dict:
-        """Return plain types for json."""
+        """Return the report as plain types for json."""
         return asdict(self)
 
 
 @dataclass
 class _File:
-    """What one pair of files holds."""
+    """Findings about one image and its label."""
 
     size: str = ""
     values: Counter = field(default_factory=Counter)
@@ -84,13 +84,13 @@ def check_dataset(
     """Check one dataset.
 
     Args:
-        dataset: which.
+        dataset: the dataset to check.
         root: the datasets folder.
         sample: read only this many pairs, evenly spread; 0 reads all.
-        workers: threads that read.
+        workers: number of reading threads.
         progress: called with (pairs read, pairs to read).
     Returns:
-        the report; nothing is raised for what is wrong on disk.
+        the report; faults on disk are reported, not raised.
     """
     report = DatasetReport(dataset.name, expected_images=dataset.expected_images)
     try:
@@ -129,7 +129,8 @@ def _read_all(pairs, rule: LabelRule, workers: int, progress) -> list[_File]:
 
     if workers <= 1:
         return gather(map(read, pairs))
-    with ThreadPool(workers) as pool:  # decoding, most of the work, runs outside Python's lock
+    # Threads are enough: most of the work is decoding, which releases the interpreter lock.
+    with ThreadPool(workers) as pool:
         return gather(pool.imap(read, pairs))
 
 
@@ -167,11 +168,11 @@ def _count(values: np.ndarray) -> Counter:
 
 
 def _summarise(report: DatasetReport, dataset: Dataset, files: list[_File]) -> None:
-    """Add up the files and reach the verdict."""
+    """Add up the findings of all files and decide the verdict."""
     report.sizes = dict(Counter(file.size for file in files if file.size))
     values = sum((file.values for file in files), Counter())
     train_ids = sum((file.train_ids for file in files), Counter())
-    report.label_values, report.train_ids = _shares(values), _shares(train_ids)
+    report.label_values, report.train_ids = _fractions(values), _fractions(train_ids)
     report.unreadable = [message for file in files for message in file.unreadable]
     report.size_differs = [file.size_differs for file in files if file.size_differs]
     report.wrong_values = [file.wrong_values for file in files if file.wrong_values]
@@ -186,7 +187,7 @@ def _summarise(report: DatasetReport, dataset: Dataset, files: list[_File]) -> N
         report.problems = faults + report.problems
     only_void = sum(file.train_ids.keys() == {VOID} for file in files)
     if only_void:
-        report.notes.append(f"{only_void} labels are nothing but void")
+        report.notes.append(f"{only_void} labels are all void")
     if dataset.evaluator_type == "anomaly":
         without = sum(ANOMALY not in file.train_ids for file in files)
         report.notes.append(f"{without} of {len(files)} images without anomaly")
@@ -196,8 +197,8 @@ def _faults(report, dataset: Dataset, seen: dict[int, str], train_ids: Counter) 
     faults = []
     for what, messages in (
         ("unreadable files", report.unreadable),
-        ("labels of another size than their image", report.size_differs),
-        ("labels with values that fit no rule", report.wrong_values),
+        ("labels whose size differs from their image", report.size_differs),
+        ("labels with values that no rule covers", report.wrong_values),
     ):
         if messages:
             faults.append(f"{len(messages)} {what}; first: {messages[0]}")
@@ -208,10 +209,10 @@ def _faults(report, dataset: Dataset, seen: dict[int, str], train_ids: Counter) 
     if wanted is not None and train_ids and not train_ids[wanted]:
         faults.append("no label has a single anomaly pixel")
     if train_ids and set(train_ids) <= {VOID}:
-        faults.append("the labels are nothing but void")
+        faults.append("the labels are all void")
     return faults
 
 
-def _shares(counts: Counter) -> dict[str, float]:
+def _fractions(counts: Counter) -> dict[str, float]:
     total = sum(counts.values())
     return {str(value): counts[value] / total for value in sorted(counts)}

@@ -1,8 +1,8 @@
-"""Pairing images with labels on disk: patterns with placeholders, layouts, and what was found.
+"""Find images on disk and pair them with their labels, by patterns with placeholders.
 
-A pattern is a path with `/` in which `{name}` captures a piece of a file or folder name, `*` is any
-piece, and `**` any number of folders: `leftImg8bit/train/*/{id}_leftImg8bit.*`. An image and a
-label belong together when all captured pieces are equal.
+A pattern is a path with `/` in which `{name}` captures part of a file or folder name, `*` matches
+any part, and `**` any number of folders: `leftImg8bit/train/*/{id}_leftImg8bit.*`. An image and a
+label belong together when all captured parts are equal.
 """
 
 import os
@@ -20,14 +20,14 @@ _TOKEN = re.compile(r"\{(\w+)\}|(\*\*/)|(\*)|(\?)|([^{*?]+|[{])")
 
 @dataclass(frozen=True)
 class Layout:
-    """One way in which a dataset lies on disk.
+    """One way in which a dataset is stored on disk.
 
     Args:
         name: for messages.
-        folders: places below the datasets folder where it may be; `*` is any one folder.
-        images, labels: patterns relative to a folder; of several, the first that gives pairs.
-        frames: regular expression that an id must match whole to belong to the set.
-        spare_images: images without a label are normal here (a folder shared with a larger set).
+        folders: paths below the datasets folder where it can be; `*` matches one folder.
+        images, labels: patterns relative to a folder; the first that gives pairs is used.
+        frames: regular expression that the whole id of an image in the dataset matches.
+        spare_images: images without a label are normal (the folder also serves a larger dataset).
     """
 
     name: str
@@ -43,10 +43,10 @@ class FoundFiles:
     """The files of a dataset.
 
     Args:
-        layout: name of the layout that fits.
-        folder: where it lies.
+        layout: name of the layout that was found.
+        folder: where it was found.
         pairs: (id, image, label), sorted by id.
-        images_without_label, labels_without_image: what found no partner.
+        images_without_label, labels_without_image: files without a partner.
     """
 
     layout: str
@@ -64,15 +64,15 @@ def placeholders(pattern: str) -> tuple[str, ...]:
 def match_files(folder, pattern: str) -> dict[str, Path]:
     """List the image files below `folder` that fit a pattern.
 
-    Hidden files are passed over (`._x.png` of macOS archives among them).
+    Hidden files are ignored, such as the `._x.png` in archives made on macOS.
 
     Args:
-        folder: start.
-        pattern: see the module's head.
+        folder: where to start.
+        pattern: as described at the top of this module.
     Returns:
-        id to path; the id joins the captured pieces, sorted by name, with `__`.
+        id -> path; the id joins the captured parts, sorted by placeholder, with `__`.
     Raises:
-        ValueError: two files have one id, such as `1.jpg` beside `1.png`.
+        ValueError: two files have the same id, such as `1.jpg` and `1.png`.
     """
     regex = re.compile(_to_regex(pattern))
     start = _static_prefix(pattern)
@@ -92,17 +92,17 @@ def match_files(folder, pattern: str) -> dict[str, Path]:
 
 
 def find_files(name: str, root, layouts: Sequence[Layout]) -> FoundFiles:
-    """Find where and in which of its layouts a dataset lies.
+    """Find where a dataset is, and in which of its layouts.
 
     Args:
         name: of the dataset, for messages.
         root: the datasets folder.
-        layouts: all that are in circulation.
+        layouts: all layouts in circulation.
     Returns:
-        the one that is there: at least one image has its label.
+        the files of the one layout in which at least one image has a label.
     Raises:
-        FileNotFoundError: none is; says what was looked for and what is there.
-        ValueError: more than one is; says which and where.
+        FileNotFoundError: no layout fits; the message says what was sought and what is there.
+        ValueError: several layouts fit; the message names them.
     """
     hits = [hit for layout in layouts for hit in _present(Path(root), layout)]
     if not hits:
@@ -110,14 +110,14 @@ def find_files(name: str, root, layouts: Sequence[Layout]) -> FoundFiles:
     if len(hits) > 1:
         places = "; ".join(f"{hit.layout} in {hit.folder}" for hit in hits)
         raise ValueError(
-            f"{name}: {len(hits)} copies or layouts at once, and which one counts is not guessed: "
+            f"{name}: {len(hits)} copies or layouts were found, but only one can be used: "
             f"{places}. Move all but one out of {root}."
         )
     return hits[0]
 
 
 def _present(root: Path, layout: Layout) -> Iterator[FoundFiles]:
-    """Yield the folders where a layout is, each real folder once."""
+    """Yield what is found in each folder of a layout, each real folder once."""
     seen = set()
     for folder in (folder for place in layout.folders for folder in _places(root, place)):
         real = os.path.realpath(folder)
@@ -134,7 +134,7 @@ def _places(root: Path, place: str) -> list[Path]:
 
 
 def _inode(path: str) -> tuple[int, int]:
-    """Identity of a folder that holds on case-blind file systems too."""
+    """Return a folder's identity, which also works on case-insensitive file systems."""
     stat = os.stat(path)
     return stat.st_dev, stat.st_ino
 
@@ -195,7 +195,7 @@ def _static_prefix(pattern: str) -> str:
 
 
 def _to_regex(pattern: str) -> str:
-    """Translate a pattern; a name that comes again must capture the same piece again."""
+    """Translate a pattern; a repeated placeholder must capture the same text each time."""
     stem, any_extension = (pattern[:-2], r"\.[^./]+") if pattern.endswith(".*") else (pattern, "")
     regex, seen = "", set()
     for token in _TOKEN.finditer(stem):
@@ -209,7 +209,7 @@ def _to_regex(pattern: str) -> str:
             regex += "[^/]*" if star else "[^/]"
         else:
             regex += re.escape(literal)
-    # Some tools write endings in capitals, and the files are the same.
+    # Some tools write extensions in capitals.
     stem, dot, extension = regex.rpartition(r"\.")
     if not any_extension and dot and extension.isalnum():
         return rf"{stem}\.(?i:{extension})"
@@ -217,7 +217,7 @@ def _to_regex(pattern: str) -> str:
 
 
 def _walk(folder: Path, depth: int | None) -> Iterator[Path]:
-    """Yield image files in order of name, through links, at most `depth` folders down."""
+    """Yield image files sorted by name, following links, at most `depth` folders down."""
     seen: set[str] = set()
     base = len(folder.parts)
     for current, folders, names in os.walk(folder, followlinks=True):

@@ -1,4 +1,4 @@
-"""From a dataset dict to what the model takes."""
+"""Turn a dataset dict into the input of the model."""
 
 from functools import partial
 
@@ -26,28 +26,28 @@ __all__ = ["AnosegDatasetMapper", "sample_generator"]
 
 
 def sample_generator(seed: int, number: int, index: int) -> np.random.Generator:
-    """Return the random source of one training sample.
+    """Return the random generator of one training sample.
 
     Args:
         seed: of the run.
-        number: running number of the sample in the whole run, over all processes.
+        number: position of the sample in the whole run, counted over all processes.
         index: of the image in the training list.
     """
-    # The spawn key keeps this stream apart from that of pasting, which has the same three numbers.
+    # Pasting is seeded by the same three numbers; the spawn key keeps the two streams independent.
     return np.random.default_rng(np.random.SeedSequence([seed, number, index], spawn_key=(1,)))
 
 
 class AnosegDatasetMapper:
     """Read an image and its label, paste and augment for training, and make tensors.
 
-    What a sample becomes depends only on its dataset dict and on `(seed, number, index)`, which the
-    training loader puts into the dict as "sample", and not on worker, process or order.
+    The result depends only on the dataset dict and on `(seed, number, index)`, which the training
+    loader adds to the dict as "sample"; it does not depend on worker, process or order.
 
     Args:
-        is_train: augment and give labels; otherwise only the whole image, at native size.
+        is_train: augment and return labels; otherwise return only the whole image at native size.
         augmentation: for training.
         cut_paste: `(image, label, number, index) -> (image, label)` on train ids, before the
-            augmentation, such as `OnlineCutPaste`; None for no pasting while loading.
+            augmentation, such as `OnlineCutPaste`; None pastes nothing while loading.
     """
 
     @configurable
@@ -84,8 +84,8 @@ class AnosegDatasetMapper:
             "sem_seg" (crop_h, crop_w) int64 with 255 for void and padding; else "image"
             (3, H, W) uint8 RGB of native size, "height" and "width".
         Raises:
-            FileNotFoundError, ValueError: unreadable files, label values without a rule, or
-                image and label of different sizes; the message names the file.
+            FileNotFoundError, ValueError: a file is unreadable, a label value has no rule, or image
+                and label differ in size; the message names the file.
         """
         sample = {k: v for k, v in dataset_dict.items() if k not in ("sample", "label_rule")}
         image = read_image(sample["file_name"])
@@ -104,7 +104,7 @@ class AnosegDatasetMapper:
         return {**sample, "image": _to_tensor(image), "sem_seg": sem_seg}
 
     def _augmented(self, image, label, sample_id):
-        # detectron2's own loaders number nothing, but seed numpy's global state in each worker.
+        # detectron2's own loaders do not number samples, but they seed numpy in each worker.
         seed, number, index = sample_id or np.random.randint(2**31, size=3).tolist()
         if self.cut_paste is not None:
             image, label = self.cut_paste(image, label, number, index)
@@ -116,7 +116,7 @@ def _to_tensor(image: np.ndarray) -> torch.Tensor:
 
 
 def _online_cut_paste(cfg) -> OnlineCutPaste | None:
-    """Build the pasting of INPUT.CUT_PASTE, in train ids: K for the anomaly."""
+    """Build what INPUT.CUT_PASTE describes; pasted anomalies get train id K."""
     node = cfg.INPUT.CUT_PASTE
     if not node.ENABLED:
         return None
@@ -125,6 +125,7 @@ def _online_cut_paste(cfg) -> OnlineCutPaste | None:
             "INPUT.CUT_PASTE.ENABLED is True, but INPUT.CUT_PASTE.COCO_JSON is empty, and so are "
             "CUTOUTS and TEXTURES; give COCO's instances_train2017.json and train2017"
         )
+    # Labels are already train ids when this pastes, so ground and anomaly are given as train ids.
     train_ids = _train_ids_by_name(cfg)
     options = CutPasteOptions(
         ratio=node.RATIO,
@@ -183,7 +184,7 @@ def _object_sources(node, train_ids: dict[str, int]):
 
 
 def _closed_set(cfg, train_ids: dict[str, int]) -> ClosedSetObjects:
-    """Build the source of segments of DATASETS.TRAIN, numbered as the loader numbers its images."""
+    """Build the source of segments of DATASETS.TRAIN, with the loader's image numbers."""
     entries = [entry for name in cfg.DATASETS.TRAIN for entry in DatasetCatalog.get(name)]
     rules = {entry["sem_seg_file_name"]: entry["label_rule"] for entry in entries}
     return ClosedSetObjects(
@@ -203,7 +204,7 @@ def _train_ids_by_name(cfg) -> dict[str, int]:
     classes = {tuple(MetadataCatalog.get(name).stuff_classes) for name in cfg.DATASETS.TRAIN}
     if len(classes) != 1:
         raise ValueError(
-            "INPUT.CUT_PASTE.ENABLED needs training sets that share their classes; DATASETS.TRAIN "
+            "INPUT.CUT_PASTE.ENABLED needs training sets with the same classes; DATASETS.TRAIN "
             f"is {cfg.DATASETS.TRAIN}"
         )
     return {name: train_id for train_id, name in enumerate(classes.pop())}

@@ -1,7 +1,7 @@
-"""Reading images and label maps from disk, and writing them whole or not at all.
+"""Read images and label maps from disk, and write them whole or not at all.
 
-Pillow decodes: it knows every extension of the benchmarks (jpg, png, webp, tiff), keeps palette
-indices, and tells EXIF orientation. Everything in the package reads pixels through here.
+Pillow decodes, because it reads every format of the benchmarks (jpg, png, webp, tiff), keeps
+palette indices and reports EXIF orientation. The whole package reads pixels through this module.
 """
 
 import io
@@ -14,11 +14,11 @@ from anoseg_d2.utils.files import write_atomic
 
 __all__ = ["IMAGE_EXTENSIONS", "MAX_PIXELS", "read_image", "read_label", "write_image"]
 
-# A file of a few bytes can declare any size, so that it is checked before anything is unpacked.
-# Twice as many pixels as an 8K photograph has; Pillow itself begins to warn a little above.
+# A file of a few bytes can declare any size, so the size is checked before decoding. This is more
+# than twice the pixels of an 8K frame, and a little under the size at which Pillow warns.
 MAX_PIXELS = 80_000_000
 
-# What Pillow raises on files that are not images, are damaged, or have an absurd size.
+# Exceptions that Pillow raises on files that are not images, are damaged, or are absurdly large.
 _UNREADABLE = (
     UnidentifiedImageError,
     Image.DecompressionBombError,
@@ -50,38 +50,39 @@ def read_image(path) -> np.ndarray:
     """Read a photograph.
 
     EXIF orientation is applied, grayscale is repeated, CMYK and palettes are converted, an alpha
-    channel is dropped, and 16-bit values keep their high byte.
+    channel is dropped, and of 16-bit values the high byte is kept.
 
     Args:
-        path: file of any format in `IMAGE_EXTENSIONS`.
+        path: image file in one of the formats of `IMAGE_EXTENSIONS`.
     Returns:
         (H, W, 3) uint8, RGB.
     Raises:
-        FileNotFoundError: nothing lies at `path`.
-        ValueError: the file is not an image, is truncated, or holds floats, whose range nobody
-            states; the message names it.
+        FileNotFoundError: there is no file at `path`.
+        ValueError: the file is not an image, is truncated, or holds floats, whose range is
+            unknown; the message names it.
     """
     image = ImageOps.exif_transpose(_open(path))
     if image.mode == "F":
         raise ValueError(
-            f"{path} holds 32-bit floats, of which white is unknown; save it with 8 or 16 bits"
+            f"{path} holds 32-bit floats, whose range is unknown; save it with 8 or 16 bits"
         )
     if image.mode.startswith("I"):
         values = np.asarray(image).astype(np.int64)
+        # Some writers store 8-bit values in 32-bit integers; only wider ones are scaled down.
         values = values >> 8 if image.mode.startswith("I;16") or values.max() > 255 else values
         return np.repeat(values.clip(0, 255).astype(np.uint8)[..., None], 3, axis=2)
     return np.array(image.convert("RGB"))
 
 
 def read_label(path) -> np.ndarray:
-    """Read a label map as it is stored: palette indices, first of several channels, no resampling.
+    """Read a label map as stored: palette indices, the first of several channels, no resampling.
 
     Args:
         path: image file that holds one integer per pixel.
     Returns:
         (H, W) uint8, or int32 when the file has more than 8 bits.
     Raises:
-        FileNotFoundError, ValueError: as `read_image`.
+        FileNotFoundError, ValueError: as in `read_image`.
     """
     label = np.array(_open(path))
     if label.ndim == 3:
@@ -99,7 +100,6 @@ def write_image(path, image: np.ndarray, **options) -> None:
         image: (H, W, 3) uint8 RGB, or (H, W) uint8 / uint16.
         options: passed to Pillow's encoder (`quality`, `compress_level`, ...).
     """
-
     buffer = io.BytesIO()
     extension = Path(path).suffix.lower()
     Image.fromarray(np.ascontiguousarray(image)).save(

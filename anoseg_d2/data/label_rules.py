@@ -1,7 +1,7 @@
-"""What the values of a label file mean: one table of rules for all datasets.
+"""Rules that say what the values in label files mean, in one table for all datasets.
 
-A rule maps every value that a label file may hold to a train id. Values outside it are refused, so
-that a wrong folder, a colour map or a half-converted re-pack is found at once.
+A rule maps every value that a label file may hold to a train id. Other values are refused, so a
+wrong folder, a colour map or a half-converted re-pack is noticed at once.
 """
 
 from collections.abc import Mapping
@@ -15,22 +15,22 @@ from anoseg_d2.utils.constants import PASTED_ID, VOID
 
 __all__ = ["LABEL_RULES", "LabelReader", "LabelRule", "load_label"]
 
-_NO_RULE = 253  # inside lookup tables: a value that no rule knows
+_NO_RULE = 253  # in lookup tables: a value that the rule does not cover
 
 
 @dataclass(frozen=True)
 class LabelRule:
-    """Stored label values to train ids.
+    """Mapping from stored label values to train ids.
 
     Args:
         name: for messages.
         values: (stored value, train id) pairs; train ids 0..252, or 255 for void.
-        endings: (ending of the file's name, rule) pairs for releases that say in the name of the
-            label file itself how it is coded, as in `_gtFine_labelTrainIds.png`; with a leading
-            `/` it is the whole name. The first that fits wins; without one, `values` hold.
-        exclusive: two stored values that must not meet in one map, because each would mean
-            something else beside the other; None: no such pair.
-        hint: the way out, appended to the error.
+        endings: (ending of the file name, rule) pairs for releases whose label files state their
+            coding in their name, such as `_gtFine_labelTrainIds.png`; an ending with a leading
+            `/` must be the whole name. The first match wins; without one, `values` apply.
+        exclusive: two stored values that must not occur in one map, because the presence of one
+            changes what the other means; None if there is no such pair.
+        hint: how to fix it, appended to the error.
     """
 
     name: str
@@ -56,12 +56,12 @@ class LabelRule:
         """Translate a label map.
 
         Args:
-            stored: (H, W) integers as they lie on disk.
-            where: the label's file name; its ending chooses among `endings`, errors name it.
+            stored: (H, W) integers as stored on disk.
+            where: name of the label file; selects among `endings`, and appears in errors.
         Returns:
             (H, W) uint8 train ids, 255 for void.
         Raises:
-            ValueError: `stored` holds values that fit no rule; the message lists them.
+            ValueError: `stored` holds values that the rule does not cover; the message lists them.
         """
         rule = self.for_file(where)
         inside = (stored >= 0) & (stored < len(rule._table)) if stored.dtype != np.uint8 else None
@@ -77,42 +77,42 @@ class LabelRule:
 
     def for_file(self, where: str) -> "LabelRule":
         """Return the rule that holds for a label file of this name."""
-        name = f"/{PurePath(where).name}".lower()  # an ending in capitals means the same
+        name = f"/{PurePath(where).name}".lower()  # some tools write endings in capitals
         return next((rule for ending, rule in self.endings if name.endswith(ending.lower())), self)
 
     def exclusive_values(self, stored: np.ndarray, where: str) -> tuple[int, ...]:
-        """Return which of the `exclusive` values a label map of this file name holds."""
+        """Return which `exclusive` values occur in the label map of a file of this name."""
         pair = self.for_file(where).exclusive or ()
         return tuple(value for value in pair if (stored == value).any())
 
     def contradiction(self, seen: Mapping[int, str]) -> str | None:
-        """Say why the labels of one data set cannot be read by this rule, None if they can.
+        """Return why the labels of one dataset contradict each other, None if they do not.
 
         Args:
-            seen: an `exclusive` value -> the first label file that holds it, over all files.
+            seen: `exclusive` value -> the first label file that holds it.
         """
         if len(seen) < 2:
             return None
         (one, first), (other, second) = sorted(seen.items())
         return (
             f"some labels hold {one} and others {other}, so it is unknown which of the two is the "
-            f"anomaly: {first} has {one}, {second} has {other}. Take the label files of one "
+            f"anomaly: {first} has {one}, {second} has {other}. Use the label files of one "
             "release, or convert them to 0 known, 1 anomaly, 255 void"
         )
 
     def train_ids(self) -> tuple[int, ...]:
-        """Return the train ids that `values` lead to, sorted, without void."""
+        """Return the train ids among `values`, sorted, without void."""
         return tuple(sorted({train_id for _, train_id in self.values} - {VOID}))
 
     def _refuse(self, wrong: np.ndarray, stored: np.ndarray, where: str) -> None:
         found = _listed(np.unique(stored))
         if self.exclusive and set(np.unique(wrong).tolist()) == set(self.exclusive):
-            problem = f"values {_listed(wrong)} in one map, which contradict each other"
+            problem = f"values {_listed(wrong)} in one map contradict each other"
         else:
-            problem = f"label values {_listed(np.unique(wrong))} fit no rule"
+            problem = f"label values {_listed(np.unique(wrong))} are not covered by the rule"
         allowed = _listed(sorted(value for value, _ in self.values))
         raise ValueError(
-            f"{where}: {problem} of {self.name!r}. Found: {found}. Allowed: {allowed}."
+            f"{where}: {problem} (rule {self.name!r}). Found: {found}. Allowed: {allowed}."
             + (f" {self.hint}" if self.hint else "")
         )
 
@@ -127,16 +127,17 @@ def load_label(path, rule: LabelRule) -> np.ndarray:
         (H, W) uint8: closed sets 0..K-1, K for a pasted anomaly; anomaly sets 0 known, 1 anomaly;
         255 void.
     Raises:
-        FileNotFoundError, ValueError: no file, not an image, or values that fit no rule.
+        FileNotFoundError, ValueError: the file does not exist, is not an image, or holds values
+            that the rule does not cover.
     """
     return rule.apply(read_label(path), str(path))
 
 
 class LabelReader:
-    """Read the label files of one data set, and refuse files that contradict each other.
+    """Read the label files of one dataset, and refuse files that contradict each other.
 
     Args:
-        rule: the data set's rule.
+        rule: rule of the dataset.
     """
 
     def __init__(self, rule: LabelRule):
@@ -147,8 +148,8 @@ class LabelReader:
         """Read one file as `load_label` does.
 
         Raises:
-            ValueError: also when this file and an earlier one hold values of which each would mean
-                something else next to the other; the message names both files.
+            ValueError: also when this file and an earlier one hold values that contradict each
+                other; the message names both files.
         """
         stored = read_label(path)
         label = self.rule.apply(stored, str(path))
@@ -156,7 +157,7 @@ class LabelReader:
         return label
 
     def note(self, seen: Mapping[int, str]) -> None:
-        """Add what another reader of the same data set has seen; ValueError as in a call."""
+        """Add what another reader of the same dataset has seen; ValueError as in a call."""
         self.seen = {**seen, **self.seen}
         problem = self.rule.contradiction(self.seen)
         if problem:
@@ -164,7 +165,7 @@ class LabelReader:
 
 
 def _listed(values, limit: int = 24) -> str:
-    """Write integers as ranges: 0..3, 7, 254."""
+    """Format integers as ranges: 0..3, 7, 254."""
     runs: list[list[int]] = []
     for value in map(int, values):
         if runs and value == runs[-1][1] + 1:
@@ -198,25 +199,25 @@ def _cityscapes(name: str, extra: tuple, hint: str = "") -> LabelRule:
 _ROAD_ANOMALY_RELEASE = LabelRule(
     "RoadAnomaly release",
     ((0, 0), (2, 1), (VOID, VOID)),
-    hint="In labels_semantic.png of the release 2 is the anomaly; 1 means road in the tool that "
-    "drew it, and anomaly in re-packs, so it is not guessed at.",
+    hint="In the release's labels_semantic.png, 2 is the anomaly; 1 means road in the tool that "
+    "drew the labels, but anomaly in re-packs, so its meaning is not guessed.",
 )
 
 _ROAD_ANOMALY = LabelRule(
     "RoadAnomaly re-pack",
-    ((0, 0), (1, 1), (2, 1), (VOID, VOID)),  # some keep the release's 2
+    ((0, 0), (1, 1), (2, 1), (VOID, VOID)),  # some re-packs keep the release's 2
     endings=(("/labels_semantic.png", _ROAD_ANOMALY_RELEASE),),
     exclusive=(1, 2),
 )
 
 LABEL_RULES: dict[str, LabelRule] = {
     "cityscapes": _cityscapes(
-        "cityscapes", (), hint=f"{PASTED_ID} is a pasted anomaly: only an outlier set has it."
+        "cityscapes", (), hint=f"{PASTED_ID} is a pasted anomaly; only an outlier set has it."
     ),
     "cityscapes_outlier": _cityscapes("cityscapes + anomaly", ((PASTED_ID, 19),)),
     "anomaly": LabelRule("0 known, 1 anomaly, 255 void", ((0, 0), (1, 1), (VOID, VOID))),
     "road_anomaly": _ROAD_ANOMALY,
-    # 1..13 are the classes of its training set, one more than the class index; 14 is the anomaly.
+    # 1..13 are the training classes, stored as class index + 1; 14 is the anomaly.
     "street_hazards": LabelRule(
         "StreetHazards",
         ((0, VOID), *((value, 0) for value in range(1, 14)), (14, 1), (VOID, VOID)),

@@ -1,4 +1,4 @@
-"""Data loaders: an endless training stream that can be entered anywhere, and sharded test sets."""
+"""Build data loaders: an endless training stream that can start anywhere, and sharded test sets."""
 
 import itertools
 import logging
@@ -19,22 +19,22 @@ __all__ = ["TrainingStream", "build_test_loader", "build_train_loader", "trainin
 
 logger = logging.getLogger(__name__)
 
-# A worker process takes seconds to start: less than this many images read faster without it.
+# A worker process takes seconds to start; fewer images than this are read faster without one.
 IMAGES_PER_WORKER = 50
 
 
 class TrainingStream(Sampler):
-    """Batches of (sample number, image index), each epoch in a new order.
+    """Endless batches of (sample number, image index), in a new order each epoch.
 
-    Sample n of a run is image `permutation(n // size)[n % size]`, whatever the number of processes,
-    so batch t can be computed without the t before it: a resumed run continues where it stopped.
-    Each process takes its own part of every batch.
+    Sample n of a run is image `permutation(n // size)[n % size]` for any number of processes, so
+    batch t can be computed without the batches before it, and a resumed run continues where it
+    stopped. Each process takes its own part of every batch.
 
     Args:
         size: number of training images.
-        batch_size: of all processes together.
-        seed: of the run, the same in all processes.
-        start: number of batches already taken; may be set until iteration begins.
+        batch_size: images per batch, over all processes.
+        seed: seed of the run, the same in all processes.
+        start: number of batches already taken; may be changed until iteration begins.
         rank, world_size: of this process; None asks detectron2's `comm`.
     """
 
@@ -75,7 +75,7 @@ class TrainingStream(Sampler):
 
 
 class _MappedDicts(Dataset):
-    """Dataset dicts behind a mapper; training items are asked for by (number, index)."""
+    """Dataset dicts passed through a mapper; training items are indexed by (number, index)."""
 
     def __init__(self, dicts: Sequence[dict], mapper, seed: int | None = None):
         self.dicts, self.mapper, self.seed = dicts, mapper, seed
@@ -94,23 +94,23 @@ def training_dicts(cfg) -> list[dict]:
     """List the images of DATASETS.TRAIN, checked against the model's classes.
 
     Raises:
-        ValueError: no set named, an unknown one, one for evaluation only, or one whose classes
-            are not the model's.
+        ValueError: no dataset is named, or one is unknown, is only for evaluation, or has other
+            classes than the model.
     """
     if not cfg.DATASETS.TRAIN:
-        raise ValueError(f"DATASETS.TRAIN is empty; known sets: {_known_sets()}")
+        raise ValueError(f"DATASETS.TRAIN is empty; known datasets: {_known_sets()}")
     for name in cfg.DATASETS.TRAIN:
         _check_classes(cfg, name)
     if cfg.INPUT.CUT_PASTE.ENABLED and not cfg.MODEL.EOMT.ANOMALY_CLASS:
         raise ValueError(
             "INPUT.CUT_PASTE.ENABLED pastes anomalies, but MODEL.EOMT.ANOMALY_CLASS is False; set "
-            "it True, or paste nothing"
+            "it to True, or disable pasting"
         )
     pasted = any("anomaly_id" in _metadata(n).as_dict() for n in cfg.DATASETS.TRAIN)
     if cfg.MODEL.EOMT.ANOMALY_CLASS and not pasted and not cfg.INPUT.CUT_PASTE.ENABLED:
         logger.warning(
             "MODEL.EOMT.ANOMALY_CLASS is on, but none of DATASETS.TRAIN %s has pasted anomalies "
-            "and INPUT.CUT_PASTE.ENABLED is off: the anomaly class will see no example",
+            "and INPUT.CUT_PASTE.ENABLED is off: the anomaly class will not see an example",
             cfg.DATASETS.TRAIN,
         )
     return [entry for name in cfg.DATASETS.TRAIN for entry in DatasetCatalog.get(name)]
@@ -120,20 +120,21 @@ def build_train_loader(cfg, mapper=None, *, start: int = 0) -> DataLoader:
     """Build the endless training loader.
 
     Args:
-        cfg: config; DATASETS.TRAIN, SOLVER.IMS_PER_BATCH (of all processes together), SEED
-            (negative: random, shared by the processes) and DATALOADER.NUM_WORKERS are read.
+        cfg: config; reads DATASETS.TRAIN, SOLVER.IMS_PER_BATCH (over all processes),
+            SOLVER.ACCUMULATION, SEED (negative: random, shared by the processes) and
+            DATALOADER.NUM_WORKERS.
         mapper: None for `AnosegDatasetMapper(cfg, True)`.
         start: number of batches already taken. A trainer that learns it later, as on resume,
-            sets `loader.batch_sampler.start` before it iterates.
+            sets `loader.batch_sampler.start` before iterating.
     Returns:
-        loader of lists, this process's part of each batch.
+        loader that yields lists, this process's part of each batch.
     Raises:
-        FileNotFoundError, ValueError: a set is not there, not complete, or does not fit.
+        FileNotFoundError, ValueError: a dataset is missing, incomplete, or does not fit the model.
     """
     dicts = training_dicts(cfg)
     mapper = AnosegDatasetMapper(cfg, True) if mapper is None else mapper
     seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
-    # A step takes SOLVER.ACCUMULATION of these batches.
+    # One step accumulates the gradients of SOLVER.ACCUMULATION of these batches.
     batch_size = cfg.SOLVER.IMS_PER_BATCH // cfg.SOLVER.ACCUMULATION
     stream = TrainingStream(len(dicts), batch_size, seed, start)
     return DataLoader(
@@ -142,7 +143,7 @@ def build_train_loader(cfg, mapper=None, *, start: int = 0) -> DataLoader:
         num_workers=cfg.DATALOADER.NUM_WORKERS,
         collate_fn=_as_list,
         worker_init_fn=_start_worker,
-        generator=torch.Generator().manual_seed(seed),  # leaves torch's global state alone
+        generator=torch.Generator().manual_seed(seed),  # does not touch torch's global state
         pin_memory=torch.cuda.is_available(),
     )
 
@@ -151,11 +152,11 @@ def build_test_loader(cfg, name: str, mapper=None) -> DataLoader:
     """Build the loader of one evaluation set: batches of one, each image once over all processes.
 
     Args:
-        cfg: config; DATALOADER.NUM_WORKERS is read, and is the most; a small set has fewer.
+        cfg: config; DATALOADER.NUM_WORKERS is the most; a small dataset gets fewer.
         name: registered dataset.
         mapper: None for `AnosegDatasetMapper(cfg, False)`.
     Raises:
-        FileNotFoundError, ValueError: the set is unknown, not there, or not complete.
+        FileNotFoundError, ValueError: the dataset is unknown, missing, or incomplete.
     """
     _metadata(name)
     dicts = DatasetCatalog.get(name)
@@ -176,7 +177,7 @@ def _as_list(batch: list) -> list:
 
 
 def _start_worker(worker: int) -> None:
-    cv2.setNumThreads(0)  # workers are the parallelism
+    cv2.setNumThreads(0)  # the workers themselves already use all cores
 
 
 def _known_sets() -> str:
@@ -186,8 +187,8 @@ def _known_sets() -> str:
 def _metadata(name: str):
     if name not in DatasetCatalog:
         raise ValueError(
-            f"unknown dataset {name!r}; known: {_known_sets()}. A dataset of your own is "
-            "registered by a card in DATASETS.CARDS."
+            f"unknown dataset {name!r}; known: {_known_sets()}. Register your own with a card in "
+            "DATASETS.CARDS."
         )
     return MetadataCatalog.get(name)
 
@@ -196,7 +197,7 @@ def _check_classes(cfg, name: str) -> None:
     metadata = _metadata(name)
     if metadata.get("evaluator_type") != "closed_set":
         raise ValueError(
-            f"DATASETS.TRAIN has {name!r}, which has no classes to learn; sets to train on: "
+            f"DATASETS.TRAIN has {name!r}, which has no classes to learn; datasets to train on: "
             + ", ".join(n for n, d in builtin.DATASETS.items() if d.evaluator_type == "closed_set")
         )
     classes = len(metadata.stuff_classes)
@@ -207,6 +208,6 @@ def _check_classes(cfg, name: str) -> None:
         )
     if metadata.get("anomaly_id") is not None and not cfg.MODEL.EOMT.ANOMALY_CLASS:
         raise ValueError(
-            f"{name!r} has pasted anomalies, but MODEL.EOMT.ANOMALY_CLASS is False; set it True, "
-            "or train on the plain set"
+            f"{name!r} has pasted anomalies, but MODEL.EOMT.ANOMALY_CLASS is False; set it to "
+            "True, or train on the plain dataset"
         )

@@ -1,1 +1,1 @@
-"""Chores that every package shares."""
+"""Chores that several packages need."""

@@ -1,6 +1,6 @@
-"""What every command does alike: exit status, progress, own modules.
+"""Behaviour that all commands share: exit status, progress, and the user's own modules.
 
-Nothing heavy is imported here, so that `--help` and a mistyped option answer at once.
+Nothing heavy is imported here, so that `--help` and mistyped options respond at once.
 """
 
 import argparse
@@ -23,26 +23,26 @@ __all__ = [
     "run_command",
 ]
 
-# Environment variable that shows the whole traceback of a user's mistake.
+# Environment variable that shows the whole traceback after a user's mistake.
 TRACEBACK = "ANOSEG_TRACEBACK"
 
-# A user's mistake, or something that the machine refuses: one line says enough. Anything else is
-# a defect of ours, and its traceback is what we need to see.
+# For a user's mistake or a limit of the machine, one line says enough. Anything else is a defect
+# of ours, and then we need the traceback.
 USER_ERRORS = (ValueError, OSError, ImportError, MemoryError, FloatingPointError)
 _NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "alloc_failed")
 
 
 def run_command(work: Callable[[], int | None], stopped: str = "stopped") -> int:
-    """Call `work()` as a command.
+    """Run `work()` as a command.
 
     Args:
         work: the command; returns its exit status, None for 0. SIGTERM reaches it as a
-            KeyboardInterrupt, like Ctrl-C, so that it can leave things in order.
-        stopped: what to say when it is interrupted, such as how to continue.
+            KeyboardInterrupt, like Ctrl-C, so that it can clean up.
+        stopped: message when it is interrupted, such as how to continue.
     Returns:
-        exit status: 2 after a user's mistake, 130 when interrupted.
+        exit status: 2 after a user's mistake, 130 after an interruption.
     """
-    # Ctrl-C is set too: a shell starts background jobs with it ignored.
+    # SIGINT needs it too, because shells start background jobs with SIGINT ignored.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler)
     try:
@@ -64,7 +64,7 @@ def _says_no_memory(error: RuntimeError) -> bool:
 
 
 def one_message(error: BaseException) -> str:
-    """Return what an error says, without the traceback that a worker process wraps around it."""
+    """Return the message of an error without the traceback that a worker process adds to it."""
     text = str(error).strip() or type(error).__name__
     if "Traceback (most recent call last)" not in text:
         return text
@@ -73,13 +73,13 @@ def one_message(error: BaseException) -> str:
 
 
 class Progress:
-    """Progress of a long job: a bar on a terminal, elsewhere a line now and then.
+    """Progress of a long job: a bar on a terminal, otherwise a line from time to time.
 
     Args:
-        what: what is being done, such as "checked".
+        what: what was done to each item, such as "checked".
         total: number of steps.
-        unit: what is counted.
-        period: seconds between lines where stderr is not a terminal.
+        unit: name of the items.
+        period: seconds between lines if stderr is not a terminal.
 
     Example::
 
@@ -93,7 +93,7 @@ class Progress:
         self.what, self.total, self.unit, self.period = what, total, unit, period
         self.done = 0
         self._start = time.monotonic()
-        self._shown = None  # never: the clock itself may start anywhere
+        self._shown = None  # never shown; not 0, because a monotonic clock may start anywhere
         self._bar = tqdm(total=total, desc=what, unit=f" {unit}", disable=None, leave=False)
 
     def __enter__(self):
@@ -119,15 +119,15 @@ class Progress:
 
 
 def add_import_option(parser: argparse.ArgumentParser) -> None:
-    """Add `--import MODULE`, which may be given several times, as `args.imports`."""
+    """Add `--import MODULE`, which may be repeated, as `args.imports`."""
     parser.add_argument(
         "--import",
         dest="imports",
         action="append",
         default=[],
         metavar="MODULE",
-        help="Python module to import first, where you register a head, score, filter or "
-        "object source of your own; may be given several times",
+        help="Python module to import first, in which you register your own head, score, filter or "
+        "object source; may be repeated",
     )
 
 
@@ -137,14 +137,15 @@ def import_modules(names: Iterable[str]) -> None:
     Args:
         names: dotted module names.
     Raises:
-        ImportError: a module is missing, or one that it needs is; the message names both.
+        ImportError: a module, or one that it imports, is missing; the message names both.
     """
     if "" not in sys.path and os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())  # where `python script.py` looks in the script's folder
+        # `python folder/script.py` searches the script's folder, not the current one.
+        sys.path.insert(0, os.getcwd())
     for name in names:
         try:
             importlib.import_module(name)
         except ImportError as error:
             raise ImportError(
-                f"cannot import {name!r}, asked for by --import or MODEL.IMPORTS: {error}"
+                f"cannot import {name!r}, given by --import or MODEL.IMPORTS: {error}"
             ) from error

@@ -1,4 +1,4 @@
-"""Config files and `KEY VALUE` pairs: reading them, and values that fit the keys' types."""
+"""Read config files and `KEY VALUE` pairs, and convert values to the types of the keys."""
 
 import ast
 import difflib
@@ -22,15 +22,15 @@ _WORDS = {bool: "True or False", int: "an integer", float: "a number", str: "a s
 
 
 def read_yaml(path, _children: tuple = ()) -> dict:
-    """Read a yaml file over its `_BASE_` (a path relative to it, or a list of them).
+    """Read a yaml file and merge it over its `_BASE_` (a path relative to it, or a list of paths).
 
     Raises:
-        FileNotFoundError: it, or a base, does not exist.
-        ValueError: it is not yaml, not UTF-8, not a table of keys, or a base of itself.
+        FileNotFoundError: the file or one of its bases does not exist.
+        ValueError: it is not yaml, not UTF-8, not a mapping, or is its own base.
     """
     path = Path(path)
     if path.resolve() in _children:
-        raise ValueError(f"{path} is a _BASE_ of itself")
+        raise ValueError(f"{path} is its own _BASE_")
     if not path.is_file():
         child = f", the _BASE_ of {_children[-1]}," if _children else ""
         raise FileNotFoundError(f"config file {path}{child} does not exist")
@@ -70,7 +70,7 @@ def flat_items(node: dict, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def override_pairs(overrides: Iterable) -> Iterator[tuple[str, Any]]:
-    """Yield the keys and values of a list that has them in turn.
+    """Yield (key, value) pairs from a list in which keys and values alternate.
 
     Raises:
         ValueError: the last key has no value.
@@ -82,7 +82,7 @@ def override_pairs(overrides: Iterable) -> Iterator[tuple[str, Any]]:
 
 
 def require_key(key: str, known: list[str]) -> None:
-    """Raise ValueError, with the nearest ones, unless `key` is one of the `known` keys."""
+    """Raise ValueError, suggesting similar keys, unless `key` is one of the `known` keys."""
     if key in known:
         return
     inside = [name for name in known if name.startswith(f"{key}.")]
@@ -94,12 +94,12 @@ def require_key(key: str, known: list[str]) -> None:
 
 
 def set_value(cfg: CfgNode, key: str, value: Any) -> None:
-    """Set an existing key to a value of its type; integers do where a float is meant.
+    """Set an existing key to a value of its type; integers are accepted for floats.
 
     Args:
         cfg: config node.
         key: dotted name.
-        value: as yaml or the command line gives it: strings are read as Python literals.
+        value: as given in yaml or on the command line; strings are parsed as Python literals.
     Raises:
         ValueError: the value has another type.
     """
@@ -115,7 +115,7 @@ def _as_type_of(default: Any, value: Any, key: str) -> Any:
     if default is None or type(literal) is type(default):
         return literal
     if isinstance(default, str) and isinstance(value, (str, int, float)):
-        return str(value)  # OUTPUT_DIR 2024
+        return str(value)  # `OUTPUT_DIR 2024` means the string
     if isinstance(default, float) and type(literal) is int:
         return float(literal)
     if isinstance(default, (list, tuple)) and isinstance(literal, (list, tuple)):
@@ -140,10 +140,11 @@ def assigned_keys(source: str, root: str) -> CfgNode:
     """List the keys that a Python file of defaults assigns, without running it.
 
     Args:
-        source: such as detectron2's `config/defaults.py`: `_C.MODEL.DEVICE = "cuda"`.
+        source: text of a file such as detectron2's `config/defaults.py`, with lines such as
+            `_C.MODEL.DEVICE = "cuda"`.
         root: name of the root node.
     Returns:
-        config node with None at every leaf.
+        config node in which every leaf is None.
     """
     tree: CfgNode = CfgNode()
     for statement in ast.parse(source).body:
@@ -155,7 +156,7 @@ def assigned_keys(source: str, root: str) -> CfgNode:
 
 
 def _plant(tree: CfgNode, path: list[str], value: ast.expr) -> None:
-    """Give `tree` the key `path`: a node where `CN(...)` is assigned, None elsewhere."""
+    """Add the key `path` to `tree`: a node if `CN(...)` is assigned, else None."""
     for part in path[:-1]:
         tree = tree[part]
     is_node = isinstance(value, ast.Call) and ast.unparse(value.func) == "CN"

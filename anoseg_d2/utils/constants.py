@@ -1,21 +1,21 @@
-"""Numbers and colours that several packages must agree on, each defined once."""
+"""Define numbers and colours on which several packages must agree."""
 
 from typing import NamedTuple
 
-# Label maps of the anomaly benchmarks, after their label rule.
+# Values in label maps of the anomaly benchmarks, once their label rule is applied.
 KNOWN, ANOMALY = 0, 1
-# Void and padding, in every label map: no metric counts them.
+# Void and padding in every label map; no metric counts them.
 VOID = 255
-# Value of pasted objects in Cityscapes labelIds maps; no Cityscapes id is near it.
+# Value of pasted objects in Cityscapes labelIds maps, as in the paper; official ids end at 33.
 PASTED_ID = 254
 
-# ImageNet statistics in RGB 0..255, as DINOv2 and DINOv3 were trained with.
+# ImageNet statistics, RGB in 0..255, with which DINOv2 and DINOv3 were trained.
 PIXEL_MEAN = (123.675, 116.28, 103.53)
 PIXEL_STD = (58.395, 57.12, 57.375)
 
 
 class ViTSize(NamedTuple):
-    """Depth, width, heads, query blocks, and timm's name of one size."""
+    """Depth, width, heads, number of blocks that see queries, and timm's name of a size."""
 
     depth: int
     width: int
@@ -28,13 +28,14 @@ VIT_SIZES = {
     "S": ViTSize(12, 384, 6, 3, "small"),
     "B": ViTSize(12, 768, 12, 3, "base"),
     "L": ViTSize(24, 1024, 16, 4, "large"),
-    "G": ViTSize(40, 1536, 24, 5, "giant"),  # with SwiGLU; DINOv2 only
+    "G": ViTSize(40, 1536, 24, 5, "giant"),  # with SwiGLU; only DINOv2 has it
 }
 
 
-# Weight of no-object in the cross entropy: most queries match nothing (as in Mask2Former).
+# Weight of no-object in the cross entropy, as in Mask2Former: most queries match nothing, so at
+# weight 1 they would dominate the loss.
 NO_OBJECT_WEIGHT = 0.1
-# ArcFace's radius s.
+# Scale s of ArcFace's cosines (arXiv:1801.07698).
 ARCFACE_SCALE = 30.0
 
 CITYSCAPES_CLASSES = (
@@ -50,7 +51,7 @@ CITYSCAPES_COLORS = (
 )
 
 VOID_COLOR = (0, 0, 0)
-# The learned anomaly class, or pasted objects, drawn over an image.
+# The learned anomaly class, and pasted objects, drawn over an image.
 ANOMALY_COLOR = (255, 60, 0)
-# Label maps of the anomaly benchmarks, drawn on their own.
+# Label maps of the anomaly benchmarks, drawn without an image below them.
 ANOMALY_COLORS = {KNOWN: (60, 66, 82), ANOMALY: (255, 170, 60), VOID: (150, 150, 150)}

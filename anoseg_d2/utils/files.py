@@ -1,4 +1,4 @@
-"""Write files whole or not at all; read and write json; names that are safe as file names."""
+"""Write files whole or not at all, read and write JSON, and check names used as file names."""
 
 import contextlib
 import json
@@ -24,13 +24,13 @@ _SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
 
 
 def check_name(name: str, kind: str) -> str:
-    """Return `name` if it can become part of a path and stay inside its folder.
+    """Return `name` if it is safe as part of a path and cannot leave its folder.
 
     Args:
-        name: of a dataset, score, method or run; comes from a user's file or command line.
+        name: name of a dataset, score, method or run, from a user's file or command line.
         kind: what it names, for the message.
     Raises:
-        ValueError: it is empty, too long, or holds anything but letters, digits, `.`, `_`, `+`
+        ValueError: it is empty, too long, or contains anything but letters, digits, `.`, `_`, `+`
             and `-`.
     """
     if not isinstance(name, str) or not _SAFE_NAME.fullmatch(name) or len(name) > 100:
@@ -43,13 +43,13 @@ def check_name(name: str, kind: str) -> str:
 
 @contextlib.contextmanager
 def atomic_path(path, suffix: str = ".tmp") -> Iterator[Path]:
-    """Give a temporary path next to `path` that takes its place when the block ends well.
+    """Yield a temporary path next to `path` that replaces it when the block succeeds.
 
-    A reader never sees a half-written file, and a killed run leaves the old one as it was.
+    A reader never sees a half-written file, and a killed run leaves the old file unchanged.
 
     Args:
-        path: where the file belongs; its folder is made.
-        suffix: of the temporary name, for writers that choose a format by it.
+        path: where the file belongs; its folder is created.
+        suffix: suffix of the temporary name, for writers that choose a format by it.
     Raises:
         OSError: the file cannot be written; the message names `path` and the free space.
     """
@@ -66,7 +66,7 @@ def atomic_path(path, suffix: str = ".tmp") -> Iterator[Path]:
         if temporary:
             with contextlib.suppress(OSError):
                 os.unlink(temporary)
-        # A failed write says neither which file it was nor why there was no room.
+        # The error of a failed write names neither the file nor the free space.
         if isinstance(error, OSError) and error.filename in (None, temporary):
             raise OSError(
                 error.errno, f"{error.strerror or error} ({_free_space(path)})", str(path)
@@ -82,23 +82,23 @@ def _free_space(path: Path) -> str:
 
 
 def publish(temporary, path) -> None:
-    """Flush a finished temporary file to disk and give it its name and the usual permissions."""
+    """Flush a temporary file to disk, give it the usual permissions and rename it to `path`."""
     with open(temporary, "rb") as stream:
         os.fsync(stream.fileno())
     umask = os.umask(0)  # the only way to read it is to set it
     os.umask(umask)
-    os.chmod(temporary, 0o666 & ~umask)  # mkstemp's own are for the owner only
+    os.chmod(temporary, 0o666 & ~umask)  # mkstemp grants access only to the owner
     os.replace(temporary, path)
 
 
 def write_atomic(path, data: bytes) -> None:
-    """Write `data` to `path`, whole or not at all; its folder is made."""
+    """Write `data` to `path`, whole or not at all; its folder is created."""
     with atomic_path(path) as temporary:
         temporary.write_bytes(data)
 
 
 def without_nan(value):
-    """Copy a nest of dicts and lists with plain numbers; NaN and infinities become None."""
+    """Copy nested dicts and lists with plain numbers; NaN and infinities become None."""
     if isinstance(value, dict):
         return {str(key): without_nan(entry) for key, entry in value.items()}
     if isinstance(value, (list, tuple)):
@@ -111,16 +111,16 @@ def without_nan(value):
 
 
 def write_json(path, value) -> None:
-    """Write a nest of plain values as strict JSON, whole or not at all."""
+    """Write nested plain values as strict JSON, whole or not at all."""
     text = json.dumps(without_nan(value), indent=1, allow_nan=False, ensure_ascii=False)
     write_atomic(path, (text + "\n").encode())
 
 
 def read_json(path):
-    """Read JSON; the error of a broken file names it.
+    """Read a JSON file; errors name the file.
 
     Raises:
-        FileNotFoundError: there is no such file.
+        FileNotFoundError: the file does not exist.
         ValueError: it is not valid JSON.
     """
     path = Path(path)

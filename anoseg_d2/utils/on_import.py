@@ -1,4 +1,4 @@
-"""Run something once another module has been imported."""
+"""Run a callback once another module has been imported."""
 
 import importlib.abc
 import importlib.util
@@ -9,13 +9,13 @@ __all__ = ["after_import"]
 
 
 def after_import(module: str, callback: Callable[[], object]) -> None:
-    """Call `callback()` as soon as `module` has been imported; now, if it already is.
+    """Call `callback()` as soon as `module` is imported; at once, if it already is.
 
     The same idea as PEP 369's `imp.when_imported`.
 
     Args:
         module: dotted name.
-        callback: takes nothing; whatever it raises, the import raises.
+        callback: takes no arguments; the import raises whatever it raises.
     """
     if module in sys.modules:
         callback()
@@ -24,7 +24,7 @@ def after_import(module: str, callback: Callable[[], object]) -> None:
 
 
 class _Watcher(importlib.abc.MetaPathFinder):
-    """Finder that leaves finding to the others, and adds the callback to what they found."""
+    """Finder that lets the others find the module, and adds the callback to its loader."""
 
     def __init__(self, module: str, callback: Callable[[], object]):
         self.module, self.callback = module, callback
@@ -32,7 +32,7 @@ class _Watcher(importlib.abc.MetaPathFinder):
     def find_spec(self, name, path=None, target=None):
         if name != self.module:
             return None
-        sys.meta_path.remove(self)  # once is enough, and the search below must not end here again
+        sys.meta_path.remove(self)  # once is enough, and the search below must not come back here
         spec = importlib.util.find_spec(name)
         if spec is not None and spec.loader is not None:
             run = spec.loader.exec_module

@@ -1,4 +1,4 @@
-"""What a config value may be: rules that check it and say in words what is allowed."""
+"""Rules that check config values and say in words what is allowed."""
 
 import math
 from collections.abc import Callable, Collection
@@ -11,11 +11,11 @@ __all__ = ["Rule", "integer", "number", "one_of", "registered", "sequence", "tex
 
 @dataclass(frozen=True)
 class Rule:
-    """One rule.
+    """A rule for one config value.
 
     Args:
-        words: completes the sentence "it must be ..."; a function when the answer may change.
-        allows: whether a value is allowed; gets values of any type.
+        words: completes the sentence "it must be ..."; a function if the answer can change.
+        allows: returns whether a value is allowed; must accept values of any type.
     """
 
     words: str | Callable[[], str]
@@ -23,11 +23,11 @@ class Rule:
 
     @property
     def says(self) -> str:
-        """The words, as they are now."""
+        """The current words."""
         return self.words if isinstance(self.words, str) else self.words()
 
     def check(self, key: str, value: Any) -> None:
-        """Raise ValueError, with key, value and range, unless `value` is allowed."""
+        """Raise ValueError, with key, value and what is allowed, unless `value` is allowed."""
         if not self.allows(value):
             raise ValueError(f"{key} is {value!r}; it must be {self.says}")
 
@@ -92,7 +92,7 @@ def sequence(entry: Rule, lengths: tuple[int, ...] = (), also: str = "") -> Rule
     Args:
         entry: rule of each of its entries.
         lengths: allowed numbers of entries; empty for any.
-        also: what else holds between entries, checked elsewhere.
+        also: a further condition on the entries, which is checked elsewhere.
     """
     count = f"{' or '.join(map(str, lengths))} entries" if lengths else "entries"
 

@@ -1,4 +1,4 @@
-"""Choice by name: a table that refuses duplicates and, on a wrong name, lists the right ones."""
+"""A table for choice by name that refuses duplicates and, for an unknown name, lists the known."""
 
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -7,10 +7,10 @@ __all__ = ["Registry"]
 
 
 class Registry(Mapping):
-    """Names to objects.
+    """Mapping from names to objects.
 
     Args:
-        kind: what is registered, for messages: "class head", "score".
+        kind: what is registered, for messages, such as "class head".
 
     Example::
 
@@ -25,9 +25,9 @@ class Registry(Mapping):
         self._entries: dict[str, Any] = {}
 
     def register(self, name: str) -> Callable[[Any], Any]:
-        """Return a decorator that files its object under `name`; ValueError on a duplicate.
+        """Return a decorator that registers its object as `name`; ValueError on a duplicate.
 
-        A class also learns its name, as its attribute `name`.
+        A class also gets an attribute `name` with its name.
         """
 
         def file(entry):

@@ -1,4 +1,4 @@
-"""The model itself, inside whatever training has wrapped around it."""
+"""Get the model itself out of the wrappers that training puts around it."""
 
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
@@ -7,10 +7,10 @@ __all__ = ["unwrap"]
 
 
 def unwrap(model: nn.Module) -> nn.Module:
-    """Remove DistributedDataParallel, `torch.compile` and weight averaging from around a model."""
+    """Return a model without DistributedDataParallel, `torch.compile` and weight averaging."""
     wrappers = (nn.parallel.DistributedDataParallel, nn.DataParallel, AveragedModel)
     while True:
-        inner = getattr(model, "_orig_mod", None)  # of torch.compile
+        inner = getattr(model, "_orig_mod", None)  # set by torch.compile
         if inner is None and isinstance(model, wrappers):
             inner = model.module
         if inner is None:

@@ -1,4 +1,4 @@
-"""Colours for photographs, class maps, anomaly labels and scores, and the resizing they need.
+"""Colour class maps, anomaly labels and scores, and resize them for display.
 
 Pure functions on numpy arrays. H, W: height and width of an image; h, w: of its thumbnail.
 """
@@ -26,11 +26,11 @@ __all__ = [
 
 
 def class_palette(num_classes: int, colors=None) -> np.ndarray:
-    """Give every class a colour; what is no class is black.
+    """Give every class a colour; other values are black.
 
     Args:
         num_classes: K, at most 255.
-        colors: K RGB triples; None takes the Cityscapes palette and goes on with spread hues.
+        colors: K RGB triples; None takes the Cityscapes palette. Missing ones get distinct hues.
     Returns:
         (256, 3) uint8 RGB, a table to index with a label map.
     """
@@ -38,9 +38,9 @@ def class_palette(num_classes: int, colors=None) -> np.ndarray:
         raise ValueError(f"a palette holds 1 to 255 classes, got {num_classes}")
     chosen = [tuple(color) for color in (CITYSCAPES_COLORS if colors is None else colors)]
     for extra in range(len(chosen), num_classes):
-        # Steps of the golden ratio never come close to an earlier hue.
+        # Steps of the golden ratio stay away from all earlier hues.
         hue = int((extra * 0.618034 % 1.0) * 180)
-        # OpenCV has only 180 hues, so saturation and brightness take turns as well.
+        # OpenCV has only 180 hues, so saturation and brightness alternate too.
         saturation, value = (170, 110, 235)[extra % 3], (230, 165, 200)[extra // 3 % 3]
         pixel = np.uint8([[[hue, saturation, value]]])
         chosen.append(tuple(cv2.cvtColor(pixel, cv2.COLOR_HSV2RGB)[0, 0].tolist()))
@@ -54,7 +54,7 @@ def color_classes(sem_seg: np.ndarray, palette: np.ndarray) -> np.ndarray:
 
     Args:
         sem_seg: (H, W) integers in 0..255.
-        palette: (256, 3) uint8 of `class_palette`.
+        palette: (256, 3) uint8 from `class_palette`.
     Returns:
         (H, W, 3) uint8 RGB.
     """
@@ -62,7 +62,7 @@ def color_classes(sem_seg: np.ndarray, palette: np.ndarray) -> np.ndarray:
 
 
 def anomaly_palette() -> np.ndarray:
-    """Give known, anomaly and void their `ANOMALY_COLORS`; (256, 3) uint8 RGB."""
+    """Return the palette of `ANOMALY_COLORS`, (256, 3) uint8 RGB."""
     table = np.full((256, 3), VOID_COLOR, dtype=np.uint8)
     for value, color in ANOMALY_COLORS.items():
         table[value] = color
@@ -70,7 +70,7 @@ def anomaly_palette() -> np.ndarray:
 
 
 def color_anomaly_label(label: np.ndarray) -> np.ndarray:
-    """Colour a label map of known (0), anomaly (1) and void (255) as `ANOMALY_COLORS`.
+    """Colour a label map of known (0), anomaly (1) and void (255) with `ANOMALY_COLORS`.
 
     Args:
         label: (H, W) uint8.
@@ -81,11 +81,11 @@ def color_anomaly_label(label: np.ndarray) -> np.ndarray:
 
 
 def score_range(samples, low: float = 0.5, high: float = 99.5) -> tuple[float, float]:
-    """Choose the ends of one colour scale for many maps of one score.
+    """Choose the ends of a colour scale for many maps of the same score.
 
     Args:
-        samples: arrays of any shape; infinities are left out.
-        low, high: percentiles that get the ends of the scale.
+        samples: arrays of any shape; infinities are ignored.
+        low, high: percentiles for the ends of the scale.
     Returns:
         (lowest, highest), finite, lowest < highest.
     """
@@ -96,34 +96,34 @@ def score_range(samples, low: float = 0.5, high: float = 99.5) -> tuple[float, f
         return 0.0, 1.0
     lowest, highest = (float(v) for v in np.percentile(values, [low, high]))
     if lowest == highest:
-        # More than 99 % equal values: the few others still deserve their colour.
+        # More than 99 % of the values are equal; the few others should still be visible.
         lowest, highest = float(values.min()), float(values.max())
     return (lowest, highest) if lowest < highest else (lowest - 0.5, lowest + 0.5)
 
 
 def heat_map(score: np.ndarray, lowest: float, highest: float) -> np.ndarray:
-    """Colour a score from dark (`lowest` and under) to bright (`highest` and over).
+    """Colour a score from dark (`lowest` or less) to bright (`highest` or more).
 
     Args:
-        score: (H, W) floats; infinities take the ends.
-        lowest, highest: ends of the scale, lowest < highest, the same for all maps to be compared.
+        score: (H, W) floats; infinities get the colours of the ends.
+        lowest, highest: ends of the scale, lowest < highest; use the same for maps to compare.
     Returns:
-        (H, W, 3) uint8 RGB, matplotlib's perceptually even "inferno".
+        (H, W, 3) uint8 RGB, in matplotlib's perceptually uniform "inferno".
     Raises:
-        ValueError: the ends are not in order, or the score has NaN.
+        ValueError: the ends are not in order, or the score contains NaN.
     """
     if not lowest < highest:
         raise ValueError(f"a colour scale needs lowest < highest, got {lowest} and {highest}")
     score = np.asarray(score, dtype=np.float64)
     if np.isnan(score).any():
-        raise ValueError("a score map with NaN has no colours")
+        raise ValueError("a score map with NaN cannot be coloured")
     unit = (np.clip(score, lowest, highest) - lowest) / (highest - lowest)
     levels = np.rint(unit * 255).astype(np.uint8)
     return cv2.applyColorMap(levels, cv2.COLORMAP_INFERNO)[..., ::-1]
 
 
 def color_bar(width: int = 256, height: int = 12) -> np.ndarray:
-    """Draw the scale of `heat_map` from left to right.
+    """Draw the colour scale of `heat_map` from left to right.
 
     Returns:
         (height, width, 3) uint8 RGB.
@@ -132,10 +132,10 @@ def color_bar(width: int = 256, height: int = 12) -> np.ndarray:
 
 
 def overlay(image: np.ndarray, colors: np.ndarray, alpha=0.5) -> np.ndarray:
-    """Lay colours over a photograph.
+    """Blend colours over a photograph.
 
     Args:
-        image, colors: (H, W, 3) uint8 RGB of one size.
+        image, colors: (H, W, 3) uint8 RGB of the same size.
         alpha: weight of the colours in 0..1, a number or (H, W).
     Returns:
         (H, W, 3) uint8 RGB.
@@ -149,13 +149,13 @@ def overlay(image: np.ndarray, colors: np.ndarray, alpha=0.5) -> np.ndarray:
 
 
 def outline(image: np.ndarray, mask: np.ndarray, color, thickness: int = 2) -> np.ndarray:
-    """Draw the border of a mask just outside of it.
+    """Draw a line around a mask, just outside it.
 
     Args:
         image: (H, W, 3) uint8 RGB; it is copied.
         mask: (H, W) bool.
         color: RGB.
-        thickness: pixels.
+        thickness: width of the line, pixels.
     Returns:
         (H, W, 3) uint8 RGB.
     """
@@ -167,7 +167,7 @@ def outline(image: np.ndarray, mask: np.ndarray, color, thickness: int = 2) -> n
 
 
 def fit_long_side(height: int, width: int, long_side: int) -> tuple[int, int]:
-    """Give the size with the same aspect whose long side is at most `long_side`.
+    """Return the size with the same aspect ratio whose long side is at most `long_side`.
 
     Returns:
         (h, w), never larger than the original, never 0.
@@ -197,15 +197,15 @@ def resize_label(label: np.ndarray, size: tuple[int, int], keep: int | None = No
     Args:
         label: (H, W) uint8.
         size: (h, w).
-        keep: a value that must not vanish however few its pixels: it takes every thumbnail
-            pixel that covers any of it.
+        keep: a value that must not vanish, however few its pixels: every thumbnail pixel that
+            covers one of them gets it.
     Returns:
         (h, w) uint8.
     """
     small = cv2.resize(label, size[::-1], interpolation=cv2.INTER_NEAREST)
     if keep is not None and (label == keep).any():
-        share = cv2.resize(
+        fraction = cv2.resize(
             (label == keep).astype(np.float32), size[::-1], interpolation=cv2.INTER_AREA
         )
-        small[share > 0] = keep
+        small[fraction > 0] = keep
     return small

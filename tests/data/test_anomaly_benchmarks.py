@@ -231,7 +231,7 @@ def test_a_set_of_any_size_is_read_by_the_same_layouts(lay, release, monkeypatch
 )
 def test_two_layouts_at_once_are_refused(lay, first, second):
     lay(first, second)
-    with pytest.raises(ValueError, match="2 copies or layouts at once"):
+    with pytest.raises(ValueError, match="2 copies or layouts were found"):
         DatasetCatalog.get(RELEASES[first][0])
 
 

@@ -142,7 +142,7 @@ def test_an_absolute_root_does_not_depend_on_the_datasets_folder(card, tmp_path)
 WRONG = {
     # key as the error names it: (card, words of what is allowed)
     "kind": (changed(CLOSED, "kind", "open"), "closed_set or anomaly"),
-    "name": (changed(CLOSED, "name", None), "a non-empty text"),
+    "name": (changed(CLOSED, "name", None), "a string that is not empty"),
     "root": (changed(CLOSED, "root", "${HOME}/x"), "below DETECTRON2_DATASETS or an absolute"),
     "images": (changed(CLOSED, "images", "'images/*.png'"), "{id}"),
     "labels": (changed(CLOSED, "labels", "'labels/{name}.png'"), "same placeholders as images"),

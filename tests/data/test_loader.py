@@ -171,7 +171,7 @@ def test_training_sets_are_joined_in_order(cfg):
 @pytest.mark.parametrize(
     "change, message",
     [
-        (["DATASETS.TRAIN", ()], "DATASETS.TRAIN is empty; known sets: .*small_train"),
+        (["DATASETS.TRAIN", ()], "DATASETS.TRAIN is empty; known datasets: .*small_train"),
         (["DATASETS.TRAIN", ("cityscape",)], "unknown dataset 'cityscape'; known: .*CARDS"),
         (["DATASETS.TRAIN", ("road_anomaly",)], "'road_anomaly', which has no classes to learn"),
         (["MODEL.EOMT.NUM_CLASSES", 7], "NUM_CLASSES is 7, but 'small_train' has 19"),
@@ -188,7 +188,7 @@ def test_settings_that_do_not_fit_are_refused_before_anything_is_read(cfg, chang
 def test_an_anomaly_class_without_examples_is_warned_of(cfg, caplog):
     cfg.MODEL.EOMT.ANOMALY_CLASS = True
     training_dicts(cfg)
-    assert "the anomaly class will see no example" in caplog.text
+    assert "the anomaly class will not see an example" in caplog.text
     caplog.clear()
     cfg.DATASETS.TRAIN = ("small_outlier_train",)
     training_dicts(cfg)

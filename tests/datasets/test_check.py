@@ -119,7 +119,7 @@ def test_two_layouts_at_once_are_broken(check, root):
     write(other / "labels_masks/0.png", np.zeros((20, 30), np.uint8))
     status, reports = run(check, root, NAME)
     assert status == 1 and reports[NAME]["verdict"] == "broken"
-    assert "2 copies or layouts at once" in reports[NAME]["problems"][0]
+    assert "2 copies or layouts were found" in reports[NAME]["problems"][0]
 
 
 def test_an_absent_set_fails_only_when_named(check, root, capsys):

@@ -247,7 +247,7 @@ def test_broken_scenes_are_named_and_the_rest_is_made(inputs, tmp_path, capsys):
         text = capsys.readouterr().out
         for path in (paths[0], paths[1], labels[2], labels[3]):
             assert str(path) in text
-        assert "image without label" in text and "fit no rule" in text and "10x10" in text
+        assert "image without label" in text and "are not covered" in text and "10x10" in text
     summary = json.loads((output / "summary.json").read_text())
     assert summary["images"]["made"] == 4 and summary["images"]["failed"] == 4
     assert len(summary["problems"]["images not made"]) == 4
@@ -259,7 +259,7 @@ def test_objects_that_are_all_unreadable_are_an_error_before_any_work(inputs, tm
     for path in objects.glob("*.png"):
         path.write_bytes(b"no image")
     assert make((inputs[0], objects), tmp_path / "out") == 2
-    assert "can be read, so that nothing would be pasted" in capsys.readouterr().err
+    assert "can be read, so nothing would be pasted" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 

@@ -1,12 +1,12 @@
-"""Cut-paste outliers: objects cut from photographs, pasted into road scenes.
+"""Make cut-paste outliers: objects cut from photographs and pasted into road scenes.
 
 - `paste_objects`: blends given objects into one image and its label map.
 - `PasteObject`: a cut-out, its mask and its label.
-- `CutPasteOptions`: every choice of size, place and blending.
-- `sample_and_paste`: chooses what one image receives, and pastes it.
-- `OnlineCutPaste`: the same while training images are loaded.
-- `OBJECT_SOURCES`: where objects come from, by name; one's own source joins here.
-- `ObjectSource`: what such a source has to offer.
+- `CutPasteOptions`: all settings of size, place and blending.
+- `sample_and_paste`: chooses the objects of one image, and pastes them.
+- `OnlineCutPaste`: does the same while training images are loaded.
+- `OBJECT_SOURCES`: registry of the sources of objects; register your own here.
+- `ObjectSource`: base class of these sources.
 - `ClosedSetObjects`: segments of known things, cut from other training frames.
 
 `frames` finds the scenes, `job` writes whole datasets. Nothing here needs detectron2.

@@ -1,8 +1,8 @@
-"""Control pastes from the closed set itself: known things cut from other training frames.
+"""Cut known things from other training frames, to be pasted as controls.
 
-A detector that only ever sees unknown objects pasted learns that a pasted edge is an anomaly. Known
-things of the same dataset, pasted by the same code under their own label, take that evidence away,
-and rare classes are seen more often (Simple Copy-Paste, Ghiasi et al., arXiv:2012.07177).
+A detector that only ever sees unknown objects pasted can learn that a pasted edge means anomaly.
+Pasting known things of the same dataset with the same code, under their own label, removes that
+shortcut, and shows rare classes more often (Simple Copy-Paste, Ghiasi et al., arXiv:2012.07177).
 """
 
 import hashlib
@@ -33,7 +33,7 @@ COLUMNS = ("frame", "value", "x", "y", "w", "h", "area", "seed_x", "seed_y")
 
 
 def cache_folder() -> Path:
-    """Return the folder for indices: `anoseg_d2` in XDG_CACHE_HOME, or in ~/.cache."""
+    """Return the folder of cached indices: `anoseg_d2` in XDG_CACHE_HOME, or in ~/.cache."""
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "anoseg_d2"
 
 
@@ -41,21 +41,21 @@ def cache_folder() -> Path:
 class ClosedSetObjects(ObjectSource):
     """Segments of known things: connected components of a label map.
 
-    The index of all segments is built once and kept in a cache folder; it is built again when a
-    label file, a class or `min_area` has changed.
+    The index of all segments is built once and cached; it is rebuilt when a label file, a class or
+    `min_area` changes.
 
     Args:
         frames: (image file, label file) pairs of the training set, in its order; a frame whose
             label is None has no segments.
-        read_label: label file -> (H, W) integers, in the values that are pasted.
-        known: class name -> value in these maps.
-        classes: names of the classes to take; those that the set lacks are left out.
-        min_area: least area of a segment, pixels.
+        read_label: label file -> (H, W) integers, in the coding in which labels are pasted.
+        known: class name -> value in this coding.
+        classes: names of the classes to use; those that the dataset lacks are ignored.
+        min_area: smallest area of a segment, pixels.
         rarest_first: choose the class first, each equally often, so that rare classes are pasted
-            far more often than they occur; otherwise each segment is as likely as the next.
+            far more often than they occur; otherwise every segment is equally likely.
         cache: folder of the index; None builds it in memory.
     Raises:
-        ValueError: there is no segment, or no class of that name.
+        ValueError: there are no segments, or the dataset has none of the classes.
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class ClosedSetObjects(ObjectSource):
         self.class_of = {known[name]: name for name in classes if name in known}
         if not self.class_of:
             raise ValueError(
-                f"none of {', '.join(classes)} is a class of this set; its classes: "
+                f"none of {', '.join(classes)} is a class of this dataset; its classes: "
                 + ", ".join(known)
             )
         self.min_area, self.rarest_first = min_area, rarest_first
@@ -107,7 +107,8 @@ class ClosedSetObjects(ObjectSource):
         if label.shape != image.shape[:2] or y + h > label.shape[0] or x + w > label.shape[1]:
             raise ValueError(f"{label_path} does not fit its image {image_path}, or has changed")
         box = np.s_[y : y + h, x : x + w]
-        # Inside its box a component keeps its connections; others of its class may reach in.
+        # Cropped to its box, the component stays connected; others of its class may reach in, so it
+        # is found again by its seed pixel.
         _, parts = cv2.connectedComponents((label[box] == value).astype(np.uint8), connectivity=8)
         number = parts[seed_y - y, seed_x - x]
         mask = parts == number
@@ -120,7 +121,7 @@ class ClosedSetObjects(ObjectSource):
             "category": self.class_of[value],
         }
         crop = np.ascontiguousarray(image[box])
-        # A pole or a distant person is as small as the scene shows it, and is not blown up.
+        # A pole or a distant person is as small as it looks in the scene, and is not enlarged.
         return PasteObject(crop, mask, value, source, min_side=4)
 
     def _cached(self, cache) -> np.ndarray:
@@ -135,7 +136,7 @@ class ClosedSetObjects(ObjectSource):
             if segments.ndim == 2 and segments.shape[1] == len(COLUMNS):
                 return segments.astype(np.int64)
         except (OSError, ValueError, EOFError):
-            pass  # not there yet, or damaged: it is made again
+            pass  # not there yet, or damaged: build it below
         segments = self._index()
         if self.problems:
             return segments  # what is unreadable today may be readable next time
@@ -143,7 +144,7 @@ class ClosedSetObjects(ObjectSource):
             with atomic_path(path, suffix=".npy") as temporary:
                 np.save(temporary, segments, allow_pickle=False)
         except OSError as error:
-            logger.warning("the index of known segments is not kept: %s", error)
+            logger.warning("the index of known segments cannot be cached: %s", error)
         return segments
 
     def _index(self) -> np.ndarray:
@@ -178,7 +179,7 @@ class ClosedSetObjects(ObjectSource):
 
 
 def _stamp(path: Path | None) -> tuple[int, int]:
-    """Size and time of change of a file, (-1, -1) for none."""
+    """Return the size and modification time of a file, (-1, -1) if there is none."""
     try:
         stat = os.stat(path) if path else None
     except OSError:

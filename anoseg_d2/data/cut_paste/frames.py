@@ -1,4 +1,4 @@
-"""The scenes that objects are pasted into: files of any closed set, labels in one coding."""
+"""Find the scenes to paste objects into, and read their labels in one coding."""
 
 from collections import Counter
 from dataclasses import dataclass
@@ -17,12 +17,12 @@ __all__ = ["Frame", "SceneLabelReader", "frames_of_cityscapes", "frames_of_datas
 
 @dataclass(frozen=True)
 class Frame:
-    """One scene.
+    """A scene to paste objects into.
 
     Args:
-        index: its number in the set, which seeds what is pasted.
+        index: position in the dataset; seeds what is pasted.
         group, stem: names of its folder and file in the output.
-        image, label: files; label None where the set has none for this image.
+        image, label: files; label is None where the dataset has no label for this image.
     """
 
     index: int
@@ -38,10 +38,10 @@ class Frame:
 
 @dataclass(frozen=True)
 class SceneLabelReader:
-    """Reads labels of a closed set as Cityscapes ids, or as train ids where its classes differ.
+    """Reader of closed-set labels as Cityscapes ids, or as train ids where the classes differ.
 
     Args:
-        rule: of the set.
+        rule: label rule of the dataset.
         classes: its K known classes in train-id order.
     """
 
@@ -53,15 +53,15 @@ class SceneLabelReader:
         return tuple(self.classes) == CITYSCAPES_CLASSES
 
     def known(self) -> dict[str, int]:
-        """Class name -> value in the maps that this reader returns."""
+        """Return class name -> value in the maps that this reader returns."""
         ids = _label_ids() if self.is_cityscapes else np.arange(len(self.classes))
         return {name: int(value) for name, value in zip(self.classes, ids, strict=False)}
 
     def __call__(self, path) -> np.ndarray:
-        """Read a label map, (H, W) uint8; void is 0..33 as stored or 0, and 255 for train ids.
+        """Read a label map, (H, W) uint8; void keeps its official id or becomes 0 (train ids: 255).
 
         Raises:
-            FileNotFoundError, ValueError: as `label_rules.load_label`.
+            FileNotFoundError, ValueError: as in `label_rules.load_label`.
         """
         stored = read_label(path)
         train_ids = self.rule.apply(stored, str(path))
@@ -73,7 +73,7 @@ class SceneLabelReader:
         return np.take(_label_ids(), train_ids)
 
     def to_benchmark(self, label: np.ndarray) -> np.ndarray:
-        """Labels of this reader with pasted objects -> 0 known, 1 anomaly, 255 void."""
+        """Convert labels with pasted objects to 0 known, 1 anomaly, 255 void."""
         table = np.full(256, VOID, np.uint8)
         table[list(self.known().values())] = KNOWN
         table[PASTED_ID] = ANOMALY
@@ -81,7 +81,7 @@ class SceneLabelReader:
 
 
 def _label_ids() -> np.ndarray:
-    """Train id -> the official Cityscapes id; void becomes 0, unlabeled."""
+    """Return the table train id -> official Cityscapes id; void becomes 0, unlabeled."""
     table = np.zeros(256, np.uint8)
     for value, train_id in LABEL_RULES["cityscapes"].values:
         if train_id != VOID:
@@ -96,24 +96,25 @@ def frames_of_cityscapes(folder, split: str) -> list[Frame]:
         folder: holds leftImg8bit/ and gtFine/.
         split: such as `train`.
     Raises:
-        FileNotFoundError: no image with a label; says what was looked for and what is there.
+        FileNotFoundError: no image with a label was found; the message says what was looked for
+            and what is there.
     """
     found = find_files(f"--cityscapes, split {split}", folder, (cityscapes_layout("", split),))
     return _frames(found, "")
 
 
 def frames_of_dataset(dataset, root) -> list[Frame]:
-    """List a registered closed set, images without label included.
+    """List the frames of a registered closed set, including images without a label.
 
     Args:
         dataset: `dataset.Dataset`.
         root: the datasets folder.
     Raises:
-        FileNotFoundError, ValueError: it is not there, or not a closed set without anomalies.
+        FileNotFoundError, ValueError: it was not found, or is not a closed set without anomalies.
     """
     if dataset.evaluator_type != "closed_set" or dataset.anomaly_id is not None:
         raise ValueError(
-            f"{dataset.name} holds anomalies already; objects are pasted into closed sets"
+            f"{dataset.name} already has anomalies; objects can only be pasted into closed sets"
         )
     group = dataset.name
     for split in ("_train", "_val", "_test"):
@@ -127,7 +128,7 @@ def _frames(found: FoundFiles, group: str) -> list[Frame]:
     named = sorted((*_name(image, group), image, label) for image, label in pairs)
     twice = [name for name, number in Counter(item[:2] for item in named).items() if number > 1]
     if twice:
-        raise ValueError(f"{len(twice)} images of {found.folder} share a name, such as {twice[0]}")
+        raise ValueError(f"{len(twice)} names in {found.folder} occur twice, such as {twice[0]}")
     return [Frame(index, *item) for index, item in enumerate(named)]
 
 

@@ -1,9 +1,9 @@
-"""Writing a whole cut-paste set: any number of workers and machines, interrupted and resumed.
+"""Write a whole cut-paste dataset with any number of workers and machines, and resume it.
 
-An image is finished when its record lies in `progress/`; that is written last, and every file is
-written under another name and then renamed. When all are finished, the records become
-`manifest.jsonl`. Image i depends on (seed, i) and the inputs alone, so that every way leads to the
-same bytes.
+An image is finished when its record is in `progress/`: the record is written last, and every file
+is written under a temporary name and then renamed. When all images are finished, the records become
+`manifest.jsonl`. Image i depends only on (seed, i) and the inputs, so any split of the work gives
+the same bytes.
 """
 
 import dataclasses
@@ -34,7 +34,7 @@ from anoseg_d2.utils.files import read_json, write_atomic
 __all__ = ["CutPasteJob", "claim_output", "collect_manifest", "read_manifest", "run_job"]
 
 _PNG_END = b"\0\0\0\0IEND\xaeB`\x82"  # the last chunk of every png file
-ALGORITHM = 1  # raised whenever the same options give other pixels
+ALGORITHM = 1  # increased whenever the same options give other pixels
 CONFIG, INPUTS, MANIFEST, PROGRESS = (
     "cut_paste.json",
     "cut_paste_inputs.json",
@@ -45,20 +45,20 @@ CONFIG, INPUTS, MANIFEST, PROGRESS = (
 
 @dataclass(frozen=True)
 class CutPasteJob:
-    """What is to be made.
+    """Description of the dataset to make.
 
     Args:
-        frames: scenes; their indices seed them.
-        reader: of their labels.
+        frames: scenes; each is seeded by its index.
+        reader: reads their labels.
         outliers, controls, closed_set: sources of unknown objects, of known objects, and of
             segments of the frames themselves.
-        options: of pasting.
+        options: how objects are pasted.
         seed: 0 or more.
-        output: folder.
-        split: name of the output's split folder.
+        output: folder to write.
+        split: name of the split folder in the output.
         benchmark: write an anomaly benchmark (images/, labels_masks/ with 0, 1, 255) instead of a
             training set in Cityscapes layout.
-        compress_level: of the png files, 0..9.
+        compress_level: compression level of the png files, 0..9.
     """
 
     frames: Sequence[Frame]
@@ -77,10 +77,10 @@ class CutPasteJob:
         stems = Counter(frame.stem for frame in self.frames)
         twice = [stem for stem, number in stems.items() if number > 1]
         if self.benchmark and twice:
-            raise ValueError(f"a benchmark's images lie in one folder, but {twice} come twice")
+            raise ValueError(f"a benchmark keeps its images in one folder, but {twice} occur twice")
 
     def paths(self, frame: Frame) -> tuple[Path, Path]:
-        """Where an image and its label are written."""
+        """Return where an image and its label are written."""
         if self.benchmark:
             return (
                 self.output / "images" / f"{frame.stem}.png",
@@ -97,7 +97,7 @@ class CutPasteJob:
         return self.output / PROGRESS / f"{index:06d}.json"
 
     def config(self) -> dict:
-        """Everything the output depends on but the files, as plain json values."""
+        """Return everything that the output depends on, except files, as plain json values."""
         sources = {
             role: [{"kind": type(source).__name__, **source.settings} for source in group]
             for role, group in self._roles()
@@ -119,7 +119,10 @@ class CutPasteJob:
         return (roles | ({"closed set": self.closed_set} if self.closed_set else {})).items()
 
     def inputs(self) -> dict[str, dict[str, int]]:
-        """Group of inputs -> file name -> size in bytes, -1 for none; paths may move."""
+        """Return group of inputs -> file name -> size in bytes, -1 if missing.
+
+        Names and sizes are compared, not paths, so the inputs may be moved between two runs.
+        """
         groups = {
             "images": {frame.name: _size(frame.image) for frame in self.frames},
             "labels": {frame.name: _size(frame.label) for frame in self.frames},
@@ -135,24 +138,25 @@ def _size(path: Path | None) -> int:
 
 
 def claim_output(job: CutPasteJob) -> str:
-    """Write the config into a fresh output folder, or check that an existing one is the same.
+    """Write the config into a new output folder, or check that an existing folder has the same.
 
     Returns:
-        the hash of options and inputs.
+        hash of the options and inputs.
     Raises:
-        ValueError: the folder was made otherwise, or holds something else; names the differences.
+        ValueError: the folder was made differently or holds something else; the message names
+            the differences.
     """
     config, inputs = job.config(), job.inputs()
     digest = hashlib.sha256(json.dumps([config, inputs], sort_keys=True).encode()).hexdigest()
     path = job.output / CONFIG
     if not path.is_file():
-        # A run that ended between the two writes below leaves the first file, and may begin again.
+        # A run that was killed between the two writes below left the first file; it may start over.
         there = {item.name for item in job.output.iterdir()} if job.output.is_dir() else set()
         if there - {INPUTS}:
             names = ", ".join(sorted(there)[:5])
             raise ValueError(
                 f"output folder {job.output} holds other things ({names}) and no {CONFIG}; "
-                "give an empty or new folder"
+                "choose an empty or new folder"
             )
         write_atomic(job.output / INPUTS, _pretty(inputs))
         write_atomic(path, _pretty({**config, "hash": digest}))
@@ -164,7 +168,7 @@ def claim_output(job: CutPasteJob) -> str:
         raise ValueError(
             f"output folder {job.output} was made with other options or inputs:\n  "
             + "\n  ".join(_shortened(differences))
-            + "\nGive the same ones to continue, or another folder (or delete this one)."
+            + "\nUse the same ones to continue, or choose another folder (or delete this one)."
         )
     return digest
 
@@ -189,16 +193,16 @@ def _shortened(lines: list[str], limit: int = 12) -> list[str]:
 
 
 def run_job(job: CutPasteJob, shard: tuple[int, int] = (0, 1), workers: int = 1) -> Iterator[dict]:
-    """Make what is not yet made.
+    """Make the images that are not finished.
 
     Args:
-        job: claimed by `claim_output`.
-        shard: (I, N): image i belongs to shard i modulo N; I is 0..N-1.
-        workers: processes.
+        job: job whose output `claim_output` has claimed.
+        shard: (I, N) makes the images i with i modulo N = I; I is 0..N-1.
+        workers: number of processes.
     Yields:
-        the record of each image of the shard, finished ones at once.
+        the record of each image of the shard; those of finished images come first.
     Raises:
-        OSError: a file cannot be written, or a worker process died; what is finished stays.
+        OSError: a file cannot be written, or a worker process died; finished images are kept.
     """
     mine = [frame.index for frame in job.frames if frame.index % shard[1] == shard[0]]
     finished = read_manifest(job.output)
@@ -214,7 +218,7 @@ def run_job(job: CutPasteJob, shard: tuple[int, int] = (0, 1), workers: int = 1)
 
 
 def _is_whole(path: Path) -> bool:
-    """Say whether a png file is there and has its end: a crash can leave an empty or cut one."""
+    """Return whether a png file is complete: after a crash it can be empty or cut off."""
     if not path.is_file() or path.stat().st_size < len(_PNG_END):
         return False
     with path.open("rb") as stream:
@@ -239,7 +243,7 @@ def _start_worker(job: CutPasteJob) -> None:
 
 
 def _end_with_parent(parent: int) -> None:
-    """End this worker when the process that started it is killed: its queue would never close."""
+    """End this worker when its parent is killed; otherwise it would wait on its queue forever."""
     while os.getppid() == parent:
         time.sleep(0.5)
     os._exit(1)
@@ -250,13 +254,13 @@ def _make_in_worker(index: int) -> dict:
 
 
 def _make_with(job, todo, workers) -> Iterator[dict]:
-    # spawn: a fork would inherit the locks of thread pools that OpenCV or torch may hold
+    # A forked child would inherit locks that thread pools of OpenCV or torch may hold, so spawn.
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(workers, context, _start_worker, (job,))
     waiting, rest = set(), iter(todo)
     try:
         while True:
-            # Few at a time, so that memory does not grow with the number of images.
+            # Only a few are submitted at a time, so memory does not grow with the number of images.
             while len(waiting) < 4 * workers and (index := next(rest, None)) is not None:
                 waiting.add(pool.submit(_make_in_worker, index))
             if not waiting:
@@ -266,7 +270,7 @@ def _make_with(job, todo, workers) -> Iterator[dict]:
                 yield future.result()
     except BrokenProcessPool as error:
         raise ChildProcessError(
-            "a worker process was killed (out of memory?); what is finished stays, and the same "
+            "a worker process was killed (out of memory?); finished images are kept, and the same "
             "command continues from there"
         ) from error
     finally:
@@ -274,7 +278,7 @@ def _make_with(job, todo, workers) -> Iterator[dict]:
 
 
 def _make(job: CutPasteJob, frame: Frame) -> dict:
-    """Make one image and write it, its label and last its record."""
+    """Make one image; write it, its label and, last, its record."""
     record = {"index": frame.index, "name": frame.name, "seed": [job.seed, frame.index]}
     try:
         image, label = _read_frame(job, frame)
@@ -313,6 +317,7 @@ def _read_frame(job, frame) -> tuple[np.ndarray, np.ndarray]:
 
 def _write_frame(job, frame, image, label, clean: bool) -> None:
     image_path, label_path = job.paths(frame)
+    # An image without objects keeps its bytes: encoding it again would only cost time.
     if clean and frame.image.suffix.lower() == ".png":
         write_atomic(image_path, frame.image.read_bytes())
     else:
@@ -322,7 +327,7 @@ def _write_frame(job, frame, image, label, clean: bool) -> None:
 
 
 def _remove_leftovers(job, todo) -> None:
-    """Delete what a killed run of the same images left half-written."""
+    """Delete files that a killed run left half-written for the same images."""
     folders = {path.parent for index in todo for path in job.paths(job.frames[index])}
     names = {path.name for index in todo for path in job.paths(job.frames[index])}
     for folder in folders | {job.output / PROGRESS}:
@@ -333,7 +338,7 @@ def _remove_leftovers(job, todo) -> None:
 
 
 def _read_record(job, index) -> dict | None:
-    """The record of a finished image; None when there is none, or it is damaged."""
+    """Return the record of a finished image; None if it is missing or damaged."""
     try:
         return _checked(read_json(job.record_path(index)))
     except (FileNotFoundError, ValueError):
@@ -341,7 +346,7 @@ def _read_record(job, index) -> dict | None:
 
 
 def _checked(record) -> dict:
-    """Return a record that has what its readers ask for; ValueError when it does not."""
+    """Return the record if it has all that its readers need, else raise ValueError."""
     fields = {"index": int, "name": str, "seed": list, "problems": list, "objects": list}
     if not isinstance(record, dict) or not all(
         isinstance(record.get(key), kind) for key, kind in fields.items()
@@ -356,13 +361,13 @@ def _checked(record) -> dict:
 
 
 def read_manifest(output) -> dict[int, dict]:
-    """Index -> record of each image of a finished set; empty while it is not finished.
+    """Return index -> record of each image of a finished dataset; empty while it is unfinished.
 
     Each record holds `name`, `seed`, `failed` (None, or why it was not made), `problems`, and
     `objects` as `paste_objects` describes them.
 
     Raises:
-        ValueError: the file is damaged; names the line.
+        ValueError: the file is damaged; the message names the line.
     """
     path = Path(output) / MANIFEST
     records: dict[int, dict] = {}
@@ -382,7 +387,7 @@ def read_manifest(output) -> dict[int, dict]:
                 raise ValueError(f"kind {kind!r} is neither image nor object")
         for index, record in records.items():
             if len(record["objects"]) != record["pasted"] or index != _checked(record)["index"]:
-                raise ValueError(f"the objects of image {index} are not complete")
+                raise ValueError(f"objects of image {index} are missing")
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(
             f"{path} is damaged at line {number}: {error!r}. Delete it, and the same command makes "
@@ -399,13 +404,13 @@ def collect_manifest(job: CutPasteJob) -> dict[int, dict] | None:
     """Join the records into `manifest.jsonl` when every image has one.
 
     Returns:
-        index -> record, or None while other shards have work to do.
+        index -> record, or None while other shards are unfinished.
     """
     records = read_manifest(job.output)
     for frame in job.frames:
         record = _read_record(job, frame.index) or records.get(frame.index)
         if record is None:
-            # Another shard that ended at the same moment may have collected them already.
+            # Another shard may have finished at the same moment and collected the records.
             return read_manifest(job.output) or None
         records[frame.index] = record
     lines = [line for index in sorted(records) for line in _manifest_lines(records[index])]

@@ -1,8 +1,8 @@
-"""Pasting cut-out objects into road scenes: pixels in, pixels out.
+"""Paste cut-out objects into road scenes.
 
-Pure functions on arrays: an object is scaled, feathered, blended and given the anomaly's id in the
-label map. Nothing here reads a file or knows a dataset; `sampling` chooses what is
-pasted, and `job` writes whole sets.
+Pure functions on arrays: an object is scaled, feathered and blended, and gets the anomaly's id in
+the label map. Nothing here reads a file or knows a dataset; `sampling` chooses what to paste, and
+`job` writes whole datasets.
 
 Shapes: H W frame, h w object (its tight box, at pasted size once resized).
 """
@@ -20,7 +20,7 @@ from anoseg_d2.utils.constants import PASTED_ID
 __all__ = ["CutPasteOptions", "PasteObject", "paste_objects"]
 
 KERNEL_SIGMAS = 4.0  # beyond this the feather adds less than a hundredth of a grey level
-HORIZON_FALLBACK = 0.4  # share of the frame above the horizon where no ground is labelled
+HORIZON_FALLBACK = 0.4  # fraction of the height above the horizon if no ground is labelled
 _BLENDINGS = ("feather", "hard", "poisson")
 _CHOICES = {
     "size": ("native", "perspective"),
@@ -30,14 +30,14 @@ _CHOICES = {
 
 @dataclass(frozen=True)
 class PasteObject:
-    """A cut-out.
+    """A cut-out object.
 
     Args:
         image: (h, w, 3) uint8 RGB photograph that holds the object.
         mask: (h, w) bool, where the object is.
         label: id written into the label map; None for the options' anomaly value.
-        source: what a record says of the object's origin (annotation, image, category, ...).
-        min_side: least side when pasted, pixels; None for the options' own.
+        source: origin of the object for its record (annotation, image, category, ...).
+        min_side: smallest side when pasted, pixels; None takes it from the options.
     """
 
     image: np.ndarray
@@ -49,43 +49,46 @@ class PasteObject:
 
 @dataclass(frozen=True)
 class CutPasteOptions:
-    """Every choice of the generator.
+    """Settings of the generator.
 
-    The defaults are the paper's where the paper states a value. Not the paper's are `ratio` (it
-    implies 1.0), `min_side`, `max_fraction`, and `rim`, which cleans outlines.
+    The paper states the defaults of `count`, `scale`, `max_fraction` and of the first `feather`
+    value (a blur of radius 5). Its text implies a `ratio` of 1.0. It has no `min_side` and no
+    `rim`, and its feather does not shrink with the object.
 
     Args:
-        ratio: share of the images that receive objects, 0..1.
-        count: fewest and most objects of an image, drawn without replacement.
-        control_count: fewest and most pasted objects of known classes; (0, 0) is off.
-        closed_set_count: fewest and most pasted segments of other training frames; (0, 0) is off.
+        ratio: fraction of the images that receive objects, 0..1.
+        count: fewest and most unknown objects per image, drawn without replacement.
+        control_count: fewest and most objects of known classes per image; (0, 0) is off.
+        closed_set_count: fewest and most segments of other training frames per image; (0, 0) is
+            off.
         scale: range of the factor on an object's native size (`size` native).
-        max_fraction: a pasted object's greatest share of the frame's height and of its width.
-        min_side: least side of a pasted object, pixels, and never over half of what `max_fraction`
-            allows (that binds in frames under 160 pixels). An object too thin to keep both limits
-            finds no place.
-        size: `native` scales the object's own size; `perspective` lets it fall with the row of
+        max_fraction: largest height and width of a pasted object, as fractions of the frame's.
+        min_side: smallest side of a pasted object, pixels, but at most half of what
+            `max_fraction` allows (which matters in frames under 160 pixels). An object too thin to
+            satisfy both limits is not placed.
+        size: `native` scales the object's own size; `perspective` makes it shrink with the row of
             its base, from `perspective_side` at the bottom to 0 at the horizon.
-        perspective_side: longest side at the frame's bottom as a share of its short side, before
-            the factor drawn from `scale`. 0.08 gives a median near 0.04, as in Lost and Found.
-        perspective_min_side: takes the place of `min_side` in `perspective`, where small far
-            objects are the point.
-        placement: `uniform` inside the frame, or `road`: the object's base on a ground pixel.
+        perspective_side: longest side at the bottom of the frame as a fraction of the frame's short
+            side, before the factor from `scale`. 0.08 gives a median near 0.04, as in Lost and
+            Found.
+        perspective_min_side: replaces `min_side` in `perspective`, where small distant objects
+            are wanted.
+        placement: `uniform` in the frame, or `road`, with the object's base on a ground pixel.
         ground_labels: label values that count as ground (Cityscapes ids of road and pavement).
-        feather: sigma of the alpha's blur is min(feather[0], feather[1] * sqrt(mask area)).
+        feather: the alpha is blurred with sigma min(feather[0], feather[1] * sqrt(mask area)).
         rim: width, in pixels of the photograph, of the band inside an object's outline whose
-            colours are taken from further inside: outlines are drawn by hand, and a photograph's
-            background lies on the wrong side of them. 0 leaves the colours alone.
-        opaque_core: whether the eroded mask stays fully opaque, whatever the blur.
-        blending: how an object is laid over the scene; of several ways one is chosen for each
-            object: `feather`, `hard` (no blur at all), `poisson` (Pérez et al. 2003: the scene's
-            colours at the outline, the object's gradients inside).
-        color_jitter: whether objects change brightness, contrast, saturation and hue, by the
-            ranges of the training augmentation.
-        blur: objects are blurred by a sigma from 0 to this many pixels of the photograph.
-        noise: objects get normal noise with a deviation from 0 to this many grey levels.
+            colours are replaced by those further inside: outlines are drawn by hand and often
+            include some background. 0 keeps the colours.
+        opaque_core: whether the eroded mask stays fully opaque, however wide the blur.
+        blending: ways to blend an object into the scene, one of which is chosen for each object:
+            `feather`, `hard` (no blur), `poisson` (Pérez et al. 2003: the scene's colours at the
+            outline, the object's gradients inside).
+        color_jitter: whether to change brightness, contrast, saturation and hue of objects, with
+            the ranges of the training augmentation.
+        blur: largest sigma with which objects are blurred, pixels of the photograph.
+        noise: largest standard deviation of the normal noise on objects, grey levels.
         anomaly_value: label value of pasted unknown objects.
-        max_redraws: how often an object without a visible label pixel is drawn anew.
+        max_redraws: how often an object without a visible label pixel is redrawn.
     """
 
     ratio: float = 0.5
@@ -139,7 +142,7 @@ def _require(name, value, holds: bool, allowed: str) -> None:
 
 @dataclass
 class _Placement:
-    """An object at its size and place; (x, y) is the upper left corner of its box."""
+    """An object with its size and place; (x, y) is the upper left corner of its box."""
 
     object: PasteObject
     mask: np.ndarray
@@ -159,27 +162,27 @@ def paste_objects(
     redraw: Callable[[np.random.Generator, PasteObject], PasteObject | None] | None = None,
     **changes,
 ) -> tuple[np.ndarray, np.ndarray, list[dict]]:
-    """Paste every given object, later ones over earlier ones.
+    """Paste all given objects, later ones over earlier ones.
 
-    An object that ends without a visible label pixel (covered, too thin for its size, no ground to
-    stand on) is drawn anew, at most `options.max_redraws` times. One that even so finds no place
-    is not pasted, and its record says why.
+    An object without a visible label pixel (covered, too thin for its size, no ground to stand on)
+    is redrawn, at most `options.max_redraws` times. If it still finds no place, it is not pasted,
+    and its record says why.
 
     Args:
         image: (H, W, 3) uint8 RGB.
         label: (H, W) integers.
         objects: `PasteObject`s, (image, mask) pairs or mappings with `PasteObject`'s fields.
-        generator: source of every random draw.
-        options: sizes, places and blending; `ratio` and the counts are not looked at.
-        redraw: gives another object in place of one that found no place, or None to try the same
-            again (as without `redraw`).
-        changes: single options that differ from `options`, by name.
+        generator: source of all random numbers.
+        options: sizes, places and blending; `ratio` and the counts are ignored.
+        redraw: returns a replacement for an object that found no place, or None to try the same
+            object again (as without `redraw`).
+        changes: single options by name that override `options`.
     Returns:
         New image and label of the same shapes and types, and one record per object in pasting
         order: `label`, `scale`, `box` [x0, y0, x1, y1) of the whole object, `visible_pixels`,
-        `sigma`, `dropped` (None, or why the object is not there), and the object's `source`.
+        `sigma`, `dropped` (None, or why it was not pasted), and the entries of its `source`.
     Raises:
-        ValueError: shapes, types or an object's mask do not fit.
+        ValueError: shapes or types do not fit, or an object's mask is empty.
     """
     options = dataclasses.replace(options or CutPasteOptions(), **changes)
     _check_frame(image, label, options)
@@ -194,10 +197,9 @@ def paste_objects(
             other = redraw(generator, objects[index]) if redraw else None
             objects[index] = _as_object(other) if other else objects[index]
             placements[index] = _place(objects[index], ground, generator, options)
-    while hidden := _count_visible(placements, label.shape):
-        if all(placements[index] is None for index in hidden):
-            break
-        placements = [p if p is not None and p.visible else None for p in placements]
+    # What is hidden is entirely under other objects, so dropping it uncovers nothing else.
+    _count_visible(placements, label.shape)
+    placements = [p if p is not None and p.visible else None for p in placements]
     image, label = image.copy(), label.copy()
     sigmas = [_blend(image, label, p, generator, options) if p else None for p in placements]
     values = [_label_value(item, options) for item in objects]
@@ -205,7 +207,7 @@ def paste_objects(
 
 
 def _ground(label, options) -> np.ndarray:
-    """Where objects may stand, (H, W) bool; all False where nobody will ask."""
+    """Return where objects may stand, (H, W) bool; all False when the options do not need it."""
     if options.placement == "uniform" and options.size == "native":
         return np.broadcast_to(np.False_, label.shape)
     return np.isin(label, options.ground_labels)
@@ -216,7 +218,7 @@ def _check_frame(image, label, options) -> None:
         raise ValueError(f"image must be (H, W, 3) uint8, found {image.shape} {image.dtype}")
     if label.shape != image.shape[:2] or label.dtype.kind not in "iu":
         raise ValueError(
-            f"label must be integers {image.shape[:2]}, as its image; "
+            f"label must be integers {image.shape[:2]}, like its image; "
             f"found {label.shape} {label.dtype}"
         )
     if options.anomaly_value > np.iinfo(label.dtype).max:
@@ -224,7 +226,7 @@ def _check_frame(image, label, options) -> None:
 
 
 def _as_object(item) -> PasteObject:
-    """The object with its mask as bool, cut to the mask's tight box."""
+    """Return the object with a bool mask, cropped to the mask's tight box."""
     if not isinstance(item, PasteObject):
         item = PasteObject(**item) if isinstance(item, dict) else PasteObject(*item)
     mask = np.asarray(item.mask) > 0
@@ -245,7 +247,7 @@ def _label_value(item: PasteObject, options: CutPasteOptions) -> int:
 
 
 def _place(item, ground, generator, options) -> _Placement | None:
-    """Draw a size and a place, or None where the draw does not fit the frame."""
+    """Draw a size and a place; None if they do not fit the frame."""
     factor = generator.uniform(*options.scale)
     if options.size == "perspective":
         return _place_in_perspective(item, factor, ground, generator, options)
@@ -261,12 +263,12 @@ def _place(item, ground, generator, options) -> _Placement | None:
 
 
 def _resize_mask(item, scale, frame, options) -> tuple[np.ndarray | None, float]:
-    """The mask at its final size, or None when no size keeps both limits."""
+    """Return the mask at its final size, or None if no size satisfies both limits."""
     height, width = item.mask.shape
     most = min(options.max_fraction * frame[0] / height, options.max_fraction * frame[1] / width)
     wanted = options.perspective_min_side if options.size == "perspective" else options.min_side
     wanted = wanted if item.min_side is None else item.min_side
-    # Half the upper limit at most, so that a small frame has room for objects of aspect 2.
+    # At most half the upper limit, so that small frames have room for objects of aspect ratio 2.
     wanted = min(wanted, int(options.max_fraction * min(frame) / 2))
     least = wanted / min(height, width)
     if least > most:
@@ -278,7 +280,7 @@ def _resize_mask(item, scale, frame, options) -> tuple[np.ndarray | None, float]
     )
     if min(h, w) < 1:
         return None, scale
-    # Nearest by pixel centres, in whole numbers: the same on every machine.
+    # Nearest neighbour by pixel centres, in integers, which gives the same mask on every machine.
     rows, columns = (
         (2 * np.arange(new) + 1) * old // (2 * new) for new, old in ((h, height), (w, width))
     )
@@ -286,7 +288,7 @@ def _resize_mask(item, scale, frame, options) -> tuple[np.ndarray | None, float]
 
 
 def _corner_on_ground(mask, ground, generator) -> tuple[int, int] | None:
-    """A corner at which the middle of the mask's lowest row stands on a ground pixel."""
+    """Draw a corner that puts the middle of the mask's lowest row on a ground pixel."""
     height, width = mask.shape
     base = _base_column(mask)
     inside = ground[height - 1 :, base : ground.shape[1] - width + base + 1]
@@ -303,7 +305,7 @@ def _base_column(mask) -> int:
 
 
 def _place_in_perspective(item, factor, ground, generator, options) -> _Placement | None:
-    """Choose the base first; its row gives the size."""
+    """Draw the base first; its row decides the size."""
     height, width = ground.shape
     if height < 3:
         return None  # no room for a horizon with ground below it
@@ -327,14 +329,14 @@ def _place_in_perspective(item, factor, ground, generator, options) -> _Placemen
 
 
 def _horizon(ground) -> int:
-    """The highest row with ground in at least a hundredth of its pixels."""
+    """Return the highest row in which at least 1 % of the pixels are ground."""
     rows = np.flatnonzero(ground.mean(1) >= 0.01)
     row = int(rows[0]) if len(rows) else int(HORIZON_FALLBACK * len(ground))
     return min(row, len(ground) - 2)
 
 
 def _count_visible(placements, shape) -> list[int]:
-    """Set `visible` of every placement; returns the indices of those with nothing to see."""
+    """Set `visible` of every placement; return the indices of objects without visible pixels."""
     taken = np.zeros(shape, bool)
     for item in filter(None, reversed(placements)):
         h, w = item.mask.shape
@@ -345,15 +347,16 @@ def _count_visible(placements, shape) -> list[int]:
 
 
 def _clean_rim(item: PasteObject, rim: int) -> np.ndarray:
-    """The photograph with the band inside the outline filled from the object's inner colours.
+    """Return the photograph with the band inside the outline filled with inner colours.
 
-    Where the object is thinner than two bands there is no inside, and its colours stay its own.
+    Where the object is thinner than two bands, there is no inside and its colours are kept.
     """
     if rim == 0:
         return item.image
     mask = item.mask.astype(np.uint8)
     disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * rim + 1, 2 * rim + 1))
     inner = cv2.erode(mask, disc, borderType=cv2.BORDER_CONSTANT, borderValue=0)
+    # The band itself keeps a small weight, which decides only where nothing inner is in reach.
     weight = inner + np.float32(0.02) * mask
     colours = _blur(item.image * weight[..., None], rim, 3 * rim)
     colours /= np.maximum(_blur(weight, rim, 3 * rim), 1e-6)[..., None]
@@ -362,10 +365,10 @@ def _clean_rim(item: PasteObject, rim: int) -> np.ndarray:
 
 
 def _resize_colours(item: PasteObject, mask: np.ndarray, rim: int) -> np.ndarray:
-    """The object's colours at the mask's size, unmixed with the background beside it.
+    """Return the object's colours at the mask's size, without the background around it.
 
-    Bilinear where it grows; where it shrinks, the area's mean, so that it does not alias. Colours
-    are weighted by the mask, so that a rim pixel is the mean of object pixels alone.
+    Bilinear when it grows, and area means when it shrinks, so that it does not alias. Colours are
+    weighted by the mask, so that a rim pixel is the mean of object pixels only.
     """
     h, w = mask.shape
     shrinks = h < item.mask.shape[0] or w < item.mask.shape[1]
@@ -375,6 +378,7 @@ def _resize_colours(item: PasteObject, mask: np.ndarray, rim: int) -> np.ndarray
     colours = cv2.resize(image * weight[..., None], (w, h), interpolation=how)
     weight = cv2.resize(weight, (w, h), interpolation=how)
     colours /= np.maximum(weight, 1e-6)[..., None]
+    # The mask was resized by nearest neighbour, so a few of its pixels may have no weight at all.
     bare = mask & (weight < 1e-3)
     if bare.any():
         colours[bare] = cv2.resize(image, (w, h), interpolation=cv2.INTER_LINEAR)[bare]
@@ -382,7 +386,7 @@ def _resize_colours(item: PasteObject, mask: np.ndarray, rim: int) -> np.ndarray
 
 
 def _alpha(mask: np.ndarray, sigma: float, pad: int, opaque_core: bool) -> np.ndarray:
-    """Feathered mask on the padded crop, float32 in 0..1."""
+    """Return the feathered mask on the padded crop, float32 in 0..1."""
     padded = np.pad(mask, pad).astype(np.float32)
     if sigma == 0:
         return padded
@@ -400,7 +404,7 @@ def _blur(values, sigma, pad):
 
 
 def _varied(item: PasteObject, generator, options: CutPasteOptions) -> PasteObject:
-    """The object with other colours, blurred and noisy, as the options ask."""
+    """Return the object with colours changed, blurred and noisy, as the options ask."""
     image = item.image
     if options.color_jitter:
         image = jitter_colors(image, generator)
@@ -408,7 +412,7 @@ def _varied(item: PasteObject, generator, options: CutPasteOptions) -> PasteObje
         sigma = generator.uniform(0, options.blur)
         pad = int(np.ceil(KERNEL_SIGMAS * sigma))
         weight = item.mask.astype(np.float32)
-        # Weighted by the mask, so that the photograph's background is not blurred in.
+        # Weighted by the mask, so that the photograph's background does not bleed in.
         blurred = _blur(image * weight[..., None], sigma, pad) if pad else image
         weight = _blur(weight, sigma, pad) if pad else np.ones_like(weight)
         blurred = blurred / np.maximum(weight, 1e-6)[..., None]
@@ -420,15 +424,15 @@ def _varied(item: PasteObject, generator, options: CutPasteOptions) -> PasteObje
 
 
 def _clone(image, placement: _Placement, colours: np.ndarray) -> np.ndarray | None:
-    """The object's box of `image` with the object cloned in; None at the frame's border."""
+    """Return the object's box of `image` with the object cloned in; None at the frame's border."""
     mask = placement.mask
     (h, w), x, y = mask.shape, placement.x, placement.y
     if min(x, y) < 2 or y + h + 2 > image.shape[0] or x + w + 2 > image.shape[1]:
-        return None  # Poisson's equation needs the scene's colours all around
+        return None  # Poisson's equation needs the scene's colours on all sides
     scene = np.ascontiguousarray(image[y - 2 : y + h + 2, x - 2 : x + w + 2])
     inside = np.pad(mask, 2)
     source = np.where(inside[..., None], np.pad(colours, ((2, 2), (2, 2), (0, 0))), scene)
-    # OpenCV puts the middle of the mask's own box on the given point.
+    # OpenCV centres the mask's tight box on the given point.
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
     top, left = int(rows[0]) + 2, int(columns[0]) + 2
     middle = (
@@ -443,7 +447,7 @@ def _clone(image, placement: _Placement, colours: np.ndarray) -> np.ndarray | No
 
 
 def _blend(image, label, placement: _Placement, generator, options: CutPasteOptions) -> float:
-    """Write one object into `image` and `label`; returns the feather's sigma."""
+    """Blend one object into `image` and `label`; return the feather's sigma."""
     mask = placement.mask
     if options.color_jitter or options.blur or options.noise:
         placement.object = _varied(placement.object, generator, options)
@@ -465,8 +469,8 @@ def _blend(image, label, placement: _Placement, generator, options: CutPasteOpti
     colours = _resize_colours(placement.object, mask, options.rim)
     colours = np.pad(colours, ((pad, pad), (pad, pad), (0, 0)))
     colours[~inside] = 0
-    # Blurring the object's light as its mask is blurred continues its own colours outwards: with
-    # the photograph's background there, the feather would be a halo.
+    # The colours are blurred like the mask, which continues the object's own colours outwards; with
+    # the photograph's background there, the feather would show as a halo.
     light = _blur(colours, sigma, pad) if sigma else colours
     light[inside] = (alpha * colours)[inside]
     (top, bottom), (left, right) = (

@@ -1,4 +1,4 @@
-"""Choosing what is pasted into one image, offline (whole sets) and online (at load time)."""
+"""Choose what is pasted into one image, offline (whole datasets) and online (at load time)."""
 
 import logging
 from collections.abc import Sequence
@@ -13,14 +13,15 @@ __all__ = ["OnlineCutPaste", "sample_and_paste"]
 
 logger = logging.getLogger(__name__)
 
+# Draws per object before giving up, as nearly all objects may be taken or unreadable.
 MAX_TRIES = 50
 
 
 @dataclass
 class _Sampler:
-    """Objects for one image, without replacement; `problems` names those that are unreadable.
+    """Draws objects for one image without replacement; `problems` names unreadable ones.
 
-    `frame` is the number of the image itself, which gives it no objects.
+    `frame` is the number of the image itself, whose own segments are not drawn.
     """
 
     sources: Sequence[ObjectSource]
@@ -58,15 +59,15 @@ def sample_and_paste(
     Args:
         image: (H, W, 3) uint8 RGB.
         label: (H, W) integers.
-        generator: source of every random number; the result depends only on it and the inputs.
-        options: all of them count.
-        outliers: sources of unknown objects; each is as likely as the next.
-        controls: sources of known objects, which carry their own labels.
-        closed_set: sources of segments of the training frames, likewise.
-        frame: number of this image among them; its own segments are not pasted into it.
+        generator: source of all random numbers; the result depends only on it and the inputs.
+        options: settings, including `ratio` and the counts.
+        outliers: sources of unknown objects, all equally likely.
+        controls: sources of known objects, which have their own labels.
+        closed_set: sources of segments of the training frames, which have their own labels too.
+        frame: number of this image among these frames; its own segments are not pasted into it.
     Returns:
-        image, label and records as `paste_objects`; and messages about objects that could not be
-        read and were replaced. An image left clean has no records and is returned as it came.
+        image, label and records as in `paste_objects`, and messages about objects that could not
+        be read and were replaced. An image without objects is returned unchanged, without records.
     """
     if generator.random() >= options.ratio:
         return image, label, [], []
@@ -93,15 +94,16 @@ def sample_and_paste(
 
 
 class OnlineCutPaste:
-    """Cut-paste at load time: new in each epoch, the same for the same (seed, number, index).
+    """Cut-paste at load time: new in each epoch, but fixed for the same (seed, number, index).
 
     Args:
-        outliers: a source of unknown objects, or several.
-        options: as offline; `anomaly_value` and `ground_labels` in the values of the labels that
-            will be given: train ids K and (0, 1) for a training mapper.
+        outliers: one or several sources of unknown objects.
+        options: as offline, but `anomaly_value` and `ground_labels` are in the coding of the labels
+            that will be passed in: train ids K and (0, 1) in a training mapper.
         seed: 0 or more.
-        controls: sources of known objects, whose labels are such values too.
-        closed_set: a source of segments of the training images, in the order of their indices.
+        controls: one or several sources of known objects, with labels in the same coding.
+        closed_set: one or several sources of segments of the training images, whose frame numbers
+            are the indices of these images.
     """
 
     def __init__(self, outliers, options: CutPasteOptions, seed: int, controls=(), closed_set=()):
@@ -110,7 +112,7 @@ class OnlineCutPaste:
         self.closed_set = [closed_set] if isinstance(closed_set, ObjectSource) else list(closed_set)
         self.options = options
         self.seed = seed
-        self._told: set[str] = set()
+        self._reported: set[str] = set()
 
     def __call__(self, image, label, number: int, index: int) -> tuple[np.ndarray, np.ndarray]:
         """Paste into one image.
@@ -118,10 +120,10 @@ class OnlineCutPaste:
         Args:
             image: (H, W, 3) uint8 RGB.
             label: (H, W) integers.
-            number: counts the samples of a run, or the passes over the data.
-            index: of the image in its dataset.
+            number: number of the sample in the run, or of the pass over the data.
+            index: index of the image in its dataset.
         Returns:
-            image and label, the inputs themselves where nothing was pasted.
+            image and label; the inputs themselves if nothing was pasted.
         """
         generator = np.random.default_rng((self.seed, number, index))
         image, label, _, problems = sample_and_paste(
@@ -134,7 +136,7 @@ class OnlineCutPaste:
             self.closed_set,
             frame=index,
         )
-        for problem in set(problems) - self._told:
+        for problem in set(problems) - self._reported:
             logger.warning("skipping an unreadable object, pasting another one: %s", problem)
-            self._told.add(problem)
+            self._reported.add(problem)
         return image, label

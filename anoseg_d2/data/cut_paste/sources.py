@@ -1,8 +1,8 @@
-"""Where pasted objects come from: COCO annotations, folders of cut-outs, textures.
+"""Sources of pasted objects: COCO annotations, folders of cut-outs, and textures.
 
-A source is chosen by name from `OBJECT_SOURCES`. Every source lists what it cannot
-use under `problems` (kind -> names) and what its rules leave out under `skipped` (rule -> number),
-so that nothing disappears unseen.
+A source is chosen by name from `OBJECT_SOURCES`. Every source lists what it cannot use in
+`problems` (kind -> names) and counts what its rules leave out in `skipped` (rule -> number), so
+that nothing disappears silently.
 """
 
 import hashlib
@@ -30,24 +30,24 @@ __all__ = [
     "TextureFolder",
 ]
 
-# COCO categories that Cityscapes knows too: those that the paper drops, and three more.
+# COCO categories that are also in Cityscapes: those that the paper drops, and three more.
 OVERLAP = ("person", "bicycle", "car", "motorcycle", "bus", "train", "truck")
 EXTRA_OVERLAP = ("traffic light", "stop sign", "potted plant")
-CONTROL_CLASSES = OVERLAP  # named alike in COCO and Cityscapes
-EDGE_MARGIN = 3  # polygons of objects that the photograph cuts off stop a pixel or two before it
+CONTROL_CLASSES = OVERLAP  # these have the same names in COCO and Cityscapes
+EDGE_MARGIN = 3  # polygons of objects that the border cuts off end a pixel or two before it
 
-# Name -> class; `@OBJECT_SOURCES.register("mine")` adds a source of one's own.
+# Name -> class; `@OBJECT_SOURCES.register("mine")` adds your own source.
 OBJECT_SOURCES = Registry("object source")
 
 
 class ObjectSource:
-    """Objects by index.
+    """Base class: objects by index.
 
     Attributes:
         problems: kind -> names of what could not be used.
-        skipped: rule -> how many it left out.
-        settings: what the choice of objects depends on, plain json values.
-        files: file name -> size in bytes, of every file an object may come from.
+        skipped: rule -> number of objects that it leaves out.
+        settings: what the choice of objects depends on, as plain json values.
+        files: file name -> size in bytes of every file that an object may come from.
     """
 
     def __init__(self):
@@ -57,26 +57,26 @@ class ObjectSource:
         self.files: dict[str, int] = {}
 
     def __len__(self) -> int:
-        raise TypeError(f"{type(self).__name__} does not say how many objects it has")
+        raise TypeError(f"{type(self).__name__} does not define __len__, its number of objects")
 
     def sample(self, generator: np.random.Generator) -> int:
-        """Choose an object at random; returns its index."""
+        """Return the index of a random object."""
         return int(generator.integers(len(self)))
 
     def frame_of(self, index: int) -> int | None:
-        """Return the number of the training frame that object `index` is cut from, if any."""
+        """Return the number of the training frame from which object `index` is cut, if any."""
         return None
 
     def load(self, index: int, generator: np.random.Generator) -> PasteObject:
-        """Cut out object `index`; `generator` serves sources whose objects are drawn.
+        """Cut out object `index`; sources whose objects are random draw from `generator`.
 
         Raises:
             FileNotFoundError, ValueError: its file is missing, unreadable or does not fit.
         """
-        raise TypeError(f"{type(self).__name__} does not load objects")
+        raise TypeError(f"{type(self).__name__} does not define load, which cuts out an object")
 
     def refuse_if_unreadable(self) -> None:
-        """Raise ValueError when not one of a few objects can be read, before any work starts."""
+        """Raise ValueError if none of a few objects can be read; call it before any work starts."""
         reasons = []
         generator = np.random.default_rng(0)
         for index in np.unique(np.linspace(0, len(self) - 1, 16).astype(int)).tolist():
@@ -86,12 +86,12 @@ class ObjectSource:
             except (OSError, ValueError) as error:
                 reasons.append(str(error))
         raise ValueError(
-            f"none of {len(reasons)} objects tried can be read, so that nothing would be pasted: "
+            f"none of {len(reasons)} objects tried can be read, so nothing would be pasted: "
             + "; ".join(reasons[:3])
         )
 
     def refuse_if_empty(self, where: str) -> None:
-        """Raise ValueError, with the reasons, when there is nothing to paste."""
+        """Raise ValueError, with the reasons, if there is nothing to paste."""
         if len(self):
             return
         reasons = [f"{number} {rule}" for rule, number in self.skipped.items()]
@@ -104,19 +104,21 @@ class ObjectSource:
 
 @OBJECT_SOURCES.register("coco")
 class CocoObjects(ObjectSource):
-    """Instances of a COCO annotation file (polygons, RLE), photographs read when drawn.
+    """Instances of a COCO annotation file (polygons, RLE); photographs are read when needed.
 
     Args:
         json_file: `instances_*.json`.
         images: folder of its photographs.
         drop: category names left out.
-        labels: category name -> label value; when given, only these categories are taken, and
+        labels: category name -> label value; if given, only these categories are used, and
             pasted under that label (objects of known classes).
-        min_area: least area, pixels, as the annotation states it (its mask's, where it does not).
-        keep_cut: whether to take objects that their photograph's border cuts off. They show a
+        min_area: smallest area, pixels, as stated in the annotation, or of its mask if it states
+            none.
+        keep_cut: whether to use objects that the border of their photograph cuts off. They show a
             straight edge wherever they are pasted.
     Raises:
-        FileNotFoundError, ValueError: no such file or folder, not COCO, no object left.
+        FileNotFoundError, ValueError: a file or folder is missing, the file is not COCO, or no
+            object is left.
     """
 
     def __init__(
@@ -152,7 +154,7 @@ class CocoObjects(ObjectSource):
         return len(self.annotation_ids)
 
     def category(self, index: int) -> str:
-        """Name of an object's category."""
+        """Return the name of an object's category."""
         return self.names[int(self.category_ids[index])]
 
     def load(self, index, generator=None) -> PasteObject:
@@ -172,7 +174,7 @@ class CocoObjects(ObjectSource):
         return PasteObject(_read_photo(self.images / name, shape), mask, label, source)
 
     def _index(self, content: dict) -> None:
-        """Keep what is eligible in flat arrays, which worker processes share."""
+        """Keep eligible annotations in flat arrays, which are cheap to send to worker processes."""
         self.names = {item["id"]: str(item["name"]) for item in content["categories"]}
         photos = self._usable_photos(content["images"])
         rows, blobs = [], []
@@ -195,7 +197,7 @@ class CocoObjects(ObjectSource):
         self._starts = np.cumsum([0, *map(len, blobs)])
 
     def _usable_photos(self, entries: list) -> dict:
-        """Image id -> entry; those whose file or size cannot be true are named as problems."""
+        """Return image id -> entry; entries with an impossible file or size become problems."""
         photos = {}
         for entry in entries:
             if not isinstance(entry, dict) or not _is_id(entry.get("id")):
@@ -215,7 +217,7 @@ class CocoObjects(ObjectSource):
         return photos
 
     def _eligible(self, annotation, photos: dict) -> bytes | None:
-        """The compressed RLE of an annotation that may be pasted; None, and counted why, if not."""
+        """Return the compressed RLE of an annotation to paste, or count why not and return None."""
         if not isinstance(annotation, dict) or not _is_id(annotation.get("id")):
             return self._problem("annotations without an id", repr(annotation)[:60])
         where = f"annotation {annotation['id']}"
@@ -264,7 +266,7 @@ class CocoObjects(ObjectSource):
         if len(missing) == len(self.photo_names):
             there = sorted(path.name for path in self.images.iterdir())[:3]
             raise FileNotFoundError(
-                f"none of the {len(missing)} photographs of {json_file} lies in {self.images}; "
+                f"none of the {len(missing)} photographs of {json_file} is in {self.images}; "
                 f"looked for {missing[0]}; the folder holds: {', '.join(there) or 'nothing'}"
             )
         if missing:
@@ -272,7 +274,7 @@ class CocoObjects(ObjectSource):
 
 
 def _read_coco(path: Path) -> tuple[dict, str]:
-    """Content and sha256 of an instances file."""
+    """Return the content and sha256 of an instances file."""
     if not path.is_file():
         raise FileNotFoundError(f"no COCO annotation file: {path}")
     data = path.read_bytes()
@@ -301,12 +303,12 @@ def _read_coco(path: Path) -> tuple[dict, str]:
 
 
 def _is_id(value) -> bool:
-    """Say whether it is an integer that fits 64 bits."""
+    """Return whether it is an integer that fits into 64 bits."""
     return isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63
 
 
 def _is_file_name(name) -> bool:
-    """Say whether it is a relative path that stays inside its folder, on any system."""
+    """Return whether it is a relative path that stays inside its folder, on any system."""
     if not isinstance(name, str) or not name or "\0" in name:
         return False
     path = PureWindowsPath(name)  # knows both separators, drives and absolute paths
@@ -314,17 +316,17 @@ def _is_file_name(name) -> bool:
 
 
 def _to_rle(segmentation, height: int, width: int) -> dict:
-    """Polygons or RLE -> compressed RLE of the photograph's size, counts as bytes."""
+    """Convert polygons or RLE to compressed RLE of the photograph's size, counts as bytes."""
     if isinstance(segmentation, list):
         polygons = [np.asarray(p, float).tolist() for p in segmentation if len(p) >= 6]
         if not polygons:
-            raise ValueError("no polygon of three corners or more")
+            raise ValueError("no polygon with three or more corners")
         if any(isinstance(p[0], list) for p in polygons):
-            raise ValueError("a polygon is not one list of coordinates")
-        # Coordinates without bound would be rasterised point by point before they are clipped.
+            raise ValueError("a polygon is not a flat list of coordinates")
+        # pycocotools rasterises outlines before clipping, so huge coordinates would take forever.
         farthest = np.abs(np.concatenate(polygons)).max()
         if not farthest <= 10 * max(height, width) or any(len(p) % 2 for p in polygons):
-            raise ValueError("a polygon's coordinates are no pairs, or far outside the photograph")
+            raise ValueError("a polygon's coordinates are not pairs, or far outside the photograph")
         return coco_mask.merge(coco_mask.frPyObjects(polygons, height, width))
     if not isinstance(segmentation, dict) or not {"size", "counts"} <= segmentation.keys():
         raise ValueError("neither polygons nor RLE")
@@ -343,7 +345,7 @@ def _to_rle(segmentation, height: int, width: int) -> dict:
 
 
 def _rle_length(counts: bytes) -> int:
-    """Pixels that a compressed RLE covers: a wrong one would be decoded outside its array."""
+    """Count the pixels of a compressed RLE, -1 if invalid: pycocotools checks no bounds."""
     if any(not 48 <= byte < 112 for byte in counts):
         return -1
     runs: list[int] = []
@@ -368,7 +370,7 @@ def _touches_edge(rle: dict) -> bool:
 
 
 def _read_photo(path: Path, shape: tuple[int, int]) -> np.ndarray:
-    """A photograph as its annotation sees it: turned by EXIF, or as stored if only that fits."""
+    """Read a photograph as annotated: rotated by EXIF, or as stored if only that size fits."""
     image = read_image(path)
     if image.shape[:2] == shape:
         return image
@@ -382,7 +384,7 @@ def _read_photo(path: Path, shape: tuple[int, int]) -> np.ndarray:
 
 
 class _Folder(ObjectSource):
-    """Image files below a folder, sorted."""
+    """Base of sources that list the image files below a folder, sorted."""
 
     def __init__(self, folder):
         super().__init__()
@@ -403,11 +405,11 @@ class _Folder(ObjectSource):
 
 @OBJECT_SOURCES.register("cutouts")
 class CutOutFolder(_Folder):
-    """A folder of images whose alpha channel cuts the object out (png, webp).
+    """A folder of images whose alpha channel cuts out the object (png, webp).
 
     Args:
-        folder: searched with its subfolders; an object's category is its subfolder.
-        label: label value of its objects; None for the anomaly's.
+        folder: searched with its subfolders; the subfolder names an object's category.
+        label: label value of its objects; None for the anomaly value.
     """
 
     def __init__(self, folder, label: int | None = None):
@@ -441,11 +443,11 @@ def _read_cut_out(path: Path) -> tuple[np.ndarray, np.ndarray]:
 
 @OBJECT_SOURCES.register("textures")
 class TextureFolder(_Folder):
-    """Blobs of texture: a random smooth outline filled from a photograph.
+    """Blobs of texture: random smooth outlines filled from photographs.
 
     Args:
-        folder: of photographs, searched with its subfolders.
-        side: range of the blob's longest side, as a share of the photograph's short side.
+        folder: folder of photographs, searched with its subfolders.
+        side: range of the blob's longest side, as a fraction of the photograph's short side.
     """
 
     def __init__(self, folder, side: tuple[float, float] = (0.25, 0.75)):
@@ -467,7 +469,7 @@ class TextureFolder(_Folder):
 
 
 def _blob(side: int, generator: np.random.Generator) -> np.ndarray:
-    """A star-shaped outline of a few random waves, (side, side) bool."""
+    """Draw a star-shaped outline from a few random waves, (side, side) bool."""
     waves = np.arange(1, 6)
     size, phase = generator.normal(0, 0.35 / waves), generator.uniform(0, 2 * np.pi, 5)
     stretch = generator.uniform(0.5, 1)
