@@ -39,7 +39,7 @@ __all__ = ["PixelMetrics", "checked_pixels", "estimate_exact_bytes"]
 
 
 _LABELS = (KNOWN, ANOMALY, VOID)
-_UPDATE = 1 << 19  # pixels counted at a time
+_UPDATE = 1 << 18  # pixels counted at a time
 _ROUNDING = 1e-12  # by which float64 sums may differ, ours and scikit-learn's
 
 

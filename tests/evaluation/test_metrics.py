@@ -1,6 +1,7 @@
 """PixelMetrics against scikit-learn, its bounds, and its independence of order and split."""
 
 import dataclasses
+import functools
 import itertools
 import multiprocessing
 import pickle
@@ -20,7 +21,7 @@ from sklearn.metrics import (
 )
 
 from anoseg_d2.evaluation.metrics import PixelMetrics, estimate_exact_bytes
-from anoseg_d2.evaluation.streaming.counts import Budget, PagedSketch
+from anoseg_d2.evaluation.streaming.counts import Budget, PagedSketch, PixelKeys
 from anoseg_d2.evaluation.streaming.keys import keys_to_scores, scores_to_keys
 
 # Tables so small that a few thousand pixels fill them: 2 ** 18 cells, shared low bits.
@@ -486,6 +487,75 @@ def test_memory_stays_under_128_megabytes_and_does_not_grow():
     assert isinstance(metrics._counts, PagedSketch)
     assert peak < 128e6
     assert held[-1] < held[-2] + 1e5
+
+
+def at_the_limit(scores, labels, pixels=10_000_000):
+    """Metrics that keep as many pixels as they may, most of them with a score of their own."""
+    metrics = PixelMetrics()
+    for start in range(0, pixels, scores.size):
+        part = slice(0, pixels - start)
+        metrics.update(scores[part] * np.float32(1 + start / pixels), labels[part])
+    return metrics
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fraction", [0.02, 0.98])
+@pytest.mark.parametrize("pixels", [1_000_000, 20_000], ids=["large", "small"])
+def test_memory_stays_under_128_megabytes_on_every_way_over_the_limit(fraction, pixels):
+    generator = np.random.default_rng(17)
+    scores = generator.standard_normal(pixels, np.float32)
+    labels = (generator.random(pixels) < fraction).astype(np.uint8)
+    more = generator.standard_normal(500_000, np.float32), np.zeros(500_000, np.uint8)
+    tracemalloc.start()
+    try:
+        metrics = at_the_limit(scores, labels)
+        metrics.compute_with_curve(400)  # afterwards the pixels are in one array
+        assert metrics._counts.pixels == metrics.budget.kept_pixels
+        metrics.update(*more)
+        metrics.compute()
+        assert isinstance(metrics._counts, PagedSketch)
+        assert tracemalloc.get_traced_memory()[1] < 128e6
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.slow
+def test_merging_two_halves_over_the_limit_takes_no_more_memory_than_one_object():
+    scores, labels = two_sided(1_000_000, np.random.default_rng(18))
+    half = 6_000_000
+    other = at_the_limit(scores, labels, half)
+    tracemalloc.start()
+    try:
+        at_the_limit(scores, labels, half).merge(other).compute()
+        assert tracemalloc.get_traced_memory()[1] < 128e6
+    finally:
+        tracemalloc.stop()
+
+
+@given(st.data(), st.integers(-3, 3), st.integers(0, 2**32 - 1))
+@settings(max_examples=60, deadline=None)
+def test_any_split_with_figures_in_between_is_identical_on_both_sides_of_the_limit(
+    data, offset, seed
+):
+    limit = 400
+    budget = dataclasses.replace(FEW, kept_pixels=limit)
+    scores, labels = two_sided(limit + offset, np.random.default_rng(seed))
+    labels[:2] = 0, 1
+    whole = counted(scores, labels, budget=budget)
+    assert isinstance(whole._counts, PixelKeys) == (offset <= 0)
+    assert_contains(whole.compute(), reference(scores, labels))
+    cuts = sorted(data.draw(st.lists(st.integers(0, scores.size), max_size=6)))
+    pieces = list(zip(np.split(scores, cuts), np.split(labels, cuts), strict=True))
+    parts = [PixelMetrics(budget=budget) for _ in range(data.draw(st.integers(1, 3)))]
+    for piece in data.draw(st.permutations(pieces)):
+        part = data.draw(st.sampled_from(parts))
+        part.update(*piece)
+        if data.draw(st.booleans()):
+            part.compute()
+    merged = functools.reduce(PixelMetrics.merge, data.draw(st.permutations(parts)))
+    merged.images = whole.images  # of which there are as many as pieces
+    assert state_bytes(merged) == state_bytes(whole)
+    assert merged.compute() == whole.compute()
 
 
 @pytest.mark.parametrize("make", SHAPES)

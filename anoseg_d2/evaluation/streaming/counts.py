@@ -50,6 +50,7 @@ class Budget:
         fold_bits: low key bits of full resolution.
         narrow_pixels: pixels up to which counters have 32 bits; beyond, 64 bits and half as many.
         kept_pixels: labelled pixels up to which the score of each is kept, 4 bytes per pixel.
+            The default is as high as memory allows: at the limit, pixels and sketch exist together.
     """
 
     runs: int = 1 << 18
@@ -90,20 +91,22 @@ class PixelKeys:
             release: forget them on the way, so that two representations fit into memory.
         """
         size = CHUNK >> 4  # little working memory is left next to two representations
+        if release:
+            # One large array would stay whole until its last pixel has been counted.
+            for parts in self.parts:
+                parts[:] = [block.copy() for part in parts for block in _blocks(part, CHUNK)]
         for label, parts in enumerate(self.parts):
-            left = parts if release else list(parts)
+            left, labels = parts if release else list(parts), np.full(size, label, np.uint8)
             while left:
-                part = left.pop()
-                for start in range(0, part.size, size):
-                    keys = part[start : start + size]
-                    yield keys, np.full(keys.size, label, np.uint8)
+                for keys in _blocks(left.pop(), size):
+                    yield keys, labels[: keys.size]
 
     def _sorted(self, label: int) -> np.ndarray:
         parts = self.parts[label]
-        keys = np.concatenate(parts) if parts else np.zeros(0, np.uint32)
-        keys.sort()
-        parts[:] = [keys]
-        return keys
+        if len(parts) != 1:
+            parts[:] = [np.concatenate(parts) if parts else np.zeros(0, np.uint32)]
+        parts[0].sort()
+        return parts[0]
 
     def segments(self, plan=None) -> Iterator[Segment]:
         """The curves, from the highest score down.
@@ -112,17 +115,15 @@ class PixelKeys:
         pixels only the false positives grow, and one step holds them all.
         """
         known, anomaly = self._sorted(0), self._sorted(1)
-        thresholds, counts = sorted_runs(anomaly)
         tp = fp = 0
-        for end in range(thresholds.size, 0, -CHUNK):
-            part = slice(max(0, end - CHUNK), end)
-            keys = np.repeat(thresholds[part][::-1], 2)
+        for thresholds, counts in _runs_from_the_top(anomaly):
+            keys = np.repeat(thresholds, 2)
             tps, fps = np.empty(keys.size, np.int64), np.empty(keys.size, np.int64)
             # Even places: the known pixels above a threshold; odd ones: all pixels that have it.
-            tps[1::2] = tp + np.cumsum(counts[part][::-1])
+            tps[1::2] = tp + np.cumsum(counts)
             tps[0::2] = np.concatenate(([tp], tps[1:-1:2]))
-            fps[0::2] = known.size - np.searchsorted(known, keys[0::2], side="right")
-            fps[1::2] = known.size - np.searchsorted(known, keys[0::2], side="left")
+            fps[0::2] = known.size - np.searchsorted(known, thresholds, side="right")
+            fps[1::2] = known.size - np.searchsorted(known, thresholds, side="left")
             between = fps[0::2] > np.concatenate(([fp], fps[1:-1:2]))
             keys[0::2][between] = known[known.size - fps[0::2][between]]
             held = np.ones(keys.size, bool)
@@ -137,6 +138,22 @@ class PixelKeys:
 
     def state(self) -> dict:
         return {"kind": "pixels", "known": self._sorted(0), "anomaly": self._sorted(1)}
+
+
+def _blocks(keys: np.ndarray, size: int) -> Iterator[np.ndarray]:
+    """Views of an array, `size` entries each."""
+    return (keys[start : start + size] for start in range(0, keys.size, size))
+
+
+def _runs_from_the_top(keys: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Distinct keys of an ascending array and how often each occurs, descending, in pieces."""
+    end = keys.size
+    while end:
+        # A piece starts where a run starts: equal keys are never torn apart.
+        start = int(np.searchsorted(keys, keys[max(0, end - CHUNK)], side="left"))
+        thresholds, counts = sorted_runs(keys[start:end])
+        yield thresholds[::-1], counts[::-1]
+        end = start
 
 
 class KeyRuns:
