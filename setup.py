@@ -80,6 +80,7 @@ setup(
     license="Apache-2.0",
     packages=find_packages(include=["anoseg_d2", "anoseg_d2.*"]),
     package_data={"anoseg_d2": ["data/cards/*.yaml", "report/*.html"]},
+    entry_points={"console_scripts": ["anoseg = anoseg_d2.cli:main"]},
     python_requires=">=3.10",
     install_requires=REQUIRES,
     extras_require=EXTRAS,

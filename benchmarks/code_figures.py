@@ -33,6 +33,7 @@ LEVELS = (
     ("evaluation", "checkpoint"),
     ("report",),
     ("engine", "prediction", "export"),
+    ("commands", "cli", "__main__"),
     ("train_net", "demo", "tools", "datasets", "experiments", "benchmarks"),
 )
 # Registration and the index of public names reach every room; nothing else may.

@@ -1,6 +1,5 @@
 """DINOv3 and EoMT on it, as timm, its authors, transformers and EoMT's authors write them."""
 
-import convert_checkpoint as convert
 import pytest
 import timm
 import torch
@@ -16,6 +15,7 @@ from anoseg_d2.checkpoint import (
     save_adapter,
 )
 from anoseg_d2.checkpoint.formats_out import to_official
+from anoseg_d2.commands import convert
 from anoseg_d2.modeling import EoMT
 from anoseg_d2.modeling.lora import inject_lora
 from anoseg_d2.modeling.vit import build_vit

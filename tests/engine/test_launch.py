@@ -13,7 +13,7 @@ import torch
 from detectron2.engine import default_argument_parser
 from runs import small_run
 
-import train_net
+from anoseg_d2.commands import train
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.skipif(
@@ -61,7 +61,7 @@ def ranks_of(process):
 
 def test_the_options_are_detectron2s_and_ours():
     theirs = {o for a in default_argument_parser()._actions for o in a.option_strings}
-    ours = {o for a in train_net.argument_parser()._actions for o in a.option_strings}
+    ours = {o for a in train.build_parser()._actions for o in a.option_strings}
     assert ours == theirs | {"--import", "--overwrite"}
 
 
@@ -77,11 +77,9 @@ def test_the_options_are_detectron2s_and_ours():
     ],
 )
 def test_a_users_mistake_is_one_line_and_status_2(tmp_path, capsys, arguments, message):
-    from anoseg_d2.utils.cli import run_command
-
     path = write_config(tmp_path, tested=True)
     command = ["--config-file", path, *map(str, arguments)]
-    assert run_command(lambda: train_net.train_net(command)) == 2
+    assert train.main(command) == 2
     lines = capsys.readouterr().err.strip().splitlines()
     assert lines[-1].startswith("error: ") and message in lines[-1]
 

@@ -2,7 +2,6 @@
 
 import json
 
-import convert_checkpoint as convert
 import merge_lora
 import numpy as np
 import pytest
@@ -19,6 +18,7 @@ from anoseg_d2.checkpoint import (
     weights_hash,
 )
 from anoseg_d2.checkpoint.delta import add_delta
+from anoseg_d2.commands import convert
 from anoseg_d2.modeling import EoMT
 from anoseg_d2.modeling.heads import LogitNormHead
 from anoseg_d2.modeling.lora import inject_lora

@@ -1,25 +1,22 @@
 """Several runs and methods side by side: means over seeds, safe names, bad input."""
 
 import csv
-import importlib.util
 import json
 import shutil
 from pathlib import Path
 
 import pytest
 
+from anoseg_d2.commands import compare
 from anoseg_d2.utils.files import read_json, write_json
 
 ROOT = Path(__file__).parents[2]
 HOSTILE = "<b>a_b & 50% | #1 \\x{~^}"
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def tool():
-    spec = importlib.util.spec_from_file_location("compare", ROOT / "tools" / "compare.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return compare
 
 
 def store(path, bounds=None, **auprc):

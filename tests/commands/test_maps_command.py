@@ -5,11 +5,11 @@ import pickle
 import re
 from pathlib import Path
 
-import evaluate_maps
 import numpy as np
 import pytest
 import small_sets
 
+from anoseg_d2.commands import maps as maps_command
 from anoseg_d2.data.image_io import read_label, write_image
 from anoseg_d2.data.label_rules import LabelRule
 from anoseg_d2.evaluation.anomaly_evaluation import AnomalyEvaluator
@@ -21,7 +21,7 @@ TOOL = Path(__file__).parents[2] / "tools" / "evaluate_maps.py"
 
 @pytest.fixture(scope="module")
 def tool():
-    return evaluate_maps
+    return maps_command
 
 
 @pytest.fixture

@@ -12,12 +12,12 @@ import time
 from pathlib import Path
 
 import numpy as np
-import prepare_cut_paste
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from anoseg_d2.commands.cut_paste import main
 from anoseg_d2.data.cut_paste.frames import SceneLabelReader
 from anoseg_d2.data.cut_paste.job import read_manifest
 from anoseg_d2.data.dataset_card import read_card
@@ -26,9 +26,6 @@ from anoseg_d2.data.label_rules import LABEL_RULES, load_label
 
 SCRIPT = Path(__file__).parents[2] / "datasets" / "prepare_cut_paste.py"
 SHAPE = (96, 192)
-
-
-main = prepare_cut_paste.main
 
 
 def write_scenes(folder, number, shape=SHAPE, split="train"):

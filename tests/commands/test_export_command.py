@@ -6,13 +6,13 @@ import subprocess
 import sys
 from pathlib import Path
 
-import export_model as tool
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 from anoseg_d2.checkpoint import AnosegCheckpointer, save_adapter
+from anoseg_d2.commands import export as tool
 from anoseg_d2.export.check import draw_image
 from anoseg_d2.prediction.predictor import AnomalyPredictor
 

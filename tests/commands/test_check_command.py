@@ -1,11 +1,11 @@
 import json
 from pathlib import Path
 
-import check as script
 import numpy as np
 import pytest
 from PIL import Image
 
+from anoseg_d2.commands import check as script
 from anoseg_d2.data import builtin
 
 SCRIPT = Path(__file__).parents[2] / "datasets/check.py"

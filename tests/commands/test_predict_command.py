@@ -1,22 +1,19 @@
 """The command line on photographs and videos, with a tiny model."""
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-import demo as script
 from anoseg_d2.checkpoint import model_meta
+from anoseg_d2.commands import predict as script
 from anoseg_d2.evaluation.map_files import read_map
 from anoseg_d2.modeling.scores import SCORES
 from anoseg_d2.prediction import job
 from anoseg_d2.prediction.predictor import AnomalyPredictor
 from anoseg_d2.prediction.video import VideoWriter, open_video
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")

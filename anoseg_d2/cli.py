@@ -1,0 +1,51 @@
+"""The command `anoseg`, whose sub-commands are also the scripts of a checkout.
+
+A sub-command is imported when it is called, so that `anoseg --help` answers before torch loads.
+"""
+
+import argparse
+import importlib
+import sys
+
+from anoseg_d2 import __version__
+
+__all__ = ["COMMANDS", "main"]
+
+# Name, module, and arguments that go before the user's; what it does.
+COMMANDS = {
+    "train": ("train", [], "train a model (train_net.py)"),
+    "eval": ("train", ["--eval-only"], "evaluate a checkpoint (train_net.py --eval-only)"),
+    "predict": ("predict", [], "anomaly maps of images and videos (demo/demo.py)"),
+    "export": ("export", [], "write ONNX or .pt2 (tools/export_model.py)"),
+    "convert": ("convert", [], "change a checkpoint's format (tools/convert_checkpoint.py)"),
+    "maps": ("maps", [], "evaluate the score maps of any method (tools/evaluate_maps.py)"),
+    "compare": ("compare", [], "runs and methods side by side (tools/compare.py)"),
+    "check": ("check", [], "look through datasets (datasets/check.py)"),
+    "cut-paste": ("cut_paste", [], "paste unknown objects (datasets/prepare_cut_paste.py)"),
+}
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Describe the command line."""
+    listed = "\n".join(f"  {name:10} {text}" for name, (_, _, text) in COMMANDS.items())
+    parser = argparse.ArgumentParser(
+        prog="anoseg",
+        usage="anoseg [-h] [--version] COMMAND ...",
+        description=f"Road-anomaly segmentation.\n\ncommands:\n{listed}\n\n"
+        "`anoseg COMMAND --help` describes one of them.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"anoseg_d2 {__version__}")
+    parser.add_argument("command", choices=COMMANDS, metavar="COMMAND", help=argparse.SUPPRESS)
+    parser.add_argument("arguments", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run a sub-command; returns its exit status."""
+    args = build_parser().parse_args(argv)
+    module, first, _ = COMMANDS[args.command]
+    command = importlib.import_module(f"anoseg_d2.commands.{module}")
+    # Its parser takes its name from there: "usage: anoseg train ...".
+    sys.argv[0] = f"anoseg {args.command}"
+    return command.main([*first, *args.arguments])

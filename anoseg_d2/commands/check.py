@@ -1,0 +1,153 @@
+"""Look through registered datasets: what is found, what is missing, what is wrong.
+
+    anoseg check                          # every registered dataset
+    anoseg check road_anomaly camvid_val  # these; exit status 1 unless all are usable
+    anoseg check --card my_road.yaml my_road_train --preview previews
+
+The datasets folder is --root, or DETECTRON2_DATASETS, or `datasets`. Verdicts: ok; incomplete
+(files missing or too many); broken (unreadable files, contradictions); absent. The exit status is
+1 when a named dataset is not usable, when one that is there is not, and when none is there at all.
+"""
+
+import argparse
+import json
+import logging
+import sys
+from pathlib import Path
+
+from anoseg_d2.data import builtin
+from anoseg_d2.data.contact_sheet import contact_sheet, evenly_spread, label_colors
+from anoseg_d2.data.dataset_check import DatasetReport, check_dataset
+from anoseg_d2.data.image_io import read_image, write_image
+from anoseg_d2.data.label_rules import load_label
+from anoseg_d2.utils.cli import Progress, add_import_option, import_modules, run_command
+from anoseg_d2.utils.files import write_json
+
+SHOWN = 5  # messages of one kind on the screen; --json has all
+
+
+def parse_args(argv=None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("names", nargs="*", metavar="NAME", help="datasets; default: all")
+    parser.add_argument("--root", help="datasets folder; default: DETECTRON2_DATASETS")
+    parser.add_argument("--card", action="append", default=[], help="register this card too")
+    parser.add_argument("--json", metavar="FILE", help="write every finding; - for the screen")
+    parser.add_argument("--preview", metavar="DIR", help="write a sheet of overlays per dataset")
+    parser.add_argument("--preview-count", type=_positive, default=6, help="images on a sheet")
+    parser.add_argument("--sample", type=int, default=0, help="read at most this many images each")
+    parser.add_argument("--workers", type=int, default=1, help="threads that read")
+    parser.add_argument("--list", action="store_true", help="list the registered names and exit")
+    add_import_option(parser)
+    return parser.parse_args(argv)
+
+
+def _positive(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a positive integer")
+    return int(text)
+
+
+def check_all(args: argparse.Namespace) -> int:
+    """Check the named datasets, or all; returns the exit status."""
+    logging.basicConfig(level=logging.WARNING)
+    import_modules(args.imports)
+    root = Path(args.root).expanduser() if args.root else builtin.datasets_root()
+    builtin.register_cards(args.card, root)
+    names = _chosen_names(args.names)
+    if args.list:
+        print("\n".join(names))
+        return 0
+    out = sys.stderr if args.json == "-" else sys.stdout
+    reports = [_check(name, root, args, out) for name in names]
+    counts = {v: sum(r.verdict == v for r in reports) for v in VERDICTS}
+    print(", ".join(f"{count} {verdict}" for verdict, count in counts.items()), file=out)
+    there = "" if root.is_dir() else ", which does not exist"
+    print(f"looked in {root.absolute()}{there}", file=out)
+    content = {"root": str(root), "datasets": {r.name: r.as_dict() for r in reports}}
+    if args.json == "-":
+        print(json.dumps(content, indent=1))
+    elif args.json:
+        write_json(args.json, content)
+    # Nobody has every dataset, so one that is absent counts only when it was asked for by name.
+    bad = VERDICTS[1:] if args.names else VERDICTS[1:3]
+    return int(any(counts[verdict] for verdict in bad) or counts["absent"] == len(reports))
+
+
+VERDICTS = ("ok", "incomplete", "broken", "absent")
+
+
+def _chosen_names(names: list[str]) -> list[str]:
+    unknown = [name for name in names if name not in builtin.DATASETS]
+    if unknown:
+        known = ", ".join(sorted(builtin.DATASETS))
+        raise ValueError(
+            f"unknown dataset {', '.join(unknown)}; known: {known}. A card of your own is "
+            "registered by --card FILE."
+        )
+    return names or sorted(builtin.DATASETS)
+
+
+def _check(name: str, root: Path, args, out) -> DatasetReport:
+    """Check one dataset, print what was found, write its preview."""
+    dataset, bars = builtin.DATASETS[name], []
+
+    def progress(done: int, total: int) -> None:
+        bars.extend([Progress(f"{name}: read", total)] if not bars else [])
+        bars[0].update()
+
+    report = check_dataset(dataset, root, args.sample, args.workers, progress)
+    print(_as_text(report, brief=not args.names), file=out)
+    if args.preview and report.verdict not in ("absent", "broken"):
+        pairs = dataset.find(root).pairs
+        chosen = [pairs[index] for index in evenly_spread(len(pairs), args.preview_count)]
+        sheet = contact_sheet(
+            ((read_image(image), load_label(label, dataset.rule)) for _, image, label in chosen),
+            label_colors(dataset),
+            columns=3,
+        )
+        path = Path(args.preview, f"{name}.jpg")
+        write_image(path, sheet, quality=90)
+        print(f"  preview: {path}", file=out)
+    return report
+
+
+def _as_text(report: DatasetReport, brief: bool) -> str:
+    """Write a report for the screen; `brief` keeps one line for datasets that are absent."""
+    expected = "any number" if report.expected_images is None else report.expected_images
+    lines = [f"{report.name}: {report.verdict.upper()}"]
+    if report.verdict == "absent":
+        return lines[0] if brief else "\n".join([*lines, *_indented(report.problems)])
+    if report.layout:
+        lines.append(f"  layout: {report.layout}, in {report.folder}")
+        lines.append(f"  images: {report.images} with label, expected {expected}")
+    if report.sizes:
+        lines.append(f"  sizes: {', '.join(f'{s} ({n})' for s, n in report.sizes.items())}")
+    for title, fractions in (("values", report.label_values), ("train ids", report.train_ids)):
+        if fractions:
+            lines.append(f"  {title}: {', '.join(f'{v} {f:.2%}' for v, f in fractions.items())}")
+    lines += _indented(report.problems, "PROBLEM: ") + _indented(report.notes, "note: ")
+    for title in (
+        "unreadable",
+        "size_differs",
+        "wrong_values",
+        "images_without_label",
+        "labels_without_image",
+    ):
+        messages = getattr(report, title)
+        lines += _indented(messages[:SHOWN], f"{title}: ")
+        if len(messages) > SHOWN:
+            lines.append(f"  {title}: and {len(messages) - SHOWN} more, see --json")
+    return "\n".join(lines)
+
+
+def _indented(messages: list[str], prefix: str = "") -> list[str]:
+    return [f"  {prefix}" + message.replace("\n", "\n    ") for message in messages]
+
+
+def main(argv=None) -> int:
+    """Run the command line; returns the exit status."""
+    args = parse_args(argv)
+    return run_command(lambda: check_all(args))

@@ -1,0 +1,85 @@
+"""Compare evaluated runs and other people's methods side by side.
+
+    anoseg compare output/eomt output/arcface --output figures/
+    anoseg compare ours=output/seed0 ours=output/seed1 PixOOD=out/pixood --output figures/
+    anoseg compare experiments/camvid/results.json --output figures/ --best
+
+Each argument is a run's folder, its report folder, or a results.json of train_net.py or
+evaluate_maps.py, with a name before `=` if the folder's is not the one to show. Arguments of the
+same name are runs of one method, such as its seeds: tables show the mean and the sample standard
+deviation. Written: index.html (with the images of runs that kept theirs), results.md, results.tex
+(booktabs, for a two-column paper), results.csv and results.json.
+"""
+
+import argparse
+import logging
+from pathlib import Path
+
+from anoseg_d2.report.runs import Run, load_runs, methods, unique_names
+from anoseg_d2.report.tables import results_latex, results_markdown
+from anoseg_d2.report.write import write_files
+from anoseg_d2.utils.cli import run_command
+from anoseg_d2.utils.files import write_atomic
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Describe the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("runs", nargs="+", metavar="[NAME=]PATH")
+    parser.add_argument("--output", required=True, type=Path, help="folder of the page and tables")
+    parser.add_argument("--title", default="Comparison", help="of the page (default: %(default)s)")
+    parser.add_argument(
+        "--best",
+        action="store_true",
+        help="Markdown and LaTeX with one row per method: its best score, an oracle on the labels",
+    )
+    return parser
+
+
+def read(text: str) -> list[Run]:
+    """Read one argument; a path that holds `=` itself counts as a path if it exists."""
+    name, equals, path = text.partition("=")
+    if not equals or Path(text).exists():
+        name, path = "", text
+    if equals and not path:
+        raise ValueError(f"{text!r}: expected NAME=PATH, the path is empty")
+    return load_runs(path, name.strip() or None)
+
+
+def check(runs: list[Run], texts: list[str]) -> None:
+    """Refuse what would count one evaluation twice."""
+    seen: dict[tuple, str] = {}
+    for run, text in zip(runs, texts, strict=True):
+        key = (run.name, repr(run.results()))
+        if key in seen:
+            raise ValueError(
+                f"{text!r} has the same figures as {seen[key]!r} and the same name {run.name!r}: "
+                "one run counted twice would look like a spread of 0; name each run once"
+            )
+        seen[key] = text
+    if not any(run.of_kind("anomaly") for run in runs):
+        raise ValueError("none of the runs has figures of an anomaly dataset")
+
+
+def main(argv=None) -> int:
+    """Run the command line; returns the exit status."""
+    args = build_parser().parse_args(argv)
+    logging.basicConfig(level=logging.WARNING)
+
+    def work() -> int:
+        found = [(run, text) for text in args.runs for run in read(text)]
+        runs = [run for run, _ in found]
+        check(runs, [text for _, text in found])
+        models = {n: r.results() for n, r in zip(unique_names(runs), runs, strict=True)}
+        results = {**runs[-1].results(), "models": models}
+        page = write_files(runs, results, args.output, args.title)
+        if args.best:
+            write_atomic(args.output / "results.md", results_markdown(runs, True).encode())
+            write_atomic(args.output / "results.tex", results_latex(runs, True).encode())
+        print(f"{len(methods(runs))} methods, {len(runs)} runs")
+        print(page)
+        return 0
+
+    return run_command(work)

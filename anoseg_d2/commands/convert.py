@@ -1,0 +1,194 @@
+"""Convert a checkpoint of any known format into another.
+
+    anoseg convert hf://tue-mps/cityscapes_semantic_eomt_large_1024 \
+        --to anoseg --output eomt_large.safetensors
+    anoseg convert output/model_final.pth --to huggingface --output my_eomt/
+    anoseg convert output/model_final.pth --to official --output model.bin
+    anoseg convert lora/model_final.pth --to adapter --output lora.safetensors
+    anoseg convert lora.safetensors --base stage3/model_final.pth \
+        --to anoseg --output whole.pth
+
+Everything that is read is accounted for on the way; what another format cannot hold is refused.
+Exit status: 0 written; 2 a mistake in the call or in a file, which one line names.
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+from anoseg_d2.checkpoint import Checkpoint, read_checkpoint
+from anoseg_d2.checkpoint.adapters import adapter_payload, join_adapter
+from anoseg_d2.checkpoint.delta import add_delta, warn_of_delta
+from anoseg_d2.checkpoint.files import write_checkpoint, write_tensors
+from anoseg_d2.checkpoint.formats_out import to_huggingface, to_official
+from anoseg_d2.checkpoint.spec import FORMAT_NAME, FORMAT_VERSION
+from anoseg_d2.utils.cli import add_import_option, import_modules, run_command
+from anoseg_d2.utils.files import write_json
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the conversion; a user's mistake becomes one line and exit status 2."""
+    args = build_parser().parse_args(arguments)
+    return run_command(lambda: convert(args))
+
+
+def convert(args: argparse.Namespace) -> None:
+    """Read, complete, and write a checkpoint, and print what was done.
+
+    Raises:
+        ValueError, OSError: a mistake in the call or in a file.
+    """
+    import_modules(args.imports)
+    check_output(Path(args.output), args)
+    checkpoint = read_checkpoint(args.source, allow_pickle=args.allow_pickle)
+    if args.delta_base:
+        checkpoint = add_delta(checkpoint, read_checkpoint(args.delta_base))
+    if args.base:
+        checkpoint = join_adapter(checkpoint, read_checkpoint(args.base))
+    warn_of_delta(checkpoint)
+    complete(checkpoint, args)
+    written = WRITERS[args.to](checkpoint, Path(args.output), args)
+    sizes = checkpoint.spec.known()
+    sizes.pop("adapters", None)  # one line per layer
+    print(f"read {checkpoint.format}, {len(checkpoint.state_dict)} tensors: {sizes}")
+    for name, reason in checkpoint.ignored:
+        print(f"left out {name}: {reason}")
+    print(f"wrote {written}")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "source", help="file, Hugging Face folder, run folder, hf://owner/name or timm://name"
+    )
+    parser.add_argument("--to", required=True, choices=sorted(WRITERS))
+    parser.add_argument("--output", required=True, help="file; a folder for huggingface")
+    parser.add_argument(
+        "--num-blocks", type=int, help="query blocks, where the checkpoint does not say"
+    )
+    parser.add_argument(
+        "--num-heads", type=int, help="attention heads, where neither file nor width says"
+    )
+    parser.add_argument(
+        "--image-size",
+        type=int,
+        nargs=2,
+        metavar=("H", "W"),
+        help="crop in pixels, where the checkpoint does not say (DINOv3 without config.json)",
+    )
+    parser.add_argument(
+        "--delta-base", help="weights that the encoder of this checkpoint is a difference to"
+    )
+    parser.add_argument("--base", help="base weights of an adapter file, which make it whole")
+    parser.add_argument(
+        "--approximate",
+        action="store_true",
+        help="write arcface and logit_norm heads as the nearest linear head",
+    )
+    parser.add_argument(
+        "--allow-pickle",
+        action="store_true",
+        help="unpickle whatever the file holds, which may run its code: only files you trust",
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing output")
+    add_import_option(parser)
+    return parser
+
+
+def check_output(output: Path, args: argparse.Namespace) -> None:
+    """Refuse what could not be written, or would overwrite something, before any work.
+
+    Raises:
+        ValueError: the output exists, has another ending than its format, or is a folder.
+    """
+    is_folder = args.to == "huggingface"
+    if is_folder and (output.suffix or output.is_file()):
+        raise ValueError(f"--output {output} must be a folder for --to huggingface")
+    if not is_folder and (output.is_dir() or output.suffix not in SUFFIXES):
+        raise ValueError(f"--output {output} must be a file that ends in {', '.join(SUFFIXES)}")
+    target = output / "config.json" if is_folder else output
+    if target.exists() and not args.overwrite:
+        raise ValueError(f"{target} exists; remove it or pass --overwrite")
+
+
+def complete(checkpoint: Checkpoint, args: argparse.Namespace) -> None:
+    """Add what the user says to what the file says.
+
+    Raises:
+        ValueError: they contradict each other, or a number is not positive.
+    """
+    spec = checkpoint.spec
+    for key, option in (("num_blocks", "num_blocks"), ("heads", "num_heads")):
+        given, known = getattr(args, option), getattr(spec, key)
+        flag = f"--{option.replace('_', '-')}"
+        if given is not None and given < 1:
+            raise ValueError(f"{flag} {given}: must be at least 1")
+        if given and known and known != given:
+            raise ValueError(f"{flag} {given}: {args.source} says {known}")
+        setattr(spec, key, known or given)
+    if not args.image_size:
+        return
+    given = tuple(args.image_size)
+    shown = f"--image-size {given[0]} {given[1]}"
+    if spec.image_size and spec.image_size != given:
+        raise ValueError(f"{shown}: {args.source} says {spec.image_size}")
+    if spec.patch_size is None or any(side < 1 or side % spec.patch_size for side in given):
+        raise ValueError(f"{shown}: patches have {spec.patch_size} pixels")
+    spec.image_size, spec.grid = given, tuple(side // spec.patch_size for side in given)
+
+
+def write_official(checkpoint: Checkpoint, output: Path, args: argparse.Namespace) -> str:
+    """Write the official EoMT names: hub layout for .bin, else Lightning's `state_dict`."""
+    state = to_official(checkpoint, approximate=args.approximate)
+    if output.suffix == ".safetensors":
+        write_tensors(state, output)
+    else:
+        write_checkpoint(state if output.suffix == ".bin" else {"state_dict": state}, output)
+    return str(output)
+
+
+def write_huggingface(checkpoint: Checkpoint, output: Path, args: argparse.Namespace) -> str:
+    """Write a folder for `EomtForUniversalSegmentation.from_pretrained`."""
+    state, config, preprocessor = to_huggingface(checkpoint, approximate=args.approximate)
+    write_tensors(state, output / "model.safetensors")
+    for name, content in (("config", config), ("preprocessor_config", preprocessor)):
+        write_json(output / f"{name}.json", content)
+    return f"{output}/ (config.json, preprocessor_config.json, model.safetensors)"
+
+
+def write_anoseg(checkpoint: Checkpoint, output: Path, args: argparse.Namespace) -> str:
+    """Write our own format, with what the source says besides its tensors."""
+    spec = checkpoint.spec
+    if checkpoint.format in ("anoseg", "anoseg_adapter") and checkpoint.meta:
+        meta = dict(checkpoint.meta)
+    else:
+        keys = "num_known has_anomaly head num_queries image_size patch_size grid class_names"
+        keys += " num_blocks backbone norm_eps pixel_mean pixel_std"
+        meta = {key: getattr(spec, key) for key in keys.split()}
+        whole = spec.num_queries is not None
+        meta |= {"format": FORMAT_NAME, "version": FORMAT_VERSION, "lora": None}
+        meta["heads"] = spec.attention_heads() if whole else spec.heads
+    meta["num_blocks"] = spec.num_blocks
+    state = {name: tensor.detach() for name, tensor in checkpoint.state_dict.items()}
+    write_checkpoint({"model": state, "meta": json.loads(json.dumps(meta))}, output)
+    return str(output)
+
+
+def write_adapter(checkpoint: Checkpoint, output: Path, args: argparse.Namespace) -> str:
+    """Write what a LoRA stage trained, without the base that it started from."""
+    payload = adapter_payload(checkpoint.state_dict, checkpoint.meta)
+    write_checkpoint(payload, output)
+    return f"{output}, {len(payload['model'])} of {len(checkpoint.state_dict)} tensors"
+
+
+# Endings of files; safetensors is a format, all others are torch's.
+SUFFIXES = (".pth", ".pt", ".ckpt", ".bin", ".safetensors")
+
+WRITERS = {
+    "adapter": write_adapter,
+    "anoseg": write_anoseg,
+    "huggingface": write_huggingface,
+    "official": write_official,
+}

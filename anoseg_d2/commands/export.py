@@ -1,0 +1,224 @@
+"""Export a model to ONNX (opset 18) or torch.export's .pt2: image in, score maps and classes out.
+
+    anoseg export output/model_final.pth --output model.onnx
+    anoseg export output/model_final.pth --output model.onnx --scores rba,anomaly \
+        --image-size 1080 1920 --batch dynamic --fp16
+    anoseg export hf://tue-mps/cityscapes_semantic_eomt_large_1024 --output eomt.pt2
+
+The image is RGB 0..255, (B, 3, H, W); normalisation is inside, adapters are merged. What the graph
+does with sizes:
+  (no option)        H, W are the window that the model sees (INPUT.CROP_SIZE)
+  --image-size H W   images of this size; resize, windows, merging and the way back are inside, and
+                     the outputs are those of AnomalyPredictor
+  --resize-inside    images of any size, stretched to one window whatever their aspect ratio, maps
+                     at native size: one forward per image, coarser than AnomalyPredictor
+
+The written file is run and compared with the model; over the tolerance it is deleted.
+Exit status: 0 written and checked, 1 the check failed, 2 a mistake in the call. See docs/export.md.
+"""
+
+import argparse
+import logging
+import sys
+from pathlib import Path
+
+import torch
+
+from anoseg_d2.checkpoint import read_checkpoint
+from anoseg_d2.config import load_config
+from anoseg_d2.data.image_io import read_image
+from anoseg_d2.export.check import Difference, ExportCheckError
+from anoseg_d2.export.graph import INPUTS, ExportSpec
+from anoseg_d2.export.write import FORMATS, OPSET, export_model
+from anoseg_d2.prediction.predictor import AnomalyPredictor
+from anoseg_d2.report.results import find_results
+from anoseg_d2.report.thresholds import read_threshold
+from anoseg_d2.utils.cli import add_import_option, import_modules, run_command
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the export; the exit status."""
+    args = build_parser().parse_intermixed_args(arguments)
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    return run_command(lambda: export(args), stopped="stopped; nothing was written")
+
+
+def export(args: argparse.Namespace) -> int:
+    """Export, check, and print what was found; returns the exit status."""
+    try:
+        differences = run(args)
+    except ExportCheckError as error:
+        print_differences(error.differences)
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print_differences(differences)
+    print_written(Path(args.output), args.format)
+    return 0
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Describe the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("source", help="checkpoint: file, folder, run folder or hf://owner/name")
+    parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="config overrides")
+    parser.add_argument("--output", required=True, help="file to write")
+    parser.add_argument(
+        "--config-file", help="build the model by this config, not by what the checkpoint tells"
+    )
+    parser.add_argument(
+        "--format", choices=FORMATS, help=f"default: by the ending of --output; ONNX opset {OPSET}"
+    )
+    parser.add_argument(
+        "--scores",
+        help="names with commas between, ensembles as rba+anomaly; default: rba, and anomaly "
+        "where the model learned the class",
+    )
+    parser.add_argument(
+        "--confidence", action="store_true", help="also the confidence of the segmentation, 0..1"
+    )
+    parser.add_argument("--input", choices=sorted(INPUTS), default="uint8", help="default: uint8")
+    parser.add_argument(
+        "--batch", default="1", metavar="N|dynamic", help="images per run; default 1"
+    )
+    sizes = parser.add_mutually_exclusive_group()
+    sizes.add_argument("--image-size", type=int, nargs=2, metavar=("H", "W"), help="see above")
+    sizes.add_argument("--resize-inside", action="store_true", help="see above")
+    precision = parser.add_mutually_exclusive_group()
+    precision.add_argument(
+        "--fp16", action="store_true", help="weights and network in float16; outputs stay float32"
+    )
+    precision.add_argument(
+        "--int8",
+        action="store_true",
+        help="8-bit weights of the linear layers, ONNX only; smaller and, on CPUs with 8-bit "
+        "instructions, faster; the table says what it costs",
+    )
+    parser.add_argument(
+        "--results",
+        help="results.json or run folder whose thresholds at 95 %% TPR go into the file; default: "
+        "next to the weights",
+    )
+    parser.add_argument("--results-set", metavar="NAME", help="evaluated dataset for --results")
+    add_import_option(parser)
+    parser.add_argument("--check-image", help="photograph for the check; default: a drawn image")
+    parser.add_argument(
+        "--tolerance",
+        type=float,
+        help="largest difference of a score; default: 1e-3, with --fp16 0.03, times the largest "
+        "value of the score where that is over 1",
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing output")
+    return parser
+
+
+def run(args: argparse.Namespace) -> list[Difference]:
+    """Load, export and check.
+
+    Raises:
+        ValueError, OSError, ModuleNotFoundError: a mistake in the call.
+        ExportCheckError: the file differs from the model.
+    """
+    import_modules(args.imports)
+    output = Path(args.output)
+    args.format = args.format or output.suffix[1:]
+    if args.format not in FORMATS or output.suffix != f".{args.format}":
+        raise ValueError(f"--output {output} must end in {' or '.join('.' + f for f in FORMATS)}")
+    if output.exists() and not args.overwrite:
+        raise ValueError(f"{output} exists; remove it or pass --overwrite")
+    spec = make_spec(args, ("rba",))  # mistakes are told before a large model is read
+    image = None
+    if args.check_image:
+        image = torch.from_numpy(read_image(args.check_image)).permute(2, 0, 1)
+    checkpoint = read_checkpoint(args.source)
+    if checkpoint.format == "anoseg_adapter":
+        raise ValueError(
+            f"{args.source} holds adapters alone; merge them first: python tools/merge_lora.py "
+            f"{args.source} --base BASE --output merged.pth"
+        )
+    model = load_model(args)
+    spec = make_spec(args, ("rba", "anomaly") if model.has_anomaly else ("rba",))
+    return export_model(
+        model,
+        output,
+        spec,
+        file_format=args.format,
+        class_names=checkpoint.spec.class_names,
+        thresholds=find_thresholds(args, spec.scores),
+        check_image=image,
+        tolerance=args.tolerance,
+    )
+
+
+def make_spec(args: argparse.Namespace, default_scores: tuple[str, ...]) -> ExportSpec:
+    """What the options ask for."""
+    names = tuple(name.strip() for name in (args.scores or "").split(",") if name.strip())
+    if args.batch != "dynamic" and not args.batch.isdecimal():
+        raise ValueError(f"--batch is {args.batch!r}; give a number or `dynamic`")
+    return ExportSpec(
+        scores=names or default_scores,
+        input=args.input,
+        batch=None if args.batch == "dynamic" else int(args.batch),
+        image_size=tuple(args.image_size) if args.image_size else None,
+        any_size=args.resize_inside,
+        confidence=args.confidence,
+        half=args.fp16,
+        int8=args.int8,
+    )
+
+
+def find_thresholds(args: argparse.Namespace, names: tuple[str, ...]) -> dict[str, float]:
+    """Return the threshold at 95 % TPR of each score, empty when nothing was evaluated.
+
+    Raises:
+        ValueError: --results was given and does not hold them.
+    """
+    results = args.results or find_results(args.source)
+    if results is None:
+        return {}
+    try:
+        return {name: read_threshold(results, name, 95, args.results_set) for name in names}
+    except ValueError as error:
+        if args.results:
+            raise
+        logging.warning("no thresholds are stored: %s", error)
+        return {}
+
+
+def load_model(args: argparse.Namespace) -> torch.nn.Module:
+    """The checkpoint's model on the CPU, in eval mode."""
+    overrides = ["MODEL.DEVICE", "cpu", "MODEL.EOMT.COMPILE", False, *args.opts]
+    if not args.config_file:
+        return AnomalyPredictor.from_pretrained(args.source, overrides).model
+    cfg = load_config(args.config_file, [*overrides, "MODEL.WEIGHTS", args.source])
+    return AnomalyPredictor(cfg).model
+
+
+def print_differences(differences: list[Difference]) -> None:
+    """A table of what the check found."""
+    print("| output | shape | values of the model | largest difference | allowed |")
+    print("|---|---|---|---|---|")
+    for d in differences:
+        shape = "x".join(map(str, d.shape))
+        if d.output == "sem_seg":
+            values, found = f"classes {d.low:.0f}..{d.high:.0f}", f"{d.largest:.4%} of pixels"
+            allowed = f"{d.allowed:.1%}"
+        else:
+            values, found, allowed = (
+                f"{d.low:.4g}..{d.high:.4g}",
+                f"{d.largest:.2g}",
+                f"{d.allowed:.2g}",
+            )
+        print(f"| {d.output} | {shape} | {values} | {found} | {allowed} |")
+
+
+def print_written(output: Path, file_format: str) -> None:
+    """What lies where, and how large it is."""
+    about = f"ONNX opset {OPSET}" if file_format == "onnx" else "torch.export program"
+    print(f"wrote {output}: {output.stat().st_size / 1e6:.1f} MB, {about}")
+    beside = output.with_name(f"{output.name}.data")
+    if file_format == "onnx" and beside.exists():
+        print(
+            f"wrote {beside}: {beside.stat().st_size / 1e6:.1f} MB, its weights; keep both together"
+        )

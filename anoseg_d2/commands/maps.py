@@ -1,0 +1,210 @@
+"""Evaluate the score maps of any method, from any framework, on a registered benchmark.
+
+    anoseg maps --dataset road_anomaly --maps my_maps/ --output out/my_method
+    anoseg maps --dataset road_obstacle21 --maps outputs/anomaly_p/MyMethod \
+        --pattern "{id}" --name MyMethod --output out/my_method
+
+One file per image, named like the image: .npy, .npz, 16-bit .png, .tiff, or the .hdf5 of
+SegmentMeIfYouCan's code (needs h5py); one channel, the label's size, higher = more anomalous. All
+labels and maps are checked before anything is computed. Maps are read one at a time, and a run
+that was stopped continues with the same command, except with --exact.
+
+One --output belongs to one method. Several benchmarks and several scores of it, evaluated one
+after the other, end up on one page: <output>/report/index.html, next to results.json.
+"""
+
+import argparse
+import hashlib
+import json
+import logging
+import sys
+import time
+from pathlib import Path
+
+import anoseg_d2  # noqa: F401  isort: skip  # before detectron2, whose import warns
+from detectron2.data import DatasetCatalog, MetadataCatalog
+
+from anoseg_d2.data import builtin
+from anoseg_d2.evaluation.anomaly_evaluation import AnomalyEvaluator
+from anoseg_d2.evaluation.kept_maps import FileMaps
+from anoseg_d2.evaluation.map_files import MapReader
+from anoseg_d2.evaluation.map_folder import LabelFacts, MapFolder, read_labels
+from anoseg_d2.evaluation.run_folder import check_method, dataset_folder
+from anoseg_d2.evaluation.saved_state import load_state, save_state
+from anoseg_d2.report.write import write_report
+from anoseg_d2.utils.cli import Progress, add_import_option, import_modules, run_command
+from anoseg_d2.utils.files import check_name, read_json, write_json
+
+SAVE_EVERY = 30.0  # seconds between two savings of what was counted
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--dataset", required=True, help="registered anomaly set")
+    parser.add_argument("--maps", required=True, help="folder of score maps")
+    parser.add_argument("--output", required=True, help="where figures and page go")
+    parser.add_argument("--name", help="of the method, in tables; default: the maps' folder")
+    parser.add_argument("--score", default="score", help="name of the score in tables")
+    parser.add_argument("--pattern", default="{id}", help="name of a map without its extension")
+    parser.add_argument("--key", help="array inside npz or hdf5 files, when there are several")
+    parser.add_argument("--negate", action="store_true", help="low scores mean anomaly")
+    parser.add_argument("--ignore-extra", action="store_true", help="skip maps of no image")
+    parser.add_argument(
+        "--exact", action="store_true", help="exact figures; a stopped run starts anew"
+    )
+    parser.add_argument("--no-components", action="store_true", help="only pixel figures")
+    parser.add_argument("--no-images", action="store_true", help="no thumbnails on the page")
+    parser.add_argument("--card", action="append", default=[], help="register this card too")
+    parser.add_argument("--root", help="datasets folder; default: DETECTRON2_DATASETS")
+    add_import_option(parser)
+    return parser
+
+
+def main(argv=None) -> int:
+    args = build_parser().parse_args(argv)
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    stopped = "stopped; the same command continues from the last save, at most half a minute back"
+    if args.exact:
+        stopped = "stopped; with --exact the same command starts from the beginning"
+    return run_command(lambda: run(args), stopped)
+
+
+def run(args) -> None:
+    import_modules(args.imports)
+    method = check_name(args.name or Path(args.maps).resolve().name, "method")
+    check_name(args.score, "score")
+    images = registered_images(args)
+    check_method(args.output, method)
+    rule = MetadataCatalog.get(args.dataset).label_rule
+    labels = read_labels(images, rule)
+    reader = MapReader(args.key, args.negate)
+    maps, facts = checked_maps(args, images, labels, reader)
+    identity = label_identity(args.dataset, images, labels)
+    evaluator = AnomalyEvaluator(
+        args.dataset,
+        [args.score],
+        args.output,
+        components=not args.no_components,
+        exact=args.exact,
+        keep_images=not args.no_images,
+        maps=FileMaps(maps.pairs, reader, rule, args.score),
+        method=method,
+        labels=identity,
+    )
+    evaluate(args, evaluator, maps, reader, SavedCounts(args, method, identity, facts))
+    page = write_report(args.output, model={"maps": str(args.maps)}, name=method)
+    for figure, value in evaluator.result["scores"][args.score].items():
+        print(f"{figure:>20}  {value}")
+    print(f"report: {page}")
+
+
+def registered_images(args) -> list[dict]:
+    builtin.register_all(args.root)
+    builtin.register_cards(args.card, args.root)
+    known = [n for n in DatasetCatalog.list() if _evaluator_type(n) == "anomaly"]
+    if args.dataset not in known:
+        raise ValueError(
+            f"no anomaly set named {args.dataset!r}; there are {', '.join(sorted(known))}"
+        )
+    return DatasetCatalog.get(args.dataset)
+
+
+def _evaluator_type(name: str) -> str | None:
+    return MetadataCatalog.get(name).get("evaluator_type", None)
+
+
+def checked_maps(
+    args, images: list[dict], labels: LabelFacts, reader: MapReader
+) -> tuple[MapFolder, dict]:
+    """Find the maps and name all that is wrong with them; files that were right are remembered."""
+    maps = MapFolder.find(args.maps, images, args.pattern)
+    if args.ignore_extra and maps.extra:
+        print(f"skipping {len(maps.extra)} maps that belong to no image")
+        maps.extra = []
+    path = dataset_folder(args.output, args.dataset) / "checked.json"
+    known = _remembered(path, args.key)
+    with Progress("checked", len(maps.pairs), "maps") as progress:
+        facts = maps.check(reader, labels.shapes, known, progress.update)
+    write_json(path, {"key": args.key, "maps": facts})
+    return maps, facts
+
+
+def _remembered(path: Path, key: str | None) -> dict:
+    """What an earlier check found; nothing where its file is damaged or for another --key."""
+    try:
+        stored = read_json(path)
+    except (FileNotFoundError, ValueError):
+        return {}
+    same = isinstance(stored, dict) and stored.get("key") == key
+    maps = stored.get("maps") if same else None
+    return maps if isinstance(maps, dict) else {}
+
+
+def label_identity(dataset: str, images: list[dict], labels: LabelFacts) -> str:
+    """What makes figures comparable: the images, their labels, and how these are read."""
+    metadata = MetadataCatalog.get(dataset)
+    files = [(str(i["image_id"]), labels.digests[i["sem_seg_file_name"]]) for i in images]
+    return _digest([repr(metadata.label_rule), metadata.get("component_track", None), files])
+
+
+def _digest(value) -> str:
+    return hashlib.sha256(json.dumps(value).encode()).hexdigest()
+
+
+def evaluate(args, evaluator: AnomalyEvaluator, maps: MapFolder, reader: MapReader, saved) -> None:
+    done = saved.load(evaluator)
+    if not done:
+        evaluator.reset()
+    else:
+        print(f"continuing after {done} of {len(maps.pairs)} images")
+    with Progress("evaluated", len(maps.pairs) - done) as progress:
+        for image, path in maps.pairs[done:]:
+            evaluator.process([image], [{"scores": {args.score: reader(path)}}])
+            done += 1
+            saved.save(evaluator, done)
+            progress.update()
+    evaluator.evaluate()
+    saved.remove()
+
+
+class SavedCounts:
+    """What was counted so far, on disk, for a run that is stopped.
+
+    It is used only if everything that the figures depend on is the same: the contents of all maps
+    and labels, the label rule, the images, the method and the options.
+    """
+
+    def __init__(self, args, method: str, labels: str, facts: dict):
+        folder = dataset_folder(args.output, args.dataset)
+        self._path = folder / "progress.npz"
+        (folder / "progress.pkl").unlink(missing_ok=True)  # of an older version; never read
+        options = (args.score, args.key, args.negate, args.no_images, args.no_components)
+        files = [(path, entry["sha256"]) for path, entry in facts.items()]
+        photos = [image["file_name"] for image in DatasetCatalog.get(args.dataset)]
+        self._hash = _digest([anoseg_d2.__version__, method, options, labels, files, photos])
+        self._enabled, self._last = not args.exact, time.monotonic()
+
+    def load(self, evaluator: AnomalyEvaluator) -> int:
+        """Restore the counts; returns the number of images in them."""
+        if not self._enabled or not self._path.is_file():
+            return 0
+        try:
+            saved = load_state(self._path)
+            if saved["hash"] != self._hash:
+                return 0
+            evaluator.load_state_dict(saved["state"])
+            return int(saved["done"])
+        except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+            print(f"counting from the beginning: {error}", file=sys.stderr)
+            return 0
+
+    def save(self, evaluator: AnomalyEvaluator, done: int) -> None:
+        if self._enabled and time.monotonic() - self._last > SAVE_EVERY:
+            state = {"hash": self._hash, "done": done, "state": evaluator.state_dict()}
+            save_state(self._path, state)
+            self._last = time.monotonic()
+
+    def remove(self) -> None:
+        self._path.unlink(missing_ok=True)

@@ -1,0 +1,232 @@
+"""Anomaly maps of images and videos: overlay, heat map, components, raw scores.
+
+    anoseg predict street.jpg --weights model_final.pth
+    anoseg predict photos/ 'more/**/*.png' drive.mp4 --weights hf://owner/name --score rba,msp
+    anoseg predict photos/ --weights run/model_final.pth --score anomaly --tpr 95
+    anoseg predict --webcam 0 --weights model_final.pth --temporal 0.3
+
+Inputs are files, folders (without their subfolders), patterns and videos, in any mix. Outputs go to
+OUTPUT/<score>/<kind>/ and are named like their input; those of an earlier run are replaced.
+Unreadable inputs are named and skipped.
+
+Exit status: 0 everything is done; 1 some inputs were skipped; 2 nothing could be done, because of a
+wrong option, wrong weights or no input at all; 130 stopped by Ctrl-C, finished files stay.
+"""
+
+import argparse
+import contextlib
+import logging
+import os
+import sys
+import tempfile
+
+from tqdm.contrib.logging import logging_redirect_tqdm
+
+from anoseg_d2 import AnomalyPredictor
+from anoseg_d2.config import load_config
+from anoseg_d2.prediction.input_files import find_inputs
+from anoseg_d2.prediction.job import PredictionJob
+from anoseg_d2.prediction.outputs import OUTPUTS, ScoreOutputs, check_outputs
+from anoseg_d2.prediction.temporal import TemporalFilter
+from anoseg_d2.report.results import find_results
+from anoseg_d2.report.thresholds import read_threshold
+from anoseg_d2.utils.cli import add_import_option, import_modules, run_command
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("inputs", nargs="*", help="image, video, folder or quoted pattern ('in/**/*.png')")
+    add("--webcam", type=int, metavar="N", help="number of a camera; Ctrl-C ends the recording")
+    add("--output", default="output/demo", help="folder (default: %(default)s)")
+    add("--weights", help="checkpoint: path, folder, hf://owner/name; it describes its own model")
+    add("--config-file", help="build the model by this yaml instead; --weights goes before its own")
+    add("--opts", nargs=argparse.REMAINDER, default=[], metavar="KEY VALUE", help="config, last")
+    add("--score", default="rba", help="one or several, rba,anomaly (default: %(default)s)")
+    add(
+        "--outputs",
+        help=f"of {','.join(OUTPUTS)}; default: overlay,heatmap, and contours,json where there "
+        "is a threshold. raw_png has 16 bits and states its scale (score = score_offset + "
+        "score_scale * value, text chunks); tools/evaluate_maps.py reads it and raw_npy",
+    )
+    _add_component_options(add)
+    add(
+        "--range",
+        nargs=2,
+        type=float,
+        metavar=("LO", "HI"),
+        help="ends of the colour scale, for one score. Default: its natural range (rba -tanh 1..0, "
+        "uno -1..1; msp, entropy, rba_sum, anomaly 0..1), the same in every run; of a score "
+        "without one, the first image's 0.5 and 99.5 percentiles for all images of the run",
+    )
+    add(
+        "--temporal",
+        type=float,
+        metavar="ALPHA",
+        help="videos: average scores along the optical flow, ALPHA in 0..1 is the weight of the "
+        "present frame (0.3 calms flicker well, 1 changes nothing); still images stay as they are",
+    )
+    add("--max-frames", type=int, metavar="N", help="of a video or webcam")
+    add_import_option(parser)
+    return parser
+
+
+def _add_component_options(add) -> None:
+    add(
+        "--threshold",
+        help="a pixel is anomalous where score >= threshold: a number, or one for each score "
+        "(rba=-0.3,anomaly=0.5)",
+    )
+    add(
+        "--tpr",
+        type=float,
+        metavar="PERCENT",
+        help="threshold that found this percentage of the anomalous pixels: 80, 90, 95 or 99",
+    )
+    add("--results", help="results.json or run folder for --tpr; default: next to the weights")
+    add("--results-set", metavar="NAME", help="evaluated dataset for --tpr, if there are several")
+    add(
+        "--min-size",
+        type=int,
+        default=50,
+        metavar="PIXELS",
+        help="leave out smaller components (default: %(default)s)",
+    )
+
+
+def main(argv=None) -> int:
+    """Parse arguments and turn a user's mistake into one line; returns the exit status."""
+    parser = build_parser()
+    args = parser.parse_intermixed_args(argv)
+    if not args.weights and not args.config_file:
+        parser.error("give --weights, or a --config-file whose MODEL.WEIGHTS is set")
+    if not args.inputs and args.webcam is None:
+        parser.error("give an input: images, videos, folders, patterns, or --webcam N")
+    if args.webcam is not None and args.webcam < 0:
+        parser.error(f"--webcam is the number of a camera, 0 or more, not {args.webcam}")
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    with logging_redirect_tqdm():
+        return run_command(
+            lambda: run(args), stopped=f"stopped; what is finished is in {args.output}"
+        )
+
+
+def run(args) -> int:
+    import_modules(args.imports)
+    names = list(dict.fromkeys(name.strip() for name in args.score.split(",") if name.strip()))
+    options = output_options(args, names)
+    files, missing = find_inputs(args.inputs)
+    if not files and args.webcam is None:
+        raise FileNotFoundError("no input found\n  " + "\n  ".join(missing))
+    if args.temporal is not None:
+        TemporalFilter(args.temporal)  # a wrong weight is found before the model is read
+        if args.webcam is None and not any(file.is_video for file in files):
+            print("--temporal changes nothing: the inputs are only still images", file=sys.stderr)
+    predictor = build_predictor(args, names)
+    make_output_folder(args.output)
+    if args.tpr is not None:
+        for name in names:
+            print(f"{name}: threshold {options[name]['threshold']:.6g} at {args.tpr:g} % TPR")
+    with contextlib.ExitStack() as stack:
+        outputs = {
+            name: stack.enter_context(ScoreOutputs(args.output, name, **options[name]))
+            for name in names
+        }
+        job = PredictionJob(predictor, outputs, temporal=args.temporal, max_frames=args.max_frames)
+        for sentence in missing:
+            job.fail(sentence)
+        job.images([file for file in files if not file.is_video])
+        for file in files:
+            if file.is_video:
+                job.video(str(file.path), file.name)
+        if args.webcam is not None:
+            job.video(args.webcam, f"webcam{args.webcam}")
+    rate = job.done / max(job.seconds, 1e-9)
+    print(f"{job.done} images in {job.seconds:.1f} s ({rate:.2f} images/s): {args.output}")
+    if job.failed:
+        print(f"inputs that were skipped: {job.failed}", file=sys.stderr)
+    return 1 if job.failed else 0
+
+
+def make_output_folder(path: str) -> None:
+    """Make the folder, so that one that cannot be written is found before any work.
+
+    Raises:
+        OSError: it is a file, or it cannot be written.
+    """
+    try:
+        os.makedirs(path, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            pass
+    except OSError as error:
+        reason = error.strerror or error
+        raise OSError(f"--output {path} is not a folder that can be written: {reason}") from error
+
+
+def build_predictor(args, names: list[str]) -> AnomalyPredictor:
+    """The model that the weights describe, or that of the config file."""
+    if not args.config_file:
+        overrides = ["TEST.ANOMALY.SCORES", names, *args.opts]
+        return AnomalyPredictor.from_pretrained(args.weights, overrides)
+    cfg = load_config(args.config_file, args.opts)
+    cfg.TEST.ANOMALY.SCORES = names
+    cfg.MODEL.WEIGHTS = args.weights or cfg.MODEL.WEIGHTS
+    if not cfg.MODEL.WEIGHTS:
+        raise ValueError(f"{args.config_file}: MODEL.WEIGHTS is empty; give --weights")
+    return AnomalyPredictor(cfg)
+
+
+def output_options(args, names: list[str]) -> dict[str, dict]:
+    """Options of `ScoreOutputs` for each score; mistakes are found before any work."""
+    if not names:
+        raise ValueError("--score names no score")
+    if args.range and len(names) > 1:
+        raise ValueError(f"--range is for one score, --score names {', '.join(names)}")
+    if args.range and not args.range[0] < args.range[1]:
+        raise ValueError(f"--range goes from low to high, is {args.range[0]:g} {args.range[1]:g}")
+    for option in ("min_size", "max_frames"):
+        value = getattr(args, option)
+        if value is not None and value < 1:
+            raise ValueError(f"--{option.replace('_', '-')} is at least 1")
+    thresholds = choose_thresholds(args, names)
+    options = {}
+    for name in names:
+        kinds = [k.strip() for k in (args.outputs or "").split(",")] if args.outputs else None
+        if kinds is None:
+            kinds = ["overlay", "heatmap"]
+            kinds += ["contours", "json"] if thresholds[name] is not None else []
+        check_outputs(kinds, thresholds[name])
+        options[name] = {
+            "kinds": kinds,
+            "threshold": thresholds[name],
+            "min_size": args.min_size,
+            "value_range": tuple(args.range) if args.range else None,
+            "info": {"weights": args.weights, "config_file": args.config_file},
+        }
+    return options
+
+
+def choose_thresholds(args, names: list[str]) -> dict[str, float | None]:
+    """The threshold of each score, None where none was asked for."""
+    if args.threshold is not None and args.tpr is not None:
+        raise ValueError("--threshold and --tpr cannot be given together")
+    if args.tpr is not None:
+        results = args.results or find_results(args.weights or "")
+        if results is None:
+            raise ValueError("--tpr reads its threshold from an evaluation: give --results")
+        return {name: read_threshold(results, name, args.tpr, args.results_set) for name in names}
+    if args.threshold is None:
+        return dict.fromkeys(names)
+    try:
+        if "=" not in args.threshold and len(names) == 1:
+            return {names[0]: float(args.threshold)}
+        pairs = (part.partition("=") for part in args.threshold.split(","))
+        given = {name.strip(): float(value) for name, _, value in pairs}
+    except ValueError:
+        given = {}
+    if set(given) != set(names):
+        wanted = ",".join(f"{name}=NUMBER" for name in names)
+        raise ValueError(f"--threshold {args.threshold} does not fit; the scores need {wanted}")
+    return given

@@ -1,0 +1,98 @@
+"""Train or evaluate an EoMT anomaly segmenter.
+
+Examples:
+    anoseg train --config-file configs/eomt_baseline.yaml
+    anoseg train --config-file configs/arcface_lora.yaml --num-gpus 4 --resume
+    anoseg train --config-file configs/arcface_lora.yaml --eval-only MODEL.WEIGHTS model.pth
+    torchrun --nproc-per-node 4 train_net.py --config-file configs/arcface_lora.yaml
+"""
+
+import argparse
+import os
+
+from anoseg_d2.config import check_key_names
+from anoseg_d2.utils.cli import add_import_option, run_command
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Take detectron2's usual options and more; importing its own parser takes seconds."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--config-file", default="", metavar="FILE", help="one of configs/")
+    add("--resume", action="store_true", help="continue from the last checkpoint of OUTPUT_DIR")
+    add("--overwrite", action="store_true", help="delete the run that OUTPUT_DIR holds")
+    add("--eval-only", action="store_true", help="evaluate; with --resume the last checkpoint")
+    add("--num-gpus", type=int, default=1, help="processes on this machine, one per GPU")
+    add("--num-machines", type=int, default=1, help="number of machines")
+    add("--machine-rank", type=int, default=0, help="number of this machine, from 0")
+    add("--dist-url", default="auto", help="tcp://HOST:PORT of machine 0; auto: this machine only")
+    add_import_option(parser)
+    add("opts", nargs=argparse.REMAINDER, help="config keys and values in turn: KEY VALUE ...")
+    return parser
+
+
+def main(argv=None) -> int:
+    """Run the command; returns its exit status."""
+    args = build_parser().parse_args(argv)
+    return run_command(
+        lambda: run(args), stopped="stopped; continue with the same command and --resume"
+    )
+
+
+def run_rank(args: argparse.Namespace) -> None:
+    """Train or evaluate on one rank."""
+    from detectron2.engine import default_setup
+    from detectron2.utils import comm
+    from detectron2.utils.logger import setup_logger
+
+    from anoseg_d2.config import load_config
+    from anoseg_d2.data.builtin import register_cards
+    from anoseg_d2.engine import Trainer, load_evaluated
+
+    cfg = load_config(args.config_file, args.opts, args.imports)
+    cfg.freeze()
+    register_cards(cfg)
+    default_setup(cfg, args)
+    setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="anoseg_d2")
+    if args.eval_only:
+        model = Trainer.build_model(cfg)
+        load_evaluated(cfg, model, resume=args.resume)
+        Trainer.test(cfg, model)
+        return
+    trainer = Trainer(cfg)
+    trainer.resume_or_load(resume=args.resume)
+    trainer.train()
+
+
+def run(args: argparse.Namespace) -> None:
+    """Check arguments, config, data and folder once, then launch the ranks."""
+    if args.num_gpus < 1:
+        raise ValueError(
+            f"--num-gpus is {args.num_gpus}; it must be at least 1. On a CPU: --num-gpus 1 "
+            "MODEL.DEVICE cpu"
+        )
+    check_key_names(args.config_file, args.opts)
+
+    from anoseg_d2.config import load_config
+    from anoseg_d2.engine import check_inputs, claim_output_dir, is_torchrun, launch_ranks
+
+    # torchrun restarts every rank after one has failed: go on from the last checkpoint then.
+    args.resume |= int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0
+    cfg = load_config(args.config_file, args.opts, args.imports)
+    training = not args.eval_only
+    check_inputs(cfg, training, args.resume)
+    ranks = {
+        "num_machines": args.num_machines,
+        "machine_rank": args.machine_rank,
+        "dist_url": args.dist_url,
+        "args": (args,),
+    }
+    if args.machine_rank or (is_torchrun() and int(os.environ["RANK"])):
+        launch_ranks(run_rank, args.num_gpus, **ranks)  # the first process holds the folder
+        return
+    with claim_output_dir(
+        cfg.OUTPUT_DIR, training=training, resume=args.resume, overwrite=args.overwrite
+    ):
+        launch_ranks(run_rank, args.num_gpus, **ranks)

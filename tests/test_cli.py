@@ -1,0 +1,93 @@
+"""The command `anoseg`: quick help, one version, and the same code as the scripts."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import anoseg_d2
+from anoseg_d2 import cli
+
+ROOT = Path(__file__).parents[1]
+SCRIPTS = {
+    "train_net.py": "train",
+    "demo/demo.py": "predict",
+    "tools/export_model.py": "export",
+    "tools/convert_checkpoint.py": "convert",
+    "tools/evaluate_maps.py": "maps",
+    "tools/compare.py": "compare",
+    "datasets/check.py": "check",
+    "datasets/prepare_cut_paste.py": "cut-paste",
+}
+
+
+@pytest.fixture(autouse=True)
+def _keep_the_programs_name(monkeypatch):
+    monkeypatch.setattr(sys, "argv", list(sys.argv))
+
+
+def test_help_and_version_load_neither_torch_nor_detectron2():
+    code = (
+        "import sys\nfrom anoseg_d2 import cli\n"
+        "try: cli.main(sys.argv[1:])\n"
+        "except SystemExit: print(sorted({'torch', 'detectron2'} & set(sys.modules)))"
+    )
+    for option in ("--help", "--version"):
+        command = [sys.executable, "-c", code, option]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+        assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_help_lists_every_command(capsys):
+    with pytest.raises(SystemExit, match="0"):
+        cli.main(["--help"])
+    said = capsys.readouterr().out
+    names = ["train", "eval", "predict", "export", "convert", "maps", "compare", "check"]
+    names += ["cut-paste"]
+    assert list(cli.COMMANDS) == names
+    assert all(f"\n  {name} " in said for name in names)
+
+
+def test_the_version_is_that_of_the_package(capsys):
+    with pytest.raises(SystemExit, match="0"):
+        cli.main(["--version"])
+    assert capsys.readouterr().out.strip() == f"anoseg_d2 {anoseg_d2.__version__}"
+
+
+def test_an_unknown_command_names_the_known_ones(capsys):
+    with pytest.raises(SystemExit, match="2"):
+        cli.main(["fly"])
+    said = capsys.readouterr().err
+    assert "'fly'" in said and "cut-paste" in said
+
+
+@pytest.mark.parametrize("name", list(cli.COMMANDS))
+def test_a_command_calls_itself_by_its_name(name, capsys):
+    with pytest.raises(SystemExit, match="0"):
+        cli.main([name, "--help"])
+    assert capsys.readouterr().out.startswith(f"usage: anoseg {name} ")
+
+
+@pytest.mark.parametrize("path", list(SCRIPTS))
+def test_a_script_is_its_command_and_nothing_else(path):
+    tree = ast.parse((ROOT / path).read_text())
+    module = cli.COMMANDS[SCRIPTS[path]][0]
+    imported = [ast.unparse(node) for node in tree.body if isinstance(node, ast.ImportFrom)]
+    assert imported == [f"from anoseg_d2.commands.{module} import main"]
+    assert not [node for node in tree.body if isinstance(node, ast.FunctionDef)]
+    assert path in cli.COMMANDS[SCRIPTS[path]][2]
+
+
+def test_eval_evaluates(monkeypatch):
+    calls = []
+    monkeypatch.setattr("anoseg_d2.commands.train.main", lambda argv: calls.append(argv) or 0)
+    assert cli.main(["eval", "--config-file", "a.yaml", "MODEL.WEIGHTS", "w.pth"]) == 0
+    assert calls == [["--eval-only", "--config-file", "a.yaml", "MODEL.WEIGHTS", "w.pth"]]
+
+
+def test_the_exit_status_is_that_of_the_command(tmp_path, capsys):
+    status = cli.main(["compare", str(tmp_path / "none"), "--output", str(tmp_path / "out")])
+    assert status == 2
+    assert capsys.readouterr().err.startswith("error: ")
