@@ -267,9 +267,20 @@ def test_bytes_that_are_not_utf8_are_named(tmp_path):
 
 def test_a_config_that_was_dumped_loads_again(write):
     cfg = load_config("", ["SOLVER.MAX_ITER", "7"])
+    assert "BBOX_REG_WEIGHTS: *id" in cfg.dump()  # yacs writes one tuple once, and then aliases
     found = dict(flat_items(load_config(write(cfg.dump()))))
     for key, value in flat_items(cfg):
         assert json.dumps(found[key]) == json.dumps(value), key  # tuples in tuples become lists
+
+
+def test_aliases_that_stand_for_too_much_are_refused_at_once(write):
+    lines = ["DATASETS:", "  TRAIN: &a0 [x, x, x, x, x, x, x, x, x, x]"]
+    for level in range(1, 9):
+        lines.append(f"  KEY{level}: &a{level} [{', '.join([f'*a{level - 1}'] * 10)}]")
+    bombs = ["\n".join([*lines, "  CARDS: *a8"]), "MODEL: &m\n  EOMT: *m", "MODEL: &m [*m]"]
+    for bomb in bombs:
+        with pytest.raises(ValueError, match="more than 100,000 values, or an alias of itself"):
+            load_config(write(bomb))
 
 
 def test_an_empty_file_is_the_defaults(write):

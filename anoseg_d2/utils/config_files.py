@@ -2,6 +2,7 @@
 
 import ast
 import difflib
+import math
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ __all__ = [
     "set_value",
 ]
 
+# Far above any config. With aliases, a yaml file of ten lines can stand for billions of values.
+MAX_VALUES = 100_000
 _WORDS = {bool: "True or False", int: "an integer", float: "a number", str: "a string"}
 
 
@@ -26,7 +29,7 @@ def read_yaml(path, _children: tuple = ()) -> dict:
 
     Raises:
         FileNotFoundError: the file or one of its bases does not exist.
-        ValueError: it is not yaml, not UTF-8, not a mapping, or is its own base.
+        ValueError: it is not yaml, not UTF-8, not a mapping, too large, or its own base.
     """
     path = Path(path)
     if path.resolve() in _children:
@@ -35,7 +38,11 @@ def read_yaml(path, _children: tuple = ()) -> dict:
         child = f", the _BASE_ of {_children[-1]}," if _children else ""
         raise FileNotFoundError(f"config file {path}{child} does not exist")
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        # Aliases stay allowed because yacs writes them when it dumps a config.
+        if _count_values(yaml.compose(text, Loader=yaml.SafeLoader), {}) > MAX_VALUES:
+            raise ValueError(f"it holds more than {MAX_VALUES:,} values, or an alias of itself")
+        content = yaml.safe_load(text)
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError, ValueError) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ValueError(f"{path} is not a readable yaml file: {reason}") from error
@@ -50,6 +57,16 @@ def read_yaml(path, _children: tuple = ()) -> dict:
         _update(merged, read_yaml(parent, (*_children, path.resolve())))
     _update(merged, content)
     return merged
+
+
+def _count_values(node: yaml.Node | None, known: dict) -> float:
+    """Count the values below a yaml node with aliases written out; infinity if it holds itself."""
+    if id(node) not in known:
+        known[id(node)] = math.inf  # what an alias of this node finds while it is being counted
+        children = node.value if isinstance(node, yaml.CollectionNode) else ()
+        pairs = [child if isinstance(child, tuple) else (child,) for child in children]
+        known[id(node)] = 1 + sum(_count_values(part, known) for pair in pairs for part in pair)
+    return known[id(node)]
 
 
 def _update(target: dict, source: dict) -> None:
