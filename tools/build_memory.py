@@ -24,6 +24,7 @@ from torch.nn import functional as F
 from anoseg_d2.checkpoint import model_meta, read_checkpoint
 from anoseg_d2.checkpoint.files import write_checkpoint
 from anoseg_d2.checkpoint.identity import model_tensors
+from anoseg_d2.data.builtin import DATASETS
 from anoseg_d2.data.image_io import IMAGE_EXTENSIONS, read_image
 from anoseg_d2.data.label_rules import load_label
 from anoseg_d2.modeling.memory import PatchMemory, backbone_hash, choose_rows, memory_block
@@ -98,6 +99,9 @@ def run(args: argparse.Namespace) -> None:
 def find_records(args: argparse.Namespace) -> list[tuple]:
     """Return (image path, function that gives its known pixels (H, W) bool, or None)."""
     if args.dataset:
+        if args.dataset not in DatasetCatalog.list():
+            known = ", ".join(sorted(DATASETS))
+            raise ValueError(f"--dataset {args.dataset!r} is not registered; known: {known}")
         metadata = MetadataCatalog.get(args.dataset)
         records = []
         for record in DatasetCatalog.get(args.dataset):

@@ -45,6 +45,11 @@ def linear_state(checkpoint: Checkpoint, approximate: bool = False) -> dict[str,
     if spec.has_adapters:
         state = merge_lora_state(state, spec.adapters)
     state |= fold_position_prefix(state, spec.pos_prefix or 0)
+    extra = [name for name in state if name.startswith("patch_maps.")]
+    for name in extra:
+        # Scores that read patch tokens, such as `memory`; no other output depends on them.
+        logger.warning("%s: %s is left out, only our format holds it", checkpoint.source, name)
+        del state[name]
     scale = state.pop("class_head.scale", None)
     head = spec.head or ("linear" if spec.has_bias else "arcface")
     exact = head == "linear" or spec.head_options.get("inference") == "raw"

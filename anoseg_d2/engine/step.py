@@ -1,7 +1,6 @@
 """One optimiser step: micro-batches, mixed precision, one clip, and no step on a bad gradient."""
 
 import contextlib
-import logging
 import math
 import time
 
@@ -15,8 +14,6 @@ from anoseg_d2.modeling.criterion import present_classes
 from anoseg_d2.utils.unwrap import unwrap
 
 __all__ = ["StepTrainer"]
-
-logger = logging.getLogger(__name__)
 
 
 class StepTrainer(SimpleTrainer):

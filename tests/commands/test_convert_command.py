@@ -271,6 +271,22 @@ def test_official_becomes_ours_with_all_it_tells(tmp_path):
 # ---- heads and adapters ---------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("to, name", [("official", "o.ckpt"), ("huggingface", "hf")])
+def test_a_memory_is_left_out_of_other_formats_with_a_warning(tmp_path, caplog, to, name):
+    model = tiny()
+    source = saved(model, tmp_path)
+    payload = torch.load(source, weights_only=True)
+    payload["model"]["patch_maps.memory.rows"] = torch.randn(4, 24).half()
+    torch.save(payload, source)
+    assert run(source, "--to", to, "--output", tmp_path / name) == 0
+    assert "patch_maps.memory.rows is left out" in caplog.text
+    written = read_checkpoint(tmp_path / name)
+    assert not [key for key in written.state_dict if "patch_maps" in key]
+    again = tiny(seed=1)
+    load_into(again, written)
+    assert_equal(ours(again), ours(model))
+
+
 @pytest.mark.parametrize("to", ["official", "huggingface"])
 @pytest.mark.parametrize("head", ["arcface", "logit_norm"])
 def test_heads_that_normalise_are_refused_with_the_reason(tmp_path, capsys, to, head):

@@ -11,9 +11,10 @@ import pytest
 import torch
 from PIL import Image
 
-from anoseg_d2.checkpoint import AnosegCheckpointer, save_adapter
+from anoseg_d2.checkpoint import AnosegCheckpointer, save_adapter, weights_hash
 from anoseg_d2.commands import export as tool
 from anoseg_d2.export.check import draw_image
+from anoseg_d2.modeling.lora import merge_lora
 from anoseg_d2.prediction.predictor import AnomalyPredictor
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -42,6 +43,21 @@ def consumer():
     return re.search(r"```python title=consumer.py\n(.*?)```", text, re.DOTALL).group(1)
 
 
+def write_results(folder, **thresholds):
+    """An evaluation that states these thresholds at 95 % TPR."""
+    scores = {name: {"tpr_thresholds": {"95": value}} for name, value in thresholds.items()}
+    folder.mkdir()
+    text = json.dumps({"datasets": {"road": {"scores": scores}}})
+    (folder / "results.json").write_text(text)
+    return folder / "results.json"
+
+
+def found_hash(checkpoint):
+    """sha256 over the weights with adapters merged."""
+    model = AnomalyPredictor.from_pretrained(checkpoint, ["MODEL.DEVICE", "cpu"]).model
+    return weights_hash(merge_lora(model).state_dict())
+
+
 BLOCK = """
 import importlib.abc, sys
 class Blocker(importlib.abc.MetaPathFinder):
@@ -63,6 +79,7 @@ def test_onnx_runs_in_the_consumer_of_the_docs_without_this_project(checkpoint, 
     pytest.importorskip("onnxscript", reason="onnxscript is not installed")
     pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
     output = tmp_path / "model.onnx"
+    write_results(tmp_path / "report", rba=-0.75, anomaly=0.125)
     assert export(checkpoint, "--output", output, "--image-size", 40, 60) == 0
     said = capsys.readouterr().out
     assert re.search(r"\| rba \| 1x40x60 \| -[\d.]+\.\.-?[\d.]+ \| [\d.e-]+ \| 0\.001 \|", said)
@@ -75,11 +92,15 @@ def test_onnx_runs_in_the_consumer_of_the_docs_without_this_project(checkpoint, 
         [sys.executable, "-c", BLOCK + consumer()], cwd=tmp_path, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
-    assert [line.split()[0] for line in done.stdout.splitlines()] == ["rba", "anomaly"]
+    classes, window, weights = done.stdout.splitlines()
+    assert json.loads(classes) == NAMES and json.loads(window) == [32, 32]
+    assert weights == found_hash(checkpoint)
     expected = AnomalyPredictor.from_pretrained(checkpoint, ["MODEL.DEVICE", "cpu"])
     scores = expected(image[..., ::-1])["scores"]
-    for name in ("rba", "anomaly"):
-        np.testing.assert_allclose(np.load(tmp_path / f"{name}.npy"), scores[name], atol=1e-4)
+    for name, threshold in (("rba", -0.75), ("anomaly", 0.125)):
+        maps = np.load(tmp_path / f"{name}.npz")
+        np.testing.assert_allclose(maps["score"], scores[name], atol=1e-4)
+        assert np.array_equal(maps["anomaly"], maps["score"] >= threshold)
 
 
 @pytest.mark.slow
@@ -101,6 +122,39 @@ def test_pt2_of_a_config_file_with_overrides_and_a_photograph(checkpoint, tmp_pa
     about = json.loads(extra["metadata.json"])
     assert json.loads(about["outputs"]) == ["sem_seg", "rba+anomaly", "confidence"]
     assert json.loads(about["class_names"]) == NAMES
+
+
+@pytest.fixture
+def given_thresholds(monkeypatch):
+    """What the command hands to `export_model`, which is not run."""
+    given = []
+
+    def export_model(*_, thresholds, **__):
+        given.append(thresholds)
+        raise tool.ExportCheckError([])
+
+    monkeypatch.setattr(tool, "export_model", export_model)
+    return given
+
+
+def test_thresholds_come_from_the_evaluation_next_to_the_weights_or_from_results(
+    checkpoint, tmp_path, given_thresholds
+):
+    write_results(tmp_path / "report", rba=-0.75, anomaly=0.125)
+    other = write_results(tmp_path / "other", rba=-0.5)
+    export(checkpoint, "--output", tmp_path / "m.pt2")
+    export(checkpoint, "--output", tmp_path / "m.pt2", "--scores", "rba", "--results", other)
+    assert given_thresholds == [{"rba": -0.75, "anomaly": 0.125}, {"rba": -0.5}]
+
+
+def test_without_an_evaluation_there_are_no_thresholds_but_given_results_must_hold_them(
+    checkpoint, tmp_path, capsys, given_thresholds
+):
+    export(checkpoint, "--output", tmp_path / "m.pt2")
+    assert given_thresholds == [{}]
+    other = write_results(tmp_path / "other", rba=-0.5)
+    assert export(checkpoint, "--output", tmp_path / "m.pt2", "--results", other) == 2
+    assert "other/results.json" in capsys.readouterr().err and len(given_thresholds) == 1
 
 
 def test_a_failed_check_ends_with_status_1_and_without_a_file(

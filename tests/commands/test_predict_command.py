@@ -1,6 +1,8 @@
 """The command line on photographs and videos, with a tiny model."""
 
+import errno
 import json
+import os
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from anoseg_d2.commands import predict as script
 from anoseg_d2.evaluation.map_files import read_map
 from anoseg_d2.modeling.scores import SCORES
 from anoseg_d2.prediction import job
+from anoseg_d2.prediction.outputs import OUTPUTS
 from anoseg_d2.prediction.predictor import AnomalyPredictor
 from anoseg_d2.prediction.video import VideoWriter, open_video
 
@@ -238,6 +241,47 @@ def test_ctrl_c_leaves_whole_files_and_status_130(
     assert files == ["a.jpg", "b.jpg", "c.jpg", "components.json"]
     images = json.loads((out / "rba/components.json").read_text())["images"]
     assert len(images) == 4 and images[3]["frame"] == 0
+
+
+@pytest.mark.parametrize("interrupted", [2, 3])  # a video and the json after it
+@pytest.mark.parametrize("kind", sorted(OUTPUTS))
+def test_ctrl_c_while_a_file_is_written_leaves_no_part_of_it(
+    demo, tmp_path, weights, photos, clip, monkeypatch, kind, interrupted
+):
+    """Every output is flushed before it gets its name; one of these flushes is interrupted."""
+    flush, calls = os.fsync, []
+
+    def fsync(handle):
+        calls.append(handle)
+        if len(calls) == interrupted:
+            raise KeyboardInterrupt
+        flush(handle)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    out = tmp_path / "out"
+    inputs = [str(photos)] if kind.startswith("raw") else [str(photos / "a.jpg"), str(clip)]
+    more = "raw_npy" if kind == "json" else "json"
+    options = ("--weights", str(weights), "--outputs", f"{kind},{more}", "--threshold", "-9")
+    assert demo.main([*inputs, "--output", str(out), *options]) == 130
+    names = [path.name for path in out.rglob("*") if path.is_file()]
+    assert not [name for name in names if name.startswith(".") or ".part" in name], names
+
+
+def test_an_output_folder_that_cannot_be_written_is_one_line(
+    demo, tmp_path, weights, photos, capsys, monkeypatch
+):
+    folder = tmp_path / "locked"
+    folder.mkdir(mode=0o500)
+    if os.access(folder, os.W_OK):  # root may write anywhere
+
+        def refuse(dir):
+            raise PermissionError(errno.EACCES, "Permission denied", str(dir))
+
+        monkeypatch.setattr(demo.tempfile, "TemporaryFile", refuse)
+    assert demo.main([str(photos), "--weights", str(weights), "--output", str(folder)]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and not list(folder.iterdir())
+    assert f"--output {folder} is not a folder that can be written: Permission denied" in error
 
 
 def test_a_video_is_filtered_and_still_images_are_not(demo, tmp_path, weights, photos, clip):

@@ -113,6 +113,31 @@ def test_images_of_floats_are_refused_not_guessed(tmp_path):
         read_image(tmp_path / "f.tif")
 
 
+def test_the_device_argument_wins_over_the_config(tmp_path, tiny_cfg):
+    """No test machine has cuda:7, so the config's device would be refused."""
+    from anoseg_d2.checkpoint import model_meta
+    from anoseg_d2.modeling import EoMT
+
+    model, path = EoMT(tiny_cfg()), str(tmp_path / "tiny.pth")
+    torch.save({"model": model.state_dict(), "meta": model_meta(model)}, path)
+    cfg = tiny_cfg("MODEL.WEIGHTS", path, "MODEL.DEVICE", "cuda:7")
+    elsewhere = ["MODEL.DEVICE", "cuda:7"]
+    for predictor in (
+        AnomalyPredictor(cfg, device="cpu"),
+        AnomalyPredictor(cfg, device=torch.device("cpu")),
+        AnomalyPredictor.from_pretrained(path, elsewhere, device="cpu"),
+    ):
+        assert predictor.model.device == torch.device("cpu")
+        assert predictor.cfg.MODEL.DEVICE == "cpu"
+    assert cfg.MODEL.DEVICE == "cuda:7"  # the caller's config is left alone
+    for refused in (
+        lambda: AnomalyPredictor(cfg),
+        lambda: AnomalyPredictor.from_pretrained(path, device="cuda:7"),
+    ):
+        with pytest.raises(ValueError, match="MODEL.DEVICE is 'cuda:7'"):
+            refused()
+
+
 def test_a_misspelled_override_is_named(tmp_path, tiny_eomt):
     from anoseg_d2.checkpoint import model_meta
 

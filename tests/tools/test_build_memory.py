@@ -5,10 +5,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import small_sets
 import torch
 from PIL import Image
 
-from anoseg_d2.checkpoint import model_meta
+from anoseg_d2.checkpoint import model_meta, read_checkpoint
+from anoseg_d2.commands import convert
 from anoseg_d2.prediction.predictor import AnomalyPredictor
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -71,6 +73,109 @@ def test_a_memory_of_another_backbone_is_refused(tool, weights, photos, tmp_path
     torch.save(payload, tmp_path / "other.pth")
     with pytest.raises(ValueError, match="another backbone.*build_memory"):
         AnomalyPredictor.from_pretrained(str(tmp_path / "other.pth"))
+
+
+def labels(*columns, unknown=None):
+    """Label maps of 32 x 64 pixels: two windows of 2 x 2 patches each.
+
+    Args:
+        columns: train ids of the left and of the right window.
+        unknown: (row, column, id) of one more pixel.
+    """
+    label = np.repeat(np.repeat(np.array([columns], np.uint8), 32, axis=0), 32, axis=1)
+    if unknown:
+        label[unknown[0], unknown[1]] = unknown[2]
+    return label
+
+
+CLOSED = {
+    "void": (labels(0, 255), 4),
+    "pasted object": (labels(2, 3), 4),
+    "one pixel of void": (labels(0, 1, unknown=(20, 40, 255)), 7),
+    "one pixel of an object": (labels(0, 1, unknown=(0, 0, 3)), 7),
+    "all known": (labels(0, 2), 8),
+}
+
+
+@pytest.mark.parametrize("case", CLOSED)
+def test_patches_with_void_or_unknown_pixels_are_left_out(tool, weights, tmp_path, capsys, case):
+    label, rows = CLOSED[case]
+    # Of two images the first is held out.
+    images = small_sets.closed_set(tmp_path, [labels(0, 3), label], name="memory_closed")
+    output = tmp_path / "m.pth"
+    arguments = [str(weights), "--dataset", "memory_closed", "--output", str(output)]
+    assert tool.main(arguments) == 0
+    assert f"{rows} rows of 1 images" in capsys.readouterr().out
+    predictor = AnomalyPredictor.from_pretrained(str(output))
+    score = predictor(images[0]["file_name"])["scores"]["memory"]
+    known = score[:, :32]  # the mean and spread are those of known pixels, too
+    statistics = predictor.model.score_statistics["memory"]
+    assert statistics == pytest.approx((known.mean(), known.std()), abs=1e-4)
+    assert statistics[0] != pytest.approx(score.mean(), abs=1e-4)
+
+
+def test_anomalies_and_void_of_a_benchmark_are_left_out(tool, weights, tmp_path, capsys):
+    content = [labels(0, 0), labels(0, 1), labels(0, 255)]
+    rule = small_sets.ANOMALY_RULE
+    small_sets.write_set(
+        tmp_path, "memory_anomaly", content, evaluator_type="anomaly", label_rule=rule
+    )
+    arguments = ["--dataset", "memory_anomaly", "--output", str(tmp_path / "m.pth")]
+    assert tool.main([str(weights), *arguments]) == 0
+    assert "8 rows of 2 images" in capsys.readouterr().out
+
+
+def test_a_dataset_without_a_known_patch_or_a_name_is_refused(tool, weights, tmp_path, capsys):
+    small_sets.closed_set(tmp_path, [labels(0, 0), labels(3, 255)], name="memory_none")
+    for name in ("memory_none", "nowhere"):
+        arguments = ["--dataset", name, "--output", str(tmp_path / "m.pth")]
+        assert tool.main([str(weights), *arguments]) == 2
+    error = capsys.readouterr().err
+    assert "no patch without void or unknown pixels" in error and "Traceback" not in error
+    assert "--dataset 'nowhere' is not registered; known: " in error
+    assert not (tmp_path / "m.pth").exists()
+
+
+def hugging_face_folder(tmp_path):
+    transformers = pytest.importorskip("transformers")
+    config = transformers.EomtConfig(
+        hidden_size=384,  # the official format stores no heads; this width tells them
+        num_hidden_layers=3,
+        num_attention_heads=6,
+        image_size=32,
+        patch_size=16,
+        num_blocks=2,
+        num_queries=6,
+        id2label=dict(enumerate(["road", "pavement", "car"])),
+    )
+    model = transformers.EomtForUniversalSegmentation(config)
+    for name, parameter in model.named_parameters():
+        if not name.startswith("upscale"):
+            torch.nn.init.normal_(parameter, std=0.05)
+    model.save_pretrained(tmp_path / "hf")
+    return tmp_path / "hf"
+
+
+def official_file(tmp_path):
+    source = hugging_face_folder(tmp_path)
+    output = tmp_path / "official.ckpt"
+    assert convert.main([str(source), "--to", "official", "--output", str(output)]) == 0
+    return output
+
+
+@pytest.mark.parametrize(
+    "make, name", [(official_file, "eomt_official"), (hugging_face_folder, "huggingface")]
+)
+def test_public_checkpoints_get_a_memory(tool, photos, tmp_path, make, name):
+    source, output = make(tmp_path), tmp_path / "m.safetensors"
+    assert read_checkpoint(source).format == name
+    assert build(tool, source, photos, output) == 0
+    predictor = AnomalyPredictor.from_pretrained(str(output))
+    assert predictor(photos / "1.png")["scores"]["memory"].max() < 1e-3
+    before = AnomalyPredictor.from_pretrained(str(source))(photos / "1.png")["scores"]
+    after = predictor(photos / "1.png")["scores"]
+    assert set(after) == {*before, "memory"}
+    np.testing.assert_allclose(after["rba"], before["rba"], atol=1e-5)
 
 
 def test_mistakes_are_one_line_and_status_2(tool, weights, photos, tmp_path, capsys):
