@@ -1,21 +1,26 @@
 """Memory and time of a training step: LoRA and recomputation against full fine-tuning.
 
-    python benchmarks/training.py --json training.json
-    python benchmarks/training.py --size B --crop 640 --batch 8 --precision bf16 --repeat 3
     python benchmarks/training.py --size B --crop 640 --batch 8 --precision bf16 --memory-only
-    python benchmarks/training.py --official path/to/eomt --rows stage1 official
+    python benchmarks/training.py --official path/to/eomt --json training.json
 
-Memory is what lives from the forward pass to the end of the step: bytes that autograd keeps (every
-storage once, parameters left out), gradients, and AdamW's two moments. It is counted with one and
-two images: what is kept grows by the same amount with every image, so the count of `--batch`
-images follows exactly. The peak of a process is higher by temporaries, which are not counted.
+Memory is counted without computing: the network runs on fake tensors, which have shapes, types and
+storages but no values, so any size takes seconds and no device. The losses run on random
+predictions of the same shapes, because matching needs values. Three figures per row:
 
-A step is forward, losses, backward, clipping and AdamW. The rows take turns, so that other work on
-the machine meets all of them; seconds are medians. `--official` adds the model and the loss of a
-checkout of github.com/tue-mps/eomt, with its attention masks, as a row of its own.
+- kept: bytes that autograd saves in the forward pass of network and losses, every storage once,
+  parameters left out. On real tensors the count is the same, byte for byte, which the tests check.
+- + gradients, AdamW: kept, plus the gradients and two moments of all trained parameters.
+- peak: the most that is alive at once in the network's forward and backward pass, temporaries and
+  recomputed pieces included; weights, AdamW's moments and the losses left out. Scratch memory
+  inside a kernel is not seen.
+
+A timed step is forward, losses, backward, clipping and AdamW, on real tensors. The rows take turns,
+so that other work on the machine slows all of them alike; seconds are medians. `--official` adds
+the model and the loss of a checkout of github.com/tue-mps/eomt, with its attention masks.
 """
 
 import argparse
+import contextlib
 import importlib.util
 import json
 import platform
@@ -23,92 +28,50 @@ import site
 import statistics
 import sys
 import time
+import weakref
 from pathlib import Path
+from unittest import mock
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch._subclasses import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from anoseg_d2.config import load_config
-from anoseg_d2.modeling import EoMT
+from anoseg_d2.modeling import EoMT, lora
+from anoseg_d2.modeling.criterion import targets_from_sem_seg
 from anoseg_d2.modeling.vit import vit_size
 
+CONFIGS = Path(__file__).parents[1] / "configs"
 CLASSES_PER_IMAGE = 8
+MIB = 2**20
 
-# Overrides over --size, --crop and --queries. Stage 3 is what the memory rows are compared with.
-STAGE_3 = ["MODEL.HEAD.NAME", "arcface", "MODEL.EOMT.ANOMALY_CLASS", True]
-STAGE_3 += ["MODEL.EOMT.MASKED_ATTENTION", False, "MODEL.CRITERION.VOID", "exclude"]
-LORA = [*STAGE_3, "MODEL.LORA.ENABLED", True]
-PLAIN_LORA = [*LORA, "MODEL.LORA.DROPOUT", 0.0]
-HEADS = ["MODEL.EOMT.RECOMPUTE", "heads"]
+# The shipped config of each row, and what differs from it; size, crop and queries are options.
+RECOMPUTE = "MODEL.EOMT.RECOMPUTE"
 ROWS = {
-    "full": STAGE_3,
-    "full_heads": [*STAGE_3, *HEADS],
-    "full_all": [*STAGE_3, "MODEL.EOMT.RECOMPUTE", "all"],
-    "lora_dropout": [*LORA, "MODEL.LORA.DROPOUT", 0.1],
-    "lora": PLAIN_LORA,
-    "lora_heads_dropout": [*LORA, *HEADS, "MODEL.LORA.DROPOUT", 0.1],
-    "lora_heads": [*PLAIN_LORA, *HEADS],
-    "lora_heads_last_half": [*PLAIN_LORA, *HEADS],  # and the blocks, which depend on the size
-    "lora_all": [*PLAIN_LORA, "MODEL.EOMT.RECOMPUTE", "all"],
-    "stage1": ["MODEL.EOMT.MASKED_ATTENTION", True],
+    "full": ("arcface_full.yaml", [RECOMPUTE, "none"]),
+    "full_heads": ("arcface_full.yaml", [RECOMPUTE, "heads"]),
+    "full_all": ("arcface_full.yaml", [RECOMPUTE, "all"]),
+    "lora": ("arcface_lora.yaml", [RECOMPUTE, "none"]),
+    "stage4": ("arcface_lora.yaml", []),
+    "stage4_last_half": ("arcface_lora.yaml", []),  # and the blocks, which depend on the size
+    "lora_all": ("arcface_lora.yaml", [RECOMPUTE, "all"]),
+    "stage1": ("eomt_baseline.yaml", []),
 }
 BASELINE = {"stage1": "official"}  # of all other rows: full
 
 
-class Row:
-    """One side of the comparison: a model, its optimiser, and a step on a batch.
-
-    Args:
-        model: anything whose `compute_loss(images, labels)` gives a scalar.
-        precision: "float32" or "bf16", of autocast.
-    """
-
-    def __init__(self, model: nn.Module, precision: str):
-        self.model = model.train()
-        self.half = precision == "bf16"
-        self.trained = [p for p in model.parameters() if p.requires_grad]
-        self.optimizer = torch.optim.AdamW(self.trained, lr=1e-6, weight_decay=0.05)
-
-    def loss(self, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        with torch.autocast("cpu", torch.bfloat16, enabled=self.half):
-            return self.model.compute_loss(images, labels)
-
-    def step(self, images: torch.Tensor, labels: torch.Tensor) -> float:
-        """Seconds of one step."""
-        start = time.perf_counter()
-        self.loss(images, labels).backward()
-        nn.utils.clip_grad_norm_(self.trained, 0.01)
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        return time.perf_counter() - start
-
-    def kept_bytes(self, images: torch.Tensor, labels: torch.Tensor) -> int:
-        """Bytes that autograd keeps of a forward pass, parameters left out."""
-        own = {p.untyped_storage().data_ptr() for p in self.model.parameters()}
-        kept = {}
-
-        def pack(tensor):
-            storage = tensor.untyped_storage()
-            if storage.data_ptr() not in own:
-                # Holding the storage keeps its address from being used a second time.
-                kept[storage.data_ptr()] = storage
-            return tensor
-
-        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-            self.loss(images, labels)
-        return sum(storage.nbytes() for storage in kept.values())
-
-    def state_bytes(self) -> int:
-        """Bytes of gradients and of AdamW's two moments."""
-        return sum(3 * p.numel() * p.element_size() for p in self.trained)
-
-
 class Ours(EoMT):
-    """The model of this project, as the trainer calls it."""
+    """The model of this project: the two halves of its training step."""
 
-    def compute_loss(self, images, labels):
-        batch = [{"image": i, "sem_seg": s} for i, s in zip(images, labels, strict=True)]
-        return sum(self(batch).values())
+    def predict(self, images: Tensor) -> list[tuple[Tensor, Tensor]]:
+        return self.predict_masks(images)
+
+    def score(self, predictions: list[tuple[Tensor, Tensor]], labels: Tensor) -> Tensor:
+        targets = [targets_from_sem_seg(label, self.criterion.num_classes) for label in labels]
+        with torch.autocast(labels.device.type, enabled=False):
+            return sum(self.criterion(predictions, targets, self.class_head).values())
 
 
 class Official(nn.Module):
@@ -117,12 +80,15 @@ class Official(nn.Module):
     def __init__(self, checkout: str, size: str, crop: int, queries: int):
         super().__init__()
         if not (Path(checkout) / "models" / "eomt.py").is_file():
-            raise FileNotFoundError(f"--official {checkout} has no models/eomt.py: not a checkout")
-        site.addsitedir(checkout)  # it is no package: its files import one another from its root
+            raise FileNotFoundError(
+                f"--official {checkout} has no models/eomt.py; give a checkout of "
+                "https://github.com/tue-mps/eomt"
+            )
+        site.addsitedir(checkout)  # not a package: its files import each other from its root
         from models.eomt import EoMT as OfficialEoMT
         from models.vit import ViT
 
-        # By its file: the name of its package, `training`, is this script's own.
+        # Loaded by its file: its package, `training`, has the same name as this script.
         path = Path(checkout) / "training" / "mask_classification_loss.py"
         spec = importlib.util.spec_from_file_location("official_loss", path)
         module = importlib.util.module_from_spec(spec)
@@ -134,30 +100,174 @@ class Official(nn.Module):
         self.network = OfficialEoMT(encoder, 19, queries, base.num_blocks)
         self.criterion = module.MaskClassificationLoss(12544, 3.0, 0.75, 5.0, 5.0, 2.0, 19, 0.1)
 
-    def compute_loss(self, images, labels):
+    def predict(self, images: Tensor) -> list[tuple[Tensor, Tensor]]:
+        return list(zip(*self.network(images / 255.0), strict=True))
+
+    def score(self, predictions: list[tuple[Tensor, Tensor]], labels: Tensor) -> Tensor:
         targets = []
         for label in labels:
             classes = label.unique()
             classes = classes[classes != 255]
             targets.append({"masks": label[None] == classes[:, None, None], "labels": classes})
         losses = {}
-        for layer, (masks, classes) in enumerate(
-            zip(*self.network(images.float() / 255.0), strict=True)
-        ):
-            with torch.autocast("cpu", enabled=False):
+        for layer, (masks, classes) in enumerate(predictions):
+            with torch.autocast(labels.device.type, enabled=False):
                 found = self.criterion(masks.float(), targets, classes.float())
             losses |= {f"{name}_{layer}": value for name, value in found.items()}
         return self.criterion.loss_total(losses, lambda *args, **kwargs: None)
+
+
+class Row:
+    """One side of the comparison: a model, its optimiser, and a step on a batch.
+
+    Args:
+        model: `predict(images)` gives predictions, `score(predictions, labels)` the loss.
+        precision: "float32" or "bf16", of autocast.
+    """
+
+    def __init__(self, model: nn.Module, precision: str):
+        self.model = model.train()
+        self.half = precision == "bf16"
+        self.trained = [p for p in model.parameters() if p.requires_grad]
+        self.optimizer = torch.optim.AdamW(self.trained, lr=1e-6, weight_decay=0.05)
+
+    def autocast(self):
+        return torch.autocast("cpu", torch.bfloat16, enabled=self.half)
+
+    def step(self, images: Tensor, labels: Tensor) -> float:
+        """Seconds of one step."""
+        start = time.perf_counter()
+        with self.autocast():
+            loss = self.model.score(self.model.predict(images), labels)
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.trained, 0.01)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        return time.perf_counter() - start
+
+    def state_bytes(self) -> int:
+        """Bytes of gradients and of AdamW's two moments."""
+        return sum(3 * p.nbytes for p in self.trained)
+
+
+class KeptBytes(torch.autograd.graph.saved_tensors_hooks):
+    """Bytes of the storages that autograd saves, parameters left out; real and fake tensors."""
+
+    def __init__(self, parameters: list[Tensor]):
+        self.storages = {}
+        self._parameters = {p.untyped_storage()._cdata for p in parameters}
+        super().__init__(self._pack, lambda tensor: tensor)
+
+    def _pack(self, tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        # Fake storages have no data pointer. Holding a storage keeps its address from being reused.
+        if storage._cdata not in self._parameters:
+            self.storages[storage._cdata] = storage
+        return tensor
+
+    def __enter__(self):
+        super().__enter__()
+        return self
+
+    @property
+    def total(self) -> int:
+        return sum(storage.nbytes() for storage in self.storages.values())
+
+
+class PeakBytes(TorchDispatchMode):
+    """The most bytes alive at once among storages that operations create inside this context."""
+
+    def __init__(self):
+        super().__init__()
+        self.alive = self.peak = 0
+        self._seen = set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        results = func(*args, **(kwargs or {}))
+        given = {t.untyped_storage()._cdata for t in tree_leaves((args, kwargs)) if _is_tensor(t)}
+        for tensor in filter(_is_tensor, tree_leaves(results)):
+            storage = tensor.untyped_storage()
+            if storage._cdata not in given | self._seen:
+                self._seen.add(storage._cdata)
+                self.alive += storage.nbytes()
+                weakref.finalize(storage, self._free, storage._cdata, storage.nbytes())
+        self.peak = max(self.peak, self.alive)
+        return results
+
+    def _free(self, address: int, size: int) -> None:
+        self._seen.remove(address)
+        self.alive -= size
+
+
+class FakeTensors(FakeTensorMode):
+    """torch's fake tensors, with the statistics of layer norms in the type that kernels keep."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        results = super().__torch_dispatch__(func, types, args, kwargs)
+        if func is torch.ops.aten.native_layer_norm.default:
+            # Kernels keep mean and spread in float32; the fake operation says bf16.
+            return results[0], *(statistic.float() for statistic in results[1:])
+        return results
+
+
+def _is_tensor(value) -> bool:
+    return isinstance(value, Tensor)
+
+
+def count_memory(row: Row, images: Tensor, labels: Tensor) -> dict[str, int]:
+    """Count a step's memory on fake tensors, in bytes.
+
+    Args:
+        row: with its model on the CPU; it is not changed.
+        images: (B, 3, H, W) uint8.
+        labels: (B, H, W) int64.
+    Returns:
+        `network` and `losses`: bytes that autograd keeps of each; `peak`: see the module's
+        docstring.
+    """
+    parameters = list(row.model.parameters())
+    with _fake_tensors(row.model) as fake, PeakBytes() as peak, row.autocast():
+        copies = [fake.from_tensor(p) for p in parameters]
+        with KeptBytes([*parameters, *copies]) as network:
+            predictions = row.model.predict(fake.from_tensor(images))
+        shapes = [[(part.shape, part.dtype) for part in layer] for layer in predictions]
+        kept = network.total
+        network.storages.clear()
+        outputs = [part for layer in predictions for part in layer]
+        del predictions
+        torch.autograd.grad(outputs, row.trained, [torch.ones_like(o) for o in outputs])
+    predictions = [
+        tuple(torch.randn(shape, dtype=dtype).requires_grad_() for shape, dtype in layer)
+        for layer in shapes
+    ]
+    with KeptBytes(parameters) as losses, row.autocast():
+        row.model.score(predictions, labels)
+    return {"network": kept, "losses": losses.total, "peak": peak.peak}
+
+
+@contextlib.contextmanager
+def _fake_tensors(model: nn.Module):
+    """Enter fake tensors, with fixed answers to the two questions that need a value."""
+    with contextlib.ExitStack() as stack:
+        # A dropout mask's seed decides nothing about sizes.
+        stack.enter_context(mock.patch.object(lora, "draw_seed", lambda: 0))
+        if isinstance(model, Official):
+            # Whether queries are freed from their masks: never, at the start of a run.
+            stack.enter_context(
+                mock.patch.object(model.network, "_disable_attn_mask", lambda mask, _: mask)
+            )
+        yield stack.enter_context(FakeTensors(allow_non_fake_inputs=True))
 
 
 def build_row(name: str, args: argparse.Namespace) -> Row:
     torch.manual_seed(0)
     if name == "official":
         return Row(Official(args.official, args.size, args.crop, args.queries), args.precision)
-    cfg = load_config("", ["MODEL.DEVICE", "cpu", "MODEL.EOMT.SIZE", args.size])
-    cfg.merge_from_list(["INPUT.CROP_SIZE", (args.crop, args.crop)])
-    cfg.merge_from_list(["MODEL.EOMT.NUM_QUERIES", args.queries, *ROWS[name]])
-    if name == "lora_heads_last_half":
+    config, overrides = ROWS[name]
+    cfg = load_config(str(CONFIGS / config), ["MODEL.DEVICE", "cpu", *overrides])
+    cfg.merge_from_list(["MODEL.EOMT.SIZE", args.size, "INPUT.CROP_SIZE", (args.crop, args.crop)])
+    cfg.merge_from_list(["MODEL.EOMT.NUM_QUERIES", args.queries])
+    if name == "stage4_last_half":
         depth = vit_size(args.size).depth
         cfg.MODEL.LORA.BLOCKS = [depth // 2, depth - 1]
     return Row(Ours(cfg), args.precision)
@@ -176,16 +286,16 @@ def draw_batch(count: int, crop: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def measure(name: str, row: Row, args: argparse.Namespace) -> dict:
-    """Memory of one row, in bytes, for `args.batch` images."""
-    images, labels = draw_batch(2, args.crop)
-    one, two = row.kept_bytes(images[:1], labels[:1]), row.kept_bytes(images, labels)
-    kept = one + (two - one) * (args.batch - 1)
+    """Memory of one row, in bytes."""
+    counts = count_memory(row, *draw_batch(args.batch, args.crop))
+    kept = counts["network"] + counts["losses"]
     return {
         "row": name,
         "kept_bytes": kept,
-        "kept_bytes_per_image": two - one,
+        "kept_bytes_of_losses": counts["losses"],
         "state_bytes": row.state_bytes(),
         "memory_bytes": kept + row.state_bytes(),
+        "peak_bytes": counts["peak"],
         "trained_parameters": sum(p.numel() for p in row.trained),
     }
 
@@ -202,12 +312,14 @@ def time_in_turns(rows: dict[str, Row], args: argparse.Namespace) -> dict[str, l
 
 
 def print_table(results: dict[str, dict]) -> None:
-    print("| row | kept MiB | + gradients, AdamW MiB | ratio | step s | ratio | against |")
-    print("|---|---|---|---|---|---|---|")
+    columns = ["row", "kept MiB", "+ gradients, AdamW MiB", "ratio", "peak MiB", "ratio"]
+    columns += ["step s", "ratio", "against"]
+    print("| " + " | ".join(columns) + " |")
+    print("|---" * len(columns) + "|")
     for name, result in results.items():
-        cells = [name, f"{result['kept_bytes'] / 2**20:,.0f}"]
-        cells.append(f"{result['memory_bytes'] / 2**20:,.0f}")
-        cells.append(_cell(result.get("memory_ratio")))
+        cells = [name, f"{result['kept_bytes'] / MIB:,.0f}"]
+        for key, ratio in (("memory_bytes", "memory_ratio"), ("peak_bytes", "peak_ratio")):
+            cells += [f"{result[key] / MIB:,.0f}", _cell(result.get(ratio))]
         cells += [_cell(result.get("seconds"), 3), _cell(result.get("time_ratio"))]
         print("| " + " | ".join([*cells, result.get("against", "")]) + " |")
 
@@ -219,10 +331,11 @@ def _cell(value: float | None, digits: int = 2) -> str:
 def add_ratios(results: dict[str, dict]) -> None:
     for name, result in results.items():
         base = results.get(BASELINE.get(name, "full"))
-        if base is None or base is result:
+        if base is None or base is result or name == "official":
             continue
         result["against"] = base["row"]
         result["memory_ratio"] = result["memory_bytes"] / base["memory_bytes"]
+        result["peak_ratio"] = result["peak_bytes"] / base["peak_bytes"]
         if "seconds" in result:
             result["time_ratio"] = result["seconds"] / base["seconds"]
 
@@ -257,8 +370,8 @@ def main():
     for name in names:
         row = build_row(name, args)
         results[name] = measure(name, row, args)
-        mebibytes = results[name]["memory_bytes"] / 2**20
-        print(f"{name}: {mebibytes:,.0f} MiB", file=sys.stderr, flush=True)
+        mebibytes = results[name]["memory_bytes"] / MIB
+        print(f"{name}: {mebibytes:,.0f} MiB counted", file=sys.stderr, flush=True)
         if not args.memory_only:
             rows[name] = row
     for name, values in time_in_turns(rows, args).items() if rows else ():

@@ -74,6 +74,11 @@ class _LowRankLinear(torch.autograd.Function):
         return grad_x, None, None, grad_a, grad_b, None, None, None, None
 
 
+def draw_seed() -> int:
+    """Seed of one layer's dropout mask. From the host: reading one from a GPU would wait for it."""
+    return int(torch.randint(2**31, ()))
+
+
 def _thin_out(x: Tensor, dropout: float, seed: int) -> Tensor:
     """Dropout whose mask follows from a seed, so that it need not be kept."""
     if dropout == 0:
@@ -116,8 +121,7 @@ class _Adapted:
             x = x.to(torch.get_autocast_dtype(x.device.type))
         # loralib's dropout is a module, or a plain function where the rate is 0.
         dropout = getattr(self.lora_dropout, "p", 0.0) if self.training else 0.0
-        # Drawn on the host: reading a seed from a GPU would wait for it.
-        seed = int(torch.randint(2**31, ())) if dropout else 0
+        seed = draw_seed() if dropout else 0
         with torch.autocast(x.device.type, enabled=False):
             return _LowRankLinear.apply(
                 x,
