@@ -1,7 +1,8 @@
-"""Memory and time of a training step: LoRA and recomputation against full fine-tuning.
+r"""Memory and time of a training step: LoRA and recomputation against full fine-tuning.
 
     python benchmarks/training.py --size B --crop 640 --batch 8 --precision bf16 --memory-only
-    python benchmarks/training.py --official path/to/eomt --json training.json
+    python benchmarks/training.py --official path/to/eomt --json training.json \
+        --rows full full_heads stage4 stage4_last_half lora_all stage1 official
 
 Memory is counted without computing: the network runs on fake tensors, which have shapes, types and
 storages but no values, so any size takes seconds and no device. The losses run on random

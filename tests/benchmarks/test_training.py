@@ -80,9 +80,11 @@ def test_every_row_is_built_from_the_config_it_names(tool, monkeypatch, name):
     monkeypatch.setattr(tool, "Ours", lambda cfg: built.append(cfg) or nn.Linear(1, 1))
     args = tool.build_parser().parse_args(["--crop", "32", "--queries", "9"])
     tool.build_row(name, args)
-    node = built[0].MODEL
-    assert (node.EOMT.NUM_QUERIES, tuple(built[0].INPUT.CROP_SIZE)) == (9, (32, 32))
-    assert node.LORA.ENABLED == name.startswith("stage4")
-    assert node.EOMT.RECOMPUTE == ("heads" if name.startswith("stage4") else "none")
-    assert list(node.LORA.BLOCKS) == ([6, 11] if name == "stage4_last_half" else [])
-    assert node.EOMT.MASKED_ATTENTION == (name == "stage1")
+    cfg, stage4 = built[0], name.startswith("stage4")
+    assert tuple(cfg.INPUT.CROP_SIZE) == (32, 32)
+    assert cfg.MODEL.EOMT.NUM_QUERIES == 9
+    assert cfg.MODEL.LORA.ENABLED is stage4
+    blocks = [6, 11] if name == "stage4_last_half" else []
+    assert blocks == cfg.MODEL.LORA.BLOCKS
+    assert cfg.MODEL.EOMT.RECOMPUTE in (["heads"] if stage4 else ["none"])
+    assert cfg.MODEL.EOMT.MASKED_ATTENTION is (name == "stage1")
