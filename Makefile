@@ -1,4 +1,4 @@
-# Every target makes what it needs, the environment included. `make` alone lists them.
+# Every target makes everything it needs, including the environment. Plain `make` lists the targets.
 PYTHON ?= python3
 VENV ?= .venv
 SEED ?= 0
@@ -10,26 +10,26 @@ VENV_PYTHON = "$(VENV)/bin/python"
 .PHONY: help setup demo camvid camvid-unseen test lint
 
 help:
-	@echo "make demo               the whole road on drawn scenes: data, five stages, report"
-	@echo "make camvid DATA=DIR    the same road on the photographs in DIR"
-	@echo "make camvid-unseen DATA=DIR   ... evaluated on a drive that it never saw"
+	@echo "make demo               everything on drawn scenes: data, five stages, report"
+	@echo "make camvid DATA=DIR    the same on the photographs in DIR"
+	@echo "make camvid-unseen DATA=DIR   the same, evaluated on a drive never seen in training"
 	@echo "make test               the tests"
-	@echo "make lint               ruff: lint and format, without changing a file"
+	@echo "make lint               ruff: check lint and format without changing files"
 	@echo "make setup              only the environment"
 	@echo
-	@echo "PYTHON=python3.12 picks the Python (3.10 to 3.13), VENV=DIR the environment (.venv),"
-	@echo "SEED=N the seed, ARGS='--only STAGE' goes to experiments/run.py (see its --help)."
+	@echo "PYTHON=python3.12 chooses the Python (3.10 to 3.13), VENV=DIR the environment (.venv),"
+	@echo "SEED=N the seed; ARGS='--only STAGE' is passed to experiments/run.py (see its --help)."
 
 setup:
 	@command -v "$(PYTHON)" >/dev/null 2>&1 || { \
-	  echo "set-up: error: no $(PYTHON) here; install Python 3.10 to 3.13, or name one:" \
+	  echo "set-up: error: $(PYTHON) not found; install Python 3.10 to 3.13, or name one:" \
 	    "make PYTHON=/path/to/python3" >&2; exit 1; }
 	@"$(PYTHON)" tools/setup_env.py --venv "$(VENV)"
 
 demo: setup
 	@$(VENV_PYTHON) experiments/run.py configs/quickstart/recipe.yaml --seed $(SEED) $(ARGS)
 
-# The folder is looked at first: nobody waits for a set-up to hear that it is not there.
+# The folder is checked first, so that nobody waits for the set-up only to learn that it is missing.
 camvid camvid-unseen:
 	@test -n "$(DATA)" || { \
 	  echo "$@: error: say where the photographs are: make $@ DATA=<folder>" >&2; exit 1; }
@@ -40,7 +40,7 @@ camvid camvid-unseen:
 RECIPE_camvid = recipe.yaml
 RECIPE_camvid-unseen = unseen_recipe.yaml
 
-# Two processes of one thread each: tiny models gain nothing from more threads.
+# Two processes with one thread each, because tiny models gain nothing from more threads.
 test: setup
 	@OMP_NUM_THREADS=1 $(VENV_PYTHON) -m pytest -q -n 2 $(ARGS) \
 	  && echo "All tests passed." \

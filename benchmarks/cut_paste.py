@@ -1,9 +1,9 @@
 #!/usr/bin/env python
-"""Speed and memory of the cut-paste generator beside mere decoding and encoding.
+"""Measure speed and memory of the cut-paste generator, compared with decoding and encoding only.
 
-Per core at 2048x1024: the processor time that one image with objects takes, over that of reading
-the same image and label and writing them again by the same codec. Then images per second, by the
-clock, for each number of workers, and peak memory by the number of images.
+The ratio is the processor time for one image with objects on one core at 2048x1024, divided by the
+time to read the same image and label and to write them again with the same codec. Images per second
+(wall clock) follow for each number of workers, and peak memory for two numbers of images.
 
 Example:
     python benchmarks/cut_paste.py --json cut_paste.json
@@ -31,11 +31,11 @@ from anoseg_d2.data.cut_paste.sources import CocoObjects
 from anoseg_d2.data.image_io import read_image, read_label, write_image
 from anoseg_d2.data.label_rules import LABEL_RULES
 
-LIMIT = 1.6
+LIMIT = 1.6  # times the processor time of decoding and encoding only
 
 
 def main(arguments=None) -> int:
-    """Run the benchmark; returns 1 when the generator is slower than the limit."""
+    """Run the benchmark; return 1 if the generator is slower than the limit."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -54,7 +54,7 @@ def main(arguments=None) -> int:
 
 
 def measure(folder: Path, args) -> dict:
-    """Return all figures; times are medians over rounds, both sides in turn in each."""
+    """Return all figures; times are medians over rounds in which both sides take turns."""
     cv2.setNumThreads(1)
     write_scenes(folder / "scenes", args.images, tuple(args.size))
     write_objects(folder / "coco")
@@ -113,7 +113,7 @@ def paste(folder: Path, workers: int, number: int | None = None) -> None:
 
 
 def peak_memory(folder: Path, number: int) -> float:
-    """Peak resident MiB of a process of its own that makes `number` images."""
+    """Return the peak resident MiB of a separate process that makes `number` images."""
     context = multiprocessing.get_context("spawn")
     with context.Pool(1) as pool:
         return round(pool.apply(_peak, (folder, number)), 1)
@@ -126,7 +126,7 @@ def _peak(folder: Path, number: int) -> float:
 
 
 def write_scenes(folder: Path, number: int, size: tuple[int, int]) -> None:
-    """Scenes as hard to compress as photographs: smooth structure and sensor noise."""
+    """Write scenes that compress like photographs: smooth structure and sensor noise."""
     generator = np.random.default_rng(0)
     for index in range(number):
         coarse = generator.uniform(0, 255, (size[0] // 32, size[1] // 32, 3)).astype(np.float32)
@@ -141,7 +141,7 @@ def write_scenes(folder: Path, number: int, size: tuple[int, int]) -> None:
 
 
 def write_objects(folder: Path) -> None:
-    """Photographs of COCO's usual size, each with one object of 60 to 400 pixels."""
+    """Write photographs of COCO's usual size, each with one object of 60 to 400 pixels."""
     generator = np.random.default_rng(1)
     images, annotations = [], []
     for number in range(24):

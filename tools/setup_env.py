@@ -1,13 +1,13 @@
 """Make the project's environment: `python3 tools/setup_env.py`, or any `make` target.
 
-Needs Python 3.10 or newer with venv, and a package registry; no root, nothing outside the
-environment but pip's own cache. A second run finds the environment ready; an interrupted one goes
-on. pip's configuration and PIP_* variables apply, so a registry of your own, or an index with
-CPU builds of torch, is used where they name it. Already in the environment and kept: a torch of
-2.4 or newer and a detectron2 that imports.
+It needs Python 3.10 or newer with venv, and a package registry, but no root rights; it changes
+nothing outside the environment except pip's cache. A second run finds the environment ready, and
+after an interruption the next run continues. pip's configuration and PIP_* variables apply, so
+your own registry or an index with CPU builds of torch can be named there. A torch of 2.4 or newer
+and a detectron2 that imports are kept if the environment already has them.
 
-Only the standard library, and no syntax newer than Python 3.6, so that an old Python gets the
-message below and not a syntax error.
+This file uses only the standard library and no syntax newer than Python 3.6, so that an old Python
+shows the message below instead of a syntax error.
 """
 
 import argparse
@@ -49,13 +49,14 @@ ELSEWHERE = ("PIP_USER", "PIP_TARGET", "PIP_PREFIX", "PIP_ROOT")
 
 
 class SetupError(Exception):
-    """What went wrong and the way out, in one line."""
+    """What went wrong and how to fix it, in one line."""
 
 
 def main():
-    """Run the command line; the exit status."""
+    """Run the command line; return the exit status."""
     args = parse_args()
-    for number in (signal.SIGINT, signal.SIGTERM):  # also where a shell started us ignoring them
+    # Shells start background jobs with SIGINT ignored, so both are set.
+    for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler)
     try:
         check_python()
@@ -67,7 +68,7 @@ def main():
         say(f"error: {error}", sys.stderr)
         return 1
     except KeyboardInterrupt:
-        say("interrupted; the same command goes on from here", sys.stderr)
+        say("interrupted; the same command continues from here", sys.stderr)
         return 130
     return 0
 
@@ -75,31 +76,31 @@ def main():
 def parse_args():
     parser = argparse.ArgumentParser(description="Make the project's Python environment.")
     parser.add_argument(
-        "--venv", type=Path, default=ROOT / ".venv", help="its folder (default: .venv)"
+        "--venv", type=Path, default=ROOT / ".venv", help="folder to make (default: .venv)"
     )
     parser.add_argument(
         "--detectron2-only",
         action="store_true",
-        help="only add detectron2 to the Python that runs this, unless one is importable there",
+        help="only add detectron2 to the Python that runs this, unless it already imports there",
     )
     return parser.parse_args()
 
 
 def check_python(version=sys.version_info):
-    """Refuse a Python that the pinned versions do not serve, and name one that they do."""
+    """Refuse a Python that the pinned versions do not support, and name one that they do."""
     if OLDEST <= tuple(version[:2]) <= NEWEST:
         return
     names = [f"python3.{minor}" for minor in range(NEWEST[1], OLDEST[1] - 1, -1)]
     found = next((name for name in names if shutil.which(name) and runs(name)), None)
-    way_out = f"take {found}" if found else "install one of them"
+    way_out = f"use {found}" if found else "install one of them"
     raise SetupError(
-        f"Python {version[0]}.{version[1]} ({sys.executable}) does not serve, "
-        f"3.{OLDEST[1]} to 3.{NEWEST[1]} do; {way_out}: make PYTHON={found or '/path/to/python3'}"
+        f"Python {version[0]}.{version[1]} ({sys.executable}) is not supported, only "
+        f"3.{OLDEST[1]} to 3.{NEWEST[1]}; {way_out}: make PYTHON={found or '/path/to/python3'}"
     )
 
 
 def runs(python):
-    """Whether the program `python` starts (a version manager's shim may not)."""
+    """Return whether the program `python` starts (a version manager's shim may not)."""
     done = subprocess.run([python, "-c", ""], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     return done.returncode == 0
 
@@ -116,18 +117,18 @@ class Environment:
 
     @classmethod
     def at(cls, folder):
-        """The virtual environment in `folder`, made or not."""
+        """Return the virtual environment in `folder`, which need not exist yet."""
         folder = Path(os.path.abspath(str(folder)))
         parts = ("Scripts", "python.exe") if os.name == "nt" else ("bin", "python")
         return cls(folder, folder.joinpath(*parts))
 
     @classmethod
     def current(cls):
-        """The environment of the Python that runs this."""
+        """Return the environment of the Python that runs this."""
         return cls(sys.prefix, sys.executable)
 
     def evaluate(self, code):
-        """(exit status, stdout, last line of stderr) of `code` in this environment."""
+        """Run `code` in this environment; return (exit status, stdout, last line of stderr)."""
         done = subprocess.run(
             [self.python, "-I", "-c", code],
             capture_output=True,
@@ -137,21 +138,21 @@ class Environment:
         return done.returncode, done.stdout.strip(), complaint
 
     def has_pip(self):
-        """Whether it runs and can install."""
+        """Return whether it runs and can install packages."""
         return Path(self.python).exists() and self.evaluate("import pip")[0] == 0
 
     def site_packages(self):
         return Path(self.evaluate("import sysconfig; print(sysconfig.get_path('purelib'))")[1])
 
     def version_of(self, name):
-        """Installed version of distribution `name`, or None."""
+        """Return the installed version of distribution `name`, or None."""
         code = f"from importlib.metadata import version; print(version({name!r}))"
         status, version, _ = self.evaluate(code)
         return version if status == 0 else None
 
 
 def make_environment(folder):
-    """Bring the environment in `folder` to the pinned state; nothing to do when it is there."""
+    """Bring the environment in `folder` to the pinned state, unless it is already there."""
     environment = Environment.at(folder)
     wanted = fingerprint()
     if is_ready(environment, wanted):
@@ -176,7 +177,7 @@ def make_environment(folder):
 
 
 def fingerprint():
-    """A digest of everything that the environment is made from."""
+    """Return a digest of everything that the environment is made from."""
     digest = hashlib.sha256(str(ROOT).encode())  # the editable install points here
     for path in sorted(REQUIREMENTS.glob("*.txt")) + [ROOT / "setup.py"]:
         digest.update(path.read_bytes())
@@ -184,32 +185,32 @@ def fingerprint():
 
 
 def is_ready(environment, wanted):
-    """Whether the last set-up of `environment` went to its end with the same pins."""
+    """Return whether the last set-up of `environment` finished with the same pins."""
     stamp = environment.folder / STAMP
     ready = stamp.exists() and stamp.read_text().strip() == wanted
     return ready and Path(environment.python).exists()
 
 
 def announce(environment):
-    """Say what is about to happen, and refuse when there is clearly no room for it."""
+    """Say what is about to happen, and refuse if there is clearly not enough disk space."""
     count = len(set(pins("lock.txt", versions=False)))
     say(f"making {environment.folder} for Python {sys.version_info[0]}.{sys.version_info[1]}")
-    say(f"  {', '.join(pins('torch.txt'))}, detectron2 0.7.2, about {count} packages more;")
+    say(f"  {', '.join(pins('torch.txt'))}, detectron2 0.7.2, about {count} more packages;")
     say("  a torch or detectron2 that is already there is kept")
-    say(f"  disk: {CUDA_GB} GB, and {CUDA_DOWNLOAD_GB} GB while it runs, with the CUDA build of")
+    say(f"  disk: {CUDA_GB} GB, and {CUDA_DOWNLOAD_GB} GB during set-up, with the CUDA build of")
     say(f"  torch that Linux gets by default; {PLAIN_GB} and {PLAIN_DOWNLOAD_GB} GB with a CPU one")
     require_space(environment, PLAIN_GB + PLAIN_DOWNLOAD_GB)
 
 
 def create_venv(environment):
-    """Make the virtual environment, or make a broken one again."""
+    """Make the virtual environment, or remake a broken one."""
     folder = environment.folder
     if environment.has_pip():
         return
     ours = (folder / "pyvenv.cfg").exists()
     if folder.exists() and not ours and any(path.is_file() for path in folder.rglob("*")):
         raise SetupError(
-            f"{folder} is there and is no environment with pip; move it away, or name another: "
+            f"{folder} exists but is not an environment with pip; move it away, or name another: "
             "make VENV=/path"
         )
     say("  the virtual environment ...")
@@ -223,16 +224,16 @@ def create_venv(environment):
         return
     explain(done.stdout, "the virtual environment")
     raise SetupError(
-        f"{sys.executable} cannot make a virtual environment, its venv module is missing or broken;"
+        f"{sys.executable} cannot make a virtual environment: its venv module is missing or broken;"
         " add it (Debian, Ubuntu: python3-venv), or name another: make PYTHON=/path/to/python3"
     )
 
 
 def remove_half_installed(environment):
-    """Forget distributions whose files an interrupted pip had not all written.
+    """Remove the metadata of distributions that an interrupted pip installed only partly.
 
-    pip writes RECORD last and takes a distribution with METADATA for installed, so one without
-    RECORD would never be completed.
+    pip writes RECORD last but considers a distribution with METADATA installed, so it would never
+    complete one without RECORD.
     """
     for info in environment.site_packages().glob("*.dist-info"):
         if not (info / "RECORD").exists():
@@ -243,20 +244,20 @@ def remove_half_installed(environment):
 
 
 def install_base(environment):
-    """pip and setuptools at their pins; the first thing that needs the registry."""
+    """Install the pinned pip and setuptools, the first step that needs the registry."""
     step(
         environment, "pip and setuptools", ["--retries", "2", "--require-hashes", "-r", "build.txt"]
     )
 
 
 def install_torch(environment):
-    """The pinned torch and torchvision, unless another usable torch is there."""
+    """Install the pinned torch and torchvision, unless another usable torch is there."""
     found = environment.version_of("torch")
     pinned = pins("torch.txt")[0].split()[1]
     if found is None or found.split("+")[0] == pinned or as_numbers(found) < OLDEST_TORCH:
         step(environment, " and ".join(pins("torch.txt")), ["-r", "torch.txt", "-c", "lock.txt"])
         return
-    say(f"  keeps torch {found} that is there")
+    say(f"  keeping the torch {found} that is there")
     if environment.version_of("torchvision") is None:
         constraint = environment.folder / "kept_torch.txt"
         constraint.write_text(f"torch=={found}\n")
@@ -266,31 +267,31 @@ def install_torch(environment):
 def add_detectron2(environment):
     """Keep a detectron2 that imports; otherwise install the pinned wheel.
 
-    The wheel is built for Python 3.10; its pure-Python part runs on any newer one and on every
-    platform. Its compiled part does not load there, and nothing here needs it.
+    The wheel is built for Python 3.10. Its Python part runs on any newer version and on every
+    platform; its compiled part does not load there, but nothing here needs it.
     """
     status, where, complaint = environment.evaluate(
         "import detectron2.config, detectron2.modeling, detectron2.engine as e; print(e.__file__)"
     )
     if status == 0:
-        say(f"  keeps the detectron2 in {Path(where).parent.parent}")
+        say(f"  keeping the detectron2 in {Path(where).parent.parent}")
         return
     if environment.version_of("detectron2") is not None:
         raise SetupError(
-            f"the detectron2 in {environment.folder} does not import ({complaint}); mend it, or "
-            f"run `{environment.python} -m pip uninstall detectron2` and this again"
+            f"the detectron2 in {environment.folder} does not import ({complaint}); repair it, or "
+            f"run `{environment.python} -m pip uninstall detectron2` and then this again"
         )
     install_wheel(environment)
     status, _, complaint = environment.evaluate("import detectron2.config")
     if status != 0:
         raise SetupError(
-            f"detectron2 is installed but does not import ({complaint}); `pip install -e .` adds "
-            "what it needs"
+            f"detectron2 is installed but does not import ({complaint}); `pip install -e .` "
+            "installs what it needs"
         )
 
 
 def install_wheel(environment):
-    """The pinned detectron2 wheel into the environment, whatever its Python."""
+    """Install the pinned detectron2 wheel, whatever Python version the environment has."""
     target = environment.site_packages()
     if not os.access(str(target), os.W_OK):
         raise SetupError(
@@ -302,7 +303,7 @@ def install_wheel(environment):
 
 
 def step(environment, what, options):
-    """`pip install` with `options`; a name of a file in requirements/ stands for its path."""
+    """Run `pip install` with `options`; names of files in requirements/ become paths."""
     say(f"  {what} ...")
     options = [str(REQUIREMENTS / o) if (REQUIREMENTS / o).is_file() else o for o in options]
     status, text = pip(environment, ["install", "--no-input", "--progress-bar", "off", *options])
@@ -315,11 +316,11 @@ def step(environment, what, options):
 
 
 def pip(environment, arguments):
-    """Run pip, show its large downloads; (exit status, output)."""
+    """Run pip and show its large downloads; return (exit status, output)."""
     variables = {k: v for k, v in os.environ.items() if k not in ELSEWHERE}
     variables["PIP_DISABLE_PIP_VERSION_CHECK"] = "1"
     lines = []
-    # Temporary files beside the environment: one place to have room in, and moves are renames.
+    # Temporary files are next to the environment: only one disk needs room, and moves are renames.
     with tempfile.TemporaryDirectory(prefix="setup_", dir=str(environment.folder)) as scratch:
         variables.setdefault("TMPDIR", scratch)
         process = subprocess.Popen(
@@ -343,7 +344,7 @@ def pip(environment, arguments):
 
 
 def stop(process):
-    """End a child that a Ctrl-C may or may not have reached."""
+    """End a child process that Ctrl-C may or may not have reached."""
     process.terminate()
     try:
         process.wait(timeout=20)
@@ -353,7 +354,7 @@ def stop(process):
 
 
 def show_download(line):
-    """Name a download that takes a while."""
+    """Print the name of a download that takes a while."""
     match = re.match(r"\s*Downloading (\S+).*\(([\d.]+) (MB|GB)\)", line)
     if match and (match.group(3) == "GB" or float(match.group(2)) >= 50):
         name = match.group(1).rsplit("/", 1)[-1].split("-")[0]
@@ -361,7 +362,7 @@ def show_download(line):
 
 
 def explain(text, what, log=None):
-    """Raise the plain reason when `text`, a failed command's output, shows one."""
+    """Raise SetupError with a plain reason if `text`, the output of a failed command, shows one."""
     detail = f" (details: {log})" if log else ""
     if NO_SPACE.search(text):
         raise SetupError(f"no space left on the disk while installing {what}{detail}")
@@ -373,7 +374,7 @@ def explain(text, what, log=None):
 
 
 def check_imports(environment):
-    """What was installed has to import, before it is called ready."""
+    """Refuse to call the environment ready unless everything imports."""
     status, _, complaint = environment.evaluate("import " + IMPORTS)
     if status != 0:
         raise SetupError(
@@ -386,13 +387,13 @@ def check_imports(environment):
 
 
 def check_space(environment):
-    """Refuse before the large downloads when the torch that pip would choose has no room."""
+    """Refuse before the large downloads if the torch that pip would choose does not fit."""
     if brings_cuda(environment):
         require_space(environment, CUDA_GB + CUDA_DOWNLOAD_GB)
 
 
 def brings_cuda(environment):
-    """Whether the torch that pip resolves comes with CUDA libraries still to be installed."""
+    """Return whether the torch that pip would install brings CUDA libraries with it."""
     found = environment.version_of("torch")
     if found is not None and as_numbers(found) >= OLDEST_TORCH:
         return False
@@ -402,14 +403,14 @@ def brings_cuda(environment):
     status, text = pip(environment, arguments)
     if status != 0:
         explain(text, "torch", log_path(environment))
-        return True  # the installation itself will say what is wrong
+        return True  # the installation itself will show what is wrong
     plan = json.loads(report.read_text(encoding="utf-8"))
     report.unlink()
     return any(item["metadata"]["name"].startswith("nvidia") for item in plan["install"])
 
 
 def require_space(environment, total_gb):
-    """Refuse unless `total_gb`, less what the environment already holds, is free."""
+    """Refuse unless `total_gb`, minus the size of the environment so far, is free."""
     place = environment.folder
     while not place.exists():
         place = place.parent
@@ -417,13 +418,13 @@ def require_space(environment, total_gb):
     need = max(0.5, total_gb - size_gb(environment.folder))
     if free < need:
         raise SetupError(
-            f"no space: {need:.1f} GB are needed at {place}, {free:.1f} GB are free; make room, or "
-            "put the environment elsewhere: make VENV=/path"
+            f"not enough space: {need:.1f} GB are needed at {place}, {free:.1f} GB are free; make "
+            "room, or put the environment elsewhere: make VENV=/path"
         )
 
 
 def size_gb(folder):
-    """What lies under `folder`, in GB."""
+    """Return the size of everything in `folder`, in GB."""
     total = 0
     for base, _, names in os.walk(str(folder)):
         total += sum(os.lstat(os.path.join(base, name)).st_size for name in names)
@@ -434,14 +435,14 @@ def size_gb(folder):
 
 
 def pins(name, versions=True):
-    """["package version", ...] of a file in requirements/, or the packages alone."""
+    """Return ["package version", ...] of a file in requirements/, or only the package names."""
     text = (REQUIREMENTS / name).read_text()
     found = re.findall(r"^([\w.-]+)==([\w.]+)", text, re.MULTILINE)
     return [" ".join(match) if versions else match[0] for match in found]
 
 
 def as_numbers(version):
-    """(major, minor) of a version string."""
+    """Return (major, minor) of a version string."""
     return tuple(int(part) for part in re.findall(r"\d+", version)[:2])
 
 

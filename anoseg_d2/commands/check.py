@@ -1,12 +1,13 @@
-"""Look through registered datasets: what is found, what is missing, what is wrong.
+"""Check registered datasets: what is there, what is missing and what is wrong.
 
     anoseg check                          # every registered dataset
     anoseg check road_anomaly camvid_val  # these; exit status 1 unless all are usable
     anoseg check --card my_road.yaml my_road_train --preview previews
 
 The datasets folder is --root, or DETECTRON2_DATASETS, or `datasets`. Verdicts: ok; incomplete
-(files missing or too many); broken (unreadable files, contradictions); absent. The exit status is
-1 when a named dataset is not usable, when one that is there is not, and when none is there at all.
+(missing or superfluous files); broken (unreadable files, contradictions); absent. The exit status
+is 1 if a named dataset is not usable; without names, if one is incomplete or broken, or if there
+are none.
 """
 
 import argparse
@@ -33,12 +34,12 @@ def parse_args(argv=None) -> argparse.Namespace:
     )
     parser.add_argument("names", nargs="*", metavar="NAME", help="datasets; default: all")
     parser.add_argument("--root", help="datasets folder; default: DETECTRON2_DATASETS")
-    parser.add_argument("--card", action="append", default=[], help="register this card too")
-    parser.add_argument("--json", metavar="FILE", help="write every finding; - for the screen")
+    parser.add_argument("--card", action="append", default=[], help="also register this card")
+    parser.add_argument("--json", metavar="FILE", help="write all findings; - for stdout")
     parser.add_argument("--preview", metavar="DIR", help="write a sheet of overlays per dataset")
     parser.add_argument("--preview-count", type=_positive, default=6, help="images on a sheet")
     parser.add_argument("--sample", type=int, default=0, help="read at most this many images each")
-    parser.add_argument("--workers", type=int, default=1, help="threads that read")
+    parser.add_argument("--workers", type=int, default=1, help="number of reading threads")
     parser.add_argument("--list", action="store_true", help="list the registered names and exit")
     add_import_option(parser)
     return parser.parse_args(argv)
@@ -51,7 +52,7 @@ def _positive(text: str) -> int:
 
 
 def check_all(args: argparse.Namespace) -> int:
-    """Check the named datasets, or all; returns the exit status."""
+    """Check the named datasets, or all of them; return the exit status."""
     logging.basicConfig(level=logging.WARNING)
     import_modules(args.imports)
     root = Path(args.root).expanduser() if args.root else builtin.datasets_root()
@@ -71,7 +72,7 @@ def check_all(args: argparse.Namespace) -> int:
         print(json.dumps(content, indent=1))
     elif args.json:
         write_json(args.json, content)
-    # Nobody has every dataset, so one that is absent counts only when it was asked for by name.
+    # Nobody has every dataset, so an absent one counts only if it was asked for by name.
     bad = VERDICTS[1:] if args.names else VERDICTS[1:3]
     return int(any(counts[verdict] for verdict in bad) or counts["absent"] == len(reports))
 
@@ -84,14 +85,14 @@ def _chosen_names(names: list[str]) -> list[str]:
     if unknown:
         known = ", ".join(sorted(builtin.DATASETS))
         raise ValueError(
-            f"unknown dataset {', '.join(unknown)}; known: {known}. A card of your own is "
-            "registered by --card FILE."
+            f"unknown dataset {', '.join(unknown)}; known: {known}. Register your own with "
+            "--card FILE."
         )
     return names or sorted(builtin.DATASETS)
 
 
 def _check(name: str, root: Path, args, out) -> DatasetReport:
-    """Check one dataset, print what was found, write its preview."""
+    """Check one dataset, print the findings and write its preview."""
     dataset, bars = builtin.DATASETS[name], []
 
     def progress(done: int, total: int) -> None:
@@ -115,7 +116,7 @@ def _check(name: str, root: Path, args, out) -> DatasetReport:
 
 
 def _as_text(report: DatasetReport, brief: bool) -> str:
-    """Write a report for the screen; `brief` keeps one line for datasets that are absent."""
+    """Format a report for the screen; `brief` gives absent datasets only one line."""
     expected = "any number" if report.expected_images is None else report.expected_images
     lines = [f"{report.name}: {report.verdict.upper()}"]
     if report.verdict == "absent":
@@ -148,6 +149,6 @@ def _indented(messages: list[str], prefix: str = "") -> list[str]:
 
 
 def main(argv=None) -> int:
-    """Run the command line; returns the exit status."""
+    """Run the command line; return the exit status."""
     args = parse_args(argv)
     return run_command(lambda: check_all(args))

@@ -1,12 +1,12 @@
-"""Paste objects into road scenes: an outlier-exposure training set, or an anomaly benchmark.
+"""Paste objects into road scenes to make an outlier-exposure training set or a benchmark.
 
 Example:
     anoseg cut-paste --cityscapes datasets/cityscapes \\
         --coco-json coco/annotations/instances_train2017.json --coco-images coco/train2017 \\
         --output datasets/cityscapes_outlier --workers 8
 
-When it is interrupted, the same command continues where it stopped. The exit status is 1 when an
-image or an object could not be read (all others are made), 2 after a mistake in the command.
+After an interruption, the same command continues where it stopped. The exit status is 1 if an
+image or an object could not be read (all others are made), and 2 after a mistake in the command.
 """
 
 import argparse
@@ -46,7 +46,7 @@ UNREADABLE = ("objects unreadable", "photographs missing")
 
 
 def main(arguments=None) -> int:
-    """Run the command line; returns the exit status."""
+    """Run the command line; return the exit status."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     args = build_parser().parse_args(arguments)
     return run_command(lambda: prepare(args), "interrupted; the same command continues from here")
@@ -71,27 +71,40 @@ def _add_inputs(parser) -> None:
         "--dataset", metavar="NAME_OR_CARD", help="a registered closed set, or a dataset card"
     )
     group.add_argument(
-        "--split", help="of the scenes (default: the dataset's own; of Cityscapes or a card, train)"
+        "--split",
+        help="split of the scenes (default: the dataset's own; Cityscapes and cards: train)",
     )
     group.add_argument("--coco-json", metavar="FILE", help="COCO instances_*.json")
     group.add_argument("--coco-images", metavar="DIR", help="its photographs")
-    group.add_argument("--cutouts", metavar="DIR", help="images with an alpha channel as objects")
+    group.add_argument(
+        "--cutouts", metavar="DIR", help="images with an alpha channel, used as objects"
+    )
     group.add_argument("--textures", metavar="DIR", help="photographs to fill random blobs with")
     group.add_argument(
-        "--keep-category", nargs="+", metavar="NAME", default=[], help="never drop these of COCO"
+        "--keep-category",
+        nargs="+",
+        metavar="NAME",
+        default=[],
+        help="never drop these COCO categories",
     )
     group.add_argument(
-        "--drop-category", nargs="+", metavar="NAME", default=[], help="drop these of COCO as well"
+        "--drop-category",
+        nargs="+",
+        metavar="NAME",
+        default=[],
+        help="also drop these COCO categories",
     )
     group.add_argument(
         "--keep-extra", action="store_true", help=f"do not drop {', '.join(EXTRA_OVERLAP)}"
     )
-    group.add_argument("--min-area", type=float, default=1000, help="px (default: %(default)s)")
+    group.add_argument(
+        "--min-area", type=float, default=1000, help="smallest object, px (default: %(default)s)"
+    )
     group.add_argument(
         "--keep-cut",
         action="store_true",
-        help="take objects that their photo's border cuts off, as the paper does; by default they "
-        "are left out, because they show a straight edge wherever they are pasted",
+        help="use objects that the border of their photograph cuts off, as the paper does; by "
+        "default they are left out, because they show a straight edge wherever they are pasted",
     )
     add_import_option(group)
 
@@ -102,30 +115,34 @@ def _add_work(parser) -> None:
     group.add_argument("--seed", type=_natural, default=0)
     group.add_argument("--workers", type=_natural, default=1, help="processes")
     group.add_argument(
-        "--shard", type=_shard, default=(0, 1), metavar="I/N", help="part I of N, I from 0"
+        "--shard", type=_shard, default=(0, 1), metavar="I/N", help="make part I of N, I from 0"
     )
-    group.add_argument("--compress-level", type=int, default=3, choices=range(10), help="of png")
+    group.add_argument(
+        "--compress-level", type=int, default=3, choices=range(10), help="of png files"
+    )
     group.add_argument(
         "--as-benchmark",
         action="store_true",
         help="write images/ and labels_masks/ (0 known, 1 pasted unknown, 255 void); ratio 1",
     )
-    group.add_argument("--preview", type=_natural, default=0, metavar="N", help="contact sheet")
+    group.add_argument("--preview", type=_natural, default=0, metavar="N", help="draw N on a sheet")
 
 
 def _add_choices(parser) -> None:
     group = parser.add_argument_group("pasting")
     group.add_argument(
-        "--ratio", type=float, help=f"of images (default: {DEFAULTS.ratio}; the paper: 1.0)"
+        "--ratio",
+        type=float,
+        help=f"fraction of images with objects (default: {DEFAULTS.ratio}; paper: 1.0)",
     )
     group.add_argument("--count", type=int, nargs=2, default=DEFAULTS.count, metavar="N")
     group.add_argument(
         "--controls", type=int, nargs=2, default=DEFAULTS.control_count, metavar="N",
-        help="least and most pasted COCO objects of known classes (default: none; 0 2)",
+        help="fewest and most pasted COCO objects of known classes (default: 0 0; try 0 2)",
     )  # fmt: skip
     group.add_argument(
         "--closed-set", type=int, nargs=2, default=DEFAULTS.closed_set_count, metavar="N",
-        help="least and most pasted segments of known things, cut from other frames of this set",
+        help="fewest and most segments of known things, from other frames of this dataset",
     )  # fmt: skip
     group.add_argument(
         "--rarest-first", action="store_true", help="paste each known class equally often"
@@ -145,7 +162,7 @@ def _add_choices(parser) -> None:
     )  # fmt: skip
     group.add_argument(
         "--rim", type=int, default=DEFAULTS.rim,
-        help="px cleaned inside outlines (default: %(default)s; the paper: 0)",
+        help="px cleaned inside outlines (default: %(default)s; paper: 0)",
     )  # fmt: skip
     group.add_argument("--opaque-core", action="store_true", help="no feather inside the outline")
     group.add_argument(
@@ -172,7 +189,7 @@ def _shard(text: str) -> tuple[int, int]:
 
 
 def prepare(args) -> int:
-    """Make the set that the arguments describe; returns the exit status."""
+    """Make the dataset that the arguments describe; return the exit status."""
     import_modules(args.imports)
     job = build_job(args)
     for source in (*job.outliers, *job.controls, *job.closed_set):
@@ -203,7 +220,7 @@ def prepare(args) -> int:
 
 
 def build_job(args) -> CutPasteJob:
-    """Read the inputs of a command line."""
+    """Read the inputs and return the job that the arguments describe."""
     frames, reader, split = _scenes(args)
     outliers, controls = _sources(args, reader)
     known = reader.known()
@@ -218,7 +235,9 @@ def build_job(args) -> CutPasteJob:
     ratio = args.ratio if args.ratio is not None else 1.0 if args.as_benchmark else DEFAULTS.ratio
     ground = tuple(known[name] for name in ("road", "sidewalk") if name in known)
     if args.placement == "road" and not ground:
-        raise ValueError(f"--placement road: no class road or sidewalk among {', '.join(known)}")
+        raise ValueError(
+            f"--placement road needs a class road or sidewalk; the classes: {', '.join(known)}"
+        )
     options = CutPasteOptions(
         ratio=ratio,
         count=tuple(args.count),
@@ -272,7 +291,7 @@ def _scenes(args):
         name = wanted[0]
         if len(wanted) > 1 or (args.split and len(names) > 1 and not name.endswith(args.split)):
             raise ValueError(
-                f"card {args.dataset} has {', '.join(names)}, and no split {args.split or 'train'}"
+                f"card {args.dataset} has {', '.join(names)}, but no split {args.split or 'train'}"
             )
     own = next((s for s in ("train", "val", "test") if name.endswith(f"_{s}")), None)
     if args.split and own and args.split != own:
@@ -319,7 +338,7 @@ def _control_labels(reader) -> dict[str, int]:
     labels = {name: known[name] for name in CONTROL_CLASSES if name in known}
     if not labels:
         raise ValueError(
-            f"--controls: none of {', '.join(CONTROL_CLASSES)} is a class of this set; "
+            f"--controls: none of {', '.join(CONTROL_CLASSES)} is a class of this dataset; "
             f"its classes: {', '.join(known)}"
         )
     return labels
@@ -330,12 +349,12 @@ def _describe(job) -> str:
     if job.controls:
         texts.append(f"{sum(map(len, job.controls))} of known classes")
     if job.closed_set:
-        texts.append(f"{sum(map(len, job.closed_set))} segments of its own")
+        texts.append(f"{sum(map(len, job.closed_set))} segments of the scenes themselves")
     return ", ".join(texts)
 
 
 def _run(job, args) -> list[dict]:
-    """Run with a progress line; returns the records of this shard."""
+    """Run the job with a progress display; return the records of this shard."""
     total = len(range(args.shard[0], len(job.frames), args.shard[1]))
     records = []
     with Progress("made", total) as progress:
@@ -346,7 +365,7 @@ def _run(job, args) -> list[dict]:
 
 
 def summarise(job, records) -> dict:
-    """Count what was made, and name what could not be used."""
+    """Count what was made, and list what could not be used."""
     objects = [item for record in records for item in record["objects"]]
     pasted = [item for item in objects if item["dropped"] is None]
     unknown = [item for item in pasted if item["label"] == job.options.anomaly_value]
@@ -384,7 +403,7 @@ def summarise(job, records) -> dict:
 
 
 def write_card(job: CutPasteJob, made: int) -> None:
-    """Write `card.yaml`, which registers what was made; `root` is the card's own folder."""
+    """Write `card.yaml`, which registers the result; its root is the folder of the card itself."""
     card = {"name": card_name(job), "root": "./", "source": "made by prepare_cut_paste.py"}
     if job.benchmark:
         card |= {
@@ -413,12 +432,12 @@ def write_card(job: CutPasteJob, made: int) -> None:
 
 
 def card_name(job: CutPasteJob) -> str:
-    """Return the name of the card: that of the output folder, which no built-in dataset has."""
+    """Return the name of the card: the output folder's, prefixed so that no built-in has it."""
     return "pasted_" + re.sub(r"[^A-Za-z0-9._+-]", "_", job.output.resolve().name)[:80]
 
 
 def how_to_use(job: CutPasteJob) -> str:
-    """Return the command that trains, or evaluates, on what was made."""
+    """Return the command that trains or evaluates on the result."""
     card, name = job.output / CARD, card_name(job)
     cards = f"DATASETS.CARDS \"('{card}',)\""
     if job.benchmark:
@@ -434,7 +453,7 @@ def how_to_use(job: CutPasteJob) -> str:
 
 
 def write_preview(job, records, number: int) -> Path:
-    """Write `preview.jpg` with some of the images that have objects; returns its path."""
+    """Write `preview.jpg` with some of the images that have objects; return its path."""
     pasted = [r for r in records if any(item["dropped"] is None for item in r["objects"])]
     if not pasted:
         raise ValueError("nothing to preview: no image has a pasted object")

@@ -78,8 +78,8 @@ def test_a_frame_that_cannot_be_built_is_named_and_the_rest_is_built(
 
 def test_wrong_folders_end_with_2(inputs, tmp_path, capsys):
     assert run((tmp_path / "nowhere", inputs[1]), tmp_path, "--version", "2") == 2
-    assert "no such folder" in capsys.readouterr().err
+    assert "is not a folder" in capsys.readouterr().err
     assert run((inputs[1], inputs[1]), tmp_path) == 2
-    assert "say which by --version" in capsys.readouterr().err
+    assert "give the version with --version" in capsys.readouterr().err
     assert run((inputs[0], tmp_path), tmp_path / "out") == 2
-    assert "holds no leftImg8bit" in capsys.readouterr().err
+    assert "has no leftImg8bit" in capsys.readouterr().err
