@@ -175,6 +175,11 @@ def _check_together(cfg) -> None:
             f"MODEL.LORA.BLOCKS is {list(lora.BLOCKS)}; it must be [first, last] with "
             f"0 <= first <= last <= {depth - 1}, or empty for all blocks"
         )
+    if cfg.MODEL.RATIO.ALONE and lora.ENABLED:
+        raise ValueError(
+            "MODEL.RATIO.ALONE is True and so is MODEL.LORA.ENABLED, but nothing except the ratio "
+            "head trains then; leave LORA off: adapters of the checkpoint are merged as it is read"
+        )
     if low > high:
         raise ValueError(f"INPUT.SCALE_JITTER is {(low, high)}; the first must not be larger")
     if criterion.OUTLIER_UPPER > criterion.OUTLIER_LOWER:
@@ -222,6 +227,7 @@ def _add_keys(cfg) -> None:
     _add_head_keys(cfg)
     _add_criterion_keys(cfg)
     _add_lora_keys(cfg)
+    _add_ratio_keys(cfg)
     _add_data_keys(cfg)
     _add_solver_keys(cfg)
     _add_test_keys(cfg)
@@ -299,6 +305,14 @@ def _add_lora_keys(cfg) -> None:
     node.BLOCKS = []  # [first, last] ViT block, inclusive; empty: all
     node.TRAIN_NORMS = False  # LayerNorms of the ViT train too
     node.LR_FACTOR = 3.0  # learning rate of the adapters over BASE_LR
+
+
+def _add_ratio_keys(cfg) -> None:
+    node = cfg.MODEL.RATIO = type(cfg)()
+    node.ENABLED = False  # train a head for the `ratio` score next to the rest, on pasted objects
+    node.ALONE = False  # train only that head: the checkpoint it is trained on stays as it is
+    node.THRESHOLD = 0.5  # a patch is unknown where more than this fraction of its pixels is
+    node.LR_FACTOR = 10.0  # learning rate of the head over BASE_LR
 
 
 def _add_data_keys(cfg) -> None:
@@ -465,6 +479,8 @@ RANGES: dict[str, Rule] = {
     "MODEL.LORA.DROPOUT": number(0, 0.99),
     "MODEL.LORA.BLOCKS": sequence(integer(0), (0, 2)),
     "MODEL.LORA.LR_FACTOR": _NOT_NEGATIVE,
+    "MODEL.RATIO.THRESHOLD": number(0, 0.99),
+    "MODEL.RATIO.LR_FACTOR": _NOT_NEGATIVE,
     "DATASETS.TRAIN": sequence(text(empty=False)),
     "DATASETS.TEST": sequence(text(empty=False)),
     "DATASETS.CARDS": sequence(text(empty=False)),

@@ -12,6 +12,7 @@ from anoseg_d2.checkpoint.report import LoadReport
 from anoseg_d2.checkpoint.spec import Checkpoint, ModelSpec
 from anoseg_d2.checkpoint.transfer import load_into
 from anoseg_d2.modeling.memory import MEMORY_ROWS, PatchMemory, backbone_hash, memory_block
+from anoseg_d2.modeling.ratio import RATIO_PREFIX, RatioHead, ratio_blocks
 from anoseg_d2.modeling.vit import BACKBONES, vit_size
 from anoseg_d2.utils.constants import VIT_SIZES
 
@@ -109,6 +110,7 @@ def load_checkpoint(
     """Load a checkpoint that is read already, as the config says; see `load_weights`."""
     checkpoint = with_delta_base(cfg, checkpoint)
     checkpoint = _attach_memory(model, checkpoint, training)
+    checkpoint = _attach_ratio(model, checkpoint, training)
     report = load_into(
         model,
         checkpoint,
@@ -144,6 +146,29 @@ def _attach_memory(model: nn.Module, checkpoint: Checkpoint, training: bool) -> 
         )
     model.patch_maps["memory"] = PatchMemory(rows, block).to(model.device)
     return checkpoint
+
+
+def _attach_ratio(model: nn.Module, checkpoint: Checkpoint, training: bool) -> Checkpoint:
+    """Give the model a ratio head for the one that a checkpoint holds.
+
+    A model that is about to be trained has one where MODEL.RATIO says so; else the checkpoint's is
+    dropped, because it would not follow the tokens that it reads.
+    """
+    state = checkpoint.state_dict
+    names = [name for name in state if name.startswith(RATIO_PREFIX)]
+    if not names or "ratio" in model.patch_maps:
+        return checkpoint
+    if not training:
+        blocks = ratio_blocks(len(model.backbone.blocks), model.num_blocks)
+        head = RatioHead(model.backbone.embed_dim, blocks)
+        model.patch_maps["ratio"] = head.requires_grad_(False).to(model.device)
+        return checkpoint
+    logger.warning(
+        "%s: its ratio head is dropped in training; MODEL.RATIO.ENABLED True continues to train it",
+        checkpoint.source,
+    )
+    rest = {name: value for name, value in state.items() if name not in names}
+    return dataclasses.replace(checkpoint, state_dict=rest)
 
 
 def restore_statistics(model: nn.Module, checkpoint: Checkpoint) -> None:

@@ -24,6 +24,7 @@ from anoseg_d2.checkpoint.rules import (
     transfer_class_rows,
 )
 from anoseg_d2.checkpoint.spec import Checkpoint
+from anoseg_d2.modeling.ratio import RATIO_PREFIX
 from anoseg_d2.modeling.vit import backbone_kind
 from anoseg_d2.utils.constants import ARCFACE_SCALE
 
@@ -414,7 +415,7 @@ class _Plan:
                 self.initialise(name, "not part of a bare ViT")
             elif bare and name.endswith(_ZERO):
                 self.put(name, torch.zeros(self.waiting[name].shape), "initialised", "zero")
-            elif name.endswith(_OPTIONAL):
+            elif name.endswith(_OPTIONAL) or name.startswith(RATIO_PREFIX):
                 self.initialise(name, "not in the checkpoint")
             elif self.allowed(name):
                 self.initialise(name, "not in the checkpoint; allowed by name")
@@ -466,7 +467,7 @@ class _Plan:
         raise ValueError(
             f"{label} leaves {len(untrained)} tensors of the model untrained; nothing was loaded:\n"
             f"{table}\nEvaluate the checkpoint that was trained for this config, change the config "
-            "to the checkpoint's (head, ANOMALY_CLASS, NUM_REGISTERS, LORA), or set "
+            "to the checkpoint's (head, ANOMALY_CLASS, NUM_REGISTERS, LORA, RATIO), or set "
             "MODEL.ALLOW_UNTRAINED True to use it all the same"
         )
 

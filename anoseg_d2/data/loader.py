@@ -101,12 +101,24 @@ def training_dicts(cfg) -> list[dict]:
         raise ValueError(f"DATASETS.TRAIN is empty; known datasets: {_known_sets()}")
     for name in cfg.DATASETS.TRAIN:
         _check_classes(cfg, name)
-    if cfg.INPUT.CUT_PASTE.ENABLED and not cfg.MODEL.EOMT.ANOMALY_CLASS:
+    if cfg.INPUT.CUT_PASTE.ENABLED and not _learns_anomalies(cfg):
         raise ValueError(
             "INPUT.CUT_PASTE.ENABLED pastes anomalies, but MODEL.EOMT.ANOMALY_CLASS is False; set "
             "it to True, or disable pasting"
         )
     pasted = any("anomaly_id" in _metadata(n).as_dict() for n in cfg.DATASETS.TRAIN)
+    if cfg.MODEL.RATIO.ENABLED and not _learns_anomalies(cfg):
+        raise ValueError(
+            "MODEL.RATIO.ENABLED trains on pasted anomalies, but MODEL.EOMT.ANOMALY_CLASS is "
+            "False, so that none may be pasted; set it True, or train only the ratio head with "
+            "MODEL.RATIO.ALONE True"
+        )
+    if cfg.MODEL.RATIO.ALONE and not pasted and not cfg.INPUT.CUT_PASTE.ENABLED:
+        raise ValueError(
+            f"MODEL.RATIO.ALONE trains on pasted anomalies, but none of DATASETS.TRAIN "
+            f"{tuple(cfg.DATASETS.TRAIN)} has any; set INPUT.CUT_PASTE.ENABLED True, or name a set "
+            "that has (cityscapes_outlier_train)"
+        )
     if cfg.MODEL.EOMT.ANOMALY_CLASS and not pasted and not cfg.INPUT.CUT_PASTE.ENABLED:
         logger.warning(
             "MODEL.EOMT.ANOMALY_CLASS is on, but none of DATASETS.TRAIN %s has pasted anomalies "
@@ -193,6 +205,11 @@ def _metadata(name: str):
     return MetadataCatalog.get(name)
 
 
+def _learns_anomalies(cfg) -> bool:
+    """Whether labels may hold pasted anomalies: a class for them, or only the ratio head trains."""
+    return cfg.MODEL.EOMT.ANOMALY_CLASS or cfg.MODEL.RATIO.ALONE
+
+
 def _check_classes(cfg, name: str) -> None:
     metadata = _metadata(name)
     if metadata.get("evaluator_type") != "closed_set":
@@ -206,7 +223,7 @@ def _check_classes(cfg, name: str) -> None:
             f"MODEL.EOMT.NUM_CLASSES is {cfg.MODEL.EOMT.NUM_CLASSES}, but {name!r} has {classes} "
             "known classes"
         )
-    if metadata.get("anomaly_id") is not None and not cfg.MODEL.EOMT.ANOMALY_CLASS:
+    if metadata.get("anomaly_id") is not None and not _learns_anomalies(cfg):
         raise ValueError(
             f"{name!r} has pasted anomalies, but MODEL.EOMT.ANOMALY_CLASS is False; set it to "
             "True, or train on the plain dataset"

@@ -11,13 +11,15 @@ import torch
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
+from anoseg_d2.modeling.ratio import RATIO_PREFIX
+
 __all__ = ["ParameterRule", "build_optimizer", "build_scheduler", "learning_rate_factor"]
 
 
 class ParameterRule(NamedTuple):
     """How one parameter is trained.
 
-    kind: "vit" follows the delayed warm-up, "new" and "lora" the first one.
+    kind: "vit" follows the delayed warm-up, "new", "lora" and "ratio" the first one.
     lr_scale: on BASE_LR.
     weight_decay: of AdamW.
     """
@@ -56,7 +58,7 @@ def parameter_rule(name: str, cfg, num_blocks: int, num_query_blocks: int) -> Pa
 
     ViT block i of N has lr * decay^(N - 1 - i), patch, position and prefix tokens decay^(N - 1),
     the final norm lr. Adapters count as new: no layer decay, no weight decay, a factor of their
-    own.
+    own. The ratio head has a factor of its own as well.
 
     Args:
         name: as in `EoMT.named_parameters()`.
@@ -67,6 +69,8 @@ def parameter_rule(name: str, cfg, num_blocks: int, num_query_blocks: int) -> Pa
     solver = cfg.SOLVER
     if "lora_" in name:
         return ParameterRule("lora", cfg.MODEL.LORA.LR_FACTOR, 0.0)
+    if name.startswith(RATIO_PREFIX):
+        return ParameterRule("ratio", cfg.MODEL.RATIO.LR_FACTOR, solver.WEIGHT_DECAY)
     if not name.startswith("backbone."):
         return ParameterRule("new", 1.0, solver.WEIGHT_DECAY)
     block = re.match(r"backbone\.blocks\.(\d+)\.", name)

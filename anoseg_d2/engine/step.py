@@ -17,7 +17,7 @@ __all__ = ["StepTrainer"]
 
 
 class StepTrainer(SimpleTrainer):
-    """detectron2's `SimpleTrainer` with micro-batches, mixed precision and one clip per step.
+    """detectron2's `SimpleTrainer` with micro-batches, mixed precision and clipping once per step.
 
     Args:
         model: EoMT, possibly in DistributedDataParallel.
@@ -25,7 +25,7 @@ class StepTrainer(SimpleTrainer):
         optimizer: see `solver.build_optimizer`.
         accumulation: micro-batches per step.
         dtype: of autocast; None for float32. float16 scales the loss.
-        clip_norm: largest global gradient norm; 0 for no clipping.
+        clip_norm: largest global gradient norm, see `_clip`; 0 for no clipping.
         ema: averaged copy to update after each step.
     """
 
@@ -86,13 +86,9 @@ class StepTrainer(SimpleTrainer):
         return {name: value.detach() for name, value in losses.items()}
 
     def _step(self, losses: dict[str, torch.Tensor], batches: list) -> None:
-        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         self.scaler.unscale_(self.optimizer)
-        if self.clip_norm > 0:
-            norm = nn.utils.clip_grad_norm_(parameters, self.clip_norm)
-        else:
-            norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
-        loss, norm = float(sum(losses.values())), float(norm)
+        norms = self._clip()
+        loss, norm = float(sum(losses.values())), sum(norms.values())
         # In float16 an infinite gradient is how the scaler finds its scale: it skips the step.
         if not math.isfinite(loss) or not (math.isfinite(norm) or self.scaler.is_enabled()):
             images = [str(x.get("file_name", "?")) for batch in batches for x in batch]
@@ -101,11 +97,31 @@ class StepTrainer(SimpleTrainer):
                 f"was changed. Images: {', '.join(images)}"
             )
         if math.isfinite(norm):
-            get_event_storage().put_scalar("grad_norm", norm)
+            get_event_storage().put_scalars(**norms)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         if self.ema is not None:
             self.ema.update_parameters(unwrap(self.model))
+
+    def _clip(self) -> dict[str, float]:
+        """Clip the gradients; returns their norms from before.
+
+        The ratio head is clipped by a norm of its own. It takes no part in the other losses, and
+        in one norm with them its gradient would shrink theirs: switching it on would change how
+        everything else trains.
+        """
+        norms = {}
+        for name, apart in (("grad_norm", False), ("grad_norm_ratio", True)):
+            groups = [g for g in self.optimizer.param_groups if (g.get("kind") == "ratio") == apart]
+            parameters = [p for group in groups for p in group["params"]]
+            if not parameters:
+                continue
+            if self.clip_norm > 0:
+                norm = nn.utils.clip_grad_norm_(parameters, self.clip_norm)
+            else:
+                norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+            norms[name] = float(norm)
+        return norms
 
     def state_dict(self):
         return {**super().state_dict(), "scaler": self.scaler.state_dict()}

@@ -150,9 +150,10 @@ class ExportModel(nn.Module):
 
 
 def _halve(model: nn.Module) -> None:
-    """Network in float16; normalisation of pixels and the class head stay float32."""
-    mean, std, head = model.pixel_mean, model.pixel_std, model.class_head
-    model.class_head = None
+    """Network in float16; pixel normalisation, class head and patch maps stay float32."""
+    mean, std, head, maps = model.pixel_mean, model.pixel_std, model.class_head, model.patch_maps
+    model.class_head = model.patch_maps = None
     model.half()
-    model.class_head, model.pixel_mean, model.pixel_std = head, mean, std
+    model.class_head, model.patch_maps = head, maps
+    model.pixel_mean, model.pixel_std = mean, std
     model.backbone.patch_embed.register_forward_pre_hook(lambda _, args: (args[0].half(),))

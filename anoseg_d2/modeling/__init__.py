@@ -9,6 +9,7 @@
   weights.
 - `SCORES`, `anomaly_scores`, `register_score`: the registered anomaly scores, all of them from the
   logits of one forward pass, and the way to add one.
+- `PatchMemory`, `RatioHead`: scores of patch tokens, from known patches and from pasted outliers.
 - `POSTPROCESS`: the registered filters of a score map.
 - `plan_windows`: how an image of any size is cut into what the network sees.
 """
@@ -29,6 +30,8 @@ _EXPORTS = {
     "SCORES": "scores",
     "anomaly_scores": "scores",
     "register_score": "scores",
+    "PatchMemory": "memory",
+    "RatioHead": "ratio",
     "POSTPROCESS": "postprocess",
     "plan_windows": "windows",
 }

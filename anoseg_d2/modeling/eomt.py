@@ -33,6 +33,7 @@ from anoseg_d2.modeling.heads import CLASS_HEADS, ClassHead, build_head
 from anoseg_d2.modeling.inference import infer_images
 from anoseg_d2.modeling.lora import adapt_backbone
 from anoseg_d2.modeling.postprocess import POSTPROCESS
+from anoseg_d2.modeling.ratio import RatioHead, ratio_blocks
 from anoseg_d2.modeling.vit import backbone_kind, build_vit, default_num_blocks
 from anoseg_d2.utils.constants import PIXEL_MEAN, PIXEL_STD
 from anoseg_d2.utils.precision import amp_dtype
@@ -85,6 +86,9 @@ class EoMT(nn.Module):
             (all predictions: their upscaled features are half of what a step keeps), or "all"
             (the ViT blocks too). Gradients do not change.
         criterion: losses; None for the defaults.
+        ratio: train a head for the `ratio` score on the patch tokens.
+        ratio_threshold: see `ratio.patch_labels`.
+        ratio_alone: train nothing but that head; everything else is frozen.
         pixel_mean, pixel_std: of RGB 0..255; applied once, here.
         score_names: anomaly scores at inference; empty for all that apply.
         temperature: of the softmax behind `msp` and `entropy`.
@@ -111,6 +115,9 @@ class EoMT(nn.Module):
         annealing_power: float = 0.9,
         recompute: str = "none",
         criterion: SetCriterion | None = None,
+        ratio: bool = False,
+        ratio_threshold: float = 0.5,
+        ratio_alone: bool = False,
         pixel_mean: tuple[float, ...] = PIXEL_MEAN,
         pixel_std: tuple[float, ...] = PIXEL_STD,
         score_names: tuple[str, ...] = (),
@@ -151,8 +158,15 @@ class EoMT(nn.Module):
             raise ValueError(f"MODEL.EOMT.RECOMPUTE is {recompute!r}; allowed: none, heads, all")
         self.recompute = recompute
         self.asked_scores = list(score_names)
-        # Maps of patch tokens by name, such as `memory`. None of them trains with the model.
+        # Maps of patch tokens by name, `memory` and `ratio`. Checkpoints that have one bring it.
         self.patch_maps = nn.ModuleDict()
+        self.ratio_alone = ratio_alone
+        if ratio_alone:
+            self.requires_grad_(False)
+        if ratio or ratio_alone:
+            # Last of all parts: random numbers that the others start from stay the same.
+            blocks = ratio_blocks(depth, num_blocks)
+            self.patch_maps["ratio"] = RatioHead(width, blocks, ratio_threshold)
         scores.available_scores(has_anomaly, score_names, scores.PATCH_MAPS)
         self.query_tolerance = query_tolerance
         self.inference_dtype = inference_dtype
@@ -198,6 +212,9 @@ class EoMT(nn.Module):
             "annealing_power": node.ANNEALING_POWER,
             "recompute": node.RECOMPUTE,
             "criterion": SetCriterion(num_classes, **SetCriterion.from_config(cfg)),
+            "ratio": cfg.MODEL.RATIO.ENABLED,
+            "ratio_threshold": cfg.MODEL.RATIO.THRESHOLD,
+            "ratio_alone": cfg.MODEL.RATIO.ALONE,
             "pixel_mean": cfg.MODEL.PIXEL_MEAN,
             "pixel_std": cfg.MODEL.PIXEL_STD,
             "score_names": cfg.TEST.ANOMALY.SCORES,
@@ -254,15 +271,7 @@ class EoMT(nn.Module):
             float32 in 0..1.
         """
         if self.training:
-            images = _to_device(torch.stack([x["image"] for x in batched_inputs]), self.device)
-            # Classes are found on the host, where the labels are: a GPU would be waited for.
-            targets = [
-                targets_from_sem_seg(x["sem_seg"], self.criterion.num_classes).to(self.device)
-                for x in batched_inputs
-            ]
-            predictions = self.predict_masks(images)
-            with torch.autocast(self.device.type, enabled=False):
-                return self.criterion(predictions, targets, self.class_head, normalizers)
+            return self._losses(batched_inputs, normalizers)
         # detectron2's DefaultPredictor gives floats; windows are resized as bytes.
         inputs = [{**x, "image": _as_bytes(x["image"])} for x in batched_inputs]
         results = infer_images(self, inputs, score_names)
@@ -271,6 +280,34 @@ class EoMT(nn.Module):
                 one_hot = F.one_hot(result["sem_seg"], self.num_known)
                 result["sem_seg"] = one_hot.permute(2, 0, 1).float()
         return results
+
+    def train(self, mode: bool = True) -> "EoMT":
+        """Set the mode as `nn.Module.train` does; a frozen ViT stays without its dropout."""
+        super().train(mode)
+        if self.ratio_alone:
+            self.backbone.eval()
+        return self
+
+    def _losses(self, batched_inputs: list[dict], normalizers: LossNormalizers | None):
+        images = _to_device(torch.stack([x["image"] for x in batched_inputs]), self.device)
+        # Classes are found on the host, where the labels are: a GPU would be waited for.
+        num_classes = self.num_known + 1 if self.ratio_alone else self.criterion.num_classes
+        targets = [
+            targets_from_sem_seg(x["sem_seg"], num_classes).to(self.device) for x in batched_inputs
+        ]
+        blocks = self.patch_maps["ratio"].blocks if "ratio" in self.patch_maps else ()
+        predictions, tokens = self.run_network(images, self.ratio_alone, blocks)
+        losses = {}
+        with torch.autocast(self.device.type, enabled=False):
+            if not self.ratio_alone:
+                losses = self.criterion(predictions, targets, self.class_head, normalizers)
+            if blocks:
+                sem_seg = torch.stack([target.sem_seg for target in targets])
+                per_image = self.patch_maps["ratio"].loss(tokens, sem_seg, self.num_known)
+                # Every image counts alike, however a step is split into micro-batches.
+                count = len(targets) if normalizers is None else normalizers.num_images
+                losses["loss_ratio"] = per_image.sum() / count
+        return losses
 
     @property
     def score_names(self) -> list[str]:

@@ -101,6 +101,9 @@ def register_score(
 
 
 PATCH_MAPS.register("memory")("tools/build_memory.py adds one to a checkpoint")
+PATCH_MAPS.register("ratio")(
+    "MODEL.RATIO.ENABLED True trains one in stages 3 and 4, configs/ratio.yaml on a checkpoint"
+)
 
 
 @LINEAR_MAPS.register("probs")
@@ -233,6 +236,15 @@ def memory(maps: dict[str, Tensor], num_known: int) -> Tensor:
     Range: 0 for a patch of the memory to 2. See `anoseg_d2.modeling.memory`.
     """
     return maps["memory"][:, 0]
+
+
+@register_score("ratio", maps=("ratio",), learned=True)
+def ratio(maps: dict[str, Tensor], num_known: int) -> Tensor:
+    """log p(unknown) - log p(known) of a patch, by a small head on its tokens.
+
+    Range: any real number; above 0 where unknown is more likely. See `anoseg_d2.modeling.ratio`.
+    """
+    return maps["ratio"][:, 0]
 
 
 def is_implicit(name: str) -> bool:

@@ -62,6 +62,7 @@ def assert_equal(found, expected, where=""):
 RANDOM = ("MODEL.CRITERION.MATCH_POINTS", 20, "MODEL.CRITERION.LOSS_POINTS", 20)
 LORA = ("MODEL.LORA.ENABLED", True, "MODEL.LORA.RANK", 2, "MODEL.LORA.DROPOUT", 0.3)
 FP16 = ("SOLVER.AMP.ENABLED", True, "SOLVER.AMP.PRECISION", "fp16")
+RATIO = ("MODEL.EOMT.ANOMALY_CLASS", True, "MODEL.RATIO.ENABLED", True)
 # Name: step at which the run is killed, where in it, and what is set. Ten steps of two images;
 # four images are an epoch, and a checkpoint is written after every second step.
 CASES = {
@@ -76,6 +77,7 @@ CASES = {
     "inside annealing": (5, "before", ("MODEL.EOMT.MASKED_ATTENTION", True)),
     "with averaging": (5, "before", ("SOLVER.EMA.ENABLED", True, "SOLVER.EMA.DECAY", 0.5)),
     "with LoRA's dropout": (5, "before", LORA),
+    "with the ratio head": (5, "before", RATIO),
     "with stochastic depth": (6, "before", ("MODEL.EOMT.DROP_PATH", 0.4)),
     "with the float16 scaler": (5, "before", FP16),
 }

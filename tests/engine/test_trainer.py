@@ -9,16 +9,24 @@ import torch
 from detectron2.engine import HookBase
 from detectron2.utils.events import EventStorage
 from PIL import Image
+from runs import small_run
 from small_sets import anomaly_set
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from anoseg_d2.checkpoint import AnosegCheckpointer
 from anoseg_d2.checkpoint.from_config import resolve_weights
+from anoseg_d2.checkpoint.identity import model_tensors
+from anoseg_d2.config import check_config
+from anoseg_d2.data.builtin import register_cards
+from anoseg_d2.data.loader import training_dicts
 from anoseg_d2.engine.solver import build_optimizer, build_scheduler
 from anoseg_d2.engine.step import StepTrainer
 from anoseg_d2.engine.trainer import Trainer, check_inputs
 from anoseg_d2.modeling import EoMT
+from anoseg_d2.modeling.ratio import RATIO_PREFIX
+from anoseg_d2.prediction.predictor import AnomalyPredictor
 
 LORA = ("MODEL.LORA.ENABLED", True, "MODEL.LORA.RANK", 2)
 
@@ -426,3 +434,56 @@ def test_an_infinite_loss_stops_the_run(run_cfg):
 
     with pytest.raises(FloatingPointError, match="NaN"):
         trained(run_cfg("diverged"), hook=Break())
+
+
+def test_everything_else_trains_to_the_same_bits_with_the_ratio_head():
+    batches = [[tiny_models.tiny_batch(2, num_classes=4, seed=step)] for step in range(4)]
+    states = []
+    for ratio in (False, True):
+        cfg = training_config("MODEL.EOMT.ANOMALY_CLASS", True, "MODEL.RATIO.ENABLED", ratio)
+        model = run_steps(cfg, batches, clip_norm=1e-3).model
+        states.append({name: value.detach() for name, value in model_tensors(model).items()})
+    own = {name for name in states[1] if name not in states[0]}
+    assert own and all(name.startswith(RATIO_PREFIX) for name in own)
+    for name, expected in states[0].items():
+        assert torch.equal(states[1][name], expected), name
+
+
+@pytest.fixture
+def run_alone(tmp_path):
+    """Config that trains only the ratio head, on a model without the anomaly class."""
+    cfg = small_run(tmp_path, "run", "MODEL.EOMT.NUM_CLASSES", 2, "MODEL.RATIO.ALONE", True)
+    card = tmp_path / "card.yaml"
+    text = card.read_text().replace("[road, car, sky]", "[road, car]")
+    card.write_text(text.replace(", 2: sky}", "}\nanomaly: 2"))
+    torch.manual_seed(0)
+    start = EoMT(tiny_models.tiny_cfg("MODEL.EOMT.NUM_CLASSES", 2))
+    AnosegCheckpointer(start, str(tmp_path)).save("start")
+    cfg.MODEL.WEIGHTS = str(tmp_path / "start.pth")
+    return cfg, start
+
+
+def test_alone_the_ratio_head_leaves_the_checkpoint_as_it_is(run_alone):
+    cfg, start = run_alone
+    check_inputs(cfg, training=True)
+    trainer = Trainer(cfg)
+    trainer.resume_or_load(resume=False)
+    before = {name: value.clone() for name, value in trainer.model.state_dict().items()}
+    trainer.train()
+    after = trainer.model.state_dict()
+    for name, value in start.state_dict().items():
+        assert torch.equal(after[name], value), name
+    changed = {name for name in after if not torch.equal(after[name], before[name])}
+    assert changed == {name for name in after if name.startswith(RATIO_PREFIX)}
+    predictor = AnomalyPredictor.from_pretrained(cfg.OUTPUT_DIR + "/model_final.pth")
+    assert "ratio" in predictor.score_names and "anomaly" not in predictor.score_names
+
+
+def test_a_ratio_head_without_anything_to_learn_from_is_refused(tmp_path):
+    for key, message in (("ENABLED", "ANOMALY_CLASS is False"), ("ALONE", "CUT_PASTE.ENABLED")):
+        cfg = small_run(tmp_path, "run", f"MODEL.RATIO.{key}", True)
+        register_cards(cfg)
+        with pytest.raises(ValueError, match=message):
+            training_dicts(cfg)
+    with pytest.raises(ValueError, match="leave LORA off"):
+        check_config(tiny_models.tiny_cfg("MODEL.RATIO.ALONE", True, "MODEL.LORA.ENABLED", True))
