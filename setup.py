@@ -1,9 +1,11 @@
-"""Packaging: `pip install -e .` in an environment of your own."""
+"""Packaging: `pip install .` in an environment of your own."""
 
 import re
+import shutil
 from pathlib import Path
 
 from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).resolve().parent
 
@@ -58,6 +60,17 @@ EXTRAS = {
     ],
 }
 
+CLASSIFIERS = [
+    "Development Status :: 4 - Beta",
+    "Environment :: Console",
+    "Intended Audience :: Science/Research",
+    "Operating System :: OS Independent",
+    *(f"Programming Language :: Python :: 3.{minor}" for minor in range(10, 14)),
+    "Topic :: Scientific/Engineering :: Artificial Intelligence",
+    "Topic :: Scientific/Engineering :: Image Recognition",
+    "Typing :: Typed",
+]
+
 
 def read_version():
     """The version that `anoseg_d2` states, read without importing it."""
@@ -66,9 +79,25 @@ def read_version():
 
 
 def read_readme():
-    """The README, for the package page; empty in a checkout that has none."""
-    readme = ROOT / "README.md"
-    return readme.read_text(encoding="utf-8") if readme.exists() else ""
+    """The README for the package page, without what points into the repository."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    inside = r"\((?!https?://|#)[^)]*\)"
+    text = re.sub(rf"!\[[^\]]*\]{inside}\n\n(\*\S.*?\S\*\n\n)?", "", text, flags=re.DOTALL)
+    return re.sub(rf"\[([^\]]*)\]{inside}", r"\1", text)
+
+
+class BuildWithConfigs(build_py):
+    """Builds the package with a copy of `configs/` inside, where `find_config` looks for it.
+
+    The recipes stay out: they run scripts of a checkout.
+    """
+
+    def run(self):
+        super().run()
+        if not self.editable_mode:  # an editable install reads those of the checkout
+            target = Path(self.build_lib, "anoseg_d2", "configs")
+            shutil.rmtree(target, ignore_errors=True)
+            shutil.copytree(ROOT / "configs", target, ignore=shutil.ignore_patterns("*recipe.yaml"))
 
 
 setup(
@@ -78,8 +107,11 @@ setup(
     long_description=read_readme(),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
+    author="anoseg_d2 contributors",
+    classifiers=CLASSIFIERS,
+    cmdclass={"build_py": BuildWithConfigs},
     packages=find_packages(include=["anoseg_d2", "anoseg_d2.*"]),
-    package_data={"anoseg_d2": ["data/cards/*.yaml", "report/*.html"]},
+    package_data={"anoseg_d2": ["py.typed", "data/cards/*.yaml", "report/*.html"]},
     entry_points={"console_scripts": ["anoseg = anoseg_d2.cli:main"]},
     python_requires=">=3.10",
     install_requires=REQUIRES,

@@ -49,8 +49,8 @@ def __getattr__(name):
         if (error.name or "").split(".")[0] != "detectron2":
             raise
         raise ModuleNotFoundError(
-            "anoseg_d2 needs detectron2, which is not installed: build the official one, or "
-            "run python tools/setup_env.py --detectron2-only",
+            "anoseg_d2 needs detectron2, which is not installed: build the official one, or, in "
+            "a checkout of anoseg_d2, run python tools/setup_env.py --detectron2-only",
             name="detectron2",
         ) from error
 

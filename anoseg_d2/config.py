@@ -12,6 +12,7 @@ from pathlib import Path
 from anoseg_d2.utils.cli import import_modules
 from anoseg_d2.utils.config_files import (
     assigned_keys,
+    find_config,
     flat_items,
     override_pairs,
     read_yaml,
@@ -43,13 +44,14 @@ def load_config(
     """Read defaults, a yaml file with its bases, and `KEY VALUE` overrides; check all of it.
 
     Args:
-        config_file: path; empty for the defaults.
+        config_file: path of a yaml file, or the name of a shipped config, such as "arcface_lora"
+            or "camvid/arcface"; empty for the defaults.
         overrides: keys and values in turn.
         imports: modules to import as well as MODEL.IMPORTS.
     Returns:
         detectron2 config node, not frozen.
     Raises:
-        FileNotFoundError: the config file does not exist.
+        FileNotFoundError: there is no such file, and no shipped config of that name.
         ValueError: an unknown key (with the nearest known one), a value of the wrong type or out
             of its range, a detectron2 key that nothing reads, or broken yaml.
         ImportError: one of the modules is missing.
@@ -87,9 +89,7 @@ def check_key_names(config_file: str = "", overrides: Iterable | None = None) ->
 def _given_items(config_file: str, overrides: Iterable | None) -> Iterator[tuple[str, object]]:
     """Yield the keys and values of a file and then of the command line."""
     if config_file:
-        if not Path(config_file).is_file():
-            raise FileNotFoundError(f"--config-file {config_file} does not exist; see configs/")
-        yield from flat_items(read_yaml(config_file))
+        yield from flat_items(read_yaml(find_config(config_file)))
     yield from override_pairs(overrides or [])
 
 

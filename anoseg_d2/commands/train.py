@@ -1,9 +1,9 @@
 """Train or evaluate an EoMT anomaly segmenter.
 
 Examples:
-    anoseg train --config-file configs/eomt_baseline.yaml
-    anoseg train --config-file configs/arcface_lora.yaml --num-gpus 4 --resume
-    anoseg train --config-file configs/arcface_lora.yaml --eval-only MODEL.WEIGHTS model.pth
+    anoseg train --config-file eomt_baseline
+    anoseg train --config-file arcface_lora --num-gpus 4 --resume
+    anoseg train --config-file arcface_lora --eval-only MODEL.WEIGHTS model.pth
     torchrun --nproc-per-node 4 train_net.py --config-file configs/arcface_lora.yaml
 """
 
@@ -12,6 +12,7 @@ import os
 
 from anoseg_d2.config import check_key_names
 from anoseg_d2.utils.cli import add_import_option, run_command
+from anoseg_d2.utils.config_files import find_config
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -20,7 +21,12 @@ def build_parser() -> argparse.ArgumentParser:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("--config-file", default="", metavar="FILE", help="one of configs/")
+    add(
+        "--config-file",
+        default="",
+        metavar="FILE",
+        help="yaml file, or the name of a shipped config",
+    )
     add("--resume", action="store_true", help="continue from the last checkpoint of OUTPUT_DIR")
     add("--overwrite", action="store_true", help="delete the run that OUTPUT_DIR holds")
     add("--eval-only", action="store_true", help="evaluate; with --resume the last checkpoint")
@@ -73,6 +79,8 @@ def run(args: argparse.Namespace) -> None:
             f"--num-gpus is {args.num_gpus}; it must be at least 1. On a CPU: --num-gpus 1 "
             "MODEL.DEVICE cpu"
         )
+    if args.config_file:
+        args.config_file = str(find_config(args.config_file))  # detectron2 opens it too
     check_key_names(args.config_file, args.opts)
 
     from anoseg_d2.config import load_config

@@ -12,16 +12,54 @@ from yacs.config import CfgNode
 
 __all__ = [
     "assigned_keys",
+    "find_config",
     "flat_items",
     "override_pairs",
     "read_yaml",
     "require_key",
     "set_value",
+    "shipped_configs",
 ]
 
 # Far above any config. With aliases, a yaml file of ten lines can stand for billions of values.
 MAX_VALUES = 100_000
 _WORDS = {bool: "True or False", int: "an integer", float: "a number", str: "a string"}
+
+
+def configs_folder() -> Path:
+    """Return the folder of the shipped configs: in the package, or at the top of a checkout."""
+    package = Path(__file__).resolve().parents[1]
+    installed = package / "configs"
+    return installed if installed.is_dir() else package.parent / "configs"
+
+
+def shipped_configs() -> list[str]:
+    """Return the names of the configs that come with the package, such as "camvid/arcface"."""
+    folder = configs_folder()
+    paths = (path.relative_to(folder) for path in folder.rglob("*.yaml"))
+    # Bases lack what their children set, and recipes are for the scripts of a checkout.
+    whole = (p for p in paths if not p.name.startswith("Base-") and not p.stem.endswith("recipe"))
+    return sorted(path.with_suffix("").as_posix() for path in whole)
+
+
+def find_config(config: str | Path) -> Path:
+    """Return the file of a config.
+
+    Args:
+        config: path of a yaml file, or the name of a shipped config; a path goes first.
+    Raises:
+        FileNotFoundError: it is neither; the message lists the shipped configs.
+    """
+    path = Path(config).expanduser()
+    if path.is_file():
+        return path
+    names = shipped_configs()
+    if str(config) in names:
+        return configs_folder() / f"{config}.yaml"
+    raise FileNotFoundError(
+        f"--config-file {config} does not exist, and it is not the name of a shipped config: "
+        f"{', '.join(names)}"
+    )
 
 
 def read_yaml(path, _children: tuple = ()) -> dict:
