@@ -22,6 +22,7 @@ COMMANDS = {
     "compare": ("compare", [], "runs and methods side by side (tools/compare.py)"),
     "check": ("check", [], "look through datasets (datasets/check.py)"),
     "cut-paste": ("cut_paste", [], "paste unknown objects (datasets/prepare_cut_paste.py)"),
+    "memory": ("memory", [], "add the memory score (tools/build_memory.py)"),
 }
 
 

@@ -20,6 +20,7 @@ SCRIPTS = {
     "tools/compare.py": "compare",
     "datasets/check.py": "check",
     "datasets/prepare_cut_paste.py": "cut-paste",
+    "tools/build_memory.py": "memory",
 }
 
 
@@ -45,7 +46,7 @@ def test_help_lists_every_command(capsys):
         cli.main(["--help"])
     said = capsys.readouterr().out
     names = ["train", "eval", "predict", "export", "convert", "maps", "compare", "check"]
-    names += ["cut-paste"]
+    names += ["cut-paste", "memory"]
     assert list(cli.COMMANDS) == names
     assert all(f"\n  {name} " in said for name in names)
 

@@ -1,8 +1,5 @@
 """A checkpoint gets a memory, keeps it, and refuses that of another backbone."""
 
-import importlib.util
-from pathlib import Path
-
 import numpy as np
 import pytest
 import small_sets
@@ -10,18 +7,13 @@ import torch
 from PIL import Image
 
 from anoseg_d2.checkpoint import model_meta, read_checkpoint
-from anoseg_d2.commands import convert
+from anoseg_d2.commands import convert, memory
 from anoseg_d2.prediction.predictor import AnomalyPredictor
 
-ROOT = Path(__file__).resolve().parents[2]
 
-
-@pytest.fixture(scope="module")
+@pytest.fixture
 def tool():
-    spec = importlib.util.spec_from_file_location("build_memory", ROOT / "tools/build_memory.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return memory
 
 
 @pytest.fixture
