@@ -66,7 +66,7 @@ def build_parser() -> argparse.ArgumentParser:
         type=float,
         metavar="ALPHA",
         help="videos: average scores along the optical flow, ALPHA in 0..1 is the weight of the "
-        "present frame (0.3 calms flicker well, 1 changes nothing); still images stay as they are",
+        "current frame (0.3 calms flicker well, 1 changes nothing); still images stay as they are",
     )
     add("--max-frames", type=int, metavar="N", help="of a video or webcam")
     add_import_option(parser)

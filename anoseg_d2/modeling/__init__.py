@@ -2,13 +2,13 @@
 
 - `EoMT`: the meta-architecture: losses in training, scores at inference.
 - `build_vit`: the timm ViT that carries the queries, without weights.
-- `CLASS_HEADS`, `ClassHead`: the registered class heads, and the base of one's own.
+- `CLASS_HEADS`, `ClassHead`: the registered class heads, and the base class for your own.
 - `SetCriterion`: matches queries with targets and sums the losses.
 - `QueryMask`: what each query may attend to while masked attention is annealed away.
-- `inject_lora`, `lora_state_dict`, `merge_lora`: adapters put in, read out, and folded into the
-  weights.
-- `SCORES`, `anomaly_scores`, `register_score`: the registered anomaly scores, all of them from the
-  logits of one forward pass, and the way to add one.
+- `inject_lora`, `lora_state_dict`, `merge_lora`: insert adapters, read them out, and fold them
+  into the weights.
+- `SCORES`, `anomaly_scores`, `register_score`: the registered anomaly scores, all computed from one
+  forward pass, and how to add one.
 - `PatchMemory`, `RatioHead`: scores of patch tokens, from known patches and from pasted outliers.
 - `POSTPROCESS`: the registered filters of a score map.
 - `plan_windows`: how an image of any size is cut into what the network sees.

@@ -17,7 +17,7 @@ __all__ = ["QueryMask", "annealing_windows", "draw_query_mask", "keep_probabilit
 def annealing_windows(num_blocks: int) -> list[tuple[float, float]]:
     """Return start and end, as fractions of the run, of the annealing of every query block.
 
-    Starts are spread evenly over 1/6..2/3, each window lasts 1/6 of the run.
+    Starts are spread evenly over 1/6..2/3 of the run, and each window lasts 1/6 of it.
     """
     starts = [1 / 6 + 0.5 * i / max(num_blocks - 1, 1) for i in range(num_blocks)]
     return [(start, start + 1 / 6) for start in starts]
@@ -53,8 +53,9 @@ class QueryMask:
         self.num_prefix = num_prefix
 
     def query_rows(self) -> Tensor:
-        """Rows of the queries, (B, 1, Q, N) bool: queries and prefix stay visible, so no row is
-        ever empty.
+        """Return the rows of the queries, (B, 1, Q, N) bool.
+
+        Queries and prefix always stay visible, so no row is ever empty.
         """
         images, queries, _ = self.visible.shape
         always = self.visible.new_ones(images, queries, queries + self.num_prefix)
@@ -88,14 +89,15 @@ def draw_query_mask(
         mask_logits: (B, Q, h, w).
         grid: size of the patch grid.
         num_prefix: see `QueryMask`.
-        keep: probability that a query keeps its mask; otherwise it sees everything. Drawn for each
-            image and query, not shared in the batch.
+        keep: probability that a query keeps its mask; otherwise it sees everything. It is drawn
+            separately for each image and query.
     Returns:
         None when no query is masked.
     """
     if keep == 0:
         return None
-    # A logit of 0 is a probability of 1/2: a query sees what it more likely claims than not.
+    # A logit of 0 is a probability of 1/2: a query sees the patches that it more likely claims
+    # than not.
     inside = F.interpolate(mask_logits.float(), size=grid, mode="bilinear") > 0
     inside = inside.flatten(2)
     freed = torch.rand(inside.shape[:2], device=inside.device) > keep

@@ -1,4 +1,4 @@
-"""Set criterion of EoMT: match every prediction with the targets, then sum the losses.
+"""The set criterion of EoMT matches every prediction with the targets and sums the losses.
 
 Shape letters: B images, Q queries, R class rows, T targets of one image, M matched masks,
 (H, W) label size, (h, w) mask grid.
@@ -57,9 +57,10 @@ class LossNormalizers(NamedTuple):
     They follow only from the targets, so that accumulated and distributed batches give the
     gradient of the whole batch.
 
-    num_masks: of the mask losses.
-    class_weight: of the class loss.
-    num_images: of this rank in the step; a micro-batch takes its part of the outlier term.
+    num_masks: divisor of the mask losses.
+    class_weight: divisor of the class loss.
+    num_images: number of images of this rank in the step; a micro-batch contributes its
+        fraction of the outlier term.
     """
 
     num_masks: float
@@ -122,14 +123,14 @@ def _gather_matches(
 class SetCriterion(nn.Module):
     """Losses of "Your ViT is Secretly an Image Segmentation Model" (arXiv:2503.19108).
 
-    mask: BCE and dice on points that are mostly uncertain; class: weighted cross entropy over all
-    queries, where unmatched ones are no-object. Every prediction is matched separately. All in
-    float32.
+    The mask losses are BCE and dice at points that are mostly uncertain; the class loss is a
+    weighted cross entropy over all queries, where unmatched ones are no-object. Every prediction
+    is matched separately. Everything is float32.
 
     Args:
-        num_classes: rows of the class head without no-object.
-        mask_weight, dice_weight, class_weight: of the three losses.
-        no_object_weight: of no-object rows in the cross entropy.
+        num_classes: number of class rows without no-object.
+        mask_weight, dice_weight, class_weight: weights of the three losses.
+        no_object_weight: weight of no-object rows in the cross entropy.
         match_weights: costs of BCE, dice and class in the matching.
         match_points, loss_points: number of points; 0 takes every pixel of the mask grid.
         oversample_ratio, importance_ratio: see `losses.uncertain_points`.
@@ -171,7 +172,7 @@ class SetCriterion(nn.Module):
 
     @classmethod
     def from_config(cls, cfg) -> dict:
-        """Arguments beyond `num_classes` from `cfg.MODEL.CRITERION`."""
+        """Return the arguments other than `num_classes` from `cfg.MODEL.CRITERION`."""
         node = cfg.MODEL.CRITERION
         return {
             "mask_weight": node.MASK_WEIGHT,
@@ -190,7 +191,7 @@ class SetCriterion(nn.Module):
         }
 
     def normalizers(self, num_targets: list[int], num_queries: int) -> LossNormalizers:
-        """Divisors for one optimiser step; every rank must call it.
+        """Return the divisors for one optimiser step; every rank must call this.
 
         Args:
             num_targets: T of every image of this rank in the step, all micro-batches.
@@ -220,10 +221,10 @@ class SetCriterion(nn.Module):
             predictions: per prediction layer mask logits (B, Q, h, w) and class logits (B, Q, R).
             targets: one per image.
             head: gives the logits that the class loss sees, with a margin where it has one.
-            normalizers: of the whole step; None takes this batch as the step.
+            normalizers: those of the whole step; None if this batch is the whole step.
         Returns:
-            weighted scalars `loss_mask`, `loss_dice`, `loss_class` of the last prediction, and
-            with suffix `_0`, `_1`, ... of those before it; `loss_outlier` when it is on.
+            weighted scalars `loss_mask`, `loss_dice`, `loss_class` of the last prediction, the same
+            with suffix `_0`, `_1`, ... for those before it, and `loss_outlier` if it is on.
         """
         if normalizers is None:
             normalizers = self.normalizers(
@@ -251,7 +252,7 @@ class SetCriterion(nn.Module):
     def match_layers(
         self, predictions: list[tuple[Tensor, Tensor]], targets: list[Target]
     ) -> list[Matches]:
-        """Match every prediction layer by itself.
+        """Match every prediction layer separately.
 
         All costs of all layers reach the host in one transfer, because the assignment runs there
         and each transfer makes a GPU wait for everything before it.
@@ -272,7 +273,7 @@ class SetCriterion(nn.Module):
         return [_gather_matches(layer, targets, device) for layer in per_layer]
 
     def _image_costs(self, mask_logits: Tensor, class_logits: Tensor, target: Target) -> Tensor:
-        """Matching costs (Q, T) of one image and layer."""
+        """Return the matching costs (Q, T) of one image and layer."""
         if len(target.classes) == 0:
             return class_logits.new_zeros(len(class_logits), 0)
         points = self._match_points(mask_logits)
@@ -288,7 +289,7 @@ class SetCriterion(nn.Module):
         )
 
     def _match_points(self, mask_logits: Tensor) -> Tensor:
-        """One set of points (1, P, 2) for all queries and targets of an image."""
+        """Return one set of points (1, P, 2) for all queries and targets of an image."""
         if self.match_points == 0:
             return losses.dense_points(*mask_logits.shape[-2:], mask_logits.device)[None]
         return torch.rand(1, self.match_points, 2, device=mask_logits.device)

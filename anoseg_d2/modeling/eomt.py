@@ -59,7 +59,7 @@ class ScaleBlock(nn.Module):
 
 
 def _to_device(batch: Tensor, device: torch.device) -> Tensor:
-    """Copy without waiting where the device allows it, which takes pinned memory on the host."""
+    """Copy without waiting where the device allows it, which requires pinned memory."""
     if device.type == "cuda" and batch.device.type == "cpu":
         batch = batch.pin_memory()
     return batch.to(device, non_blocking=True)
@@ -73,7 +73,7 @@ class EoMT(nn.Module):
 
     Args:
         backbone: ViT of `build_vit`: timm `VisionTransformer` whose position embedding holds
-            patches only, or `Eva` with rotary positions; its blocks are told of the queries.
+            patches only, or `Eva` with rotary positions, which the queries do not get.
         head: name in `CLASS_HEADS`, or a head.
         num_known: K.
         has_anomaly: whether row K is the learned anomaly class.
@@ -81,24 +81,25 @@ class EoMT(nn.Module):
         num_blocks: last blocks that see the queries; there is a prediction before each of them
             and one after the last.
         masked_attention: mask the attention of queries in training, annealed over the run.
-        annealing_power: of the keep-probability.
+        annealing_power: exponent of the keep-probability.
         recompute: what the backward pass computes again instead of keeping: "none", "heads"
-            (all predictions: their upscaled features are half of what a step keeps), or "all"
-            (the ViT blocks too). Gradients do not change.
+            (all predictions, whose upscaled features are half of what a step keeps), or "all"
+            (the ViT blocks as well). Gradients do not change.
         criterion: losses; None for the defaults.
         ratio: train a head for the `ratio` score on the patch tokens.
         ratio_threshold: see `ratio.patch_labels`.
-        ratio_alone: train nothing but that head; everything else is frozen.
-        pixel_mean, pixel_std: of RGB 0..255; applied once, here.
+        ratio_alone: train only that head; everything else is frozen.
+        pixel_mean, pixel_std: statistics of RGB 0..255; applied once, here.
         score_names: anomaly scores at inference; empty for all that apply.
-        temperature: of the softmax behind `msp` and `entropy`.
+        temperature: temperature of the softmax behind `msp` and `entropy`.
         postprocess: names in `POSTPROCESS`, applied to each score map in order.
         window_overlap: see `windows.plan_windows`.
-        window_batch: most windows per forward, of one image or several; 0 for 8. It lowers
-            itself where memory does not suffice, and stays lowered.
+        window_batch: most windows per forward pass, of one image or several; 0 for 8. It is
+            halved where memory runs out, and stays lowered.
         query_tolerance: see `inference.choose_queries`.
-        inference_dtype: of the network's mixed precision at inference; None for the weights' own.
-        sem_seg_maps: give `sem_seg` as one-hot (K, H, W) maps, as detectron2's evaluators take it.
+        inference_dtype: type of mixed precision that the network uses at inference; None for
+            none.
+        sem_seg_maps: give `sem_seg` as one-hot (K, H, W) maps, as detectron2's evaluators expect.
     """
 
     @configurable
@@ -158,13 +159,13 @@ class EoMT(nn.Module):
             raise ValueError(f"MODEL.EOMT.RECOMPUTE is {recompute!r}; allowed: none, heads, all")
         self.recompute = recompute
         self.asked_scores = list(score_names)
-        # Maps of patch tokens by name, `memory` and `ratio`. Checkpoints that have one bring it.
+        # Maps of patch tokens by name, `memory` and `ratio`, which come with a checkpoint.
         self.patch_maps = nn.ModuleDict()
         self.ratio_alone = ratio_alone
         if ratio_alone:
             self.requires_grad_(False)
         if ratio or ratio_alone:
-            # Last of all parts: random numbers that the others start from stay the same.
+            # Built last, so that the random numbers that initialise the other parts do not change.
             blocks = ratio_blocks(depth, num_blocks)
             self.patch_maps["ratio"] = RatioHead(width, blocks, ratio_threshold)
         scores.available_scores(has_anomaly, score_names, scores.PATCH_MAPS)
@@ -233,12 +234,12 @@ class EoMT(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the parameters are."""
+        """The device that the parameters are on."""
         return self.pixel_mean.device
 
     @property
     def image_size(self) -> tuple[int, int]:
-        """(H, W) in pixels that the model sees."""
+        """Size (H, W) in pixels of the images that the network sees."""
         return tuple(self.backbone.patch_embed.img_size)
 
     @property
@@ -257,7 +258,7 @@ class EoMT(nn.Module):
         normalizers: LossNormalizers | None = None,
         score_names: Sequence[str] | None = None,
     ):
-        """Losses in training, scores in evaluation.
+        """Return losses in training, scores in evaluation.
 
         Args:
             batched_inputs: per image `image` (3, H, W) RGB 0..255, uint8 or float; in training of
@@ -347,17 +348,17 @@ class EoMT(nn.Module):
     def run_network(
         self, images: Tensor, final_only: bool = False, blocks: Sequence[int] = ()
     ) -> tuple[list[tuple[Tensor, Tensor]], dict[int, Tensor]]:
-        """Run the network as `predict_masks` does, and keep patch tokens on the way.
+        """Run the network as `predict_masks` does, and also return patch tokens.
 
         Args:
             images, final_only: see `predict_masks`.
-            blocks: ViT blocks, counted from 0, whose output is kept.
+            blocks: ViT blocks, counted from 0, whose output is returned as well.
         Returns:
             predictions, and {block: patch tokens (B, N, C)}.
         """
         if tuple(images.shape[-2:]) != self.image_size:
             raise ValueError(
-                f"images are {tuple(images.shape[-2:])}, the model sees {self.image_size} "
+                f"images are {tuple(images.shape[-2:])}, but the model sees {self.image_size} "
                 "(INPUT.CROP_SIZE); the position embedding must be resampled for another size"
             )
         vit = self.backbone
@@ -381,7 +382,7 @@ class EoMT(nn.Module):
         return predictions, tokens
 
     def _exempt_queries_from_rotation(self) -> None:
-        """Tell blocks with rotary positions how many tokens before the patches have none."""
+        """Set how many tokens before the patches have no rotary position, in each block."""
         if backbone_kind(self.backbone) == "dinov3":
             prefix = self.backbone.num_prefix_tokens
             for index, block in enumerate(self.backbone.blocks):
@@ -389,7 +390,7 @@ class EoMT(nn.Module):
                 block.attn.num_prefix_tokens = prefix + has_queries * self.num_queries
 
     def _add_positions(self, patches: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Prefix and positions; x (B, prefix + patches, C), and the rotation that blocks apply."""
+        """Add prefix and positions; returns (B, prefix + patches, C) and the blocks' rotation."""
         x = self.backbone._pos_embed(patches)
         x, rope = x if isinstance(x, tuple) else (x, None)
         return self.backbone.norm_pre(x), rope
@@ -407,14 +408,14 @@ class EoMT(nn.Module):
         return block(x, **options)
 
     def _predict(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Mask and class logits of one prediction layer; see `_apply_heads`."""
+        """Return mask and class logits of one prediction layer; see `_apply_heads`."""
         if self.recompute != "none" and self.training:
             # The heads draw no random numbers, so there is no state to restore.
             return checkpoint(self._apply_heads, x, use_reentrant=False, preserve_rng_state=False)
         return self._apply_heads(x)
 
     def _apply_heads(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Heads on the ViT's own final norm; x (B, Q + prefix + patches, C)."""
+        """Apply the heads after the ViT's own final norm; x (B, Q + prefix + patches, C)."""
         x = self.backbone.norm(x)
         queries = x[:, : self.num_queries]
         patches = x[:, self.num_queries + self.backbone.num_prefix_tokens :]

@@ -1,4 +1,4 @@
-"""Class heads: from query features to class logits, and the geometry that their losses need.
+"""Class heads turn query features into class logits, and logits into what the loss sees.
 
 Shape letters: B images, Q queries, C width, R rows: `[known 0..K-1, (anomaly K), no-object]`.
 
@@ -31,12 +31,12 @@ __all__ = [
 CLASS_HEADS = Registry("class head")
 RANGES["MODEL.HEAD.NAME"] = registered(CLASS_HEADS)
 
-# float32 cosines closer to +-1 than this have no usable derivative of the angle.
+# For float32 cosines closer to +-1 than this, the angle has no usable derivative.
 COSINE_LIMIT = 1.0 - 1e-6
 
 
 class ClassHead(nn.Module):
-    """Base of the class heads. Subclass it and register it under a name in `CLASS_HEADS`.
+    """Base of the class heads. Subclass it and register the subclass in `CLASS_HEADS`.
 
     Args:
         width: C, width of the query features.
@@ -60,7 +60,7 @@ class ClassHead(nn.Module):
         raise TypeError(f"{type(self).__name__} defines no forward")
 
     def loss_logits(self, class_logits: Tensor, targets: Tensor) -> Tensor:
-        """Return what the cross entropy sees: here the logits as they are.
+        """Return the logits that the cross entropy sees; here they are unchanged.
 
         Args:
             class_logits: (..., R) of `forward`.
@@ -69,11 +69,11 @@ class ClassHead(nn.Module):
         return class_logits
 
     def set_progress(self, progress: float) -> None:
-        """Take note of the fraction of the run that is done, 0..1. Most heads ignore it."""
+        """Receive the fraction of the run that is done, 0..1. Most heads ignore it."""
 
     @classmethod
     def from_config(cls, cfg) -> dict:
-        """Arguments beyond the common three that a config holds for this head."""
+        """Return the arguments, other than the common three, that a config has for this head."""
         return {}
 
 
@@ -96,9 +96,9 @@ class LogitNormHead(LinearHead):
     """Logit normalisation.
 
     "Mitigating Neural Network Overconfidence with Logit Normalization" (Wei et al. 2022,
-    arXiv:2205.09310): the vector of all R logits is brought to norm 1 / tau, so that a loss can
-    only fall by its direction. The `cosine` form normalises features and rows instead and has no
-    bias in it.
+    arXiv:2205.09310): the vector of all R logits is scaled to norm 1 / tau, so that the loss can
+    fall only through its direction. The `cosine` form normalises features and rows instead and
+    uses no bias.
 
     Args:
         tau: temperature.
@@ -150,7 +150,7 @@ class ArcFaceHead(ClassHead):
 
     Args:
         scale: s, radius of the hypersphere.
-        learn_scale: s is a parameter.
+        learn_scale: whether s is a trained parameter.
         margin: m in radians, 0..pi/2.
         margin_ramp: fraction of the run over which the margin grows linearly from 0; 0 for none.
     """
@@ -195,7 +195,7 @@ class ArcFaceHead(ClassHead):
         self.progress = progress
 
     def current_margin(self) -> float:
-        """Margin in radians at this point of the run."""
+        """Return the margin in radians at this point of the run."""
         if self.margin_ramp <= 0:
             return self.margin
         return self.margin * min(1.0, self.progress / self.margin_ramp)
@@ -215,7 +215,7 @@ class ArcFaceHead(ClassHead):
 
 
 def cosine_logits(features: Tensor, weight: Tensor) -> Tensor:
-    """Cosine of the angle between features and class rows.
+    """Return the cosine of the angle between features and class rows.
 
     Args:
         features: (..., C).
@@ -228,11 +228,11 @@ def cosine_logits(features: Tensor, weight: Tensor) -> Tensor:
 
 
 def add_angular_margin(cosine: Tensor, margin: float) -> Tensor:
-    """cos(theta) -> cos(theta + m), decreasing in theta on all of [0, pi].
+    """Map cos(theta) to cos(theta + m), decreasing in theta on all of [0, pi].
 
-    Beyond theta = pi - m the sum would turn back up; there cos(theta) - m sin(m) keeps falling
-    (the usual "hard margin" continuation). Cosines are clamped to +-(1 - 1e-6), where the
-    derivative of the angle ends.
+    Beyond theta = pi - m the cosine would rise again; there cos(theta) - m sin(m) keeps falling
+    (the usual "hard margin" continuation). Cosines are clamped to +-(1 - 1e-6), beyond
+    which the angle has no usable derivative in float32.
 
     Args:
         cosine: any shape, computed in float32.
@@ -254,7 +254,7 @@ def normalize_logits(logits: Tensor, tau: float) -> Tensor:
 
 
 def build_head(cfg, width: int, num_known: int, has_anomaly: bool) -> ClassHead:
-    """Build the head that `cfg.MODEL.HEAD.NAME` chooses."""
+    """Build the head that `cfg.MODEL.HEAD.NAME` names."""
     head = CLASS_HEADS[cfg.MODEL.HEAD.NAME]
     return head(width, num_known, has_anomaly, **head.from_config(cfg))
 

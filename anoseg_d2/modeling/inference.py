@@ -1,13 +1,13 @@
-"""Inference on images of any size: windows, linear maps, native size, scores.
+"""Run inference on images of any size: windows, linear maps, native size, scores.
 
 Every score is a pointwise function of a few maps, most of them linear in the sigmoid of the mask
 logits (`scores`). So windows merge maps, one resize brings them to native size, and the formulas
-come last. All of it happens strip by strip: a strip of rows of the output is made of the few rows
+come last. All of this happens strip by strip: a strip of output rows is computed from the few rows
 of mask logits that it depends on, while these are in the cache, and no map of a whole image is
 ever stored.
 
-Only the network runs in mixed precision, if anything does. What follows is float32, because a
-score of 8 bits ties thousands of pixels.
+Only the network runs in mixed precision, if anything does. What follows is float32, because
+bfloat16 has 8 bits of precision, and thousands of pixels would share one score.
 
 Shape letters: n windows, Q queries, M channels of all maps together, (h, w) mask logits of a
 window, (H, W) output.
@@ -36,17 +36,17 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
-# Floats that one strip may hold at once, masks and maps together: 8 MiB stay in the cache.
+# Floats that one strip may hold at once, masks and maps together: 8 MiB fit into the cache.
 STRIP_ELEMENTS = 2**21
-# Windows per forward where INPUT.WINDOW_BATCH is 0. More make no device faster at these sizes.
+# Windows per forward pass where INPUT.WINDOW_BATCH is 0.
 MOST_WINDOWS = 8
 
-# Devices other than CUDA raise a plain RuntimeError, which only its message tells apart.
+# Devices other than CUDA raise a plain RuntimeError, which can only be recognised by its message.
 _NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "alloc_failed")
 
 
 class WindowPrediction(NamedTuple):
-    """What is kept of one window until its image is complete.
+    """The part of a prediction that is kept until all windows of the image are done.
 
     mask_logits: (Q', h, w) float32 of the queries that matter, most important first.
     coefficients: {linear map: (Q'', M)}; each reads only the first Q'' of these queries.
@@ -72,8 +72,8 @@ def infer_images(
         per image `sem_seg` (H, W) int64, `scores` {name: (H, W) float32} and `confidence` (H, W)
         float32.
     Raises:
-        ValueError: scores that the model cannot give, or an image that `plan_windows` refuses.
-        RuntimeError: memory does not suffice for a single window.
+        ValueError: the model cannot give a score, or `plan_windows` refuses an image.
+        RuntimeError: there is not enough memory for a single window.
     """
     names = model.check_scores(score_names) if score_names else model.score_names
     plans = [
@@ -122,12 +122,12 @@ def _predict_all(model, samples, plans, names) -> Iterator[WindowPrediction]:
 def predict_windows(
     model: nn.Module, images: Tensor, names: Iterable[str]
 ) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
-    """Run the network on windows and compute what all maps are made of.
+    """Run the network on windows and compute what all maps are built from.
 
     Args:
         model: an `EoMT`.
         images: (B, 3, H, W) RGB 0..255 of the model's `image_size`.
-        names: of scores.
+        names: names of scores.
     Returns:
         mask logits (B, Q, h, w), coefficients {linear map: (B, Q, M)} and patch maps
         {patch map: (B, M, rows, columns)}, all float32.
@@ -174,11 +174,11 @@ def choose_queries(
     their coefficients, which stays below `tolerance` in every channel.
 
     Args:
-        coefficients: {linear map: (Q, M)} of one window, `probs` among them.
-        tolerance: bound of the error of every map; 0 keeps every query.
+        coefficients: {linear map: (Q, M)} of one window, including `probs`.
+        tolerance: bound on the error of every map; 0 keeps every query.
     Returns:
-        order (Q) int64, the queries most sure of an object first, and {linear map: number of
-        queries that it needs, from 1 to Q}.
+        order (Q) int64, with the queries most certain of an object first, and {linear map: number
+        of queries that it needs, from 1 to Q}.
     """
     order = coefficients["probs"].sum(dim=-1).argsort(descending=True)
     left = torch.stack(
@@ -187,13 +187,13 @@ def choose_queries(
             for value in coefficients.values()
         ]
     )
-    # Entry n of `left` is what a map loses without query n and all after it.
+    # Entry n of `left` bounds what a map loses without query n and all after it.
     needed = (left >= tolerance).sum(dim=1).clamp(min=1).tolist()
     return order, dict(zip(coefficients, needed, strict=True))
 
 
 def _read_image(model, windows: list[WindowPrediction], plan: WindowPlan, size, names) -> dict:
-    """Make the maps of an image strip by strip, resize them to `size`, evaluate the formulas."""
+    """Compute the maps of an image strip by strip, resize them, and evaluate the formulas."""
     sem_seg = windows[0].mask_logits.new_empty(size, dtype=torch.int64)
     confidence = sem_seg.new_empty(size, dtype=torch.float32)
     score_maps = {name: torch.empty_like(confidence) for name in names}
@@ -219,7 +219,7 @@ def _read_image(model, windows: list[WindowPrediction], plan: WindowPlan, size, 
 
 
 def _strips(windows, plan: WindowPlan, size) -> Iterator[tuple[int, int]]:
-    """Rows start..stop that split the output into strips of about `STRIP_ELEMENTS`."""
+    """Yield rows start..stop that split the output into strips of about `STRIP_ELEMENTS`."""
     height, width = size
     window = windows[0]
     maps = [*(value.shape[1] for value in window.coefficients.values())]
@@ -234,7 +234,7 @@ def _strips(windows, plan: WindowPlan, size) -> Iterator[tuple[int, int]]:
 
 
 def _merged_rows(windows, plan: WindowPlan, first: int, last: int) -> tuple[Tensor, dict]:
-    """Rows first..last of the maps of the resized image, (M, rows, W), and channels by name."""
+    """Return rows first..last of the resized image's maps, (M, rows, W), and channels by name."""
     if len(windows) == 1:
         return _window_rows(windows[0], plan.window, first, last)
     height, width = plan.window
@@ -253,7 +253,7 @@ def _merged_rows(windows, plan: WindowPlan, first: int, last: int) -> tuple[Tens
 
 
 def _window_rows(window: WindowPrediction, size, first: int, last: int) -> tuple[Tensor, dict]:
-    """Rows first..last of the maps of one window, (M, rows, w), and channels by name."""
+    """Return rows first..last of one window's maps, (M, rows, w), and channels by name."""
     masks = resize_rows(window.mask_logits, size, first, last).sigmoid().flatten(1)
     channels = {name: value.shape[1] for name, value in window.coefficients.items()}
     channels |= {name: len(value) for name, value in window.patch_maps.items()}
@@ -272,7 +272,7 @@ def read_scores(model: nn.Module, maps: dict[str, Tensor], names: Iterable[str])
     Args:
         model: an `EoMT`.
         maps: {name: (B, M, H, W)}.
-        names: of scores.
+        names: names of scores.
     Returns:
         `sem_seg` (B, H, W) int64, `scores` {name: (B, H, W)} and `confidence` (B, H, W).
     """
@@ -285,7 +285,7 @@ def read_scores(model: nn.Module, maps: dict[str, Tensor], names: Iterable[str])
 
 
 def _first_argmax(values: Tensor) -> Tensor:
-    """`values.argmax(dim=1)`, ten times faster on a CPU: its own reduction is not vectorised."""
+    """Return `values.argmax(dim=1)`, much faster on CPUs, where torch does not vectorise it."""
     best = values[:, 0]
     index = torch.zeros_like(best)
     for channel in range(1, values.shape[1]):
@@ -295,21 +295,21 @@ def _first_argmax(values: Tensor) -> Tensor:
 
 
 def is_out_of_memory(error: RuntimeError) -> bool:
-    """Whether torch raised `error` because memory ran out, on any device."""
+    """Return whether torch raised `error` because memory ran out, on any device."""
     words = str(error).lower()
     is_cuda = isinstance(error, torch.cuda.OutOfMemoryError)
     return is_cuda or any(phrase in words for phrase in _NO_MEMORY)
 
 
 def smaller_batch(windows: int, window: tuple[int, int], error: RuntimeError) -> int:
-    """Return half as many windows per forward, and say so in the log.
+    """Return half as many windows per forward pass, and log it.
 
     Args:
-        windows: how many did not fit.
+        windows: number that did not fit.
         window: (H, W) in pixels.
-        error: what torch raised.
+        error: the exception that torch raised.
     Raises:
-        RuntimeError: not even one window fits; the cause is `error`.
+        RuntimeError: not even one window fits; caused by `error`.
     """
     if windows == 1:
         raise RuntimeError(

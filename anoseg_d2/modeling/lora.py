@@ -1,4 +1,4 @@
-"""Low-rank adapters over the linear layers of a vision transformer, by loralib.
+"""Low-rank adapters on the linear layers of a vision transformer, built on loralib.
 
 "LoRA: Low-Rank Adaptation of Large Language Models" (arXiv:2106.09685). Departures from loralib:
 A is Gaussian with standard deviation 1 / r, weights are never merged behind the caller's back, the
@@ -31,7 +31,7 @@ _QKV = ("q", "k", "v")
 
 
 class _LowRankLinear(torch.autograd.Function):
-    """W x + b + s B A dropout(x) that keeps only x and A dropout(x) for the backward pass.
+    """Compute W x + b + s B A dropout(x), keeping only x and A dropout(x) for the backward pass.
 
     Written with plain operations, autograd keeps x twice (with dropout: as it is and thinned out),
     a dropout mask, and a copy of W in the type of mixed precision. Here the mask is drawn again
@@ -80,7 +80,7 @@ def draw_seed() -> int:
 
 
 def _thin_out(x: Tensor, dropout: float, seed: int) -> Tensor:
-    """Dropout whose mask follows from a seed, so that it need not be kept."""
+    """Apply dropout whose mask follows from a seed, so that it need not be kept."""
     if dropout == 0:
         return x
     generator = torch.Generator(x.device).manual_seed(seed)
@@ -89,7 +89,7 @@ def _thin_out(x: Tensor, dropout: float, seed: int) -> Tensor:
 
 
 def low_rank_linear(x, weight, bias, lora_a, lora_b, scaling, parts, dropout=0.0, seed=0) -> Tensor:
-    """W x + b + s B A dropout(x) in plain operations: the readable twin of `_LowRankLinear`.
+    """Compute W x + b + s B A dropout(x) in plain operations; `_LowRankLinear` must equal this.
 
     Args:
         x: (..., in).
@@ -98,7 +98,7 @@ def low_rank_linear(x, weight, bias, lora_a, lora_b, scaling, parts, dropout=0.0
         lora_b: B of every part stacked, (rows of all parts, r).
         scaling: s = alpha / r.
         parts: the output columns that each part of B adds to.
-        dropout, seed: on the adapter's input.
+        dropout, seed: of the dropout on the adapter's input.
     """
     low = F.linear(_thin_out(x, dropout, seed), lora_a).chunk(len(parts), dim=-1)
     factors = lora_b.chunk(len(parts))
@@ -112,7 +112,7 @@ def low_rank_linear(x, weight, bias, lora_a, lora_b, scaling, parts, dropout=0.0
 
 
 class _Adapted:
-    """What both adapted layers share: their forward, explicit merging, wrapping a layer."""
+    """Base of both adapted layers: their forward, explicit merging, wrapping a layer."""
 
     parts: list[slice]
 
@@ -222,8 +222,7 @@ def inject_lora(
 ) -> list[str]:
     """Replace linear layers of timm ViT blocks with adapted ones, in place.
 
-    Their weights and biases are frozen; nothing else changes, so the caller decides what else
-    trains.
+    The weights and biases of these layers are frozen; the caller decides what else trains.
 
     Args:
         model: any module that holds timm ViT blocks (`attn.qkv`, `attn.proj`, `mlp.fc1`,
@@ -284,7 +283,7 @@ def _adapt_block(block: nn.Module, targets, rank: int, alpha: float, dropout: fl
         owner = getattr(block, parent)
         linear = getattr(owner, child, None)
         if isinstance(linear, _Adapted):
-            raise ValueError(f"layer {name} is adapted already; merge_lora first")
+            raise ValueError(f"layer {name} already has an adapter; call merge_lora first")
         if not isinstance(linear, nn.Linear):
             raise ValueError(f"layer {name} of a ViT block is {type(linear).__name__}, not Linear")
         if name == "attn.qkv":
@@ -316,7 +315,7 @@ def lora_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
 
 def lora_state_dict(model: nn.Module) -> dict[str, Tensor]:
-    """Return only the adapters' A and B, by their names in `model.state_dict()`."""
+    """Return only the adapters' A and B, under their names in `model.state_dict()`."""
     return loralib.lora_state_dict(model)
 
 
@@ -333,7 +332,7 @@ def merge_lora(model: nn.Module) -> nn.Module:
 
 
 def adapt_backbone(backbone: nn.Module, node) -> None:
-    """Inject adapters as `cfg.MODEL.LORA` says and freeze the rest of the backbone."""
+    """Insert the adapters that `cfg.MODEL.LORA` asks for and freeze the rest of the backbone."""
     if not node.ENABLED:
         return
     inject_lora(

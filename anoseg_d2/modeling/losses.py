@@ -1,4 +1,4 @@
-"""Point-sampled mask losses and the outlier hinge: pure functions in float32.
+"""Compute the point-sampled mask losses and the outlier hinge, as pure functions in float32.
 
 Shape letters: M matched masks, P points, B images, Q queries, R class rows, (h, w) mask grid.
 
@@ -35,7 +35,9 @@ def sample_points(maps: Tensor, points: Tensor, mode: str = "bilinear") -> Tenso
     Returns:
         (M, P).
     """
-    if len(points) == 1:  # as channels of one map: the same reads, with weights computed once
+    if (
+        len(points) == 1
+    ):  # as channels of one map, so that the interpolation weights are computed once
         maps = maps.transpose(0, 1)
     grid = 2.0 * points[:, :, None] - 1.0
     # Within half a pixel of the border bilinear reads fade to 0, as in PointRend and Mask2Former.
@@ -55,8 +57,8 @@ def _unnormalize(points: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]
 def sample_class_masks(sem_seg: Tensor, images: Tensor, classes: Tensor, points: Tensor) -> Tensor:
     """Read the masks `sem_seg[image] == class` bilinearly at points without building the masks.
 
-    Equal to `sample_points` on those masks. A mask that is known from one label map need not
-    exist as an image of floats: reading the labels of the four pixels around each point is enough.
+    Equal to `sample_points` on those masks. The masks follow from the label map, so none of them
+    has to exist as an image of floats: the labels of the four pixels around a point are enough.
 
     Args:
         sem_seg: (B, H, W) label maps, any integer type.
@@ -87,9 +89,9 @@ def sample_class_masks(sem_seg: Tensor, images: Tensor, classes: Tensor, points:
 
 
 def sample_valid(sem_seg: Tensor, images: Tensor, points: Tensor) -> Tensor:
-    """Whether the pixel nearest to each point is labelled, (M, P) float32 of 0 and 1.
+    """Return whether the pixel nearest to each point is labelled, (M, P) float32 of 0 and 1.
 
-    Arguments as in `sample_class_masks`; outside the image the border counts.
+    Arguments are as in `sample_class_masks`; outside the image the border pixel counts.
     """
     height, width = sem_seg.shape[-2:]
     y, x = _unnormalize(points, (height, width))
@@ -99,7 +101,7 @@ def sample_valid(sem_seg: Tensor, images: Tensor, points: Tensor) -> Tensor:
 
 
 def dense_points(height: int, width: int, device) -> Tensor:
-    """Every pixel centre of a grid as points (h * w, 2), x and y in 0..1, row by row."""
+    """Return every pixel centre of a grid, (h * w, 2), x and y in 0..1, row by row."""
     y = (torch.arange(height, device=device) + 0.5) / height
     x = (torch.arange(width, device=device) + 0.5) / width
     return torch.stack([x.expand(height, width), y[:, None].expand(height, width)], dim=-1).flatten(
@@ -113,8 +115,8 @@ def uncertain_points(
 ) -> Tensor:
     """Draw points, most of them where the mask is least certain.
 
-    Of `oversample_ratio * num_points` uniform candidates those `importance_ratio * num_points`
-    with the smallest |logit| are kept; the rest is uniform.
+    Of `oversample_ratio * num_points` uniform candidates, the `importance_ratio * num_points`
+    with the smallest |logit| are kept; the other points are uniform.
 
     Args:
         mask_logits: (M, 1, h, w).
@@ -133,14 +135,14 @@ def uncertain_points(
 
 
 def _point_mean(values: Tensor, valid: Tensor | None) -> Tensor:
-    """Mean over points (M, P) -> (M,), over valid ones only when a mask of them is given."""
+    """Return the mean over points, (M, P) -> (M,); only over valid ones if `valid` is given."""
     if valid is None:
         return values.mean(dim=1)
     return (values * valid).sum(dim=1) / valid.sum(dim=1).clamp(min=1.0)
 
 
 def bce_loss(logits: Tensor, targets: Tensor, num_masks: float, valid: Tensor | None = None):
-    """Binary cross entropy: mean over points, sum over masks, over `num_masks`.
+    """Return the binary cross entropy: mean over points, sum over masks, divided by `num_masks`.
 
     Args:
         logits, targets: (M, P); targets in 0..1.
@@ -154,9 +156,9 @@ def bce_loss(logits: Tensor, targets: Tensor, num_masks: float, valid: Tensor | 
 
 
 def dice_loss(logits: Tensor, targets: Tensor, num_masks: float, valid: Tensor | None = None):
-    """1 - (2 sum p t + 1) / (sum p + sum t + 1), summed over masks, over `num_masks`.
+    """Return 1 - (2 sum p t + 1) / (sum p + sum t + 1), summed over masks, over `num_masks`.
 
-    Arguments and result as `bce_loss`.
+    Arguments and result are as in `bce_loss`.
     """
     probs = logits.sigmoid()
     if valid is not None:
@@ -168,7 +170,7 @@ def dice_loss(logits: Tensor, targets: Tensor, num_masks: float, valid: Tensor |
 def weighted_cross_entropy(
     logits: Tensor, targets: Tensor, row_weights: Tensor, total_weight: float
 ) -> Tensor:
-    """Cross entropy over B * Q rows, weighted by target class.
+    """Return the cross entropy over B * Q rows, weighted by target class.
 
     Args:
         logits: (B, Q, R).
@@ -191,7 +193,7 @@ def outlier_hinge(
     upper: float = -0.7,
     lower: float = -0.1,
 ) -> Tensor:
-    """RbA's hinge on the score S = -sum_c tanh P_c of known and of pasted pixels.
+    """Return RbA's hinge on the score S = -sum_c tanh P_c of known and of pasted pixels.
 
     "RbA: Segmenting Unknown Regions Rejected by All" (arXiv:2211.14293). The upper bound departs
     from the original -1: one mask that claims a pixel gives at best -tanh 1 = -0.762.

@@ -1,4 +1,4 @@
-"""Assignment of queries to targets.
+"""Assign queries to targets.
 
 Shape letters: Q queries, T targets of one image, P points, R class rows.
 """
@@ -22,16 +22,16 @@ def pair_costs(
     weights: tuple[float, float, float],
     valid: Tensor | None = None,
 ) -> Tensor:
-    """Cost of every query with every target: w0 BCE + w1 dice - w2 softmax(L)[y].
+    """Return the cost of each query with each target: w0 BCE + w1 dice - w2 softmax(L)[y].
 
-    As Mask2Former (arXiv:2112.01527); the class part uses logits without margin.
+    As in Mask2Former (arXiv:2112.01527); the class part uses logits without margin.
 
     Args:
         point_logits: (Q, P) mask logits at points that all queries and targets share.
         point_targets: (T, P) targets there, 0..1.
         class_logits: (Q, R).
         target_classes: (T,) int64.
-        weights: of BCE, dice and class.
+        weights: weights of BCE, dice and class.
         valid: (P,) of 0 and 1, points that count; None for all.
     Returns:
         (Q, T) float32.

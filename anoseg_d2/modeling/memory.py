@@ -1,9 +1,9 @@
-"""A memory of known patches: how far is a patch from everything seen on normal photographs?
+"""A memory of known patches says how far a patch is from all that normal photographs show.
 
 The score needs no training and no outliers. "Far Away in the Deep Space" (cDNP, Galesso et al.,
 arXiv:2211.06660) and AnomalyDINO (arXiv:2405.14529) score patches by their nearest neighbour among
-known ones; here it is the cosine to the nearest of a few thousand tokens of the last ViT block
-before the queries enter, so that neither queries nor mask losses have touched them.
+known ones; here it is the cosine to the nearest of a few thousand tokens. They come from the last
+ViT block before the queries enter, which neither queries nor mask losses have touched.
 
 Shape letters: B images, N patches, C width, R rows of the memory.
 """
@@ -27,14 +27,16 @@ class PatchMemory(nn.Module):
     """The patch map behind the `memory` score.
 
     Args:
-        rows: (R, C) known patch tokens of any length; kept with length 1 in float16.
+        rows: (R, C) known patch tokens of any norm; kept with norm 1 in float16.
         block: ViT block, counted from 0, whose output the rows are.
     """
 
     def __init__(self, rows: Tensor, block: int):
         super().__init__()
         if rows.dim() != 2 or len(rows) == 0 or not torch.isfinite(rows).all():
-            raise ValueError(f"a memory is (rows, width) finite numbers, not {tuple(rows.shape)}")
+            raise ValueError(
+                f"a memory must be (rows, width) finite numbers; found shape {tuple(rows.shape)}"
+            )
         self.blocks = (block,)
         self.register_buffer("rows", F.normalize(rows.float(), dim=-1).half())
 
@@ -43,7 +45,7 @@ class PatchMemory(nn.Module):
         unit = F.normalize(tokens[self.blocks[0]].float(), dim=-1)
         nearest = None
         for rows in self.rows.split(_CHUNK):
-            # float16 moves a row by 2^-11 at most; normalised again, a row meets itself at 1.
+            # float16 rounds a row; normalised again, its cosine with itself is 1.
             cosine = unit @ F.normalize(rows.float(), dim=-1).T
             best = cosine.amax(dim=-1)
             nearest = best if nearest is None else torch.maximum(nearest, best)
@@ -64,11 +66,11 @@ def memory_block(depth: int, num_blocks: int) -> int:
 def backbone_hash(state: Mapping[str, Tensor], block: int) -> str:
     """Return the sha256 of the weights that the tokens of a block are computed with.
 
-    The position embedding is left out: a checkpoint that was resampled for another crop keeps
-    its memory.
+    The position embedding is left out, so that a checkpoint keeps its memory when it is
+    resampled for another crop.
 
     Args:
-        state: our names to tensors, adapters merged.
+        state: tensors by our names, with adapters merged.
         block: ViT block, counted from 0.
     """
     prefixes = ("backbone.patch_embed.", "backbone.cls_token", "backbone.reg_token")
@@ -85,11 +87,11 @@ def choose_rows(tokens: Tensor, count: int, generator: torch.Generator, coreset:
 
     Args:
         tokens: (P, C) candidates.
-        count: at most so many are chosen.
-        generator: decides.
-        coreset: choose greedily the token that is farthest from all chosen ones (k-center, as in
-            PatchCore, arXiv:2106.08265) instead of at random: few rows then cover rare patches,
-            at a cost of count * P * C multiplications.
+        count: most rows to choose.
+        generator: source of randomness.
+        coreset: greedily choose the token that is farthest from all chosen ones (k-center, as in
+            PatchCore, arXiv:2106.08265) instead of at random. A few rows then cover rare patches
+            too, at a cost of count * P * C multiplications.
     Returns:
         (min(count, P), C).
     """

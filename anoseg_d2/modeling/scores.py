@@ -1,11 +1,11 @@
-"""Anomaly scores: pointwise functions of a few maps that are linear in the masks.
+"""Anomaly scores are pointwise functions of a few maps, most of them linear in the masks.
 
 Shape letters: B images, Q queries, K known classes, R class rows `[known, (anomaly), no-object]`,
 M channels of a map, (H, W) pixels.
 
 With m = sigmoid(mask logits), p = softmax(class logits) over all rows and L the class logits
-themselves, a linear map is `sum_q c[q] m[q]` for some coefficients c per query. Windows and sizes
-are merged on maps, and a score is a small pure function of the merged maps. Higher scores are more
+themselves, a linear map is `sum_q c[q] m[q]` for some coefficients c per query. Windows are merged
+and resized as maps, and a score is a small pure function of the result. Higher scores are more
 anomalous; everything is float32. The formulas below write P_c = sum_q p[q, c] m[q] and
 G_c = sum_q relu(L[q, c] - L[q, no-object]) m[q].
 
@@ -45,7 +45,7 @@ __all__ = [
 
 # name -> function of (class_logits (B, Q, R), K, temperature) that returns coefficients (B, Q, M).
 LINEAR_MAPS = Registry("linear map")
-# name -> how a model comes to have this map of its patch tokens, for error messages.
+# name -> how a model gets this map of its patch tokens, for error messages.
 PATCH_MAPS = Registry("patch map")
 SCORES = Registry("score")
 
@@ -74,7 +74,7 @@ def register_score(
     """Return a decorator that adds a score to `SCORES`.
 
     Args:
-        name: of the score.
+        name: name of the score.
         maps: names in `LINEAR_MAPS` or `PATCH_MAPS` that the formula reads.
         needs_anomaly: the model must have the learned anomaly class.
         learned: the score reads something that was trained on outliers; None: as needs_anomaly.
@@ -140,7 +140,7 @@ def msp(maps: dict[str, Tensor], num_known: int) -> Tensor:
 
     Range: at most 1; 0 where one mask claims the pixel with certainty, below 0 where several masks
     of one class overlap. "A Baseline for Detecting Misclassified and Out-of-Distribution Examples
-    in Neural Networks" (arXiv:1610.02136), carried from pixels over to masks.
+    in Neural Networks" (arXiv:1610.02136), carried over from pixels to masks.
     """
     return 1 - maps["tempered"].amax(dim=1)
 
@@ -182,7 +182,7 @@ def entropy(maps: dict[str, Tensor], num_known: int) -> Tensor:
 
     Range: 0 for one confident mask to 1 for a pixel that no mask claims. Softmax entropy as in
     "Entropy Maximization and Meta Classification for Out-of-Distribution Detection in Semantic
-    Segmentation" (arXiv:2012.06575), on a distribution that masks can be given.
+    Segmentation" (arXiv:2012.06575), on a distribution derived from masks.
     """
     pi = known_distribution(maps["tempered"])
     # The clamp turns 0 log 0 into 0 and is several times faster than torch.xlogy.
@@ -248,7 +248,7 @@ def ratio(maps: dict[str, Tensor], num_known: int) -> Tensor:
 
 
 def is_implicit(name: str) -> bool:
-    """Whether a score, or every part of an ensemble, reads nothing that was trained on outliers.
+    """Return whether a score, or every part of an ensemble, uses nothing trained on outliers.
 
     Raises:
         ValueError: an unknown name.
@@ -260,7 +260,7 @@ def known_distribution(probs: Tensor) -> Tensor:
     """Return a distribution over the K known classes at every pixel.
 
     pi_c = P_c / max(S, 1) + max(0, 1 - S) / K with S = sum_c P_c: mass that no mask claims is
-    spread evenly, mass beyond 1 is scaled down.
+    spread evenly, and mass beyond 1 is scaled down.
 
     Args:
         probs: P (B, K, H, W), not negative.
@@ -274,7 +274,7 @@ def known_distribution(probs: Tensor) -> Tensor:
 def _has_anomaly(num_rows: int, num_known: int) -> bool:
     if num_rows not in (num_known + 1, num_known + 2):
         raise ValueError(
-            f"class logits have {num_rows} rows; {num_known} known classes ask for "
+            f"class logits have {num_rows} rows; {num_known} known classes need "
             f"{num_known + 1} (with no-object) or {num_known + 2} (and the anomaly class)"
         )
     return num_rows == num_known + 2
@@ -314,7 +314,7 @@ def available_scores(
 
 
 def _check_config(cfg) -> None:
-    # Maps of patch tokens come with the weights, so that every registered one counts as there.
+    # Maps of patch tokens come with the weights, so a config cannot know which are missing.
     available_scores(cfg.MODEL.EOMT.ANOMALY_CLASS, cfg.TEST.ANOMALY.SCORES, PATCH_MAPS)
 
 
@@ -343,8 +343,8 @@ def linear_coefficients(
     Args:
         class_logits: (B, Q, R).
         num_known: K.
-        names: of scores.
-        temperature: of the softmax behind `msp` and `entropy`.
+        names: names of scores.
+        temperature: temperature of the softmax behind `msp` and `entropy`.
     Returns:
         `{map name: (B, Q, M)}` float32. `tempered` is missing at temperature 1, where it equals
         the known rows of `probs` to the bit: see `scores_from_maps`.
@@ -358,7 +358,7 @@ def linear_coefficients(
 
 
 def combine_masks(coefficients: Tensor, mask_logits: Tensor) -> Tensor:
-    """sum_q c[q] sigmoid(mask_logits[q]): (B, Q, M) and (B, Q, H, W) -> (B, M, H, W), float32."""
+    """Sum c[q] sigmoid(mask_logits[q]) over q: (B, Q, M), (B, Q, H, W) -> (B, M, H, W) float32."""
     return torch.einsum("bqm,bqhw->bmhw", coefficients, mask_logits.float().sigmoid())
 
 
@@ -391,7 +391,7 @@ def scores_from_maps(
 
 
 def check_statistics(names: Iterable[str], statistics: Mapping[str, tuple[float, float]]) -> None:
-    """Raise ValueError for the first ensemble in `names` a part of which has no statistics."""
+    """Raise ValueError for the first ensemble in `names` whose parts lack statistics."""
     for name in names:
         parts = ensemble_parts(name)
         missing = [part for part in parts if len(parts) > 1 and part not in statistics]
@@ -403,7 +403,7 @@ def check_statistics(names: Iterable[str], statistics: Mapping[str, tuple[float,
 
 
 def _ensemble(name: str, singles: dict[str, Tensor], statistics) -> Tensor:
-    """Mean of the z-scores of the parts of `name`."""
+    """Return the mean of the z-scores of the parts of `name`."""
     check_statistics([name], statistics)
     parts = ensemble_parts(name)
     scaled = [

@@ -23,7 +23,7 @@ def vit_size(size: str) -> ViTSize:
 
 
 def default_num_blocks(size: str) -> int:
-    """Number of last blocks that see the queries: S and B 3, L 4, G 5 (arXiv:2503.19108)."""
+    """Return how many last blocks see the queries: S and B 3, L 4, G 5 (arXiv:2503.19108)."""
     return vit_size(size).num_blocks
 
 
@@ -38,10 +38,10 @@ def _build_dinov2(size: str, num_registers: int, norm_eps: float, **options) -> 
 
 
 def _build_dinov3(size: str, num_registers: int, norm_eps: float, **options) -> nn.Module:
-    """The ViT of "DINOv3" (arXiv:2508.10104): rotary positions on patches, keys without bias.
+    """Build the ViT of "DINOv3" (arXiv:2508.10104): rotary positions, keys without bias.
 
-    In training the coordinates are rescaled at random by up to 2, as in its pre-training and in
-    EoMT's.
+    In training the coordinates are rescaled by a random factor of up to 2, as in the pre-training
+    of DINOv3 and in EoMT.
     """
     if size == "giant":
         raise ValueError("MODEL.EOMT.SIZE G exists only for DINOv2; DINOv3 has S, B and L")
@@ -54,7 +54,7 @@ def _build_dinov3(size: str, num_registers: int, norm_eps: float, **options) -> 
         **options,
     )
     for block in vit.blocks:
-        # Otherwise attention reads `qkv.weight` directly, and an adapter there does nothing.
+        # Otherwise attention reads `qkv.weight` directly, and an adapter there has no effect.
         block.attn.qkv_bias_separate = True
     return vit
 
@@ -63,7 +63,7 @@ BACKBONES: dict[str, Callable[..., nn.Module]] = {"dinov2": _build_dinov2, "dino
 
 
 def backbone_kind(vit: nn.Module) -> str:
-    """Name in `BACKBONES` of a built ViT."""
+    """Return the name in `BACKBONES` of a built ViT."""
     return "dinov3" if getattr(vit, "rope", None) is not None else "dinov2"
 
 
@@ -94,7 +94,7 @@ def build_vit(
             0 for those without.
         depth, width, heads: override `size` where not 0 (tiny models for tests).
         drop_path: stochastic depth rate.
-        norm_eps: of the layer norms; 0 for the backbone's own, 1e-6 and 1e-5.
+        norm_eps: epsilon of the layer norms; 0 for the backbone's own (1e-6, DINOv3 1e-5).
     Returns:
         timm `VisionTransformer` (DINOv2) or `Eva` (DINOv3) with prefix `[cls, registers]` and no
         classifier.

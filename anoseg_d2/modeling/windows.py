@@ -1,4 +1,4 @@
-"""Sliding windows over an image of any size, and the way back to its native size.
+"""Cut an image of any size into windows, and bring maps back to its native size.
 
 Shape letters: n windows, M channels, (H, W) sizes in pixels.
 """
@@ -28,7 +28,7 @@ MOST_PIXELS = 2**25
 
 
 class WindowPlan(NamedTuple):
-    """Where the windows of an image are.
+    """Positions of the windows of an image.
 
     resized: (H, W) of the image when it is cut.
     window: (H, W) of each window.
@@ -45,12 +45,13 @@ def plan_windows(
 ) -> WindowPlan:
     """Scale an image until it just covers the window, and place windows along its longer side.
 
-    As EoMT does for semantic segmentation (arXiv:2503.19108): no padding, evenly spread windows.
+    This is what EoMT does for semantic segmentation (arXiv:2503.19108): evenly spread windows
+    without padding.
 
     Args:
         image_size: native (H, W).
         window: (H, W) that the model sees.
-        overlap: least overlap of neighbours as a fraction of the window, 0 <= overlap < 1.
+        overlap: least overlap of neighbouring windows, fraction of a window, 0 <= overlap < 1.
     Raises:
         ValueError: an overlap out of range, an empty image, or one so elongated that its resized
             version has more than `MOST_PIXELS`.
@@ -58,7 +59,7 @@ def plan_windows(
     if min(image_size) < 1:
         raise ValueError(f"an image of {image_size[0]}x{image_size[1]} pixels is empty")
     if not 0 <= overlap < 1:
-        raise ValueError(f"TEST.WINDOW_OVERLAP must be in 0..1 (1 excluded), is {overlap}")
+        raise ValueError(f"TEST.WINDOW_OVERLAP must be at least 0 and below 1, not {overlap}")
     scale = max(window[0] / image_size[0], window[1] / image_size[1])
     resized = tuple(
         max(size, round(side * scale)) for side, size in zip(image_size, window, strict=True)
@@ -89,7 +90,7 @@ def cut_windows(image: Tensor, plan: WindowPlan) -> Tensor:
 
 
 class WindowMerger:
-    """Mean of overlapping window maps.
+    """Take the mean of overlapping window maps.
 
     Args:
         plan: where the windows are.
@@ -111,7 +112,7 @@ class WindowMerger:
         self._count[y : y + height, x : x + width] += 1
 
     def mean(self) -> Tensor:
-        """Merged maps (..., H, W) at the resized image's size."""
+        """Return the merged maps (..., H, W) at the size of the resized image."""
         return self._sum.div_(self._count)
 
 
@@ -134,7 +135,7 @@ def row_weights(
         like: a tensor of the wanted device and type.
     Returns:
         the first source row that is needed, and weights (stop - start, needed source rows); row
-        i of the result is the weighted sum of the needed rows. As align_corners False has it.
+        i of the result is the weighted sum of the needed rows. As with align_corners False.
     """
     # In float64: at float32, row 20,000 of a large image would be read a tenth of a row off.
     y = (np.arange(start, stop) + 0.5) * (source / target) - 0.5
@@ -151,16 +152,16 @@ def row_weights(
 def resize_rows(
     maps: Tensor, size: tuple[int, int], start: int, stop: int, source: tuple[int, int] = (0, 0)
 ) -> Tensor:
-    """Rows start..stop of `maps` resized bilinearly (align_corners False) to `size`.
+    """Return rows start..stop of `maps` resized bilinearly (align_corners False) to `size`.
 
-    Strips keep memory bounded where an image is far larger than what the model sees. Columns are
-    interpolated first, while there are few rows, and rows by a matrix product, which is several
-    times faster than indexing. `F.interpolate` of the whole is the slow twin in the tests.
+    Strips bound the memory of images that are far larger than what the model sees. Columns are
+    interpolated first, while there are few rows, and rows by a matrix product, which is faster
+    than indexing. The tests compare it with `F.interpolate` of the whole.
 
     Args:
         maps: (M, h, w), or the rows of it from `source[0]` on.
         size: (H, W) of the whole result.
-        source: first row that `maps` holds, and h of the whole; (0, 0) when `maps` is whole.
+        source: first row that `maps` holds, and h of the whole; (0, 0) if `maps` is complete.
     Returns:
         (M, stop - start, W).
     """

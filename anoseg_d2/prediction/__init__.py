@@ -1,12 +1,12 @@
-"""Images and videos in, pictures, raw maps and components out: what `demo/demo.py` is made of.
+"""Images and videos in; pictures, raw maps and components out. `demo/demo.py` is built from it.
 
 - `AnomalyPredictor`: images, paths, lists, folders or generators in, maps out.
 - `find_inputs`: finds the images and videos that a user names.
 - `PredictionJob`: predicts many inputs while it reads and writes others.
-- `ScoreOutputs`: writes everything that is wanted of one score.
-- `find_detections`: makes components of a thresholded score map.
-- `TemporalFilter`: steadies the scores of a video along its motion.
-- `open_video`, `VideoWriter`: frames from and to files.
+- `ScoreOutputs`: writes every requested output of one score.
+- `find_detections`: finds the connected components of a thresholded score map.
+- `TemporalFilter`: smooths the scores of a video along its motion.
+- `open_video`, `VideoWriter`: read and write the frames of a video.
 """
 
 import importlib

@@ -20,7 +20,7 @@ class Detection(NamedTuple):
     box: (x, y, width, height) in pixels.
     area: pixels.
     score: mean score over the component.
-    highest: its greatest score.
+    highest: its highest score.
     mask: (height, width) bool, inside the box.
     """
 
@@ -36,10 +36,10 @@ def find_detections(score: np.ndarray, threshold: float, min_size: int = 1) -> l
 
     Args:
         score: (H, W) floats, higher = more anomalous.
-        threshold: as `PixelMetrics` states thresholds.
+        threshold: one that `PixelMetrics` reports, or any other.
         min_size: components of fewer pixels are left out.
     Returns:
-        detections, the highest mean score first.
+        detections, in descending order of mean score.
     Raises:
         ValueError: the score or the threshold is NaN.
     """
@@ -73,7 +73,7 @@ def encode_mask(detection: Detection, size: tuple[int, int]) -> dict:
         `{"size": [H, W], "counts": str}`, compressed.
     """
     (height, width), (x, y, w, h) = size, detection.box
-    # Runs go down the columns: only those that the box touches are laid out.
+    # COCO's runs go down the columns, so only the columns that the box touches are expanded.
     columns = np.zeros((w, height), np.uint8)
     columns[:, y : y + h] = detection.mask.T
     flat = columns.ravel()
@@ -89,16 +89,16 @@ class CocoWriter:
 
     `images`, `annotations` and `categories` are COCO's; an annotation also has `score`, the
     component's mean, and `max_score`. Use it as a context: the file appears, whole, when the
-    block ends, with the images that were added until then, also after an error or Ctrl-C.
+    block ends, with the images added so far, even after an error or Ctrl-C.
 
     Args:
         path: of the json.
-        info: plain values for its `info`.
+        info: plain values for the `info` field.
     """
 
     def __init__(self, path, info: dict | None = None):
         self.path, self.info = path, info or {}
-        # Open until `close`: one record after the other goes to disk.
+        # Records go to disk one by one, so the files stay open until `close`.
         self._parts = {
             name: tempfile.TemporaryFile("w+")  # noqa: SIM115
             for name in ("images", "annotations")
@@ -115,7 +115,7 @@ class CocoWriter:
         """Add an image (H, W) and its detections.
 
         Args:
-            fields: more plain values of the image, such as a frame's number.
+            fields: further plain values for the image, such as a frame number.
         Returns:
             the image's id, from 1.
         """

@@ -1,4 +1,4 @@
-"""Images and videos that a user names: files, folders, patterns."""
+"""Find the images and videos that a user names: files, folders, patterns."""
 
 import glob
 import logging
@@ -17,9 +17,9 @@ class InputFile(NamedTuple):
     """One image or video.
 
     path: of the file.
-    name: for its outputs, unique among the inputs: the file's name without extension, where
-        needed with a number.
-    is_video: by its extension.
+    name: base name of its outputs, unique among the inputs: the file's name without extension,
+        followed by a number where two would be equal.
+    is_video: decided by its extension.
     """
 
     path: Path
@@ -28,14 +28,14 @@ class InputFile(NamedTuple):
 
 
 def find_inputs(arguments) -> tuple[list[InputFile], list[str]]:
-    """Find what was named.
+    """Find the files that the arguments stand for.
 
     Args:
-        arguments: paths of files of any extension; of folders, whose images and videos are taken,
-            not those of their subfolders; patterns with *, ? or ** (any depth of folders).
+        arguments: files of any extension; folders, from which images and videos are taken but
+            not those of subfolders; patterns with *, ? or ** (any depth of folders).
     Returns:
         the files in the order of the arguments, sorted within each, every file once; and for each
-        argument that stands for nothing a sentence that says what was looked for.
+        argument that matches nothing, a sentence that says what was looked for.
     """
     paths: dict[Path, Path] = {}
     missing = []
@@ -68,9 +68,9 @@ def _is_readable(path: Path) -> bool:
 def _what_is_missing(argument: str) -> str:
     kinds = f"images ({' '.join(IMAGE_EXTENSIONS)}) or videos ({' '.join(VIDEO_EXTENSIONS)})"
     if Path(argument).is_dir():
-        return f"{argument}: the folder holds no {kinds}; for subfolders give '{argument}/**/*'"
+        return f"{argument}: the folder contains no {kinds}; for subfolders give '{argument}/**/*'"
     if glob.has_magic(argument):
-        return f"{argument}: the pattern fits no {kinds}"
+        return f"{argument}: the pattern matches no {kinds}"
     return f"{argument}: no such file or folder"
 
 
@@ -79,12 +79,14 @@ def _named(paths: list[Path]) -> list[InputFile]:
     files = []
     for path in paths:
         name, number = path.stem, 1
-        while name.lower() in taken:  # some file systems tell no case
+        while name.lower() in taken:  # some file systems ignore case
             number += 1
             name = f"{path.stem}-{number}"
         if number > 1:
             first = taken[path.stem.lower()]
-            logger.warning("outputs of %s are named %s: %s came first", path, name, first)
+            logger.warning(
+                "outputs of %s are named %s, because %s has the same name", path, name, first
+            )
         taken[name.lower()] = path
         files.append(InputFile(path, name, path.suffix.lower() in VIDEO_EXTENSIONS))
     return files

@@ -1,4 +1,4 @@
-"""Predicting many images and videos in a row, whatever single inputs do."""
+"""Predict many images and videos in a row; a broken input does not stop the others."""
 
 import contextlib
 import sys
@@ -18,24 +18,24 @@ from anoseg_d2.utils.cli import Progress
 __all__ = ["PredictionJob"]
 
 _BAR = "{desc} {n_fmt}/{total_fmt} |{bar}| {rate_noinv_fmt}, {remaining} left"
-# Images that are read ahead, predicted together at most, and finished but not yet written.
+# Most images that are read ahead, predicted together, or finished but not yet written.
 _WAITING = 4
-_BATCH_PIXELS = 2_000_000  # a batch ends here: large images have windows enough of their own
-_ENDLESS_BAR = "{desc} {n_fmt}, {rate_noinv_fmt}, {elapsed} gone"
+_BATCH_PIXELS = 2_000_000  # a batch ends here: large images fill the network with their own windows
+_ENDLESS_BAR = "{desc} {n_fmt}, {rate_noinv_fmt}, {elapsed} elapsed"
 
 
 class PredictionJob:
-    """Predict inputs and write their outputs; name those that cannot be read, and continue.
+    """Predict inputs and write their outputs; inputs that cannot be read are reported and skipped.
 
     Args:
-        predictor: `AnomalyPredictor`, or anything called alike.
+        predictor: `AnomalyPredictor`, or a callable with the same arguments and results.
         outputs: {score name: its `ScoreOutputs`}.
-        temporal: weight of the present frame for `TemporalFilter`; None for no filter.
-        max_frames: of each video.
+        temporal: weight of the current frame for `TemporalFilter`; None for no filter.
+        max_frames: most frames to read from each video; None for all.
 
     Attributes:
-        done, failed: images and frames that were written; inputs that could not be read.
-        seconds: that it took.
+        done, failed: number of images and frames written, and of inputs that could not be read.
+        seconds: time spent.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class PredictionJob:
         self.seconds = 0.0
 
     def fail(self, sentence) -> None:
-        """Name on stderr an input that cannot be read."""
+        """Count an input that cannot be read and report it on stderr."""
         self.failed += 1
         tqdm.write(f"error: {sentence}", file=sys.stderr)
 
@@ -60,7 +60,7 @@ class PredictionJob:
         """Predict still images, each an `InputFile`.
 
         One thread reads ahead and one writes while the model runs. The writer is a single thread:
-        the first image decides on the colours of all, and the json is written in order.
+        the first image sets the colour scale for all, and the json is written in order.
         """
         start = time.monotonic()
         writing: deque = deque()
@@ -73,7 +73,7 @@ class PredictionJob:
                 for (file, photo), result in zip(batch, self._predict(batch), strict=True):
                     if result is not None:
                         writing.append(writer.submit(self._write_image, file, photo, result))
-                    # Finished maps wait in memory, so only a few of them may.
+                    # Finished maps wait in memory, so their number is limited.
                     while len(writing) > _WAITING:
                         writing.popleft().result()
                 progress.update(len(batch))
@@ -82,7 +82,7 @@ class PredictionJob:
         self.seconds += time.monotonic() - start
 
     def _read_batches(self, reader, files, progress):
-        """Yield lists of (file, photo) that are predicted together; name unreadable files."""
+        """Yield lists of (file, photo) to predict together; report unreadable files."""
         remaining = iter(files)
         reading = deque((f, reader.submit(read_image, f.path)) for f in islice(remaining, _WAITING))
         batch, pixels = [], 0
@@ -104,7 +104,7 @@ class PredictionJob:
             yield batch
 
     def _predict(self, batch) -> list[dict | None]:
-        """Predict a batch; where it is refused, image by image, naming those at fault."""
+        """Predict a batch; if it is refused, predict image by image and report the bad ones."""
         try:
             return self.predictor([photo[..., ::-1] for _, photo in batch])
         except ValueError as error:
@@ -123,11 +123,11 @@ class PredictionJob:
     def video(self, source: str | int, name: str) -> None:
         """Predict the frames of a video file, or of a webcam until Ctrl-C.
 
-        A file that is damaged on the way keeps the outputs of the frames before.
+        Where a file is damaged, the outputs of the frames before the damage are kept.
 
         Args:
             source: path, or number of the webcam.
-            name: of the outputs.
+            name: base name of the outputs.
         """
         start = time.monotonic()
         try:
@@ -145,7 +145,7 @@ class PredictionJob:
             try:
                 self._frames(reader, writers, name, is_camera)
             except KeyboardInterrupt:
-                # That is how a recording ends; what is recorded is whole.
+                # Ctrl-C is how a user ends a recording, so its outputs are finished normally.
                 if not is_camera:
                     raise
         self.seconds += time.monotonic() - start
@@ -173,14 +173,14 @@ class PredictionJob:
                     break
 
     def _readable(self, reader):
-        """Frames up to the end, or up to where the file is damaged."""
+        """Yield frames up to the end, or up to where the file is damaged."""
         try:
             yield from reader
         except ValueError as error:
             self.fail(error)
 
     def _camera_rate(self, reader) -> float:
-        """Frames per second that this machine predicts, at most those of the camera."""
+        """Measure how many frames per second this machine predicts, at most the camera's rate."""
         for frame, _ in self._readable(reader):
             self.predictor(frame)  # the first call prepares kernels and memory
             start = time.monotonic()
@@ -190,6 +190,6 @@ class PredictionJob:
 
 
 def _progress(what: str, total: int | None) -> tqdm:
-    """A bar with images per second and time left, only on a terminal."""
+    """Return a bar with images per second and time left, shown only on a terminal."""
     form = _BAR if total else _ENDLESS_BAR
     return tqdm(desc=what, total=total, unit=" images", bar_format=form, disable=None)

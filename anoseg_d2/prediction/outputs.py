@@ -1,4 +1,4 @@
-"""Everything that is written of one score, for images and for videos."""
+"""Write every requested output of one score, for images and for videos."""
 
 import contextlib
 from pathlib import Path
@@ -14,7 +14,7 @@ from anoseg_d2.utils.visualization import class_palette, color_classes, overlay
 
 __all__ = ["OUTPUTS", "ScoreOutputs", "check_outputs"]
 
-# What can be written, and the extension of its file per image.
+# Kinds of output, and the file extension of each for an image.
 OUTPUTS = {
     "overlay": ".jpg",
     "heatmap": ".png",
@@ -34,36 +34,36 @@ def check_outputs(kinds, threshold: float | None) -> None:
     """Refuse unknown kinds of output, and components without a threshold.
 
     Raises:
-        ValueError: it names the kind and what is allowed.
+        ValueError: the message names the kind and what is allowed.
     """
     unknown = [kind for kind in kinds if kind not in OUTPUTS]
     if unknown or not kinds:
         raise ValueError(
-            f"unknown output {', '.join(unknown) or '(none)'}; there are {', '.join(OUTPUTS)}"
+            f"unknown output {', '.join(unknown) or '(none)'}; known: {', '.join(OUTPUTS)}"
         )
     needing = [kind for kind in kinds if kind in _NEED_THRESHOLD]
     if needing and threshold is None:
         raise ValueError(
-            f"{' and '.join(needing)} show components of pixels over a threshold: give "
+            f"{' and '.join(needing)} need a threshold that separates anomalous pixels: give "
             "--threshold, or --tpr with the results of an evaluation"
         )
 
 
 class ScoreOutputs:
-    """Writes what is wanted of one score: `<folder>/<score>/<kind>/<name><extension>`.
+    """Write the outputs of one score to `<folder>/<score>/<kind>/<name><extension>`.
 
-    The components of all images go into one COCO json, `<folder>/<score>/components.json`. As a
-    context it writes that json when the block ends.
+    The components of all images go into one COCO json, `<folder>/<score>/components.json`. Used as
+    a context, it writes that json when the block ends.
 
     Args:
-        folder: where everything goes.
-        name: of the score.
+        folder: folder of all outputs.
+        name: name of the score.
         kinds: names in `OUTPUTS`.
         threshold: a pixel is anomalous where score >= threshold.
         min_size: components of fewer pixels are left out.
-        value_range: ends of the colour scale; None for `display_range`, where the first image
-            decides for all, so that their colours compare.
-        info: plain values for the json.
+        value_range: ends of the colour scale; None to take `display_range` of the first image
+            for all of them, so that colours are comparable.
+        info: further plain values for the json's `info`.
     """
 
     def __init__(
@@ -92,7 +92,7 @@ class ScoreOutputs:
             self._json.close()
 
     def path(self, kind: str, name: str) -> Path:
-        """Return where the output of an image called `name` goes."""
+        """Return the path of an output of the image called `name`."""
         return self.folder / kind / f"{name}{OUTPUTS[kind]}"
 
     def write_image(
@@ -106,8 +106,8 @@ class ScoreOutputs:
         """Write the outputs of one image.
 
         Args:
-            name: of its files, without extension.
-            file_name: of the photograph, for the json.
+            name: base name of its files, without extension.
+            file_name: name of the photograph, for the json.
             photo: (H, W, 3) uint8 RGB.
             score: (H, W) float32.
             sem_seg: (H, W) int64 train ids; only `segmentation` needs it.
@@ -118,7 +118,7 @@ class ScoreOutputs:
         self._write_raw(name, score)
 
     def _pictures(self, photo, score, file_name: str, sem_seg, **fields) -> dict[str, np.ndarray]:
-        """The pictures that are wanted, by kind; the components go into the json."""
+        """Return the requested pictures by kind, and add the components to the json."""
         if self.value_range is None:
             self.value_range = display_range(self.name, score)
         detections = []
@@ -143,13 +143,13 @@ class ScoreOutputs:
     def video(self, name: str, file_name: str, fps: float, sound_of=None):
         """Write the outputs of a video: pictures as mp4, raw maps as one file per frame.
 
-        As a context it gives a function of (number of the frame, time in s, photo, score,
-        segmentation); its files appear when the block ends well.
+        Used as a context, it gives a function of (frame number, time in s, photo, score,
+        segmentation). The mp4 files appear when the block ends without an error.
 
         Args:
             name, file_name: as in `write_image`.
             fps: frames per second.
-            sound_of: video whose sound is copied.
+            sound_of: video whose sound is copied; None for no sound.
         """
         with contextlib.ExitStack() as stack:
             writers = {

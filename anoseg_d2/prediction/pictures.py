@@ -1,4 +1,4 @@
-"""Pictures of one score: laid over the photograph, as heat map with its scale, as components."""
+"""Draw one score: over the photograph, as a heat map with its scale, or as components."""
 
 import math
 
@@ -16,7 +16,7 @@ __all__ = [
     "glow",
 ]
 
-# Where a score has a natural scale: from surely known to surely anomalous.
+# Scores with a natural scale, from certainly known to certainly anomalous.
 SCORE_RANGES = {
     "msp": (0.0, 1.0),
     "entropy": (0.0, 1.0),
@@ -26,17 +26,17 @@ SCORE_RANGES = {
     "uno": (-1.0, 1.0),
 }
 MARK_COLOR = (255, 225, 40)
-_STRIP = 256  # rows worked on at a time: an 8K image in floats is large
+_STRIP = 256  # rows processed at a time: an 8K image in floats is large
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
-_SAMPLES = 10**6  # scores that decide on a range
+_SAMPLES = 10**6  # at most this many scores decide on a range
 
 
 def display_range(name: str, score: np.ndarray) -> tuple[float, float]:
     """Choose the ends of a score's colour scale.
 
     Args:
-        name: of the score; those in `SCORE_RANGES` have one scale for all images.
-        score: (H, W) floats; its 0.5 and 99.5 percentiles are the ends of any other score.
+        name: name of the score; those in `SCORE_RANGES` have one scale for all images.
+        score: (H, W) floats; for any other score its 0.5 and 99.5 percentiles are the ends.
     Returns:
         (lowest, highest).
     """
@@ -47,7 +47,7 @@ def display_range(name: str, score: np.ndarray) -> tuple[float, float]:
 
 
 def glow(image: np.ndarray, score: np.ndarray, lowest: float, highest: float) -> np.ndarray:
-    """Lay heat colours over a photograph, the more opaque the higher the score.
+    """Lay heat colours over a photograph; the higher the score, the more opaque they are.
 
     Args:
         image: (H, W, 3) uint8 RGB.
@@ -68,15 +68,15 @@ def glow(image: np.ndarray, score: np.ndarray, lowest: float, highest: float) ->
 def add_color_bar(
     score: np.ndarray, lowest: float, highest: float, name: str, threshold: float | None = None
 ) -> np.ndarray:
-    """Draw a heat map with its scale under it.
+    """Draw a heat map with its scale below it.
 
     Args:
         score: (H, W) floats.
         lowest, highest: ends of the scale.
-        name: of the score, written in the middle where there is room.
-        threshold: marked on the bar.
+        name: name of the score, written in the middle if there is room.
+        threshold: value to mark on the bar; None for no mark.
     Returns:
-        (H + bar, W, 3) uint8 RGB; the bar's height follows the width alone.
+        (H + bar, W, 3) uint8 RGB; the bar's height depends only on the width.
     """
     height, width = score.shape
     unit = max(8, round(min(width, 2400) / 40))
@@ -84,22 +84,22 @@ def add_color_bar(
     for start in range(0, height, _STRIP):
         stop = min(start + _STRIP, height)
         picture[start:stop] = heat_map(score[start:stop], lowest, highest)
-    # An image may be a single pixel wide; OpenCV dies of an empty bar.
+    # An image may be a single pixel wide, and OpenCV fails on an empty bar.
     margin = min(unit // 2, (width - 1) // 2)
     top = height + margin
     picture[top : top + unit, margin : width - margin] = color_bar(width - 2 * margin, unit)
     if threshold is not None:
-        share = np.clip((threshold - lowest) / (highest - lowest), 0, 1)
-        x = margin + round(float(share) * (width - 2 * margin - 1))
+        place = np.clip((threshold - lowest) / (highest - lowest), 0, 1)
+        x = margin + round(float(place) * (width - 2 * margin - 1))
         cv2.line(picture, (x, top - margin // 2), (x, top + unit), (255, 255, 255), 1 + unit // 24)
     _write_scale(picture, top + unit, unit, _ticks(lowest, highest, name))
     return picture
 
 
 def _ticks(lowest: float, highest: float, name: str) -> list[tuple[float, str]]:
-    """(place in 0..1, text); the first and last are needed, the rest is left out when crowded."""
-    numbers = [(share, lowest + share * (highest - lowest)) for share in (0, 0.25, 0.5, 0.75, 1)]
-    ticks = [(share, f"{value:.3g}") for share, value in numbers]
+    """Return (place in 0..1, text) in order of importance: later ones give way when crowded."""
+    places = (0, 0.25, 0.5, 0.75, 1)
+    ticks = [(place, f"{lowest + place * (highest - lowest):.3g}") for place in places]
     ticks[2] = (0.5, f"{ticks[2][1]}  {name}")
     return [ticks[0], ticks[4], ticks[2], ticks[1], ticks[3]]
 
@@ -107,9 +107,9 @@ def _ticks(lowest: float, highest: float, name: str) -> list[tuple[float, str]]:
 def _write_scale(picture, top: int, unit: int, ticks) -> None:
     width, scale = picture.shape[1], max(0.25, unit / 36)
     taken: list[tuple[int, int]] = []
-    for share, text in ticks:
+    for fraction, text in ticks:
         (w, h), _ = cv2.getTextSize(text, _FONT, scale, 1)
-        x = round(unit // 2 + share * (width - unit) - w / 2)
+        x = round(unit // 2 + fraction * (width - unit) - w / 2)
         x = max(1, min(x, width - w - 1))
         if any(x < end + 4 and start < x + w + 4 for start, end in taken):
             continue
@@ -124,14 +124,14 @@ def draw_detections(image: np.ndarray, detections: list[Detection]) -> np.ndarra
 
     Args:
         image: (H, W, 3) uint8 RGB; it is copied.
-        detections: of `find_detections`.
+        detections: from `find_detections`.
     Returns:
         (H, W, 3) uint8 RGB.
     """
     drawn = np.ascontiguousarray(image).copy()
     side = min(drawn.shape[:2])
     thickness = max(1, round(side / 300))
-    for detection in reversed(detections):  # the highest score lies on top
+    for detection in reversed(detections):  # the highest score is drawn last, on top
         x, y, width, height = detection.box
         contours, _ = cv2.findContours(
             detection.mask.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE, offset=(x, y)
@@ -146,7 +146,7 @@ def draw_detections(image: np.ndarray, detections: list[Detection]) -> np.ndarra
 
 
 def _write_label(drawn, detection: Detection, text: str, scale: float) -> None:
-    """Dark text on a patch above the box, below its upper edge where there is no room."""
+    """Write dark text on a patch above the box, or inside it where there is no room above."""
     weight = max(1, round(2 * scale))
     (w, h), base = cv2.getTextSize(text, _FONT, scale, weight)
     pad = max(2, h // 4)

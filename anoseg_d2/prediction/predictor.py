@@ -1,4 +1,4 @@
-"""Images in, segmentation and anomaly scores out."""
+"""Predict the segmentation and anomaly scores of images."""
 
 import os
 from collections.abc import Iterable, Iterator
@@ -17,7 +17,7 @@ from anoseg_d2.modeling import eomt  # noqa: F401  registers the meta-architectu
 
 __all__ = ["AnomalyPredictor", "as_bgr"]
 
-# Images of a generator that are predicted together. They and their maps are in memory at once.
+# Images of a generator that are predicted together; they and their maps share memory.
 _BATCH = 4
 
 
@@ -54,7 +54,7 @@ class AnomalyPredictor:
         Args:
             source: a checkpoint of ours, of EoMT's authors or of transformers: path, folder, or
                 `hf://owner/name`.
-            overrides: config keys and values in turn, over what the checkpoint says.
+            overrides: config keys and values in turn, which override the checkpoint's own.
             device: overrides MODEL.DEVICE.
         Raises:
             FileNotFoundError, ValueError: see `read_checkpoint`, `load_config` and `load_into`.
@@ -75,7 +75,7 @@ class AnomalyPredictor:
         return list(self.model.score_names)
 
     def __call__(self, images):
-        """Predict an image, or several.
+        """Predict one image or several.
 
         Args:
             images: an image, a list or tuple of images, or another iterable such as a generator.
@@ -84,11 +84,11 @@ class AnomalyPredictor:
         Returns:
             for an image: `sem_seg` (H, W) int64 argmax over the known classes, `scores`
             {name: (H, W) float32}, `confidence` (H, W) float32 in 0..1, all at native size. For a
-            list, a list of them; for any other iterable, an iterator that reads a few images at a
-            time.
+            list, a list of such results; for any other iterable, an iterator that reads a few
+            images at a time.
         Raises:
-            FileNotFoundError, ValueError: an image that cannot be read, or another shape or type.
-            RuntimeError: memory does not suffice for a single window.
+            FileNotFoundError, ValueError: an image cannot be read, or has another shape or type.
+            RuntimeError: there is not enough memory for a single window.
         """
         if isinstance(images, (list, tuple)):
             return self._predict(images)
@@ -97,7 +97,7 @@ class AnomalyPredictor:
         if isinstance(images, Iterable):
             return self._stream(iter(images))
         raise ValueError(
-            "an image is an array, a path or a PIL image, and several are a list or an iterator; "
+            "give an array, a path or a PIL image, or a list or an iterator of them; "
             f"got {type(images).__name__}"
         )
 
@@ -109,14 +109,14 @@ class AnomalyPredictor:
         Returns:
             an iterator over the path and the result of every image.
         Raises:
-            FileNotFoundError: the folder is missing, or holds no image.
+            FileNotFoundError: the folder is missing or contains no image.
         """
         folder = Path(folder)
         if not folder.is_dir():
             raise FileNotFoundError(f"{folder} is not a folder")
         paths = sorted(p for p in folder.iterdir() if p.suffix.lower() in IMAGE_EXTENSIONS)
         if not paths:
-            raise FileNotFoundError(f"{folder} holds no image ({' '.join(IMAGE_EXTENSIONS)})")
+            raise FileNotFoundError(f"{folder} contains no image ({' '.join(IMAGE_EXTENSIONS)})")
         return zip(paths, self._stream(iter(paths)), strict=True)
 
     def _stream(self, images: Iterator) -> Iterator[dict]:
@@ -139,7 +139,7 @@ class AnomalyPredictor:
 
 
 def _read(image) -> np.ndarray:
-    """Return an image given in any way as (H, W, 3) uint8 BGR."""
+    """Return an image, given in any accepted form, as (H, W, 3) uint8 BGR."""
     if isinstance(image, (str, os.PathLike)):
         return read_image(image)[..., ::-1]
     if hasattr(image, "convert"):
@@ -148,17 +148,17 @@ def _read(image) -> np.ndarray:
 
 
 def as_bgr(image: np.ndarray) -> np.ndarray:
-    """Bring an image in memory, as cv2 reads it with any flag, to what the predictor takes.
+    """Convert an array, as cv2 reads it with any flag, to what the predictor takes.
 
     One channel is repeated, an alpha channel is dropped (transparent pixels show the colour that
-    is stored under them), 16-bit values keep their high byte: they are taken to fill 0..65535.
+    is stored under them), and 16-bit values keep their high byte, as if they filled 0..65535.
 
     Args:
         image: (H, W), (H, W, 1), (H, W, 3) BGR or (H, W, 4) BGRA; uint8, uint16 or bool.
     Returns:
-        (H, W, 3) uint8 BGR; the very array when it is that already.
+        (H, W, 3) uint8 BGR; the array itself if it already is.
     Raises:
-        ValueError: another shape or type; the message says what to convert.
+        ValueError: the shape or type is another; the message says what to convert.
     """
     image = np.asarray(image)
     if image.ndim == 2:
@@ -174,6 +174,6 @@ def as_bgr(image: np.ndarray) -> np.ndarray:
         image = image.astype(np.uint8) * 255
     elif image.dtype != np.uint8:
         raise ValueError(
-            f"an image is uint8 or uint16, not {image.dtype}; bring it to 0..255 and to uint8"
+            f"an image is uint8 or uint16, not {image.dtype}; convert it to uint8 0..255"
         )
     return np.repeat(image, 3, axis=2) if image.shape[2] == 1 else image[..., :3]

@@ -1,4 +1,4 @@
-"""Score maps of a video, averaged along its motion."""
+"""Average the score maps of a video along its motion."""
 
 import cv2
 import numpy as np
@@ -7,38 +7,40 @@ from anoseg_d2.utils.visualization import fit_long_side
 
 __all__ = ["TemporalFilter"]
 
-_FLOW_SIDE = 640  # long side at which flow is computed; finer flow costs more than it tells
-_GRAY_TOLERANCE = 24.0  # of 255, between a pixel and where it came from
-_ROUND_TRIP = 1.0  # pixels, forward and back
-_LEAST_VISIBLE = 0.5  # share of the frame; below it is another scene, and matches are chance
+_FLOW_SIDE = 640  # long side at which flow is computed; a finer flow costs more than it gains
+_GRAY_TOLERANCE = 24.0  # of 255, between a pixel and the one it came from
+_ROUND_TRIP = 1.0  # pixels, between a point and itself after flow back and forward
+_LEAST_VISIBLE = 0.5  # fraction of the frame; below it the scene has changed and matches are chance
 
 
 class TemporalFilter:
     """Exponential average of scores along dense optical flow.
 
-    For every pixel the flow tells where it was in the frame before; the filtered score there is
-    carried along and averaged with the present one:
+    For every pixel the flow says where it was in the previous frame; the filtered score of that
+    place is carried over and averaged with the current one:
 
-        filtered = alpha * present + (1 - alpha) * carried.
+        filtered = alpha * current + (1 - alpha) * carried.
 
-    A pixel keeps its present score, without any average, where it was not visible before: outside
-    of the frame, where flow forward and back do not meet (occlusion), or where the brightness is
-    another one (mistaken flow). Where that is most of the frame, it is a cut, and nothing is
-    carried. A sequence without change stays exactly as it is.
+    A pixel that was not visible before keeps its current score: it was outside the frame, flow
+    forward and back do not meet (occlusion), or the brightness differs (wrong flow). If that holds
+    for most of the frame, it is a cut, and nothing is carried over. A sequence without change stays
+    exactly as it is.
 
     Args:
-        alpha: weight of the present frame, 0 < alpha <= 1; 1 changes nothing.
+        alpha: weight of the current frame, 0 < alpha <= 1; 1 changes nothing.
     """
 
     def __init__(self, alpha: float):
         if not 0 < alpha <= 1:
-            raise ValueError(f"the weight of the present frame must be in 0..1 (not 0), is {alpha}")
+            raise ValueError(
+                f"the weight of the current frame must be above 0 and at most 1, not {alpha}"
+            )
         self.alpha = alpha
         self._flow = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
         self.reset()
 
     def reset(self) -> None:
-        """Forget the past: the next frame begins another video."""
+        """Forget all frames; the next one starts another video."""
         self._gray: np.ndarray | None = None
         self._scores: dict[str, np.ndarray] = {}
 
@@ -47,7 +49,7 @@ class TemporalFilter:
 
         Args:
             frame: (H, W, 3) uint8 BGR.
-            scores: {name: (H, W) float32}; a name that was not there before begins now.
+            scores: {name: (H, W) float32}; a name that is new starts unfiltered.
         Returns:
             {name: (H, W) float32}.
         """
@@ -65,7 +67,7 @@ class TemporalFilter:
         return cv2.resize(gray, size[::-1], interpolation=cv2.INTER_AREA)
 
     def _follow(self, gray: np.ndarray, size: tuple[int, int]):
-        """Where every pixel was: (H, W, 2) x and y in the frame before, and (H, W) if visible."""
+        """Return where each pixel was, (H, W, 2) x and y, and whether it was visible, (H, W)."""
         back = self._flow.calc(gray, self._gray, None)
         forth = self._flow.calc(self._gray, gray, None)
         visible = visible_before(gray, self._gray, back, forth)
@@ -81,16 +83,16 @@ class TemporalFilter:
         if before is None or before.shape != score.shape:
             return score
         carried = _look_up(before, places)
-        # In this form equal scores stay equal to the bit.
-        share = np.float32(1 - self.alpha) * visible
-        return score + share * (carried - score)
+        # Written this way, equal scores stay equal to the last bit.
+        weight = np.float32(1 - self.alpha) * visible
+        return score + weight * (carried - score)
 
 
 def visible_before(gray, before, back, forth) -> np.ndarray:
-    """Which pixels of a frame were visible in the frame before.
+    """Return which pixels of a frame were visible in the previous one.
 
     Args:
-        gray, before: (h, w) uint8, the frame and the one before.
+        gray, before: (h, w) uint8, the frame and the previous one.
         back: (h, w, 2) float32, from `gray` to `before`, pixels.
         forth: (h, w, 2) float32, from `before` to `gray`.
     Returns:
@@ -100,22 +102,22 @@ def visible_before(gray, before, back, forth) -> np.ndarray:
     places = _grid(height, width) + back
     inside = (places >= 0).all(axis=-1) & (places <= (width - 1, height - 1)).all(axis=-1)
     miss = np.linalg.norm(back + _look_up(forth, places), axis=-1)
-    # The faster the motion, the coarser its estimate.
+    # The faster the motion, the less exact its estimate.
     meets = miss <= _ROUND_TRIP + 0.05 * np.linalg.norm(back, axis=-1)
-    # Blurred, so that noise of single pixels is not taken for another object.
+    # Blurred, so that noise in single pixels is not mistaken for another object.
     present, past = (cv2.GaussianBlur(g.astype(np.float32), (5, 5), 0) for g in (gray, before))
     alike = np.abs(present - _look_up(past, places)) <= _GRAY_TOLERANCE
     return inside & meets & alike
 
 
 def _grid(height: int, width: int) -> np.ndarray:
-    """x and y of every pixel, (H, W, 2) float32."""
+    """Return x and y of every pixel, (H, W, 2) float32."""
     x, y = np.meshgrid(np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32))
     return np.stack((x, y), axis=-1)
 
 
 def _look_up(values: np.ndarray, places: np.ndarray) -> np.ndarray:
-    """Bilinear values at (x, y) places, edges repeated."""
+    """Read values bilinearly at (x, y) places; edges are repeated."""
     return cv2.remap(
         values, places, None, interpolation=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
     )

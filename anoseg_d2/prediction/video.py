@@ -28,26 +28,26 @@ logger = logging.getLogger(__name__)
 VIDEO_EXTENSIONS = (
     ".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".ts", ".gif",
 )  # fmt: skip
-_FALLBACK_FPS = 25.0  # where the file does not tell
-_TICKS = Fraction(1, 90000)  # seconds; divides the usual rates
+_FALLBACK_FPS = 25.0  # where the file does not state one
+_TICKS = Fraction(1, 90000)  # seconds; the usual frame intervals are whole multiples of it
 
 
 def open_video(source):
     """Open a video.
 
     Args:
-        source: a file's path, or the number of a webcam.
+        source: path of a file, or number of a webcam.
     Returns:
-        an object to iterate over, once: (frame (H, W, 3) uint8 BGR turned as the file says, time
-        in seconds). It has `fps` in 1/s, `frames`, the number as stated by the file or None, and
-        `close`; it is a context.
+        an object to iterate over once, which yields (frame (H, W, 3) uint8 BGR, rotated as the
+        file says, and time in seconds). It has `fps` in 1/s, `frames`, the number that the file
+        states or None, and `close`; it is a context manager.
     Raises:
-        FileNotFoundError, ValueError: nothing is there, or it is no video; also while iterating,
-        where a file is damaged.
+        FileNotFoundError: the file does not exist.
+        ValueError: it is not a video; also while iterating, where a file is damaged.
     """
     if isinstance(source, int):
         if source < 0:  # OpenCV would crash, or open any camera
-            raise ValueError(f"the number of a webcam is 0 or more, not {source}")
+            raise ValueError(f"the number of a webcam must be 0 or more, not {source}")
         return _CvReader(source, f"webcam {source}")
     if not Path(source).is_file():
         raise FileNotFoundError(f"no such video file: {source}")
@@ -55,14 +55,14 @@ def open_video(source):
 
 
 class VideoWriter:
-    """Write an mp4; it appears under its name when it is complete.
+    """Write an mp4, which appears under its name when it is complete.
 
-    As a context it is closed when the block ends, and discarded when the block fails.
+    Used as a context, it is finished when the block ends and discarded when the block fails.
 
     Args:
-        path: .mp4.
+        path: file to write, .mp4.
         fps: frames per second.
-        sound_of: video file whose sound is copied, unless PyAV is missing; None for none.
+        sound_of: video file whose sound is copied, if PyAV is installed; None for no sound.
     """
 
     def __init__(self, path, fps: float, sound_of=None):
@@ -75,9 +75,9 @@ class VideoWriter:
         """Append a frame.
 
         Args:
-            frame: (H, W, 3) uint8 BGR, all of one size.
-            time: in seconds, so that frames of uneven distance keep it; None for 1 / fps after the
-                last. OpenCV writes even distances alone.
+            frame: (H, W, 3) uint8 BGR; all frames have one size.
+            time: in seconds, which preserves uneven intervals; None for 1 / fps after the last
+                frame. OpenCV can only write even intervals.
         """
         if self._sink is None:
             self._open(frame.shape[:2])
@@ -104,17 +104,17 @@ class VideoWriter:
         self._stack.__exit__(*error)
 
     def close(self) -> None:
-        """Finish the file; one that got no frame is not made."""
+        """Finish the file; without a frame, no file is written."""
         self._stack.close()
 
 
 @functools.cache
 def _say_that_sound_is_lost(source: str) -> None:
-    logger.warning("%s: OpenCV writes no sound; with `pip install av` it is copied", source)
+    logger.warning("%s: OpenCV cannot write sound; `pip install av` to have it copied", source)
 
 
 def _even(frame: np.ndarray) -> np.ndarray:
-    """Repeat the last row or column where the size is odd: the codec halves colours."""
+    """Repeat the last row or column of an odd size: the codec stores colour at half size."""
     rows, columns = frame.shape[0] % 2, frame.shape[1] % 2
     if not (rows or columns):
         return np.ascontiguousarray(frame)
@@ -148,7 +148,7 @@ class _CvReader(_Reader):
             yield frame, index / self.fps
             index += 1
         if index == 0:
-            raise ValueError(f"{self._name} holds no frame that can be decoded")
+            raise ValueError(f"{self._name} contains no frame that can be decoded")
 
     def close(self) -> None:
         self._capture.release()
@@ -163,7 +163,7 @@ class _AvReader(_Reader):
             raise ValueError(f"{name} cannot be opened as a video: {error}") from error
         if not self._container.streams.video:
             self.close()
-            raise ValueError(f"{name} holds no video stream")
+            raise ValueError(f"{name} contains no video stream")
         self._stream = self._container.streams.video[0]
         self._stream.thread_type = "AUTO"
         self.fps = float(self._stream.average_rate or self._stream.guessed_rate or _FALLBACK_FPS)
@@ -175,7 +175,7 @@ class _AvReader(_Reader):
         try:
             for frame in self._container.decode(self._stream):
                 picture = frame.to_ndarray(format="bgr24")
-                # The rotation is counter-clockwise, as that of rot90.
+                # The rotation is counter-clockwise, like that of rot90.
                 turns = round(getattr(frame, "rotation", 0) / 90) % 4
                 yield np.rot90(picture, turns) if turns else picture, frame.time
                 index += 1
@@ -184,7 +184,7 @@ class _AvReader(_Reader):
                 f"{self._name} cannot be decoded after frame {index}: {error}"
             ) from error
         if index == 0:
-            raise ValueError(f"{self._name} holds no frame that can be decoded")
+            raise ValueError(f"{self._name} contains no frame that can be decoded")
 
     def close(self) -> None:
         self._container.close()
@@ -235,8 +235,8 @@ class _AvSink:
 class _Sound:
     """The audio packets of a file, copied into another container as they are.
 
-    It reads the file a second time, beside the decoder of the frames: so each of several outputs
-    takes packets at its own pace, and none has to be kept.
+    The file is opened a second time, next to the decoder of the frames, so that each of several
+    outputs takes packets at its own pace and none has to be buffered.
     """
 
     def __init__(self, path, target):
@@ -247,7 +247,7 @@ class _Sound:
                 self._streams[stream] = target.add_stream_from_template(stream)
             else:
                 logger.warning(
-                    "%s: sound of kind %s does not go into mp4 and is left out",
+                    "%s: mp4 cannot hold %s sound; it is left out",
                     path,
                     stream.codec_context.name,
                 )
@@ -255,7 +255,7 @@ class _Sound:
         self._packets = self._source.demux(list(self._streams)) if self._streams else iter(())
 
     def copy_until(self, time: float) -> None:
-        """Copy what is to be heard up to a time in seconds."""
+        """Copy the packets up to a time in seconds."""
         while True:
             packet = self._next or next(self._packets, None)
             self._next = packet

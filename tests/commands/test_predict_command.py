@@ -118,7 +118,7 @@ def test_images_of_a_few_pixels_come_out_whole(demo, tmp_path, weights, size):
     assert read_map(tmp_path / "out/rba/raw_npy/small.npy").shape == size
 
 
-def test_one_image_that_is_refused_is_named_and_the_rest_is_done(
+def test_an_image_that_is_refused_is_reported_and_skipped(
     demo, tmp_path, weights, photos, capsys, monkeypatch
 ):
     monkeypatch.setattr("anoseg_d2.modeling.windows.MOST_PIXELS", 10**5)
@@ -129,7 +129,7 @@ def test_one_image_that_is_refused_is_named_and_the_rest_is_done(
     assert "b2.png: an image of 1x5000 pixels is too elongated" in error
 
 
-def test_a_negative_webcam_is_a_mistake_and_no_crash(demo, capsys):
+def test_a_negative_webcam_is_refused_without_a_crash(demo, capsys):
     with pytest.raises(SystemExit) as stop:
         demo.main(["--webcam", "-1", "--weights", "w.pth"])
     assert stop.value.code == 2 and "0 or more, not -1" in capsys.readouterr().err
@@ -144,7 +144,7 @@ def test_an_output_that_is_a_file_is_named(demo, tmp_path, weights, photos, caps
     assert "taken is not a folder that can be written" in capsys.readouterr().err
 
 
-def test_own_modules_bring_their_score(demo, tmp_path, weights, photos, monkeypatch):
+def test_a_module_of_the_user_can_register_a_score(demo, tmp_path, weights, photos, monkeypatch):
     (tmp_path / "my_demo_score.py").write_text(
         "from anoseg_d2.modeling.scores import register_score\n"
         "@register_score('mine')\n"
@@ -160,7 +160,7 @@ def test_own_modules_bring_their_score(demo, tmp_path, weights, photos, monkeypa
     assert status == 0 and files == ["mine/raw_npy/a.npy"]
 
 
-def test_unreadable_inputs_are_named_and_the_rest_is_done(demo, tmp_path, weights, photos, capsys):
+def test_unreadable_inputs_are_reported_and_skipped(demo, tmp_path, weights, photos, capsys):
     (photos / "broken.jpg").write_bytes((photos / "a.jpg").read_bytes()[:200])
     (photos / "film.mp4").write_text("no film")
     inputs = (photos, "--weights", weights, "--outputs", "raw_npy")
@@ -193,7 +193,7 @@ def test_a_missing_input_among_others_counts_as_unreadable(demo, tmp_path, weigh
         (["photos", "--tpr", "95"], "give --results"),
         (["photos", "--score", "rba,msp", "--range", "0", "1"], "--range is for one score"),
         (["photos", "--range", "1", "0"], "from low to high"),
-        (["photos", "--temporal", "2"], "weight of the present frame"),
+        (["photos", "--temporal", "2"], "weight of the current frame"),
         (["photos", "--min-size", "0"], "--min-size is at least 1"),
         (["photos", "--weights", "gone.pth"], "gone.pth"),
         (["photos", "--opts", "MODEL.DEVISE", "cpu"], "did you mean MODEL.DEVICE"),
@@ -210,11 +210,11 @@ def test_mistakes_are_one_line_and_status_2(
     assert demo.main([*extra, *arguments]) == 2
     error = capsys.readouterr().err
     assert message in error and error.startswith("error: ") and "Traceback" not in error
-    assert not (tmp_path / "output").exists(), "told before anything is written"
+    assert not (tmp_path / "output").exists(), "reported before anything is written"
 
 
 @pytest.mark.parametrize("arguments", [["photos"], ["--weights", "w.pth"]], ids=str)
-def test_missing_arguments_are_told_with_the_usage(demo, capsys, arguments):
+def test_missing_arguments_are_reported_with_the_usage(demo, capsys, arguments):
     with pytest.raises(SystemExit) as stop:
         demo.main(arguments)
     assert stop.value.code == 2 and "give" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""EoMT on DINOv3: rotary positions on patches alone, keys without bias, adapters that act."""
+"""EoMT on DINOv3: rotary positions only on patches, keys without bias, adapters that act."""
 
 import pytest
 import torch

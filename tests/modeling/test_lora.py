@@ -72,7 +72,7 @@ def test_merged_equals_unmerged(tiny_eomt, targets):
 
 
 @pytest.mark.parametrize("enabled", list(itertools.product([True, False], repeat=3))[:-1])
-def test_qkv_adapter_equals_loralib_s_own(enabled):
+def test_the_qkv_adapter_equals_that_of_loralib(enabled):
     linear = nn.Linear(12, 36)
     ours = LoRAMergedLinear(linear, 4, 8.0, 0.0, list(enabled))
     theirs = loralib.MergedLinear(
@@ -84,7 +84,7 @@ def test_qkv_adapter_equals_loralib_s_own(enabled):
     torch.testing.assert_close(ours(x), theirs(x), rtol=1e-5, atol=1e-5)
 
 
-def test_plain_adapter_equals_loralib_s_own():
+def test_the_plain_adapter_equals_that_of_loralib():
     ours = LoRALinear(nn.Linear(12, 7), 4, 8.0, 0.0)
     theirs = loralib.Linear(12, 7, r=4, lora_alpha=8, merge_weights=False)
     nn.init.normal_(ours.lora_B)
@@ -227,13 +227,13 @@ def test_targets_and_blocks_choose_the_layers(tiny_vit):
     assert type(vit.blocks[1].attn.proj) is nn.Linear
 
 
-def test_qkv_is_left_alone_when_none_of_it_is_a_target(tiny_vit):
+def test_qkv_stays_plain_when_none_of_it_is_a_target(tiny_vit):
     vit = tiny_vit()
     inject_lora(vit, ("proj",))
     assert all(type(block.attn.qkv) is nn.Linear for block in vit.blocks)
 
 
-def test_dropout_acts_in_training_alone():
+def test_dropout_acts_only_in_training():
     layer = LoRALinear(nn.Linear(50, 4), 4, 8.0, 0.5)
     nn.init.normal_(layer.lora_B)
     x = torch.randn(2, 50)
@@ -267,7 +267,7 @@ def test_saved_in_eval_mode_and_loaded_gives_the_same_output(tiny_eomt, tmp_path
         assert torch.equal(found[0], expected[0]) and torch.equal(found[1], expected[1])
 
 
-def test_lora_state_dict_holds_the_adapters_and_no_more(tiny_eomt):
+def test_lora_state_dict_holds_only_the_adapters(tiny_eomt):
     model = tiny_eomt(lora={"rank": 2})
     names = set(lora_state_dict(model))
     assert names == {name for name in model.state_dict() if "lora_" in name}
@@ -373,5 +373,5 @@ def test_a_model_without_vit_blocks_and_a_second_injection_are_refused(tiny_vit)
         inject_lora(nn.Sequential(nn.Linear(2, 2)))
     vit = tiny_vit()
     inject_lora(vit)
-    with pytest.raises(ValueError, match="adapted already; merge_lora"):
+    with pytest.raises(ValueError, match="already has an adapter; call merge_lora"):
         inject_lora(vit)

@@ -48,7 +48,7 @@ def sigmoid(value):
 
 
 def by_hand(name, masks):
-    """A score at one pixel from the sigmoid masks of both queries, with scalars alone."""
+    """A score at one pixel from the sigmoid masks of both queries, with scalars only."""
     logits = CLASS_LOGITS[0].tolist()
     probs = [softmax(row) for row in logits]
     pairs = list(zip(masks, probs, logits, strict=True))
@@ -176,7 +176,7 @@ def test_merging_maps_first_is_not_merging_scores():
 
 
 @pytest.mark.parametrize("temperature", [0.5, 3.0])
-def test_temperature_acts_on_msp_and_entropy_alone(temperature):
+def test_temperature_acts_only_on_msp_and_entropy(temperature):
     plain = anomaly_scores(CLASS_LOGITS, MASK_LOGITS, KNOWN)
     tempered = anomaly_scores(CLASS_LOGITS, MASK_LOGITS, KNOWN, temperature=temperature)
     for name in NAMES:
@@ -195,7 +195,7 @@ def test_without_the_anomaly_class_its_scores_are_left_out_and_refused_by_name()
 
 
 def test_wrong_rows_and_unknown_scores_are_refused():
-    with pytest.raises(ValueError, match="4 rows; 5 known classes ask for 6 .* or 7"):
+    with pytest.raises(ValueError, match="4 rows; 5 known classes need 6 .* or 7"):
         anomaly_scores(CLASS_LOGITS, MASK_LOGITS, 5)
     with pytest.raises(ValueError, match="unknown score 'maxlogit'; known: msp, max_logit"):
         available_scores(True, ["maxlogit"])

@@ -1,4 +1,4 @@
-"""Windows over images of any size, and the way back."""
+"""Images of any size are cut into windows, and maps are merged again."""
 
 import math
 
@@ -79,7 +79,7 @@ def test_neighbours_overlap_by_at_least_what_was_asked(width, overlap):
 
 @pytest.mark.parametrize("overlap", [-0.1, 1.0, 1.5])
 def test_impossible_overlap_is_refused(overlap):
-    with pytest.raises(ValueError, match=f"WINDOW_OVERLAP .* is {overlap}"):
+    with pytest.raises(ValueError, match=f"WINDOW_OVERLAP .* not {overlap}"):
         plan_windows((32, 64), (32, 32), overlap)
 
 

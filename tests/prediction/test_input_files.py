@@ -40,7 +40,7 @@ def test_every_file_is_taken_once_in_the_order_of_the_arguments(tree):
     assert [file.path.name for file in files] == ["clip.mp4", "a.jpg", "b.PNG"]
 
 
-def test_equal_names_are_told_apart_and_it_is_said(tree, caplog):
+def test_equal_names_get_a_number_and_a_warning(tree, caplog):
     (tree / "deep" / "A.jpg").touch()
     with caplog.at_level(logging.WARNING):
         files, _ = find_inputs([tree / "a.jpg", tree / "deep" / "a.png", tree / "deep" / "A.jpg"])
@@ -58,10 +58,10 @@ def test_a_file_whose_name_looks_like_a_pattern_is_itself(tree):
     assert listed(find_inputs([tree / "shot[1].png"])[0]) == [("shot[1].png", "shot[1]", False)]
 
 
-def test_what_stands_for_nothing_says_what_was_looked_for(tree):
+def test_an_argument_that_matches_nothing_says_what_was_looked_for(tree):
     (tree / "empty").mkdir()
     files, missing = find_inputs([tree / "no.png", tree / "empty", f"{tree}/*.gif", tree / "a.jpg"])
     assert len(files) == 1
     assert "no.png: no such file or folder" in missing[0]
-    assert "holds no images (.png" in missing[1] and "empty/**/*'" in missing[1]
-    assert "the pattern fits no images" in missing[2]
+    assert "contains no images (.png" in missing[1] and "empty/**/*'" in missing[1]
+    assert "the pattern matches no images" in missing[2]

@@ -1,4 +1,4 @@
-"""One image of any size and kind in, scores out."""
+"""The predictor takes an image of any size and kind and gives its scores."""
 
 import numpy as np
 import pytest
@@ -59,7 +59,7 @@ def test_blue_comes_first(predictor):
 @pytest.mark.parametrize(
     ("image", "message"),
     [
-        (np.zeros((4, 4, 3), np.float32), "float32; bring it to 0..255"),
+        (np.zeros((4, 4, 3), np.float32), "float32; convert it to uint8 0..255"),
         (np.zeros((4, 4, 3), np.int64), "not int64"),
         (np.zeros((4, 4, 2), np.uint8), r"not \(4, 4, 2\)"),
         (np.zeros((3, 40, 50), np.uint8), "channels come last"),
@@ -68,7 +68,7 @@ def test_blue_comes_first(predictor):
     ],
     ids=["float", "int64", "two channels", "channels first", "empty", "batch"],
 )
-def test_odd_arrays_are_refused_with_the_way_out(image, message):
+def test_odd_arrays_are_refused_with_what_to_do(image, message):
     with pytest.raises(ValueError, match=message):
         as_bgr(image)
 
@@ -80,7 +80,7 @@ def test_conversion_by_hand():
     assert as_bgr(color) is color or np.shares_memory(as_bgr(color), color)
 
 
-def test_photographs_turned_by_exif_lie_upright(tmp_path):
+def test_photographs_turned_by_exif_come_out_upright(tmp_path):
     pixels = np.zeros((20, 30, 3), np.uint8)
     pixels[:, :15] = 255  # the left half is white
     exif = Image.Exif()
@@ -107,7 +107,7 @@ def test_files_of_every_mode_are_read_as_rgb(tmp_path, mode):
         assert (image >= 254).all()
 
 
-def test_images_of_floats_are_refused_not_guessed(tmp_path):
+def test_images_of_floats_are_refused_rather_than_guessed(tmp_path):
     Image.new("F", (5, 4), 0.5).save(tmp_path / "f.tif")
     with pytest.raises(ValueError, match="f.tif holds 32-bit floats"):
         read_image(tmp_path / "f.tif")
@@ -129,7 +129,7 @@ def test_the_device_argument_wins_over_the_config(tmp_path, tiny_cfg):
     ):
         assert predictor.model.device == torch.device("cpu")
         assert predictor.cfg.MODEL.DEVICE == "cpu"
-    assert cfg.MODEL.DEVICE == "cuda:7"  # the caller's config is left alone
+    assert cfg.MODEL.DEVICE == "cuda:7"  # the caller's config is unchanged
     for refused in (
         lambda: AnomalyPredictor(cfg),
         lambda: AnomalyPredictor.from_pretrained(path, device="cuda:7"),
@@ -179,10 +179,10 @@ def test_a_generator_is_read_a_few_images_at_a_time(predictor):
     assert len(read) <= 8
 
 
-def test_what_is_no_image_or_folder_is_refused(predictor, tmp_path):
+def test_what_is_not_an_image_or_a_folder_is_refused(predictor, tmp_path):
     with pytest.raises(ValueError, match="got int"):
         predictor(3)
     with pytest.raises(FileNotFoundError, match="is not a folder"):
         predictor.predict_folder(tmp_path / "gone")
-    with pytest.raises(FileNotFoundError, match="holds no image"):
+    with pytest.raises(FileNotFoundError, match="contains no image"):
         predictor.predict_folder(tmp_path)

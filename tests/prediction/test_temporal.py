@@ -88,14 +88,14 @@ def test_weight_one_changes_nothing():
         assert np.array_equal(flow(frame, {"s": score})["s"], score)
 
 
-def test_a_cut_begins_anew():
+def test_a_cut_starts_again():
     flow = TemporalFilter(0.3)
     first, second = next(sequence(seed=1)), next(sequence(seed=2))
     flow(first[0], {"s": first[2] + 50})
     assert np.array_equal(flow(second[0], {"s": second[2]})["s"], second[2])
 
 
-def test_what_was_hidden_keeps_its_present_score():
+def test_what_was_hidden_keeps_its_current_score():
     """A dark square moves 8 pixels to the right; the strip behind it was not visible before."""
     rng = np.random.default_rng(3)
     scene = texture(rng, HEIGHT, WIDTH, 3)
@@ -111,7 +111,7 @@ def test_what_was_hidden_keeps_its_present_score():
     assert results[1][36:54, 44:62].mean() > 0.9, "and stays on the object"
 
 
-def test_several_scores_and_a_change_of_size_pass():
+def test_several_scores_and_a_change_of_size_are_accepted():
     flow = TemporalFilter(0.5)
     frame, _, score = next(sequence())
     flow(frame, {"a": score})
@@ -123,5 +123,5 @@ def test_several_scores_and_a_change_of_size_pass():
 
 @pytest.mark.parametrize("alpha", [0.0, -0.1, 1.5, float("nan")])
 def test_a_weight_out_of_range_is_refused(alpha):
-    with pytest.raises(ValueError, match="weight of the present frame"):
+    with pytest.raises(ValueError, match="weight of the current frame"):
         TemporalFilter(alpha)

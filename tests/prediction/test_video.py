@@ -1,4 +1,4 @@
-"""Videos in and out, with PyAV and with OpenCV alone."""
+"""Videos are read and written, with PyAV and with only OpenCV."""
 
 import tracemalloc
 from fractions import Fraction
@@ -83,7 +83,7 @@ def test_a_failed_or_empty_video_leaves_nothing(tmp_path, library):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_is_no_video_is_named(tmp_path, library):
+def test_a_file_that_is_not_a_video_is_named(tmp_path, library):
     with pytest.raises(FileNotFoundError, match="gone.mp4"):
         open_video(tmp_path / "gone.mp4")
     (tmp_path / "text.mp4").write_text("no video")
@@ -128,13 +128,13 @@ def test_uneven_times_are_kept(tmp_path):
         assert np.allclose([time for _, time in reader], times, atol=1e-4)
 
 
-def test_without_av_the_loss_of_sound_is_said_once(tmp_path, monkeypatch, caplog):
+def test_without_av_the_loss_of_sound_is_reported_once(tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(video, "av", None)
     for name in ("a.mp4", "b.mp4"):
         with VideoWriter(tmp_path / name, 25, sound_of="drive.mp4") as writer:
             writer.write(next(frames(1)))
     assert [r.getMessage() for r in caplog.records if "drive.mp4" in r.getMessage()] == [
-        "drive.mp4: OpenCV writes no sound; with `pip install av` it is copied"
+        "drive.mp4: OpenCV cannot write sound; `pip install av` to have it copied"
     ]
 
 
