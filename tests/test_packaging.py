@@ -10,6 +10,9 @@ from pathlib import Path
 
 import pytest
 import setup_env as script
+import yaml
+
+import anoseg_d2
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -287,6 +290,27 @@ def test_ci_runs_the_tests_by_make_and_nothing_else():
     lines = (ROOT / ".ci" / "run").read_text().split("\n")
     commands = [line for line in lines if line and not line.startswith(("#", "set ", "cd "))]
     assert commands == ["make test"]
+
+
+def test_the_workflow_runs_the_two_make_targets_and_nothing_else():
+    jobs = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text())["jobs"]
+    ran = {n: [s["run"] for s in job["steps"] if "run" in s] for n, job in jobs.items()}
+    assert ran == {"test": ["make test"], "demo": ["make demo"]}
+    assert "schedule" in jobs["demo"]["if"] and "if" not in jobs["test"]
+
+
+def test_the_image_is_made_by_make_setup():
+    text = (ROOT / "Dockerfile").read_text()
+    assert "make setup" in text and "pip install" not in text
+    assert text.index("ARG BASE=") < text.index("FROM ${BASE}")
+
+
+def test_the_citation_is_of_this_version():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert citation["version"] == anoseg_d2.__version__
+    cited = {i["value"] for r in citation["references"] for i in r["identifiers"]}
+    papers = {"2503.19108", "1801.07698", "2205.09310", "2106.09685"}
+    assert {f"arXiv:{number}" for number in papers} <= cited
 
 
 @needs_make
