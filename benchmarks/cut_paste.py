@@ -30,6 +30,8 @@ from anoseg_d2.data.cut_paste.job import CutPasteJob, run_job
 from anoseg_d2.data.cut_paste.sources import CocoObjects
 from anoseg_d2.data.image_io import read_image, read_label, write_image
 from anoseg_d2.data.label_rules import LABEL_RULES
+from anoseg_d2.utils.cli import run_command
+from anoseg_d2.utils.files import write_json
 
 LIMIT = 1.6  # times the processor time of decoding and encoding only
 
@@ -45,11 +47,16 @@ def main(arguments=None) -> int:
     parser.add_argument("--size", type=int, nargs=2, default=(1024, 2048), metavar=("H", "W"))
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2])
     args = parser.parse_args(arguments)
+    return run_command(lambda: run(args))
+
+
+def run(args) -> int:
+    """Measure, print and write the figures; return the exit status."""
     with tempfile.TemporaryDirectory() as folder:
         figures = measure(Path(folder), args)
     print(json.dumps(figures, indent=1))
     if args.json:
-        Path(args.json).write_text(json.dumps(figures, indent=1) + "\n")
+        write_json(args.json, figures)
     return int(figures["ratio"] > LIMIT)
 
 

@@ -17,8 +17,9 @@ To take only some files of a folder, a split sets `frames`, a regular expression
 (what the placeholders capture) must match, as in `frames: "(0001TP|0016E5)_.*"`.
 
 A card without `splits` has `images` and `labels` next to `name` and registers `name`. An anomaly
-set has `kind: anomaly`, with `known`, `anomaly` and `void` instead of classes; its
-`component_track` is `anomaly`, or `obstacle` for small things on the road.
+set has `kind: anomaly`, with `known`, `anomaly` and `void` instead of classes; the
+`component_track` of the card or of one split is `anomaly`, or `obstacle` for small things on the
+road.
 """
 
 import re
@@ -48,7 +49,11 @@ _KINDS = {
     "closed_set": ("classes", "label_values", "void", "anomaly"),
     "anomaly": ("known", "anomaly", "void", "component_track"),
 }
+# Keys that a split may have, by kind.
+_SPLIT_KEYS = {"closed_set": _FILE_KEYS, "anomaly": (*_FILE_KEYS, "component_track")}
 _TRACKS = ("anomaly", "obstacle")
+# Enough for any list of frames by prefix; long patterns are where backtracking takes forever.
+MAX_FRAMES_PATTERN = 200
 _COMMON_KEYS = ("name", "kind", "root", "splits", *_FILE_KEYS, "description", "licence", "source")
 _NAMED_RULES = ("cityscapes", "cityscapes_outlier")
 
@@ -118,11 +123,11 @@ class _Card:
         name = self.name()
         build = self.closed_set if kind == "closed_set" else self.anomaly_set
         return [
-            build(f"{name}_{split}" if split else name, layout, expected)
-            for split, layout, expected in self.layouts()
+            build(f"{name}_{where[-1]}" if where else name, layout, expected, entry, where)
+            for where, entry, layout, expected in self.layouts(_SPLIT_KEYS[kind])
         ]
 
-    def closed_set(self, name: str, layout: Layout, expected: int | None) -> Dataset:
+    def closed_set(self, name: str, layout: Layout, expected: int | None, *_) -> Dataset:
         classes, colors = self.classes()
         rule = self.closed_rule(name, classes)
         present = tuple(train_id for train_id in rule.train_ids() if train_id < len(classes))
@@ -138,15 +143,19 @@ class _Card:
             origin=str(self.path),
         )
 
-    def anomaly_set(self, name: str, layout: Layout, expected: int | None) -> Dataset:
+    def anomaly_set(
+        self, name: str, layout: Layout, expected: int | None, entry: Mapping, where: tuple
+    ) -> Dataset:
         values = {
             **dict.fromkeys(self.values("known", required=True), 0),
             **dict.fromkeys(self.values("anomaly", required=True), 1),
         }
         rule = self.with_void(name, values, ("known", "anomaly"))
-        track = self.card.get("component_track", "anomaly")
+        if "component_track" not in entry:
+            entry, where = self.card, ()
+        track = entry.get("component_track", "anomaly")
         if track not in _TRACKS:
-            self.fail("component_track", track, _or(_TRACKS))
+            self.fail("component_track", track, _or(_TRACKS), where)
         return Dataset(
             name,
             "anomaly",
@@ -157,8 +166,8 @@ class _Card:
             component_track=track,
         )
 
-    def layouts(self):
-        """Yield (split or "", layout, expected number of images)."""
+    def layouts(self, split_keys: tuple[str, ...]):
+        """Yield (keys above the entry, entry, layout, expected number of images) per split."""
         root = self.text(self.card, "root")
         if root.startswith("~") or "$" in root or "\0" in root:
             self.fail(
@@ -169,7 +178,7 @@ class _Card:
         if root == "." or root.startswith("./"):
             root = str(self.path.absolute().parent / root)
         if "splits" not in self.card:
-            yield "", *self.layout(root, self.card, ())
+            yield (), self.card, *self.layout(root, self.card, ())
             return
         splits = self.card["splits"]
         if not isinstance(splits, Mapping) or not splits:
@@ -179,9 +188,10 @@ class _Card:
                 self.fail(key, self.card[key], "inside each split, because the card has `splits`")
         for split, entry in splits.items():
             if not isinstance(entry, Mapping):
-                self.fail(split, entry, f"keys {', '.join(_FILE_KEYS)}", ("splits",))
-            self.check_keys(entry, _FILE_KEYS, ("splits", split))
-            yield str(split), *self.layout(root, entry, ("splits", split))
+                self.fail(split, entry, f"keys {', '.join(split_keys)}", ("splits",))
+            where = ("splits", split)
+            self.check_keys(entry, split_keys, where)
+            yield where, entry, *self.layout(root, entry, where)
 
     def layout(self, root: str, entry: Mapping, where: tuple) -> tuple[Layout, int | None]:
         images = self.patterns(entry, "images", where)
@@ -200,8 +210,12 @@ class _Card:
         pattern = entry.get("frames", ".*")
         try:
             re.compile(pattern)
+            fits = len(pattern) <= MAX_FRAMES_PATTERN
         except (TypeError, re.error):
-            self.fail("frames", pattern, "a regular expression that whole ids match", where)
+            fits = False
+        if not fits:
+            allowed = f"a regular expression of at most {MAX_FRAMES_PATTERN} characters"
+            self.fail("frames", pattern, f"{allowed} that whole ids match", where)
         return pattern
 
     def patterns(self, entry: Mapping, key: str, where: tuple) -> tuple[str, ...]:

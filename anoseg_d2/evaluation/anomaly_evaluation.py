@@ -33,8 +33,6 @@ __all__ = ["AnomalyEvaluator"]
 logger = logging.getLogger(__name__)
 
 CURVE_POINTS = 400
-# Small objects on the road: smaller components count here than on the anomaly track.
-OBSTACLE_SETS = ("road_obstacle21", "miniature_road_obstacle21", "lost_and_found")
 PIXEL_FIGURES = ("auprc", "fpr95", "auroc", "best_f1")
 COMPONENT_FIGURES = ("sIoU", "PPV", "mean_F1")
 # Overlaps at which F1, TP, FN and FP are stated one by one, as SegmentMeIfYouCan does.
@@ -82,8 +80,7 @@ class AnomalyEvaluator(DatasetEvaluator):
         self.dataset_name = dataset_name
         self.score_names = [check_name(n, "score") for n in score_names] if score_names else None
         self._rule = metadata.label_rule
-        track = "obstacle" if dataset_name in OBSTACLE_SETS else "anomaly"
-        self._track = metadata.get("component_track", None) or track
+        self._track = metadata.get("component_track", "anomaly")
         if self._track not in TRACKS:
             raise ValueError(
                 f"{dataset_name}: unknown component_track {self._track!r}; known: "

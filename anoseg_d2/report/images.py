@@ -13,9 +13,14 @@ from PIL import Image
 from anoseg_d2.evaluation.run_folder import dataset_folder
 from anoseg_d2.evaluation.thumbnails import load_thumbnails, thumbnail_name
 from anoseg_d2.report.runs import Run
-from anoseg_d2.utils.constants import ANOMALY, ANOMALY_COLOR, CITYSCAPES_CLASSES, VOID
-from anoseg_d2.utils.visualization import (
+from anoseg_d2.utils.constants import (
+    ANOMALY,
+    ANOMALY_COLOR,
     ANOMALY_COLORS,
+    CITYSCAPES_CLASSES,
+    VOID,
+)
+from anoseg_d2.utils.visualization import (
     anomaly_palette,
     class_palette,
     fit_long_side,

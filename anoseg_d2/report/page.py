@@ -26,7 +26,8 @@ from anoseg_d2.report.runs import (
     overview,
     unique_names,
 )
-from anoseg_d2.utils.visualization import ANOMALY_COLORS, color_bar
+from anoseg_d2.utils.constants import ANOMALY_COLORS
+from anoseg_d2.utils.visualization import color_bar
 
 __all__ = ["build_page"]
 

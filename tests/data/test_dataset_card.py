@@ -83,6 +83,20 @@ def test_an_anomaly_set_chooses_the_track_of_its_components(card):
         read_card(card(changed(CLOSED, "component_track", "obstacle")))
 
 
+def test_one_split_of_a_card_can_be_on_another_component_track(card):
+    files = 'images: "{split}/i/{{id}}.png", labels: "{split}/l/{{id}}.png"'
+    near = f"  near: {{{files.format(split='near')}, component_track: obstacle}}\n"
+    far = f"  far: {{{files.format(split='far')}}}\n"
+    rest = "name: mine\nroot: mine\nkind: anomaly\nknown: 0\nanomaly: 1\n"
+    sets = read_card(card(f"{rest}splits:\n{near}{far}"))
+    assert {s.name: s.component_track for s in sets} == {
+        "mine_near": "obstacle",
+        "mine_far": "anomaly",
+    }
+    with pytest.raises(ValueError, match="'splits.near.component_track': found 'obstacles'"):
+        read_card(card(f"{rest}splits:\n{near.replace('obstacle', 'obstacles')}"))
+
+
 def test_mean_iou_runs_over_the_classes_that_the_card_can_give(card):
     partial = changed(CLOSED, "label_values", "{0: sky, 2: car}")
     assert read_card(card(partial))[0].present_classes == (1, 2)
@@ -128,6 +142,8 @@ def test_a_split_can_take_the_frames_that_a_pattern_names(card, tmp_path, monkey
     assert [pair[0] for pair in data_set.find(tmp_path).pairs] == ["a_1", "a_2"]
     with pytest.raises(ValueError, match=r"'frames': found 'a\('; allowed: a regular expression"):
         read_card(card(CLOSED + 'frames: "a("\n'))
+    with pytest.raises(ValueError, match="'frames': found .* at most 200 characters"):
+        read_card(card(CLOSED + f'frames: "{"a?" * 101}"\n'))
 
 
 def test_an_absolute_root_does_not_depend_on_the_datasets_folder(card, tmp_path):

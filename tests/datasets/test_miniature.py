@@ -17,6 +17,7 @@ from pycocotools.coco import COCO
 
 from anoseg_d2.config import load_config
 from anoseg_d2.data import builtin
+from anoseg_d2.data.dataset_card import read_card
 from anoseg_d2.data.image_io import read_image, read_label
 from anoseg_d2.data.label_rules import load_label
 from anoseg_d2.utils.constants import ANOMALY, KNOWN, PASTED_ID, VOID
@@ -164,6 +165,14 @@ def test_scenes_hold_no_anomaly(made):
     labels = [read_label(p) for p in made.glob("cityscapes/gtFine/*/*/*_labelIds.png")]
     assert len(labels) == OPTIONS.train + OPTIONS.val
     assert not any((label == PASTED_ID).any() for label in labels)
+
+
+def test_only_the_drawn_obstacle_track_counts_components_as_small_obstacles():
+    card = Path(__file__).parents[2] / "datasets/miniature/cards/benchmarks.yaml"
+    tracks = {dataset.name: dataset.component_track for dataset in read_card(card)}
+    assert len(tracks) == 5
+    obstacles = [name for name, track in tracks.items() if track == "obstacle"]
+    assert obstacles == ["miniature_road_obstacle21"]
 
 
 def test_off_the_road_is_void_on_the_obstacle_track():
