@@ -284,10 +284,7 @@ class Trainer(DefaultTrainer):
                 raise
             raise MemoryError(
                 f"step {self.iter} ran out of memory: {self.memory_needs()}. "
-                f"SOLVER.ACCUMULATION {2 * self.cfg.SOLVER.ACCUMULATION} halves the activations, "
-                "MODEL.EOMT.RECOMPUTE heads or all keeps fewer of them, MODEL.LORA.ENABLED True "
-                "drops most gradients and optimiser state, and a smaller INPUT.CROP_SIZE takes "
-                f"less of everything ({str(error).splitlines()[0]})"
+                f"{_ways_to_need_less(self.cfg)} ({str(error).splitlines()[0]})"
             ) from None
         if self.iter == self.start_iter:
             logger.info("This run needs about %s", self.memory_needs())
@@ -305,7 +302,11 @@ class Trainer(DefaultTrainer):
             "activations": self._trainer.activation_bytes or 0,
         }
         words = [f"{name} {size / MIB:,.1f} MiB" for name, size in parts.items() if size]
-        return f"{sum(parts.values()) / MIB:,.1f} MiB per process ({', '.join(words)})"
+        total = f"{sum(parts.values()) / MIB:,.1f} MiB per process ({', '.join(words)})"
+        if self.cfg.MODEL.EOMT.RECOMPUTE != "none":
+            # Recomputed pieces are saved in the backward pass, which the first step's count misses.
+            total += ", and for a moment one recomputed piece of the network"
+        return total
 
     def _evaluate(self):
         core = unwrap(self.model)
@@ -391,6 +392,19 @@ class _TracebackOnlyInFiles(logging.Filter):
 
 def _device(model: nn.Module) -> torch.device:
     return next(unwrap(model).parameters()).device
+
+
+def _ways_to_need_less(cfg) -> str:
+    """Name the keys, and only those, that this run does not use to the full already."""
+    ways = [f"SOLVER.ACCUMULATION {2 * cfg.SOLVER.ACCUMULATION} halves the activations"]
+    if cfg.MODEL.EOMT.RECOMPUTE != "all":
+        more = "heads or all" if cfg.MODEL.EOMT.RECOMPUTE == "none" else "all"
+        ways.append(f"MODEL.EOMT.RECOMPUTE {more} keeps fewer of them")
+    if not cfg.MODEL.LORA.ENABLED:
+        ways.append("MODEL.LORA.ENABLED True drops most gradients and optimiser state")
+    elif not cfg.MODEL.LORA.BLOCKS:
+        ways.append("MODEL.LORA.BLOCKS [first, last] keeps nothing of the blocks before the first")
+    return f"{', '.join(ways)}, and a smaller INPUT.CROP_SIZE takes less of everything"
 
 
 def _distribute(model: nn.Module) -> nn.Module:

@@ -52,28 +52,78 @@ def test_the_gradient_norm_before_the_clip_is_logged(tmp_path):
     assert len(norms) == 5 and min(norms) > cfg.SOLVER.CLIP_GRADIENTS.CLIP_VALUE
 
 
-def test_out_of_memory_names_the_keys_that_need_less(tmp_path, monkeypatch):
-    cfg = small_run(tmp_path)
+def started_trainer(folder, *overrides):
+    cfg = small_run(folder, "run", *overrides)
     check_inputs(cfg, training=True)
     trainer = Trainer(cfg)
     trainer.resume_or_load(resume=False)
+    return trainer
+
+
+@pytest.mark.parametrize(
+    "overrides,named,not_named",
+    [
+        ([], ["RECOMPUTE heads or all", "MODEL.LORA.ENABLED True"], ["LORA.BLOCKS"]),
+        (["MODEL.EOMT.RECOMPUTE", "heads"], ["RECOMPUTE all"], ["heads or all"]),
+        (["MODEL.EOMT.RECOMPUTE", "all"], ["MODEL.LORA.ENABLED True"], ["RECOMPUTE"]),
+        (["MODEL.LORA.ENABLED", True], ["MODEL.LORA.BLOCKS"], ["LORA.ENABLED"]),
+        (["MODEL.LORA.ENABLED", True, "MODEL.LORA.BLOCKS", [1, 2]], ["RECOMPUTE"], ["LORA"]),
+    ],
+)
+def test_out_of_memory_names_the_keys_that_would_still_help(
+    tmp_path, monkeypatch, overrides, named, not_named
+):
+    trainer = started_trainer(tmp_path, *overrides)
 
     def fail(*_):
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9")
 
     monkeypatch.setattr(trainer.model, "forward", fail)
-    with pytest.raises(MemoryError, match="SOLVER.ACCUMULATION 2 halves.*RECOMPUTE.*CROP_SIZE"):
+    with pytest.raises(MemoryError, match="SOLVER.ACCUMULATION 2 halves.*CROP_SIZE") as caught:
         trainer.train()
+    for words in named:
+        assert words in str(caught.value)
+    for words in not_named:
+        assert words not in str(caught.value)
 
 
-def test_the_memory_of_a_run_is_said_after_its_first_step(tmp_path, caplog):
+LORA = ["MODEL.LORA.ENABLED", True, "MODEL.LORA.RANK", 2]
+
+
+@pytest.mark.parametrize("recompute", ["none", "heads", "all"])
+@pytest.mark.parametrize("overrides", [[], LORA])
+def test_a_run_states_its_memory_after_the_first_step(tmp_path, caplog, recompute, overrides):
     caplog.set_level("INFO")
-    cfg = small_run(tmp_path)
-    check_inputs(cfg, training=True)
-    trainer = Trainer(cfg)
-    trainer.resume_or_load(resume=False)
+    trainer = started_trainer(
+        tmp_path, "SOLVER.MAX_ITER", 1, "MODEL.EOMT.RECOMPUTE", recompute, *overrides
+    )
+    kept = {}
+
+    def pack(tensor):
+        storage = tensor.untyped_storage()
+        kept[storage.data_ptr()] = storage
+        return tensor
+
+    inputs = []
+    hook = trainer.model.register_forward_pre_hook(lambda model, args: inputs.append(args))
     trainer.train()
-    assert "This run needs about" in caplog.text and "activations" in caplog.text
-    # More saved than the inputs, less than everything the process holds.
-    images = 2 * 3 * 32 * 32 * 4
-    assert images < trainer._trainer.activation_bytes < 100 * 2**20
+    hook.remove()
+    # The same step again, with weights that do not matter to sizes.
+    trainer.model.train().set_progress(0.0)
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        losses = trainer.model(*inputs[0])
+    assert losses
+    parameters = list(trainer.model.parameters())
+    for parameter in parameters:
+        kept.pop(parameter.untyped_storage().data_ptr(), None)
+    trained = sum(4 * p.numel() for p in parameters if p.requires_grad)
+    sizes = {
+        "parameters": sum(4 * p.numel() for p in parameters),
+        "gradients": trained,
+        "optimiser": 2 * trained,
+        "activations": sum(storage.nbytes() for storage in kept.values()),
+    }
+    words = ", ".join(f"{name} {size / 2**20:,.1f} MiB" for name, size in sizes.items())
+    message = f"{sum(sizes.values()) / 2**20:,.1f} MiB per process ({words})"
+    assert f"This run needs about {message}" in caplog.text
+    assert ("one recomputed piece" in caplog.text) is (recompute != "none")
