@@ -9,6 +9,7 @@ Examples:
 
 import argparse
 import os
+import tempfile
 
 from anoseg_d2.config import check_key_names
 from anoseg_d2.utils.cli import add_import_option, run_command
@@ -29,6 +30,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add("--resume", action="store_true", help="continue from the last checkpoint of OUTPUT_DIR")
     add("--overwrite", action="store_true", help="delete the run that OUTPUT_DIR holds")
+    add("--dry-run", action="store_true", help="take one step, show plan and memory, keep nothing")
     add("--eval-only", action="store_true", help="evaluate; with --resume the last checkpoint")
     add("--num-gpus", type=int, default=1, help="processes on this machine, one per GPU")
     add("--num-machines", type=int, default=1, help="number of machines")
@@ -90,7 +92,14 @@ def run(args: argparse.Namespace) -> None:
     args.resume |= int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0
     cfg = load_config(args.config_file, args.opts, args.imports)
     training = not args.eval_only
+    if args.dry_run and (args.eval_only or args.resume):
+        raise ValueError(
+            "--dry-run tries a training from its start; leave --eval-only, --resume out"
+        )
     check_inputs(cfg, training, args.resume)
+    if args.dry_run:
+        dry_run(cfg, args.num_gpus * args.num_machines)
+        return
     ranks = {
         "num_machines": args.num_machines,
         "machine_rank": args.machine_rank,
@@ -104,3 +113,47 @@ def run(args: argparse.Namespace) -> None:
         cfg.OUTPUT_DIR, training=training, resume=args.resume, overwrite=args.overwrite
     ):
         launch_ranks(run_rank, args.num_gpus, **ranks)
+
+
+def dry_run(cfg, processes: int) -> None:
+    """Build everything, take one step, and print the plan, what trains and the memory of a process.
+
+    Args:
+        cfg: config node whose inputs were checked; its OUTPUT_DIR is not touched.
+        processes: number of those that the run will have.
+    Raises:
+        ValueError, OSError, MemoryError: what would have stopped the run.
+    """
+    from detectron2.data import DatasetCatalog
+    from detectron2.utils.events import EventStorage
+
+    from anoseg_d2.engine import Trainer
+    from anoseg_d2.engine.trainer import parameter_table
+
+    solver = cfg.SOLVER
+    batch, planned = solver.IMS_PER_BATCH, solver.REFERENCE_WORLD_SIZE or processes
+    if batch % planned:
+        raise ValueError(f"SOLVER.IMS_PER_BATCH is {batch}, which {planned} processes cannot share")
+    trial = cfg.clone()
+    # One process tries what every process of the run will do.
+    trial.SOLVER.IMS_PER_BATCH, trial.SOLVER.REFERENCE_WORLD_SIZE = batch // planned, 0
+    with tempfile.TemporaryDirectory(prefix="anoseg_dry_run_") as folder:
+        trial.OUTPUT_DIR = folder
+        trial.freeze()
+        trainer = Trainer(trial)
+        trainer.resume_or_load(resume=False)
+        trainer.iter = trainer.start_iter
+        with EventStorage(trainer.start_iter):
+            trainer.run_step()
+        for kind, names in (("train", cfg.DATASETS.TRAIN), ("test", cfg.DATASETS.TEST)):
+            for name in names:
+                print(f"{kind}: {name}, {len(DatasetCatalog.get(name))} images")
+        print(f"steps: {solver.MAX_ITER}, of {batch} images on {processes} process(es)")
+        print(f"checkpoints: every {solver.CHECKPOINT_PERIOD} steps, in {cfg.OUTPUT_DIR}")
+        print(f"evaluation: {_periods(cfg.TEST.EVAL_PERIOD, solver.MAX_ITER)}")
+        print(parameter_table(trainer.model))
+        print(f"memory: about {trainer.memory_needs()}")
+
+
+def _periods(period: int, steps: int) -> str:
+    return f"every {period} steps and at the end" if 0 < period < steps else "at the end"
