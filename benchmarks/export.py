@@ -1,4 +1,4 @@
-"""Speed of the exported model in onnxruntime against the model in PyTorch, side by side.
+"""Measure the speed of the exported model in onnxruntime against the model in PyTorch.
 
     python benchmarks/export.py --json export.json
     python benchmarks/export.py --weights output/model_final.pth --image-size 1080 1920 --threads 8
@@ -27,7 +27,7 @@ from anoseg_d2.prediction.predictor import AnomalyPredictor
 
 
 def build_predictor(args: argparse.Namespace) -> AnomalyPredictor:
-    """The model to measure, on the CPU."""
+    """Build the model to measure, on the CPU."""
     overrides = ["MODEL.DEVICE", "cpu", *args.opts]
     if args.weights:
         return AnomalyPredictor.from_pretrained(args.weights, overrides)
@@ -38,7 +38,7 @@ def build_predictor(args: argparse.Namespace) -> AnomalyPredictor:
 
 
 def measure(model, spec: ExportSpec, repeat: int, image: torch.Tensor) -> dict:
-    """Seconds of both sides in turns, and the largest difference of each output."""
+    """Time both sides in turns; returns seconds and the largest difference of each output."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
         differences = export_model(model, path, spec)

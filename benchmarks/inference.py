@@ -1,4 +1,4 @@
-"""Speed of inference against its peers, both sides in turns in one run.
+"""Measure the speed of inference against its peers; both sides take turns in one run.
 
     python benchmarks/inference.py --json inference.json
     python benchmarks/inference.py --weights output/model_final.pth --rows scores folder
@@ -7,10 +7,10 @@ Three groups of rows; every figure is the median of CPU-wall seconds, both sides
     network   our network against transformers' EomtForUniversalSegmentation with the same weights,
               final prediction only, float32, and ours in mixed precision where it is named
     scores    every score at native size, segmentation and confidence, against only the network
-    folder    demo.py's road over a folder (reading, predicting, writing overlap) against one image
-              after the other
-Without --weights: a random ViT of --size. Its queries all matter, which is the worst case of
-TEST.QUERY_TOLERANCE; the row says how many each map kept.
+    folder    a folder as demo.py predicts it (reading, predicting and writing overlap) against
+              one image at a time
+Without --weights, the model is a random ViT of --size. All its queries matter,
+which is the worst case of TEST.QUERY_TOLERANCE; the row says how many each map kept.
 """
 
 import argparse
@@ -36,7 +36,7 @@ from anoseg_d2.utils.files import write_json
 
 
 def take_turns(sides: dict, repeat: int) -> dict:
-    """Median seconds of each side; the first turn warms up."""
+    """Return the median seconds of each side; the first turn warms up."""
     seconds = {name: [] for name in sides}
     for turn in range(repeat + 1):
         for name, work in sides.items():
@@ -48,7 +48,7 @@ def take_turns(sides: dict, repeat: int) -> dict:
 
 
 def build_predictor(args: argparse.Namespace, crop: int) -> AnomalyPredictor:
-    """The model to measure, on the CPU."""
+    """Build the model to measure, on the CPU."""
     overrides = ["MODEL.DEVICE", "cpu", *args.opts]
     if args.weights:
         return AnomalyPredictor.from_pretrained(args.weights, overrides)
@@ -58,7 +58,7 @@ def build_predictor(args: argparse.Namespace, crop: int) -> AnomalyPredictor:
 
 
 def transformers_twin(model: EoMT):
-    """EomtForUniversalSegmentation with the weights of `model`."""
+    """Return an EomtForUniversalSegmentation with the weights of `model`."""
     from transformers import EomtConfig, EomtForUniversalSegmentation
 
     from anoseg_d2.checkpoint import model_meta
@@ -77,7 +77,7 @@ def transformers_twin(model: EoMT):
 
 
 def measure_network(args, predictor: AnomalyPredictor) -> list[dict]:
-    """Our network against transformers', one image at the size that the model sees."""
+    """Time our network against transformers', on one image of the size that the model sees."""
     model, (height, width) = predictor.model, predictor.model.image_size
     peer = transformers_twin(model)
     image = draw_image(height, width)[None]
@@ -117,7 +117,7 @@ def measure_network(args, predictor: AnomalyPredictor) -> list[dict]:
 
 
 def measure_scores(args, predictor: AnomalyPredictor, size: tuple[int, int]) -> list[dict]:
-    """Every score of an image against only the network on its windows."""
+    """Time every score of an image against only the network on its windows."""
     model, image = predictor.model, draw_image(*size)
     plan = plan_windows(size, model.image_size, model.window_overlap)
     crops = cut_windows(image, plan)
@@ -146,7 +146,7 @@ def measure_scores(args, predictor: AnomalyPredictor, size: tuple[int, int]) -> 
 
 
 def measure_folder(args, predictor: AnomalyPredictor) -> list[dict]:
-    """A folder with overlap against reading, predicting and writing one image after the other."""
+    """Time a folder with overlapping work against one image at a time."""
     kinds = ("overlay", "heatmap")
     with tempfile.TemporaryDirectory() as folder:
         for index in range(args.images):

@@ -1,4 +1,4 @@
-r"""Memory and time of a training step: LoRA and recomputation against full fine-tuning.
+r"""Measure memory and time of a training step: LoRA and recomputation against full fine-tuning.
 
     python benchmarks/training.py --size B --crop 640 --batch 8 --precision bf16 --memory-only
     python benchmarks/training.py --official path/to/eomt --json training.json \
@@ -96,7 +96,7 @@ class Official(nn.Module):
         spec.loader.exec_module(module)
         base = vit_size(size)
         name = f"vit_{base.timm_name}_patch14_reg4_dinov2"
-        # A path of weights, which the class does not read itself, keeps timm from a download.
+        # With a path of weights, which the class itself does not read, timm downloads nothing.
         encoder = ViT((crop, crop), backbone_name=name, ckpt_path="random")
         self.network = OfficialEoMT(encoder, 19, queries, base.num_blocks)
         self.criterion = module.MaskClassificationLoss(12544, 3.0, 0.75, 5.0, 5.0, 2.0, 19, 0.1)
@@ -136,7 +136,7 @@ class Row:
         return torch.autocast("cpu", torch.bfloat16, enabled=self.half)
 
     def step(self, images: Tensor, labels: Tensor) -> float:
-        """Seconds of one step."""
+        """Run one step and return its seconds."""
         start = time.perf_counter()
         with self.autocast():
             loss = self.model.score(self.model.predict(images), labels)
@@ -147,7 +147,7 @@ class Row:
         return time.perf_counter() - start
 
     def state_bytes(self) -> int:
-        """Bytes of gradients and of AdamW's two moments."""
+        """Return the bytes of the gradients and of AdamW's two moments."""
         return sum(3 * p.nbytes for p in self.trained)
 
 
@@ -275,7 +275,7 @@ def build_row(name: str, args: argparse.Namespace) -> Row:
 
 
 def draw_batch(count: int, crop: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Noise images and label maps of cells; every image has the same number of classes."""
+    """Make noise images and label maps of cells, with the same number of classes in each."""
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(256, (count, 3, crop, crop), generator=generator, dtype=torch.uint8)
     cells = torch.randint(CLASSES_PER_IMAGE, (count, 8, 8), generator=generator)
@@ -366,7 +366,7 @@ def main():
     if "official" in names and not args.official:
         parser.error("row official needs --official PATH")
     torch.set_num_threads(args.threads)
-    # Timed rows stay in memory together, because they take turns.
+    # Timed rows take turns, so all of them stay in memory.
     results, rows = {}, {}
     for name in names:
         row = build_row(name, args)

@@ -3,7 +3,8 @@
 
     python tools/list_licences.py > docs/licences.md
 
-Run it on Python 3.11 or newer; what only other Pythons or platforms need is listed from a table.
+Run it on Python 3.11 or newer; packages that only other Pythons or platforms need are listed from
+a table.
 """
 
 import sys
@@ -31,7 +32,7 @@ at the versions that `requirements/` pins, with the licence that each states. Ma
 
 
 def licence(name: str) -> str:
-    """Return what an installed package states: an SPDX expression, a short text, or classifiers.
+    """Return the licence that an installed package states, as briefly as it states it.
 
     Raises:
         PackageNotFoundError: it is not installed.
@@ -40,7 +41,7 @@ def licence(name: str) -> str:
     if about.get("License-Expression"):
         return about["License-Expression"]
     text = (about.get("License") or "").strip()
-    # Some packages paste the whole licence here; its title is in the classifiers then.
+    # Some packages paste the whole licence here; then its title is in the classifiers.
     if text and text != "UNKNOWN" and "\n" not in text and len(text) <= 60:
         return text
     titles = [c.rpartition(" :: ")[2] for c in about.get_all("Classifier") or () if "License" in c]

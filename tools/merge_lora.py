@@ -1,4 +1,4 @@
-"""Merge LoRA adapters into plain weights: same outputs, to the rounding of the weights' dtype.
+"""Merge LoRA adapters into plain weights; outputs stay the same up to rounding.
 
     python tools/merge_lora.py output/model_final.pth --output merged.pth
     python tools/merge_lora.py adapter.safetensors --base stage2/model_final.pth --output merged.pth
@@ -58,7 +58,7 @@ def merge(checkpoint: Checkpoint, base: Checkpoint | None) -> tuple[dict[str, Te
     """Return the merged state dict and the names of the modules that had adapters.
 
     Raises:
-        ValueError: there are no adapters, or the base is missing, not needed or another one.
+        ValueError: there are no adapters, or the base is missing, not needed or the wrong one.
     """
     names = lora_module_names(checkpoint.state_dict)
     if not names:

@@ -4,10 +4,11 @@
     python tools/plot_results.py --run eomt_baseline=output/eomt --run arcface=output/arcface \
         --run arcface_full=output/full --run arcface_lora=output/lora --output figures/
 
-Each --run names what a model is (the stage of the paper's tables) and where its results.json lies:
+Each --run names what a model is (the stage of the paper's tables) and where its results.json is:
 the file, the folder of a report, or the run's folder. Cells read "paper", "ours" and "difference"
-(ours minus paper); what is not known stays empty. Datasets that the paper has not are added below
-its own, with the paper's cells empty. Written: tables.md, tables.tex, figure3.png, figure3.pdf.
+(ours minus paper); what is not known stays empty. Datasets that the paper does not have are added
+below its own, with the paper's cells empty. The output is tables.md,
+tables.tex, figure3.png and figure3.pdf.
 
 The paper: "Efficient Anomaly Segmentation via Angular Margins and Low-Rank Adaptation".
 """
@@ -137,7 +138,7 @@ FIGURE_3_SET = "road_obstacle21"
 
 
 def ours(results: dict, dataset: str, column: Column, scores: dict) -> float | None:
-    """The figure of a cell, None where the results have none."""
+    """Return the figure of a cell, None if the results do not have it."""
     entry = results.get(column.stage, {}).get("datasets", {}).get(dataset, {}).get("scores", {})
     return entry.get(scores.get(column.score, column.score), {}).get(column.figure)
 
@@ -147,7 +148,7 @@ def difference(paper: float | None, found: float | None) -> float | None:
 
 
 def table_rows(table: PaperTable, results: dict, scores: dict) -> list[list]:
-    """[name, (paper, ours, difference) of every column] for the paper's sets, then the others."""
+    """Return [name, (paper, ours, difference) per column] of the paper's sets, then of others."""
     found = dict.fromkeys(name for r in results.values() for name in r.get("datasets", {}))
     rows = []
     for dataset in dict.fromkeys((*table.rows, *found)):
@@ -165,7 +166,7 @@ def table_rows(table: PaperTable, results: dict, scores: dict) -> list[list]:
 
 
 def parameter_rows(results: dict) -> list[list]:
-    """Table 5: sizes from `model` of results.json, memory relative to the full fine-tuning."""
+    """Return Table 5: sizes from `model` of results.json, memory relative to full fine-tuning."""
     full = results.get("arcface_full", {}).get("model", {}).get("peak_memory")
     rows = []
     for title, (stage, *printed) in TABLE_5.items():
@@ -184,7 +185,7 @@ def parameter_rows(results: dict) -> list[list]:
 
 
 def all_tables(results: dict, scores: dict) -> list[tuple[int, str, list[str], list[list]]]:
-    """(number, caption, titles of the columns, rows) of Tables 1 to 6."""
+    """Return (number, caption, titles of the columns, rows) of Tables 1 to 6."""
     tables = [
         (t.number, t.caption, [c.title for c in t.columns], table_rows(t, results, scores))
         for t in TABLES
@@ -234,7 +235,7 @@ def latex(tables) -> str:
 
 
 def draw_figure_3(curves: dict, results: dict, scores: dict, dataset: str, folder: Path) -> bool:
-    """Precision over recall of the paper's three models; False when there is no curve to draw."""
+    """Draw precision over recall of the paper's three models; False if there is no curve."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -267,7 +268,7 @@ def load_run(text: str) -> tuple[str, dict, dict]:
     if path is None:
         raise FileNotFoundError(f"--run {text}: no results.json there, nor in its report/ folder")
     if "models" in read_results(path):
-        raise ValueError(f"{path}: holds several models; give the results.json of each of them")
+        raise ValueError(f"{path} contains several models; give the results.json of each one")
     (run,) = load_runs(path)
     return stage, run.results(), run.curves()
 

@@ -13,7 +13,7 @@ does with sizes:
   --resize-inside    images of any size, stretched to one window whatever their aspect ratio, maps
                      at native size: one forward per image, coarser than AnomalyPredictor
 
-The written file is run and compared with the model; over the tolerance it is deleted.
+The written file is run and compared with the model; if it differs too much, it is deleted.
 Exit status: 0 written and checked, 1 the check failed, 2 a mistake in the call. See docs/export.md.
 """
 
@@ -37,7 +37,7 @@ from anoseg_d2.utils.cli import add_import_option, import_modules, run_command
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the export; the exit status."""
+    """Run the export; returns the exit status."""
     args = build_parser().parse_intermixed_args(arguments)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     return run_command(lambda: export(args), stopped="stopped; nothing was written")
@@ -65,7 +65,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="config overrides")
     parser.add_argument("--output", required=True, help="file to write")
     parser.add_argument(
-        "--config-file", help="build the model by this config, not by what the checkpoint tells"
+        "--config-file", help="build the model from this config instead of what the checkpoint says"
     )
     parser.add_argument(
         "--format", choices=FORMATS, help=f"default: by the ending of --output; ONNX opset {OPSET}"
@@ -93,7 +93,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--int8",
         action="store_true",
         help="8-bit weights of the linear layers, ONNX only; smaller and, on CPUs with 8-bit "
-        "instructions, faster; the table says what it costs",
+        "instructions, faster; the printed table shows the differences",
     )
     parser.add_argument(
         "--results",
@@ -127,14 +127,14 @@ def run(args: argparse.Namespace) -> list[Difference]:
         raise ValueError(f"--output {output} must end in {' or '.join('.' + f for f in FORMATS)}")
     if output.exists() and not args.overwrite:
         raise ValueError(f"{output} exists; remove it or pass --overwrite")
-    spec = make_spec(args, ("rba",))  # mistakes are told before a large model is read
+    spec = make_spec(args, ("rba",))  # report mistakes before a large model is read
     image = None
     if args.check_image:
         image = torch.from_numpy(read_image(args.check_image)).permute(2, 0, 1)
     checkpoint = read_checkpoint(args.source)
     if checkpoint.format == "anoseg_adapter":
         raise ValueError(
-            f"{args.source} holds adapters alone; merge them first: python tools/merge_lora.py "
+            f"{args.source} holds only adapters; merge them first: python tools/merge_lora.py "
             f"{args.source} --base BASE --output merged.pth"
         )
     model = load_model(args)
@@ -152,7 +152,7 @@ def run(args: argparse.Namespace) -> list[Difference]:
 
 
 def make_spec(args: argparse.Namespace, default_scores: tuple[str, ...]) -> ExportSpec:
-    """What the options ask for."""
+    """Return the spec that the options ask for."""
     names = tuple(name.strip() for name in (args.scores or "").split(",") if name.strip())
     if args.batch != "dynamic" and not args.batch.isdecimal():
         raise ValueError(f"--batch is {args.batch!r}; give a number or `dynamic`")
@@ -187,7 +187,7 @@ def find_thresholds(args: argparse.Namespace, names: tuple[str, ...]) -> dict[st
 
 
 def load_model(args: argparse.Namespace) -> torch.nn.Module:
-    """The checkpoint's model on the CPU, in eval mode."""
+    """Load the checkpoint's model on the CPU, in eval mode."""
     overrides = ["MODEL.DEVICE", "cpu", "MODEL.EOMT.COMPILE", False, *args.opts]
     if not args.config_file:
         return AnomalyPredictor.from_pretrained(args.source, overrides).model
@@ -196,7 +196,7 @@ def load_model(args: argparse.Namespace) -> torch.nn.Module:
 
 
 def print_differences(differences: list[Difference]) -> None:
-    """A table of what the check found."""
+    """Print a table of the differences that the check found."""
     print("| output | shape | values of the model | largest difference | allowed |")
     print("|---|---|---|---|---|")
     for d in differences:
@@ -214,11 +214,11 @@ def print_differences(differences: list[Difference]) -> None:
 
 
 def print_written(output: Path, file_format: str) -> None:
-    """What lies where, and how large it is."""
+    """Print which files were written and how large they are."""
     about = f"ONNX opset {OPSET}" if file_format == "onnx" else "torch.export program"
     print(f"wrote {output}: {output.stat().st_size / 1e6:.1f} MB, {about}")
-    beside = output.with_name(f"{output.name}.data")
-    if file_format == "onnx" and beside.exists():
+    weights = output.with_name(f"{output.name}.data")
+    if file_format == "onnx" and weights.exists():
         print(
-            f"wrote {beside}: {beside.stat().st_size / 1e6:.1f} MB, its weights; keep both together"
+            f"wrote {weights}: {weights.stat().st_size / 1e6:.1f} MB of weights; keep both together"
         )

@@ -30,7 +30,7 @@ from anoseg_d2.modeling.windows import cut_windows, plan_windows
 from anoseg_d2.prediction.predictor import AnomalyPredictor
 from anoseg_d2.utils.cli import Progress, add_import_option, import_modules, run_command
 
-# One image in so many is left out of the memory and measures the score.
+# One image out of this many is left out of the memory, to measure the score on.
 HELD_OUT = 10
 
 
@@ -68,7 +68,7 @@ def run(args: argparse.Namespace) -> None:
     if output.suffix not in (".pth", ".safetensors"):
         raise ValueError(f"--output {output} must end in .pth or .safetensors")
     if args.rows < 1:
-        raise ValueError(f"--rows is at least 1, not {args.rows}")
+        raise ValueError(f"--rows must be at least 1, not {args.rows}")
     records = find_records(args)
     checkpoint = read_checkpoint(args.weights)
     model = AnomalyPredictor.from_pretrained(args.weights, args.opts).model
@@ -77,7 +77,7 @@ def run(args: argparse.Namespace) -> None:
     held_out = records[::HELD_OUT] if len(records) > 1 else records
     inside = [r for r in records if r not in held_out] or records
     generator = torch.Generator().manual_seed(args.seed)
-    # A coreset chooses among a few times as many candidates.
+    # A coreset chooses among three times as many candidates.
     wanted = args.rows * (3 if args.coreset else 1)
     tokens = collect_tokens(model, block, inside, wanted, generator)
     rows = choose_rows(tokens, args.rows, generator, args.coreset)

@@ -1,4 +1,4 @@
-"""Anomaly maps of images and videos: overlay, heat map, components, raw scores.
+"""Predict anomaly maps of images and videos: overlay, heat map, components, raw scores.
 
     anoseg predict street.jpg --weights model_final.pth
     anoseg predict photos/ 'more/**/*.png' drive.mp4 --weights hf://owner/name --score rba,msp
@@ -7,10 +7,10 @@
 
 Inputs are files, folders (without their subfolders), patterns and videos, in any mix. Outputs go to
 OUTPUT/<score>/<kind>/ and are named like their input; those of an earlier run are replaced.
-Unreadable inputs are named and skipped.
+Unreadable inputs are reported and skipped.
 
-Exit status: 0 everything is done; 1 some inputs were skipped; 2 nothing could be done, because of a
-wrong option, wrong weights or no input at all; 130 stopped by Ctrl-C, finished files stay.
+Exit status: 0 all inputs were predicted; 1 some were skipped; 2 none could be, because of a wrong
+option, wrong weights or no input at all; 130 stopped by Ctrl-C, finished files are kept.
 """
 
 import argparse
@@ -42,7 +42,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--webcam", type=int, metavar="N", help="number of a camera; Ctrl-C ends the recording")
     add("--output", default="output/demo", help="folder (default: %(default)s)")
     add("--weights", help="checkpoint: path, folder, hf://owner/name; it describes its own model")
-    add("--config-file", help="build the model by this yaml instead; --weights goes before its own")
+    add("--config-file", help="build the model from this yaml instead; --weights overrides its own")
     add("--opts", nargs=argparse.REMAINDER, default=[], metavar="KEY VALUE", help="config, last")
     add("--score", default="rba", help="one or several, rba,anomaly (default: %(default)s)")
     add(
@@ -83,7 +83,8 @@ def _add_component_options(add) -> None:
         "--tpr",
         type=float,
         metavar="PERCENT",
-        help="threshold that found this percentage of the anomalous pixels: 80, 90, 95 or 99",
+        help="threshold that finds this percentage of the anomalous pixels in the evaluation: "
+        "80, 90, 95 or 99",
     )
     add("--results", help="results.json or run folder for --tpr; default: next to the weights")
     add("--results-set", metavar="NAME", help="evaluated dataset for --tpr, if there are several")
@@ -121,7 +122,7 @@ def run(args) -> int:
     if not files and args.webcam is None:
         raise FileNotFoundError("no input found\n  " + "\n  ".join(missing))
     if args.temporal is not None:
-        TemporalFilter(args.temporal)  # a wrong weight is found before the model is read
+        TemporalFilter(args.temporal)  # report a wrong weight before the model is read
         if args.webcam is None and not any(file.is_video for file in files):
             print("--temporal changes nothing: the inputs are only still images", file=sys.stderr)
     predictor = build_predictor(args, names)
@@ -151,7 +152,7 @@ def run(args) -> int:
 
 
 def make_output_folder(path: str) -> None:
-    """Make the folder, so that one that cannot be written is found before any work.
+    """Make the folder, so that a folder that cannot be written is reported before any work.
 
     Raises:
         OSError: it is a file, or it cannot be written.
@@ -166,7 +167,7 @@ def make_output_folder(path: str) -> None:
 
 
 def build_predictor(args, names: list[str]) -> AnomalyPredictor:
-    """The model that the weights describe, or that of the config file."""
+    """Build the model that the weights describe, or that of the config file."""
     if not args.config_file:
         overrides = ["TEST.ANOMALY.SCORES", names, *args.opts]
         return AnomalyPredictor.from_pretrained(args.weights, overrides)
@@ -179,17 +180,19 @@ def build_predictor(args, names: list[str]) -> AnomalyPredictor:
 
 
 def output_options(args, names: list[str]) -> dict[str, dict]:
-    """Options of `ScoreOutputs` for each score; mistakes are found before any work."""
+    """Return the options of `ScoreOutputs` for each score; reports mistakes before any work."""
     if not names:
-        raise ValueError("--score names no score")
+        raise ValueError("--score is empty")
     if args.range and len(names) > 1:
         raise ValueError(f"--range is for one score, --score names {', '.join(names)}")
     if args.range and not args.range[0] < args.range[1]:
-        raise ValueError(f"--range goes from low to high, is {args.range[0]:g} {args.range[1]:g}")
+        raise ValueError(
+            f"--range must go from low to high, not {args.range[0]:g} {args.range[1]:g}"
+        )
     for option in ("min_size", "max_frames"):
         value = getattr(args, option)
         if value is not None and value < 1:
-            raise ValueError(f"--{option.replace('_', '-')} is at least 1")
+            raise ValueError(f"--{option.replace('_', '-')} must be at least 1")
     thresholds = choose_thresholds(args, names)
     options = {}
     for name in names:
@@ -209,7 +212,7 @@ def output_options(args, names: list[str]) -> dict[str, dict]:
 
 
 def choose_thresholds(args, names: list[str]) -> dict[str, float | None]:
-    """The threshold of each score, None where none was asked for."""
+    """Return the threshold of each score, None if none was asked for."""
     if args.threshold is not None and args.tpr is not None:
         raise ValueError("--threshold and --tpr cannot be given together")
     if args.tpr is not None:

@@ -1,10 +1,10 @@
-"""A model as one file for other runtimes: ONNX, or torch's pt2.
+"""Write a model as one file for other runtimes: ONNX, or torch's pt2.
 
-- `ExportSpec`: what the file takes and gives.
+- `ExportSpec`: inputs and outputs of the file.
 - `ExportModel`: the module that is traced: images in, finished maps out.
 - `export_model`: traces, writes, runs the file and compares it with the model.
-- `check_file`: the comparison on its own.
-- `ExportCheckError`: the file differs from its model by more than is allowed.
+- `check_file`: only the comparison.
+- `ExportCheckError`: raised when the file differs from its model by more than is allowed.
 """
 
 import importlib

@@ -1,7 +1,7 @@
-"""Run an exported file and compare it with the model that it was made of.
+"""Run an exported file and compare it with the model that it was made from.
 
-The model takes its usual road (`EoMT.forward` in float32, one image after the other, adapters not
-merged, images resized by torchvision), so that all that the export rebuilds is compared.
+The model runs as usual (`EoMT.forward` in float32, one image at a time, adapters not merged, images
+resized by torchvision), so that everything that the export rebuilds is compared.
 """
 
 from pathlib import Path
@@ -15,27 +15,27 @@ from torchvision.transforms.v2 import functional as TF
 
 __all__ = ["Difference", "ExportCheckError", "check_file", "draw_image", "open_session", "run_file"]
 
-# Largest difference of a score, and share of pixels whose class differs.
+# Largest difference of a score, and fraction of pixels whose class differs.
 TOLERANCE = 1e-3
 DIFFERING_PIXELS = 1e-3
-# float16 has 11 bits: errors of 1e-3 of a logit become errors of some 1e-2 of a probability, and
-# scores that are no probabilities scale with their largest value.
+# float16 has 11 bits of precision: errors of 1e-3 in a logit become errors of about 1e-2 in a
+# probability; the errors of other scores scale with their largest value.
 HALF_TOLERANCE = 3e-2
 HALF_DIFFERING_PIXELS = 1e-2
-# Eight bits keep the order of most pixels, not their values. What this costs in AUPRC depends on
-# the model: evaluate the raw maps of both.
+# Eight bits keep the order of most pixels but not their values. What this costs in AUPRC depends
+# on the model: evaluate the raw maps of both.
 INT8_TOLERANCE = 0.3
 INT8_DIFFERING_PIXELS = 0.1
 
 
 class Difference(NamedTuple):
-    """One output of one run against the model.
+    """Difference between one output of one run and the model.
 
-    output: its name.
+    output: name of the output.
     shape: (B, H, W).
-    low, high: least and largest value that the model gives.
-    largest: largest absolute difference; for `sem_seg` the share of differing pixels.
-    allowed: what `largest` may be.
+    low, high: lowest and highest value that the model gives.
+    largest: largest absolute difference; for `sem_seg` the fraction of differing pixels.
+    allowed: upper limit of `largest`.
     """
 
     output: str
@@ -47,7 +47,7 @@ class Difference(NamedTuple):
 
     @property
     def passed(self) -> bool:
-        """False also where the difference is not a number."""
+        """Whether the difference is allowed; False if it is NaN."""
         return bool(self.largest <= self.allowed)
 
 
@@ -55,7 +55,7 @@ class ExportCheckError(RuntimeError):
     """An exported file differs from its model by more than is allowed.
 
     Args:
-        differences: all that were measured.
+        differences: all measured differences.
     """
 
     def __init__(self, differences: list[Difference]):
@@ -65,7 +65,9 @@ class ExportCheckError(RuntimeError):
             for d in differences
             if not d.passed
         )
-        super().__init__(f"the exported model differs from the original: {failed}; nothing is kept")
+        super().__init__(
+            f"the exported model differs from the original: {failed}; the file was not kept"
+        )
 
 
 def check_file(
@@ -77,12 +79,12 @@ def check_file(
         path: `.pt2`, or else ONNX.
         model: EoMT in eval mode.
         spec: `ExportSpec`.
-        image: (3, H, W) uint8 RGB, resized to what the file takes; None for a drawn one.
+        image: (3, H, W) uint8 RGB, resized to what the file takes; None for a drawn image.
         tolerance: see `export_model`.
     Returns:
-        differences in the order of the outputs, for one run after the other.
+        differences in the order of the outputs, run by run.
     Raises:
-        ExportCheckError: one of them is too large.
+        ExportCheckError: a difference is too large.
     """
     differences = []
     for images in _check_images(model, spec, image):
@@ -97,10 +99,10 @@ def check_file(
 
 
 def draw_image(height: int, width: int, seed: int = 0) -> Tensor:
-    """A scene without content: a gradient, soft spots, boxes with hard edges and some noise.
+    """Draw a meaningless scene: a gradient, soft spots, boxes with hard edges and some noise.
 
     Returns:
-        (3, H, W) uint8, the same for a seed.
+        (3, H, W) uint8, always the same for the same seed.
     """
     generator = np.random.default_rng(seed)
     spots = torch.from_numpy(generator.uniform(-60, 60, (1, 3, 6, 9)))
@@ -115,7 +117,7 @@ def draw_image(height: int, width: int, seed: int = 0) -> Tensor:
 
 
 def run_file(path: Path, images: Tensor, outputs: list[str]) -> dict[str, np.ndarray]:
-    """Outputs by name of an exported file, on the CPU with as many threads as torch uses."""
+    """Run an exported file on the CPU with torch's number of threads; returns outputs by name."""
     if path.suffix == ".pt2":
         with torch.no_grad():
             values = torch.export.load(path).module()(images)
@@ -125,7 +127,7 @@ def run_file(path: Path, images: Tensor, outputs: list[str]) -> dict[str, np.nda
 
 
 def open_session(path: Path):
-    """An `onnxruntime.InferenceSession` on the CPU with as many threads as torch uses."""
+    """Open an `onnxruntime.InferenceSession` on the CPU with torch's number of threads."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -134,7 +136,7 @@ def open_session(path: Path):
 
 
 def _check_images(model: nn.Module, spec, image: Tensor | None) -> list[Tensor]:
-    """Batches (B, 3, H, W) uint8: two batch sizes and two image sizes where these are open."""
+    """Return batches (B, 3, H, W) uint8; two batch sizes and image sizes where these are open."""
     height, width = spec.image_size or model.image_size
     sizes = [(height, width)] * (1 if spec.batch else 2)
     if spec.any_size:
@@ -143,14 +145,14 @@ def _check_images(model: nn.Module, spec, image: Tensor | None) -> list[Tensor]:
 
 
 def _views(image: Tensor | None, size: tuple[int, int], count: int) -> Tensor:
-    """`count` different images of one size: the picture, and shifted copies of it."""
+    """Return `count` different images of one size: the picture and shifted copies of it."""
     picture = draw_image(*size) if image is None else TF.resize(image, list(size))
     return torch.stack([picture.roll(index * size[1] // count, -1) for index in range(count)])
 
 
 @torch.no_grad()
 def _reference(model: nn.Module, spec, images: Tensor) -> dict[str, np.ndarray]:
-    """Outputs by name, each (B, H, W), of the model itself."""
+    """Return the outputs of the model itself by name, each (B, H, W)."""
     samples = [{"image": image} for image in images]
     if spec.any_size:
         stretched = F.interpolate(

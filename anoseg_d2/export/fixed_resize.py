@@ -1,9 +1,9 @@
-"""Resize of uint8 images as two matrix products, for graphs that leave PyTorch.
+"""Resize uint8 images by two matrix products, for graphs that run outside of PyTorch.
 
 PyTorch resizes uint8 images (bilinear, antialiased) in fixed point: columns, rounding to a grey
 level, rows, rounding again, with weights of 16 bits. A resize in floats differs from it by a grey
-level in up to a sixth of the pixels, depending on the runtime. For a size that is known the
-weights are two constant matrices, and every runtime multiplies matrices alike.
+level in up to a sixth of the pixels, depending on the runtime. For a known size the weights are
+two constant matrices, and all runtimes multiply matrices in the same way.
 """
 
 import torch
@@ -17,7 +17,7 @@ _MOST_BITS = 22
 
 
 def fixed_point_weights(source: int, target: int) -> Tensor:
-    """Weights of the antialiased bilinear resize of a line, rounded as PyTorch rounds them.
+    """Return the weights of an antialiased bilinear resize of a line, rounded as in PyTorch.
 
     Args:
         source, target: lengths in pixels.
@@ -36,9 +36,9 @@ class FixedResize(nn.Module):
     """Resize (B, 3, H, W) images 0..255 of one size to another.
 
     Equals `torchvision.transforms.v2.functional.resize(antialias=True)` of uint8 images on CPUs
-    with AVX2 or NEON, where torchvision leaves it to PyTorch's fixed point, to the last bit unless
-    float32 cannot hold the sums (sides that shrink more than fourfold: single pixels may then be
-    one level off).
+    with AVX2 or NEON, where torchvision uses PyTorch's fixed point, to the last bit. The exception
+    are sides that shrink more than fourfold, whose sums float32 cannot hold: single pixels may
+    then be one level off.
 
     Args:
         source, target: (H, W).

@@ -1,4 +1,4 @@
-"""The module that is exported: image in, chosen scores and segmentation out."""
+"""The exported module: it takes images and returns the chosen scores and the segmentation."""
 
 import copy
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ INPUTS = {"uint8": torch.uint8, "float32": torch.float32}
 
 @dataclass(frozen=True)
 class ExportSpec:
-    """What an exported file takes and gives.
+    """Inputs and outputs of an exported file.
 
     Args:
         scores: names in `SCORES`, or ensembles.
@@ -32,10 +32,11 @@ class ExportSpec:
             for images of this size.
         any_size: H and W stay open. The graph stretches the image to one window, whatever its
             aspect ratio, and brings the maps back: faster and coarser than `AnomalyPredictor`.
-            Neither this nor `image_size`: images have the size that the model sees.
+            With neither this nor `image_size`, images have the size that the model sees.
         confidence: also give the confidence of the segmentation.
-        half: weights and network in float16; the formulas and what they give stay float32.
-        int8: weights of linear layers in 8 bits, their inputs quantised as they come (ONNX only).
+        half: weights and network are float16; formulas and outputs stay float32.
+        int8: weights of linear layers have 8 bits, their inputs are quantised dynamically (ONNX
+            only).
     """
 
     scores: tuple[str, ...]
@@ -51,9 +52,9 @@ class ExportSpec:
         if self.input not in INPUTS:
             raise ValueError(f"input is {self.input!r}; allowed: {', '.join(INPUTS)}")
         if self.batch is not None and self.batch < 1:
-            raise ValueError(f"the batch must be at least 1, is {self.batch}")
+            raise ValueError(f"the batch must be at least 1, not {self.batch}")
         if self.image_size is not None and min(self.image_size) < 1:
-            raise ValueError(f"the image size must be positive, is {self.image_size}")
+            raise ValueError(f"the image size must be positive, not {self.image_size}")
         if self.half and self.int8:
             raise ValueError("an export is float16 or int8, not both")
         if self.image_size is not None and self.any_size:
@@ -66,11 +67,11 @@ class ExportSpec:
 
 
 class ExportModel(nn.Module):
-    """Images in, `(sem_seg, *scores, confidence)` out, all tensors.
+    """Map images to `(sem_seg, *scores, confidence)`, all tensors.
 
     Args:
         model: EoMT; it is copied.
-        spec: what to take and give.
+        spec: inputs and outputs.
     Raises:
         ValueError: scores that the model cannot give, ensembles without statistics, filters
             together with an open batch, or a model in mixed precision.
@@ -115,7 +116,7 @@ class ExportModel(nn.Module):
         return (values["sem_seg"], *filtered.values(), *last)
 
     def _cut(self, image: Tensor) -> Tensor:
-        """Windows of all images, (B n, 3, h, w) float32."""
+        """Cut the windows of all images, (B n, 3, h, w) float32."""
         if self.spec.any_size:
             return F.interpolate(image, size=self.plan.window, mode="bilinear", antialias=True)
         if self.resize is not None:
@@ -150,7 +151,7 @@ class ExportModel(nn.Module):
 
 
 def _halve(model: nn.Module) -> None:
-    """Network in float16; pixel normalisation, class head and patch maps stay float32."""
+    """Halve the network; pixel normalisation, class head and patch maps stay float32."""
     mean, std, head, maps = model.pixel_mean, model.pixel_std, model.class_head, model.patch_maps
     model.class_head = model.patch_maps = None
     model.half()

@@ -1,6 +1,6 @@
-"""A model as one file for other runtimes: ONNX, or torch.export's `.pt2`.
+"""Write a model as one file for other runtimes: ONNX, or torch.export's `.pt2`.
 
-The graph takes images as they are decoded and gives finished maps: normalisation, resizing,
+The graph takes decoded images and returns finished maps: normalisation, resizing,
 windows, linear maps and score formulas are those of `EoMT`, traced, with adapters merged and the
 statistics of ensembles as constants.
 
@@ -31,7 +31,7 @@ __all__ = ["FORMATS", "OPSET", "describe", "export_model"]
 # The first opset with an antialiased Resize; onnxruntime knows it since 1.14.
 OPSET = 18
 FORMATS = ("onnx", "pt2")
-# A protobuf message ends at 2 GiB; beyond this much weights lie in a file beside the graph.
+# A protobuf message is limited to 2 GiB; larger weights go into a file next to the graph.
 EXTERNAL_BYTES = 1_800_000_000
 
 
@@ -40,10 +40,10 @@ def describe(
     class_names: Iterable[str] | None = None,
     thresholds: Mapping[str, float] | None = None,
 ) -> dict[str, str]:
-    """Return what a consumer must know, as the file stores it: names to plain text or JSON.
+    """Return the metadata that a consumer needs, as the file stores it: plain text or JSON.
 
     Args:
-        model: what is exported.
+        model: the exported module.
         class_names: K names.
         thresholds: {score: threshold at 95 % TPR}, from an evaluation.
     """
@@ -87,26 +87,25 @@ def export_model(
     tolerance: float | None = None,
     external_bytes: int = EXTERNAL_BYTES,
 ) -> list[Difference]:
-    """Write a model, run the file, compare it with the model, and only then give it its name.
+    """Write a model, run the file, compare it with the model, and only then publish it.
 
     Args:
         model: EoMT in eval mode on the CPU.
-        output: file; ONNX weights of more than `external_bytes` lie in `<output>.data` beside it.
-        spec: what the file takes and gives.
+        output: file to write; ONNX weights of more than `external_bytes` go to `<output>.data`.
+        spec: inputs and outputs of the file.
         file_format: "onnx" or "pt2".
         class_names: K names, stored in the file.
         thresholds: {score: threshold at 95 % TPR}, stored in the file.
         check_image: (3, H, W) uint8 RGB that the check uses, resized as needed; None for a drawn
             one.
-        tolerance: largest allowed difference of a score; None for 1e-3 (float32) or what
-            `export_check` allows float16.
+        tolerance: largest allowed difference of a score; None for the defaults of `check.py`.
     Returns:
         differences of each output, for each checked input.
     Raises:
         ValueError: unknown format or scores, ensembles without statistics, an old torch.
-        FileNotFoundError: the folder of `output`.
-        ModuleNotFoundError: a package that the format needs.
-        ExportCheckError: a difference over the tolerance; the file is gone.
+        FileNotFoundError: the folder of `output` does not exist.
+        ModuleNotFoundError: a package that the format needs is missing.
+        ExportCheckError: a difference is above the tolerance; the file is not kept.
     """
     output = Path(output)
     if file_format not in FORMATS:
@@ -114,7 +113,7 @@ def export_model(
     if not output.parent.is_dir():
         raise FileNotFoundError(f"{output}: the folder {output.parent} does not exist")
     if spec.int8 and file_format != "onnx":
-        raise ValueError(f"int8 is for ONNX; format is {file_format!r}")
+        raise ValueError(f"int8 works only with ONNX; format is {file_format!r}")
     _require(*(("onnx", "onnxscript", "onnxruntime") if file_format == "onnx" else ()))
     assert not model.training, "export takes a model in eval mode"
     wrapped = ExportModel(model, spec).eval()
@@ -143,7 +142,7 @@ def _require(*packages: str) -> None:
         except ModuleNotFoundError as error:
             raise ModuleNotFoundError(
                 f"ONNX export needs {package} ({error}): pip install -e '.[export]'; "
-                "--format pt2 needs nothing but torch"
+                "--format pt2 needs only torch"
             ) from error
 
 
@@ -156,7 +155,7 @@ def _trace(model: ExportModel) -> torch.export.ExportedProgram:
     if spec.batch is None:
         dims[0] = torch.export.Dim("batch")
     if spec.any_size:
-        # Another size than the window's, so that nothing is taken for equal by accident.
+        # A size other than the window's, or the tracer could take the two for equal.
         height, width = height + 3, 2 * width + 5
         dims |= {2: torch.export.Dim("height", min=2), 3: torch.export.Dim("width", min=2)}
     image = torch.zeros(spec.batch or 2, 3, height, width, dtype=INPUTS[spec.input])
@@ -165,7 +164,7 @@ def _trace(model: ExportModel) -> torch.export.ExportedProgram:
 
 def _write_onnx(program, path: Path, spec: ExportSpec, metadata: dict, external_bytes: int) -> None:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of the exporter's own deprecations
+        warnings.simplefilter("ignore")  # deprecations inside of the exporter
         converted = torch.onnx.export(
             program, opset_version=OPSET, dynamo=True, output_names=spec.outputs, verbose=False
         )
@@ -177,19 +176,19 @@ def _write_onnx(program, path: Path, spec: ExportSpec, metadata: dict, external_
 
 
 def _quantize(path: Path, external_bytes: int) -> None:
-    """Replace the weights of linear layers in an ONNX file by 8-bit ones, in place."""
+    """Replace the weights of linear layers in an ONNX file with 8-bit ones, in place."""
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     plain = path.with_name(f"plain-{path.name}")
-    beside = path.with_name(f"{path.name}.data")
+    weights = path.with_name(f"{path.name}.data")
     os.replace(path, plain)
     quantize_dynamic(
         plain,
         path,
         op_types_to_quantize=["MatMul", "Gemm"],
-        per_channel=True,  # rows of a trained layer differ in size by more than 8 bits hold
+        per_channel=True,  # rows of a trained layer differ too much in scale to share one
         weight_type=QuantType.QInt8,
-        use_external_data_format=beside.exists(),
+        use_external_data_format=weights.exists(),
     )
     plain.unlink()
 
@@ -197,7 +196,7 @@ def _quantize(path: Path, external_bytes: int) -> None:
 def _write_pt2(program, path: Path, metadata: dict) -> None:
     files = {"metadata.json": json.dumps(metadata, ensure_ascii=False, indent=1)}
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # about weights that are views of others
+        warnings.simplefilter("ignore")  # weights that are views of others
         torch.export.save(program, path, extra_files=files)
 
 
@@ -212,10 +211,10 @@ def _name_dimensions(graph, spec: ExportSpec) -> None:
 
 
 def _publish(folder: Path, output: Path) -> None:
-    """Move what was written to its place, the graph last, and drop an older file's weights."""
+    """Move the written files to their place, the graph last, and delete outdated weights."""
     names = sorted((path.name for path in folder.iterdir()), key=lambda name: name == output.name)
     for name in names:
         os.replace(folder / name, output.parent / name)
-    beside = f"{output.name}.data"
-    if beside not in names:
-        (output.parent / beside).unlink(missing_ok=True)
+    weights = f"{output.name}.data"
+    if weights not in names:
+        (output.parent / weights).unlink(missing_ok=True)

@@ -291,7 +291,7 @@ class EoMT(nn.Module):
 
     def _losses(self, batched_inputs: list[dict], normalizers: LossNormalizers | None):
         images = _to_device(torch.stack([x["image"] for x in batched_inputs]), self.device)
-        # Classes are found on the host, where the labels are: a GPU would be waited for.
+        # Classes are found on the host, where the labels are; on a GPU the host would have to wait.
         num_classes = self.num_known + 1 if self.ratio_alone else self.criterion.num_classes
         targets = [
             targets_from_sem_seg(x["sem_seg"], num_classes).to(self.device) for x in batched_inputs

@@ -1,10 +1,10 @@
-"""A small head on patch tokens: how much more likely is a patch unknown than known?
+"""A small head on patch tokens says how much more likely a patch is unknown than known.
 
 The likelihood ratio of UEM (arXiv:2409.06424) and ULRE (arXiv:2508.00587), learned from pasted
 outliers. Departures: tokens of three blocks instead of one, and the cross entropy of two classes.
-The gradient stops at the tokens, so that the head takes nothing from the segmentation: it can train
-next to it or later on a finished checkpoint. Where known objects are pasted as well, they are
-negatives like every known pixel, and a pasted edge alone proves nothing.
+The gradient stops at the tokens, so that the head does not affect the segmentation: it can be
+trained together with it, or later on a finished checkpoint. Where known objects are pasted as well,
+they are negatives like every known pixel, so that a pasted edge is not evidence by itself.
 
 Shape letters: B images, N patches, C width, (H, W) pixels.
 """
@@ -48,11 +48,11 @@ class RatioHead(nn.Module):
     def forward(self, tokens: Mapping[int, Tensor]) -> Tensor:
         """Return log p(unknown) - log p(known): {block: (B, N, C)} -> (B, 1, N) float32."""
         known, unknown = self._logits(tokens).unbind(dim=-1)
-        # The softmax divides both by the same sum, so the logits differ as the logarithms do.
+        # The softmax divides both by the same sum, so the difference of the logits is enough.
         return (unknown - known)[:, None]
 
     def loss(self, tokens: Mapping[int, Tensor], sem_seg: Tensor, num_known: int) -> Tensor:
-        """Cross entropy of each image, averaged over its labelled patches.
+        """Return the cross entropy of each image, averaged over its labelled patches.
 
         Args:
             tokens: {block: (B, N, C)}; no gradient reaches them.
@@ -63,7 +63,7 @@ class RatioHead(nn.Module):
         """
         logits = self._logits(tokens)
         patches = next(iter(tokens.values())).shape[1]
-        # Patches are square, so that their number tells their side.
+        # Patches are square, so their side follows from their number.
         side = round((sem_seg[0].numel() / patches) ** 0.5)
         labels = patch_labels(sem_seg, num_known, side, self.threshold)
         values = F.cross_entropy(
@@ -73,7 +73,7 @@ class RatioHead(nn.Module):
         return values.view_as(labels).sum(dim=1) / count.clamp(min=1)
 
     def _logits(self, tokens: Mapping[int, Tensor]) -> Tensor:
-        # The first layer has gains and biases of its own: the norm needs none.
+        # The first layer has its own gains and biases, so the norm needs none.
         parts = [tokens[block].detach().float() for block in self.blocks]
         parts = [F.layer_norm(part, part.shape[-1:]) for part in parts]
         return self.layers(torch.cat(parts, dim=-1))

@@ -39,7 +39,7 @@ def build(tool, weights, photos, output, *options):
 
 
 @pytest.mark.parametrize("ending", [".pth", ".safetensors"])
-def test_the_memory_is_in_the_checkpoint_and_knows_its_images(
+def test_the_checkpoint_has_a_memory_that_recognises_its_images(
     tool, weights, photos, tmp_path, capsys, ending
 ):
     output = tmp_path / f"memory{ending}"
@@ -176,4 +176,4 @@ def test_mistakes_are_one_line_and_status_2(tool, weights, photos, tmp_path, cap
     assert build(tool, weights, photos, tmp_path / "m.pth", "--rows", "0") == 2
     error = capsys.readouterr().err
     assert "gone is not a folder" in error and "must end in .pth" in error
-    assert "--rows is at least 1" in error and "Traceback" not in error
+    assert "--rows must be at least 1" in error and "Traceback" not in error

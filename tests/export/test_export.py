@@ -132,7 +132,7 @@ def test_int8_is_a_quarter_of_the_size_and_keeps_the_metadata(make_model, tmp_pa
 def test_int8_is_refused_where_it_cannot_be(make_model, tmp_path):
     with pytest.raises(ValueError, match="float16 or int8"):
         ExportSpec(("rba",), half=True, int8=True)
-    with pytest.raises(ValueError, match="int8 is for ONNX"):
+    with pytest.raises(ValueError, match="int8 works only with ONNX"):
         export_model(
             make_model(), tmp_path / "m.pt2", ExportSpec(("rba",), int8=True), file_format="pt2"
         )
@@ -223,7 +223,7 @@ def test_a_file_that_differs_is_not_kept(make_model, tmp_path, monkeypatch):
     merge = ExportModel._merge
     monkeypatch.setattr(ExportModel, "_merge", lambda self, *parts: merge(self, *parts) + 2e-3)
     spec = ExportSpec(("rba_sum", "entropy"))
-    with pytest.raises(ExportCheckError, match=r"rba_sum by 0\.01 .*allowed 0\.001.*nothing is"):
+    with pytest.raises(ExportCheckError, match=r"rba_sum by 0\.01 .*allowed 0\.001.*was not kept"):
         export_model(make_model(), tmp_path / "m.pt2", spec, file_format="pt2")
     assert not list(tmp_path.iterdir())
 
@@ -252,13 +252,13 @@ def test_a_file_without_external_weights_drops_those_of_an_older_one(tmp_path):
         assert sorted(p.name for p in tmp_path.glob("m.*")) == names
 
 
-def test_a_difference_that_is_no_number_fails():
+def test_a_difference_of_nan_fails():
     expected = np.zeros((1, 2, 2), np.float32)
     assert _compare("rba", expected, expected, ExportSpec(("rba",)), None).passed
     assert not _compare("rba", expected * np.nan, expected, ExportSpec(("rba",)), None).passed
 
 
-def test_differing_classes_are_counted_as_a_share():
+def test_differing_classes_are_counted_as_a_fraction():
     expected = np.array([[[0, 1], [2, 2]]])
     found = np.array([[[0, 1], [2, 0]]])
     difference = _compare("sem_seg", found, expected, ExportSpec(("rba",)), None)

@@ -46,6 +46,6 @@ def test_weights_of_a_pixel_sum_to_one(source, target):
     torch.testing.assert_close(weights.sum(0), torch.ones(target), atol=1e-3, rtol=0)
 
 
-def test_the_same_size_is_left_alone():
+def test_the_same_size_is_unchanged():
     image = torch.rand(1, 3, 20, 30) * 255
     assert FixedResize((20, 30), (20, 30))(image) is image

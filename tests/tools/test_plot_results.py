@@ -1,4 +1,4 @@
-"""Tables and figure beside the paper's."""
+"""Our tables and figure next to those of the paper."""
 
 import re
 from pathlib import Path
@@ -39,7 +39,7 @@ def cells(text, table, row):
 
 
 def test_the_papers_columns_of_differences_are_its_own_differences(tool):
-    # Guards the transcription: the paper prints each difference beside its two terms.
+    # Guards the transcription: the paper prints each difference next to its two terms.
     for table in tool.TABLES[:3]:
         for first, second, change in table.rows.values():
             assert second - first == pytest.approx(change, abs=0.006)
@@ -60,7 +60,7 @@ def test_without_results_our_cells_are_empty_and_the_papers_full(tool):
     assert cells(text, 5, "LoRA (Step 4)")["% trainable paper"] == "1.19"
 
 
-def test_ours_and_the_difference_stand_beside_the_paper(tool):
+def test_ours_and_the_difference_are_next_to_the_papers(tool):
     found = {"eomt_baseline": results(10.0), "arcface": results(40.0)}
     text = tool.markdown(tool.all_tables(found, tool.SCORES))
     row = cells(text, 1, "RoadObstacle21")
