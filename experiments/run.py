@@ -34,6 +34,7 @@ from anoseg_d2.utils.files import read_json
 ROOT = Path(__file__).resolve().parent.parent
 
 TRAIN = "train_net.py"
+BUILD_MEMORY = "tools/build_memory.py"
 
 
 def main(argv=None) -> int:
@@ -160,18 +161,24 @@ class Runner:
         return self.figures.has(step)
 
     def _overrides(self, step: Step) -> list[str]:
-        weights = "" if step.weights is None else str(step.weights)
+        weights = "" if step.loaded is None else str(step.loaded)
         base = ["OUTPUT_DIR", str(step.folder), "SEED", str(step.seed), "MODEL.WEIGHTS", weights]
         return [*base, *step.settings, *self.args.opts]
 
-    def _command(self, step: Step) -> list[str]:
+    def _commands(self, step: Step) -> list[list[str]]:
+        """The step's commands, one after the other."""
         if not step.is_stage:
-            return [sys.executable, *step.arguments]
+            return [[sys.executable, *step.arguments]]
         overrides = self._overrides(step)
         if self._left_out(step.weights):
             overrides[overrides.index("MODEL.WEIGHTS") + 1] = ""
         mode = "--resume" if step.trains else "--eval-only"
-        return [sys.executable, TRAIN, "--config-file", str(step.config), mode, *overrides]
+        commands = [[sys.executable, TRAIN, "--config-file", str(step.config), mode, *overrides]]
+        if step.memory:
+            build = [sys.executable, BUILD_MEMORY, str(step.weights), "--dataset", step.memory]
+            build += ["--seed", str(step.seed), "--overwrite", "--output", str(step.loaded)]
+            commands.insert(0, build)
+        return commands
 
     def _left_out(self, weights: Path | None) -> bool:
         """Whether the step that would make the weights was left out."""
@@ -221,7 +228,13 @@ class Runner:
                 "in all"
             )
 
-        return run_child(self._command(step), log, environment, tick, max_iter)
+        peaks = []
+        for command in self._commands(step):
+            status, peak = run_child(command, log, environment, tick, max_iter)
+            peaks.append(peak)
+            if status:
+                break
+        return status, max(peaks)
 
     def _left(self, step: Step, elapsed: float, progress) -> float:
         """Seconds left in all: the plan's, scaled by how this machine has kept to it so far."""

@@ -7,7 +7,9 @@ every stage, over its config.
 
 A recipe with `studies` has `runs` instead of stages. It builds on the output of another recipe,
 its `base`: `{base}` is that folder. Each run (`config`, with the checkpoint that it starts `from`
-or only has to `evaluate`, and what it `set`s) becomes one step per seed that a study asks for.
+or only has to `evaluate`, and what it `set`s) becomes one step per seed that a study asks for. In
+its texts `{seed}` is that seed; a checkpoint to evaluate whose path has no `{seed}` is evaluated
+once. `memory` names a dataset: the checkpoint to evaluate first gets a memory of its patches.
 """
 
 import hashlib
@@ -25,7 +27,7 @@ _RECIPE_KEYS = {
     *("base", "minutes", "set", "runs", "studies"),
 }
 _STEP_KEYS = {"name", "minutes", "run", "makes", "optional", "config", "weights", "from"}
-_RUN_KEYS = {"says", "config", "from", "evaluate", "set"}
+_RUN_KEYS = {"says", "config", "from", "evaluate", "set", "memory"}
 _STUDY_KEYS = {
     *("name", "question", "paper", "runs", "seeds", "datasets", "scores", "costs"),
     *("finding", "ships"),
@@ -48,6 +50,7 @@ class Step:
         seed: of training.
         settings: further KEY VALUE overrides of the config.
         trains: False only evaluates `weights`.
+        memory: dataset of the memory that `weights` get before they are evaluated, or empty.
         run: name of the run in the studies, or empty.
         says: title of the run in tables.
         digest: of what the run's figures depend on.
@@ -64,6 +67,7 @@ class Step:
     seed: int = 0
     settings: tuple[str, ...] = ()
     trains: bool = True
+    memory: str = ""
     run: str = ""
     says: str = ""
     digest: str = ""
@@ -72,6 +76,11 @@ class Step:
     def is_stage(self) -> bool:
         """Whether it trains or evaluates a model."""
         return self.config is not None
+
+    @property
+    def loaded(self) -> Path | None:
+        """Checkpoint that the stage loads."""
+        return self.folder / "with_memory.pth" if self.memory else self.weights
 
     @property
     def folder(self) -> Path:
@@ -312,7 +321,8 @@ def _runs(path, content: dict, studies, fill: _Filler, output: Path) -> list[Ste
         for seed in study.seeds:
             for name in study.runs:
                 # Evaluating a checkpoint again with another seed gives the same figures.
-                if "from" in content["runs"][name] or seed == 0:
+                entry = content["runs"][name]
+                if "from" in entry or "{seed}" in entry.get("evaluate", "") or seed == 0:
                     step = _run(path, name, content, seed, fill, output)
                     steps[step.name] = step
     return list(steps.values())
@@ -323,23 +333,29 @@ def _run(path, name: str, content: dict, seed: int, fill: _Filler, output: Path)
     _check_keys(path, f"run {name!r}", entry, _RUN_KEYS)
     if ("from" in entry) == ("evaluate" in entry):
         raise ValueError(f"{path}: run {name!r} needs either from or evaluate: a checkpoint")
-    trains = "from" in entry
+    trains, memory = "from" in entry, entry.get("memory", "")
+    if trains and memory:
+        raise ValueError(f"{path}: run {name!r} trains; only what it evaluates can get a memory")
+    fill = _Filler({**fill.values, "seed": seed})
     weights = fill.path(entry["from"] if trains else entry["evaluate"])
     settings = entry.get("set", {})
     # Defaults of the package are not in the digest: a new key must not undo published figures.
     base = CfgNode.load_yaml_with_base(entry["config"])
     facts = [base, settings, weights.name, trains, seed, shared.get("DATASETS.TEST", [])]
+    if memory:
+        facts.append(memory)
     text = json.dumps(facts, sort_keys=True, default=str)
     return Step(
         f"{name}_seed{seed}",
         float(content.get("minutes", 0)),
-        ("train_net.py", entry["config"]),
+        ("train_net.py", entry["config"], *([f"memory of {memory}"] if memory else [])),
         output / name / f"seed{seed}" / "report" / "results.json",
         config=Path(entry["config"]),
         weights=weights,
         seed=seed,
         settings=tuple(str(part) for pair in {**shared, **settings}.items() for part in pair),
         trains=trains,
+        memory=memory,
         run=name,
         says=entry["says"],
         digest=hashlib.sha256(text.encode()).hexdigest()[:12],

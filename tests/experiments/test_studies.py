@@ -13,7 +13,7 @@ from driver.tables import Figures
 
 ROOT = Path(__file__).resolve().parents[2]
 
-SHIPPED = ROOT / "experiments" / "ablations" / "studies.yaml"
+SHIPPED = [ROOT / "experiments" / name / "studies.yaml" for name in ("ablations", "beyond")]
 
 PLAN = """
 title: "A test"
@@ -58,6 +58,8 @@ def trained(monkeypatch):
     def child(command, log, environment, tick, max_iter):
         commands.append(command)
         tick(None)
+        if run.BUILD_MEMORY in command:
+            return 0, 0.0
         folder = Path(command[command.index("OUTPUT_DIR") + 1])
         (folder / "report").mkdir(parents=True, exist_ok=True)
         (folder / "model_final.pth").write_bytes(b"weights")
@@ -69,18 +71,38 @@ def trained(monkeypatch):
     return commands
 
 
-def test_the_shipped_studies_name_keys_that_exist(capsys):
-    assert run.main([str(SHIPPED), "--list"]) == 0  # reads every config with its settings
+@pytest.mark.parametrize("shipped", SHIPPED, ids=lambda path: path.parent.name)
+def test_the_shipped_studies_name_keys_that_exist(shipped, capsys):
+    assert run.main([str(shipped), "--list"]) == 0  # reads every config with its settings
     listed = [line.split(":")[0].split()[-1] for line in capsys.readouterr().out.splitlines()]
-    recipe = load_recipe(SHIPPED)
+    recipe = load_recipe(shipped)
     assert listed == [step.name for step in recipe.steps]
     asked = {name for study in recipe.studies for name in study.runs}
-    assert asked == set(yaml.safe_load(SHIPPED.read_text())["runs"]), "a run that no study asks for"
+    assert asked == set(yaml.safe_load(shipped.read_text())["runs"]), "a run that no study asks for"
 
 
 def test_every_run_is_made_once_with_each_seed_and_evaluations_with_one(studies):
     names = [(step.run, step.seed) for step in load_recipe(studies).steps]
     assert names == [("base", 0), ("fast", 0), ("base", 1), ("fast", 1), ("seen", 0)]
+
+
+def test_a_checkpoint_gets_its_memory_before_it_is_evaluated_with_each_seed(studies, trained):
+    text = studies.read_text().replace("{output}/base/seed0/", "{output}/base/seed{seed}/")
+    studies.write_text(text.replace('model_final.pth"}', 'model_final.pth", memory: camvid_train}'))
+    assert run.main([str(studies), "--only", "again"]) == 0
+    output = studies.parent / "ablations"
+    built, evaluated = trained[-2:]
+    with_memory = str(output / "seen" / "seed1" / "with_memory.pth")
+    assert built[1:3] == [run.BUILD_MEMORY, str(output / "base" / "seed1" / "model_final.pth")]
+    assert built[3:] == [
+        *("--dataset", "camvid_train", "--seed", "1", "--overwrite", "--output", with_memory)
+    ]
+    assert "--eval-only" in evaluated
+    assert evaluated[evaluated.index("MODEL.WEIGHTS") + 1] == with_memory
+    assert [c[1] for c in trained].count(run.BUILD_MEMORY) == 2
+    digest = load_recipe(studies).steps[-1].digest
+    studies.write_text(studies.read_text().replace("camvid_train", "camvid_drives_train"))
+    assert load_recipe(studies).steps[-1].digest != digest
 
 
 def test_a_finished_run_is_not_made_again_and_a_changed_one_is_when_asked(studies, trained, capsys):
@@ -195,6 +217,7 @@ def test_two_commands_lose_none_of_each_other_s_figures(tmp_path):
     [
         ("from: \"{base}/one.pth\"}", "}", "needs either from or evaluate"),
         ("runs: [base, fast]", "runs: [base, quick]", "unknown runs ['quick']"),
+        ("/one.pth\"}", "/one.pth\", memory: camvid_train}", "'base' trains"),
         ("costs: true", "cost: true", "unknown ['cost']"),
     ],
 )  # fmt: skip
