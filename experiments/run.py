@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""Run a recipe: make the data, train and evaluate its stages or studies, write the page.
+"""Run a recipe: make the data, train and evaluate its stages or studies, and write the page.
 
-Finished steps are kept, so an interrupted run continues with the same command. Several of these
-commands may run side by side on one recipe: each takes what no other is making.
+Finished steps are kept, so the same command continues an interrupted run. Several commands may run
+on one recipe at the same time: each takes steps that no other is working on.
 
 Examples:
     python experiments/run.py configs/quickstart/recipe.yaml
@@ -38,7 +38,7 @@ BUILD_MEMORY = "tools/build_memory.py"
 
 
 def main(argv=None) -> int:
-    """Run the command line; returns the exit status."""
+    """Run the command line; return the exit status."""
     args = build_parser().parse_intermixed_args(argv)
 
     def work() -> int:
@@ -57,7 +57,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("recipe", type=Path, help="yaml file, see configs/*/recipe.yaml")
     parser.add_argument("--data", type=Path, help="folder with the data that the recipe needs")
-    parser.add_argument("--output", type=Path, help="folder for everything that is made")
+    parser.add_argument("--output", type=Path, help="folder for all output")
     parser.add_argument("--seed", type=int, help="of data and training (default: 0)")
     steps = parser.add_mutually_exclusive_group()
     steps.add_argument(
@@ -65,11 +65,13 @@ def build_parser() -> argparse.ArgumentParser:
     )
     steps.add_argument("--from", dest="start", metavar="STEP", help="this step and those after it")
     parser.add_argument(
-        "--redo", action="store_true", help="delete what the chosen steps have made, and run them"
+        "--redo",
+        action="store_true",
+        help="delete the output of the chosen steps and run them again",
     )
     action = parser.add_mutually_exclusive_group()
     action.add_argument("--list", action="store_true", help="show what is finished, run nothing")
-    action.add_argument("--page", action="store_true", help="only write the page again")
+    action.add_argument("--page", action="store_true", help="only rewrite the page")
     parser.add_argument(
         "opts", nargs="*", metavar="KEY VALUE", help="KEY VALUE overrides for every stage's config"
     )
@@ -77,10 +79,10 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 class Runner:
-    """One run over the chosen steps of a recipe.
+    """One run of the chosen steps of a recipe.
 
     Args:
-        recipe: what to run.
+        recipe: the recipe to run.
         args: parsed command line.
     """
 
@@ -88,13 +90,13 @@ class Runner:
         self.recipe, self.args = recipe, args
         self.steps = choose(recipe, args.only and args.only.split(","), args.start)
         self.screen = Screen()
-        # Every config is read before the first step: a mistake in the last one shows at once.
+        # All configs are read before the first step, so a mistake in the last one shows at once.
         self.configs = {
             step.name: load_config(str(step.config), self._overrides(step))
             for step in recipe.stages
         }
         self.records = Records(recipe, {name: cfg.dump() for name, cfg in self.configs.items()})
-        # Results of other settings do not replace the published ones.
+        # Results with other settings must not replace the published ones.
         as_written = recipe.publish and not args.opts and not args.output
         self.publish = recipe.publish if as_written else recipe.output / "writeup"
         self.figures = Figures(self.publish / "results.csv") if recipe.studies else None
@@ -102,7 +104,7 @@ class Runner:
         self.spent: dict[str, float] = {}
 
     def run(self) -> int:
-        """Run what is not finished, then write the page; returns the exit status."""
+        """Run what is not finished, then write the page; return the exit status."""
         if self.args.list:
             for step in self.steps:
                 done = "done" if self._is_done(step) else ""
@@ -128,7 +130,7 @@ class Runner:
 
     @contextlib.contextmanager
     def _claim(self, step: Step):
-        """Hold a step while it is made; gives False where another process holds it."""
+        """Lock a step while it runs; yield False if another process has the lock."""
         path = self.recipe.output / "locks" / step.name
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("w") as file:
@@ -140,12 +142,12 @@ class Runner:
                 yield True
 
     def _make(self, step: Step) -> bool:
-        """Run a step unless it is finished; returns whether the rest can follow."""
+        """Run a step unless it is finished; return whether the rest can follow."""
         if self.args.redo:
             self.records.forget(step)
             if step.run:
                 self.figures.forget(step)
-        elif self._is_done(step):  # asked again: another command may have made it since
+        elif self._is_done(step):  # checked again, as another command may have finished it
             if not step.run:
                 self.screen.say(f"{self._head(step)} is finished")
             return True
@@ -154,7 +156,7 @@ class Runner:
     def _is_done(self, step: Step) -> bool:
         if not step.run:
             return self.records.is_done(step)
-        # The csv decides: it is published, the output folder may be on another machine.
+        # The published csv decides, because the output folder may be on another machine.
         self.figures.read()
         if not self.figures.has(step) and self.records.is_done(step):
             self.figures.add(step, read_json(step.makes))
@@ -181,12 +183,12 @@ class Runner:
         return commands
 
     def _left_out(self, weights: Path | None) -> bool:
-        """Whether the step that would make the weights was left out."""
+        """Return whether the step that would make the weights was skipped."""
         makers = [s for s in self.recipe.steps if s.optional and s.makes == weights]
         return any(self.records.read(s.name).get("outcome") == "left out" for s in makers)
 
     def _run(self, step: Step) -> bool:
-        """Run one step; returns whether the rest can follow."""
+        """Run one step; return whether the rest can follow."""
         self._require_weights(step)
         if step.is_stage:
             weights = "random weights" if self._left_out(step.weights) else step.weights
@@ -237,7 +239,7 @@ class Runner:
         return status, max(peaks)
 
     def _left(self, step: Step, elapsed: float, progress) -> float:
-        """Seconds left in all: the plan's, scaled by how this machine has kept to it so far."""
+        """Return the seconds left in all: the plan, scaled by the pace of this machine so far."""
         planned = sum(self.planned[name] for name in self.spent)
         spent = sum(self.spent.values())
         pace = min(20.0, max(0.2, spent / planned)) if planned >= 60 else 1.0
@@ -253,7 +255,7 @@ class Runner:
         return self.records.read(step.name).get("outcome") == "done"
 
     def _failed(self, step: Step, status: int, seconds: float, log: Path, size: int) -> bool:
-        """Say why a step failed; returns whether the rest can continue without it."""
+        """Report why a step failed; return whether the rest can continue without it."""
         with log.open(encoding="utf-8", errors="replace") as file:
             file.seek(size)
             lines = [line.rstrip() for line in file if line.strip()][1:]
@@ -283,7 +285,7 @@ class Runner:
             )
 
     def _link_data(self) -> None:
-        """Link the given data folder to where the steps look; nothing is written into it."""
+        """Link the data folder to where the steps expect it; nothing is written into it."""
         for link, target in self.recipe.links.items():
             link.parent.mkdir(parents=True, exist_ok=True)
             if link.is_symlink():

@@ -1,4 +1,4 @@
-"""Run one step as a subprocess: its output in a log, its progress on the screen."""
+"""Run one step as a subprocess, with its output in a log and its progress on the screen."""
 
 import os
 import re
@@ -15,14 +15,14 @@ __all__ = ["Progress", "Screen", "parse_progress", "run_child"]
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
 _TRAINING = re.compile(r"\beta: (?P<left>\S+(?: day[s]?, \S+)?)\s+iter: (?P<done>\d+)")
 _INFERENCE = re.compile(r"Inference done (?P<done>\d+)/(?P<total>\d+).*ETA=(?P<left>\S+)")
-# A line of `anoseg_d2.utils.cli.Progress`.
+# A line printed by `anoseg_d2.utils.cli.Progress`.
 _COUNTED = re.compile(r"(?P<done>\d+)/(?P<total>\d+) (?P<unit>\w+), (?P<left>\d+) s left")
 _PATIENCE = 120  # seconds that a child may take to finish its step and save
 
 
 @dataclass(frozen=True)
 class Progress:
-    """What a line of output says: a text, and the seconds left in this part of the step."""
+    """The state that a line of output reports, and the seconds left in this part of the step."""
 
     text: str
     seconds_left: float
@@ -32,8 +32,8 @@ def parse_progress(line: str, max_iter: int | None = None) -> Progress | None:
     """Read the progress from a line of detectron2's or the data scripts' output.
 
     Args:
-        line: of output, without colours.
-        max_iter: training steps of the stage; training lines are read only with it.
+        line: line of output, without colours.
+        max_iter: training steps of the stage; without it, training lines are ignored.
     Returns:
         the progress, or None if the line has none.
     """
@@ -49,7 +49,7 @@ def parse_progress(line: str, max_iter: int | None = None) -> Progress | None:
 
 
 def _seconds(text: str) -> float:
-    """Seconds of `H:MM:SS`, with `N days, ` before it or not."""
+    """Return the seconds of `H:MM:SS`, perhaps preceded by `N days, `."""
     days = re.match(r"(\d+) days?, ", text)
     clock = [float(part) for part in text.rpartition(" ")[2].split(":")]
     total = sum(part * 60**power for power, part in enumerate(reversed(clock)))
@@ -57,22 +57,22 @@ def _seconds(text: str) -> float:
 
 
 class Screen:
-    """One line that changes in place on a terminal; elsewhere a line now and then.
+    """A line that is updated in place on a terminal; otherwise a line from time to time.
 
     Args:
         stream: text stream; None is standard output.
-        period: seconds between lines where the stream is not a terminal.
+        period: seconds between lines if the stream is not a terminal.
     """
 
     def __init__(self, stream=None, period: float = 30.0):
         self.stream = stream or sys.stdout
         self.period = period if not self.stream.isatty() else 0.0
-        # None is never: a clock that started with the machine may be near 0.
+        # None means never; not 0, because a monotonic clock may start anywhere.
         self._shown: float | None = None
         self._open = False
 
     def show(self, text: str) -> None:
-        """Show a passing state."""
+        """Show a temporary state."""
         now = time.monotonic()
         if self._shown is not None and now - self._shown < self.period:
             return
@@ -92,13 +92,13 @@ class Screen:
 
 
 def run_child(command, log: Path, environment: dict, tick, max_iter=None) -> tuple[int, float]:
-    """Run `command`, append its output to `log`, call `tick(progress or None)` every second.
+    """Run `command`, append its output to `log`, and call `tick(progress or None)` repeatedly.
 
-    The child has a session of its own, so that a Ctrl-C reaches it once and through us: it
-    finishes its training step and saves. A second one ends it immediately.
+    The child gets its own session, so that Ctrl-C reaches it only once, through this process: it
+    then finishes its training step and saves. A second Ctrl-C ends it immediately.
 
     Returns:
-        exit status; peak resident memory in MiB (0 where there is no /proc to read it from).
+        exit status; peak resident memory in MiB (0 on systems without /proc).
     Raises:
         KeyboardInterrupt: after a Ctrl-C or SIGTERM, once the child has ended.
     """
@@ -129,9 +129,9 @@ def run_child(command, log: Path, environment: dict, tick, max_iter=None) -> tup
 
 
 def _peak_mib(pid: int) -> float:
-    """Peak resident memory of a running process so far.
+    """Return the peak resident memory of a running process so far.
 
-    The rusage of an ended child would count this process too, whose pages it starts with.
+    The rusage of a finished child would include the pages of this process, with which it starts.
     """
     try:
         status = Path(f"/proc/{pid}/status").read_text()
@@ -142,7 +142,7 @@ def _peak_mib(pid: int) -> float:
 
 
 def _stop(process) -> None:
-    """Ask the child to finish; end it when it is asked again or takes too long."""
+    """Ask the child to finish; kill it if it takes too long or after a second Ctrl-C."""
     try:
         if process.poll() is None:
             process.send_signal(signal.SIGINT)
@@ -153,7 +153,7 @@ def _stop(process) -> None:
 
 
 class _Reader(threading.Thread):
-    """Copies a child's output into the log and keeps the last progress."""
+    """Thread that copies a child's output into the log and keeps the last progress."""
 
     def __init__(self, stream, log: Path, command, max_iter):
         super().__init__(daemon=True)

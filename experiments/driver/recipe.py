@@ -1,13 +1,13 @@
-"""A recipe, read from a small yaml file: steps from data to report, or studies that compare runs.
+"""Read recipes: yaml files with steps from data to report, or with studies that compare runs.
 
-`{output}`, `{datasets}`, `{data}` and `{seed}` in its texts are filled in. A step either runs a
-script (`run`, with `makes`, the file that shows it finished) or trains a stage (`config`, with
-`weights` or `from`, the stage whose checkpoint it starts from). What the recipe `set`s holds for
-every stage, over its config.
+`{output}`, `{datasets}`, `{data}` and `{seed}` in its texts are replaced. A step either runs a
+script (`run`, with `makes`, the file that exists once it has finished) or trains a stage (`config`,
+with `weights` or `from`, the stage whose checkpoint it starts from). The keys under `set` override
+the config of every stage.
 
-A recipe with `studies` has `runs` instead of stages. It builds on the output of another recipe,
-its `base`: `{base}` is that folder. Each run (`config`, with the checkpoint that it starts `from`
-or only has to `evaluate`, and what it `set`s) becomes one step per seed that a study asks for. In
+A recipe with `studies` has `runs` instead of stages. It builds on the output of another recipe, its
+`base`, whose folder is `{base}`. Each run (`config`, with the checkpoint that it starts `from` or
+only has to `evaluate`, and the keys it `set`s) becomes one step per seed that a study needs. In
 its texts `{seed}` is that seed; a checkpoint to evaluate whose path has no `{seed}` is evaluated
 once. `memory` names a dataset: the checkpoint to evaluate first gets a memory of its patches.
 """
@@ -36,24 +36,24 @@ _STUDY_KEYS = {
 
 @dataclass(frozen=True)
 class Step:
-    """One subprocess.
+    """A step, which runs as one subprocess.
 
     Args:
         name: unique in the recipe.
-        minutes: what it takes on two cores, for the time left.
-        arguments: script and its arguments; of a stage, trainer and config.
-        makes: file that exists once it has finished, in the step's own folder.
-        optional: empty, or what it means when the step fails and the others continue.
-        config: of a training stage, else None.
+        minutes: duration on two cores, to estimate the time left.
+        arguments: script and its arguments; for a stage, trainer and config.
+        makes: file in the step's own folder that exists once the step has finished.
+        optional: empty, or the consequence if the step fails and the others continue.
+        config: config file of a training stage, else None.
         weights: checkpoint that a stage starts from.
         start: name of the stage that writes `weights`, or empty.
-        seed: of training.
+        seed: training seed.
         settings: further KEY VALUE overrides of the config.
-        trains: False only evaluates `weights`.
+        trains: if False, `weights` are only evaluated.
         memory: dataset of the memory that `weights` get before they are evaluated, or empty.
         run: name of the run in the studies, or empty.
         says: title of the run in tables.
-        digest: of what the run's figures depend on.
+        digest: digest of everything that the run's figures depend on.
     """
 
     name: str
@@ -74,7 +74,7 @@ class Step:
 
     @property
     def is_stage(self) -> bool:
-        """Whether it trains or evaluates a model."""
+        """Whether the step trains or evaluates a model."""
         return self.config is not None
 
     @property
@@ -84,15 +84,15 @@ class Step:
 
     @property
     def folder(self) -> Path:
-        """What belongs only to this step, and is deleted when it is made again."""
+        """The folder that belongs only to this step, and is deleted when it is made again."""
         return self.makes.parent.parent if self.is_stage else self.makes.parent
 
 
 @dataclass(frozen=True)
 class Study:
-    """A question, and the runs that answer it; the others are compared with the first.
+    """A question and the runs that answer it; all others are compared with the first.
 
-    `paper` is what the paper claims, `finding` what is seen, `ships` the default that follows.
+    `paper` is what the paper claims, `finding` what the runs show, `ships` the resulting default.
     """
 
     name: str
@@ -109,17 +109,17 @@ class Study:
 
 @dataclass(frozen=True)
 class Recipe:
-    """Steps in order, and where everything is.
+    """A recipe: its steps in order, and where everything is.
 
     Args:
         datasets: DETECTRON2_DATASETS of every step.
-        seed: of data and training; every run of a study has its own.
-        about: what the page says about the data and the figures.
+        seed: seed of data and training; in studies, every run has its own.
+        about: text for the page about the data and the figures.
         needs: files and folders that the given data folder must hold.
         links: link to make -> its target in the data folder.
         publish: folder for the page and its figures, or None.
         claims: see `summary.judge`.
-        base: of studies, the recipe whose data and stages they start from.
+        base: the recipe whose data and stages studies start from.
     """
 
     name: str
@@ -144,17 +144,18 @@ class Recipe:
 
 
 def load_recipe(path, output=None, data=None, seed: int | None = None) -> Recipe:
-    """Read a recipe and fill in its texts.
+    """Read a recipe and fill in its placeholders.
 
     Args:
         path: yaml file.
-        output: folder for everything that is made; None takes the recipe's, with the seed in its
-            name unless it is 0, so that runs of several seeds have a folder each.
+        output: folder for all output; None takes the recipe's, with the seed appended unless it is
+            0, so that every seed has its own folder.
         data: folder with the data that the recipe needs, if any.
-        seed: of data and training; None is 0.
+        seed: seed of data and training; None means 0.
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: not yaml, an unknown key or name, a wrong type, or `data` missing or incomplete.
+        FileNotFoundError: the file does not exist.
+        ValueError: it is not yaml, has an unknown key or name or a wrong type, or `data` is missing
+            or incomplete.
     """
     path = Path(path)
     content = _read(path)
@@ -213,11 +214,11 @@ def choose(recipe: Recipe, only: list[str] | None = None, start: str | None = No
     """Return the steps to run: all, the named ones, or one and those after it.
 
     Args:
-        recipe: whose steps to choose from.
-        only: names of steps, runs (all of their seeds) or studies (with the data that they need).
+        recipe: recipe with the steps.
+        only: names of steps, runs (with all seeds) or studies (with the data that they need).
         start: name of the first step to run.
     Raises:
-        ValueError: no such name.
+        ValueError: there is no step of that name.
     """
     groups = {step.run: [s for s in recipe.steps if s.run == step.run] for step in recipe.stages}
     for study in recipe.studies:
@@ -270,7 +271,7 @@ def _check_keys(path, where: str, entry: dict, known: set[str]) -> None:
 
 
 def _check_data(path: Path, data, needs: tuple[str, ...]) -> Path | None:
-    """Return the complete data folder, or None for a recipe that needs none."""
+    """Return the data folder if it is complete, or None for a recipe that needs none."""
     if not needs:
         return None
     if not data:
@@ -291,7 +292,7 @@ def _step(
     name = entry.get("name")
     _check_keys(path, f"step {name!r}", entry, _STEP_KEYS)
     if not name or name in before or ("run" in entry) == ("config" in entry):
-        raise ValueError(f"{path}: step {name!r} needs a name of its own, and either run or config")
+        raise ValueError(f"{path}: step {name!r} needs a unique name, and either run or config")
     minutes = float(entry["minutes"])
     if "run" in entry:
         arguments = tuple(fill(part) for part in entry["run"].split())
@@ -315,7 +316,7 @@ def _step(
 
 
 def _runs(path, content: dict, studies, fill: _Filler, output: Path) -> list[Step]:
-    """Every run with every seed that a study asks for, in the studies' order, once."""
+    """Return every run with every seed that a study needs, once, in the order of the studies."""
     steps = {}
     for study in studies:
         for seed in study.seeds:
@@ -339,7 +340,7 @@ def _run(path, name: str, content: dict, seed: int, fill: _Filler, output: Path)
     fill = _Filler({**fill.values, "seed": seed})
     weights = fill.path(entry["from"] if trains else entry["evaluate"])
     settings = entry.get("set", {})
-    # Defaults of the package are not in the digest: a new key must not undo published figures.
+    # The digest leaves out the package's defaults: a new key must not invalidate published figures.
     base = CfgNode.load_yaml_with_base(entry["config"])
     facts = [base, settings, weights.name, trains, seed, shared.get("DATASETS.TEST", [])]
     if memory:

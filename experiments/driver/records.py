@@ -1,7 +1,7 @@
-"""What was run, kept next to the results, so that a second run knows what is finished.
+"""Record which steps have run, so that a second run knows what is finished.
 
-`<output>/steps/<step>.json` holds a fingerprint of everything the step depends on: its command,
-its whole config, and what the steps before it have made.
+`<output>/steps/<step>.json` holds a fingerprint of everything that a step depends on: its command,
+its whole config, and the output of the steps before it.
 """
 
 import hashlib
@@ -32,10 +32,10 @@ class Records:
         return read_json(path) if path.exists() else {}
 
     def is_done(self, step: Step) -> bool:
-        """Whether the step is finished as it would run now.
+        """Return whether the step is finished with the present settings.
 
         Raises:
-            ValueError: it was run, or begun, with other settings.
+            ValueError: it was started with other settings.
         """
         record = self.read(step.name)
         if not record:
@@ -62,7 +62,7 @@ class Records:
         self._write(step, {**record, "seconds": record["seconds"] + seconds})
 
     def finish(self, step: Step, seconds: float, peak_mib: float) -> None:
-        """Note that the step has ended well, and what it made."""
+        """Note that the step has succeeded, and what it made."""
         seconds += self.read(step.name)["seconds"]
         facts = {"outcome": "done", "seconds": seconds, "peak_mib": peak_mib}
         self._write(step, {**facts, "made": self._made(step)})
@@ -72,7 +72,7 @@ class Records:
         self._write(step, {**self.read(step.name), "outcome": "left out", "made": ""})
 
     def _made(self, step: Step) -> str:
-        """Digest of a stage's checkpoint, or of a data step's command, which decides its bytes."""
+        """Return the digest of a stage's checkpoint, or of a data step's command."""
         if not step.is_stage:
             return self._fingerprint(step)
         checkpoint = step.folder / "model_final.pth"
@@ -93,7 +93,7 @@ class Records:
         return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
     def _before(self, step: Step) -> list[str]:
-        """What the step depends on: earlier data, and for a stage the one that it starts from."""
+        """List what the step depends on: earlier data steps, and the stage that it starts from."""
         names = []
         for other in self.recipe.steps:
             if other.name == step.name:

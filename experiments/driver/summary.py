@@ -1,4 +1,4 @@
-"""Figures of the stages: as text for the terminal, as Markdown for the write-up."""
+"""Lay out the figures of the stages as text for the terminal and as rows for the write-up."""
 
 from anoseg_d2.report.results import best_score, closed_set_miou, mean_figure, read_results
 from anoseg_d2.report.runs import FIGURE_NAMES, LOWER_IS_BETTER
@@ -75,7 +75,7 @@ def _stage_lines(results: dict) -> list[str]:
 
 
 def _wide_bounds(entry: dict) -> list[str]:
-    """Bounds that are too wide for a table of one digit."""
+    """List the bounds that are too wide for a table with one decimal."""
     found = []
     for figure in ("auprc", "fpr95"):
         low, high = entry.get(f"{figure}_bounds") or (0, 0)
@@ -98,13 +98,13 @@ def _pair(auprc: float | None, fpr95: float | None) -> str:
 
 
 def judge(claim: dict, all_results: dict[str, dict], peaks: dict[str, float]) -> dict | None:
-    """Compare two figures as a claim says.
+    """Compare two figures as a claim states.
 
     Args:
         claim: `text`; `figure`, one of auprc, fpr95, mIoU, memory; `better` and `than`, each
             [stage, score], where the score is a name, `best` or `implicit` (the best one that needs
-            no learned class), and is left out for mIoU and memory; `slack`, by how much `better`
-            may fall short (default 0).
+            no learned class), and is omitted for mIoU and memory; `slack`, by how much `better` may
+            fall short (default 0).
         all_results: see `load_results`.
         peaks: stage -> peak memory in MiB.
     Returns:

@@ -1,4 +1,4 @@
-"""Figures of the studies: a csv that grows run by run, and the page made from it."""
+"""Keep the figures of the studies in a csv that grows run by run, and make a page from it."""
 
 import contextlib
 import csv
@@ -34,18 +34,18 @@ class Figures:
         self.read()
 
     def read(self) -> None:
-        """Take what the file has now; other processes add to it."""
+        """Read the file again, as other processes add to it."""
         if self.path.exists():
             with self.path.open(newline="", encoding="utf-8") as file:
                 self.rows = [_parsed(row) for row in csv.DictReader(file)]
 
     def has(self, step: Step) -> bool:
-        """Whether the run is measured with these settings."""
+        """Return whether the run has been measured with these settings."""
         key = (step.run, step.seed, step.digest)
         return any((row["run"], row["seed"], row["settings"]) == key for row in self.rows)
 
     def add(self, step: Step, results: dict) -> None:
-        """Take a run's results.json, in place of what the csv had for the run."""
+        """Add a run's results.json, replacing what the csv had for the run."""
         with self._alone():
             self._drop(step)
             self._add(step, results)
@@ -141,12 +141,12 @@ def _count(recipe: Recipe, figures: Figures) -> str:
 
 
 def _summary_lines(recipe: Recipe) -> list[str]:
-    """Every question, what the paper claims, and what ships; nothing if no study states it."""
-    told = [study for study in recipe.studies if study.ships]
-    if not told:
+    """List every question, the paper's claim and what ships; empty if no study states it."""
+    stated = [study for study in recipe.studies if study.ships]
+    if not stated:
         return []
     lines = ["", "## What ships", "", "| question | the paper | ships |", "|---|---|---|"]
-    return lines + [f"| {s.question} | {s.paper or '-'} | {s.ships} |" for s in told]
+    return lines + [f"| {s.question} | {s.paper or '-'} | {s.ships} |" for s in stated]
 
 
 def _study_lines(recipe: Recipe, study: Study, figures: Figures) -> list[str]:
@@ -176,7 +176,7 @@ def _seeds(study: Study, name: str, figures: Figures) -> dict[int, dict]:
 
 
 def _figures_of(study: Study, name: str, dataset: str, score: str, figures: Figures):
-    """Seed -> figures, of the study's own seeds: rows are compared on equal terms."""
+    """Return seed -> figures, only for the study's seeds, so that rows compare like with like."""
     found = figures.of(name, dataset, score)
     return {seed: found[seed] for seed in study.seeds if seed in found}
 

@@ -1,4 +1,4 @@
-"""The published results of a recipe: a Markdown page with its figures next to it."""
+"""Write the published results of a recipe: a Markdown page with its figures next to it."""
 
 import os
 import platform
@@ -18,11 +18,11 @@ def write_stages(recipe: Recipe, folder, configs, results: dict, records: Record
     """Write `<folder>/README.md`, and copies of every results.json, csv and Markdown table.
 
     Args:
-        recipe: what was run.
-        folder: to write into.
+        recipe: the recipe that was run.
+        folder: folder to write into.
         configs: stage -> config node.
         results: stage -> its results.json.
-        records: for times and memory.
+        records: records with times and memory.
     Returns:
         path of the page.
     """
