@@ -28,7 +28,7 @@ from anoseg_d2.data import builtin
 from anoseg_d2.evaluation.anomaly_evaluation import AnomalyEvaluator
 from anoseg_d2.evaluation.kept_maps import FileMaps
 from anoseg_d2.evaluation.map_files import MapReader
-from anoseg_d2.evaluation.map_folder import LabelFacts, MapFolder, read_labels
+from anoseg_d2.evaluation.map_folder import LabelFacts, MapFolder, coarse_warning, read_labels
 from anoseg_d2.evaluation.run_folder import check_method, dataset_folder
 from anoseg_d2.evaluation.saved_state import load_state, save_state
 from anoseg_d2.report.write import write_report
@@ -81,6 +81,7 @@ def run(args) -> None:
     labels = read_labels(images, rule)
     reader = MapReader(args.key, args.negate)
     maps, facts = checked_maps(args, images, labels, reader)
+    coarse = coarse_warning(facts)
     identity = label_identity(args.dataset, images, labels)
     evaluator = AnomalyEvaluator(
         args.dataset,
@@ -92,6 +93,7 @@ def run(args) -> None:
         maps=FileMaps(maps.pairs, reader, rule, args.score),
         method=method,
         labels=identity,
+        warnings={args.score: [coarse] if coarse else []},
     )
     evaluate(args, evaluator, maps, reader, SavedCounts(args, method, identity, facts))
     page = write_report(args.output, model={"maps": str(args.maps)}, name=method)

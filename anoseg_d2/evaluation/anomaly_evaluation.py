@@ -16,7 +16,7 @@ from anoseg_d2.data.label_rules import LabelReader
 from anoseg_d2.evaluation.components import OVERLAPS, TRACKS, ComponentMetrics, GroundTruth
 from anoseg_d2.evaluation.kept_maps import KEPT_PREFIX, KeptMaps
 from anoseg_d2.evaluation.metrics import PixelMetrics
-from anoseg_d2.evaluation.run_folder import add_scores, dataset_folder
+from anoseg_d2.evaluation.run_folder import add_scores, dataset_folder, read_record
 from anoseg_d2.evaluation.streaming.exact_counts import EXACT_PREFIX
 from anoseg_d2.evaluation.streaming.keys import to_numpy
 from anoseg_d2.evaluation.thumbnails import (
@@ -26,7 +26,7 @@ from anoseg_d2.evaluation.thumbnails import (
     thumbnail_name,
 )
 from anoseg_d2.utils.constants import ANOMALY, KNOWN
-from anoseg_d2.utils.files import check_name, read_json, write_json
+from anoseg_d2.utils.files import check_name, write_json
 
 __all__ = ["AnomalyEvaluator"]
 
@@ -37,6 +37,7 @@ PIXEL_FIGURES = ("auprc", "fpr95", "auroc", "best_f1")
 COMPONENT_FIGURES = ("sIoU", "PPV", "mean_F1")
 # Overlaps at which F1, TP, FN and FP are stated one by one, as SegmentMeIfYouCan does.
 STATED_OVERLAPS = (25, 50, 75)
+FALSE_COMPONENTS = 8  # of each score, from as many images, that the report shows
 TPR_LEVELS = (0.8, 0.9, 0.95, 0.99)  # true-positive rates whose thresholds results.json states
 
 
@@ -59,6 +60,7 @@ class AnomalyEvaluator(DatasetEvaluator):
         method: whose scores they are. Other scores of the same method in `output_dir` are kept;
             without a name, the folder's earlier figures are replaced.
         labels: identity of the labels, for figures that are kept next to each other.
+        warnings: {score: what a reader of its figures must know}, added to the results' own.
     Raises:
         ValueError: a name that cannot be part of a path, or an unknown track.
     """
@@ -75,6 +77,7 @@ class AnomalyEvaluator(DatasetEvaluator):
         maps=None,
         method: str | None = None,
         labels: str | None = None,
+        warnings: dict[str, list[str]] | None = None,
     ):
         metadata = MetadataCatalog.get(dataset_name)
         self.dataset_name = dataset_name
@@ -91,6 +94,7 @@ class AnomalyEvaluator(DatasetEvaluator):
         self._keep_images = keep_images and output_dir is not None
         self._given_maps, self._maps = maps, None
         self._method, self._label_identity = method, labels
+        self._given_warnings = warnings or {}
         self.result = None
         self.per_image: list[dict] = []
         self._clear()
@@ -103,6 +107,7 @@ class AnomalyEvaluator(DatasetEvaluator):
         self._pixels: dict[str, PixelMetrics] = {}
         self._counts = {"images": 0, "anomaly_pixels": 0, "known_pixels": 0, "void_pixels": 0}
         self._gallery = FailureGallery()
+        self._false_components: dict[str, list[dict]] = {}
         self.per_image = []
 
     def reset(self):
@@ -183,10 +188,10 @@ class AnomalyEvaluator(DatasetEvaluator):
         self._counts["anomaly_pixels"] += anomaly
         self._counts["known_pixels"] += known
         self._counts["void_pixels"] += label.size - known - anomaly
+        image_id = str(input_.get("image_id", Path(where).stem))
         if self._components:
             self._maps = self._open_maps()
-            self._maps.add(scores, label)
-        image_id = str(input_.get("image_id", Path(where).stem))
+            self._maps.add(image_id, scores, label)
         record = {"image_id": image_id, "file_name": where, "anomaly_pixels": anomaly}
         self.per_image.append({**record, "ap": average_precision})
         if self._keep_images:
@@ -259,20 +264,21 @@ class AnomalyEvaluator(DatasetEvaluator):
         if not comm.is_main_process():
             return None
         scores = {name: _score_entry(figures[name]) for name in names}
+        warnings = {name: self._score_warnings(name, entry) for name, entry in scores.items()}
         self.result = {
             "scores": scores,
             **self._counts,
             "component_track": self._track,
-            "warnings": self._warnings(scores),
+            "warnings": [*self._label_warnings(), *_flattened(warnings)],
         }
         for warning in self.result["warnings"]:
             logger.warning("%s: %s", self.dataset_name, warning)
         if self._folder is not None:
-            self._write(curves)
+            self._write(curves, warnings)
         return OrderedDict(anomaly=_flat(scores))
 
-    def _warnings(self, scores: dict) -> list[str]:
-        """What a reader of the figures must know."""
+    def _label_warnings(self) -> list[str]:
+        """What a reader of any figure must know."""
         known, anomaly = self._counts["known_pixels"], self._counts["anomaly_pixels"]
         found = []
         if anomaly > known > 0:
@@ -286,12 +292,16 @@ class AnomalyEvaluator(DatasetEvaluator):
                 f"the labels hold nothing but {kind} pixels, as the placeholders of a hidden test "
                 "set do: there are no figures"
             )
-        for name, entry in scores.items():
-            if entry["infinite_pixels"]:
-                found.append(
-                    f"{entry['infinite_pixels']} labelled pixels have an infinite {name}; they "
-                    "count as the highest or lowest score of all"
-                )
+        return found
+
+    def _score_warnings(self, name: str, entry: dict) -> list[str]:
+        """What a reader of one score's figures must know besides."""
+        found = list(self._given_warnings.get(name, ()))
+        if entry["infinite_pixels"]:
+            found.append(
+                f"{entry['infinite_pixels']} labelled pixels have an infinite {name}; they "
+                "count as the highest or lowest score of all"
+            )
         return found
 
     def _merged_pixels(self, name: str) -> PixelMetrics | None:
@@ -312,15 +322,18 @@ class AnomalyEvaluator(DatasetEvaluator):
         thresholds = {name: found.get("best_f1_cut") for name, found in figures.items()}
         thresholds = comm.all_gather(thresholds)[0]
         counted = {name: ComponentMetrics(self._track) for name in names}
+        false: dict[str, list[dict]] = {name: [] for name in names}
         seen, truth = None, None
-        for label, name, score in self._maps if self._maps and not error else ():
+        for image_id, label, name, score in self._maps if self._maps and not error else ():
             if thresholds[name] is None:
                 continue
             if label is not seen:  # the scores of an image follow each other and share its label
                 seen, truth = label, GroundTruth.of(label, TRACKS[self._track].min_truth)
-            counted[name].update(score, label, thresholds[name], truth=truth)
+            found = counted[name].update(score, label, thresholds[name], truth=truth)["false"]
+            if found is not None:
+                false[name] = _largest([*false[name], {"image_id": image_id, **found}])
         for name in names:
-            parts = comm.gather(counted[name])
+            parts, others = comm.gather(counted[name]), comm.gather(false[name])
             if not comm.is_main_process():
                 continue
             if error or thresholds[name] is None:
@@ -331,6 +344,7 @@ class AnomalyEvaluator(DatasetEvaluator):
                 continue
             for part in parts[1:]:
                 parts[0].merge(part)
+            self._false_components[name] = _largest([f for part in others for f in part])
             found = parts[0].compute()
             figures[name].update({key: found[key] for key in COMPONENT_FIGURES})
             figures[name]["components_at"] = _stated_components(found)
@@ -351,20 +365,22 @@ class AnomalyEvaluator(DatasetEvaluator):
                 f"{self.dataset_name}: {self._counts['images']} of {expected} images were evaluated"
             )
 
-    def _write(self, curves: dict) -> None:
+    def _write(self, curves: dict, warnings: dict[str, list[str]]) -> None:
         record = {
             "kind": "anomaly",
             "dataset": self.dataset_name,
             "method": self._method,
             "labels": self._label_identity,
             "result": self.result,
+            "score_warnings": warnings,
             "per_image": self.per_image,
             "curves": curves,
+            "false_components": self._false_components,
             "failures": self._gallery.save(self._folder / "failures") if self._keep_images else [],
         }
         path = self._folder / "result.json"
         if self._method is not None and path.is_file():
-            record = add_scores(read_json(path), record)
+            record = add_scores(read_record(path), record)
             self.result = record["result"]
         write_json(path, record)
 
@@ -376,6 +392,11 @@ def _photo(input_: dict, label: np.ndarray) -> np.ndarray:
     if photo.shape[:2] != label.shape:
         photo = cv2.resize(photo, label.shape[::-1], interpolation=cv2.INTER_AREA)
     return photo
+
+
+def _largest(components: list[dict]) -> list[dict]:
+    """The largest false components of several images, at most one of each."""
+    return sorted(components, key=lambda c: (-c["area"], c["image_id"]))[:FALSE_COMPONENTS]
 
 
 def _stated_components(found: dict) -> dict | None:
@@ -399,6 +420,10 @@ def _short_curve(curve: dict | None) -> dict | None:
 
 def _union(lists) -> list[str]:
     return list(dict.fromkeys(name for names in lists for name in names))
+
+
+def _flattened(lists: dict[str, list]) -> list:
+    return [entry for entries in lists.values() for entry in entries]
 
 
 def _percent(value):

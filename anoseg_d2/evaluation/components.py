@@ -31,6 +31,7 @@ __all__ = [
     "GroundTruth",
     "component_metrics",
     "component_overlaps",
+    "largest_false_component",
 ]
 
 OVERLAPS = np.linspace(0.25, 0.75, 11)
@@ -101,11 +102,53 @@ def component_overlaps(truth: GroundTruth, predicted: np.ndarray, min_predicted:
     Returns:
         sIoU per ground-truth component and PPV per predicted one, float64.
     """
+    places, hits = _predicted_pixels(truth, predicted)
+    return _overlaps(truth, places, hits, min_predicted)
+
+
+def _predicted_pixels(truth: GroundTruth, predicted: np.ndarray):
+    """Flat indices of the predicted pixels outside void, and the component of each, from 1.
+
+    They are a few per cent of an image; nothing else is looked at from here on.
+    """
     predicted = predicted & truth.legal
     _, ids = cv2.connectedComponents(predicted.view(np.uint8), connectivity=8)
-    # Only predicted pixels are looked at from here on, a few per cent of an image.
     places = np.flatnonzero(predicted)
-    hits, below = ids.reshape(-1)[places], truth.ids[places]
+    return places, ids.reshape(-1)[places]
+
+
+def largest_false_component(
+    truth: GroundTruth, score: np.ndarray, places: np.ndarray, hits: np.ndarray, min_predicted: int
+) -> dict | None:
+    """Find the largest predicted component that touches no ground truth, however small.
+
+    Args:
+        truth: of the label.
+        score: (H, W) float32.
+        places, hits: flat index and component of every predicted pixel.
+        min_predicted: smaller components are dropped.
+    Returns:
+        `box` (top, left, height, width) and `area` in pixels, `mean_score` (None if infinite);
+        None if there is no such component.
+    """
+    areas = np.bincount(hits, minlength=1)
+    areas[hits[truth.ids[places] > 0]] = 0
+    worst = int(areas.argmax())
+    if areas[worst] < max(1, min_predicted):
+        return None
+    inside = places[hits == worst]
+    rows, columns = np.divmod(inside, score.shape[1])
+    top, left = int(rows[0]), int(columns.min())
+    mean = float(score.reshape(-1)[inside].mean(dtype=np.float64))
+    return {
+        "box": [top, left, int(rows[-1]) + 1 - top, int(columns.max()) + 1 - left],
+        "area": int(areas[worst]),
+        "mean_score": mean if math.isfinite(mean) else None,
+    }
+
+
+def _overlaps(truth: GroundTruth, places: np.ndarray, hits: np.ndarray, min_predicted: int):
+    below = truth.ids[places]
     # Predictions are sized before small ground truth turns void, and cut to the rest after.
     kept = (np.bincount(hits) >= min_predicted)[hits]
     kept &= (below == 0) | (truth.sizes[below] > 0)
@@ -167,7 +210,7 @@ def component_metrics(
     Returns:
         dict with `sIoU` (one float64 per ground-truth component), `PPV` (one per predicted
         component), `tp`, `fn`, `fp` (11,) counts and `F1` (11,) at `OVERLAPS`, NaN where there is
-        nothing to count, and `mean_F1`.
+        nothing to count, `mean_F1`, and `false` of `largest_false_component`.
     Raises:
         ValueError: unknown track, wrong shapes, NaN, or other labels; names `where`.
     """
@@ -179,7 +222,8 @@ def component_metrics(
         raise ValueError(f"{where}: the threshold is NaN")
     score, label = (flat.reshape(shape) for flat in checked_pixels(score, label, where))
     truth = truth or GroundTruth.of(label, limits.min_truth)
-    siou, ppv = component_overlaps(truth, score > threshold, limits.min_predicted)
+    places, hits = _predicted_pixels(truth, score > threshold)
+    siou, ppv = _overlaps(truth, places, hits, limits.min_predicted)
     tp = (siou >= OVERLAPS[:, None]).sum(axis=1)
     fp = (ppv < OVERLAPS[:, None]).sum(axis=1)
     f1 = _f1(tp, siou.size - tp, fp)
@@ -191,6 +235,7 @@ def component_metrics(
         "fp": fp,
         "F1": f1,
         "mean_F1": float(f1.mean()),
+        "false": largest_false_component(truth, score, places, hits, limits.min_predicted),
     }
 
 
@@ -221,8 +266,8 @@ class ComponentMetrics:
         threshold: float,
         where: str | None = None,
         truth: GroundTruth | None = None,
-    ) -> None:
-        """Count the components of one image; arguments as in `component_metrics`."""
+    ) -> dict:
+        """Count the components of one image; arguments and result as in `component_metrics`."""
         found = component_metrics(
             score,
             label,
@@ -236,6 +281,7 @@ class ComponentMetrics:
         self._siou.extend(found["sIoU"].tolist())
         self._ppv.extend(found["PPV"].tolist())
         self.images += 1
+        return found
 
     def merge(self, other: "ComponentMetrics") -> "ComponentMetrics":
         """Add another object's components; returns self."""

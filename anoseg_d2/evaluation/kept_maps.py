@@ -36,20 +36,20 @@ class KeptMaps:
     def __init__(self, folder, expected_images: int, purpose: str):
         self._parent, self._expected, self._purpose = folder, expected_images, purpose
         self._folder: tempfile.TemporaryDirectory | None = None
-        self._names: list[list[str]] = []
+        self._images: list[tuple[str, list[str]]] = []  # id and names of the scores
         self.error: str | None = None
 
-    def add(self, scores: dict, label: np.ndarray) -> None:
+    def add(self, image_id: str, scores: dict, label: np.ndarray) -> None:
         """Keep one image: scores {name: (H, W) float32}, label (H, W) uint8."""
         if self._folder is None and self.error is None:
             self._open(sum(score.nbytes for score in scores.values()) + label.nbytes)
         if self.error is not None:
             return
-        index, folder = len(self._names), Path(self._folder.name)
+        index, folder = len(self._images), Path(self._folder.name)
         np.save(folder / f"{index}.label.npy", label)
         for position, score in enumerate(scores.values()):
             np.save(folder / f"{index}.{position}.npy", score)
-        self._names.append(list(scores))
+        self._images.append((image_id, list(scores)))
 
     def _open(self, bytes_per_image: int) -> None:
         if self._parent is not None:
@@ -73,19 +73,19 @@ class KeptMaps:
             logger.warning(self.error)
 
     def __iter__(self):
-        """Yield (label, name, score) for every map, one in memory at a time."""
-        for index, names in enumerate(self._names):
+        """Yield (image id, label, name, score) for every map, one in memory at a time."""
+        for index, (image_id, names) in enumerate(self._images):
             folder = Path(self._folder.name)
             label = np.load(folder / f"{index}.label.npy", allow_pickle=False)
             for position, name in enumerate(names):
                 score = np.load(folder / f"{index}.{position}.npy", allow_pickle=False)
-                yield label, name, score
+                yield image_id, label, name, score
 
     def close(self) -> None:
         """Remove the folder and all maps."""
         if self._folder is not None:
             self._folder.cleanup()
-        self._folder, self._names = None, []
+        self._folder, self._images = None, []
 
 
 class FileMaps:
@@ -103,14 +103,15 @@ class FileMaps:
     def __init__(self, pairs, reader: MapReader, rule: LabelRule, name: str):
         self._pairs, self._reader, self._rule, self._name = pairs, reader, rule, name
 
-    def add(self, scores: dict, label: np.ndarray) -> None:
+    def add(self, image_id: str, scores: dict, label: np.ndarray) -> None:
         """Keep nothing: the files stay where they are."""
 
     def __iter__(self):
-        """Yield (label, name, score) for every image."""
+        """Yield (image id, label, name, score) for every image."""
         for image, path in self._pairs:
             label = load_label(image["sem_seg_file_name"], self._rule)
-            yield label, self._name, self._reader(path, label.shape)
+            score = self._reader(path, label.shape)
+            yield str(image["image_id"]), label, self._name, score
 
     def close(self) -> None:
         """Remove nothing."""

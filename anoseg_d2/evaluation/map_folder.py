@@ -1,7 +1,6 @@
 """Match the score maps in a folder to the images of a dataset, and check all of them first."""
 
 import hashlib
-import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,9 +11,7 @@ from anoseg_d2.data.label_rules import LabelReader, LabelRule
 from anoseg_d2.evaluation.map_files import MAP_EXTENSIONS, MapReader
 from anoseg_d2.utils.constants import ANOMALY, KNOWN
 
-__all__ = ["LabelFacts", "MapFolder", "file_digest", "read_labels"]
-
-logger = logging.getLogger(__name__)
+__all__ = ["LabelFacts", "MapFolder", "coarse_warning", "file_digest", "read_labels"]
 
 _SHOWN = 10  # names of one kind in an error
 
@@ -157,15 +154,19 @@ class MapFolder:
         ]
         if problems:
             raise ValueError("\n".join(problems))
-        coarse = [name for name, facts in found.items() if np.dtype(facts["dtype"]).itemsize == 1]
-        if coarse:
-            logger.warning(
-                "%d maps hold 8-bit values (%s, ...): a map has at most 256 different scores, and "
-                "ties decide part of every figure. Save float32 or 16 bits where you can",
-                len(coarse),
-                coarse[0],
-            )
         return found
+
+
+def coarse_warning(facts: dict) -> str | None:
+    """Return what a reader must know of 8-bit maps, from what `check` found; None without any."""
+    coarse = [name for name, fact in facts.items() if np.dtype(fact["dtype"]).itemsize == 1]
+    if not coarse:
+        return None
+    return (
+        f"{len(coarse)} maps hold 8-bit values ({Path(coarse[0]).name}, ...): a map has at most "
+        "256 different scores, and ties decide part of every figure. Save float32 or 16 bits "
+        "where you can"
+    )
 
 
 def _facts(path: Path, reader: MapReader, expected, known) -> dict:

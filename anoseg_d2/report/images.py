@@ -39,8 +39,6 @@ __all__ = ["BUDGET", "class_colors", "collect_failures", "collect_images", "colo
 BUDGET = 26_000_000
 _GALLERY_BUDGET = 8_000_000
 _CROP_CHARACTERS = 16_000
-# In thumbnail pixels; fewer are noise of the resizing.
-_SMALLEST_COMPONENT = 8
 # Marks of places and false components: neither in the photographs nor in the heat map's colours.
 _MARK = (0, 255, 220)
 
@@ -225,7 +223,7 @@ def collect_failures(runs: list[Run], ranges: dict, budget: int = _GALLERY_BUDGE
     """Encode the worst mistakes, anomalies outlined.
 
     Kinds: `false` and `missed` as the evaluator kept them (`FailureGallery`), and `component`: the
-    largest component above the best-F1 threshold that touches no anomaly.
+    largest components above the best-F1 threshold that touch no anomaly, one per image, in a box.
 
     Returns:
         dicts with `run`, `dataset`, `kind`, `score`, `image`, `text`, `photo`, `heat`.
@@ -270,53 +268,51 @@ def _kept_crop(run: Run, dataset: str, failure: dict) -> dict | None:
             int(at - np.clip(at - side // 2, 0, max(0, extent - side)))
             for at, side, extent in zip(failure["place"], crop["label"].shape, size, strict=True)
         ]
-    return {**crop, "image": failure["image_id"], "text": f"score {failure['value']:.4g}"}
+    value = failure["value"]
+    text = "infinite score" if value is None else f"score {value:.4g}"
+    return {**crop, "image": failure["image_id"], "text": text}
 
 
-def _false_components(run: Run, dataset: str, keep: int = 8, side: int = 128) -> dict:
-    """Per score, the largest false component of each of the `keep` worst images.
-
-    They are looked for in the thumbnails, which are all that is kept of most images: components
-    smaller than a few thumbnail pixels are not seen.
-    """
+def _false_components(run: Run, dataset: str, side: int = 128) -> dict:
+    """Crops of the false components that the evaluator found at native size, per score."""
     record = run.records[dataset]
     found: dict[str, list[dict]] = {}
-    for image in record["per_image"]:
-        path = _thumbnail_path(run, dataset, image["image_id"])
-        if path is None or not path.is_file():
-            continue
-        stored = load_thumbnails(path)
-        label = stored["label"]
-        for score, values in stored["scores"].items():
-            threshold = record["result"]["scores"].get(score, {}).get("best_f1_threshold")
-            if threshold is None:
-                continue
-            above = ((values >= threshold) & (label != VOID)).astype(np.uint8)
-            _, components, stats, _ = cv2.connectedComponentsWithStats(above, connectivity=8)
-            areas = stats[:, cv2.CC_STAT_AREA].copy()
-            areas[np.unique(components[label == ANOMALY])] = 0
-            areas[0] = 0
-            worst = int(areas.argmax())
-            if areas[worst] < _SMALLEST_COMPONENT:
-                continue
-            kept = found.setdefault(score, [])
-            if len(kept) == keep and areas[worst] <= kept[-1]["area"]:
-                continue
-            left, top, width, height = stats[worst, :4]
-            window = tuple(
-                slice(start := int(np.clip(at - side // 2, 0, max(0, extent - side))), start + side)
-                for at, extent in (
-                    (top + height // 2, label.shape[0]),
-                    (left + width // 2, label.shape[1]),
-                )
-            )
-            pixels = areas[worst] * np.prod(stored["size"]) / label.size
-            crop = {key: stored[key][window] for key in ("photo", "label")}
-            crop |= {"score": values[window], "component": components[window] == worst}
-            crop |= {"image": image["image_id"], "area": areas[worst]}
-            kept.append({**crop, "text": f"about {pixels:,.0f} pixels above {threshold:.4g}"})
-            found[score] = sorted(kept, key=lambda c: (-c["area"], c["image"]))[:keep]
+    for score, components in record.get("false_components", {}).items():
+        for component in components:
+            path = _thumbnail_path(run, dataset, component["image_id"])
+            stored = load_thumbnails(path) if path is not None and path.is_file() else {}
+            if score in stored.get("scores", {}):
+                crop = _component_crop(stored, score, component, side)
+                threshold = record["result"]["scores"].get(score, {}).get("best_f1_threshold")
+                above = "" if threshold is None else f" above {threshold:.4g}"
+                crop["text"] = f"{component['area']:,} pixels{above}"
+                found.setdefault(score, []).append(crop)
     return found
+
+
+def _component_crop(stored: dict, score: str, component: dict, side: int) -> dict:
+    """The part of a thumbnail around a component, at least `side` wide, and its box there."""
+    label, box = stored["label"], component["box"]
+    window, inside = [], []
+    for start, length, native, extent in zip(
+        box[:2], box[2:], stored["size"], label.shape, strict=True
+    ):
+        scale = extent / native
+        first, last = int(start * scale), int(np.ceil((start + length) * scale))
+        width = min(extent, max(side, last - first + side // 4))
+        begin = int(np.clip((first + last - width) // 2, 0, extent - width))
+        window.append(slice(begin, begin + width))
+        inside.append(slice(first - begin, last - begin))
+    window = tuple(window)
+    mask = np.zeros(label[window].shape, bool)
+    mask[tuple(inside)] = True
+    return {
+        "photo": stored["photo"][window],
+        "label": label[window],
+        "score": stored["scores"][score][window],
+        "component": mask,
+        "image": component["image_id"],
+    }
 
 
 def _encode_crop(crop: dict, ends: tuple[float, float]) -> dict:

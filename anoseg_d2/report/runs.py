@@ -8,7 +8,7 @@ import statistics
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from anoseg_d2.evaluation.run_folder import dataset_folder, report_folder
+from anoseg_d2.evaluation.run_folder import dataset_folder, read_record, report_folder
 from anoseg_d2.report.results import (
     best_score,
     check_results,
@@ -171,9 +171,7 @@ def load_run(output_dir, datasets=None, *, name=None, model=None, config=None) -
     records = {}
     for dataset in dict.fromkeys(datasets or found):
         path = dataset_folder(output_dir, dataset) / "result.json"
-        record = records[dataset] = read_json(path)
-        if not isinstance(record, dict) or not isinstance(record.get("result"), dict):
-            raise ValueError(f"{path}: is not what an evaluator writes; evaluate again")
+        record = records[dataset] = read_record(path)
         check_curves(record.get("curves", {}), path)
     run = Run(name or output_dir.resolve().name, output_dir, records, model or {}, config)
     check_results(run.results(), output_dir / "inference")

@@ -268,7 +268,24 @@ def test_8_bit_maps_are_evaluated_with_a_warning(tool, maps, tmp_path, caplog):
     for _ in range(2):  # the second run does not read the maps again, and still warns
         assert tool.main(arguments(tmp_path, folder)) == 0
         assert "4 maps hold 8-bit values" in caplog.text and "256" in caplog.text
+        (warning,) = results(tmp_path)["warnings"]
+        assert "4 maps hold 8-bit values" in warning
         caplog.clear()
+
+
+def test_warnings_stay_with_their_score(tool, maps, tmp_path):
+    images, folder = maps
+    coarse = tmp_path / "coarse"
+    coarse.mkdir()
+    for index, image in enumerate(images):
+        levels = np.clip(score_of(image, index) * 30 + 100, 0, 255).astype(np.uint8)
+        write_image(coarse / f"{image['image_id']}.png", levels)
+    name = ("--name", "mine", "--score")
+    assert tool.main(arguments(tmp_path, coarse, *name, "one")) == 0
+    assert tool.main(arguments(tmp_path, folder, *name, "two")) == 0
+    assert "8-bit" in results(tmp_path)["warnings"][0]
+    assert tool.main(arguments(tmp_path, folder, *name, "one")) == 0
+    assert results(tmp_path)["warnings"] == []
 
 
 @pytest.mark.parametrize(

@@ -276,11 +276,46 @@ def test_too_full_a_disk_leaves_components_out_and_says_why(tmp_path, monkeypatc
 def test_kept_maps_come_back(tmp_path):
     maps = KeptMaps(tmp_path, 1, "test")
     score, label = np.array([[0.1, np.inf]], np.float32), np.array([[0, 1]], np.uint8)
-    maps.add({"a": score, "b": -score}, label)
-    read = [(name, label.tolist(), score.tolist()) for label, name, score in maps]
-    assert read == [("a", [[0, 1]], score.tolist()), ("b", [[0, 1]], (-score).tolist())]
+    maps.add("first", {"a": score, "b": -score}, label)
+    read = [(image, name, label.tolist(), score.tolist()) for image, label, name, score in maps]
+    truth = [[0, 1]]
+    assert read == [
+        ("first", "a", truth, score.tolist()),
+        ("first", "b", truth, (-score).tolist()),
+    ]
     maps.close()
     assert not list(tmp_path.iterdir())
+
+
+def test_the_largest_false_component_of_each_image_is_kept_at_native_size(tmp_path):
+    labels = [np.zeros((60, 80), np.uint8) for _ in range(10)]
+    for label in labels:
+        label[2:12, 2:12] = 1
+    images = small_sets.write_set(
+        tmp_path,
+        "test_anomaly",
+        labels,
+        evaluator_type="anomaly",
+        label_rule=small_sets.ANOMALY_RULE,
+        component_track="obstacle",
+    )
+    outputs = []
+    for index, label in enumerate(labels):
+        score = (label == 1).astype(np.float32)
+        score[12, 5:11] = 1  # touches the anomaly
+        score[30:40, 20 : 26 + index] = 2
+        score[50:56, 60:69] = 3  # smaller
+        outputs.append({"scores": {"s": score}})
+    run(images, outputs, tmp_path / "run", keep_images=False)
+    stored = read_json(tmp_path / "run/inference/test_anomaly/result.json")
+    found = stored["false_components"]["s"]
+    assert [f["image_id"] for f in found] == [f"test_anomaly_{i}" for i in range(9, 1, -1)]
+    assert found[0] == {
+        "image_id": "test_anomaly_9",
+        "box": [30, 20, 10, 15],
+        "area": 150,
+        "mean_score": 2.0,
+    }
 
 
 def test_reset_forgets_earlier_images(tmp_path):

@@ -311,25 +311,24 @@ def test_names_and_colours_are_those_of_a_fitting_closed_set(runs):
     assert names == ["road", "car", "sky", "anomaly"] and palette[1].tolist() == [0, 0, 142]
 
 
-def test_a_false_component_is_found_and_one_on_an_anomaly_is_not(tmp_path):
-    label = np.zeros((40, 64), np.uint8)
-    label[5:15, 5:15] = 1
+def test_false_components_are_shown_with_the_box_and_area_of_native_size(tmp_path):
+    label = np.zeros((800, 1200), np.uint8)
+    label[100:200, 100:200] = 1
     images = small_sets.write_set(
         tmp_path, "test_one", [label], evaluator_type="anomaly", label_rule=small_sets.ANOMALY_RULE
     )
     score = (label == 1) * np.float32(2)
-    score[20:30, 40:60] = 1.5  # below the best threshold
-    score[10:20, 30:34] = 3  # above it
+    score[400:600, 800:1000] = 1.5  # below the best threshold
+    score[300:321, 600:630] = 3  # above it, 630 pixels
     evaluator = AnomalyEvaluator("test_one", output_dir=tmp_path / "run")
     evaluator.reset()
     evaluator.process(images, [{"scores": {"s": score}, "sem_seg": label}])
     evaluator.evaluate()
     (found,) = report_images._false_components(load_run(tmp_path / "run"), "test_one")["s"]
-    # The area is native pixels; the resized score is soft at its edge.
-    assert "about 40 pixels" in found["text"] or abs(found["area"] - 40) < 20
+    assert found["text"] == "630 pixels above 2"
     rows, columns = np.nonzero(found["component"])
-    scale = found["component"].shape[0] / 40
-    assert columns.min() / scale > 28 and rows.max() / scale < 22
+    assert (np.ptp(rows) + 1, np.ptp(columns) + 1) == (9, 12)  # thumbnails are 0.4 times as large
+    assert found["score"][rows, columns].mean() > 2 and found["photo"].shape == (128, 128, 3)
 
 
 def test_the_cross_is_on_the_worst_pixel(runs):
