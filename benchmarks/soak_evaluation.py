@@ -7,8 +7,9 @@ notes every `--every` images its resident memory, its open files, and the bytes 
 folder. The slopes are least-squares fits over the second half of the run. Two things do grow for a
 while, as they should: the score maps kept on disk until the evaluation ends, which are stated
 apart, and the pixels that `PixelMetrics` keeps in memory, 4 bytes each, up to 40 MB per score.
-Images of the default size reach that limit after 4,341. Each image
-also leaves a record of some kilobytes for result.json. Linux only (/proc).
+Images of the default size reach that limit after 4,341, before the second half; tables of fixed
+size take over, whose memory pages become resident as scores fall into them. Each image also leaves
+a record of under a kilobyte for result.json. Linux only (/proc).
 """
 
 import argparse
@@ -51,11 +52,16 @@ def look(folder: Path) -> dict:
     """Resident memory, open files and disk of this process's run, at this moment."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     kept = other = 0
-    for path in folder.rglob("*"):
-        if path.is_file():
-            temporary = any(part.startswith(KEPT_PREFIX) for part in path.parts)
-            kept += path.stat().st_size if temporary else 0
-            other += 0 if temporary else path.stat().st_size
+    folders = [folder]
+    while folders:  # entry by entry: a list of all kept maps would take memory that grows
+        with os.scandir(folders.pop()) as entries:
+            for entry in entries:
+                if entry.is_dir():
+                    folders.append(entry.path)
+                elif KEPT_PREFIX in entry.path:
+                    kept += entry.stat().st_size
+                else:
+                    other += entry.stat().st_size
     return {
         "memory_mb": pages * os.sysconf("SC_PAGE_SIZE") / 1e6,
         "open_files": len(os.listdir("/proc/self/fd")),

@@ -79,9 +79,13 @@ def check_results(results, source) -> dict:
                     raise ValueError(f"{source}: {inside} has {len(entry)} numbers, not two")
                 for bound in entry:
                     number(bound, inside)
+            elif key in _FIGURES or key.endswith("_pixels"):
+                number(entry, inside)
+            elif key in _FIGURE_TABLES and entry is not None:
+                figures(entry, inside, every=True)
             elif isinstance(entry, dict):
-                figures(entry, inside, every or key in _FIGURE_TABLES)
-            elif every or key in _FIGURES or key.endswith("_pixels"):
+                figures(entry, inside, every)
+            elif every:
                 number(entry, inside)
             elif key == "why":
                 check(entry, str, inside, "text")

@@ -153,6 +153,10 @@ def written(folder, form):
         np.save(path, SCORE)
     elif form == "npz":
         np.savez_compressed(path, value=SCORE)
+    elif form == "hdf5":
+        h5py = pytest.importorskip("h5py", reason="h5py is optional and not installed")
+        with h5py.File(path, "w") as file:
+            file["value"] = SCORE
     elif form == "tiff":
         Image.fromarray(SCORE).save(path)
     else:
@@ -166,7 +170,7 @@ def mutated(data: bytes, place: float, value: int, cut: bool) -> bytes:
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning:PIL")
-@pytest.mark.parametrize("form", ["npy", "npz", "png", "tiff"])
+@pytest.mark.parametrize("form", ["npy", "npz", "png", "tiff", "hdf5"])
 @given(st.floats(0, 1), st.integers(0, 255), st.booleans())
 @settings(
     max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
