@@ -180,8 +180,12 @@ def drawing(arrows: dict[str, set[str]]) -> list[str]:
     """
 
     def reaches(start: str, goal: str) -> bool:
-        onward = arrows.get(start, set())
-        return goal in onward or any(reaches(name, goal) for name in onward)
+        seen, waiting = set(), [start]
+        while waiting:  # a circle must not keep it going
+            name = waiting.pop()
+            seen.add(name)
+            waiting += arrows.get(name, set()) - seen
+        return goal in seen - {start}
 
     lines = ["```mermaid", "flowchart TD"]
     for number, rooms in reversed(list(enumerate(LEVELS))):

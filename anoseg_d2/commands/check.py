@@ -21,13 +21,7 @@ from anoseg_d2.data.contact_sheet import contact_sheet, evenly_spread, label_col
 from anoseg_d2.data.dataset_check import DatasetReport, check_dataset
 from anoseg_d2.data.image_io import read_image, write_image
 from anoseg_d2.data.label_rules import load_label
-from anoseg_d2.utils.cli import (
-    Progress,
-    add_import_option,
-    check_workers,
-    import_modules,
-    run_command,
-)
+from anoseg_d2.utils.cli import Progress, add_import_option, import_modules, run_command
 from anoseg_d2.utils.files import write_json
 
 SHOWN = 5  # messages of one kind on the screen; --json has all
@@ -59,7 +53,6 @@ def _positive(text: str) -> int:
 
 def check_all(args: argparse.Namespace) -> int:
     """Check the named datasets, or all of them; return the exit status."""
-    check_workers(args.workers)
     logging.basicConfig(level=logging.WARNING)
     import_modules(args.imports)
     root = Path(args.root).expanduser() if args.root else builtin.datasets_root()

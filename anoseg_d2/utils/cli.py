@@ -18,7 +18,6 @@ __all__ = [
     "USER_ERRORS",
     "Progress",
     "add_import_option",
-    "check_workers",
     "import_modules",
     "one_message",
     "run_command",
@@ -26,8 +25,6 @@ __all__ = [
 
 # Environment variable that shows the whole traceback after a user's mistake.
 TRACEBACK = "ANOSEG_TRACEBACK"
-
-MAX_WORKERS = 1000
 
 # For a user's mistake or a limit of the machine, one line says enough. Anything else is a defect
 # of ours, and then we need the traceback.
@@ -134,16 +131,6 @@ def add_import_option(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def check_workers(count: int) -> None:
-    """Refuse numbers of processes or threads that no machine runs well.
-
-    Raises:
-        ValueError: outside 0..`MAX_WORKERS`.
-    """
-    if not 0 <= count <= MAX_WORKERS:
-        raise ValueError(f"--workers is {count}; it must be in 0..{MAX_WORKERS}")
-
-
 def import_modules(names: Iterable[str]) -> None:
     """Import modules by name, also from the current folder.
 
@@ -158,8 +145,7 @@ def import_modules(names: Iterable[str]) -> None:
     for name in names:
         try:
             importlib.import_module(name)
-        # Python answers an empty name, and one with a leading dot, by other errors.
-        except (ImportError, ValueError, TypeError) as error:
+        except ImportError as error:
             raise ImportError(
                 f"cannot import {name!r}, given by --import or MODEL.IMPORTS: {error}"
             ) from error

@@ -1,7 +1,6 @@
 """Write files whole or not at all, read and write JSON, and check names used as file names."""
 
 import contextlib
-import errno
 import json
 import math
 import os
@@ -55,9 +54,6 @@ def atomic_path(path, suffix: str = ".tmp") -> Iterator[Path]:
         OSError: the file cannot be written; the message names `path` and the free space.
     """
     path, temporary = Path(path), ""
-    # Renaming onto a device such as /dev/null would delete it.
-    if path.exists() and not path.is_file():
-        raise OSError(errno.EEXIST, "cannot be written: it is not a regular file", str(path))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(
@@ -71,8 +67,7 @@ def atomic_path(path, suffix: str = ".tmp") -> Iterator[Path]:
             with contextlib.suppress(OSError):
                 os.unlink(temporary)
         # The error of a failed write names neither the file nor the free space.
-        unnamed = not temporary or getattr(error, "filename", None) in (None, temporary)
-        if isinstance(error, OSError) and unnamed:
+        if isinstance(error, OSError) and error.filename in (None, temporary):
             raise OSError(
                 error.errno, f"{error.strerror or error} ({_free_space(path)})", str(path)
             ) from error

@@ -122,9 +122,7 @@ class CutPasteOptions:
         for name in ("count", "control_count", "closed_set_count", "scale"):
             low, high = getattr(self, name)
             _require(name, (low, high), 0 <= low <= high, "0 <= least <= most")
-        for name in ("count", "control_count", "closed_set_count"):
-            _require(name, getattr(self, name), getattr(self, name)[1] <= 100, "at most 100")
-        _require("scale", self.scale, 0 < self.scale[0] <= self.scale[1] <= 100, "above 0, to 100")
+        _require("scale", self.scale, self.scale[0] > 0, "above 0")
         _require("ratio", self.ratio, 0 <= self.ratio <= 1, "0..1")
         _require(
             "max_fraction", self.max_fraction, 0 < self.max_fraction <= 1, "above 0, at most 1"
