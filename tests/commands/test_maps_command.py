@@ -10,6 +10,7 @@ import pytest
 import small_sets
 
 from anoseg_d2.commands import maps as maps_command
+from anoseg_d2.data.builtin import register_all
 from anoseg_d2.data.image_io import read_label, write_image
 from anoseg_d2.data.label_rules import LabelRule
 from anoseg_d2.evaluation.anomaly_evaluation import AnomalyEvaluator
@@ -17,6 +18,13 @@ from anoseg_d2.evaluation.thumbnails import load_thumbnails
 from anoseg_d2.utils.files import read_json
 
 TOOL = Path(__file__).parents[2] / "tools" / "evaluate_maps.py"
+
+
+@pytest.fixture(autouse=True)
+def default_root():
+    """Undo `--root`: the catalog is shared with every later test of the process."""
+    yield
+    register_all()
 
 
 @pytest.fixture(scope="module")
