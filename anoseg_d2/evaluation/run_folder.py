@@ -9,6 +9,7 @@ One folder belongs to one method: several scores of it are kept next to each oth
 different methods never meet.
 """
 
+import math
 import re
 from numbers import Real
 from pathlib import Path
@@ -95,7 +96,7 @@ def _lists_of(value, right) -> bool:
 
 
 def _number(value) -> bool:
-    return isinstance(value, Real) and not isinstance(value, bool)
+    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _natural(value) -> bool:

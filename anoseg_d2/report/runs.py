@@ -4,6 +4,7 @@ Runs that share a name are repetitions of one method, such as its seeds: tables 
 and spread.
 """
 
+import math
 import statistics
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -228,7 +229,9 @@ def check_curves(curves, source) -> None:
     for curve in filter(None, _entries(curves, source)):
         lists = [curve.get(k) if isinstance(curve, dict) else None for k in _CURVE]
         whole = all(isinstance(values, list) for values in lists)
-        numbers = whole and all(type(v) in (int, float) for values in lists for v in values)
+        numbers = whole and all(
+            type(v) in (int, float) and math.isfinite(v) for values in lists for v in values
+        )
         if not numbers or len({len(values) for values in lists}) != 1:
             raise ValueError(
                 f"{source}: a curve needs {', '.join(_CURVE)} as lists of numbers of one length; "

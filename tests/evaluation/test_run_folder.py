@@ -1,10 +1,11 @@
 """The figures in a run's folder: checked when they are read again, whatever was done to them."""
 
 import json
+import math
 
 import pytest
 import small_sets
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from anoseg_d2.data.image_io import read_label
@@ -53,6 +54,8 @@ OTHER = st.sampled_from([None, True, -1, 1e400, "x", "../../up", [], {}, [1], {"
 
 
 @given(st.lists(st.integers(0, 30), max_size=7), OTHER)
+@example([6, 0, 3, 0], math.inf)  # a precision of one image
+@example([7, 0, 0, 5], math.inf)  # a point of a curve
 @settings(max_examples=60, deadline=None)
 def test_an_entry_of_another_kind_is_used_or_ends_in_a_named_error(folder, place, new):
     path = folder / "inference/test_anomaly/result.json"
