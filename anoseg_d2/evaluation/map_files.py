@@ -8,6 +8,7 @@ unpacked. Nothing here runs code from a file: npy and npz are read without pickl
 import io
 import math
 import struct
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -45,6 +46,7 @@ _UNREADABLE = (
     *(OSError, EOFError, SyntaxError, ValueError, TypeError, KeyError, IndexError, AttributeError),
     *(OverflowError, NotImplementedError, RuntimeError, MemoryError, struct.error, zlib.error),
     *(UnidentifiedImageError, Image.DecompressionBombError, zipfile.BadZipFile),
+    tokenize.TokenError,  # numpy reads the header of an npy file as a Python literal
 )
 
 

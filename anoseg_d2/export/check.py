@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.transforms.v2 import functional as TF
 
+from anoseg_d2.modeling.inference import infer_images
+
 __all__ = ["Difference", "ExportCheckError", "check_file", "draw_image", "open_session", "run_file"]
 
 # Largest difference of a score, and fraction of pixels whose class differs.
@@ -160,7 +162,8 @@ def _reference(model: nn.Module, spec, images: Tensor) -> dict[str, np.ndarray]:
         )
         height, width = images.shape[-2:]
         samples = [{"image": image, "height": height, "width": width} for image in stretched]
-    results = model(samples, score_names=list(spec.scores))
+    # Not by `forward`, which rounds the image to bytes: the file gets the stretched image as it is.
+    results = infer_images(model, samples, list(spec.scores))
     flat = [
         {"sem_seg": r["sem_seg"], **r["scores"], "confidence": r["confidence"]} for r in results
     ]

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from anoseg_d2.commands.cut_paste import main
+from anoseg_d2.data.builtin import unregister_dataset
 from anoseg_d2.data.cut_paste.frames import SceneLabelReader
 from anoseg_d2.data.cut_paste.job import read_manifest
 from anoseg_d2.data.dataset_card import read_card
@@ -390,8 +391,11 @@ def test_benchmark_labels_are_known_anomaly_void(inputs, tmp_path):
     assert values == {0, 1, 255}
 
 
-def test_a_card_with_its_own_classes_keeps_train_ids(inputs, tmp_path, monkeypatch, capsys):
+def test_a_card_with_its_own_classes_keeps_train_ids(
+    inputs, tmp_path, monkeypatch, capsys, request
+):
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+    request.addfinalizer(lambda: unregister_dataset("farm"))
     for name in ("pictures", "maps"):
         (tmp_path / "farm" / name).mkdir(parents=True)
     for index in range(3):

@@ -7,7 +7,7 @@ import zipfile
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -172,6 +172,7 @@ def mutated(data: bytes, place: float, value: int, cut: bool) -> bytes:
 @pytest.mark.filterwarnings("ignore::UserWarning:PIL")
 @pytest.mark.parametrize("form", ["npy", "npz", "png", "tiff", "hdf5"])
 @given(st.floats(0, 1), st.integers(0, 255), st.booleans())
+@example(0.205078125, 0, False)  # a zero byte in the header of an npy file
 @settings(
     max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
