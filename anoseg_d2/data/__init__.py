@@ -14,7 +14,7 @@
 - `check_dataset`: checks one dataset, file by file.
 """
 
-import importlib
+from anoseg_d2.utils.index import lazy_index
 
 # Resolved on first use, so that `cut_paste` and the readers import without detectron2.
 _EXPORTS = {
@@ -36,13 +36,4 @@ _EXPORTS = {
     "check_dataset": "dataset_check",
 }
 __all__ = list(_EXPORTS)
-
-
-def __getattr__(name):
-    if name in _EXPORTS:
-        return getattr(importlib.import_module(f"{__name__}.{_EXPORTS[name]}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-def __dir__():
-    return sorted([*globals(), *_EXPORTS])
+__getattr__, __dir__ = lazy_index(__name__, _EXPORTS)

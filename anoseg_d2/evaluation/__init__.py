@@ -9,7 +9,7 @@
 - `MapFolder`: finds and checks the score maps of a dataset.
 """
 
-import importlib
+from anoseg_d2.utils.index import lazy_index
 
 # Resolved on first use, so that the metrics import without detectron2.
 _EXPORTS = {
@@ -24,13 +24,4 @@ _EXPORTS = {
     "MapFolder": "map_folder",
 }
 __all__ = list(_EXPORTS)
-
-
-def __getattr__(name):
-    if name not in _EXPORTS:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_EXPORTS[name]}"), name)
-
-
-def __dir__():
-    return sorted([*globals(), *_EXPORTS])
+__getattr__, __dir__ = lazy_index(__name__, _EXPORTS)

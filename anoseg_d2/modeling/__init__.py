@@ -14,7 +14,7 @@
 - `plan_windows`: how an image of any size is cut into what the network sees.
 """
 
-import importlib
+from anoseg_d2.utils.index import lazy_index
 
 # Resolved on first use, so that scores and losses import without detectron2.
 _EXPORTS = {
@@ -36,13 +36,4 @@ _EXPORTS = {
     "plan_windows": "windows",
 }
 __all__ = list(_EXPORTS)
-
-
-def __getattr__(name):
-    if name in _EXPORTS:
-        return getattr(importlib.import_module(f"{__name__}.{_EXPORTS[name]}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-def __dir__():
-    return sorted([*globals(), *_EXPORTS])
+__getattr__, __dir__ = lazy_index(__name__, _EXPORTS)

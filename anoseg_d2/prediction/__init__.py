@@ -9,7 +9,7 @@
 - `open_video`, `VideoWriter`: read and write the frames of a video.
 """
 
-import importlib
+from anoseg_d2.utils.index import lazy_index
 
 # Resolved on first use.
 _EXPORTS = {
@@ -23,13 +23,4 @@ _EXPORTS = {
     "VideoWriter": "video",
 }
 __all__ = list(_EXPORTS)
-
-
-def __getattr__(name):
-    if name in _EXPORTS:
-        return getattr(importlib.import_module(f"{__name__}.{_EXPORTS[name]}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-def __dir__():
-    return sorted([*globals(), *_EXPORTS])
+__getattr__, __dir__ = lazy_index(__name__, _EXPORTS)

@@ -8,7 +8,7 @@
 - `load_runs`: finished runs, with images where they were kept.
 """
 
-import importlib
+from anoseg_d2.utils.index import lazy_index
 
 # Resolved on first use: reading a results.json needs none of what draws the page.
 _EXPORTS = {
@@ -20,13 +20,4 @@ _EXPORTS = {
     "load_runs": "runs",
 }
 __all__ = list(_EXPORTS)
-
-
-def __getattr__(name):
-    if name in _EXPORTS:
-        return getattr(importlib.import_module(f"{__name__}.{_EXPORTS[name]}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-def __dir__():
-    return sorted([*globals(), *_EXPORTS])
+__getattr__, __dir__ = lazy_index(__name__, _EXPORTS)
