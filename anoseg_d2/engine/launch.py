@@ -87,7 +87,7 @@ def launch_ranks(
 
 
 def _run_rank(main: Callable, reports, args: tuple) -> None:
-    # A group of its own: Ctrl-C in the terminal reaches the launcher alone, which passes it on
+    # A group of its own: Ctrl-C in the terminal reaches only the launcher, which passes it on
     # once. A second one would end the rank in the middle of saving.
     os.setpgrp()
     for number in (signal.SIGINT, signal.SIGTERM):
