@@ -285,15 +285,15 @@ def _scenes(args):
     from anoseg_d2.data.builtin import DATASETS, datasets_root, register_cards
 
     name = args.dataset
-    if name not in DATASETS:
-        names = register_cards(name)
-        wanted = [n for n in names if n.endswith(f"_{args.split or 'train'}")] or names
-        name = wanted[0]
-        if len(wanted) > 1 or (args.split and len(names) > 1 and not name.endswith(args.split)):
+    if name not in DATASETS:  # a card, shipped or a file, and not one of its splits
+        splits = {DATASETS[n].split: n for n in register_cards(name)}
+        wanted = args.split or "train"
+        if wanted not in splits and (args.split or len(splits) > 1):
             raise ValueError(
-                f"card {args.dataset} has {', '.join(names)}, but no split {args.split or 'train'}"
+                f"card {args.dataset} has {', '.join(splits.values())}, but no split {wanted}"
             )
-    own = next((s for s in ("train", "val", "test") if name.endswith(f"_{s}")), None)
+        name = splits.get(wanted) or next(iter(splits.values()))
+    own = DATASETS[name].split
     if args.split and own and args.split != own:
         raise ValueError(f"--dataset {name} is the split {own}, but --split is {args.split}")
     split = check_name(args.split or own or "train", "split")

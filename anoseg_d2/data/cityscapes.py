@@ -47,4 +47,5 @@ def cityscapes_dataset(
         CITYSCAPES_CLASSES,
         CITYSCAPES_COLORS,
         expected_images,
+        split=split,
     )

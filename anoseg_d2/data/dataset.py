@@ -43,6 +43,7 @@ class Dataset:
         origin: the card or module that describes it, for messages.
         component_track: "anomaly" or "obstacle"; chooses the size limits of the component figures
             of an anomaly set (SegmentMeIfYouCan, arXiv:2104.14812).
+        split: which split of its source it is; "" where the source has only one.
     """
 
     name: str
@@ -55,6 +56,7 @@ class Dataset:
     present_classes: tuple[int, ...] | None = None
     origin: str = "built in"
     component_track: str = "anomaly"
+    split: str = ""
 
     def __post_init__(self):
         check_name(self.name, "dataset")  # it becomes the name of files and folders

@@ -25,6 +25,7 @@ road.
 import re
 import reprlib
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import yaml
@@ -122,10 +123,13 @@ class _Card:
         self.check_keys(self.card, (*_COMMON_KEYS, *_KINDS[kind]))
         name = self.name()
         build = self.closed_set if kind == "closed_set" else self.anomaly_set
-        return [
-            build(f"{name}_{where[-1]}" if where else name, layout, expected, entry, where)
-            for where, entry, layout, expected in self.layouts(_SPLIT_KEYS[kind])
-        ]
+        made = []
+        for where, entry, layout, expected in self.layouts(_SPLIT_KEYS[kind]):
+            split = where[-1] if where else ""
+            full_name = f"{name}_{split}" if split else name
+            dataset = build(full_name, layout, expected, entry, where)
+            made.append(replace(dataset, split=split))
+        return made
 
     def closed_set(self, name: str, layout: Layout, expected: int | None, *_) -> Dataset:
         classes, colors = self.classes()

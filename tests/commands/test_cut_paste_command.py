@@ -454,6 +454,25 @@ def test_a_dataset_without_split_uses_its_own(inputs, tmp_path, monkeypatch, cap
     assert "--dataset camvid_val is the split val, but --split is train" in error
 
 
+def test_every_split_of_a_card_is_found_by_its_own_name(inputs, tmp_path, monkeypatch, capsys):
+    """CamVid has `train` and `drives_train`: neither name may be taken for the other."""
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+    for stem in ("0001TP_1", "0006R0_1", "0006R0_2"):
+        for folder, pixels in (("train", (9, 9, 9)), ("trainannot", 3)):
+            path = tmp_path / "camvid" / folder / f"{stem}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB" if folder == "train" else "L", SHAPE[::-1], pixels).save(path)
+    objects = ["--coco-json", inputs[1] / "instances.json", "--coco-images", inputs[1]]
+    for split, images in (("train", 3), ("drives_train", 1), ("drives_val", 2)):
+        out = tmp_path / f"out_{split}"
+        arguments = [*objects, "--output", out, "--dataset", "camvid", "--split", split]
+        assert main(list(map(str, arguments))) == 0
+        assert len(list((out / "leftImg8bit" / split).rglob("*.png"))) == images
+    arguments = [*objects, "--output", tmp_path / "x", "--dataset", "camvid", "--split", "night"]
+    assert main(list(map(str, arguments))) == 2
+    assert "but no split night" in capsys.readouterr().err
+
+
 def test_train_ids_become_official_ids(tmp_path):
     stored = np.arange(12, dtype=np.uint8).reshape(3, 4)
     Image.fromarray(stored).save(tmp_path / "a_gtFine_labelTrainIds.png")
