@@ -391,12 +391,15 @@ def _add_test_keys(cfg) -> None:
     # Run the network in the mixed precision that SOLVER.AMP.PRECISION names; scores stay float32
     cfg.TEST.AMP = False
     cfg.TEST.WINDOW_OVERLAP = 0.0  # least overlap of neighbouring windows, fraction of a window
+    cfg.TEST.FLIP = False  # average with the mirrored image: every window twice, twice the time
     # `sem_seg` is one-hot (K, H, W), as detectron2's evaluators take it, instead of (H, W) ids
     cfg.TEST.SEM_SEG_MAPS = False
     node = cfg.TEST.ANOMALY = type(cfg)()
     # Names in the score registry, or ensembles as "rba+anomaly"; empty: all that the model offers
     node.SCORES = []
     node.TEMPERATURE = 1.0  # of the class softmax behind msp and entropy
+    # Weight of the score's mean over the mask that claims a pixel: s' = (1 - w) s + w mean(s)
+    node.MASK_POOLING = 0.0
     node.POSTPROCESS = []  # registered filters of the score map, in order
     node.EXACT = False  # metrics over every pixel, spilled to disk
     node.COMPONENTS = True  # component metrics (second pass over the scores)
@@ -536,6 +539,7 @@ RANGES: dict[str, Rule] = {
     "TEST.WINDOW_OVERLAP": number(0, 0.95),
     "TEST.ANOMALY.SCORES": sequence(text(empty=False)),
     "TEST.ANOMALY.TEMPERATURE": _POSITIVE,
+    "TEST.ANOMALY.MASK_POOLING": _FRACTION,
     "TEST.ANOMALY.POSTPROCESS": sequence(text(empty=False)),  # modeling/postprocess.py
     "OUTPUT_DIR": text(empty=False),
     "SEED": integer(-1, 2**31 - 1, "-1: drawn anew in every run"),
@@ -575,7 +579,7 @@ _INSTEAD = {
     "MODEL.BACKBONE": "set MODEL.EOMT.BACKBONE and MODEL.EOMT.SIZE",
     "MODEL.SEM_SEG_HEAD": "set MODEL.EOMT.NUM_CLASSES and MODEL.HEAD.NAME",
     "MODEL": "set the keys of MODEL.EOMT",
-    "TEST.AUG": "set TEST.WINDOW_OVERLAP; there is no other test-time augmentation",
+    "TEST.AUG": "set TEST.FLIP or TEST.WINDOW_OVERLAP; there is no other test-time augmentation",
     "TEST.PRECISE_BN": "go without: the network has no batch norms",
     "TEST": "set the keys of TEST.ANOMALY",
     "VIS_PERIOD": "set TEST.ANOMALY.REPORT_IMAGES",

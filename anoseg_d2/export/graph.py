@@ -74,7 +74,7 @@ class ExportModel(nn.Module):
         spec: inputs and outputs.
     Raises:
         ValueError: scores that the model cannot give, ensembles without statistics, filters
-            together with an open batch, or a model in mixed precision.
+            together with an open batch, mask pooling, or a model in mixed precision.
     """
 
     def __init__(self, model: nn.Module, spec: ExportSpec):
@@ -83,6 +83,12 @@ class ExportModel(nn.Module):
         scores.check_statistics(names, model.score_statistics)
         if model.inference_dtype is not None:
             raise ValueError("TEST.AMP is True; an export sets its own precision: set it False")
+        if model.mask_pooling > 0:
+            raise ValueError(
+                f"TEST.ANOMALY.MASK_POOLING is {model.mask_pooling}; it cannot be exported: which "
+                "of two equally strong masks claims a pixel depends on rounding, so another "
+                "runtime would give some pixels another score. Export with 0"
+            )
         if model.postprocess and spec.batch is None:
             raise ValueError(
                 "TEST.ANOMALY.POSTPROCESS works image by image and needs a batch of a fixed size"
@@ -92,7 +98,7 @@ class ExportModel(nn.Module):
         self.names = names
         self.weights_sha256 = weights_hash(self.model.state_dict())
         size = tuple(spec.image_size or model.image_size)
-        self.plan = windows.plan_windows(size, model.image_size, model.window_overlap)
+        self.plan = windows.plan_windows(size, model.image_size, model.window_overlap, model.flip)
         self.resize = FixedResize(size, self.plan.resized) if size != self.plan.resized else None
         if spec.half:
             _halve(self.model)
@@ -118,11 +124,14 @@ class ExportModel(nn.Module):
     def _cut(self, image: Tensor) -> Tensor:
         """Cut the windows of all images, (B n, 3, h, w) float32."""
         if self.spec.any_size:
-            return F.interpolate(image, size=self.plan.window, mode="bilinear", antialias=True)
-        if self.resize is not None:
+            image = F.interpolate(image, size=self.plan.window, mode="bilinear", antialias=True)
+        elif self.resize is not None:
             image = self.resize(image)
         height, width = self.plan.window
         crops = [image[..., y : y + height, x : x + width] for y, x in self.plan.origins]
+        if len(crops) == 1:
+            return crops[0]
+        crops = [c.flip(-1) if f else c for c, f in zip(crops, self.plan.flipped, strict=True)]
         return torch.stack(crops, dim=1).flatten(0, 1)
 
     def _merge(self, mask_logits: Tensor, coefficients: Tensor, patch_maps: list[Tensor]) -> Tensor:
@@ -136,6 +145,8 @@ class ExportModel(nn.Module):
             maps = [scores.combine_masks(coefficients[:, index], logits)]
             maps += [F.interpolate(m[:, index], size=size, mode="bilinear") for m in patch_maps]
             window_maps = torch.cat(maps, dim=1)
+            if self.plan.flipped[index]:
+                window_maps = window_maps.flip(-1)
             if count == 1:
                 return window_maps
             merger.add(window_maps, index)

@@ -63,6 +63,7 @@ def describe(
         "window": list(inner.image_size),
         "resized": list(inner.image_size if spec.any_size else model.plan.resized),
         "origins": [list(origin) for origin in model.plan.origins],
+        "flipped": model.plan.flipped,
         "score_statistics": {name: list(inner.score_statistics[name]) for name in sorted(parts)},
         "temperature": inner.temperature,
         "thresholds_tpr95": dict(thresholds or {}),

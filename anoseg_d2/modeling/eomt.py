@@ -92,8 +92,10 @@ class EoMT(nn.Module):
         pixel_mean, pixel_std: statistics of RGB 0..255; applied once, here.
         score_names: anomaly scores at inference; empty for all that apply.
         temperature: temperature of the softmax behind `msp` and `entropy`.
+        mask_pooling: weight of the mean over the mask that claims a pixel, see `mask_pooling`; 0
+            leaves the scores as they are.
         postprocess: names in `POSTPROCESS`, applied to each score map in order.
-        window_overlap: see `windows.plan_windows`.
+        window_overlap, flip: see `windows.plan_windows`.
         window_batch: most windows per forward pass, of one image or several; 0 for 8. It is
             halved where memory runs out, and stays lowered.
         query_tolerance: see `inference.choose_queries`.
@@ -123,8 +125,10 @@ class EoMT(nn.Module):
         pixel_std: tuple[float, ...] = PIXEL_STD,
         score_names: tuple[str, ...] = (),
         temperature: float = 1.0,
+        mask_pooling: float = 0.0,
         postprocess: tuple[str, ...] = (),
         window_overlap: float = 0.0,
+        flip: bool = False,
         window_batch: int = 0,
         query_tolerance: float = 1e-4,
         inference_dtype: torch.dtype | None = None,
@@ -176,7 +180,9 @@ class EoMT(nn.Module):
         # Mean and spread of scores on known pixels, for ensembles; stored with checkpoints.
         self.score_statistics: dict[str, tuple[float, float]] = {}
         self.postprocess = [POSTPROCESS[name] for name in postprocess]
-        self.window_overlap, self.window_batch = window_overlap, window_batch
+        self.mask_pooling = mask_pooling
+        self.window_overlap, self.flip = window_overlap, flip
+        self.window_batch = window_batch
         self.progress = 0.0
         for name, values in (("pixel_mean", pixel_mean), ("pixel_std", pixel_std)):
             self.register_buffer(name, torch.tensor(values).view(3, 1, 1), persistent=False)
@@ -220,8 +226,10 @@ class EoMT(nn.Module):
             "pixel_std": cfg.MODEL.PIXEL_STD,
             "score_names": cfg.TEST.ANOMALY.SCORES,
             "temperature": cfg.TEST.ANOMALY.TEMPERATURE,
+            "mask_pooling": cfg.TEST.ANOMALY.MASK_POOLING,
             "postprocess": cfg.TEST.ANOMALY.POSTPROCESS,
             "window_overlap": cfg.TEST.WINDOW_OVERLAP,
+            "flip": cfg.TEST.FLIP,
             "window_batch": cfg.INPUT.WINDOW_BATCH,
             "query_tolerance": cfg.TEST.QUERY_TOLERANCE,
             "inference_dtype": (

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from anoseg_d2.modeling import scores
+from anoseg_d2.modeling.mask_pooling import claimed_regions, pool_over_regions
 from anoseg_d2.modeling.windows import WindowPlan, cut_windows, plan_windows, resize_rows
 
 __all__ = [
@@ -57,6 +58,11 @@ class WindowPrediction(NamedTuple):
     coefficients: dict[str, Tensor]
     patch_maps: dict[str, Tensor]
 
+    def flip(self) -> "WindowPrediction":
+        """Return the maps mirrored left to right; coefficients have no place in the image."""
+        mirrored = {name: value.flip(-1) for name, value in self.patch_maps.items()}
+        return WindowPrediction(self.mask_logits.flip(-1), self.coefficients, mirrored)
+
 
 def infer_images(
     model: nn.Module, samples: list[dict], score_names: Iterable[str] | None = None
@@ -77,14 +83,16 @@ def infer_images(
     """
     names = model.check_scores(score_names) if score_names else model.score_names
     plans = [
-        plan_windows(tuple(sample["image"].shape[-2:]), model.image_size, model.window_overlap)
+        plan_windows(
+            tuple(sample["image"].shape[-2:]), model.image_size, model.window_overlap, model.flip
+        )
         for sample in samples
     ]
     results, windows = [], []
     with torch.inference_mode():
         for window in _predict_all(model, samples, plans, names):
-            windows.append(window)
             plan, sample = plans[len(results)], samples[len(results)]
+            windows.append(window.flip() if plan.flipped[len(windows)] else window)
             if len(windows) == len(plan.origins):
                 height, width = sample["image"].shape[-2:]
                 size = (sample.get("height", height), sample.get("width", width))
@@ -154,7 +162,8 @@ def _select(model, mask_logits, coefficients, patch_maps) -> list[WindowPredicti
     for index, logits in enumerate(mask_logits):
         own = {name: value[index] for name, value in coefficients.items()}
         order, kept = choose_queries(own, model.query_tolerance)
-        order = order[: max(kept.values())]
+        if model.mask_pooling == 0:  # pooling reads every mask, those of no object too
+            order = order[: max(kept.values())]
         windows.append(
             WindowPrediction(
                 logits[order],
@@ -213,6 +222,12 @@ def _read_image(model, windows: list[WindowPrediction], plan: WindowPlan, size, 
         confidence[start:stop] = values["confidence"][0]
         for name, value in values["scores"].items():
             score_maps[name][start:stop] = value[0]
+    if model.mask_pooling > 0:
+        regions = claimed_regions([w.mask_logits for w in windows], plan, size, STRIP_ELEMENTS)
+        score_maps = {
+            name: pool_over_regions(value, regions, model.mask_pooling)
+            for name, value in score_maps.items()
+        }
     for function in model.postprocess:
         score_maps = {name: function(value, sem_seg) for name, value in score_maps.items()}
     return {"sem_seg": sem_seg, "scores": score_maps, "confidence": confidence}

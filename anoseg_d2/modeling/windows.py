@@ -33,15 +33,20 @@ class WindowPlan(NamedTuple):
     resized: (H, W) of the image when it is cut.
     window: (H, W) of each window.
     origins: (y, x) of each window's upper left corner.
+    flipped: whether the network sees this window mirrored left to right.
     """
 
     resized: tuple[int, int]
     window: tuple[int, int]
     origins: list[tuple[int, int]]
+    flipped: list[bool]
 
 
 def plan_windows(
-    image_size: tuple[int, int], window: tuple[int, int], overlap: float = 0.0
+    image_size: tuple[int, int],
+    window: tuple[int, int],
+    overlap: float = 0.0,
+    flip: bool = False,
 ) -> WindowPlan:
     """Scale an image until it just covers the window, and place windows along its longer side.
 
@@ -52,6 +57,8 @@ def plan_windows(
         image_size: native (H, W).
         window: (H, W) that the model sees.
         overlap: least overlap of neighbouring windows, fraction of a window, 0 <= overlap < 1.
+        flip: see every window a second time, mirrored. The two overlap completely, so merging
+            takes the mean of both, as it does wherever windows overlap.
     Raises:
         ValueError: an overlap out of range, an empty image, or one so elongated that its resized
             version has more than `MOST_PIXELS`.
@@ -71,7 +78,9 @@ def plan_windows(
             f"{MOST_PIXELS} pixels allowed; crop it, or choose a smaller INPUT.CROP_SIZE"
         )
     starts = [_starts(side, size, overlap) for side, size in zip(resized, window, strict=True)]
-    return WindowPlan(resized, tuple(window), [(y, x) for y in starts[0] for x in starts[1]])
+    origins = [(y, x) for y in starts[0] for x in starts[1]]
+    flipped = [False] * len(origins) + [True] * (len(origins) if flip else 0)
+    return WindowPlan(resized, tuple(window), origins * (1 + flip), flipped)
 
 
 def _starts(side: int, window: int, overlap: float) -> list[int]:
@@ -82,11 +91,15 @@ def _starts(side: int, window: int, overlap: float) -> list[int]:
 
 
 def cut_windows(image: Tensor, plan: WindowPlan) -> Tensor:
-    """Resize a uint8 image (bilinear, antialiased) and cut it: (3, H, W) -> (n, 3, h, w) uint8."""
+    """Resize a uint8 image (bilinear, antialiased) and cut it: (3, H, W) -> (n, 3, h, w) uint8.
+
+    Windows that the plan flips come out mirrored; their maps have to be mirrored back.
+    """
     if tuple(image.shape[-2:]) != plan.resized:
         image = TF.resize(image, list(plan.resized), antialias=True)
     height, width = plan.window
-    return torch.stack([image[:, y : y + height, x : x + width] for y, x in plan.origins])
+    crops = [image[:, y : y + height, x : x + width] for y, x in plan.origins]
+    return torch.stack([c.flip(-1) if f else c for c, f in zip(crops, plan.flipped, strict=True)])
 
 
 class WindowMerger:

@@ -93,17 +93,23 @@ def test_the_traced_module_equals_the_model(make_model, head, lora, has_anomaly)
 
 
 @pytest.mark.parametrize("size", [(50, 90), (97, 40), (32, 80), (20, 24)])
-@pytest.mark.parametrize("overlap", [0.0, 0.4])
-def test_windows_inside_equal_the_model(make_model, size, overlap):
-    model = make_model(window_overlap=overlap)
+@pytest.mark.parametrize("overlap,flip", [(0.0, False), (0.4, False), (0.0, True)])
+def test_windows_inside_equal_the_model(make_model, size, overlap, flip):
+    model = make_model(window_overlap=overlap, flip=flip)
     images = photographs(2, *size)
     spec = ExportSpec(("rba", "energy"), batch=2, image_size=size, input="float32")
     found = dict(zip(spec.outputs, ExportModel(model, spec)(images.float()), strict=True))
     assert_same({k: v.numpy() for k, v in found.items()}, answers(model, images, spec.scores))
 
 
-def test_the_memory_inside_the_graph_equals_the_model(make_model):
-    model = make_model()
+def test_mask_pooling_is_refused_because_a_tie_would_fall_differently(make_model):
+    with pytest.raises(ValueError, match="MASK_POOLING is 0.5; it cannot be exported"):
+        ExportModel(make_model(mask_pooling=0.5), ExportSpec(("rba",)))
+
+
+@pytest.mark.parametrize("flip", [False, True])
+def test_the_memory_inside_the_graph_equals_the_model(make_model, flip):
+    model = make_model(flip=flip)
     model.patch_maps["memory"] = PatchMemory(torch.randn(9, 32), 0)
     images = photographs(1, 50, 90)
     spec = ExportSpec(("rba", "memory"), image_size=(50, 90))

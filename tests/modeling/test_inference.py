@@ -8,6 +8,8 @@ from torch.nn import functional as F
 
 from anoseg_d2.modeling import EoMT, inference
 from anoseg_d2.modeling.inference import choose_queries, is_out_of_memory
+from anoseg_d2.modeling.memory import PatchMemory
+from anoseg_d2.modeling.ratio import RatioHead
 from anoseg_d2.modeling.scores import (
     combine_masks,
     known_distribution,
@@ -40,9 +42,11 @@ def limited(model, most, error):
 def slow_twin(model, sample, names):
     """Scores, segmentation and confidence of one image: whole maps, every query, plain torch."""
     image = sample["image"]
-    plan = plan_windows(tuple(image.shape[-2:]), model.image_size, model.window_overlap)
+    size = tuple(image.shape[-2:])
+    plan = plan_windows(size, model.image_size, model.window_overlap, model.flip)
     mask_logits, class_logits = model.predict_masks(cut_windows(image, plan))[-1]
     enlarged = F.interpolate(mask_logits, size=plan.window, mode="bilinear")
+    enlarged[plan.flipped] = enlarged[plan.flipped].flip(-1)
     size = (sample.get("height", image.shape[1]), sample.get("width", image.shape[2]))
     maps = {}
     coefficients = linear_coefficients(class_logits, model.num_known, names, model.temperature)
@@ -65,13 +69,14 @@ SIZES = [
 
 
 @pytest.mark.parametrize("strip", [2**20, 3000])
-@pytest.mark.parametrize("overlap", [0.0, 0.3])
+@pytest.mark.parametrize("overlap,flip", [(0.0, False), (0.3, False), (0.0, True)])
 @pytest.mark.parametrize("size,output", SIZES, ids=str)
 def test_strips_equal_whole_maps_of_every_query(
-    tiny_eomt, monkeypatch, size, output, overlap, strip
+    tiny_eomt, monkeypatch, size, output, overlap, flip, strip
 ):
     monkeypatch.setattr(inference, "STRIP_ELEMENTS", strip)
-    model = tiny_eomt(has_anomaly=True, window_overlap=overlap, temperature=1.5).eval()
+    options = {"window_overlap": overlap, "flip": flip, "temperature": 1.5}
+    model = tiny_eomt(has_anomaly=True, **options).eval()
     sample = {"image": torch.randint(256, (3, *size), dtype=torch.uint8)}
     if output:
         sample |= {"height": output[0], "width": output[1]}
@@ -79,6 +84,38 @@ def test_strips_equal_whole_maps_of_every_query(
     torch.testing.assert_close(found["scores"], expected["scores"], rtol=1e-5, atol=2e-5)
     torch.testing.assert_close(found["confidence"], expected["confidence"], rtol=0, atol=1e-5)
     assert (found["sem_seg"] != expected["sem_seg"]).float().mean() < 1e-3
+
+
+def with_patch_maps(model):
+    """Add a memory and a head with two rows and blocks at random."""
+    torch.nn.init.normal_(model.query.weight)
+    model.patch_maps["memory"] = PatchMemory(torch.randn(6, 32), 0)
+    model.patch_maps["ratio"] = RatioHead(32, (0, 2))
+    return model.eval()
+
+
+def test_with_flip_a_symmetric_image_has_symmetric_maps_of_every_score(tiny_eomt):
+    model = with_patch_maps(tiny_eomt(has_anomaly=True, flip=True))
+    half = torch.randint(256, (3, 32, 16), dtype=torch.uint8)
+    sample = {"image": torch.cat([half, half.flip(-1)], dim=-1)}
+    found = model([sample])[0]
+    assert {"memory", "ratio", "rba", "anomaly"} <= found["scores"].keys()
+    for name, score in found["scores"].items():
+        torch.testing.assert_close(score, score.flip(-1), rtol=0, atol=1e-6, msg=name)
+    assert torch.equal(found["sem_seg"], found["sem_seg"].flip(-1))
+    model.flip = False
+    score = model([sample])[0]["scores"]["rba"]
+    assert (score - score.flip(-1)).abs().max() > 1e-4, "without it, the maps are not symmetric"
+
+
+def test_with_flip_a_mirrored_image_has_mirrored_maps_and_each_window_runs_twice(tiny_eomt):
+    model = with_patch_maps(tiny_eomt(has_anomaly=True, flip=True))
+    image = torch.randint(256, (3, 40, 80), dtype=torch.uint8)
+    tried = limited(model, 99, None)
+    found, mirrored = model([{"image": image}])[0], model([{"image": image.flip(-1)}])[0]
+    assert tried == [4, 4]
+    for name, score in found["scores"].items():
+        torch.testing.assert_close(score, mirrored["scores"][name].flip(-1), msg=name)
 
 
 def test_windows_of_several_images_share_a_forward_and_change_nothing(tiny_eomt):
