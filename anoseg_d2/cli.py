@@ -13,16 +13,16 @@ __all__ = ["COMMANDS", "main"]
 
 # Name, module, and arguments that go before the user's; what it does.
 COMMANDS = {
-    "train": ("train", [], "train a model (train_net.py)"),
-    "eval": ("train", ["--eval-only"], "evaluate a checkpoint (train_net.py --eval-only)"),
-    "predict": ("predict", [], "anomaly maps of images and videos (demo/demo.py)"),
-    "export": ("export", [], "write ONNX or .pt2 (tools/export_model.py)"),
-    "convert": ("convert", [], "change a checkpoint's format (tools/convert_checkpoint.py)"),
-    "maps": ("maps", [], "evaluate the score maps of any method (tools/evaluate_maps.py)"),
-    "compare": ("compare", [], "runs and methods side by side (tools/compare.py)"),
-    "check": ("check", [], "look through datasets (datasets/check.py)"),
-    "cut-paste": ("cut_paste", [], "paste unknown objects (datasets/prepare_cut_paste.py)"),
-    "memory": ("memory", [], "add the memory score (tools/build_memory.py)"),
+    "train": ("train", [], "train a model"),
+    "eval": ("train", ["--eval-only"], "evaluate a checkpoint"),
+    "predict": ("predict", [], "anomaly maps of images and videos"),
+    "export": ("export", [], "write ONNX or .pt2"),
+    "convert": ("convert", [], "change a checkpoint's format"),
+    "maps": ("maps", [], "evaluate the score maps of any method"),
+    "compare": ("compare", [], "runs and methods side by side"),
+    "check": ("check", [], "look through datasets"),
+    "cut-paste": ("cut_paste", [], "paste unknown objects"),
+    "memory": ("memory", [], "add the memory score"),
 }
 
 

@@ -1,6 +1,7 @@
 """The command `anoseg`: quick help, one version, and the same code as the scripts."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -78,7 +79,6 @@ def test_a_script_is_its_command_and_nothing_else(path):
     imported = [ast.unparse(node) for node in tree.body if isinstance(node, ast.ImportFrom)]
     assert imported == [f"from anoseg_d2.commands.{module} import main"]
     assert not [node for node in tree.body if isinstance(node, ast.FunctionDef)]
-    assert path in cli.COMMANDS[SCRIPTS[path]][2]
 
 
 def test_eval_evaluates(monkeypatch):
@@ -92,3 +92,14 @@ def test_the_exit_status_is_that_of_the_command(tmp_path, capsys):
     status = cli.main(["compare", str(tmp_path / "none"), "--output", str(tmp_path / "out")])
     assert status == 2
     assert capsys.readouterr().err.startswith("error: ")
+
+
+def test_no_text_of_the_package_sends_an_installed_user_to_a_script_of_the_checkout():
+    script = re.compile(r"(tools|datasets|demo)/\w+\.py|train_net\.py|\w+_checkpoint\.py")
+    found = []
+    for path in sorted((ROOT / "anoseg_d2").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            text = node.value if isinstance(node, ast.Constant) else None
+            if isinstance(text, str) and script.search(text) and "a checkout of" not in text:
+                found.append(f"{path.relative_to(ROOT)}: {script.search(text)[0]}")
+    assert not found

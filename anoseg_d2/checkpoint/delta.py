@@ -30,8 +30,8 @@ def warn_of_delta(checkpoint: Checkpoint) -> None:
         return
     logger.warning(
         "%s: the LayerNorm gains of the encoder are near 0. It looks like a delta that is to be "
-        "added to other weights: name them in MODEL.DELTA_BASE, or add them once by "
-        "tools/convert_checkpoint.py --delta-base",
+        "added to other weights: name them in MODEL.DELTA_BASE, or add them once with "
+        "`anoseg convert --delta-base`",
         checkpoint.source,
     )
 

@@ -337,6 +337,6 @@ def _pickle_refusal(path: Path, error: str) -> str:
     return (
         f"checkpoint {path} is refused: it holds more than tensors and plain values, and "
         f"unpickling that can run code ({reason.strip()[:200]}). If the file is whole and you "
-        f"trust its origin, convert it once: python tools/convert_checkpoint.py {path} "
+        f"trust its origin, convert it once: anoseg convert {path} "
         "--allow-pickle --to anoseg --output weights.safetensors"
     )

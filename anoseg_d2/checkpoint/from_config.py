@@ -142,7 +142,7 @@ def _attach_memory(model: nn.Module, checkpoint: Checkpoint, training: bool) -> 
     if about.get("block") != block or about.get("backbone_sha256") != backbone_hash(rest, block):
         raise ValueError(
             f"{checkpoint.source}: its memory was built from another backbone, so its scores would "
-            "mean nothing; build it again with tools/build_memory.py"
+            "mean nothing; build it again with `anoseg memory`"
         )
     model.patch_maps["memory"] = PatchMemory(rows, block).to(model.device)
     return checkpoint

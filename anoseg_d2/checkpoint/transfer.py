@@ -251,7 +251,7 @@ class _Plan:
                 self.problems.append(
                     f"{name}: LoRA scaled by alpha / rank = {scale:g} in the checkpoint, "
                     f"{scales[name]:g} in the model; set MODEL.LORA.ALPHA and RANK as it had them, "
-                    "or merge it first (tools/merge_lora.py)"
+                    "or merge it first (anoseg convert --merge)"
                 )
 
     def plan_adapter_file(self) -> None:

@@ -4,8 +4,8 @@
     anoseg compare ours=output/seed0 ours=output/seed1 PixOOD=out/pixood --output figures/
     anoseg compare experiments/camvid/results.json --output figures/ --best
 
-Each argument is a run's folder, its report folder, or a results.json of train_net.py or
-evaluate_maps.py, with a name before `=` if the folder's is not the one to show. Arguments of the
+Each argument is a run's folder, its report folder, or a results.json of `anoseg eval` or
+`anoseg maps`, with a name before `=` if the folder's is not the one to show. Arguments of the
 same name are runs of one method, such as its seeds: tables show the mean and the sample standard
 deviation. Written: index.html (with the images of runs that kept theirs), results.md, results.tex
 (booktabs, for a two-column paper), results.csv and results.json.

@@ -8,12 +8,16 @@
     anoseg convert lora.safetensors --base stage3/model_final.pth \
         --to anoseg --output whole.pth
 
-Everything that is read is accounted for on the way; what another format cannot hold is refused.
-Exit status: 0 written; 2 a mistake in the call or in a file, which one line names.
+`--merge` adds LoRA adapters into their weights, which leaves the outputs the same up to rounding;
+huggingface and official are always merged. Every tensor is accounted for, and what the other
+format cannot hold is refused.
+
+Exit status: 0 written; 2 a mistake in the call or in a file, which one message names.
 """
 
 import argparse
 import json
+from dataclasses import replace
 from pathlib import Path
 
 from anoseg_d2.checkpoint import Checkpoint, read_checkpoint
@@ -21,6 +25,7 @@ from anoseg_d2.checkpoint.adapters import adapter_payload, join_adapter
 from anoseg_d2.checkpoint.delta import add_delta, warn_of_delta
 from anoseg_d2.checkpoint.files import write_checkpoint, write_tensors
 from anoseg_d2.checkpoint.formats_out import to_huggingface, to_official
+from anoseg_d2.checkpoint.lora_state import lora_module_names, merge_lora_state
 from anoseg_d2.checkpoint.spec import FORMAT_NAME, FORMAT_VERSION
 from anoseg_d2.utils.cli import add_import_option, import_modules, run_command
 from anoseg_d2.utils.files import write_json
@@ -45,6 +50,8 @@ def convert(args: argparse.Namespace) -> None:
         checkpoint = add_delta(checkpoint, read_checkpoint(args.delta_base))
     if args.base:
         checkpoint = join_adapter(checkpoint, read_checkpoint(args.base))
+    if args.merge:
+        checkpoint = merged(checkpoint)
     warn_of_delta(checkpoint)
     complete(checkpoint, args)
     written = WRITERS[args.to](checkpoint, Path(args.output), args)
@@ -82,6 +89,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--delta-base", help="weights that the encoder of this checkpoint is a difference to"
     )
     parser.add_argument("--base", help="base weights of an adapter file, which make it whole")
+    parser.add_argument("--merge", action="store_true", help="merge adapters into their weights")
     parser.add_argument(
         "--approximate",
         action="store_true",
@@ -111,6 +119,25 @@ def check_output(output: Path, args: argparse.Namespace) -> None:
     target = output / "config.json" if is_folder else output
     if target.exists() and not args.overwrite:
         raise ValueError(f"{target} exists; remove it or pass --overwrite")
+
+
+def merged(checkpoint: Checkpoint) -> Checkpoint:
+    """Return the checkpoint with its adapters added into their weights.
+
+    Raises:
+        ValueError: there are no adapters, or it is an adapter file without its base.
+    """
+    names = lora_module_names(checkpoint.state_dict)
+    if not names:
+        raise ValueError(f"{checkpoint.source} has no LoRA adapters: nothing to merge")
+    if checkpoint.format == "anoseg_adapter":
+        raise ValueError(f"{checkpoint.source} needs its base weights: give --base")
+    state = merge_lora_state(checkpoint.state_dict, checkpoint.spec.adapters)
+    gone = ("lora", "adapter", "base_hash", "frozen")
+    meta = {key: value for key, value in checkpoint.meta.items() if key not in gone}
+    print(f"merged {len(names)} adapters")
+    spec = replace(checkpoint.spec, adapters={}, has_adapters=False)
+    return replace(checkpoint, state_dict=state, spec=spec, meta=meta | {"lora": None})
 
 
 def complete(checkpoint: Checkpoint, args: argparse.Namespace) -> None:

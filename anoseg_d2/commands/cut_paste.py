@@ -441,13 +441,10 @@ def how_to_use(job: CutPasteJob) -> str:
     card, name = job.output / CARD, card_name(job)
     cards = f"DATASETS.CARDS \"('{card}',)\""
     if job.benchmark:
-        return (
-            f"evaluate on it: python train_net.py --eval-only ... {cards} "
-            f"DATASETS.TEST \"('{name}',)\""
-        )
+        return f"evaluate on it: anoseg eval ... {cards} DATASETS.TEST \"('{name}',)\""
     own = "" if job.reader.is_cityscapes else f" MODEL.EOMT.NUM_CLASSES {len(job.reader.classes)}"
     return (
-        f"train on it: python train_net.py --config-file configs/arcface_full.yaml {cards} "
+        f"train on it: anoseg train --config-file arcface_full {cards} "
         f"DATASETS.TRAIN \"('{name}_{job.split}',)\" MODEL.EOMT.ANOMALY_CLASS True{own}"
     )
 

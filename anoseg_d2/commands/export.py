@@ -134,8 +134,8 @@ def run(args: argparse.Namespace) -> list[Difference]:
     checkpoint = read_checkpoint(args.source)
     if checkpoint.format == "anoseg_adapter":
         raise ValueError(
-            f"{args.source} holds only adapters; merge them first: python tools/merge_lora.py "
-            f"{args.source} --base BASE --output merged.pth"
+            f"{args.source} holds only adapters; join them with their base first: anoseg convert "
+            f"{args.source} --base BASE --to anoseg --output whole.pth"
         )
     model = load_model(args)
     spec = make_spec(args, ("rba", "anomaly") if model.has_anomaly else ("rba",))

@@ -49,7 +49,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--outputs",
         help=f"of {','.join(OUTPUTS)}; default: overlay,heatmap, and contours,json where there "
         "is a threshold. raw_png has 16 bits and states its scale (score = score_offset + "
-        "score_scale * value, text chunks); tools/evaluate_maps.py reads it and raw_npy",
+        "score_scale * value, text chunks); `anoseg maps` reads it and raw_npy",
     )
     _add_component_options(add)
     add(

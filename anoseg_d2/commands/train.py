@@ -4,7 +4,7 @@ Examples:
     anoseg train --config-file eomt_baseline
     anoseg train --config-file arcface_lora --num-gpus 4 --resume
     anoseg train --config-file arcface_lora --eval-only MODEL.WEIGHTS model.pth
-    torchrun --nproc-per-node 4 train_net.py --config-file configs/arcface_lora.yaml
+    torchrun --nproc-per-node 4 -m anoseg_d2 train --config-file arcface_lora
 """
 
 import argparse

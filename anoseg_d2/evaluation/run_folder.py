@@ -41,7 +41,7 @@ def check_method(output_dir, method: str) -> None:
     for path in sorted(Path(output_dir).glob("inference/*/result.json")):
         found = read_record(path).get("method")
         if found != method:
-            whose = f"the method {found!r}" if found else "a model that train_net.py evaluated"
+            whose = f"the method {found!r}" if found else "a model of `anoseg train`"
             raise ValueError(
                 f"{output_dir} holds the figures of {whose} on {path.parent.name}, and those of "
                 f"{method!r} would be mixed with them. Choose another --output"

@@ -100,7 +100,7 @@ def register_score(
     return add
 
 
-PATCH_MAPS.register("memory")("tools/build_memory.py adds one to a checkpoint")
+PATCH_MAPS.register("memory")("`anoseg memory` adds one to a checkpoint")
 PATCH_MAPS.register("ratio")(
     "MODEL.RATIO.ENABLED True trains one in stages 3 and 4, configs/ratio.yaml on a checkpoint"
 )

@@ -1,4 +1,4 @@
-"""Images and videos in; pictures, raw maps and components out. `demo/demo.py` is built from it.
+"""Images and videos in; pictures, raw maps and components out. `anoseg predict` is built from it.
 
 - `AnomalyPredictor`: images, paths, lists, folders or generators in, maps out.
 - `find_inputs`: finds the images and videos that a user names.

@@ -167,7 +167,7 @@ def load_run(output_dir, datasets=None, *, name=None, model=None, config=None) -
         raise FileNotFoundError(
             f"no evaluation of {', '.join(missing) or 'any dataset'} under "
             f"{output_dir / 'inference'}; found: {', '.join(found) or 'nothing'}. Evaluate first: "
-            "train_net.py --eval-only"
+            "anoseg eval"
         )
     records = {}
     for dataset in dict.fromkeys(datasets or found):
@@ -193,7 +193,7 @@ def load_runs(path, name: str | None = None) -> list[Run]:
     if found is None:
         raise FileNotFoundError(
             f"{path}: no results.json there or in its report/ folder; evaluate first "
-            "(train_net.py --eval-only, tools/evaluate_maps.py)"
+            "(anoseg eval, anoseg maps)"
         )
     results = read_results(found)
     curves_path = found.with_name("curves.json")

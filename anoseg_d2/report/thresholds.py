@@ -24,7 +24,7 @@ def read_threshold(path, score: str, tpr: float, dataset: str | None = None) -> 
     results = find_results(path)
     if results is None:
         raise FileNotFoundError(
-            f"no results.json at {path}: evaluate first (train_net.py --eval-only), then name its "
+            f"no results.json at {path}: evaluate first (anoseg eval), then name its "
             "file or the run's folder"
         )
     entry = _score_entry(results, score, dataset)

@@ -54,7 +54,7 @@ def test_a_pickle_with_code_is_refused_and_not_run(tmp_path, legacy):
     trap, path = tmp_path / "trap", tmp_path / "weights.pth"
     payload = {"state_dict": tiny().state_dict(), "hyper_parameters": Harmful(trap)}
     torch.save(payload, path, _use_new_zipfile_serialization=not legacy)
-    with pytest.raises(ValueError, match="refused.*convert_checkpoint.py .*--allow-pickle"):
+    with pytest.raises(ValueError, match="refused.*anoseg convert .*--allow-pickle"):
         read_checkpoint(path)
     assert not trap.exists()
     assert read_checkpoint(path, allow_pickle=True).format == "anoseg"

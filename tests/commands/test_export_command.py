@@ -211,7 +211,7 @@ def test_a_missing_checkpoint_is_named(tmp_path, capsys):
 def test_an_adapter_file_is_sent_to_the_merge(tiny_eomt, tmp_path, capsys):
     save_adapter(tiny_eomt(lora={"rank": 2}), tmp_path / "adapter.pth")
     assert export(tmp_path / "adapter.pth", "--output", tmp_path / "m.pt2") == 2
-    assert "holds only adapters; merge them first: python tools/merge_lora" in (
+    assert "holds only adapters; join them with their base first: anoseg convert" in (
         capsys.readouterr().err
     )
 

@@ -223,7 +223,7 @@ def test_the_folder_of_an_evaluated_model_is_refused(tool, maps, tmp_path, capsy
     evaluator.process(images[:1], [{"scores": {"rba": score_of(images[0], 0)}}])
     evaluator.evaluate()
     assert tool.main(arguments(tmp_path, folder)) == 2
-    assert "train_net.py" in capsys.readouterr().err
+    assert "anoseg train" in capsys.readouterr().err
 
 
 def test_a_second_score_of_the_same_method_is_kept_next_to_the_first(tool, maps, tmp_path):

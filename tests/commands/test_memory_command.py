@@ -63,7 +63,7 @@ def test_a_memory_of_another_backbone_is_refused(tool, weights, photos, tmp_path
     assert len(payload["model"]["patch_maps.memory.rows"]) == 5
     payload["model"]["backbone.blocks.0.mlp.fc1.weight"] += 0.1
     torch.save(payload, tmp_path / "other.pth")
-    with pytest.raises(ValueError, match="another backbone.*build_memory"):
+    with pytest.raises(ValueError, match="another backbone.*anoseg memory"):
         AnomalyPredictor.from_pretrained(str(tmp_path / "other.pth"))
 
 

@@ -287,5 +287,5 @@ def test_temperature_one_reads_probs_and_equals_the_tempered_maps_to_the_bit():
 def test_a_score_of_patch_tokens_is_offered_only_by_a_model_that_has_its_map():
     assert "memory" not in available_scores(True)
     assert "memory" in available_scores(False, patch_maps=["memory"])
-    with pytest.raises(ValueError, match="'memory'.*tools/build_memory.py"):
+    with pytest.raises(ValueError, match="'memory'.*anoseg memory"):
         available_scores(False, ["rba+memory"])
