@@ -119,6 +119,10 @@ def load_checkpoint(
         seed=max(cfg.SEED, 0),
     )
     restore_statistics(model, checkpoint)
+    names = checkpoint.spec.class_names
+    # A model in training has those of its dataset already.
+    if names and len(names) == model.num_known and model.class_names is None:
+        model.class_names = list(names)
     return report
 
 

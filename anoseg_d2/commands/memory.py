@@ -19,7 +19,7 @@ import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from torch.nn import functional as F
 
-from anoseg_d2.checkpoint import model_meta, read_checkpoint
+from anoseg_d2.checkpoint import model_meta
 from anoseg_d2.checkpoint.files import write_checkpoint
 from anoseg_d2.checkpoint.identity import model_tensors
 from anoseg_d2.data.builtin import DATASETS
@@ -70,9 +70,7 @@ def run(args: argparse.Namespace) -> None:
     if args.rows < 1:
         raise ValueError(f"--rows must be at least 1, not {args.rows}")
     records = find_records(args)
-    checkpoint = read_checkpoint(args.weights)
     model = AnomalyPredictor.from_pretrained(args.weights, args.opts).model
-    model.class_names = checkpoint.spec.class_names
     block = memory_block(len(model.backbone.blocks), model.num_blocks)
     held_out = records[::HELD_OUT] if len(records) > 1 else records
     inside = [r for r in records if r not in held_out] or records

@@ -132,7 +132,9 @@ def run(args) -> int:
             print(f"{name}: threshold {options[name]['threshold']:.6g} at {args.tpr:g} % TPR")
     with contextlib.ExitStack() as stack:
         outputs = {
-            name: stack.enter_context(ScoreOutputs(args.output, name, **options[name]))
+            name: stack.enter_context(
+                ScoreOutputs(args.output, name, palette=predictor.palette, **options[name])
+            )
             for name in names
         }
         job = PredictionJob(predictor, outputs, temporal=args.temporal, max_frames=args.max_frames)

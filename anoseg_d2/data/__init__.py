@@ -8,6 +8,7 @@
 - `DATASETS`: every registered `Dataset` by name.
 - `register_all`, `register_anomaly_benchmarks`, `register_cards`, `register_dataset`: add
   datasets to detectron2's catalogs.
+- `class_colors`: names and colours of the classes that a model knows.
 - `LABEL_RULES`: what the values of each label format mean.
 - `load_label`: reads a label file as train ids.
 - `read_image`, `read_label`, `write_image`: read and write pixels.
@@ -28,6 +29,7 @@ _EXPORTS = {
     "register_anomaly_benchmarks": "builtin",
     "register_cards": "builtin",
     "register_dataset": "builtin",
+    "class_colors": "class_colors",
     "LABEL_RULES": "label_rules",
     "load_label": "label_rules",
     "read_image": "image_io",

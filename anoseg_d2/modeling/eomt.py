@@ -163,6 +163,7 @@ class EoMT(nn.Module):
             raise ValueError(f"MODEL.EOMT.RECOMPUTE is {recompute!r}; allowed: none, heads, all")
         self.recompute = recompute
         self.asked_scores = list(score_names)
+        self.class_names: list[str] | None = None  # from a dataset or a checkpoint
         # Maps of patch tokens by name, `memory` and `ratio`, which come with a checkpoint.
         self.patch_maps = nn.ModuleDict()
         self.ratio_alone = ratio_alone

@@ -25,8 +25,6 @@ OUTPUTS = {
     "json": ".json",
 }
 _PICTURES = ("overlay", "heatmap", "contours", "segmentation")
-# Cityscapes' colours, then spread hues for the classes of other datasets.
-_PALETTE = class_palette(255)
 _NEED_THRESHOLD = ("contours", "json")
 
 
@@ -64,6 +62,7 @@ class ScoreOutputs:
         value_range: ends of the colour scale; None to take `display_range` of the first image
             for all of them, so that colours are comparable.
         info: further plain values for the json's `info`.
+        palette: (256, 3) uint8 RGB of the classes; None for the colours of Cityscapes.
     """
 
     def __init__(
@@ -76,12 +75,14 @@ class ScoreOutputs:
         min_size: int = 50,
         value_range: tuple[float, float] | None = None,
         info: dict | None = None,
+        palette: np.ndarray | None = None,
     ):
         check_outputs(kinds, threshold)
         self.folder, self.name, self.kinds = Path(folder) / name, name, tuple(kinds)
         self.threshold, self.min_size, self.value_range = threshold, min_size, value_range
         facts = {"score": name, "threshold": threshold, "min_size": min_size, **(info or {})}
         self._json = CocoWriter(self.folder / "components.json", facts)
+        self.palette = class_palette(255) if palette is None else palette
         self._has_components = any(kind in _NEED_THRESHOLD for kind in self.kinds)
 
     def __enter__(self) -> "ScoreOutputs":
@@ -130,7 +131,7 @@ class ScoreOutputs:
             "overlay": lambda: glow(photo, score, *self.value_range),
             "heatmap": lambda: add_color_bar(score, *self.value_range, self.name, self.threshold),
             "contours": lambda: draw_detections(photo, detections),
-            "segmentation": lambda: overlay(photo, color_classes(sem_seg, _PALETTE), 0.6),
+            "segmentation": lambda: overlay(photo, color_classes(sem_seg, self.palette), 0.6),
         }
         return {kind: draw[kind]() for kind in self.kinds if kind in _PICTURES}
 

@@ -12,6 +12,7 @@ from detectron2.modeling import build_model
 from anoseg_d2.checkpoint import build_config_overrides, read_checkpoint
 from anoseg_d2.checkpoint.from_config import load_checkpoint, load_weights
 from anoseg_d2.config import load_config
+from anoseg_d2.data.class_colors import class_colors
 from anoseg_d2.data.image_io import IMAGE_EXTENSIONS, read_image
 from anoseg_d2.modeling import eomt  # noqa: F401  registers the meta-architecture
 
@@ -73,6 +74,16 @@ class AnomalyPredictor:
     def score_names(self) -> list[str]:
         """Scores that the model gives."""
         return list(self.model.score_names)
+
+    @property
+    def class_names(self) -> list[str]:
+        """Names of the known classes, in the order of `sem_seg`'s values."""
+        return class_colors(self.model.num_known, self.model.class_names)[0]
+
+    @property
+    def palette(self) -> np.ndarray:
+        """Colours of the known classes: (256, 3) uint8 RGB, to index with `sem_seg`."""
+        return class_colors(self.model.num_known, self.model.class_names)[1]
 
     def __call__(self, images):
         """Predict one image or several.

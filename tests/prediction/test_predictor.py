@@ -186,3 +186,15 @@ def test_what_is_not_an_image_or_a_folder_is_refused(predictor, tmp_path):
         predictor.predict_folder(tmp_path / "gone")
     with pytest.raises(FileNotFoundError, match="contains no image"):
         predictor.predict_folder(tmp_path)
+
+
+def test_the_classes_of_a_checkpoint_have_their_names_and_colours(tmp_path, tiny_eomt):
+    from anoseg_d2.checkpoint import model_meta
+
+    model = tiny_eomt()
+    model.class_names = ["lawn", "path", "shed"]
+    torch.save({"model": model.state_dict(), "meta": model_meta(model)}, tmp_path / "tiny.pth")
+    predictor = AnomalyPredictor.from_pretrained(str(tmp_path / "tiny.pth"))
+    assert predictor.class_names == ["lawn", "path", "shed"]
+    assert model_meta(predictor.model)["class_names"] == ["lawn", "path", "shed"]
+    assert predictor.palette.shape == (256, 3)
