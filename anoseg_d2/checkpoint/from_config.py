@@ -123,6 +123,7 @@ def load_checkpoint(
     # A model in training has those of its dataset already.
     if names and len(names) == model.num_known and model.class_names is None:
         model.class_names = list(names)
+    model.averaged = not training and bool(checkpoint.meta.get("averaged"))
     return report
 
 

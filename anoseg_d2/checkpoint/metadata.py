@@ -26,8 +26,9 @@ def model_meta(model: nn.Module) -> dict[str, Any]:
         format, version, num_known, has_anomaly, head, head_options, num_queries, num_blocks,
         heads, backbone, norm_eps, image_size (H, W), patch_size, grid (rows, columns), pixel_mean
         and pixel_std (RGB 0..255), class_names,
-        score_statistics, lora (None, or rank, alpha, dropout and modules), and with adapters
-        frozen, the names of the tensors that did not train.
+        score_statistics, averaged (whether the weights are a training's moving average), lora
+        (None, or rank, alpha, dropout and modules), and with adapters frozen, the names of the
+        tensors that did not train.
     Raises:
         ValueError: adapters are merged into their weights, so that a reload would add them twice.
     """
@@ -58,6 +59,7 @@ def model_meta(model: nn.Module) -> dict[str, Any]:
         "score_statistics": {
             name: list(pair) for name, pair in getattr(model, "score_statistics", {}).items()
         },
+        "averaged": bool(getattr(model, "averaged", False)),
         "lora": adapters,
     }
     if adapters:  # what an adapter file leaves to its base

@@ -44,9 +44,10 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv=None) -> int:
     """Run the command; returns its exit status."""
     args = build_parser().parse_args(argv)
-    return run_command(
-        lambda: run(args), stopped="stopped; continue with the same command and --resume"
-    )
+    stopped = "stopped; continue with the same command and --resume"
+    if args.eval_only:  # where --resume would evaluate other weights
+        stopped = "stopped; the same command continues after the datasets that are finished"
+    return run_command(lambda: run(args), stopped)
 
 
 def run_rank(args: argparse.Namespace) -> None:
@@ -57,7 +58,7 @@ def run_rank(args: argparse.Namespace) -> None:
 
     from anoseg_d2.config import load_config
     from anoseg_d2.data.builtin import register_cards
-    from anoseg_d2.engine import Trainer, load_evaluated
+    from anoseg_d2.engine import Trainer, UnfinishedEvaluation, load_evaluated
 
     cfg = load_config(args.config_file, args.opts, args.imports)
     cfg.freeze()
@@ -67,7 +68,7 @@ def run_rank(args: argparse.Namespace) -> None:
     if args.eval_only:
         model = Trainer.build_model(cfg)
         load_evaluated(cfg, model, resume=args.resume)
-        Trainer.test(cfg, model)
+        Trainer.test(cfg, model, unfinished=UnfinishedEvaluation(cfg, model))
         return
     trainer = Trainer(cfg)
     trainer.resume_or_load(resume=args.resume)

@@ -3,6 +3,7 @@
 - `Trainer`: detectron2's `DefaultTrainer` with this project's loaders, optimiser and evaluators.
 - `check_inputs`: finds every dataset and the weights before anything long starts.
 - `load_evaluated`: loads the weights that `--eval-only` evaluates.
+- `UnfinishedEvaluation`: which datasets an evaluation that was stopped has finished.
 - `claim_output_dir`: holds OUTPUT_DIR for one run.
 - `launch_ranks`: starts a job on one process or many, and ends it as one.
 - `is_torchrun`: whether torchrun started this process.
@@ -17,10 +18,12 @@ from anoseg_d2.engine.output_dir import claim_output_dir
 from anoseg_d2.engine.solver import build_optimizer, build_scheduler
 from anoseg_d2.engine.step import StepTrainer
 from anoseg_d2.engine.trainer import Trainer, check_inputs, load_evaluated
+from anoseg_d2.engine.unfinished import UnfinishedEvaluation
 
 __all__ = [
     "StepTrainer",
     "Trainer",
+    "UnfinishedEvaluation",
     "build_optimizer",
     "build_scheduler",
     "check_inputs",

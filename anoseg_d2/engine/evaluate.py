@@ -4,6 +4,7 @@ import functools
 import logging
 import os
 import platform
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -110,7 +111,7 @@ def describe_model(cfg, model: nn.Module) -> dict:
     """Facts for results.json about the model as it was evaluated."""
     parameters = list(model.parameters())
     return {
-        "averaged": False,
+        "averaged": bool(getattr(model, "averaged", False)),
         "head": cfg.MODEL.HEAD.NAME,
         "num_known": cfg.MODEL.EOMT.NUM_CLASSES,
         "anomaly_class": cfg.MODEL.EOMT.ANOMALY_CLASS,
@@ -124,31 +125,46 @@ def describe_model(cfg, model: nn.Module) -> dict:
 def describe_run(cfg) -> dict:
     """Facts for results.json about the run: versions, git state, seed and command."""
     return {
-        "versions": {
-            "anoseg_d2": anoseg_d2.__version__,
-            "detectron2": detectron2.__version__,
-            "torch": torch.__version__,
-            "numpy": np.__version__,
-            "python": platform.python_version(),
-        },
-        "git": _git_state(),
+        "versions": versions(),
+        "git": git_state(Path(anoseg_d2.__file__).parent),
         "seed": cfg.SEED,
-        "command": " ".join(sys.argv),
+        "command": shlex.join(sys.argv),
     }
 
 
-def _git_state() -> str | None:
-    """Commit of the source tree, with "-dirty" after uncommitted changes; None without git."""
-    folder = Path(anoseg_d2.__file__).parent
-    try:
-        result = subprocess.run(
-            ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
-            cwd=folder,
+def versions() -> dict[str, str]:
+    """Return the versions of everything that computes figures."""
+    return {
+        "anoseg_d2": anoseg_d2.__version__,
+        "detectron2": detectron2.__version__,
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "python": platform.python_version(),
+    }
+
+
+def git_state(package: Path) -> str | None:
+    """Return the commit of a package's source tree, with "-dirty" after uncommitted changes.
+
+    Args:
+        package: its folder.
+    Returns:
+        None without git, and for a package that was installed somewhere inside another repository.
+    """
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(
+            ["git", *arguments],
+            cwd=package,
             capture_output=True,
             text=True,
             timeout=30,
+            check=True,
             env={**os.environ, "GIT_OPTIONAL_LOCKS": "0"},
-        )
-    except (OSError, subprocess.TimeoutExpired):
+        ).stdout.strip()
+
+    try:
+        git("ls-files", "--error-unmatch", "__init__.py")
+        return git("describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
+    except (OSError, subprocess.SubprocessError):
         return None
-    return result.stdout.strip() or None

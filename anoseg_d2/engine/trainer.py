@@ -35,6 +35,7 @@ from anoseg_d2.engine.hooks import (
 from anoseg_d2.engine.output_dir import last_checkpoint
 from anoseg_d2.engine.solver import build_optimizer, build_scheduler
 from anoseg_d2.engine.step import StepTrainer
+from anoseg_d2.engine.unfinished import UnfinishedEvaluation
 from anoseg_d2.modeling.inference import is_out_of_memory
 from anoseg_d2.modeling.lora import lora_state_dict
 from anoseg_d2.modeling.scores import ensemble_parts
@@ -113,9 +114,9 @@ def load_evaluated(cfg, model: nn.Module, resume: bool = False) -> None:
     if resume:
         cfg.MODEL.WEIGHTS = str(last_checkpoint(cfg.OUTPUT_DIR))
     report = load_weights(cfg, model)
-    averaged = Path(cfg.MODEL.WEIGHTS).name == "model_ema.pth"
-    model.run_facts = {"weights": resolve_weights(cfg), "averaged": averaged}
-    model.run_facts |= describe_weights(model, report.file)
+    if report.file is not None and report.file.name == "model_ema.pth":
+        model.averaged = True  # files of older versions say it only by their name
+    model.run_facts = {"weights": resolve_weights(cfg), **describe_weights(model, report.file)}
     logger.info("Evaluating %s", report.source)
 
 
@@ -147,6 +148,7 @@ class Trainer(DefaultTrainer):
         self.ema = None
         if cfg.SOLVER.EMA.ENABLED:
             self.ema = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(cfg.SOLVER.EMA.DECAY))
+            self.ema.module.averaged = True
         clip, amp = cfg.SOLVER.CLIP_GRADIENTS, cfg.SOLVER.AMP
         self._trainer = StepTrainer(
             _distribute(model),
@@ -323,7 +325,6 @@ class Trainer(DefaultTrainer):
                 averaged.score_statistics = {}
             file = final.with_name("model_ema.pth")
             averaged.run_facts = facts | _saved_weights(averaged, file, finished)
-            averaged.run_facts["averaged"] = True
             cfg = self.cfg.clone()
             cfg.defrost()
             cfg.OUTPUT_DIR = str(Path(cfg.OUTPUT_DIR) / "ema")
@@ -332,26 +333,42 @@ class Trainer(DefaultTrainer):
         return self._last_eval_results
 
     @classmethod
-    def test(cls, cfg, model, evaluators=None):
+    def test(cls, cfg, model, evaluators=None, *, unfinished: UnfinishedEvaluation | None = None):
         """Evaluate a model on DATASETS.TEST and write the report under OUTPUT_DIR.
 
         Args:
             cfg: config node.
             model: with its weights; left in the mode it came in.
             evaluators: one per dataset; None asks `build_evaluator`.
+            unfinished: datasets that an interrupted evaluation has finished; they are part of the
+                report, but not evaluated again. None evaluates all.
         Returns:
-            as `DefaultTrainer.test`: figures per dataset, or of the only one.
+            as `DefaultTrainer.test`: figures per dataset, or of the only one; without those that
+            were not evaluated again.
         """
         core = unwrap(model)
         measure_ensembles(cfg, core, cls.build_test_loader)
         if evaluators is None:
             evaluators = [cls.build_evaluator(cfg, name) for name in cfg.DATASETS.TEST]
         evaluators = list(evaluators) if isinstance(evaluators, (list, tuple)) else [evaluators]
-        results = super().test(cfg, core, evaluators)
+        by_name = dict(zip(cfg.DATASETS.TEST, evaluators, strict=True))
+        results = {}
+        for name, evaluator in by_name.items():
+            if unfinished is not None and unfinished.has(name):
+                logger.info("%s was evaluated before the interruption; its figures are kept", name)
+                continue
+            alone = cfg.clone()
+            alone.defrost()
+            alone.DATASETS.TEST = (name,)
+            results[name] = super().test(alone, core, [evaluator])
+            if unfinished is not None:
+                unfinished.add(name)
         if comm.is_main_process():
-            report_evaluation(cfg, core, dict(zip(cfg.DATASETS.TEST, evaluators, strict=True)))
+            report_evaluation(cfg, core, by_name)
+        if unfinished is not None:
+            unfinished.end()
         comm.synchronize()
-        return results
+        return results if len(results) != 1 else next(iter(results.values()))
 
 
 def _saved_weights(model: nn.Module, file: Path, finished: bool) -> dict:

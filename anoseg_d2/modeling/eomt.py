@@ -180,6 +180,7 @@ class EoMT(nn.Module):
         self.temperature = temperature
         # Mean and spread of scores on known pixels, for ensembles; stored with checkpoints.
         self.score_statistics: dict[str, tuple[float, float]] = {}
+        self.averaged = False  # whether the weights are the moving average of a training
         self.postprocess = [POSTPROCESS[name] for name in postprocess]
         self.mask_pooling = mask_pooling
         self.window_overlap, self.flip = window_overlap, flip
