@@ -6,6 +6,7 @@ import signal
 import pytest
 import torch
 from detectron2.engine import HookBase
+from detectron2.utils import comm
 from runs import small_run
 
 from anoseg_d2.engine import Trainer, check_inputs
@@ -98,6 +99,46 @@ def test_a_killed_run_resumes_to_the_same_bits(tmp_path, case):
     assert_equal(resumed.scheduler.state_dict()["last_epoch"], 10)
     if through.ema is not None:
         assert_equal(resumed.ema.state_dict(), through.ema.state_dict(), "average")
+
+
+def _killed_and_resumed_on_rank(rank, folder, configs):
+    """Compare a run on one of two processes with one that was killed before its sixth step."""
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2
+    )
+    comm.create_local_process_group(2)
+    for name, (through_cfg, killed_cfg) in configs.items():
+        through = trained(through_cfg)
+        with pytest.raises(Killed):
+            trained(killed_cfg, hook=KillAt(5))
+        torch.distributed.barrier()
+        resumed = trained(killed_cfg, resume=True)
+        assert resumed.start_iter == 4, name
+        assert_equal(resumed.model.state_dict(), through.model.state_dict(), name)
+        assert_equal(resumed._trainer.state_dict(), through._trainer.state_dict(), name)
+        if through.ema is not None:
+            assert_equal(resumed.ema.state_dict(), through.ema.state_dict(), name)
+        weights = [comm.all_gather(v) for v in resumed.model.state_dict().values()]
+        assert all(torch.equal(*pair) for pair in weights), name
+        torch.distributed.barrier()
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not torch.distributed.is_gloo_available(), reason="torch without gloo")
+def test_a_killed_run_on_two_processes_resumes_to_the_same_bits(tmp_path):
+    common = ("SOLVER.MAX_ITER", 10, "SOLVER.CHECKPOINT_PERIOD", 2, *RANDOM)
+    averaged = ("SOLVER.EMA.ENABLED", True, "SOLVER.EMA.DECAY", 0.5)
+    accumulated = ("SOLVER.IMS_PER_BATCH", 4, "SOLVER.ACCUMULATION", 2)
+    cases = {"LoRA": (*LORA, *averaged, *accumulated), "float16": FP16, "ratio": RATIO}
+    configs = {
+        name: [
+            small_run(tmp_path, f"{name}_{run}", *common, *more) for run in ("through", "killed")
+        ]
+        for name, more in cases.items()
+    }
+    torch.multiprocessing.spawn(_killed_and_resumed_on_rank, (str(tmp_path), configs), nprocs=2)
 
 
 def test_a_run_killed_in_an_evaluation_resumes_to_the_same_bits(tmp_path):

@@ -1,16 +1,21 @@
 #!/usr/bin/env python3
 """Kill runs (-9) at random moments, start them again, and compare with an undisturbed run.
 
-    python tests/faults/kill_runs.py
-    python tests/faults/kill_runs.py --only training --kills 10 --seed 3 --json figures.json
+    python tests/faults/kill_runs.py --kills 50 --json figures.json
+    python tests/faults/kill_runs.py --only training --kills 10 --seed 3
 
-Every kill starts a tiny job in a folder of its own, ends all of its processes at a random moment,
-and gives the same command again (with --resume for a training). The moment is drawn from the time
-that the undisturbed job takes; one half of the training kills waits for a checkpoint that is just
-being written instead. A kill holds when the second command succeeds and
+Every kill starts a tiny job in a folder of its own, ends all of its processes at a random point of
+their work, and gives the same command again (with --resume for a training). The point is drawn as
+a fraction of the files that the undisturbed job writes, so that a slow machine does not move it;
+for two thirds of the trainings' kills the script then waits until a checkpoint is just being
+written or renamed. A run that had ended before its point is started anew and is not counted.
 
-- training and two ranks: every tensor of model_final.pth is equal to the last bit,
-- evaluation: results.json has the same figures,
+A kill holds when the second command succeeds and
+
+- trainings, also on two processes: every tensor of model_final.pth is equal to the last bit, those
+  of the optimiser and of the average included,
+- evaluations: results.json has the same figures,
+- memory: the checkpoint with the memory has the same tensors,
 - cut-paste: every file has the same bytes,
 
 and when nothing temporary is left. Exit status: 0 all held, 1 some did not.
@@ -28,14 +33,17 @@ import tempfile
 import time
 from collections import Counter
 from dataclasses import dataclass, field
+from itertools import cycle
 from pathlib import Path
 
 import try_corpus
 
-ROOT = Path(__file__).resolve().parents[2]
-# The jobs in the order of their turns: two ranks take longest, so that they come least often.
-TURNS = ("training", "evaluation", "training", "cut-paste")
-TURNS += ("training", "evaluation", "training", "cut-paste", "two ranks")
+STEPS, PERIOD = 40, 2  # of the trainings, and between two of their checkpoints
+IMAGES = 60  # of the evaluations
+# The jobs in the order of their turns: 17 turns, of which two processes, the slowest, take one.
+TURNS = ("training", "evaluation", "ratio head", "cut-paste", "training", "with a memory")
+TURNS += ("training", "evaluation", "cut-paste", "memory", "training", "ratio head", "cut-paste")
+TURNS += ("evaluation", "training", "two processes", "training")
 
 
 @dataclass
@@ -46,8 +54,9 @@ class Job:
         door: the command, one of `try_corpus.DOORS`.
         first, again: its arguments; {out} is the output folder.
         outcome: reads what must be equal from the output folder.
-        seconds: of the undisturbed run.
-        writes: pattern of the temporary files to wait for in one half of the kills, or empty.
+        marks: pattern of files whose number shows how far the job is.
+        total: their number at the end.
+        writes: pattern of temporary files to wait for in some of the kills, or empty.
     """
 
     name: str
@@ -55,6 +64,8 @@ class Job:
     first: tuple[str, ...]
     again: tuple[str, ...]
     outcome: object
+    marks: str
+    total: int
     writes: str = ""
     seconds: float = 0.0
     expected: object = field(default=None, repr=False)
@@ -78,24 +89,56 @@ class Process:
         return self.status
 
     def wait(self, seconds: float) -> int | None:
-        """Wait so long; returns the exit status, or None."""
+        """Wait at most so long; returns the exit status, or None."""
         end = time.monotonic() + seconds
         while self.poll() is None and time.monotonic() < end:
             time.sleep(0.01)
         return self.status
 
     def kill(self) -> None:
-        """Kill it and all of its descendants, which share its session."""
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.pid, signal.SIGKILL)
+        """Kill it and all of its descendants, the ranks of a group of their own included."""
+        for pid in (self.pid, *descendants(self.pid)):  # first the launcher, which would react
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         self.wait(10)
 
 
+def descendants(pid: int) -> list[int]:
+    """Return the ids of all processes that a process has started, directly or not."""
+    found = []
+    with contextlib.suppress(OSError):
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            for child in map(int, (task / "children").read_text().split()):
+                found += [child, *descendants(child)]
+    return found
+
+
 def weights(output: Path) -> dict:
-    """Tensors of the last checkpoint as bytes, by name."""
+    """Tensors of the last checkpoint as bytes, by name; the optimiser's and the average's too."""
     import torch
 
-    state = torch.load(output / "model_final.pth", weights_only=True)["model"]
+    state = torch.load(output / "model_final.pth", weights_only=True)
+    return {
+        name: value.numpy().tobytes() if isinstance(value, torch.Tensor) else repr(value)
+        for name, value in flat({key: state[key] for key in state if key != "meta"})
+    }
+
+
+def flat(value, name: str = ""):
+    """Yield every leaf of nested dicts and lists with its path."""
+    if isinstance(value, (dict, list, tuple)):
+        entries = value.items() if isinstance(value, dict) else enumerate(value)
+        for key, entry in entries:
+            yield from flat(entry, f"{name}.{key}")
+    else:
+        yield name, value
+
+
+def remembered(output: Path) -> dict:
+    """Tensors of the checkpoint with a memory as bytes, by name."""
+    import torch
+
+    state = torch.load(output / "memory.pth", weights_only=True)["model"]
     return {name: tensor.numpy().tobytes() for name, tensor in state.items()}
 
 
@@ -120,45 +163,75 @@ def litter(output: Path) -> list[str]:
     return [
         str(path.relative_to(output))
         for path in output.rglob(".*")
-        if path.is_file() and (path.suffix == ".tmp" or "spill" in path.name)
+        if path.name != ".lock" and (path.suffix == ".tmp" or "-" in path.name)
     ]
 
 
 def jobs(folder: Path) -> list[Job]:
-    """Write the inputs; returns the four jobs."""
+    """Write the inputs; returns the jobs."""
     import corpus
-    import runs
 
     world = corpus.World(folder)
-    overrides = ("SOLVER.MAX_ITER", 60, "SOLVER.CHECKPOINT_PERIOD", 2, "SOLVER.EMA.ENABLED", True)
+    scenes = _many_scenes(world, 100)
+    _many_images(world, IMAGES)
+    remember = world.memory("--overwrite")
+    with_memory = folder / "memory"
+    paste, evaluate = world.paste(scenes=scenes), world.evaluate()
+    kept_labels = "inference/*/.kept-maps-*/*.label.npy"
+    scores = ("TEST.ANOMALY.SCORES", "['rba', 'memory']")
+    memory = Job("memory", "build_memory", remember, remember, remembered, ".memory.pth.*", 1)
+    measure(memory, folder, with_memory)
+    use_memory = world.evaluate(*scores, weights=with_memory / "memory.pth")
+    common = (kept_labels, IMAGES)
+    return [
+        *_trainings(folder, world),
+        Job("evaluation", "--eval-only", evaluate, evaluate, figures, *common),
+        Job("with a memory", "--eval-only", use_memory, use_memory, figures, *common),
+        memory,
+        Job("cut-paste", "prepare_cut_paste", paste, paste, pasted, "**/*_leftImg8bit.png", 200),
+    ]
+
+
+def _trainings(folder: Path, world) -> list[Job]:
+    """LoRA with dropout and averaging, on one process and on two, and the ratio head."""
+    import runs
+
+    common = ("SOLVER.MAX_ITER", STEPS, "SOLVER.CHECKPOINT_PERIOD", PERIOD)
+    common += ("MODEL.CRITERION.MATCH_POINTS", 20, "MODEL.CRITERION.LOSS_POINTS", 20)
     lora = ("MODEL.LORA.ENABLED", True, "MODEL.LORA.RANK", 2, "MODEL.LORA.DROPOUT", 0.3)
-    points = ("MODEL.CRITERION.MATCH_POINTS", 20, "MODEL.CRITERION.LOSS_POINTS", 20)
-    cfg = runs.small_run(folder, "run", *overrides, *lora, *points)
-    cfg.DATASETS.TRAIN = ("faults",)
-    config = folder / "train.yaml"
-    config.write_text(cfg.dump())
-    base, end = ("--config-file", str(config)), ("OUTPUT_DIR", "{out}")
-    two = ("--num-gpus", "2")
-    many = folder / "many"
-    shutil.copytree(world.scenes, many)
+    lora += ("SOLVER.EMA.ENABLED", True, "SOLVER.ACCUMULATION", 2, "SOLVER.IMS_PER_BATCH", 4)
+    ratio = ("MODEL.EOMT.ANOMALY_CLASS", True, "MODEL.RATIO.ENABLED", True)
+    found = []
+    for name, more, overrides in (
+        ("training", (), lora),
+        ("ratio head", (), ratio),
+        ("two processes", ("--num-gpus", "2"), lora),
+    ):
+        cfg = runs.small_run(folder, "run", *common, *overrides)
+        cfg.DATASETS.TRAIN = ("faults",)
+        cfg.DATASETS.CARDS = [str(world.card)]
+        config = folder / f"{name}.yaml".replace(" ", "_")
+        config.write_text(cfg.dump())
+        base, end = (*more, "--config-file", str(config)), ("OUTPUT_DIR", "{out}")
+        total = STEPS // PERIOD
+        resume = (*base, "--resume", *end)
+        marks = ("model_*.pth", total, ".model_*.tmp")
+        found.append(Job(name, "train_net", base + end, resume, weights, *marks))
+    runs.write_dataset(folder, "faults", 4)  # small_run has named it otherwise
+    return found
+
+
+def _many_scenes(world, count: int) -> Path:
+    """Repeat the scenes, so that the generation takes some seconds."""
+    folder = world.folder / "many"
+    shutil.copytree(world.scenes, folder)
     for split in ("leftImg8bit", "gtFine"):
-        place = many / split / "train" / "aachen"
+        place = folder / split / "train" / "aachen"
         for path in sorted(place.iterdir()):
-            for index in range(1, 100):
+            for index in range(1, count):
                 name = path.name.replace("aachen_0000", f"aachen_{index:02d}00")
                 shutil.copy(path, place / name)
-    runs.write_dataset(folder, "faults", 4)
-    big = folder / "eval.yaml"
-    _many_images(world, 60)
-    big.write_text(world.config.read_text())
-    paste, evaluate = world.paste(scenes=many), world.evaluate()
-    train, resume = base + end, (*base, "--resume", *end)
-    return [
-        Job("training", "train_net", train, resume, weights, ".*.tmp"),
-        Job("two ranks", "train_net", two + train, two + resume, weights, ".*.tmp"),
-        Job("evaluation", "--eval-only", evaluate, evaluate, figures),
-        Job("cut-paste", "prepare_cut_paste", paste, paste, pasted, ".*.tmp"),
-    ]
+    return folder
 
 
 def _many_images(world, count: int) -> None:
@@ -168,51 +241,72 @@ def _many_images(world, count: int) -> None:
             shutil.copy(folder / f"{index % 4}.png", folder / f"{index}.png")
 
 
-def measure(job: Job, folder: Path) -> None:
+def measure(job: Job, folder: Path, output: Path) -> None:
     """Run a job undisturbed."""
-    output, log = folder / f"{job.name} through", folder / f"{job.name}.txt"
+    log = folder / f"{job.name}.txt"
     began = time.monotonic()
-    status = Process(job, job.first, output, log).wait(600)
+    status = Process(job, job.first, output, log).wait(1200)
     job.seconds = time.monotonic() - began
     if status != 0:
         raise RuntimeError(f"{job.name} failed undisturbed:\n{log.read_text()[-3000:]}")
     job.expected = job.outcome(output)
+    print(f"{job.name}: {job.seconds:.1f} s undisturbed", flush=True)
 
 
-def kill(job: Job, number: int, folder: Path, rng: random.Random) -> tuple[str, str]:
-    """Kill a job once and run it again; returns when it was killed, and what did not hold."""
-    output, log = folder / f"{job.name} {number}", folder / f"{job.name} {number}.txt"
-    process = Process(job, job.first, output, log)
-    moment = rng.uniform(0.05, 1.0) * job.seconds
-    began, writing = time.monotonic(), False
-    awaited = bool(job.writes) and number % 2 == 1
-    moment = min(moment, 0.9 * job.seconds) if awaited else moment
-    while process.poll() is None:
-        late = time.monotonic() - began > moment
-        writing = awaited and late and any(output.rglob(job.writes))
-        if writing or (late and not awaited):
+def reach(job: Job, process: Process, output: Path, point: float, in_write: bool) -> bool:
+    """Wait until the job is at a point of its work; returns whether a file was being written."""
+    wanted = point * job.total
+    seen = 0.0
+    while process.poll() is None and seen < wanted:
+        seen = len(list(output.glob(job.marks)))
+        if wanted >= job.total and seen == job.total:
             break
-        if not awaited:
-            time.sleep(0.002)
-    alive = process.poll() is None
+        time.sleep(0.005)
+    if wanted >= job.total:  # what follows the last file leaves no marks
+        process.wait((point - 1) * job.seconds)
+    if not in_write:
+        return False
+    while process.poll() is None:
+        if any(output.glob(job.writes)):
+            return True
+    return False
+
+
+def kill(job: Job, number: int, folder: Path, rng: random.Random) -> tuple[str, bool, str]:
+    """Kill a job once and run it again.
+
+    Returns:
+        where it was killed, whether in a write, and what did not hold.
+    """
+    for attempt in range(20):
+        output = folder / f"{job.name} {number}.{attempt}"
+        log = folder / f"{output.name}.txt"
+        process = Process(job, job.first, output, log)
+        in_write = bool(job.writes) and number % 3 > 0
+        point = rng.uniform(0, 0.95 if in_write else 1.2)
+        writing = reach(job, process, output, point, in_write)
+        time.sleep(rng.uniform(0, 0.02))  # within the write, at its rename, or just after it
+        if process.poll() is None:
+            break
+        shutil.rmtree(output)
+    else:
+        return "no moment", False, "it always ended before"
     process.kill()
-    when = f"{time.monotonic() - began:.2f} s"
-    when += ", in a write" if writing and alive else ""
-    when += "" if alive else ", had ended"
+    when = f"{100 * point:.0f} %" + (", in a write" if writing else "")
     process = Process(job, job.again, output, log)
-    status = process.wait(60 + 10 * job.seconds)
+    status = process.wait(120 + 20 * job.seconds)
     if status is None:
         process.kill()
-        return when, "the second run hangs"
+        return when, writing, "the second run hangs"
     if status:
-        return when, f"exit status {status}: {log.read_text().strip().splitlines()[-1:]}"
+        return when, writing, f"exit status {status}: {log.read_text().strip().splitlines()[-1:]}"
     found = job.outcome(output)
+    left = litter(output)
+    shutil.rmtree(output)
     if found != job.expected:
         names = [n for n in {*found, *job.expected} if found.get(n) != job.expected.get(n)]
-        return when, f"differs in {len(names)}: {sorted(names)[:3]}"
-    if litter(output):
-        return when, f"leaves {litter(output)[:3]}"
-    return when, ""
+        return when, writing, f"differs in {len(names)}: {sorted(names)[:3]}"
+    return when, writing, f"leaves {left[:3]}" if left else ""
 
 
 def main() -> int:
@@ -221,9 +315,9 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--kills", type=int, default=50, help="in all (default: 50)")
-    parser.add_argument("--only", help="training, two ranks, evaluation or cut-paste")
+    parser.add_argument("--only", choices=sorted(set(TURNS)), help="one job")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--minutes", type=float, default=60, help="begin no kill after these")
+    parser.add_argument("--minutes", type=float, default=120, help="begin no kill after these")
     parser.add_argument("--json", type=Path, help="write the table here as well")
     args = parser.parse_args()
     args.json = args.json and args.json.resolve()
@@ -232,26 +326,23 @@ def main() -> int:
     began, rng = time.monotonic(), random.Random(args.seed)
     tried, held, writes = Counter(), Counter(), Counter()
     with tempfile.TemporaryDirectory(prefix="kills-") as name:
-        chosen = [job for job in jobs(Path(name)) if args.only in (None, job.name)]
-        for job in chosen:
-            measure(job, Path(name))
-            print(f"{job.name}: {job.seconds:.1f} s undisturbed", flush=True)
-        by_name = {job.name: job for job in chosen}
-        order = [by_name[turn] for turn in TURNS if turn in by_name]
-        for number in range(args.kills):
-            if time.monotonic() - began > 60 * args.minutes:
+        chosen = {job.name: job for job in jobs(Path(name)) if args.only in (None, job.name)}
+        for job in chosen.values():
+            if job.expected is None:
+                measure(job, Path(name), Path(name) / f"{job.name} through")
+        for turn in cycle([turn for turn in TURNS if turn in chosen]):
+            late = time.monotonic() - began > 60 * args.minutes
+            if tried.total() == args.kills or late:
                 break
-            job = order[number % len(order)]
-            when, failure = kill(job, tried[job.name], Path(name), rng)
-            tried[job.name] += 1
-            held[job.name] += not failure
-            writes[job.name] += "in a write" in when
-            print(f"{job.name}, killed at {when}: {failure or 'held'}", flush=True)
-    print(f"\n{'job':<12} {'kills':>6} {'in a write':>11} {'held':>6}")
-    for job in chosen:
-        line = (tried[job.name], writes[job.name], held[job.name])
-        print(f"{job.name:<12} {line[0]:>6} {line[1]:>11} {line[2]:>6}")
-    print(f"{'all':<12} {tried.total():>6} {writes.total():>11} {held.total():>6}")
+            when, writing, failure = kill(chosen[turn], tried[turn], Path(name), rng)
+            tried[turn] += 1
+            held[turn] += not failure
+            writes[turn] += writing
+            print(f"{turn}, killed at {when}: {failure or 'held'}", flush=True)
+    print(f"\n{'job':<14} {'kills':>6} {'in a write':>11} {'held':>6}")
+    for turn in chosen:
+        print(f"{turn:<14} {tried[turn]:>6} {writes[turn]:>11} {held[turn]:>6}")
+    print(f"{'all':<14} {tried.total():>6} {writes.total():>11} {held.total():>6}")
     if args.json:
         from anoseg_d2.utils.files import write_json
 
