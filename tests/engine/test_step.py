@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from detectron2.utils import comm
 from runs import small_run
 
 from anoseg_d2.engine import Trainer, check_inputs
@@ -40,6 +41,28 @@ def test_a_step_that_is_not_finite_touches_neither_weights_nor_checkpoint(
         assert torch.equal(value, trainer.before[name]), name
     assert (tmp_path / "run" / "last_checkpoint").read_text() == "model_0000002.pth"
     assert not (tmp_path / "run" / "model_final.pth").exists()
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_on_several_ranks_the_images_of_the_broken_loss_are_named(tmp_path, monkeypatch, precision):
+    amp = ("SOLVER.AMP.ENABLED", precision == "fp16", "SOLVER.AMP.PRECISION", "fp16")
+    trainer = started_trainer(tmp_path, *amp)
+    trainer.model.query.weight.register_hook(lambda grad: grad * float("nan"))
+    other = (float("inf"), ["theirs.png"])
+    monkeypatch.setattr(comm, "all_gather", lambda mine: [mine, other])
+    with pytest.raises(FloatingPointError, match="the loss is inf .*Images: theirs.png. Last"):
+        trainer.train()
+
+
+def test_a_float16_overflow_on_every_rank_only_skips_the_step(tmp_path, monkeypatch):
+    amp = ("SOLVER.AMP.ENABLED", True, "SOLVER.AMP.PRECISION", "fp16", "SOLVER.MAX_ITER", 1)
+    trainer = started_trainer(tmp_path, *amp)
+    before = {k: v.clone() for k, v in trainer.model.state_dict().items()}
+    trainer.model.query.weight.register_hook(lambda grad: grad * float("inf"))
+    monkeypatch.setattr(comm, "all_gather", lambda mine: [mine, (1.0, ["theirs.png"])])
+    trainer.train()
+    assert all(torch.equal(v, before[k]) for k, v in trainer.model.state_dict().items())
+    assert trainer._trainer.scaler.get_scale() < 2.0**16
 
 
 def test_the_gradient_norm_before_the_clip_is_logged(tmp_path):
