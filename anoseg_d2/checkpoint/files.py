@@ -40,7 +40,7 @@ from anoseg_d2.checkpoint.spec import (
     facts_of_file,
     pixel_statistics,
 )
-from anoseg_d2.utils.files import atomic_path, read_json
+from anoseg_d2.utils.files import atomic_path, read_json, remove_abandoned
 
 __all__ = ["last_checkpoint", "read_checkpoint", "write_checkpoint", "write_tensors"]
 
@@ -110,6 +110,7 @@ def write_checkpoint(payload: Mapping[str, Any], path) -> None:
         checksum = _checksum(meta, payload["model"])
         write_tensors(payload["model"], path, {FORMAT_NAME: meta, _CHECKSUM: checksum})
         return
+    remove_abandoned(path)
     with atomic_path(path) as partial, _as_os_error():
         torch.save(dict(payload), partial)
 
@@ -126,6 +127,7 @@ def write_tensors(
     Raises:
         OSError: it cannot be written; names the path and the free space.
     """
+    remove_abandoned(path)
     # Each tensor gets memory of its own: the format refuses views of one storage.
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in state.items()}
     metadata = {"format": "pt", **(metadata or {})}

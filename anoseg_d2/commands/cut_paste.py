@@ -38,7 +38,7 @@ from anoseg_d2.data.image_io import read_image, read_label, write_image
 from anoseg_d2.data.label_rules import LABEL_RULES
 from anoseg_d2.utils.cli import Progress, add_import_option, import_modules, run_command
 from anoseg_d2.utils.constants import ANOMALY, ANOMALY_COLOR, KNOWN, PASTED_ID, VOID
-from anoseg_d2.utils.files import check_name, write_atomic
+from anoseg_d2.utils.files import check_name, remove_abandoned, write_atomic
 
 DEFAULTS = CutPasteOptions()
 CARD = "card.yaml"
@@ -203,6 +203,8 @@ def prepare(args) -> int:
     summary = summarise(job, records)
     if everything is not None:
         text = json.dumps(summary, indent=1, sort_keys=True) + "\n"
+        for name in ("summary.json", CARD):
+            remove_abandoned(job.output / name)
         write_atomic(job.output / "summary.json", text.encode())
         write_card(job, summary["images"]["made"])
     _print_summary(summary, job.output, everything is not None)

@@ -7,6 +7,9 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+from anoseg_d2.evaluation.kept_maps import KEPT_PREFIX
+from anoseg_d2.evaluation.streaming.exact_counts import EXACT_PREFIX
+
 try:
     import fcntl
 except ImportError:  # not a Unix: runs are not kept apart
@@ -20,8 +23,17 @@ LOCK = ".lock"
 # What a training writes; everything else in the folder is left alone.
 _RESULTS = ("model_*.pth", "last_checkpoint", "metrics.json", "events.out.tfevents.*")
 _RESULT_FOLDERS = ("inference", "report", "ema")
-# Temporary names of files that were being written when a run was killed.
-_LITTER = ("*.tmp", ".*.tmp", "inference/**/.spill-*", "inference/**/*.tmp", "**/*.part.mp4")
+# Temporary names of files that were being written when a run was killed; averaged weights have
+# folders of their own.
+_LITTER = (
+    *("*.tmp", ".*.tmp", "**/*.part.mp4"),
+    *(f"{top}report/.*.tmp" for top in ("", "ema/")),
+    *(
+        f"{top}inference/**/{name}"
+        for top in ("", "ema/")
+        for name in (".*.tmp", ".spill-*", f"{KEPT_PREFIX}*", f"{EXACT_PREFIX}*")
+    ),
+)
 
 
 def last_checkpoint(output_dir) -> Path | None:

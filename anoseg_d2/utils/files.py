@@ -1,6 +1,7 @@
 """Write files whole or not at all, read and write JSON, and check names used as file names."""
 
 import contextlib
+import glob
 import json
 import math
 import os
@@ -10,11 +11,17 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+try:
+    import fcntl
+except ImportError:  # not a Unix
+    fcntl = None
+
 __all__ = [
     "atomic_path",
     "check_name",
     "publish",
     "read_json",
+    "remove_abandoned",
     "without_nan",
     "write_atomic",
     "write_json",
@@ -59,9 +66,9 @@ def atomic_path(path, suffix: str = ".tmp") -> Iterator[Path]:
         handle, temporary = tempfile.mkstemp(
             dir=path.parent, prefix=f".{path.name}.", suffix=suffix
         )
-        os.close(handle)
-        yield Path(temporary)
-        publish(temporary, path)
+        with _locked(handle):
+            yield Path(temporary)
+            publish(temporary, path)
     except BaseException as error:
         if temporary:
             with contextlib.suppress(OSError):
@@ -72,6 +79,33 @@ def atomic_path(path, suffix: str = ".tmp") -> Iterator[Path]:
                 error.errno, f"{error.strerror or error} ({_free_space(path)})", str(path)
             ) from error
         raise
+
+
+@contextlib.contextmanager
+def _locked(handle: int) -> Iterator[None]:
+    """Hold a lock while a temporary file is written, so that `remove_abandoned` leaves it alone."""
+    if fcntl is None:  # Windows cannot rename an open file
+        os.close(handle)
+        yield
+        return
+    try:
+        with contextlib.suppress(OSError):  # some network file systems have no locks
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(handle)
+
+
+def remove_abandoned(path) -> None:
+    """Delete temporary files of `atomic_path(path)` whose writers were killed."""
+    path = Path(path)
+    if fcntl is None:
+        return
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+        # Only a living writer holds the lock: another process may be writing the same file now.
+        with contextlib.suppress(OSError), open(left, "rb") as stream:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            left.unlink()
 
 
 def _free_space(path: Path) -> str:

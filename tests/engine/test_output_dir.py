@@ -63,10 +63,18 @@ def test_temporary_files_of_killed_runs_are_removed(tmp_path):
     litter = [folder / ".model_0000019.pth.x1.tmp", folder / "tmpa1.tmp"]
     for path in litter:
         path.write_text("half")
-    spill = folder / "inference" / "road_anomaly" / ".spill-3"
-    spill.mkdir(parents=True)
+    evaluated = folder / "ema" / "inference" / "road_anomaly"
+    folders = [evaluated / name for name in (".spill-3", ".kept-maps-x1", "exact_scores_x1")]
+    for path in folders:
+        path.mkdir(parents=True)
+        (path / "0.npy").write_text("half")
+    litter += [evaluated / ".result.json.x1.tmp", folder / "report" / ".index.html.x1.tmp"]
+    litter[-1].write_text("half")
+    litter[-2].write_text("half")
+    (evaluated / "result.json").write_text("{}")
     with claim_output_dir(folder, resume=True):
-        assert not any(path.exists() for path in (*litter, spill))
+        assert not any(path.exists() for path in (*litter, *folders))
+        assert (evaluated / "result.json").exists()
         assert (folder / "model_final.pth").exists()
 
 

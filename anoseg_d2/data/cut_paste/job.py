@@ -29,7 +29,7 @@ from anoseg_d2.data.cut_paste.paste import CutPasteOptions
 from anoseg_d2.data.cut_paste.sampling import sample_and_paste
 from anoseg_d2.data.cut_paste.sources import ObjectSource
 from anoseg_d2.data.image_io import read_image, write_image
-from anoseg_d2.utils.files import read_json, write_atomic
+from anoseg_d2.utils.files import read_json, remove_abandoned, write_atomic
 
 __all__ = ["CutPasteJob", "claim_output", "collect_manifest", "read_manifest", "run_job"]
 
@@ -146,6 +146,8 @@ def claim_output(job: CutPasteJob) -> str:
         ValueError: the folder was made differently or holds something else; the message names
             the differences.
     """
+    for name in (CONFIG, INPUTS, MANIFEST):
+        remove_abandoned(job.output / name)
     config, inputs = job.config(), job.inputs()
     digest = hashlib.sha256(json.dumps([config, inputs], sort_keys=True).encode()).hexdigest()
     path = job.output / CONFIG

@@ -1,0 +1,40 @@
+"""Files appear whole; what a killed writer left is removed, and what a living one writes is not."""
+
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from anoseg_d2.utils.files import remove_abandoned, write_atomic
+
+WRITE = """
+import sys
+from anoseg_d2.utils.files import atomic_path
+with atomic_path(sys.argv[1]) as temporary:
+    temporary.write_bytes(b"half")
+    print("writing", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_only_temporary_files_of_killed_writers_are_removed(tmp_path):
+    pytest.importorskip("fcntl")
+    path = tmp_path / "model [1].pth"
+    write_atomic(path, b"whole")
+    write_atomic(tmp_path / "other.pth", b"whole")
+    command = [sys.executable, "-c", WRITE, str(path)]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, env=os.environ, **pipes) as writer:
+        assert writer.stdout.readline() == "writing\n"
+        (temporary,) = tmp_path.glob(".*.tmp")
+        remove_abandoned(path)
+        assert temporary.exists()
+        writer.send_signal(signal.SIGKILL)
+        writer.wait()
+        remove_abandoned(tmp_path / "other.pth")
+        assert temporary.exists()
+        remove_abandoned(path)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["model [1].pth", "other.pth"]
+    assert path.read_bytes() == b"whole"
