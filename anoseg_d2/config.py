@@ -346,12 +346,14 @@ def _add_data_keys(cfg) -> None:
     node.COCO_IMAGES = ""
     node.CUTOUTS = ""  # folder of images with an alpha channel, pasted as unknown objects
     node.TEXTURES = ""  # folder of photographs that fill random blobs
+    node.STUFF_JSON = ""  # COCO's stuff_*.json: patches of surfaces out of COCO_IMAGES
     # COCO categories that are never pasted as unknown objects; empty: those that Cityscapes knows
     node.DROP_CATEGORIES = []
     node.MIN_AREA = 1000.0  # least area of a COCO object, pixels
     node.KEEP_CUT = False  # take objects that their photograph's border cuts off (the paper does)
     node.RATIO = 0.5  # of the images that receive objects (the paper: 1.0)
     node.COUNT = (1, 3)  # fewest and most unknown objects of an image
+    node.PARTS = 0.0  # fraction of the unknown objects of which only a random part is pasted
     node.CONTROL_OBJECTS = 0  # at most this many known COCO objects under their own label
     node.CONTROL_LEAST = 0  # and at least this many
     # At most this many segments of known things, cut from other training frames by their labels
@@ -510,6 +512,8 @@ RANGES: dict[str, Rule] = {
     "INPUT.CUT_PASTE.COCO_IMAGES": text(),
     "INPUT.CUT_PASTE.CUTOUTS": text(),
     "INPUT.CUT_PASTE.TEXTURES": text(),
+    "INPUT.CUT_PASTE.STUFF_JSON": text(),
+    "INPUT.CUT_PASTE.PARTS": _FRACTION,
     "INPUT.CUT_PASTE.DROP_CATEGORIES": sequence(text(empty=False)),
     "INPUT.CUT_PASTE.MIN_AREA": number(0),
     "INPUT.CUT_PASTE.RATIO": _FRACTION,

@@ -81,6 +81,11 @@ def _add_inputs(parser) -> None:
     )
     group.add_argument("--textures", metavar="DIR", help="photographs to fill random blobs with")
     group.add_argument(
+        "--stuff-json",
+        metavar="FILE",
+        help="COCO stuff_*.json of the same photographs: also paste patches of surfaces",
+    )
+    group.add_argument(
         "--keep-category",
         nargs="+",
         metavar="NAME",
@@ -136,6 +141,10 @@ def _add_choices(parser) -> None:
         help=f"fraction of images with objects (default: {DEFAULTS.ratio}; paper: 1.0)",
     )
     group.add_argument("--count", type=int, nargs=2, default=DEFAULTS.count, metavar="N")
+    group.add_argument(
+        "--parts", type=float, default=DEFAULTS.parts, metavar="F",
+        help="fraction of the unknown objects of which only a random part is pasted (default: 0)",
+    )  # fmt: skip
     group.add_argument(
         "--controls", type=int, nargs=2, default=DEFAULTS.control_count, metavar="N",
         help="fewest and most pasted COCO objects of known classes (default: 0 0; try 0 2)",
@@ -243,6 +252,7 @@ def build_job(args) -> CutPasteJob:
     options = CutPasteOptions(
         ratio=ratio,
         count=tuple(args.count),
+        parts=args.parts,
         control_count=tuple(args.controls),
         closed_set_count=tuple(args.closed_set),
         scale=tuple(args.scale),
@@ -306,8 +316,10 @@ def _scenes(args):
 
 def _sources(args, reader):
     outliers, controls = [], []
-    if bool(args.coco_json) != bool(args.coco_images):
-        raise ValueError("--coco-json and --coco-images belong together; give both")
+    if bool(args.coco_json or args.stuff_json) != bool(args.coco_images):
+        raise ValueError(
+            "--coco-json (or --stuff-json) and --coco-images belong together; give both"
+        )
     if args.coco_json:
         drop = set(OVERLAP) | set(() if args.keep_extra else EXTRA_OVERLAP)
         drop = (drop | set(args.drop_category)) - set(args.keep_category)
@@ -319,6 +331,9 @@ def _sources(args, reader):
             controls.append(OBJECT_SOURCES["coco"](labels=_control_labels(reader), **common))
     elif args.controls[1]:
         raise ValueError("--controls pastes COCO objects of known classes; give --coco-json")
+    if args.stuff_json:
+        stuff = {"json_file": args.stuff_json, "images": args.coco_images}
+        outliers.append(OBJECT_SOURCES["coco_stuff"](**stuff))
     outliers += [OBJECT_SOURCES["cutouts"](folder=args.cutouts)] if args.cutouts else []
     outliers += [OBJECT_SOURCES["textures"](folder=args.textures)] if args.textures else []
     if not outliers:

@@ -138,16 +138,17 @@ def _online_cut_paste(cfg) -> OnlineCutPaste | None:
     node = cfg.INPUT.CUT_PASTE
     if not node.ENABLED:
         return None
-    if not (node.COCO_JSON or node.CUTOUTS or node.TEXTURES):
+    if not (node.COCO_JSON or node.STUFF_JSON or node.CUTOUTS or node.TEXTURES):
         raise ValueError(
             "INPUT.CUT_PASTE.ENABLED is True, but INPUT.CUT_PASTE.COCO_JSON is empty, and so are "
-            "CUTOUTS and TEXTURES; give COCO's instances_train2017.json and train2017"
+            "STUFF_JSON, CUTOUTS and TEXTURES; give COCO's instances_train2017.json and train2017"
         )
     # Labels are already train ids when this pastes, so ground and anomaly are given as train ids.
     train_ids = _train_ids_by_name(cfg)
     options = CutPasteOptions(
         ratio=node.RATIO,
         count=tuple(node.COUNT),
+        parts=node.PARTS,
         control_count=(node.CONTROL_LEAST, node.CONTROL_OBJECTS),
         closed_set_count=(node.CLOSED_SET_LEAST, node.CLOSED_SET_OBJECTS),
         scale=tuple(node.SCALE),
@@ -177,10 +178,10 @@ def _online_cut_paste(cfg) -> OnlineCutPaste | None:
 def _object_sources(node, train_ids: dict[str, int]):
     """Build the sources of unknown and of known objects."""
     outliers, controls = [], []
-    if bool(node.COCO_JSON) != bool(node.COCO_IMAGES):
+    if bool(node.COCO_JSON or node.STUFF_JSON) != bool(node.COCO_IMAGES):
         raise ValueError(
-            "INPUT.CUT_PASTE.COCO_JSON and INPUT.CUT_PASTE.COCO_IMAGES belong together; one of "
-            "them is empty"
+            "INPUT.CUT_PASTE.COCO_JSON (or STUFF_JSON) and INPUT.CUT_PASTE.COCO_IMAGES belong "
+            "together; one of them is empty"
         )
     if node.COCO_JSON:
         coco = [datasets_root() / path for path in (node.COCO_JSON, node.COCO_IMAGES)]
@@ -195,6 +196,9 @@ def _object_sources(node, train_ids: dict[str, int]):
             "INPUT.CUT_PASTE.CONTROL_OBJECTS pastes COCO objects, but INPUT.CUT_PASTE.COCO_JSON "
             "is empty"
         )
+    if node.STUFF_JSON:
+        stuff = [datasets_root() / path for path in (node.STUFF_JSON, node.COCO_IMAGES)]
+        outliers.append(OBJECT_SOURCES["coco_stuff"](*stuff))
     for name, folder in (("cutouts", node.CUTOUTS), ("textures", node.TEXTURES)):
         if folder:
             outliers.append(OBJECT_SOURCES[name](folder=datasets_root() / folder))

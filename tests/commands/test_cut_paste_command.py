@@ -106,6 +106,18 @@ def reference(inputs, tmp_path_factory):
     return output
 
 
+def test_parts_of_objects_are_pasted_when_asked_and_recorded(inputs, tmp_path):
+    assert (
+        make(inputs, tmp_path / "set", "--ratio", "1", "--parts", "1", "--controls", "1", "1") == 0
+    )
+    records = read_manifest(tmp_path / "set").values()
+    objects = [item for record in records for item in record["objects"]]
+    assert {item["label"] == 254: item.get("part", False) for item in objects} == {
+        True: True,
+        False: False,
+    }
+
+
 def test_output_is_a_cityscapes_folder_with_a_manifest(inputs, reference):
     names = content(reference)
     assert sum(name.endswith("_leftImg8bit.png") for name in names) == 8

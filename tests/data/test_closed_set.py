@@ -76,15 +76,16 @@ def test_a_segment_is_one_whole_component_with_its_own_label(frames):
     placement=st.sampled_from(["uniform", "road"]),
     size=st.sampled_from(["native", "perspective"]),
     rarest_first=st.booleans(),
+    parts=st.sampled_from([0.0, 0.5, 1.0]),
 )
 def test_every_label_stays_true_to_the_pixel(
-    frames, seed, frame, scale, placement, size, rarest_first
+    frames, seed, frame, scale, placement, size, rarest_first, parts
 ):
     """Without a feather each pixel's colour is that of its label, whatever is pasted over what."""
     source = ClosedSetObjects(frames, read_label, KNOWN, min_area=20, rarest_first=rarest_first)
     options = CutPasteOptions(
         ratio=1.0, count=(0, 2), closed_set_count=(1, 4), feather=(0, 0), min_side=8,
-        scale=scale, placement=placement, size=size,
+        scale=scale, placement=placement, size=size, parts=parts,
     )  # fmt: skip
     label = read_label(frames[frame][1])
     image = PALETTE[label]
@@ -96,6 +97,9 @@ def test_every_label_stays_true_to_the_pixel(
     assert (out == PALETTE[out_label]).all()
     own = [item for item in records if item["source"] == "closed_set"]
     assert all(source.frame_of(item["annotation_id"]) != frame for item in own)
+    assert not any("part" in item for item in own), "known segments are pasted whole"
+    unknown = {item.get("part", False) for item in records if item["source"] == "blob"}
+    assert parts == 0.5 or unknown <= {parts == 1.0}
     for item in own:
         assert item["label"] in (26, 24, 17)
     assert sum(item["visible_pixels"] for item in records) >= (out_label != label).sum()

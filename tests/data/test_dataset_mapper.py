@@ -189,6 +189,7 @@ def test_pasting_by_config_can_set_every_option_of_the_offline_job(monkeypatch):
     node.ENABLED, node.COCO_JSON, node.COCO_IMAGES = True, "coco.json", "coco"
     node.DROP_CATEGORIES, node.MIN_AREA, node.KEEP_CUT = ["cow"], 7.0, True
     node.RATIO, node.COUNT, node.SCALE, node.MAX_FRACTION = 0.1, (2, 4), (0.2, 0.3), 0.9
+    node.PARTS = 0.4
     node.CONTROL_LEAST, node.CONTROL_OBJECTS, node.MIN_SIDE, node.RIM = 1, 2, 5, 0
     node.CLOSED_SET_LEAST, node.CLOSED_SET_OBJECTS = 3, 6
     node.SCALE_MODE, node.PLACEMENT = "perspective", "road"

@@ -58,6 +58,7 @@ class CutPasteOptions:
     Args:
         ratio: fraction of the images that receive objects, 0..1.
         count: fewest and most unknown objects per image, drawn without replacement.
+        parts: fraction of the unknown objects of which only a random part is pasted, 0..1.
         control_count: fewest and most objects of known classes per image; (0, 0) is off.
         closed_set_count: fewest and most segments of other training frames per image; (0, 0) is
             off.
@@ -93,6 +94,7 @@ class CutPasteOptions:
 
     ratio: float = 0.5
     count: tuple[int, int] = (1, 3)
+    parts: float = 0.0
     control_count: tuple[int, int] = (0, 0)
     closed_set_count: tuple[int, int] = (0, 0)
     scale: tuple[float, float] = (0.5, 1.5)
@@ -124,6 +126,7 @@ class CutPasteOptions:
             _require(name, (low, high), 0 <= low <= high, "0 <= least <= most")
         _require("scale", self.scale, self.scale[0] > 0, "above 0")
         _require("ratio", self.ratio, 0 <= self.ratio <= 1, "0..1")
+        _require("parts", self.parts, 0 <= self.parts <= 1, "0..1")
         _require(
             "max_fraction", self.max_fraction, 0 < self.max_fraction <= 1, "above 0, at most 1"
         )

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from anoseg_d2.data.cut_paste.paste import CutPasteOptions, PasteObject, paste_objects
+from anoseg_d2.data.cut_paste.shapes import part_of
 from anoseg_d2.data.cut_paste.sources import ObjectSource
 
 __all__ = ["OnlineCutPaste", "sample_and_paste"]
@@ -21,11 +22,13 @@ MAX_TRIES = 50
 class _Sampler:
     """Draws objects for one image without replacement; `problems` names unreadable ones.
 
-    `frame` is the number of the image itself, whose own segments are not drawn.
+    `frame` is the number of the image itself, whose own segments are not drawn; `parts` is the
+    fraction of the objects of which only a part is taken.
     """
 
     sources: Sequence[ObjectSource]
     frame: int | None = None
+    parts: float = 0.0
     taken: set[tuple[int, int]] = field(default_factory=set)
     problems: list[str] = field(default_factory=list)
 
@@ -38,9 +41,14 @@ class _Sampler:
                 continue
             self.taken.add((number, index))
             try:
-                return self.sources[number].load(index, generator)
+                item = self.sources[number].load(index, generator)
             except (OSError, ValueError) as error:
                 self.problems.append(str(error))
+                continue
+            # Without the option nothing is drawn, so that the rest stays as it is.
+            if self.parts and generator.random() < self.parts:
+                return part_of(item, generator)
+            return item
         return None
 
 
@@ -71,7 +79,7 @@ def sample_and_paste(
     """
     if generator.random() >= options.ratio:
         return image, label, [], []
-    unknown, known = _Sampler(outliers), _Sampler(controls)
+    unknown, known = _Sampler(outliers, parts=options.parts), _Sampler(controls)
     own = _Sampler(closed_set, frame)
     number = int(generator.integers(options.count[0], options.count[1] + 1))
     objects = [unknown(generator) for _ in range(number)]

@@ -1,10 +1,11 @@
-"""Sources of pasted objects: COCO annotations, folders of cut-outs, and textures.
+"""Sources of pasted objects: COCO objects and surfaces, folders of cut-outs, and textures.
 
 A source is chosen by name from `OBJECT_SOURCES`. Every source lists what it cannot use in
 `problems` (kind -> names) and counts what its rules leave out in `skipped` (rule -> number), so
 that nothing disappears silently.
 """
 
+import dataclasses
 import hashlib
 import json
 from collections import Counter, defaultdict
@@ -16,6 +17,7 @@ from PIL import Image, ImageOps
 from pycocotools import mask as coco_mask
 
 from anoseg_d2.data.cut_paste.paste import PasteObject
+from anoseg_d2.data.cut_paste.shapes import LEAST_SIDE, draw_blob, part_of
 from anoseg_d2.data.image_io import IMAGE_EXTENSIONS, MAX_PIXELS, read_image
 from anoseg_d2.utils.registry import Registry
 
@@ -26,6 +28,8 @@ __all__ = [
     "OVERLAP",
     "CocoObjects",
     "CutOutFolder",
+    "STUFF_OVERLAP",
+    "CocoStuff",
     "ObjectSource",
     "TextureFolder",
 ]
@@ -34,6 +38,16 @@ __all__ = [
 OVERLAP = ("person", "bicycle", "car", "motorcycle", "bus", "train", "truck")
 EXTRA_OVERLAP = ("traffic light", "stop sign", "potted plant")
 CONTROL_CLASSES = OVERLAP  # these have the same names in COCO and Cityscapes
+# Surfaces of COCO-Stuff that Cityscapes knows under some name, or that hold its things.
+STUFF_OVERLAP = (
+    *("road", "pavement", "platform", "railroad", "gravel", "dirt", "ground-other", "mud", "sand"),
+    *("building-other", "house", "skyscraper", "roof", "bridge", "tent", "structural-other"),
+    *("door-stuff", "window-other", "window-blind", "stairs", "banner", "light", "solid-other"),
+    *("wall-brick", "wall-concrete", "wall-other", "wall-panel", "wall-stone", "wall-tile"),
+    *("wall-wood", "fence", "railing", "cage", "net", "stone", "metal"),
+    *("tree", "bush", "branch", "leaves", "plant-other", "grass", "moss", "flower"),
+    *("hill", "mountain", "playingfield", "sky-other", "clouds", "fog", "other"),
+)
 EDGE_MARGIN = 3  # polygons of objects that the border cuts off end a pixel or two before it
 
 # Name -> class; `@OBJECT_SOURCES.register("mine")` adds your own source.
@@ -273,6 +287,40 @@ class CocoObjects(ObjectSource):
             self.problems["photographs missing"] = missing
 
 
+@OBJECT_SOURCES.register("coco_stuff")
+class CocoStuff(CocoObjects):
+    """Patches of surfaces: blobs cut out of COCO's stuff segments (`stuff_*.json`).
+
+    Args:
+        json_file: `stuff_train2017.json` or another file in the same format as `instances_*.json`.
+        images: folder of its photographs.
+        drop: names of surfaces left out, by default those that Cityscapes knows.
+        min_area: smallest area of the whole segment, pixels.
+        side: range of a patch's longest side, as a fraction of the photograph's short side.
+    Raises:
+        FileNotFoundError, ValueError: as `CocoObjects`.
+    """
+
+    def __init__(
+        self,
+        json_file,
+        images,
+        drop=STUFF_OVERLAP,
+        min_area: float = 4000,
+        side: tuple[float, float] = (0.25, 0.75),
+    ):
+        # Most segments reach their photograph's border; a blob's own outline hides that.
+        super().__init__(json_file, images, drop, min_area=min_area, keep_cut=True)
+        self.side = tuple(side)
+        self.settings |= {"side": list(self.side)}
+
+    def load(self, index, generator) -> PasteObject:
+        item = super().load(index)
+        short = min(item.mask.shape)
+        patch = part_of(item, generator, tuple(fraction * short for fraction in self.side))
+        return dataclasses.replace(patch, source={**patch.source, "source": "coco_stuff"})
+
+
 def _read_coco(path: Path) -> tuple[dict, str]:
     """Return the content and sha256 of an instances file."""
     if not path.is_file():
@@ -458,22 +506,11 @@ class TextureFolder(_Folder):
     def load(self, index, generator) -> PasteObject:
         name = self.names[index]
         photo = read_image(self.folder / name)
-        side = max(int(generator.uniform(*self.side) * min(photo.shape[:2])), 8)
+        side = max(int(generator.uniform(*self.side) * min(photo.shape[:2])), LEAST_SIDE)
         if side > min(photo.shape[:2]):
             raise ValueError(f"texture {self.folder / name} is too small: {photo.shape[:2]}")
         y, x = (int(generator.integers(limit - side + 1)) for limit in photo.shape[:2])
         source = {"source": "textures", "annotation_id": None, "source_image": name}
         source |= {"category": "texture", "source_box": [x, y, x + side, y + side]}
         crop = np.ascontiguousarray(photo[y : y + side, x : x + side])
-        return PasteObject(crop, _blob(side, generator), None, source)
-
-
-def _blob(side: int, generator: np.random.Generator) -> np.ndarray:
-    """Draw a star-shaped outline from a few random waves, (side, side) bool."""
-    waves = np.arange(1, 6)
-    size, phase = generator.normal(0, 0.35 / waves), generator.uniform(0, 2 * np.pi, 5)
-    stretch = generator.uniform(0.5, 1)
-    y, x = (np.mgrid[:side, :side] + 0.5) * 2 / side - 1
-    angle = np.arctan2(y, x * stretch)
-    radius = np.exp((size * np.cos(angle[..., None] * waves + phase)).sum(-1))
-    return np.hypot(y, x / stretch) <= 0.9 * radius / radius.max()
+        return PasteObject(crop, draw_blob(side, generator), None, source)
