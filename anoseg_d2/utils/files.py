@@ -1,6 +1,7 @@
 """Write files whole or not at all, read and write JSON, and check names used as file names."""
 
 import contextlib
+import errno
 import glob
 import json
 import math
@@ -61,6 +62,9 @@ def atomic_path(path, suffix: str = ".tmp") -> Iterator[Path]:
         OSError: the file cannot be written; the message names `path` and the free space.
     """
     path, temporary = Path(path), ""
+    # Renaming onto a device such as /dev/null would delete it.
+    if path.exists() and not path.is_file():
+        raise OSError(errno.EEXIST, "cannot be written: it is not a regular file", str(path))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(
@@ -74,7 +78,8 @@ def atomic_path(path, suffix: str = ".tmp") -> Iterator[Path]:
             with contextlib.suppress(OSError):
                 os.unlink(temporary)
         # The error of a failed write names neither the file nor the free space.
-        if isinstance(error, OSError) and error.filename in (None, temporary):
+        unnamed = not temporary or getattr(error, "filename", None) in (None, temporary)
+        if isinstance(error, OSError) and unnamed:
             raise OSError(
                 error.errno, f"{error.strerror or error} ({_free_space(path)})", str(path)
             ) from error

@@ -1,4 +1,4 @@
-"""Files appear whole; what a killed writer left is removed, and what a living one writes is not."""
+"""Files appear whole, replace only files, and leave nothing when their writer is killed."""
 
 import os
 import signal
@@ -38,3 +38,17 @@ def test_only_temporary_files_of_killed_writers_are_removed(tmp_path):
         remove_abandoned(path)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["model [1].pth", "other.pth"]
     assert path.read_bytes() == b"whole"
+
+
+def test_a_pipe_or_device_is_not_replaced(tmp_path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with pytest.raises(OSError, match="not a regular file.*pipe"):
+        write_atomic(pipe, b"content")
+    assert pipe.is_fifo()
+
+
+def test_an_output_inside_a_file_is_named(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(OSError, match="file/inside"):
+        write_atomic(tmp_path / "file" / "inside", b"content")
