@@ -2,7 +2,6 @@
 
 import ast
 import difflib
-import math
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ __all__ = [
     "assigned_keys",
     "find_config",
     "flat_items",
+    "load_yaml",
     "override_pairs",
     "read_yaml",
     "require_key",
@@ -22,7 +22,7 @@ __all__ = [
 ]
 
 # Far above any config. With aliases, a yaml file of ten lines can stand for billions of values.
-MAX_VALUES = 100_000
+_MAX_BYTES, _MAX_VALUES, _MAX_DEPTH = 10_000_000, 100_000, 100
 _WORDS = {bool: "True or False", int: "an integer", float: "a number", str: "a string"}
 
 
@@ -67,7 +67,7 @@ def read_yaml(path, _children: tuple = ()) -> dict:
 
     Raises:
         FileNotFoundError: the file or one of its bases does not exist.
-        ValueError: it is not yaml, not UTF-8, not a mapping, too large, or its own base.
+        ValueError: it is not plain yaml of keys and values (see `load_yaml`), or its own base.
     """
     path = Path(path)
     if path.resolve() in _children:
@@ -75,36 +75,66 @@ def read_yaml(path, _children: tuple = ()) -> dict:
     if not path.is_file():
         child = f", the _BASE_ of {_children[-1]}," if _children else ""
         raise FileNotFoundError(f"config file {path}{child} does not exist")
-    try:
-        text = path.read_text(encoding="utf-8")
-        # Aliases stay allowed because yacs writes them when it dumps a config.
-        if _count_values(yaml.compose(text, Loader=yaml.SafeLoader), {}) > MAX_VALUES:
-            raise ValueError(f"it holds more than {MAX_VALUES:,} values, or an alias of itself")
-        content = yaml.safe_load(text)
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError, ValueError) as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise ValueError(f"{path} is not a readable yaml file: {reason}") from error
+    content = load_yaml(path)
     if content is None:
         content = {}
     if not isinstance(content, dict):
         raise ValueError(f"{path} must hold keys and values, not a {type(content).__name__}")
     bases = content.pop("_BASE_", [])
+    bases = [bases] if isinstance(bases, str) else bases
+    if not isinstance(bases, list) or not all(isinstance(base, str) and base for base in bases):
+        raise ValueError(f"{path}: _BASE_ is {bases!r}; it must be a path or a list of paths")
     merged: dict = {}
-    for base in [bases] if isinstance(bases, str) else bases:
-        parent = path.parent / Path(str(base)).expanduser()
+    for base in bases:
+        parent = path.parent / Path(base).expanduser()
         _update(merged, read_yaml(parent, (*_children, path.resolve())))
     _update(merged, content)
     return merged
 
 
-def _count_values(node: yaml.Node | None, known: dict) -> float:
-    """Count the values below a yaml node with aliases written out; infinity if it holds itself."""
-    if id(node) not in known:
-        known[id(node)] = math.inf  # what an alias of this node finds while it is being counted
-        children = node.value if isinstance(node, yaml.CollectionNode) else ()
-        pairs = [child if isinstance(child, tuple) else (child,) for child in children]
-        known[id(node)] = 1 + sum(_count_values(part, known) for pair in pairs for part in pair)
-    return known[id(node)]
+def load_yaml(path) -> Any:
+    """Read a yaml file of plain values.
+
+    Args:
+        path: an existing file.
+    Raises:
+        ValueError: it is not yaml, not UTF-8, too large, too deep, or endless through aliases.
+    """
+    try:
+        if Path(path).stat().st_size > _MAX_BYTES:
+            raise ValueError(f"it has more than {_MAX_BYTES:,} bytes")
+        text = Path(path).read_text(encoding="utf-8")
+        _refuse_depth(text)
+        _count_values(yaml.compose(text, Loader=yaml.SafeLoader), {})
+        return yaml.safe_load(text)
+    # PyYAML passes on the errors of dates and numbers that do not exist, and of unhashable keys.
+    except (yaml.YAMLError, ValueError, TypeError, RecursionError, OverflowError) as error:
+        reason = " ".join(str(error).split())[:500] or type(error).__name__
+        raise ValueError(f"{path} is not a readable yaml file: {reason}") from error
+
+
+def _refuse_depth(text: str) -> None:
+    depth = 0
+    for event in yaml.parse(text, Loader=yaml.SafeLoader):
+        depth += isinstance(event, yaml.CollectionStartEvent)
+        depth -= isinstance(event, yaml.CollectionEndEvent)
+        if depth > _MAX_DEPTH:
+            raise ValueError(f"nested more than {_MAX_DEPTH} levels deep")
+
+
+def _count_values(node: yaml.Node | None, counts: dict[int, int]) -> int:
+    """Return how many values a node holds once its aliases are written out."""
+    if not isinstance(node, yaml.CollectionNode):
+        return 1
+    if id(node) not in counts:
+        counts[id(node)] = _MAX_VALUES  # what it counts as inside of itself
+        parts = node.value
+        if isinstance(node, yaml.MappingNode):
+            parts = [part for pair in node.value for part in pair]
+        counts[id(node)] = 1 + sum(_count_values(part, counts) for part in parts)
+    if counts[id(node)] > _MAX_VALUES:
+        raise ValueError(f"it holds more than {_MAX_VALUES:,} values, or an alias of itself")
+    return counts[id(node)]
 
 
 def _update(target: dict, source: dict) -> None:

@@ -14,11 +14,14 @@ once. `memory` names a dataset: the checkpoint to evaluate first gets a memory o
 
 import hashlib
 import json
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import yaml
 from fvcore.common.config import CfgNode
+
+from anoseg_d2.utils.config_files import load_yaml
+from anoseg_d2.utils.files import check_name
 
 __all__ = ["Recipe", "Step", "Study", "choose", "load_recipe"]
 
@@ -252,10 +255,7 @@ class _Filler:
 def _read(path: Path) -> dict:
     if not path.is_file():
         raise FileNotFoundError(f"no recipe {path}; there are configs/*/recipe.yaml")
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is not valid yaml: {error}") from error
+    content = load_yaml(path)
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
         raise ValueError(f"{path}: a recipe is a yaml mapping; see configs/*/recipe.yaml")
     _check_keys(path, "the recipe", content, _RECIPE_KEYS)
@@ -293,7 +293,10 @@ def _step(
     _check_keys(path, f"step {name!r}", entry, _STEP_KEYS)
     if not name or name in before or ("run" in entry) == ("config" in entry):
         raise ValueError(f"{path}: step {name!r} needs a unique name, and either run or config")
+    check_name(name, f"{path}: step")
     minutes = float(entry["minutes"])
+    if not 0 <= minutes < math.inf:
+        raise ValueError(f"{path}: step {name!r} has minutes {minutes}; it must be 0 or more")
     if "run" in entry:
         arguments = tuple(fill(part) for part in entry["run"].split())
         optional = entry.get("optional", "")
@@ -331,6 +334,7 @@ def _runs(path, content: dict, studies, fill: _Filler, output: Path) -> list[Ste
 
 def _run(path, name: str, content: dict, seed: int, fill: _Filler, output: Path) -> Step:
     entry, shared = content["runs"][name], content.get("set", {})
+    check_name(name, f"{path}: run")
     _check_keys(path, f"run {name!r}", entry, _RUN_KEYS)
     if ("from" in entry) == ("evaluate" in entry):
         raise ValueError(f"{path}: run {name!r} needs either from or evaluate: a checkpoint")

@@ -169,12 +169,21 @@ def test_a_missing_part_of_the_data_is_named(recipe, tmp_path):
         {"name": "new", "minutes": 1},
         {"name": "new", "minutes": 1, "run": "x", "makes": "y", "typo": 1},
         {"name": "new", "minutes": 1, "config": "c", "from": "later"},
+        {"name": "new", "minutes": -1, "run": "x", "makes": "y"},
+        {"name": "new", "minutes": float("inf"), "run": "x", "makes": "y"},
     ],
 )
 def test_a_wrong_step_is_refused(recipe, step):
     steps = yaml.safe_load(recipe.read_text())["steps"]
     edit(recipe, steps=[*steps, step])
     with pytest.raises(ValueError, match="step '(first|new)'"):
+        load_recipe(recipe)
+
+
+def test_a_step_cannot_be_named_out_of_its_folder(recipe):
+    steps = yaml.safe_load(recipe.read_text())["steps"]
+    edit(recipe, steps=[*steps, {"name": "../up", "minutes": 1, "run": "x", "makes": "y"}])
+    with pytest.raises(ValueError, match="step name '../up' cannot be used as a file name"):
         load_recipe(recipe)
 
 

@@ -1,11 +1,11 @@
-"""Configs are found by path and by name."""
+"""Configs are found by path and by name; yaml that would recurse or grow is refused."""
 
 from pathlib import Path
 
 import pytest
 
 from anoseg_d2.config import load_config
-from anoseg_d2.utils.config_files import find_config, shipped_configs
+from anoseg_d2.utils.config_files import find_config, load_yaml, read_yaml, shipped_configs
 
 ROOT = Path(__file__).parents[2]
 
@@ -37,3 +37,42 @@ def test_every_shipped_config_loads():
     assert not [name for name in names if "recipe" in name or "Base-" in name]
     for name in names:
         load_config(name)
+
+
+NINE = "\n".join(
+    f"{b}: &{b} [{','.join([f'*{a}'] * 9)}]" for a, b in zip("abcdef", "bcdefg", strict=True)
+)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a: &a [*a]",
+        "a: &a {b: *a}",
+        "a: &a [x, x]\n" + NINE,
+        "a: " + "[" * 50_000,
+        "? [1, 2]\n: 3",
+        "a: 2020-13-45",
+        "a: !!python/object/apply:os.getcwd []",
+    ],
+    ids=["list in itself", "table in itself", "growing", "deep", "list as key", "date", "code"],
+)
+def test_yaml_that_is_not_plain_is_refused_by_name(tmp_path, text):
+    path = tmp_path / "broken.yaml"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=r"broken.yaml is not a readable yaml file: ."):
+        load_yaml(path)
+
+
+def test_aliases_that_stay_small_are_read(tmp_path):
+    path = tmp_path / "good.yaml"
+    path.write_text("a: &a [1, 2]\nb: *a\nc: {d: *a}\n")
+    assert load_yaml(path) == {"a": [1, 2], "b": [1, 2], "c": {"d": [1, 2]}}
+
+
+@pytest.mark.parametrize("base", ["5", "", "{a: 1}", "[1]", '""'])
+def test_a_base_that_is_not_a_path_is_refused(tmp_path, base):
+    path = tmp_path / "child.yaml"
+    path.write_text(f"_BASE_: {base}\n")
+    with pytest.raises(ValueError, match=r"child.yaml: _BASE_ is .* it must be a path"):
+        read_yaml(path)
