@@ -202,6 +202,8 @@ def _check_tensors(state: Mapping[str, Any]) -> None:
             raise ValueError(f"entry {name!r} is a {type(value).__name__}, not a tensor")
         if value.layout != torch.strided or value.is_meta or value.is_quantized:
             raise ValueError(f"tensor {name} is not dense and plain: {value.layout}, {value.dtype}")
+        if value.dtype.is_complex:
+            raise ValueError(f"tensor {name} has complex numbers ({value.dtype})")
         # A view with stride 0 can claim any size out of a small file.
         if value.numel() * value.element_size() > value.untyped_storage().nbytes():
             raise ValueError(f"tensor {name} claims {tuple(value.shape)} but stores less")

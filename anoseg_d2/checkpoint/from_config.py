@@ -195,7 +195,10 @@ def build_config_overrides(checkpoint: Checkpoint) -> list[Any]:
         ValueError: the attention heads are neither stored nor known from the width.
     """
     spec = checkpoint.spec
-    overrides: list[Any] = _size_overrides(spec)
+    try:
+        overrides: list[Any] = _size_overrides(spec)
+    except ValueError as error:
+        raise ValueError(f"checkpoint {checkpoint.source}: {error}") from error
     for name, key in _CONFIG_KEYS.items():
         value = getattr(spec, name)
         if value is not None:

@@ -1,5 +1,7 @@
 """Configs that checkpoints describe."""
 
+import pytest
+import torch
 from checkpoint_models import assert_same_outputs, saved, tiny
 
 from anoseg_d2.checkpoint import build_config_overrides, load_into, read_checkpoint
@@ -20,3 +22,9 @@ def test_config_overrides_build_a_model_that_loads_without_any_transfer(tmp_path
     built = EoMT(cfg)
     assert set(load_into(built, checkpoint).counts()) == {"loaded"}
     assert_same_outputs(model, built)
+
+
+def test_attention_heads_that_nobody_states_are_missed_by_the_name_of_the_file(tmp_path):
+    torch.save({"model": tiny().state_dict()}, tmp_path / "bare.pth")
+    with pytest.raises(ValueError, match=r"bare\.pth: .*does not state its attention heads"):
+        build_config_overrides(read_checkpoint(tmp_path / "bare.pth"))
