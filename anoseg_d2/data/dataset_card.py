@@ -150,10 +150,11 @@ class _Card:
     def anomaly_set(
         self, name: str, layout: Layout, expected: int | None, entry: Mapping, where: tuple
     ) -> Dataset:
-        values = {
-            **dict.fromkeys(self.values("known", required=True), 0),
-            **dict.fromkeys(self.values("anomaly", required=True), 1),
-        }
+        values = dict.fromkeys(self.values("known", required=True), 0)
+        for value in self.values("anomaly", required=True):
+            if value in values:
+                self.fail("anomaly", value, "a value that known does not use")
+            values[value] = 1
         rule = self.with_void(name, values, ("known", "anomaly"))
         if "component_track" not in entry:
             entry, where = self.card, ()

@@ -171,6 +171,7 @@ WRONG = {
     "expected_images": (changed(CLOSED, "expected_images", -3), "a positive integer"),
     "lables": (CLOSED + "lables: x\n", "one of the keys name, kind, root"),
     "known": (changed(ANOMALY, "known", "yes"), "integers 0..65535"),
+    "anomaly ": (changed(ANOMALY, "anomaly", "[0, 1]"), "a value that known does not use"),
     "component_track": (changed(ANOMALY, "component_track", "street"), "anomaly or obstacle"),
     "splits": (changed(CLOSED, "splits", "[train]"), "a mapping of split names"),
 }
@@ -183,7 +184,7 @@ def test_schema_errors_name_file_key_and_what_is_allowed(card, key):
     with pytest.raises(ValueError) as error:
         read_card(path)
     assert str(path) in str(error.value)
-    assert f"key {key!r}" in str(error.value)
+    assert f"key {key.strip()!r}" in str(error.value)
     assert allowed in str(error.value)
 
 

@@ -124,7 +124,9 @@ class CutPasteOptions:
         for name in ("count", "control_count", "closed_set_count", "scale"):
             low, high = getattr(self, name)
             _require(name, (low, high), 0 <= low <= high, "0 <= least <= most")
-        _require("scale", self.scale, self.scale[0] > 0, "above 0")
+        for name in ("count", "control_count", "closed_set_count"):
+            _require(name, getattr(self, name), getattr(self, name)[1] <= 100, "at most 100")
+        _require("scale", self.scale, 0 < self.scale[0] <= self.scale[1] <= 100, "above 0, to 100")
         _require("ratio", self.ratio, 0 <= self.ratio <= 1, "0..1")
         _require("parts", self.parts, 0 <= self.parts <= 1, "0..1")
         _require(

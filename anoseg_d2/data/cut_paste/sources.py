@@ -344,7 +344,7 @@ def _read_coco(path: Path) -> tuple[dict, str]:
         if (
             not isinstance(category, dict)
             or not _is_id(category.get("id"))
-            or "name" not in category
+            or not isinstance(category.get("name"), str)
         ):
             raise ValueError(f"{path}: every entry of `categories` needs an id and a name")
     return content, hashlib.sha256(data).hexdigest()
