@@ -149,7 +149,6 @@ def _check_together(cfg) -> None:
     node, size = cfg.MODEL.EOMT, VIT_SIZES[cfg.MODEL.EOMT.SIZE]
     depth, width = node.DEPTH or size.depth, node.WIDTH or size.width
     heads = node.HEADS or size.heads
-    low, high = cfg.INPUT.SCALE_JITTER
     criterion, lora, solver = cfg.MODEL.CRITERION, cfg.MODEL.LORA, cfg.SOLVER
     # Rotary positions turn pairs of channels along two axes, so a head has a multiple of four.
     step = 4 * heads if node.BACKBONE == "dinov3" else heads
@@ -180,8 +179,14 @@ def _check_together(cfg) -> None:
             "MODEL.RATIO.ALONE is True and so is MODEL.LORA.ENABLED, but nothing except the ratio "
             "head trains then; leave LORA off: adapters of the checkpoint are merged as it is read"
         )
-    if low > high:
-        raise ValueError(f"INPUT.SCALE_JITTER is {(low, high)}; the first must not be larger")
+    cut_paste = cfg.INPUT.CUT_PASTE
+    for key, (least, most) in {
+        "INPUT.SCALE_JITTER": cfg.INPUT.SCALE_JITTER,
+        "INPUT.CUT_PASTE.COUNT": cut_paste.COUNT,
+        "INPUT.CUT_PASTE.SCALE": cut_paste.SCALE,
+    }.items():
+        if least > most:
+            raise ValueError(f"{key} is {(least, most)}; the first must not be larger")
     if criterion.OUTLIER_UPPER > criterion.OUTLIER_LOWER:
         raise ValueError(
             f"MODEL.CRITERION.OUTLIER_UPPER is {criterion.OUTLIER_UPPER}; it must be at most "
@@ -447,7 +452,7 @@ _POSITIVE = number(0, above=True)
 # What each key may be; True and False need no entry. Keys that must fit each other are checked in
 # `_check_together`. The modules that hold heads and filters narrow their keys to registered names.
 RANGES: dict[str, Rule] = {
-    "MODEL.META_ARCHITECTURE": text(empty=False),
+    "MODEL.META_ARCHITECTURE": text(empty=False),  # which names: modeling/eomt.py
     "MODEL.DEVICE": Rule(_devices, _is_device),
     "MODEL.WEIGHTS": text(),
     "MODEL.PIXEL_MEAN": sequence(number(0, 255), (3,)),

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from anoseg_d2.config import check_config
+from anoseg_d2.config import RANGES, check_config
 from anoseg_d2.modeling import scores
 from anoseg_d2.modeling.annealing import (
     QueryMask,
@@ -37,8 +37,15 @@ from anoseg_d2.modeling.ratio import RatioHead, ratio_blocks
 from anoseg_d2.modeling.vit import backbone_kind, build_vit, default_num_blocks
 from anoseg_d2.utils.constants import PIXEL_MEAN, PIXEL_STD
 from anoseg_d2.utils.precision import amp_dtype
+from anoseg_d2.utils.ranges import Rule
 
 __all__ = ["EoMT"]
+
+# detectron2's registry answers an unknown name with a KeyError that lists nothing.
+RANGES["MODEL.META_ARCHITECTURE"] = Rule(
+    lambda: "one of " + ", ".join(name for name, _ in META_ARCH_REGISTRY),
+    lambda value: isinstance(value, str) and value in META_ARCH_REGISTRY,
+)
 
 
 class ScaleBlock(nn.Module):

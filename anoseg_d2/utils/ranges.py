@@ -83,7 +83,17 @@ def registered(names: Collection[str]) -> Rule:
 def text(empty: bool = True) -> Rule:
     """Allow a string."""
     says = "a string" if empty else "a string that is not empty"
-    return Rule(says, lambda value: isinstance(value, str) and (empty or bool(value)))
+
+    def allows(value):
+        if not isinstance(value, str) or "\0" in value:
+            return False
+        try:
+            value.encode()  # a name that is not UTF-8 could be written to no log and no yaml
+        except UnicodeEncodeError:
+            return False
+        return empty or bool(value)
+
+    return Rule(says + ", in UTF-8", allows)
 
 
 def sequence(entry: Rule, lengths: tuple[int, ...] = (), also: str = "") -> Rule:
