@@ -4,13 +4,17 @@ import dataclasses
 import logging
 from typing import Any
 
+import torch
 from torch import nn
 
 from anoseg_d2.checkpoint.delta import add_delta
 from anoseg_d2.checkpoint.files import read_checkpoint
+from anoseg_d2.checkpoint.identity import model_tensors
 from anoseg_d2.checkpoint.report import LoadReport
 from anoseg_d2.checkpoint.spec import Checkpoint, ModelSpec
 from anoseg_d2.checkpoint.transfer import load_into
+from anoseg_d2.config import load_config
+from anoseg_d2.modeling.eomt import EoMT
 from anoseg_d2.modeling.memory import MEMORY_ROWS, PatchMemory, backbone_hash, memory_block
 from anoseg_d2.modeling.ratio import RATIO_PREFIX, RatioHead, ratio_blocks
 from anoseg_d2.modeling.vit import BACKBONES, vit_size
@@ -18,6 +22,7 @@ from anoseg_d2.utils.constants import VIT_SIZES
 
 __all__ = [
     "build_config_overrides",
+    "check_shapes",
     "load_checkpoint",
     "load_weights",
     "resolve_weights",
@@ -215,6 +220,34 @@ def build_config_overrides(checkpoint: Checkpoint) -> list[Any]:
     if learned is not None:
         overrides += ["MODEL.HEAD.ARCFACE.LEARN_SCALE", True]
     return overrides
+
+
+def check_shapes(checkpoint: Checkpoint) -> None:
+    """Check that the tensors fit each other, before they are written to another file.
+
+    A network of the checkpoint's sizes is built without memory, and its shapes are compared.
+    Tensors that are missing are no concern of this check: `load_into` accounts for them.
+
+    Raises:
+        ValueError: names the first tensors of another shape.
+    """
+    # How the width is split into heads changes no shape, and not every file states it.
+    spec = dataclasses.replace(checkpoint.spec, heads=1)
+    overrides = build_config_overrides(dataclasses.replace(checkpoint, spec=spec))
+    cfg = load_config("", [*overrides, "MODEL.DEVICE", "cpu"])
+    with torch.device("meta"):
+        wanted = model_tensors(EoMT(cfg))
+    found = checkpoint.state_dict
+    wrong = [name for name in wanted if name in found and wanted[name].shape != found[name].shape]
+    if spec.image_size is None:
+        wrong = [name for name in wrong if name != "backbone.pos_embed"]  # its grid is a default
+    if wrong:
+        shown = ", ".join(
+            f"{name} is {tuple(found[name].shape)}, not {tuple(wanted[name].shape)}"
+            for name in wrong[:3]
+        )
+        more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
+        raise ValueError(f"checkpoint {checkpoint.source}: {shown}{more}; the file is damaged")
 
 
 def _size_overrides(spec: ModelSpec) -> list[Any]:

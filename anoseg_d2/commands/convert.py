@@ -25,10 +25,18 @@ from anoseg_d2.checkpoint.adapters import adapter_payload, join_adapter
 from anoseg_d2.checkpoint.delta import add_delta, warn_of_delta
 from anoseg_d2.checkpoint.files import write_checkpoint, write_tensors
 from anoseg_d2.checkpoint.formats_out import to_huggingface, to_official
+from anoseg_d2.checkpoint.from_config import check_shapes
 from anoseg_d2.checkpoint.lora_state import lora_module_names, merge_lora_state
 from anoseg_d2.checkpoint.spec import FORMAT_NAME, FORMAT_VERSION
-from anoseg_d2.utils.cli import add_import_option, import_modules, run_command
+from anoseg_d2.utils.cli import add_import_option, check_options, import_modules, run_command
 from anoseg_d2.utils.files import write_json
+from anoseg_d2.utils.ranges import integer
+
+OPTIONS = {
+    "--num-blocks": integer(1, 1000),
+    "--num-heads": integer(1, 1000),
+    "--image-size": integer(1, 16_384),
+}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -43,6 +51,7 @@ def convert(args: argparse.Namespace) -> None:
     Raises:
         ValueError, OSError: a mistake in the call or in a file.
     """
+    check_options(args, OPTIONS)
     import_modules(args.imports)
     check_output(Path(args.output), args)
     checkpoint = read_checkpoint(args.source, allow_pickle=args.allow_pickle)
@@ -50,6 +59,8 @@ def convert(args: argparse.Namespace) -> None:
         checkpoint = add_delta(checkpoint, read_checkpoint(args.delta_base))
     if args.base:
         checkpoint = join_adapter(checkpoint, read_checkpoint(args.base))
+    if checkpoint.spec.num_queries is not None and checkpoint.format != "anoseg_adapter":
+        check_shapes(checkpoint)
     if args.merge:
         checkpoint = merged(checkpoint)
     warn_of_delta(checkpoint)
@@ -144,14 +155,12 @@ def complete(checkpoint: Checkpoint, args: argparse.Namespace) -> None:
     """Add what the user says to what the file says.
 
     Raises:
-        ValueError: they contradict each other, or a number is not positive.
+        ValueError: they contradict each other.
     """
     spec = checkpoint.spec
     for key, option in (("num_blocks", "num_blocks"), ("heads", "num_heads")):
         given, known = getattr(args, option), getattr(spec, key)
         flag = f"--{option.replace('_', '-')}"
-        if given is not None and given < 1:
-            raise ValueError(f"{flag} {given}: must be at least 1")
         if given and known and known != given:
             raise ValueError(f"{flag} {given}: {args.source} says {known}")
         setattr(spec, key, known or given)
@@ -161,7 +170,7 @@ def complete(checkpoint: Checkpoint, args: argparse.Namespace) -> None:
     shown = f"--image-size {given[0]} {given[1]}"
     if spec.image_size and spec.image_size != given:
         raise ValueError(f"{shown}: {args.source} says {spec.image_size}")
-    if spec.patch_size is None or any(side < 1 or side % spec.patch_size for side in given):
+    if spec.patch_size is None or any(side % spec.patch_size for side in given):
         raise ValueError(f"{shown}: patches have {spec.patch_size} pixels")
     spec.image_size, spec.grid = given, tuple(side // spec.patch_size for side in given)
 

@@ -13,6 +13,7 @@ from anoseg_d2 import AnomalyPredictor
 from anoseg_d2.checkpoint import (
     AnosegCheckpointer,
     load_into,
+    model_meta,
     read_checkpoint,
     save_adapter,
     weights_hash,
@@ -442,10 +443,10 @@ def test_a_bare_vit_cannot_become_an_eomt(tmp_path, capsys):
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (["--num-blocks", "0"], "--num-blocks 0: must be at least 1"),
+        (["--num-blocks", "0"], "--num-blocks is 0; it must be an integer in 1..1000"),
         (["--num-blocks", "3"], "says 2"),
-        (["--num-heads", "-1"], "--num-heads -1: must be at least 1"),
-        (["--image-size", "-64", "64"], "--image-size -64 64"),
+        (["--num-heads", "-1"], "--num-heads is -1; it must be an integer in 1..1000"),
+        (["--image-size", "-64", "64"], "--image-size is -64; it must be an integer in 1..16384"),
         (["--import", "no_such_module_of_mine"], "cannot import 'no_such_module_of_mine'"),
         (["--output", "model.txt"], "must be a file that ends in .pth"),
         (["--output", "."], "must be a file"),
@@ -458,6 +459,16 @@ def test_a_mistake_is_one_line_and_exit_status_2(tmp_path, capsys, arguments, me
     assert run(source, *output, *arguments) == 2
     printed = capsys.readouterr()
     assert printed.err.count("\n") == 1 and message in printed.err and not printed.out
+    assert not (tmp_path / "out.pth").exists()
+
+
+def test_a_tensor_of_another_shape_is_named_before_anything_is_written(tmp_path, capsys):
+    model = tiny()
+    state = {**model.state_dict(), "mask_head.2.weight": torch.ones(3, 5, 7)}
+    torch.save({"model": state, "meta": model_meta(model)}, tmp_path / "wrong.pth")
+    assert run(tmp_path / "wrong.pth", "--to", "anoseg", "--output", tmp_path / "out.pth") == 2
+    message = capsys.readouterr().err
+    assert "wrong.pth: mask_head.2.weight is (3, 5, 7), not (24, 24)" in message
     assert not (tmp_path / "out.pth").exists()
 
 
