@@ -21,9 +21,22 @@ from anoseg_d2.data.contact_sheet import contact_sheet, evenly_spread, label_col
 from anoseg_d2.data.dataset_check import DatasetReport, check_dataset
 from anoseg_d2.data.image_io import read_image, write_image
 from anoseg_d2.data.label_rules import load_label
-from anoseg_d2.utils.cli import Progress, add_import_option, import_modules, run_command
+from anoseg_d2.utils.cli import (
+    MAX_WORKERS,
+    Progress,
+    add_import_option,
+    check_options,
+    import_modules,
+    run_command,
+)
 from anoseg_d2.utils.files import write_json
+from anoseg_d2.utils.ranges import integer
 
+OPTIONS = {
+    "--preview-count": integer(1, 1000),
+    "--sample": integer(0, also="0: all images"),
+    "--workers": integer(0, MAX_WORKERS),
+}
 SHOWN = 5  # messages of one kind on the screen; --json has all
 
 
@@ -37,7 +50,7 @@ def parse_args(argv=None) -> argparse.Namespace:
     parser.add_argument("--card", action="append", default=[], help="also register this card")
     parser.add_argument("--json", metavar="FILE", help="write all findings; - for stdout")
     parser.add_argument("--preview", metavar="DIR", help="write a sheet of overlays per dataset")
-    parser.add_argument("--preview-count", type=_positive, default=6, help="images on a sheet")
+    parser.add_argument("--preview-count", type=int, default=6, help="images on a sheet")
     parser.add_argument("--sample", type=int, default=0, help="read at most this many images each")
     parser.add_argument("--workers", type=int, default=1, help="number of reading threads")
     parser.add_argument("--list", action="store_true", help="list the registered names and exit")
@@ -45,15 +58,10 @@ def parse_args(argv=None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def _positive(text: str) -> int:
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a positive integer")
-    return int(text)
-
-
 def check_all(args: argparse.Namespace) -> int:
     """Check the named datasets, or all of them; return the exit status."""
     logging.basicConfig(level=logging.WARNING)
+    check_options(args, OPTIONS)
     import_modules(args.imports)
     root = Path(args.root).expanduser() if args.root else builtin.datasets_root()
     builtin.register_cards(args.card, root)

@@ -36,11 +36,27 @@ from anoseg_d2.data.cut_paste.sources import (
 )
 from anoseg_d2.data.image_io import read_image, read_label, write_image
 from anoseg_d2.data.label_rules import LABEL_RULES
-from anoseg_d2.utils.cli import Progress, add_import_option, import_modules, run_command
+from anoseg_d2.utils.cli import (
+    MAX_WORKERS,
+    Progress,
+    add_import_option,
+    check_options,
+    import_modules,
+    run_command,
+)
 from anoseg_d2.utils.constants import ANOMALY, ANOMALY_COLOR, KNOWN, PASTED_ID, VOID
 from anoseg_d2.utils.files import check_name, remove_abandoned, write_atomic
+from anoseg_d2.utils.ranges import integer, number
 
 DEFAULTS = CutPasteOptions()
+# What `CutPasteOptions` does not check.
+OPTIONS = {
+    "--min-area": number(0),
+    "--seed": integer(0, 2**63 - 1),
+    "--workers": integer(0, MAX_WORKERS),
+    "--preview": integer(0, 1000),
+    "--max-redraws": integer(0, 10_000),
+}
 CARD = "card.yaml"
 UNREADABLE = ("objects unreadable", "photographs missing")
 
@@ -117,8 +133,8 @@ def _add_inputs(parser) -> None:
 def _add_work(parser) -> None:
     group = parser.add_argument_group("output and work")
     group.add_argument("--output", metavar="DIR", required=True)
-    group.add_argument("--seed", type=_natural, default=0)
-    group.add_argument("--workers", type=_natural, default=1, help="processes")
+    group.add_argument("--seed", type=int, default=0)
+    group.add_argument("--workers", type=int, default=1, help="processes")
     group.add_argument(
         "--shard", type=_shard, default=(0, 1), metavar="I/N", help="make part I of N, I from 0"
     )
@@ -130,7 +146,7 @@ def _add_work(parser) -> None:
         action="store_true",
         help="write images/ and labels_masks/ (0 known, 1 pasted unknown, 255 void); ratio 1",
     )
-    group.add_argument("--preview", type=_natural, default=0, metavar="N", help="draw N on a sheet")
+    group.add_argument("--preview", type=int, default=0, metavar="N", help="draw N on a sheet")
 
 
 def _add_choices(parser) -> None:
@@ -181,24 +197,19 @@ def _add_choices(parser) -> None:
     group.add_argument("--color-jitter", action="store_true", help="change the objects' colours")
     group.add_argument("--blur", type=float, default=DEFAULTS.blur, help="largest sigma, px")
     group.add_argument("--noise", type=float, default=DEFAULTS.noise, help="largest, grey levels")
-    group.add_argument("--max-redraws", type=_natural, default=DEFAULTS.max_redraws, metavar="N")
-
-
-def _natural(text: str) -> int:
-    if not text.isdigit():
-        raise argparse.ArgumentTypeError(f"{text!r} is not an integer of 0 or more")
-    return int(text)
+    group.add_argument("--max-redraws", type=int, default=DEFAULTS.max_redraws, metavar="N")
 
 
 def _shard(text: str) -> tuple[int, int]:
     index, _, count = text.partition("/")
-    if not (index.isdigit() and count.isdigit() and int(index) < int(count)):
+    if not re.fullmatch("[0-9]{1,9}/[0-9]{1,9}", text) or int(index) >= int(count):
         raise argparse.ArgumentTypeError(f"{text!r} is not I/N with I in 0..N-1")
     return int(index), int(count)
 
 
 def prepare(args) -> int:
     """Make the dataset that the arguments describe; return the exit status."""
+    check_options(args, OPTIONS)
     import_modules(args.imports)
     job = build_job(args)
     for source in (*job.outliers, *job.controls, *job.closed_set):

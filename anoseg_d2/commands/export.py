@@ -19,6 +19,7 @@ Exit status: 0 written and checked, 1 the check failed, 2 a mistake in the call.
 
 import argparse
 import logging
+import re
 import sys
 from pathlib import Path
 
@@ -33,7 +34,10 @@ from anoseg_d2.export.write import FORMATS, OPSET, export_model
 from anoseg_d2.prediction.predictor import AnomalyPredictor
 from anoseg_d2.report.results import find_results
 from anoseg_d2.report.thresholds import read_threshold
-from anoseg_d2.utils.cli import add_import_option, import_modules, run_command
+from anoseg_d2.utils.cli import add_import_option, check_options, import_modules, run_command
+from anoseg_d2.utils.ranges import integer, number
+
+OPTIONS = {"--image-size": integer(1, 16_384), "--tolerance": number(0, above=True)}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -120,6 +124,7 @@ def run(args: argparse.Namespace) -> list[Difference]:
         ValueError, OSError, ModuleNotFoundError: a mistake in the call.
         ExportCheckError: the file differs from the model.
     """
+    check_options(args, OPTIONS)
     import_modules(args.imports)
     output = Path(args.output)
     args.format = args.format or output.suffix[1:]
@@ -154,12 +159,13 @@ def run(args: argparse.Namespace) -> list[Difference]:
 def make_spec(args: argparse.Namespace, default_scores: tuple[str, ...]) -> ExportSpec:
     """Return the spec that the options ask for."""
     names = tuple(name.strip() for name in (args.scores or "").split(",") if name.strip())
-    if args.batch != "dynamic" and not args.batch.isdecimal():
-        raise ValueError(f"--batch is {args.batch!r}; give a number or `dynamic`")
+    batch = int(args.batch) if re.fullmatch("[0-9]{1,4}", args.batch) else 0
+    if args.batch != "dynamic" and not 1 <= batch <= 1024:
+        raise ValueError(f"--batch is {args.batch!r}; give a number in 1..1024 or `dynamic`")
     return ExportSpec(
         scores=names or default_scores,
         input=args.input,
-        batch=None if args.batch == "dynamic" else int(args.batch),
+        batch=batch or None,
         image_size=tuple(args.image_size) if args.image_size else None,
         any_size=args.resize_inside,
         confidence=args.confidence,

@@ -28,10 +28,18 @@ from anoseg_d2.data.label_rules import load_label
 from anoseg_d2.modeling.memory import PatchMemory, backbone_hash, choose_rows, memory_block
 from anoseg_d2.modeling.windows import cut_windows, plan_windows
 from anoseg_d2.prediction.predictor import AnomalyPredictor
-from anoseg_d2.utils.cli import Progress, add_import_option, import_modules, run_command
+from anoseg_d2.utils.cli import (
+    Progress,
+    add_import_option,
+    check_options,
+    import_modules,
+    run_command,
+)
+from anoseg_d2.utils.ranges import integer
 
 # One image out of this many is left out of the memory, to measure the score on.
 HELD_OUT = 10
+OPTIONS = {"--rows": integer(1, 10**9), "--seed": integer(0, 2**63 - 1)}
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -61,14 +69,13 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def run(args: argparse.Namespace) -> None:
+    check_options(args, OPTIONS)
     import_modules(args.imports)
     output = Path(args.output)
     if output.exists() and not args.overwrite:
         raise ValueError(f"{output} exists; remove it or pass --overwrite")
     if output.suffix not in (".pth", ".safetensors"):
         raise ValueError(f"--output {output} must end in .pth or .safetensors")
-    if args.rows < 1:
-        raise ValueError(f"--rows must be at least 1, not {args.rows}")
     records = find_records(args)
     model = AnomalyPredictor.from_pretrained(args.weights, args.opts).model
     block = memory_block(len(model.backbone.blocks), model.num_blocks)

@@ -27,10 +27,19 @@ from anoseg_d2.config import load_config
 from anoseg_d2.prediction.input_files import find_inputs
 from anoseg_d2.prediction.job import PredictionJob
 from anoseg_d2.prediction.outputs import OUTPUTS, ScoreOutputs, check_outputs
-from anoseg_d2.prediction.temporal import TemporalFilter
 from anoseg_d2.report.results import find_results
 from anoseg_d2.report.thresholds import read_threshold
-from anoseg_d2.utils.cli import add_import_option, import_modules, run_command
+from anoseg_d2.utils.cli import add_import_option, check_options, import_modules, run_command
+from anoseg_d2.utils.ranges import integer, number
+
+OPTIONS = {
+    "--webcam": integer(0, 1000),
+    "--range": number(),
+    "--temporal": number(0, 1, above=True),
+    "--max-frames": integer(1),
+    "--tpr": number(0, 100),
+    "--min-size": integer(1),
+}
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -105,8 +114,6 @@ def main(argv=None) -> int:
         parser.error("give --weights, or a --config-file whose MODEL.WEIGHTS is set")
     if not args.inputs and args.webcam is None:
         parser.error("give an input: images, videos, folders, patterns, or --webcam N")
-    if args.webcam is not None and args.webcam < 0:
-        parser.error(f"--webcam is the number of a camera, 0 or more, not {args.webcam}")
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     with logging_redirect_tqdm():
         return run_command(
@@ -115,16 +122,16 @@ def main(argv=None) -> int:
 
 
 def run(args) -> int:
+    check_options(args, OPTIONS)
     import_modules(args.imports)
     names = list(dict.fromkeys(name.strip() for name in args.score.split(",") if name.strip()))
     options = output_options(args, names)
     files, missing = find_inputs(args.inputs)
     if not files and args.webcam is None:
         raise FileNotFoundError("no input found\n  " + "\n  ".join(missing))
-    if args.temporal is not None:
-        TemporalFilter(args.temporal)  # report a wrong weight before the model is read
-        if args.webcam is None and not any(file.is_video for file in files):
-            print("--temporal changes nothing: the inputs are only still images", file=sys.stderr)
+    moving = args.webcam is not None or any(file.is_video for file in files)
+    if args.temporal is not None and not moving:
+        print("--temporal changes nothing: the inputs are only still images", file=sys.stderr)
     predictor = build_predictor(args, names)
     make_output_folder(args.output)
     if args.tpr is not None:
@@ -191,10 +198,6 @@ def output_options(args, names: list[str]) -> dict[str, dict]:
         raise ValueError(
             f"--range must go from low to high, not {args.range[0]:g} {args.range[1]:g}"
         )
-    for option in ("min_size", "max_frames"):
-        value = getattr(args, option)
-        if value is not None and value < 1:
-            raise ValueError(f"--{option.replace('_', '-')} must be at least 1")
     thresholds = choose_thresholds(args, names)
     options = {}
     for name in names:
@@ -226,11 +229,13 @@ def choose_thresholds(args, names: list[str]) -> dict[str, float | None]:
         return dict.fromkeys(names)
     try:
         if "=" not in args.threshold and len(names) == 1:
-            return {names[0]: float(args.threshold)}
+            args.threshold = f"{names[0]}={args.threshold}"
         pairs = (part.partition("=") for part in args.threshold.split(","))
         given = {name.strip(): float(value) for name, _, value in pairs}
     except ValueError:
         given = {}
+    for value in given.values():
+        number().check("--threshold", value)
     if set(given) != set(names):
         wanted = ",".join(f"{name}=NUMBER" for name in names)
         raise ValueError(f"--threshold {args.threshold} does not fit; the scores need {wanted}")

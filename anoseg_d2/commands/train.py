@@ -9,11 +9,15 @@ Examples:
 
 import argparse
 import os
+import re
 import tempfile
 
 from anoseg_d2.config import check_key_names
-from anoseg_d2.utils.cli import add_import_option, run_command
+from anoseg_d2.utils.cli import add_import_option, check_options, run_command
 from anoseg_d2.utils.config_files import find_config
+from anoseg_d2.utils.ranges import integer
+
+MAX_PROCESSES = 256  # on one machine
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -34,7 +38,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--eval-only", action="store_true", help="evaluate; with --resume the last checkpoint")
     add("--num-gpus", type=int, default=1, help="processes on this machine, one per GPU")
     add("--num-machines", type=int, default=1, help="number of machines")
-    add("--machine-rank", type=int, default=0, help="number of this machine, from 0")
+    add("--machine-rank", type=int, default=0, help="of this machine, from 0")
     add("--dist-url", default="auto", help="tcp://HOST:PORT of machine 0; auto: this machine only")
     add_import_option(parser)
     add("opts", nargs=argparse.REMAINDER, help="config keys and values in turn: KEY VALUE ...")
@@ -77,11 +81,7 @@ def run_rank(args: argparse.Namespace) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Check arguments, config, data and folder once, then launch the ranks."""
-    if args.num_gpus < 1:
-        raise ValueError(
-            f"--num-gpus is {args.num_gpus}; it must be at least 1. On a CPU: --num-gpus 1 "
-            "MODEL.DEVICE cpu"
-        )
+    check_ranks(args)
     if args.config_file:
         args.config_file = str(find_config(args.config_file))  # detectron2 opens it too
     check_key_names(args.config_file, args.opts)
@@ -114,6 +114,29 @@ def run(args: argparse.Namespace) -> None:
         cfg.OUTPUT_DIR, training=training, resume=args.resume, overwrite=args.overwrite
     ):
         launch_ranks(run_rank, args.num_gpus, **ranks)
+
+
+def check_ranks(args: argparse.Namespace) -> None:
+    """Refuse numbers of processes and addresses that detectron2's `launch` would fail on.
+
+    Raises:
+        ValueError: names the option, what was given and what is allowed.
+    """
+    if not 1 <= args.num_gpus <= MAX_PROCESSES:
+        raise ValueError(
+            f"--num-gpus is {args.num_gpus}; it must be in 1..{MAX_PROCESSES}. On a CPU: "
+            "--num-gpus 1 MODEL.DEVICE cpu"
+        )
+    check_options(args, {"--num-machines": integer(1, 100_000)})
+    check_options(args, {"--machine-rank": integer(0, args.num_machines - 1)})
+    address = re.fullmatch(r"tcp://[^/:]+:([0-9]{1,5})", args.dist_url)
+    if args.dist_url != "auto" and not (address and 0 < int(address[1]) < 65_536):
+        raise ValueError(f"--dist-url is {args.dist_url!r}; it must be auto or tcp://HOST:PORT")
+    if args.num_machines > 1 and args.dist_url == "auto":
+        raise ValueError(
+            f"--num-machines is {args.num_machines}, which needs the address of machine 0: "
+            "--dist-url tcp://HOST:PORT"
+        )
 
 
 def dry_run(cfg, processes: int) -> None:

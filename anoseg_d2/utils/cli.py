@@ -9,15 +9,19 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 from tqdm import tqdm
 
+from anoseg_d2.utils.ranges import Rule
+
 __all__ = [
+    "MAX_WORKERS",
     "TRACEBACK",
     "USER_ERRORS",
     "Progress",
     "add_import_option",
+    "check_options",
     "import_modules",
     "one_message",
     "run_command",
@@ -25,6 +29,9 @@ __all__ = [
 
 # Environment variable that shows the whole traceback after a user's mistake.
 TRACEBACK = "ANOSEG_TRACEBACK"
+
+# Processes or threads; far more than a machine runs well.
+MAX_WORKERS = 1000
 
 # For a user's mistake or a limit of the machine, one line says enough. Anything else is a defect
 # of ours, and then we need the traceback.
@@ -118,6 +125,23 @@ class Progress:
             self._shown = now
 
 
+def check_options(args: argparse.Namespace, rules: Mapping[str, Rule]) -> None:
+    """Check options before any work; None, which stands for a default, is left out.
+
+    Args:
+        args: parsed command line.
+        rules: option, such as "--min-size", to what it may be; each value of an option that takes
+            several.
+    Raises:
+        ValueError: names the option, what was given and what is allowed.
+    """
+    for option, rule in rules.items():
+        given = getattr(args, option.lstrip("-").replace("-", "_"))
+        for value in given if isinstance(given, (list, tuple)) else (given,):
+            if value is not None:
+                rule.check(option, value)
+
+
 def add_import_option(parser: argparse.ArgumentParser) -> None:
     """Add `--import MODULE`, which may be repeated, as `args.imports`."""
     parser.add_argument(
@@ -145,7 +169,8 @@ def import_modules(names: Iterable[str]) -> None:
     for name in names:
         try:
             importlib.import_module(name)
-        except ImportError as error:
+        # Python answers an empty name, and one with a leading dot, by other errors.
+        except (ImportError, ValueError, TypeError) as error:
             raise ImportError(
                 f"cannot import {name!r}, given by --import or MODEL.IMPORTS: {error}"
             ) from error

@@ -506,6 +506,8 @@ def test_train_ids_become_official_ids(tmp_path):
         (["--drop-category", "cow"], "--drop-category: cow not in"),
         (["--drop-category", "cat", "dog"], "no object to paste; left out: 9 of categories"),
         (["--count", "3", "1"], "count is (3, 1)"),
+        (["--count", "0", "1000000000"], "count is (0, 1000000000); it must be at most 100"),
+        (["--scale", "1", "1e9"], "scale is (1.0, 1000000000.0)"),
         (["--cutouts", "nowhere"], "no folder of objects: nowhere"),
     ],
 )
@@ -513,6 +515,15 @@ def test_user_mistakes_give_one_line(inputs, tmp_path, capsys, changes, message)
     assert make(inputs, tmp_path / "out", *changes) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "option,value",
+    [("--workers", "-1"), ("--workers", "100000"), ("--seed", "-1"), ("--min-area", "nan")],
+)
+def test_an_option_out_of_its_range_is_named(inputs, tmp_path, capsys, option, value):
+    assert make(inputs, tmp_path / "out", option, value) == 2
+    assert f"error: {option} is {value}; it must be" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("shard", ["3/3", "1", "-1/2", "a/b"])

@@ -176,4 +176,4 @@ def test_mistakes_are_one_line_and_status_2(tool, weights, photos, tmp_path, cap
     assert build(tool, weights, photos, tmp_path / "m.pth", "--rows", "0") == 2
     error = capsys.readouterr().err
     assert "gone is not a folder" in error and "must end in .pth" in error
-    assert "--rows must be at least 1" in error and "Traceback" not in error
+    assert "--rows is 0; it must be an integer in 1.." in error and "Traceback" not in error

@@ -130,9 +130,8 @@ def test_an_image_that_is_refused_is_reported_and_skipped(
 
 
 def test_a_negative_webcam_is_refused_without_a_crash(demo, capsys):
-    with pytest.raises(SystemExit) as stop:
-        demo.main(["--webcam", "-1", "--weights", "w.pth"])
-    assert stop.value.code == 2 and "0 or more, not -1" in capsys.readouterr().err
+    assert demo.main(["--webcam", "-1", "--weights", "w.pth"]) == 2
+    assert "--webcam is -1; it must be an integer in 0..1000" in capsys.readouterr().err
     with pytest.raises(ValueError, match="0 or more, not -3"):
         open_video(-3)
 
@@ -193,8 +192,12 @@ def test_a_missing_input_among_others_counts_as_unreadable(demo, tmp_path, weigh
         (["photos", "--tpr", "95"], "give --results"),
         (["photos", "--score", "rba,msp", "--range", "0", "1"], "--range is for one score"),
         (["photos", "--range", "1", "0"], "from low to high, not"),
-        (["photos", "--temporal", "2"], "weight of the current frame"),
-        (["photos", "--min-size", "0"], "--min-size must be at least 1"),
+        (["photos", "--threshold", "nan"], "--threshold is nan; it must be a finite number"),
+        (["photos", "--range", "0", "inf"], "--range is inf; it must be a finite number"),
+        (["photos", "--temporal", "2"], "--temporal is 2.0; it must be a number above 0"),
+        (["photos", "--min-size", "0"], "--min-size is 0; it must be an integer of at least 1"),
+        (["photos", "--max-frames", "-5"], "--max-frames is -5; it must be an integer"),
+        (["photos", "--tpr", "nan"], "--tpr is nan; it must be a number from 0 to 100"),
         (["photos", "--weights", "gone.pth"], "gone.pth"),
         (["photos", "--opts", "MODEL.DEVISE", "cpu"], "did you mean MODEL.DEVICE"),
         (["photos", "--config-file", "gone.yaml"], "gone.yaml does not exist"),
