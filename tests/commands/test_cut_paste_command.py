@@ -506,7 +506,7 @@ def test_train_ids_become_official_ids(tmp_path):
         (["--drop-category", "cow"], "--drop-category: cow not in"),
         (["--drop-category", "cat", "dog"], "no object to paste; left out: 9 of categories"),
         (["--count", "3", "1"], "count is (3, 1)"),
-        (["--count", "0", "1000000000"], "count is (0, 1000000000); it must be at most 100"),
+        (["--count", "0", "1000000000"], "count is (0, 1000000000); allowed: 0 <= least <= most"),
         (["--scale", "1", "1e9"], "scale is (1.0, 1000000000.0)"),
         (["--cutouts", "nowhere"], "no folder of objects: nowhere"),
     ],

@@ -21,6 +21,16 @@ __all__ = ["CutPasteOptions", "PasteObject", "paste_objects"]
 
 KERNEL_SIGMAS = 4.0  # beyond this the feather adds less than a hundredth of a grey level
 HORIZON_FALLBACK = 0.4  # fraction of the height above the horizon if no ground is labelled
+_LIMITS = {
+    "ratio": (0, 1),
+    "parts": (0, 1),
+    "min_side": (1, 16_384),
+    "perspective_min_side": (1, 16_384),
+    "rim": (0, 100),
+    "blur": (0, 100),
+    "noise": (0, 100),
+    "max_redraws": (0, 10_000),
+}
 _BLENDINGS = ("feather", "hard", "poisson")
 _CHOICES = {
     "size": ("native", "perspective"),
@@ -121,23 +131,19 @@ class CutPasteOptions:
         ways = tuple(self.blending)
         known = ways and set(ways) <= set(_BLENDINGS)
         _require("blending", ways, known, f"one or more of {_BLENDINGS}")
-        for name in ("count", "control_count", "closed_set_count", "scale"):
-            low, high = getattr(self, name)
-            _require(name, (low, high), 0 <= low <= high, "0 <= least <= most")
         for name in ("count", "control_count", "closed_set_count"):
-            _require(name, getattr(self, name), getattr(self, name)[1] <= 100, "at most 100")
-        _require("scale", self.scale, 0 < self.scale[0] <= self.scale[1] <= 100, "above 0, to 100")
-        _require("ratio", self.ratio, 0 <= self.ratio <= 1, "0..1")
-        _require("parts", self.parts, 0 <= self.parts <= 1, "0..1")
-        _require(
-            "max_fraction", self.max_fraction, 0 < self.max_fraction <= 1, "above 0, at most 1"
-        )
-        _require("min_side", self.min_side, self.min_side >= 1, "1 or more")
-        for name in ("blur", "noise"):
-            _require(name, getattr(self, name), 0 <= getattr(self, name) <= 100, "0..100")
-        _require("rim", self.rim, self.rim >= 0, "0 or more")
-        _require("max_redraws", self.max_redraws, self.max_redraws >= 0, "0 or more")
-        _require("feather", self.feather, min(self.feather) >= 0, "0 or more, both")
+            low, high = getattr(self, name)
+            _require(name, (low, high), 0 <= low <= high <= 100, "0 <= least <= most <= 100")
+        low, high = self.scale
+        _require("scale", self.scale, 0 < low <= high <= 100, "0 < least <= most <= 100")
+        _require("feather", self.feather, all(0 <= v <= 1000 for v in self.feather), "0..1000")
+        for name, (low, high) in _LIMITS.items():
+            _require(
+                name, getattr(self, name), low <= getattr(self, name) <= high, f"{low}..{high}"
+            )
+        for name, high in (("max_fraction", 1), ("perspective_side", 10)):
+            value = getattr(self, name)
+            _require(name, value, 0 < value <= high, f"above 0, at most {high}")
 
 
 def _require(name, value, holds: bool, allowed: str) -> None:
