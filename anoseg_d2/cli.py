@@ -19,6 +19,7 @@ COMMANDS = {
     "export": ("export", [], "write ONNX or .pt2"),
     "convert": ("convert", [], "change a checkpoint's format"),
     "maps": ("maps", [], "evaluate the score maps of any method"),
+    "submit": ("submit", [], "write the score maps that a leaderboard asks for"),
     "compare": ("compare", [], "runs and methods side by side"),
     "check": ("check", [], "look through datasets"),
     "cut-paste": ("cut_paste", [], "paste unknown objects"),

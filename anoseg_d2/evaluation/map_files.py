@@ -164,7 +164,7 @@ def _check_header(stored: Stored, expected) -> None:
         raise _NotAMap(f"holds {dtype}, not numbers")
     height, width = _map_shape(shape)
     if expected is not None and (height, width) != tuple(expected):
-        raise _NotAMap(f"is {height}x{width}, the label is {expected[0]}x{expected[1]} (HxW)")
+        raise _NotAMap(f"is {height}x{width} (HxW), expected {expected[0]}x{expected[1]}")
     if height * width > MAX_PIXELS:
         raise _NotAMap(f"states {height}x{width} pixels; at most {MAX_PIXELS} are read")
 
@@ -222,13 +222,7 @@ def _open_npz(path: Path, key) -> Iterator[Stored]:
 
 @contextmanager
 def _open_hdf5(path: Path, key) -> Iterator[Stored]:
-    try:
-        import h5py
-    except ImportError as error:
-        raise ImportError(
-            f"{path}: hdf5 maps need the package h5py, which is optional: pip install h5py; or "
-            "convert the maps to npy"
-        ) from error
+    h5py = _import_h5py(path)
     with h5py.File(path, "r") as stored:
         # Links to other files are not followed: a map file speaks only for itself.
         local = [n for n in stored if isinstance(stored.get(n, getlink=True), h5py.HardLink)]
@@ -263,6 +257,31 @@ def _image_values(image: Image.Image) -> np.ndarray:
     return offset + scale * values
 
 
+def _write_hdf5(path: Path, score: np.ndarray) -> None:
+    h5py = _import_h5py(path)
+    largest = float(np.finfo(np.float16).max)
+    if not (np.abs(score) <= largest).all():
+        worst = float(score.flat[np.abs(score).argmax()])
+        raise ValueError(
+            f"{path}: scores reach {worst:g}, but float16 ends at {largest:g}. Only their order "
+            "counts, so scale them, or choose a score with a fixed range such as rba"
+        )
+    buffer = io.BytesIO()
+    with h5py.File(buffer, "w") as stored:
+        stored.create_dataset("value", data=score.astype(np.float16), compression=9)
+    write_atomic(path, buffer.getvalue())
+
+
+def _import_h5py(path):
+    try:
+        import h5py
+    except ImportError as error:
+        raise ImportError(
+            f"{path}: hdf5 maps need the package h5py, which is optional: pip install h5py"
+        ) from error
+    return h5py
+
+
 def _one_key(found: list[str], key: str | None) -> str:
     if key is None and len(found) == 1:
         return found[0]
@@ -277,13 +296,15 @@ def write_map(path, score: np.ndarray) -> None:
 
     A png has 16 bits from the lowest to the highest score of this map. Its text chunks
     `score_offset` and `score_scale` give the scores back to half of the scale: score = offset +
-    scale * value. A reader that ignores them may compare values only within one file.
+    scale * value. A reader that ignores them may compare values only within one file. An hdf5 is
+    what SegmentMeIfYouCan's tool reads: one float16 array named `value`, compressed.
 
     Args:
-        path: .npy (float32, exact) or .png.
+        path: .npy (float32, exact), .png or .hdf5 (float16).
         score: (H, W) floats; in a png infinities take the ends.
     Raises:
-        ValueError: another extension, or NaN.
+        ValueError: another extension, NaN, or scores that float16 cannot hold in an hdf5.
+        ImportError: an hdf5 file, and h5py is not installed.
     """
     path, score = Path(path), np.asarray(score, dtype=np.float32)
     if np.isnan(score).any():
@@ -293,8 +314,11 @@ def write_map(path, score: np.ndarray) -> None:
         np.save(buffer, score)
         write_atomic(path, buffer.getvalue())
         return
+    if path.suffix in _HDF5:
+        _write_hdf5(path, score)
+        return
     if path.suffix != ".png":
-        raise ValueError(f"{path}: score maps are written as .npy or .png")
+        raise ValueError(f"{path}: score maps are written as .npy, .png or .hdf5")
     finite = score[np.isfinite(score)]
     lowest, highest = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
     scale = (highest - lowest) / _LEVELS

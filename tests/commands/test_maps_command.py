@@ -81,7 +81,7 @@ def test_everything_wrong_is_named_before_anything_is_computed(tool, maps, tmp_p
     assert "1 images have no map" in said and "test_anomaly_0" in said
     assert "1 maps belong to no image" in said and "stranger.npy" in said
     assert "3 maps cannot be used" in said
-    assert "test_anomaly_1.npy: is 3x4, the label is 40x64" in said
+    assert "test_anomaly_1.npy: is 3x4 (HxW), expected 40x64" in said
     assert "test_anomaly_2.npy: 3 of 2560 scores are NaN" in said
     assert "test_anomaly_3.npy: cannot be read" in said
     assert not (tmp_path / "out").exists()

@@ -116,6 +116,6 @@ def test_npy_is_exact_and_foreign_pngs_keep_their_values(tmp_path):
 def test_maps_that_could_not_be_read_back_are_refused(tmp_path):
     with pytest.raises(ValueError, match="NaN"):
         write_map(tmp_path / "a.npy", np.float32([[np.nan]]))
-    with pytest.raises(ValueError, match="written as .npy or .png"):
+    with pytest.raises(ValueError, match="written as .npy, .png or .hdf5"):
         write_map(tmp_path / "a.jpg", np.float32([[1]]))
     assert list(tmp_path.iterdir()) == []
