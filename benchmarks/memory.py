@@ -1,0 +1,259 @@
+r"""Measure what the rows of a memory are worth, and what `memory` and `ratio` cost.
+
+    python benchmarks/memory.py --weights output/with_ratio.pth --dataset camvid_drives_train \
+        --test camvid_drives_anomaly camvid_drives_anomaly_known --json memory.json
+    python benchmarks/memory.py --config-file camvid/eomt_baseline --weights dinov2.safetensors ...
+    python benchmarks/memory.py --groups inference training
+
+Three groups of figures:
+    rows       AUPRC and FPR95 of `memory` with every known patch of --dataset, with random rows and
+               with coresets, all from the same pass over the images of --test
+    inference  seconds that a memory of each size, and the ratio head, add to one forward pass of
+               one window; also a whole image with and without them
+    training   seconds of a training step with and without the ratio head, and of the head alone
+
+Sides take turns in one run; seconds are medians. Without --weights the model is a random ViT of
+--size, whose costs are those of a trained one. With --config-file, tensors that the weights lack,
+such as the queries, stay random: `memory` does not depend on them.
+"""
+
+import argparse
+import platform
+
+import torch
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from inference import take_turns
+from training import Row, draw_batch
+
+from anoseg_d2.commands.memory import HELD_OUT, collect_tokens, find_records
+from anoseg_d2.config import load_config
+from anoseg_d2.data.builtin import register_cards
+from anoseg_d2.data.image_io import read_image
+from anoseg_d2.data.label_rules import load_label
+from anoseg_d2.evaluation.metrics import PixelMetrics
+from anoseg_d2.export.check import draw_image
+from anoseg_d2.modeling import scores
+from anoseg_d2.modeling.criterion import targets_from_sem_seg
+from anoseg_d2.modeling.eomt import EoMT
+from anoseg_d2.modeling.memory import PatchMemory, choose_rows, memory_block
+from anoseg_d2.modeling.ratio import RatioHead, ratio_blocks
+from anoseg_d2.prediction.predictor import AnomalyPredictor
+from anoseg_d2.utils.cli import Progress
+from anoseg_d2.utils.files import write_json
+
+
+def build_model(args: argparse.Namespace) -> EoMT:
+    """Build the model to measure, on the CPU."""
+    overrides = ["MODEL.DEVICE", "cpu", *args.opts]
+    if args.weights and not args.config_file:
+        return AnomalyPredictor.from_pretrained(args.weights, overrides).model
+    if not args.weights:
+        sizes = ["MODEL.EOMT.SIZE", args.size, "INPUT.CROP_SIZE", (args.crop, args.crop)]
+        overrides = [*sizes, "MODEL.EOMT.ANOMALY_CLASS", True, *overrides]
+    weights = ["MODEL.WEIGHTS", args.weights or "", "MODEL.ALLOW_UNTRAINED", True]
+    return AnomalyPredictor(load_config(args.config_file or "", [*weights, *overrides])).model
+
+
+def add_memory(model: EoMT, name: str, rows: torch.Tensor, block: int) -> None:
+    """Add a memory, and a score that reads it."""
+    model.patch_maps[name] = PatchMemory(rows, block)
+    scores.PATCH_MAPS.register(name)("benchmarks/memory.py adds it")
+    scores.register_score(name, maps=(name,))(lambda maps, num_known: maps[name][:, 0])
+
+
+def measure_rows(args, model: EoMT) -> list[dict]:
+    """Compare memories of the same images by their figures on the same test images."""
+    register_cards(args.cards)
+    source = argparse.Namespace(dataset=args.dataset, images=args.images)
+    records = find_records(source)[: args.limit]
+    records = [r for index, r in enumerate(records) if index % HELD_OUT] or records
+    block = memory_block(len(model.backbone.blocks), model.num_blocks)
+    generator = torch.Generator().manual_seed(args.seed)
+    tokens = collect_tokens(model, block, records, 10**9, generator)
+    add_memory(model, f"all {len(tokens)}", tokens, block)
+    names = [f"all {len(tokens)}"]
+    for kind, counts in (("random", args.random), ("coreset", args.coreset)):
+        for count in counts:
+            # A coreset chooses among three times as many candidates, as `anoseg memory` does.
+            drawn = choose_rows(tokens, count * (3 if kind == "coreset" else 1), generator, False)
+            names.append(f"{kind} {count}")
+            rows = choose_rows(drawn, count, generator, kind == "coreset")
+            add_memory(model, names[-1], rows, block)
+    found = [{"rows": name, "kept": len(model.patch_maps[name].rows)} for name in names]
+    for dataset in args.test:
+        metrics = {name: PixelMetrics() for name in names}
+        rule = MetadataCatalog.get(dataset).label_rule
+        entries = DatasetCatalog.get(dataset)[: args.limit]
+        with Progress(dataset, len(entries)) as progress:
+            for entry in entries:
+                image = torch.from_numpy(read_image(entry["file_name"])).permute(2, 0, 1)
+                maps = model([{"image": image}], score_names=names)[0]["scores"]
+                label = load_label(entry["sem_seg_file_name"], rule)
+                for name in names:
+                    metrics[name].update(maps[name].numpy(), label)
+                progress.update()
+        for row in found:
+            figures = metrics[row["rows"]].compute()
+            row[dataset] = {key: figures[key] for key in ("auprc", "fpr95")}
+    return found
+
+
+def measure_inference(args, model: EoMT) -> list[dict]:
+    """Time memories of random rows and the ratio head against one forward pass of a window."""
+    width, depth = model.backbone.embed_dim, len(model.backbone.blocks)
+    block, blocks = memory_block(depth, model.num_blocks), ratio_blocks(depth, model.num_blocks)
+    parts = {f"memory {n}": PatchMemory(torch.randn(n, width), block) for n in args.random}
+    parts["ratio"] = RatioHead(width, blocks)
+    image = draw_image(*model.image_size)
+    with torch.inference_mode():
+        _, tokens = model.run_network(image[None], final_only=True, blocks=blocks)
+        sides = {"forward": lambda: model.predict_masks(image[None], final_only=True)}
+        # Bound as a default, because the loop variable changes.
+        sides |= {name: lambda part=part: part(tokens) for name, part in parts.items()}
+        seconds = take_turns(sides, args.repeat)
+    own = model.patch_maps
+    for name, part in parts.items():
+        model.patch_maps = torch.nn.ModuleDict({name.split()[0]: part})
+        with_it = ["rba", name.split()[0]]
+        whole = take_turns(
+            {
+                "without": lambda: model([{"image": image}], score_names=["rba"]),
+                "with": lambda names=with_it: model([{"image": image}], score_names=names),
+            },
+            args.repeat,
+        )
+        seconds[f"{name}, image"] = whole["with"]
+        seconds[f"{name}, image without"] = whole["without"]
+    model.patch_maps = own
+    return [
+        {
+            "part": name,
+            "seconds": seconds[name],
+            "forward_seconds": seconds["forward"],
+            "of_forward": seconds[name] / seconds["forward"],
+            "image_seconds": seconds[f"{name}, image"],
+            "image_seconds_without": seconds[f"{name}, image without"],
+        }
+        for name in parts
+    ]
+
+
+class Step(EoMT):
+    """A training step of the model, with or without the ratio head."""
+
+    def predict(self, images):
+        blocks = self.patch_maps["ratio"].blocks if "ratio" in self.patch_maps else ()
+        return self.run_network(images, blocks=blocks)
+
+    def score(self, outputs, labels):
+        predictions, tokens = outputs
+        targets = [targets_from_sem_seg(label, self.criterion.num_classes) for label in labels]
+        loss = sum(self.criterion(predictions, targets, self.class_head).values())
+        if tokens:
+            loss = loss + self.patch_maps["ratio"].loss(tokens, labels, self.num_known).mean()
+        return loss
+
+
+def measure_training(args) -> list[dict]:
+    """Time a training step with and without the ratio head, and the head by itself."""
+    base = ["MODEL.DEVICE", "cpu", "MODEL.EOMT.SIZE", args.size, "MODEL.EOMT.ANOMALY_CLASS", True]
+    base += ["INPUT.CROP_SIZE", (args.crop, args.crop), "MODEL.HEAD.NAME", "arcface"]
+    rows = {}
+    for name, enabled in (("without", False), ("with", True)):
+        torch.manual_seed(0)
+        cfg = load_config("", [*base, "MODEL.RATIO.ENABLED", enabled, *args.opts])
+        rows[name] = Row(Step(cfg), "float32")
+    images, labels = draw_batch(args.batch, args.crop)
+    model = rows["with"].model
+    with torch.no_grad():
+        tokens = model.predict(images)[1]
+    head = model.patch_maps["ratio"]
+    optimizer = torch.optim.AdamW(head.parameters(), lr=1e-6)
+
+    def alone():
+        head.loss(tokens, labels, model.num_known).mean().backward()
+        torch.nn.utils.clip_grad_norm_(head.parameters(), 0.01)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    sides = {name: lambda row=row: row.step(images, labels) for name, row in rows.items()}
+    seconds = take_turns({**sides, "head": alone}, args.repeat)
+    return [
+        {
+            "step_seconds": seconds["without"],
+            "step_seconds_with_ratio": seconds["with"],
+            "ratio_of_steps": seconds["with"] / seconds["without"],
+            "head_seconds": seconds["head"],
+            "of_step": seconds["head"] / seconds["without"],
+        }
+    ]
+
+
+def print_table(name: str, rows: list[dict]) -> None:
+    """Print the rows of a group; nested figures become columns of their own."""
+    flat = []
+    for row in rows:
+        cells = {}
+        for key, value in row.items():
+            pairs = value.items() if isinstance(value, dict) else [("", value)]
+            cells |= {f"{key} {k}".strip(): v for k, v in pairs}
+        flat.append({k: f"{v:.4g}" if isinstance(v, float) else str(v) for k, v in cells.items()})
+    print(f"\n{name}\n\n| " + " | ".join(flat[0]) + " |")
+    print("|---" * len(flat[0]) + "|")
+    for cells in flat:
+        print("| " + " | ".join(cells.values()) + " |")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    groups = ("rows", "inference", "training")
+    add("--groups", nargs="+", choices=groups, help="default: all; without --test no rows")
+    add("--weights", help="checkpoint, or weights of a ViT with --config-file")
+    add("--config-file", help="build the model from this config")
+    add("--dataset", default="camvid_drives_train", help="normal images with labels")
+    add("--images", nargs="+", metavar="DIR", help="folders of normal photographs instead")
+    add("--test", nargs="+", default=[], metavar="NAME", help="anomaly sets to evaluate on")
+    add("--cards", nargs="+", default=[], help="dataset cards to register besides the shipped ones")
+    add("--limit", type=int, help="use only the first images of every set")
+    add("--random", nargs="*", type=int, default=[20000, 8000, 5000], help="sizes of memories")
+    add("--coreset", nargs="*", type=int, default=[5000], help="sizes of coresets")
+    add("--size", default="S", choices=["S", "B", "L"])
+    add("--crop", type=int, default=352)
+    add("--batch", type=int, default=4)
+    add("--seed", type=int, default=0)
+    add("--threads", type=int, default=1)
+    add("--repeat", type=int, default=7)
+    add("--json", help="write the figures to this file")
+    add("--opts", nargs=argparse.REMAINDER, default=[], metavar="KEY VALUE", help="config, last")
+    return parser
+
+
+def main() -> None:
+    parser = build_parser()
+    args = parser.parse_args()
+    groups = args.groups or ["rows", "inference", "training"][0 if args.test else 1 :]
+    if "rows" in groups and not args.test:
+        parser.error("group rows needs --test: anomaly sets to evaluate on")
+    args.dataset = None if args.images else args.dataset
+    torch.set_num_threads(args.threads)
+    torch.manual_seed(args.seed)
+    model = build_model(args) if {"rows", "inference"} & set(groups) else None
+    measure = {
+        "rows": lambda: measure_rows(args, model),
+        "inference": lambda: measure_inference(args, model),
+        "training": lambda: measure_training(args),
+    }
+    found = {}
+    for name in groups:
+        found[name] = measure[name]()
+        print_table(name, found[name])
+    if args.json:
+        about = {"machine": platform.machine(), "torch": torch.__version__, "options": vars(args)}
+        write_json(args.json, {**about, **found})
+
+
+if __name__ == "__main__":
+    main()
