@@ -11,6 +11,7 @@ all pixels lies within. Segments begin and end at points that are known exactly,
 contributions add up.
 """
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -52,6 +53,12 @@ class Segment:
     @property
     def end(self) -> tuple[int, int]:
         return int(self.tp_low[-1]), int(self.fp_low[-1])
+
+    @property
+    def exact(self) -> bool:
+        """Whether nothing is left open."""
+        same = self.tp_low is self.tp_high and self.fp_low is self.fp_high
+        return same and bool(self.tied.all())
 
     def before(self, name: str) -> np.ndarray:
         """The named counts one point earlier, (N,)."""
@@ -234,6 +241,8 @@ class CurveSummary:
     def __init__(self, positives: int, negatives: int, needs: list[Need]):
         self.positives, self.negatives, self.needs = positives, negatives, needs
         self._auprc = np.zeros(2)
+        # Of exact segments: terms whose sum is theirs to the last bit, however they were cut.
+        self._exact_auprc: list[float] = []
         self._auroc = np.zeros(2)
         self._f1 = [0.0, 0.0]
         self._f1_key = None
@@ -254,6 +263,13 @@ class CurveSummary:
         """Sum of (step in tp) * precision; where tp is uncertain, Abel's summation bounds it."""
         before = s.before("tp_low")
         spread, step = s.tp_high - s.tp_low, s.tp_low - before
+        if s.exact:
+            risen = step > 0
+            tp, fp = s.tp_low[risen], s.fp_low[risen]
+            terms = [*self._exact_auprc, *(step[risen] * (tp / (tp + fp))).tolist()]
+            total = math.fsum(terms)
+            self._exact_auprc = [total, math.fsum([*terms, -total])]
+            return
         high = _ratio(s.tp_high, np.where(s.tied, s.fp_low, s.before("fp_low")))
         # not tied: precision over the anomalies of a cell, after all its known pixels, is concave
         # in their rank, hence on average at least the mean of its ends
@@ -298,7 +314,7 @@ class CurveSummary:
         """Bounds of `auprc`, `auroc` and `best_f1`."""
         area = self.positives * self.negatives
         return {
-            "auprc": tuple(self._auprc / self.positives),
+            "auprc": tuple((self._auprc + math.fsum(self._exact_auprc)) / self.positives),
             "auroc": tuple(self._auroc / area),
             "best_f1": tuple(self._f1),
         }
