@@ -10,6 +10,8 @@ A recipe with `studies` has `runs` instead of stages. It builds on the output of
 only has to `evaluate`, and the keys it `set`s) becomes one step per seed that a study needs. In
 its texts `{seed}` is that seed; a checkpoint to evaluate whose path has no `{seed}` is evaluated
 once. `memory` names a dataset: the checkpoint to evaluate first gets a memory of its patches.
+`finished` names a checkpoint that the base has trained exactly as this run does with seed 0. Where
+it exists, seed 0 is only evaluated, and runs that evaluate its checkpoint take this one.
 """
 
 import hashlib
@@ -30,7 +32,7 @@ _RECIPE_KEYS = {
     *("base", "minutes", "set", "runs", "studies"),
 }
 _STEP_KEYS = {"name", "minutes", "run", "makes", "optional", "config", "weights", "from"}
-_RUN_KEYS = {"says", "config", "from", "evaluate", "set", "memory"}
+_RUN_KEYS = {"says", "config", "from", "evaluate", "finished", "set", "memory"}
 _STUDY_KEYS = {
     *("name", "question", "paper", "runs", "seeds", "datasets", "scores", "costs"),
     *("finding", "ships"),
@@ -341,6 +343,8 @@ def _run(path, name: str, content: dict, seed: int, fill: _Filler, output: Path)
     trains, memory = "from" in entry, entry.get("memory", "")
     if trains and memory:
         raise ValueError(f"{path}: run {name!r} trains; only what it evaluates can get a memory")
+    if "finished" in entry and not trains:
+        raise ValueError(f"{path}: run {name!r} only evaluates, so it has nothing to be finished")
     fill = _Filler({**fill.values, "seed": seed})
     weights = fill.path(entry["from"] if trains else entry["evaluate"])
     settings = entry.get("set", {})
@@ -350,6 +354,12 @@ def _run(path, name: str, content: dict, seed: int, fill: _Filler, output: Path)
     if memory:
         facts.append(memory)
     text = json.dumps(facts, sort_keys=True, default=str)
+    # Figures are the same either way, so the digest does not say who trained the checkpoint.
+    done = _finished(content["runs"], fill, output)
+    own = output / name / f"seed{seed}" / "model_final.pth"
+    if trains and own in done:
+        trains, weights = False, own
+    weights = done.get(weights, weights)
     return Step(
         f"{name}_seed{seed}",
         float(content.get("minutes", 0)),
@@ -365,6 +375,16 @@ def _run(path, name: str, content: dict, seed: int, fill: _Filler, output: Path)
         says=entry["says"],
         digest=hashlib.sha256(text.encode()).hexdigest()[:12],
     )
+
+
+def _finished(runs: dict, fill: _Filler, output: Path) -> dict[Path, Path]:
+    """Return {checkpoint that a run would write with seed 0: the base's, which exists}."""
+    pairs = {
+        output / name / "seed0" / "model_final.pth": fill.path(entry["finished"])
+        for name, entry in runs.items()
+        if "finished" in entry
+    }
+    return {own: base for own, base in pairs.items() if base.exists()}
 
 
 def _study(path, entry: dict, content: dict) -> Study:

@@ -105,6 +105,25 @@ def test_a_checkpoint_gets_its_memory_before_it_is_evaluated_with_each_seed(stud
     assert load_recipe(studies).steps[-1].digest != digest
 
 
+def test_seed_0_of_what_the_base_has_trained_is_only_evaluated(studies, trained):
+    one, start = studies.parent / "start" / "one.pth", studies.parent / "start"
+    text = studies.read_text().replace(
+        'yaml, from: "{base}/one.pth"}', 'yaml, from: "{base}/one.pth", finished: "{base}/two.pth"}'
+    )
+    studies.write_text(text)
+    without = {step.name: step for step in load_recipe(studies).steps}
+    assert without["base_seed0"].trains and without["base_seed0"].weights == one
+    (start / "two.pth").write_bytes(b"weights")
+    steps = {step.name: step for step in load_recipe(studies).steps}
+    assert not steps["base_seed0"].trains and steps["base_seed0"].weights == start / "two.pth"
+    assert steps["base_seed1"].trains and steps["base_seed1"].weights == one
+    assert steps["seen_seed0"].weights == start / "two.pth", "what evaluates it follows"
+    assert steps["fast_seed0"].trains
+    assert all(steps[name].digest == without[name].digest for name in steps)
+    assert run.main([str(studies)]) == 0
+    assert [command[4] for command in trained].count("--eval-only") == 2
+
+
 def test_a_finished_run_is_not_made_again_and_a_changed_one_is_when_asked(studies, trained, capsys):
     arguments = [str(studies)]
     assert run.main(arguments) == 0
