@@ -49,7 +49,11 @@ def read(text: str) -> list[Run]:
 
 
 def check(runs: list[Run], texts: list[str]) -> None:
-    """Refuse what would count one evaluation twice."""
+    """Refuse what would count one evaluation twice, and figures on different labels.
+
+    Raises:
+        ValueError: names the arguments, and what differs.
+    """
     seen: dict[tuple, str] = {}
     for run, text in zip(runs, texts, strict=True):
         key = (run.name, repr(run.results()))
@@ -59,8 +63,28 @@ def check(runs: list[Run], texts: list[str]) -> None:
                 "one run counted twice would look like a spread of 0; name each run once"
             )
         seen[key] = text
+    check_labels(runs, texts)
     if not any(run.of_kind("anomaly") for run in runs):
         raise ValueError("none of the runs has figures of an anomaly dataset")
+
+
+def check_labels(runs: list[Run], texts: list[str]) -> None:
+    """Refuse runs that saw other images or labels under the name of the same dataset."""
+    counts = ("images", "pixels", "anomaly_pixels", "known_pixels", "void_pixels")
+    for dataset in dict.fromkeys(name for run in runs for name in run.records):
+        for key in (*counts, "component_track"):
+            # Results of older versions do not have every entry.
+            found = {
+                text: value
+                for run, text in zip(runs, texts, strict=True)
+                if (value := run.records.get(dataset, {}).get("result", {}).get(key)) is not None
+            }
+            if len(set(found.values())) > 1:
+                values = "; ".join(f"{text}: {value}" for text, value in found.items())
+                raise ValueError(
+                    f"{dataset} differs in its {key} between the runs ({values}): they did not see "
+                    "the same files, so their figures do not compare. Evaluate all on the same ones"
+                )
 
 
 def main(argv=None) -> int:

@@ -63,6 +63,8 @@ def _figure(runs: list[Run], dataset: str) -> str:
             text = f" <b>{means[score].text()}</b>"
             item = f'<li {marks}><i style="background:{color}"></i>{label}{text}</li>'
             legend.setdefault((run.name, score), item)
+    without = [name for name in names if name not in {run for run, _ in legend}]
+    without = [name for name in without if any(dataset in r.records for r in grouped[name])]
     if not legend:
         return f"<figure><figcaption>{html.escape(dataset)}</figcaption><p>No curve.</p></figure>"
     plots = _plot("recall", "precision", curves["pr"])
@@ -70,8 +72,15 @@ def _figure(runs: list[Run], dataset: str) -> str:
     return (
         f"<figure><figcaption>{html.escape(dataset)}</figcaption>"
         f'<div class="plots">{plots}</div><ul class="legend">{"".join(legend.values())}</ul>'
-        "</figure>"
+        f"{_without_curve(without)}</figure>"
     )
+
+
+def _without_curve(names: list[str]) -> str:
+    if not names:
+        return ""
+    names = html.escape(", ".join(names))
+    return f'<p class="quiet">No curve of {names}: no curves.json next to their results.</p>'
 
 
 def _threshold_dots(curve: dict, figures: dict) -> list[tuple[float, dict, str]]:

@@ -60,7 +60,7 @@ def build_page(runs: list[Run], title: str) -> str:
     parts = {
         "title": html.escape(title),
         "facts": _facts(runs),
-        "overview": _overview_table(runs),
+        "overview": _overview_table(runs) + _warnings(runs),
         "seeds": seed_figures(runs),
         "curves": curve_figures(runs),
         "closed_set": _closed_table(runs),
@@ -179,6 +179,20 @@ def _overview_table(runs: list[Run]) -> str:
         for row in rows
     ]
     return _table(f'<tr class="groups"><th colspan="2"></th>{spans}</tr>', heads, body, "overview")
+
+
+def _warnings(runs: list[Run]) -> str:
+    """What a reader of the figures must know, as the evaluators left it."""
+    entries = {}
+    for name, run in zip(unique_names(runs), runs, strict=True):
+        for dataset, record in run.of_kind("anomaly").items():
+            for text in record["result"].get("warnings") or ():
+                entries.setdefault((dataset, text), []).append(name)
+    items = "".join(
+        f"<li><b>{html.escape(dataset)}</b>, {html.escape(', '.join(names))}: {html.escape(text)}"
+        for (dataset, text), names in entries.items()
+    )
+    return f'<ul class="warnings">{items}</ul>' if items else ""
 
 
 def _repeated(name: str, count: int) -> str:

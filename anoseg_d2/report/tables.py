@@ -129,12 +129,18 @@ def results_latex(runs: list[Run], only_best: bool = False) -> str:
         "Method & Score & " + " & ".join(figures) + r" \\",
         r"\midrule",
     ]
-    for row in rows:
-        cells = [latex_escaped(_model(row)), latex_escaped(row["score"] or "--")]
+    several = len(rows) > len(methods(runs))
+    for row, above in zip(rows, [None, *rows], strict=False):
+        again = above is not None and above["model"] == row["model"]
+        if several and above is not None and not again:
+            lines.append(r"\addlinespace")
+        cells = ["" if again else latex_escaped(_model(row)), latex_escaped(row["score"] or "--")]
         for column in columns:
             text = row[column].text(r"$\pm$") or "--"
-            marked = _is_best(row[column], best.get(column))
-            cells.append(rf"\textbf{{{text}}}" if marked else text)
+            if _is_best(row[column], best.get(column)):
+                text = rf"\textbf{{{text}}}"
+            # A closed set has one figure for all scores of a method.
+            cells.append("" if again and column[1] in CLOSED_FIGURES else text)
         lines.append(" & ".join(cells) + r" \\")
     lines += [r"\bottomrule", r"\end{tabular}}", r"\end{table*}"]
     return "\n".join(lines) + "\n"

@@ -143,3 +143,47 @@ def test_a_comparison_can_be_compared_again(tool, tmp_path):
     again = [str(tmp_path / "out"), f"new={store(tmp_path / 'c.json', rba=60.0)}"]
     assert tool.main([*again, "--output", str(tmp_path / "more")]) == 0
     assert list(json.loads((tmp_path / "more/results.json").read_text())["models"]) == ["a", "new"]
+
+
+@pytest.mark.parametrize("key", ["images", "anomaly_pixels", "void_pixels", "component_track"])
+def test_figures_on_different_labels_are_not_put_next_to_each_other(tool, tmp_path, capsys, key):
+    counts = {"images": 2, "anomaly_pixels": 5, "void_pixels": 1, "component_track": "anomaly"}
+    files = []
+    for name, changed in (("one", {}), ("other", {key: "obstacle" if key.endswith("k") else 7})):
+        files.append(store(tmp_path / f"{name}.json", rba=50.0))
+        results = read_json(files[-1])
+        results["datasets"]["road"] |= {**counts, **changed}
+        write_json(files[-1], results)
+    assert tool.main([*files, "--output", str(tmp_path / "out")]) == 2
+    said = capsys.readouterr().err
+    assert f"road differs in its {key}" in said and "one.json: " in said and "other.json: " in said
+    assert not (tmp_path / "out").exists()
+
+
+def test_warnings_of_an_evaluation_are_on_the_page(tool, tmp_path):
+    files = [store(tmp_path / f"{name}.json", rba=50.0) for name in ("one", "other")]
+    results = read_json(files[1])
+    results["datasets"]["road"]["warnings"] = ["the labels may be <inverted>"]
+    write_json(files[1], results)
+    assert tool.main([*files, "--output", str(tmp_path / "out")]) == 0
+    page = (tmp_path / "out" / "index.html").read_text()
+    assert "<b>road</b>, other: the labels may be &lt;inverted&gt;" in page
+    assert "No curve of" not in page and "No curve." in page
+
+
+def test_latex_names_each_method_and_its_closed_set_once(tool, tmp_path):
+    path = tmp_path / "ours.json"
+    store(path, rba=50.0, msp=40.0)
+    results = read_json(path)
+    results["closed_set"]["val"] = {"mIoU": 60.0}
+    write_json(path, results)
+    other = store(tmp_path / "theirs.json", score=51.0)
+    assert tool.main([str(path), other, "--output", str(tmp_path / "out")]) == 0
+    lines = (tmp_path / "out" / "results.tex").read_text().splitlines()
+    body = lines[lines.index(r"\midrule") + 1 : lines.index(r"\bottomrule")]
+    assert body == [
+        r"ours & rba & 60.00 & 50.00 & 50.00 \\",
+        r" & msp &  & 40.00 & 60.00 \\",
+        r"\addlinespace",
+        r"theirs & score & -- & \textbf{51.00} & \textbf{49.00} \\",
+    ]
