@@ -22,7 +22,7 @@ from anoseg_d2.report.results import find_results, read_results
 from anoseg_d2.report.runs import load_runs
 from anoseg_d2.report.tables import latex_escaped
 from anoseg_d2.utils.cli import run_command
-from anoseg_d2.utils.files import write_atomic
+from anoseg_d2.utils.files import atomic_path, write_atomic
 
 STAGES = ("eomt_baseline", "logitnorm", "arcface", "arcface_full", "arcface_lora")
 DATASETS = {
@@ -242,21 +242,25 @@ def draw_figure_3(curves: dict, results: dict, scores: dict, dataset: str, folde
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(figsize=(5, 4), layout="constrained")
-    for stage, paper in FIGURE_3.items():
-        curve = (curves.get(stage, {}).get(dataset) or {}).get(scores["MaxLogit"])
-        if curve:
-            value = ours(results, dataset, Column("", stage), scores)
-            printed = f", paper {paper:.2f}" if dataset == FIGURE_3_SET else ""
-            axes.step(curve["recall"], curve["precision"], label=f"{stage}: {value:.2f}{printed}")
-    drawn = bool(axes.lines)
-    if drawn:
+    try:
+        for stage, paper in FIGURE_3.items():
+            curve = (curves.get(stage, {}).get(dataset) or {}).get(scores["MaxLogit"])
+            if curve:
+                value = ours(results, dataset, Column("", stage), scores)
+                printed = f", paper {paper:.2f}" if dataset == FIGURE_3_SET else ""
+                name = f"{stage}: {value:.2f}{printed}"
+                axes.step(curve["recall"], curve["precision"], label=name)
+        if not axes.lines:
+            return False
         axes.set(xlabel="recall", ylabel="precision", xlim=(0, 1), ylim=(0, 1.02), title=dataset)
         axes.legend(title="AUPRC (%)", fontsize=8)
         axes.grid(alpha=0.3)
         for form in ("png", "pdf"):
-            figure.savefig(folder / f"figure3.{form}", dpi=200)
-    pyplot.close(figure)
-    return drawn
+            with atomic_path(folder / f"figure3.{form}", suffix=f".{form}") as temporary:
+                figure.savefig(temporary, dpi=200)
+        return True
+    finally:
+        pyplot.close(figure)
 
 
 def load_run(text: str) -> tuple[str, dict, dict]:

@@ -12,6 +12,7 @@ import numpy as np
 
 from anoseg_d2.data.label_rules import LabelRule, load_label
 from anoseg_d2.evaluation.map_files import MapReader
+from anoseg_d2.utils.files import name_failed_write
 
 __all__ = ["KEPT_PREFIX", "FileMaps", "KeptMaps"]
 
@@ -36,7 +37,7 @@ class KeptMaps:
     def __init__(self, folder, expected_images: int, purpose: str):
         self._parent, self._expected, self._purpose = folder, expected_images, purpose
         self._folder: tempfile.TemporaryDirectory | None = None
-        self._images: list[tuple[str, list[str]]] = []  # id and names of the scores
+        self._images: list[tuple[str, tuple[str, ...]]] = []  # id and names of the scores
         self.error: str | None = None
 
     def add(self, image_id: str, scores: dict, label: np.ndarray) -> None:
@@ -46,10 +47,14 @@ class KeptMaps:
         if self.error is not None:
             return
         index, folder = len(self._images), Path(self._folder.name)
-        np.save(folder / f"{index}.label.npy", label)
-        for position, score in enumerate(scores.values()):
-            np.save(folder / f"{index}.{position}.npy", score)
-        self._images.append((image_id, list(scores)))
+        with name_failed_write(folder / f"{index}.label.npy"):
+            np.save(folder / f"{index}.label.npy", label)
+            for position, score in enumerate(scores.values()):
+                np.save(folder / f"{index}.{position}.npy", score)
+        names = tuple(scores)
+        if self._images and self._images[-1][1] == names:
+            names = self._images[-1][1]  # one tuple for all images: there may be very many
+        self._images.append((image_id, names))
 
     def _open(self, bytes_per_image: int) -> None:
         if self._parent is not None:

@@ -20,6 +20,7 @@ except ImportError:  # not a Unix
 __all__ = [
     "atomic_path",
     "check_name",
+    "name_failed_write",
     "publish",
     "read_json",
     "remove_abandoned",
@@ -99,6 +100,19 @@ def _locked(handle: int) -> Iterator[None]:
         yield
     finally:
         os.close(handle)
+
+
+@contextlib.contextmanager
+def name_failed_write(path) -> Iterator[None]:
+    """Raise an OSError that names no file, as of a full disk, again with `path` and the space."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is not None:
+            raise
+        # numpy reports a short write without an errno.
+        code, reason = error.errno or errno.EIO, error.strerror or error
+        raise OSError(code, f"{reason} ({_free_space(Path(path))})", str(path)) from error
 
 
 def remove_abandoned(path) -> None:

@@ -3,49 +3,17 @@
 import builtins
 import errno
 import os
-import tempfile
 
 import pytest
 import torch
+from failing_disk import CODES, FailAt
 
 import anoseg_d2.checkpoint.files as files
 from anoseg_d2.checkpoint import AnosegCheckpointer, read_checkpoint, weights_hash
 
 
-class FailAt:
-    """Let the n-th call of any patched function fail, and count the calls."""
-
-    def __init__(self, number, code):
-        self.number, self.code, self.calls = number, code, 0
-
-    def wrap(self, function, leaves_half=False):
-        def wrapped(*args, **kwargs):
-            self.calls += 1
-            if self.calls == self.number:
-                if leaves_half:
-                    with REAL_OPEN(args[1], "wb") as stream:
-                        stream.write(b"half")
-                    # torch's and safetensors' own writers do not raise OSError.
-                    raise RuntimeError("PytorchStreamWriter failed writing file data/0")
-                raise OSError(self.code, os.strerror(self.code))
-            return function(*args, **kwargs)
-
-        return wrapped
-
-
-REAL_OPEN = builtins.open
-
-
 def patch(monkeypatch, fault):
-    for owner, name in (
-        (builtins, "open"),
-        (os, "replace"),
-        (os, "fsync"),
-        (os, "chmod"),
-        (os, "close"),
-        (tempfile, "mkstemp"),
-    ):
-        monkeypatch.setattr(owner, name, fault.wrap(getattr(owner, name)))
+    fault.patch(monkeypatch, (builtins, "open"), (os, "close"))
     monkeypatch.setattr(torch, "save", fault.wrap(torch.save, leaves_half=True))
     monkeypatch.setattr(files, "save_file", fault.wrap(files.save_file, leaves_half=True))
 
@@ -56,7 +24,7 @@ def checkpointer(model, folder):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO], ids=errno.errorcode.get)
+@pytest.mark.parametrize("code", CODES, ids=errno.errorcode.get)
 @pytest.mark.parametrize("name", ["model_0000002", "model_final"])
 def test_whichever_call_fails_the_run_resumes_from_a_whole_file(
     tmp_path, monkeypatch, tiny_eomt, code, name

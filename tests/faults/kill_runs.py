@@ -4,11 +4,12 @@
     python tests/faults/kill_runs.py --kills 50 --json figures.json
     python tests/faults/kill_runs.py --only training --kills 10 --seed 3
 
-Every kill starts a tiny job in a folder of its own, ends all of its processes at a random point of
-their work, and gives the same command again (with --resume for a training). The point is drawn as
-a fraction of the files that the undisturbed job writes, so that a slow machine does not move it;
-for two thirds of the trainings' kills the script then waits until a checkpoint is just being
-written or renamed. A run that had ended before its point is started anew and is not counted.
+Every kill starts a tiny job in a folder of its own, ends all of its processes, and gives the same
+command again (with --resume for a training). Kills of two kinds take turns. One comes from outside
+at a random fraction of the files that the undisturbed job makes, so that a slow machine does not
+move it; a run that had ended by then is started anew and is not counted. The other comes from
+inside, at a random one of the job's renames: with half of the new file written, just before the
+file gets its name, or just after. Two processes are only killed from outside.
 
 A kill holds when the second command succeeds and
 
@@ -56,7 +57,7 @@ class Job:
         outcome: reads what must be equal from the output folder.
         marks: pattern of files whose number shows how far the job is.
         total: their number at the end.
-        writes: pattern of temporary files to wait for in some of the kills, or empty.
+        renames: how many files the undisturbed run renames in its own process.
     """
 
     name: str
@@ -66,7 +67,7 @@ class Job:
     outcome: object
     marks: str
     total: int
-    writes: str = ""
+    renames: int = 0
     seconds: float = 0.0
     expected: object = field(default=None, repr=False)
 
@@ -74,12 +75,16 @@ class Job:
 class Process:
     """A command in a forked process, for which everything is imported already."""
 
-    def __init__(self, job: Job, argv: tuple[str, ...], output: Path, log: Path):
-        output.mkdir(exist_ok=True)
+    def __init__(self, job: Job, argv: tuple[str, ...], output: Path, log: Path, replace=None):
         from corpus import Case
 
-        case = Case(job.door, job.name, argv, "")
-        self.pid, self.status = try_corpus.start(case, output, log), None
+        output.mkdir(exist_ok=True)
+        case, usual = Case(job.door, job.name, argv, ""), os.replace
+        os.replace = replace or usual  # the forked process keeps it
+        try:
+            self.pid, self.status = try_corpus.start(case, output, log), None
+        finally:
+            os.replace = usual
 
     def poll(self) -> int | None:
         """Return the exit status, None while it runs."""
@@ -111,6 +116,34 @@ def descendants(pid: int) -> list[int]:
             for child in map(int, (task / "children").read_text().split()):
                 found += [child, *descendants(child)]
     return found
+
+
+def counting(tally: Path):
+    """Return an `os.replace` that adds a byte to a file for every call."""
+    usual = os.replace
+
+    def replace(source, target):
+        with open(tally, "ab") as stream:
+            stream.write(b".")
+        usual(source, target)
+
+    return replace
+
+
+def dying(number: int, how: str):
+    """Return an `os.replace` that kills its process at one of its calls, counted from 0."""
+    usual, calls = os.replace, iter(range(10**9))
+
+    def replace(source, target):
+        if next(calls) != number:
+            return usual(source, target)
+        if how == "half written":
+            os.truncate(source, os.path.getsize(source) // 2)
+        elif how == "renamed":
+            usual(source, target)
+        return os.kill(os.getpid(), signal.SIGKILL)
+
+    return replace
 
 
 def weights(output: Path) -> dict:
@@ -179,7 +212,7 @@ def jobs(folder: Path) -> list[Job]:
     paste, evaluate = world.paste(scenes=scenes), world.evaluate()
     kept_labels = "inference/*/.kept-maps-*/*.label.npy"
     scores = ("TEST.ANOMALY.SCORES", "['rba', 'memory']")
-    memory = Job("memory", "build_memory", remember, remember, remembered, ".memory.pth.*", 1)
+    memory = Job("memory", "build_memory", remember, remember, remembered, "memory.pth", 1)
     measure(memory, folder, with_memory)
     use_memory = world.evaluate(*scores, weights=with_memory / "memory.pth")
     common = (kept_labels, IMAGES)
@@ -215,8 +248,7 @@ def _trainings(folder: Path, world) -> list[Job]:
         base, end = (*more, "--config-file", str(config)), ("OUTPUT_DIR", "{out}")
         total = STEPS // PERIOD
         resume = (*base, "--resume", *end)
-        marks = ("model_*.pth", total, ".model_*.tmp")
-        found.append(Job(name, "train_net", base + end, resume, weights, *marks))
+        found.append(Job(name, "train_net", base + end, resume, weights, "model_*.pth", total))
     runs.write_dataset(folder, "faults", 4)  # small_run has named it otherwise
     return found
 
@@ -243,70 +275,77 @@ def _many_images(world, count: int) -> None:
 
 def measure(job: Job, folder: Path, output: Path) -> None:
     """Run a job undisturbed."""
-    log = folder / f"{job.name}.txt"
+    log, tally = folder / f"{job.name}.txt", folder / f"{job.name}.renames"
+    tally.write_bytes(b"")
     began = time.monotonic()
-    status = Process(job, job.first, output, log).wait(1200)
+    status = Process(job, job.first, output, log, counting(tally)).wait(1200)
     job.seconds = time.monotonic() - began
     if status != 0:
         raise RuntimeError(f"{job.name} failed undisturbed:\n{log.read_text()[-3000:]}")
-    job.expected = job.outcome(output)
-    print(f"{job.name}: {job.seconds:.1f} s undisturbed", flush=True)
+    job.expected, job.renames = job.outcome(output), tally.stat().st_size
+    print(f"{job.name}: {job.seconds:.1f} s and {job.renames} renames undisturbed", flush=True)
 
 
-def reach(job: Job, process: Process, output: Path, point: float, in_write: bool) -> bool:
-    """Wait until the job is at a point of its work; returns whether a file was being written."""
-    wanted = point * job.total
-    seen = 0.0
-    while process.poll() is None and seen < wanted:
+def reach(job: Job, process: Process, output: Path, point: float) -> bool:
+    """Wait until the job is at a point of its work; returns whether it still runs then."""
+    seen = 0
+    while process.poll() is None and seen < min(point, 1) * job.total:
         seen = len(list(output.glob(job.marks)))
-        if wanted >= job.total and seen == job.total:
-            break
         time.sleep(0.005)
-    if wanted >= job.total:  # what follows the last file leaves no marks
+    if point > 1:  # what follows the last file leaves no marks
         process.wait((point - 1) * job.seconds)
-    if not in_write:
-        return False
-    while process.poll() is None:
-        if any(output.glob(job.writes)):
-            return True
-    return False
+    return process.poll() is None
 
 
-def kill(job: Job, number: int, folder: Path, rng: random.Random) -> tuple[str, bool, str]:
+def kill_from_outside(job: Job, start, rng: random.Random) -> tuple[Path, str]:
+    """Kill a job at a random point of its work; returns its folder and the point."""
+    point = rng.uniform(0, 1.2)
+    for attempt in range(20):
+        process, output = start(attempt)
+        if reach(job, process, output, point):
+            process.kill()
+            return output, f"killed at {100 * point:.0f} %"
+        shutil.rmtree(output)
+        point *= 0.9
+    raise RuntimeError(f"{job.name} always ended before it could be killed")
+
+
+def kill(job: Job, number: int, folder: Path, rng: random.Random) -> tuple[bool, str, str]:
     """Kill a job once and run it again.
 
     Returns:
-        where it was killed, whether in a write, and what did not hold.
+        whether it was killed in a write, where, and what did not hold.
     """
-    for attempt in range(20):
+
+    def start(attempt, replace=None):
         output = folder / f"{job.name} {number}.{attempt}"
-        log = folder / f"{output.name}.txt"
-        process = Process(job, job.first, output, log)
-        in_write = bool(job.writes) and number % 3 > 0
-        point = rng.uniform(0, 0.95 if in_write else 1.2)
-        writing = reach(job, process, output, point, in_write)
-        time.sleep(rng.uniform(0, 0.02))  # within the write, at its rename, or just after it
-        if process.poll() is None:
-            break
-        shutil.rmtree(output)
+        return Process(job, job.first, output, folder / "first.txt", replace), output
+
+    in_write = job.renames > 0 and number % 2 == 1
+    if in_write:
+        how = rng.choice(("half written", "complete", "renamed"))
+        rename = rng.randrange(job.renames)
+        process, output = start(0, dying(rename, how))
+        if process.wait(120 + 20 * job.seconds) != -signal.SIGKILL:
+            raise RuntimeError(f"{job.name} was to die at rename {rename}, and did not")
+        where = f"killed at file {rename + 1} of {job.renames}, {how}"
     else:
-        return "no moment", False, "it always ended before"
-    process.kill()
-    when = f"{100 * point:.0f} %" + (", in a write" if writing else "")
+        output, where = kill_from_outside(job, start, rng)
+    log = folder / "again.txt"
     process = Process(job, job.again, output, log)
     status = process.wait(120 + 20 * job.seconds)
     if status is None:
         process.kill()
-        return when, writing, "the second run hangs"
+        return in_write, where, "the second run hangs"
     if status:
-        return when, writing, f"exit status {status}: {log.read_text().strip().splitlines()[-1:]}"
-    found = job.outcome(output)
-    left = litter(output)
+        last = log.read_text().strip().splitlines()[-1:]
+        return in_write, where, f"exit status {status}: {last}"
+    found, left = job.outcome(output), litter(output)
     shutil.rmtree(output)
     if found != job.expected:
         names = [n for n in {*found, *job.expected} if found.get(n) != job.expected.get(n)]
-        return when, writing, f"differs in {len(names)}: {sorted(names)[:3]}"
-    return when, writing, f"leaves {left[:3]}" if left else ""
+        return in_write, where, f"differs in {len(names)}: {sorted(names)[:3]}"
+    return in_write, where, f"leaves {left[:3]}" if left else ""
 
 
 def main() -> int:
@@ -334,11 +373,11 @@ def main() -> int:
             late = time.monotonic() - began > 60 * args.minutes
             if tried.total() == args.kills or late:
                 break
-            when, writing, failure = kill(chosen[turn], tried[turn], Path(name), rng)
+            in_write, where, failure = kill(chosen[turn], tried[turn], Path(name), rng)
             tried[turn] += 1
             held[turn] += not failure
-            writes[turn] += writing
-            print(f"{turn}, killed at {when}: {failure or 'held'}", flush=True)
+            writes[turn] += in_write
+            print(f"{turn}, {where}: {failure or 'held'}", flush=True)
     print(f"\n{'job':<14} {'kills':>6} {'in a write':>11} {'held':>6}")
     for turn in chosen:
         print(f"{turn:<14} {tried[turn]:>6} {writes[turn]:>11} {held[turn]:>6}")

@@ -16,6 +16,7 @@ import numpy as np
 
 from anoseg_d2.evaluation.streaming.bounds import CHUNK, Segment, exact_segment
 from anoseg_d2.evaluation.streaming.counts import Budget, KeyRuns
+from anoseg_d2.utils.files import name_failed_write
 
 __all__ = ["EXACT_PREFIX", "ExactCounts", "estimate_exact_bytes"]
 
@@ -76,7 +77,8 @@ class ExactCounts:
             ranges = chosen >> np.uint32(_LOW_BITS)
             starts = np.flatnonzero(np.diff(ranges, prepend=np.uint32(0xFFFFFFFF)))
             for start, end in zip(starts, np.append(starts, chosen.size)[1:], strict=True):
-                with open(self._folder / f"{ranges[start]:03x}.{name}", "ab") as file:
+                path = self._folder / f"{ranges[start]:03x}.{name}"
+                with name_failed_write(path), open(path, "ab") as file:
                     chosen[start:end].tofile(file)
 
     def merge(self, other: "ExactCounts") -> None:
@@ -97,7 +99,8 @@ class ExactCounts:
         files = sorted(folder.iterdir())
         self._check_space(sum(file.stat().st_size for file in files) // _KEY_BYTES)
         for file in files:
-            with open(file, "rb") as source, open(self._folder / file.name, "ab") as target:
+            path = self._folder / file.name
+            with name_failed_write(path), open(file, "rb") as source, open(path, "ab") as target:
                 left = file.stat().st_size  # its size before, should source and target be one
                 while left:
                     block = source.read(min(left, 4 * CHUNK))
