@@ -21,6 +21,7 @@ COMMANDS = {
     "maps": ("maps", [], "evaluate the score maps of any method"),
     "submit": ("submit", [], "write the score maps that a leaderboard asks for"),
     "compare": ("compare", [], "runs and methods side by side"),
+    "card": ("card", [], "propose a dataset card for your own images"),
     "check": ("check", [], "look through datasets"),
     "cut-paste": ("cut_paste", [], "paste unknown objects"),
     "memory": ("memory", [], "add the memory score"),

@@ -46,7 +46,18 @@ def test_help_lists_every_command(capsys):
     with pytest.raises(SystemExit, match="0"):
         cli.main(["--help"])
     said = capsys.readouterr().out
-    names = ["train", "eval", "predict", "export", "convert", "maps", "submit", "compare", "check"]
+    names = [
+        "train",
+        "eval",
+        "predict",
+        "export",
+        "convert",
+        "maps",
+        "submit",
+        "compare",
+        "card",
+        "check",
+    ]
     names += ["cut-paste", "memory"]
     assert list(cli.COMMANDS) == names
     assert all(f"\n  {name} " in said for name in names)

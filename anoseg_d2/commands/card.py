@@ -1,0 +1,83 @@
+"""Propose a dataset card for a folder of your own photographs and masks.
+
+    anoseg card photos/                           # writes photos/photos.yaml
+    anoseg card unknown/ --kind anomaly --output cards/unknown.yaml
+
+A mask is an image with one number per pixel, named like its photograph (street_01.jpg with
+street_01.png in another folder, or with street_01_mask.png in the same one). Subfolders named
+train, val or test become splits. The card lists every value of the masks with its fraction of the
+pixels, and says what was guessed; correct it in an editor, then run the command that is printed.
+docs/own_data.md follows the whole road.
+
+Exit status: 0 written; 2 nothing to propose, or a mistake in the call, which one message names.
+"""
+
+import argparse
+import re
+from pathlib import Path
+
+from anoseg_d2.data.builtin import DATASETS
+from anoseg_d2.data.card_proposal import KINDS, card_text, count_values, guess_kind
+from anoseg_d2.data.dataset_card import read_card
+from anoseg_d2.data.mask_pairs import find_pairs
+from anoseg_d2.utils.cli import Progress, run_command
+from anoseg_d2.utils.files import check_name, write_atomic
+
+SHOWN = 30  # values on the screen; the card has all
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Describe the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("folder", metavar="DIR", help="folder of photographs and masks, with its subfolders")
+    add("--kind", choices=KINDS, help="default: anomaly where masks have two values besides void")
+    add("--name", help="of the dataset; default: the folder's")
+    add("--output", metavar="FILE", help="default: DIR/NAME.yaml")
+    add("--sample", type=int, default=0, metavar="N", help="read at most N masks; default: all")
+    add("--overwrite", action="store_true", help="replace an existing card")
+    return parser
+
+
+def main(argv=None) -> int:
+    """Run the command; returns the exit status."""
+    args = build_parser().parse_args(argv)
+    return run_command(lambda: propose(args), stopped="stopped; nothing was written")
+
+
+def propose(args: argparse.Namespace) -> None:
+    """Find the pairs, count the values, and write and check the card."""
+    folder = Path(args.folder).expanduser()
+    plain = re.sub(r"[^A-Za-z0-9._+-]+", "_", folder.resolve().name).strip("_.-") or "my_data"
+    name = check_name(args.name or plain, "dataset")
+    output = Path(args.output or folder / f"{name}.yaml")
+    if output.exists() and not args.overwrite:
+        raise ValueError(f"{output} exists; remove it or pass --overwrite")
+    pairing = find_pairs(folder)
+    for split in pairing.splits:
+        full_name = f"{name}_{split.name}" if split.name else name
+        if full_name in DATASETS:
+            raise ValueError(f"the dataset name {full_name!r} is taken; choose another --name")
+    pairs = [pair for split in pairing.splits for pair in split.pairs]
+    total = min(args.sample or len(pairs), len(pairs))
+    with Progress("read", total, "masks") as progress:
+        values = count_values(pairs, args.sample, progress.update)
+    inside = output.resolve().parent == folder.resolve()
+    root = "." if inside else str(folder.resolve())
+    write_atomic(output, card_text(name, root, pairing, values, args.kind).encode())
+    datasets = read_card(output)
+    for split in pairing.splits:
+        print(f"{len(split.pairs)} pairs: {split.images}, {split.labels}")
+    if pairing.unmatched:
+        first = ", ".join(str(path.relative_to(folder)) for path in pairing.unmatched[:3])
+        print(f"{len(pairing.unmatched)} images belong to no pair and are left out: {first}")
+    print(f"{'value':>6}  {'pixels':>8}  masks")
+    for value, count in list(values.items())[:SHOWN]:
+        print(f"{value:>6}  {count.pixels:>8.2%}  {count.masks}")
+    if total < len(pairs):
+        print(f"{len(pairs) - total} masks were not read; values that only they hold are missing")
+    names = " ".join(dataset.name for dataset in datasets)
+    print(f"wrote {output} ({args.kind or guess_kind(values)}); correct it, then look at the data:")
+    print(f"  anoseg check --card {output} {names} --preview previews")

@@ -1,0 +1,169 @@
+"""A card for one's own images: the pairs, the values and the guesses, and a card that works."""
+
+import numpy as np
+import pytest
+import yaml
+
+from anoseg_d2.commands import card
+from anoseg_d2.data.dataset_card import read_card
+from anoseg_d2.data.image_io import write_image
+
+SHAPE = (8, 12)
+
+
+def write_photo(path):
+    write_image(path, np.zeros((*SHAPE, 3), np.uint8))
+
+
+def write_mask(path, *values):
+    """A mask whose rows hold the values in turn."""
+    rows = np.resize(np.array(values, np.uint8), SHAPE[0])
+    write_image(path, np.repeat(rows[:, None], SHAPE[1], axis=1))
+
+
+@pytest.fixture(autouse=True)
+def no_flushing(monkeypatch):
+    monkeypatch.setattr("os.fsync", lambda _: None)
+
+
+def run(*arguments):
+    return card.main([str(argument) for argument in arguments])
+
+
+def proposed(folder, *options):
+    """Run the command; returns the yaml and {dataset: number of pairs} as found by its card."""
+    output = folder / "card.yaml"
+    assert run(folder, "--name", "mine", "--output", output, *options) == 0
+    datasets = read_card(output)
+    found = {dataset.name: dataset.find(folder) for dataset in datasets}
+    assert not any(f.images_without_label or f.labels_without_image for f in found.values())
+    return yaml.safe_load(output.read_text()), {name: len(f.pairs) for name, f in found.items()}
+
+
+LAYOUTS = {
+    "two folders": (("images/{}.jpg", "masks/{}.png"), ["mine"]),
+    "one folder, a suffix": (("{}.jpg", "{}_mask.png"), ["mine"]),
+    "one folder, the extension": (("{}.jpg", "{}.png"), ["mine"]),
+    "splits below": (("images/train/{}.png", "labels/train/{}.png"), ["mine_train"]),
+    "splits above": (("val/photos/{}.jpg", "val/labels/{}_L.png"), ["mine_val"]),
+    "as CamVid": (("train/{}.png", "trainannot/{}.png"), ["mine_train"]),
+    "affixes on both": (("in/{}_leftImg8bit.png", "gt/{}_gtFine_labelIds.png"), ["mine"]),
+    "prefixes": (("photo_{}.jpg", "mask_{}.png"), ["mine"]),
+}
+
+
+@pytest.mark.parametrize("layout", list(LAYOUTS))
+def test_masks_are_found_by_name(tmp_path, layout):
+    (photo, mask), names = LAYOUTS[layout]
+    for name in ("1", "2", "10", "11"):
+        write_photo(tmp_path / photo.format(name))
+        write_mask(tmp_path / mask.format(name), 0, 1, 2, 255)
+    assert proposed(tmp_path)[1] == dict.fromkeys(names, 4)
+
+
+def test_cities_become_one_pattern_and_pictures_of_labels_are_no_masks(tmp_path):
+    for split, city in (("train", "ulm"), ("train", "bonn"), ("val", "jena")):
+        name = f"{split}/{city}/{city}_1"
+        write_photo(tmp_path / f"leftImg8bit/{name}_leftImg8bit.png")
+        write_mask(tmp_path / f"gtFine/{name}_gtFine_labelIds.png", 7, 8, 11, 21, 23, 26, 0)
+        write_photo(tmp_path / f"gtFine/{name}_gtFine_color.png")
+        write_mask(tmp_path / f"gtFine/{name}_gtFine_instanceIds.png", 1, 2, 3)
+    content, found = proposed(tmp_path)
+    assert found == {"mine_train": 2, "mine_val": 1}
+    assert content["splits"]["train"]["images"].startswith("leftImg8bit/train/{folder}/")
+    assert "label_values: cityscapes" in (tmp_path / "card.yaml").read_text()
+
+
+def test_values_are_listed_with_their_fractions_and_guesses(tmp_path, capsys):
+    for index in range(4):
+        write_photo(tmp_path / f"images/{index}.jpg")
+        write_mask(tmp_path / f"masks/{index}.png", 3, 3, 7, *([254] if index else [255]))
+    content, _ = proposed(tmp_path)
+    assert content["kind"] == "closed_set"
+    assert content["classes"] == ["class_3", "class_7"]
+    assert content["label_values"] == {3: "class_3", 7: "class_7"}
+    assert content["void"] == [255] and content["anomaly"] == 254
+    text = (tmp_path / "card.yaml").read_text()
+    assert "3: class_3  # 50.00% of the pixels, in 4 masks" in text
+    assert "void: [255]  # guessed: 6.25% of the pixels, in 1 masks" in text
+    said = capsys.readouterr().out
+    assert "anoseg check --card" in said and "    18.75%  3" in said
+
+
+@pytest.mark.parametrize(
+    ("values", "known", "anomaly", "void"),
+    [
+        ((0, 1), [0], 1, []),
+        ((0, 1, 255), [0], 1, [255]),
+        ((0, 255), [0], 255, []),
+        ((0, 254, 255), [0], 254, [255]),
+        ((4, 9), [4], 9, []),
+    ],
+)
+def test_masks_of_two_values_make_an_anomaly_set(tmp_path, values, known, anomaly, void):
+    write_photo(tmp_path / "images/1.jpg")
+    write_mask(tmp_path / "masks/1.png", *values)
+    content, _ = proposed(tmp_path)
+    assert content["kind"] == "anomaly"
+    assert (content["known"], content["anomaly"], content["void"]) == (known, anomaly, void)
+
+
+def test_the_kind_can_be_given(tmp_path):
+    write_photo(tmp_path / "images/1.jpg")
+    write_mask(tmp_path / "masks/1.png", 0, 1, 2, 2)
+    assert proposed(tmp_path, "--kind", "anomaly")[0]["known"] == [0, 2]
+    content, _ = proposed(tmp_path, "--kind", "closed_set", "--overwrite")
+    assert content["classes"] == ["class_0", "class_1", "class_2"]
+
+
+def test_images_of_no_pair_are_named(tmp_path, capsys):
+    for index in range(3):
+        write_photo(tmp_path / f"images/{index}.jpg")
+        write_mask(tmp_path / f"masks/{index}.png", 0, 1)
+    write_photo(tmp_path / "test/9.jpg")
+    proposed(tmp_path)
+    assert "1 images belong to no pair and are left out: test/9.jpg" in capsys.readouterr().out
+
+
+def test_the_card_is_written_next_to_the_images_and_is_not_replaced(tmp_path, capsys):
+    folder = tmp_path / "My road (1)"
+    write_photo(folder / "images/1.jpg")
+    write_mask(folder / "masks/1.png", 0, 1)
+    assert run(folder) == 0
+    content = yaml.safe_load((folder / "My_road_1.yaml").read_text())
+    assert content["root"] == "." and content["name"] == "My_road_1"
+    assert run(folder) == 2
+    assert "exists; remove it or pass --overwrite" in capsys.readouterr().err
+
+
+def colour_mask(path):
+    colours = np.zeros((*SHAPE, 3), np.uint8)
+    colours[:4, :, 1] = 200
+    write_image(path, colours)
+
+
+@pytest.mark.parametrize(
+    ("mask", "message"),
+    [
+        (lambda path: None, "no photograph has a mask with a similar name"),
+        (lambda path: write_mask(path, 5), "the masks hold only the value 5"),
+        (colour_mask, "1.png is a colour picture"),
+        (lambda path: path.write_bytes(b"no image"), "cannot read mask"),
+    ],
+)
+def test_what_cannot_be_proposed_is_said(tmp_path, capsys, mask, message):
+    write_photo(tmp_path / "images/1.jpg")
+    (tmp_path / "masks").mkdir()
+    mask(tmp_path / "masks/1.png")
+    assert run(tmp_path, "--name", "mine") == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "mine.yaml").exists()
+
+
+def test_a_folder_that_is_not_there_and_a_name_that_is_taken(tmp_path, capsys):
+    assert run(tmp_path / "no") == 2
+    assert "is not a folder" in capsys.readouterr().err
+    write_photo(tmp_path / "images/1.jpg")
+    write_mask(tmp_path / "masks/1.png", 0, 1)
+    assert run(tmp_path, "--name", "road_anomaly") == 2
+    assert "'road_anomaly' is taken" in capsys.readouterr().err
