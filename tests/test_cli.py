@@ -30,16 +30,29 @@ def _keep_the_programs_name(monkeypatch):
     monkeypatch.setattr(sys, "argv", list(sys.argv))
 
 
-def test_help_and_version_load_neither_torch_nor_detectron2():
+@pytest.mark.parametrize(
+    ("arguments", "status"),
+    [
+        (["--help"], 0),
+        (["--version"], 0),
+        (["train", "--help"], 0),
+        (["train", "--config-file", "arcface_lora", "SOLVER.MAX_ITR", "3"], 2),
+        (["predict", "--help"], 0),
+        (["predict", "a.png", "--weights", "w.pth", "--opts", "MODEL.DEVISE", "cpu"], 2),
+        (["predict", "gone.png", "--weights", "w.pth"], 2),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_help_and_mistakes_are_answered_without_torch_or_detectron2(arguments, status):
     code = (
         "import sys\nfrom anoseg_d2 import cli\n"
-        "try: cli.main(sys.argv[1:])\n"
-        "except SystemExit: print(sorted({'torch', 'detectron2'} & set(sys.modules)))"
+        "try: status = cli.main(sys.argv[1:])\n"
+        "except SystemExit as stop: status = stop.code\n"
+        "print(status or 0, sorted({'torch', 'detectron2'} & set(sys.modules)))"
     )
-    for option in ("--help", "--version"):
-        command = [sys.executable, "-c", code, option]
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-        assert done.stdout.splitlines()[-1] == "[]"
+    command = [sys.executable, "-c", code, *arguments]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == f"{status} []"
 
 
 def test_help_lists_every_command(capsys):

@@ -22,13 +22,10 @@ import tempfile
 
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from anoseg_d2 import AnomalyPredictor
-from anoseg_d2.config import load_config
+from anoseg_d2.config import check_key_names, load_config
 from anoseg_d2.prediction.input_files import find_inputs
 from anoseg_d2.prediction.job import PredictionJob
 from anoseg_d2.prediction.outputs import OUTPUTS, ScoreOutputs, check_outputs
-from anoseg_d2.report.results import find_results
-from anoseg_d2.report.thresholds import read_threshold
 from anoseg_d2.utils.cli import add_import_option, check_options, import_modules, run_command
 from anoseg_d2.utils.ranges import integer, number
 
@@ -123,6 +120,8 @@ def main(argv=None) -> int:
 
 def run(args) -> int:
     check_options(args, OPTIONS)
+    # Mistakes that need no torch come first, because importing torch takes seconds.
+    check_key_names(args.config_file or "", args.opts)
     import_modules(args.imports)
     names = list(dict.fromkeys(name.strip() for name in args.score.split(",") if name.strip()))
     options = output_options(args, names)
@@ -175,8 +174,10 @@ def make_output_folder(path: str) -> None:
         raise OSError(f"--output {path} is not a folder that can be written: {reason}") from error
 
 
-def build_predictor(args, names: list[str]) -> AnomalyPredictor:
-    """Build the model that the weights describe, or that of the config file."""
+def build_predictor(args, names: list[str]):
+    """Return the `AnomalyPredictor` that the weights describe, or that of the config file."""
+    from anoseg_d2.prediction.predictor import AnomalyPredictor
+
     if not args.config_file:
         overrides = ["TEST.ANOMALY.SCORES", names, *args.opts]
         return AnomalyPredictor.from_pretrained(args.weights, overrides)
@@ -221,6 +222,9 @@ def choose_thresholds(args, names: list[str]) -> dict[str, float | None]:
     if args.threshold is not None and args.tpr is not None:
         raise ValueError("--threshold and --tpr cannot be given together")
     if args.tpr is not None:
+        from anoseg_d2.report.results import find_results
+        from anoseg_d2.report.thresholds import read_threshold
+
         results = args.results or find_results(args.weights or "")
         if results is None:
             raise ValueError("--tpr reads its threshold from an evaluation: give --results")
