@@ -18,6 +18,7 @@ __all__ = [
     "cut_windows",
     "merge_windows",
     "plan_windows",
+    "resize_pixels",
     "resize_rows",
     "row_weights",
 ]
@@ -190,5 +191,34 @@ def resize_rows(
 def _resize_columns(rows: Tensor, width: int) -> Tensor:
     if rows.shape[-1] == width:
         return rows
-    size = (rows.shape[-2], width)
-    return F.interpolate(rows[None], size=size, mode="bilinear", align_corners=False)[0]
+    # Rows are the channels of a line here, which is faster than an image and gives the same bits.
+    return F.interpolate(rows, size=width, mode="linear", align_corners=False)
+
+
+def resize_pixels(maps: Tensor, size: tuple[int, int], start: int, stop: int) -> Tensor:
+    """Do what `resize_rows` does for maps whose last axis is their channels, much faster on CPUs.
+
+    Args:
+        maps: (h, w, M).
+        size: (H, W) of the whole result.
+        start, stop: the wanted rows of the result.
+    Returns:
+        (stop - start, W, M), equal to `resize_rows` up to rounding.
+    """
+    height, width, channels = maps.shape
+    if height == size[0]:
+        rows = maps[start:stop]
+    else:
+        first, weights = row_weights(height, size[0], start, stop, maps)
+        rows = weights @ maps[first : first + weights.shape[1]].flatten(1)
+        rows = rows.unflatten(1, (width, channels))
+    if width == size[1]:
+        return rows
+    # The new axis has to be the first one, or torch does not see that channels are contiguous.
+    rows = F.interpolate(
+        rows[None].permute(0, 3, 1, 2),
+        size=(stop - start, size[1]),
+        mode="bilinear",
+        align_corners=False,
+    )
+    return rows.permute(0, 2, 3, 1)[0]

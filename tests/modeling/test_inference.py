@@ -272,3 +272,26 @@ def test_large_images_are_read_in_strips_of_bounded_size(tiny_eomt, monkeypatch,
     assert output["scores"]["rba"].shape == output["sem_seg"].shape == size
     assert sum(rows for _, rows, _ in strips) == size[0]
     assert max(maps * rows * width for maps, rows, width in strips) <= inference.STRIP_ELEMENTS
+
+
+@pytest.mark.parametrize("classes", [2, 19, 256, 300])
+def test_segmentation_and_confidence_are_the_first_maximum_to_the_bit(tiny_eomt, classes):
+    model = tiny_eomt()
+    model.num_known = classes
+    # Few distinct values, so that most pixels have several best classes, and sums on both sides
+    # of 1; the last column has a single best class, which is the last one.
+    probs = torch.randint(5, (1, classes + 1, 6, 40)) / 4 * torch.linspace(0, 2 / classes, 40)
+    probs[:, classes - 1, :, -1] = 0.7
+    known = probs[:, :classes]
+    found = inference.read_scores(model, {"probs": probs}, ["rba"])
+    assert torch.equal(found["sem_seg"], known.argmax(dim=1))
+    assert torch.equal(found["confidence"], known_distribution(known).amax(dim=1))
+
+
+def test_maps_that_need_about_as_many_queries_share_a_product():
+    coefficients = {name: torch.randn(m, 100) for name, m in zip("abc", (19, 19, 1), strict=True)}
+    products = inference._join_products(coefficients, {"a": 100, "b": 95, "c": 100})
+    assert [tuple(p.shape) for p in products] == [(39, 100)]
+    assert torch.equal(products[0], torch.cat(list(coefficients.values())))
+    products = inference._join_products(coefficients, {"a": 100, "b": 12, "c": 15})
+    assert [tuple(p.shape) for p in products] == [(19, 100), (20, 15)]

@@ -9,7 +9,13 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 from torchvision.transforms.v2 import functional as TF
 
-from anoseg_d2.modeling.windows import cut_windows, merge_windows, plan_windows, resize_rows
+from anoseg_d2.modeling.windows import (
+    cut_windows,
+    merge_windows,
+    plan_windows,
+    resize_pixels,
+    resize_rows,
+)
 
 
 @pytest.mark.parametrize(
@@ -136,9 +142,26 @@ def test_rows_in_strips_equal_interpolation_of_the_whole(source, target, rows):
     torch.testing.assert_close(torch.cat(strips, dim=1), expected, rtol=1e-5, atol=1e-5)
 
 
+@given(
+    channels=st.integers(1, 3),
+    source=st.tuples(st.integers(1, 12), st.integers(1, 12)),
+    target=st.tuples(st.integers(1, 30), st.integers(1, 30)),
+    rows=st.integers(1, 7),
+)
+@settings(max_examples=60, deadline=None)
+def test_channels_may_be_the_last_axis(channels, source, target, rows):
+    maps = torch.randn(channels, *source, generator=torch.Generator().manual_seed(0))
+    for start in range(0, target[0], rows):
+        stop = min(start + rows, target[0])
+        found = resize_pixels(maps.permute(1, 2, 0).contiguous(), target, start, stop)
+        expected = resize_rows(maps, target, start, stop).permute(1, 2, 0)
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+
+
 def test_equal_sizes_are_left_as_they_are():
     maps = torch.randn(3, 5, 7)
     assert torch.equal(resize_rows(maps, (5, 7), 0, 5), maps)
+    assert torch.equal(resize_pixels(maps.permute(1, 2, 0), (5, 7), 0, 5).permute(2, 0, 1), maps)
 
 
 def test_an_image_that_would_take_thousands_of_windows_is_refused_with_its_size():
