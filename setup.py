@@ -46,6 +46,7 @@ EXTRAS = {
     "hdf5": ["h5py>=3.10"],  # score maps as SegmentMeIfYouCan's code writes them
     # OpenCV reads and writes frames; this keeps the sound, and the time of every frame, too.
     "video": ["av>=12.0"],
+    "app": ["gradio>=6.0"],  # the page of `anoseg app`
     "test": [
         "pytest>=8.0",
         "pytest-xdist>=3.5",

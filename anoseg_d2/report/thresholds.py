@@ -4,7 +4,7 @@ from pathlib import Path
 
 from anoseg_d2.report.results import find_results, read_results
 
-__all__ = ["read_threshold"]
+__all__ = ["list_thresholds", "read_threshold"]
 
 
 def read_threshold(path, score: str, tpr: float, dataset: str | None = None) -> float:
@@ -41,6 +41,28 @@ def read_threshold(path, score: str, tpr: float, dataset: str | None = None) -> 
             f"{stated or 'none, ' + str(entry.get('why'))}"
         )
     return threshold
+
+
+def list_thresholds(path) -> dict[str, dict[str, float]]:
+    """List every threshold that an evaluation states.
+
+    Args:
+        path: of results.json.
+    Returns:
+        {score: {what it reaches, such as "road_anomaly: 95 % TPR": threshold}}, the best F1 of a
+        dataset before its true-positive rates.
+    Raises:
+        FileNotFoundError, ValueError: see `read_results`.
+    """
+    found: dict[str, dict[str, float]] = {}
+    for dataset, record in read_results(path)["datasets"].items():
+        for score, entry in record.get("scores", {}).items():
+            reached = {"best F1": entry.get("best_f1_threshold")}
+            rates = entry.get("tpr_thresholds") or {}
+            reached |= {f"{rate} % TPR": value for rate, value in rates.items()}
+            named = {f"{dataset}: {what}": v for what, v in reached.items() if v is not None}
+            found.setdefault(score, {}).update(named)
+    return found
 
 
 def _score_entry(results: Path, score: str, dataset: str | None) -> dict:
