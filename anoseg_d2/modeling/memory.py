@@ -19,8 +19,10 @@ __all__ = ["MEMORY_ROWS", "PatchMemory", "backbone_hash", "choose_rows", "memory
 
 # Name of the rows in a checkpoint.
 MEMORY_ROWS = "patch_maps.memory.rows"
-# Rows compared at once: 4,096 patches of a window of 1024 px need 64 MiB for their cosines.
-_CHUNK = 4096
+# Cosines held at once, of all windows of a batch together: 32 MiB.
+_COSINES = 2**23
+# Rows compared at once in an exported graph, whose batch may be open.
+_EXPORTED_ROWS = 4096
 
 
 class PatchMemory(nn.Module):
@@ -44,12 +46,17 @@ class PatchMemory(nn.Module):
         """Return 1 - cosine to the nearest row, 0..2: {block: (B, N, C)} -> (B, 1, N) float32."""
         unit = F.normalize(tokens[self.blocks[0]].float(), dim=-1)
         nearest = None
-        for rows in self.rows.split(_CHUNK):
+        for rows in self.rows.split(self._rows_at_once(unit)):
             # float16 rounds a row; normalised again, its cosine with itself is 1.
             cosine = unit @ F.normalize(rows.float(), dim=-1).T
             best = cosine.amax(dim=-1)
             nearest = best if nearest is None else torch.maximum(nearest, best)
         return 1 - nearest.clamp(max=1)[:, None]
+
+    def _rows_at_once(self, unit: Tensor) -> int:
+        if torch.compiler.is_exporting():
+            return _EXPORTED_ROWS
+        return max(_COSINES // unit[..., 0].numel(), 1)
 
 
 def memory_block(depth: int, num_blocks: int) -> int:

@@ -170,6 +170,31 @@ def test_public_checkpoints_get_a_memory(tool, photos, tmp_path, make, name):
     np.testing.assert_allclose(after["rba"], before["rba"], atol=1e-5)
 
 
+@pytest.mark.parametrize("lora", [None, {"rank": 2}], ids=["whole", "adapters merged"])
+def test_memory_and_statistics_survive_conversion(tool, photos, tmp_path, tiny_eomt, lora):
+    model = tiny_eomt(has_anomaly=True, lora=lora)
+    model.score_statistics = {"rba": (-0.6, 0.2)}
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.1)
+    torch.save({"model": model.state_dict(), "meta": model_meta(model)}, tmp_path / "w.pth")
+    assert build(tool, tmp_path / "w.pth", photos, tmp_path / "m.pth", "--rows", "7") == 0
+    output = tmp_path / "converted.safetensors"
+    assert convert.main([str(tmp_path / "m.pth"), "--to", "anoseg", "--output", str(output)]) == 0
+    before, after = (
+        AnomalyPredictor.from_pretrained(
+            str(path), ["TEST.ANOMALY.SCORES", ["memory", "rba", "rba+memory"]]
+        )
+        for path in (tmp_path / "m.pth", output)
+    )
+    assert set(after.model.score_statistics) == {"rba", "memory"}
+    assert after.model.score_statistics == before.model.score_statistics
+    maps = [p(photos / "2.png")["scores"] for p in (before, after)]
+    for name, score in maps[0].items():
+        np.testing.assert_array_equal(maps[1][name], score)
+    assert maps[1]["rba+memory"].std() > 0
+
+
 def test_mistakes_are_one_line_and_status_2(tool, weights, photos, tmp_path, capsys):
     assert build(tool, weights, tmp_path / "gone", tmp_path / "m.pth") == 2
     assert build(tool, weights, photos, tmp_path / "m.txt") == 2

@@ -3,7 +3,11 @@
 import pytest
 import torch
 from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
+from anoseg_d2.config import load_config
+from anoseg_d2.modeling import EoMT
 from anoseg_d2.modeling.inference import predict_windows
 from anoseg_d2.modeling.memory import PatchMemory, backbone_hash, choose_rows, memory_block
 from anoseg_d2.modeling.windows import cut_windows, merge_windows, plan_windows
@@ -22,8 +26,56 @@ def test_the_cosine_equals_a_loop():
 def test_rows_in_chunks_equal_all_rows_at_once(monkeypatch):
     tokens, memory = torch.randn(1, 5, 8), PatchMemory(torch.randn(50, 8), 0)
     whole = memory({0: tokens})
-    monkeypatch.setattr("anoseg_d2.modeling.memory._CHUNK", 7)
+    monkeypatch.setattr("anoseg_d2.modeling.memory._COSINES", 35)  # seven rows at once
     torch.testing.assert_close(memory({0: tokens}), whole)
+
+
+class LargestTensor(TorchDispatchMode):
+    """The most elements of any tensor that operations make inside this context."""
+
+    elements = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(result):
+            if isinstance(tensor, torch.Tensor):
+                self.elements = max(self.elements, tensor.numel())
+        return result
+
+
+@pytest.mark.parametrize("batch", [1, 8])
+def test_windows_of_1024_px_need_bounded_memory_whatever_the_batch(batch):
+    memory = PatchMemory(torch.ones(20000, 64), 0).to("meta")
+    tokens = torch.empty(batch, 4096, 64, device="meta")
+    with LargestTensor() as largest:
+        assert memory({0: tokens}).shape == (batch, 1, 4096)
+    # All cosines at once would be 82 million per window.
+    assert largest.elements <= 2**23
+
+
+@pytest.mark.parametrize(
+    "backbone,size,block,blocks",
+    [
+        ("dinov2", "S", 8, (5, 8, 11)),
+        ("dinov2", "B", 8, (5, 8, 11)),
+        ("dinov2", "L", 19, (11, 19, 23)),
+        ("dinov2", "G", 34, (19, 34, 39)),
+        ("dinov3", "L", 19, (11, 19, 23)),
+    ],
+)
+def test_every_size_gives_the_tokens_that_memory_and_ratio_read(backbone, size, block, blocks):
+    overrides = ["MODEL.DEVICE", "cpu", "MODEL.EOMT.SIZE", size, "MODEL.EOMT.BACKBONE", backbone]
+    overrides += ["INPUT.CROP_SIZE", (64, 96), "MODEL.RATIO.ENABLED", True]
+    with torch.device("meta"):  # shapes only: no size takes memory or time
+        model = EoMT(load_config("", overrides)).eval()
+    assert memory_block(len(model.backbone.blocks), model.num_blocks) == block
+    assert model.patch_maps["ratio"].blocks == blocks
+    model._apply_heads = lambda x: None  # autocast knows no meta device
+    tokens = model.run_network(torch.empty(1, 3, 64, 96, device="meta"), True, blocks)[1]
+    width = model.backbone.embed_dim
+    assert {value.shape for value in tokens.values()} == {(1, 24, width)}
+    memory = PatchMemory(torch.ones(3, width), block).to("meta")
+    assert memory(tokens).shape == model.patch_maps["ratio"](tokens).shape == (1, 1, 24)
 
 
 def test_a_row_of_the_memory_scores_zero():
