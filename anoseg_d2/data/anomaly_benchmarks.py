@@ -152,7 +152,11 @@ _LOST_AND_FOUND_NO_KNOWN = tuple(
 _STREET_HAZARDS = (
     Layout(
         "StreetHazards release",
-        ("streethazards_test/test", "streethazards/test", "StreetHazards/test"),
+        # streethazards_test.tar unpacks to `test`, here or in a folder made for it.
+        (
+            *("streethazards_test/test", "streethazards/test", "StreetHazards/test"),
+            *("street_hazards/test", "test"),
+        ),
         ("images/test/{town}/{id}.*",),
         ("annotations/test/{town}/{id}.png",),
     ),

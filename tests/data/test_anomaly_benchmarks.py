@@ -173,6 +173,18 @@ RELEASES = {
         "Validation_Dataset/RoadObsticle21/labels_masks/validation_3_labels_semantic.png",
         label(),
     ),
+    "street_hazards, archive unpacked in place": (
+        "street_hazards",
+        "test/images/test/t6/12.png",
+        "test/annotations/test/t6/12.png",
+        label(anomaly=14, known=3, void=0),
+    ),
+    "street_hazards, archive unpacked in a folder of the set's name": (
+        "street_hazards",
+        "street_hazards/test/images/test/t5/300.png",
+        "street_hazards/test/annotations/test/t5/300.png",
+        label(anomaly=14, known=3, void=0),
+    ),
     "street_hazards, release": (
         "street_hazards",
         "streethazards_test/test/images/test/t5/300.png",
