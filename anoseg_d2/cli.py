@@ -8,6 +8,7 @@ import importlib
 import sys
 
 from anoseg_d2 import __version__
+from anoseg_d2.utils.cli import add_verbosity_options
 
 __all__ = ["COMMANDS", "main"]
 
@@ -34,12 +35,13 @@ def build_parser() -> argparse.ArgumentParser:
     listed = "\n".join(f"  {name:10} {text}" for name, (_, _, text) in COMMANDS.items())
     parser = argparse.ArgumentParser(
         prog="anoseg",
-        usage="anoseg [-h] [--version] COMMAND ...",
+        usage="anoseg [-h] [--version] [-q | -v] COMMAND ...",
         description=f"Road-anomaly segmentation.\n\ncommands:\n{listed}\n\n"
         "`anoseg COMMAND --help` describes one of them.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"anoseg_d2 {__version__}")
+    add_verbosity_options(parser)
     parser.add_argument("command", choices=COMMANDS, metavar="COMMAND", help=argparse.SUPPRESS)
     parser.add_argument("arguments", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
     return parser
@@ -52,4 +54,5 @@ def main(argv: list[str] | None = None) -> int:
     command = importlib.import_module(f"anoseg_d2.commands.{module}")
     # Its parser takes its name from there: "usage: anoseg train ...".
     sys.argv[0] = f"anoseg {args.command}"
-    return command.main([*first, *args.arguments])
+    verbosity = {-1: ["--quiet"], 0: [], 1: ["--verbose"]}[args.verbosity]
+    return command.main([*verbosity, *first, *args.arguments])

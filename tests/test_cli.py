@@ -81,7 +81,9 @@ def test_an_unknown_command_names_the_known_ones(capsys):
 def test_a_command_calls_itself_by_its_name(name, capsys):
     with pytest.raises(SystemExit, match="0"):
         cli.main([name, "--help"])
-    assert capsys.readouterr().out.startswith(f"usage: anoseg {name} ")
+    said = capsys.readouterr().out
+    assert said.startswith(f"usage: anoseg {name} ")
+    assert "-q, --quiet" in said and "-v, --verbose" in said
 
 
 @pytest.mark.parametrize("path", list(SCRIPTS))
@@ -98,6 +100,24 @@ def test_eval_evaluates(monkeypatch):
     monkeypatch.setattr("anoseg_d2.commands.train.main", lambda argv: calls.append(argv) or 0)
     assert cli.main(["eval", "--config-file", "a.yaml", "MODEL.WEIGHTS", "w.pth"]) == 0
     assert calls == [["--eval-only", "--config-file", "a.yaml", "MODEL.WEIGHTS", "w.pth"]]
+
+
+def test_verbosity_goes_before_the_command_or_after_it(monkeypatch):
+    calls = []
+    monkeypatch.setattr("anoseg_d2.commands.compare.main", lambda argv: calls.append(argv) or 0)
+    for line in (["-q", "compare", "a"], ["compare", "-q", "a"], ["-v", "compare", "a"]):
+        cli.main(line)
+    assert calls == [["--quiet", "a"], ["-q", "a"], ["--verbose", "a"]]
+    with pytest.raises(SystemExit, match="2"):
+        cli.main(["-q", "-v", "compare", "a"])
+
+
+def test_a_quiet_command_prints_nothing_and_still_reports_a_mistake(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+    status = cli.main(["check", "--quiet", "road_anomaly"])
+    assert status == 1 and capsys.readouterr() == ("", "")
+    assert cli.main(["check", "--quiet", "no_such_set"]) == 2
+    assert capsys.readouterr().err.startswith("error: unknown dataset")
 
 
 def test_the_exit_status_is_that_of_the_command(tmp_path, capsys):

@@ -25,6 +25,7 @@ from anoseg_d2.report.thresholds import list_thresholds
 from anoseg_d2.utils.cli import (
     USER_ERRORS,
     add_import_option,
+    add_verbosity_options,
     import_modules,
     one_message,
     run_command,
@@ -101,6 +102,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="of a video, the rest is left out (default: %(default)s)")  # fmt: skip
     add("--open", action="store_true", help="open the page in the browser")
     add_import_option(parser)
+    add_verbosity_options(parser)
     return parser
 
 
@@ -114,8 +116,7 @@ def main(argv=None) -> int:
         parser.error(f"--port must be in 1..65535, not {args.port}")
     if args.max_frames < 1:
         parser.error(f"--max-frames must be at least 1, not {args.max_frames}")
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    return run_command(lambda: run(args), stopped="the page is closed")
+    return run_command(lambda: run(args), "the page is closed", args.verbosity)
 
 
 def run(args) -> None:

@@ -20,7 +20,12 @@ from anoseg_d2.data.builtin import DATASETS
 from anoseg_d2.data.card_proposal import KINDS, card_text, count_values, guess_kind
 from anoseg_d2.data.dataset_card import read_card
 from anoseg_d2.data.mask_pairs import find_pairs
-from anoseg_d2.utils.cli import Progress, run_command
+from anoseg_d2.utils.cli import (
+    Progress,
+    add_verbosity_options,
+    run_command,
+    say,
+)
 from anoseg_d2.utils.files import check_name, write_atomic
 
 SHOWN = 30  # values on the screen; the card has all
@@ -38,13 +43,14 @@ def build_parser() -> argparse.ArgumentParser:
     add("--output", metavar="FILE", help="default: DIR/NAME.yaml")
     add("--sample", type=int, default=0, metavar="N", help="read at most N masks; default: all")
     add("--overwrite", action="store_true", help="replace an existing card")
+    add_verbosity_options(parser)
     return parser
 
 
 def main(argv=None) -> int:
     """Run the command; returns the exit status."""
     args = build_parser().parse_args(argv)
-    return run_command(lambda: propose(args), stopped="stopped; nothing was written")
+    return run_command(lambda: propose(args), "stopped; nothing was written", args.verbosity)
 
 
 def propose(args: argparse.Namespace) -> None:
@@ -69,15 +75,15 @@ def propose(args: argparse.Namespace) -> None:
     write_atomic(output, card_text(name, root, pairing, values, args.kind).encode())
     datasets = read_card(output)
     for split in pairing.splits:
-        print(f"{len(split.pairs)} pairs: {split.images}, {split.labels}")
+        say(f"{len(split.pairs)} pairs: {split.images}, {split.labels}")
     if pairing.unmatched:
         first = ", ".join(str(path.relative_to(folder)) for path in pairing.unmatched[:3])
-        print(f"{len(pairing.unmatched)} images belong to no pair and are left out: {first}")
-    print(f"{'value':>6}  {'pixels':>8}  masks")
+        say(f"{len(pairing.unmatched)} images belong to no pair and are left out: {first}")
+    say(f"{'value':>6}  {'pixels':>8}  masks")
     for value, count in list(values.items())[:SHOWN]:
-        print(f"{value:>6}  {count.pixels:>8.2%}  {count.masks}")
+        say(f"{value:>6}  {count.pixels:>8.2%}  {count.masks}")
     if total < len(pairs):
-        print(f"{len(pairs) - total} masks were not read; values that only they hold are missing")
+        say(f"{len(pairs) - total} masks were not read; values that only they hold are missing")
     names = " ".join(dataset.name for dataset in datasets)
-    print(f"wrote {output} ({args.kind or guess_kind(values)}); correct it, then look at the data:")
-    print(f"  anoseg check --card {output} {names} --preview previews")
+    say(f"wrote {output} ({args.kind or guess_kind(values)}); correct it, then look at the data:")
+    say(f"  anoseg check --card {output} {names} --preview previews")

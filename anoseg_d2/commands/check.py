@@ -12,7 +12,6 @@ are none.
 
 import argparse
 import json
-import logging
 import sys
 from pathlib import Path
 
@@ -25,9 +24,11 @@ from anoseg_d2.utils.cli import (
     MAX_WORKERS,
     Progress,
     add_import_option,
+    add_verbosity_options,
     check_options,
     import_modules,
     run_command,
+    say,
 )
 from anoseg_d2.utils.files import write_json
 from anoseg_d2.utils.ranges import integer
@@ -55,12 +56,12 @@ def parse_args(argv=None) -> argparse.Namespace:
     parser.add_argument("--workers", type=int, default=1, help="number of reading threads")
     parser.add_argument("--list", action="store_true", help="list the registered names and exit")
     add_import_option(parser)
+    add_verbosity_options(parser)
     return parser.parse_args(argv)
 
 
 def check_all(args: argparse.Namespace) -> int:
     """Check the named datasets, or all of them; return the exit status."""
-    logging.basicConfig(level=logging.WARNING)
     check_options(args, OPTIONS)
     import_modules(args.imports)
     root = Path(args.root).expanduser() if args.root else builtin.datasets_root()
@@ -72,9 +73,9 @@ def check_all(args: argparse.Namespace) -> int:
     out = sys.stderr if args.json == "-" else sys.stdout
     reports = [_check(name, root, args, out) for name in names]
     counts = {v: sum(r.verdict == v for r in reports) for v in VERDICTS}
-    print(", ".join(f"{count} {verdict}" for verdict, count in counts.items()), file=out)
+    say(", ".join(f"{count} {verdict}" for verdict, count in counts.items()), file=out)
     there = "" if root.is_dir() else ", which does not exist"
-    print(f"looked in {root.absolute()}{there}", file=out)
+    say(f"looked in {root.absolute()}{there}", file=out)
     content = {"root": str(root), "datasets": {r.name: r.as_dict() for r in reports}}
     if args.json == "-":
         print(json.dumps(content, indent=1))
@@ -108,7 +109,7 @@ def _check(name: str, root: Path, args, out) -> DatasetReport:
         bars[0].update()
 
     report = check_dataset(dataset, root, args.sample, args.workers, progress)
-    print(_as_text(report, brief=not args.names), file=out)
+    say(_as_text(report, brief=not args.names), file=out)
     if args.preview and report.verdict not in ("absent", "broken"):
         pairs = dataset.find(root).pairs
         chosen = [pairs[index] for index in evenly_spread(len(pairs), args.preview_count)]
@@ -119,7 +120,7 @@ def _check(name: str, root: Path, args, out) -> DatasetReport:
         )
         path = Path(args.preview, f"{name}.jpg")
         write_image(path, sheet, quality=90)
-        print(f"  preview: {path}", file=out)
+        say(f"  preview: {path}", file=out)
     return report
 
 
@@ -159,4 +160,4 @@ def _indented(messages: list[str], prefix: str = "") -> list[str]:
 def main(argv=None) -> int:
     """Run the command line; return the exit status."""
     args = parse_args(argv)
-    return run_command(lambda: check_all(args))
+    return run_command(lambda: check_all(args), verbosity=args.verbosity)

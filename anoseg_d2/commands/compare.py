@@ -12,13 +12,12 @@ deviation. Written: index.html (with the images of runs that kept theirs), resul
 """
 
 import argparse
-import logging
 from pathlib import Path
 
 from anoseg_d2.report.runs import Run, load_runs, methods, unique_names
 from anoseg_d2.report.tables import results_latex, results_markdown
 from anoseg_d2.report.write import write_files
-from anoseg_d2.utils.cli import run_command
+from anoseg_d2.utils.cli import add_verbosity_options, run_command, say
 from anoseg_d2.utils.files import write_atomic
 
 
@@ -35,6 +34,7 @@ def build_parser() -> argparse.ArgumentParser:
         action="store_true",
         help="Markdown and LaTeX with one row per method: its best score, an oracle on the labels",
     )
+    add_verbosity_options(parser)
     return parser
 
 
@@ -90,7 +90,6 @@ def check_labels(runs: list[Run], texts: list[str]) -> None:
 def main(argv=None) -> int:
     """Run the command line; returns the exit status."""
     args = build_parser().parse_args(argv)
-    logging.basicConfig(level=logging.WARNING)
 
     def work() -> int:
         found = [(run, text) for text in args.runs for run in read(text)]
@@ -102,8 +101,8 @@ def main(argv=None) -> int:
         if args.best:
             write_atomic(args.output / "results.md", results_markdown(runs, True).encode())
             write_atomic(args.output / "results.tex", results_latex(runs, True).encode())
-        print(f"{len(methods(runs))} methods, {len(runs)} runs")
-        print(page)
+        say(f"{len(methods(runs))} methods, {len(runs)} runs")
+        say(page)
         return 0
 
-    return run_command(work)
+    return run_command(work, verbosity=args.verbosity)

@@ -28,7 +28,14 @@ from anoseg_d2.checkpoint.formats_out import to_huggingface, to_official
 from anoseg_d2.checkpoint.from_config import check_shapes
 from anoseg_d2.checkpoint.lora_state import lora_module_names, merge_lora_state
 from anoseg_d2.checkpoint.spec import FORMAT_NAME, FORMAT_VERSION
-from anoseg_d2.utils.cli import add_import_option, check_options, import_modules, run_command
+from anoseg_d2.utils.cli import (
+    add_import_option,
+    add_verbosity_options,
+    check_options,
+    import_modules,
+    run_command,
+    say,
+)
 from anoseg_d2.utils.files import write_json
 from anoseg_d2.utils.ranges import integer
 
@@ -42,7 +49,7 @@ OPTIONS = {
 def main(arguments: list[str] | None = None) -> int:
     """Run the conversion; a user's mistake becomes one line and exit status 2."""
     args = build_parser().parse_args(arguments)
-    return run_command(lambda: convert(args))
+    return run_command(lambda: convert(args), verbosity=args.verbosity)
 
 
 def convert(args: argparse.Namespace) -> None:
@@ -68,10 +75,10 @@ def convert(args: argparse.Namespace) -> None:
     written = WRITERS[args.to](checkpoint, Path(args.output), args)
     sizes = checkpoint.spec.known()
     sizes.pop("adapters", None)  # one line per layer
-    print(f"read {checkpoint.format}, {len(checkpoint.state_dict)} tensors: {sizes}")
+    say(f"read {checkpoint.format}, {len(checkpoint.state_dict)} tensors: {sizes}")
     for name, reason in checkpoint.ignored:
-        print(f"left out {name}: {reason}")
-    print(f"wrote {written}")
+        say(f"left out {name}: {reason}")
+    say(f"wrote {written}")
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -113,6 +120,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--overwrite", action="store_true", help="replace an existing output")
     add_import_option(parser)
+    add_verbosity_options(parser)
     return parser
 
 
@@ -146,7 +154,7 @@ def merged(checkpoint: Checkpoint) -> Checkpoint:
     state = merge_lora_state(checkpoint.state_dict, checkpoint.spec.adapters)
     gone = ("lora", "adapter", "base_hash", "frozen")
     meta = {key: value for key, value in checkpoint.meta.items() if key not in gone}
-    print(f"merged {len(names)} adapters")
+    say(f"merged {len(names)} adapters")
     spec = replace(checkpoint.spec, adapters={}, has_adapters=False)
     return replace(checkpoint, state_dict=state, spec=spec, meta=meta | {"lora": None})
 

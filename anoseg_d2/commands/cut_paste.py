@@ -11,7 +11,6 @@ image or an object could not be read (all others are made), and 2 after a mistak
 
 import argparse
 import json
-import logging
 import re
 from collections import Counter
 from pathlib import Path
@@ -40,9 +39,11 @@ from anoseg_d2.utils.cli import (
     MAX_WORKERS,
     Progress,
     add_import_option,
+    add_verbosity_options,
     check_options,
     import_modules,
     run_command,
+    say,
 )
 from anoseg_d2.utils.constants import ANOMALY, ANOMALY_COLOR, KNOWN, PASTED_ID, VOID
 from anoseg_d2.utils.files import check_name, remove_abandoned, write_atomic
@@ -63,9 +64,9 @@ UNREADABLE = ("objects unreadable", "photographs missing")
 
 def main(arguments=None) -> int:
     """Run the command line; return the exit status."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
     args = build_parser().parse_args(arguments)
-    return run_command(lambda: prepare(args), "interrupted; the same command continues from here")
+    stopped = "interrupted; the same command continues from here"
+    return run_command(lambda: prepare(args), stopped, args.verbosity)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -76,6 +77,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_inputs(parser)
     _add_work(parser)
     _add_choices(parser)
+    add_verbosity_options(parser)
     return parser
 
 
@@ -215,7 +217,7 @@ def prepare(args) -> int:
     for source in (*job.outliers, *job.controls, *job.closed_set):
         source.refuse_if_unreadable()
     digest = claim_output(job)
-    print(f"{len(job.frames)} scenes, {_describe(job)}; configuration {digest[:12]}")
+    say(f"{len(job.frames)} scenes, {_describe(job)}; configuration {digest[:12]}")
     records = _run(job, args)
     everything = collect_manifest(job)
     if everything is not None:
@@ -229,7 +231,7 @@ def prepare(args) -> int:
         write_card(job, summary["images"]["made"])
     _print_summary(summary, job.output, everything is not None)
     if args.preview:
-        print(f"preview: {write_preview(job, records, args.preview)}")
+        say(f"preview: {write_preview(job, records, args.preview)}")
     unreadable = [kind for kind in UNREADABLE if kind in summary["problems"]]
     if unreadable and summary["images"]["made"] and not summary["objects"]["unknown"]:
         raise ValueError(
@@ -237,7 +239,7 @@ def prepare(args) -> int:
             f"{summary['problems'][unreadable[0]][0]}"
         )
     if everything is not None:
-        print(how_to_use(job))
+        say(how_to_use(job))
     return 1 if summary["images"]["failed"] or unreadable else 0
 
 
@@ -496,12 +498,12 @@ def write_preview(job, records, number: int) -> Path:
 
 def _print_summary(summary, output, complete) -> None:
     for key in ("images", "objects", "categories"):
-        print(f"{key}: " + ", ".join(f"{name} {number}" for name, number in summary[key].items()))
+        say(f"{key}: " + ", ".join(f"{name} {number}" for name, number in summary[key].items()))
     for source, rules in summary["objects left out"].items():
-        print(f"{source} left out: " + ", ".join(f"{n} {rule}" for rule, n in rules.items()))
+        say(f"{source} left out: " + ", ".join(f"{n} {rule}" for rule, n in rules.items()))
     for kind, names in summary["problems"].items():
-        print(f"PROBLEM, {len(names)} {kind}:")
-        print("".join(f"  {name}\n" for name in names[:20]), end="")
+        say(f"PROBLEM, {len(names)} {kind}:")
+        say("\n".join(f"  {name}" for name in names[:20]))
         if len(names) > 20:
-            print(f"  ... and {len(names) - 20} more, in summary.json")
-    print(f"{'complete' if complete else 'this shard is done, others are not'}: {output}")
+            say(f"  ... and {len(names) - 20} more, in summary.json")
+    say(f"{'complete' if complete else 'this shard is done, others are not'}: {output}")

@@ -34,7 +34,14 @@ from anoseg_d2.export.write import FORMATS, OPSET, export_model
 from anoseg_d2.prediction.predictor import AnomalyPredictor
 from anoseg_d2.report.results import find_results
 from anoseg_d2.report.thresholds import read_threshold
-from anoseg_d2.utils.cli import add_import_option, check_options, import_modules, run_command
+from anoseg_d2.utils.cli import (
+    add_import_option,
+    add_verbosity_options,
+    check_options,
+    import_modules,
+    run_command,
+    say,
+)
 from anoseg_d2.utils.ranges import integer, number
 
 OPTIONS = {"--image-size": integer(1, 16_384), "--tolerance": number(0, above=True)}
@@ -43,8 +50,7 @@ OPTIONS = {"--image-size": integer(1, 16_384), "--tolerance": number(0, above=Tr
 def main(arguments: list[str] | None = None) -> int:
     """Run the export; returns the exit status."""
     args = build_parser().parse_intermixed_args(arguments)
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
-    return run_command(lambda: export(args), stopped="stopped; nothing was written")
+    return run_command(lambda: export(args), "stopped; nothing was written", args.verbosity)
 
 
 def export(args: argparse.Namespace) -> int:
@@ -106,6 +112,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--results-set", metavar="NAME", help="evaluated dataset for --results")
     add_import_option(parser)
+    add_verbosity_options(parser)
     parser.add_argument("--check-image", help="photograph for the check; default: a drawn image")
     parser.add_argument(
         "--tolerance",
@@ -203,8 +210,8 @@ def load_model(args: argparse.Namespace) -> torch.nn.Module:
 
 def print_differences(differences: list[Difference]) -> None:
     """Print a table of the differences that the check found."""
-    print("| output | shape | values of the model | largest difference | allowed |")
-    print("|---|---|---|---|---|")
+    say("| output | shape | values of the model | largest difference | allowed |")
+    say("|---|---|---|---|---|")
     for d in differences:
         shape = "x".join(map(str, d.shape))
         if d.output == "sem_seg":
@@ -216,15 +223,15 @@ def print_differences(differences: list[Difference]) -> None:
                 f"{d.largest:.2g}",
                 f"{d.allowed:.2g}",
             )
-        print(f"| {d.output} | {shape} | {values} | {found} | {allowed} |")
+        say(f"| {d.output} | {shape} | {values} | {found} | {allowed} |")
 
 
 def print_written(output: Path, file_format: str) -> None:
     """Print which files were written and how large they are."""
     about = f"ONNX opset {OPSET}" if file_format == "onnx" else "torch.export program"
-    print(f"wrote {output}: {output.stat().st_size / 1e6:.1f} MB, {about}")
+    say(f"wrote {output}: {output.stat().st_size / 1e6:.1f} MB, {about}")
     weights = output.with_name(f"{output.name}.data")
     if file_format == "onnx" and weights.exists():
-        print(
+        say(
             f"wrote {weights}: {weights.stat().st_size / 1e6:.1f} MB of weights; keep both together"
         )

@@ -16,7 +16,6 @@ after the other, end up on one page: <output>/report/index.html, next to results
 import argparse
 import hashlib
 import json
-import logging
 import sys
 import time
 from pathlib import Path
@@ -32,7 +31,14 @@ from anoseg_d2.evaluation.map_folder import LabelFacts, MapFolder, coarse_warnin
 from anoseg_d2.evaluation.run_folder import check_method, dataset_folder
 from anoseg_d2.evaluation.saved_state import load_state, save_state
 from anoseg_d2.report.write import write_report
-from anoseg_d2.utils.cli import Progress, add_import_option, import_modules, run_command
+from anoseg_d2.utils.cli import (
+    Progress,
+    add_import_option,
+    add_verbosity_options,
+    import_modules,
+    run_command,
+    say,
+)
 from anoseg_d2.utils.files import check_name, read_json, write_json
 
 SAVE_EVERY = 30.0  # seconds between two savings of what was counted
@@ -59,16 +65,16 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--card", action="append", default=[], help="register this card too")
     parser.add_argument("--root", help="datasets folder; default: DETECTRON2_DATASETS")
     add_import_option(parser)
+    add_verbosity_options(parser)
     return parser
 
 
 def main(argv=None) -> int:
     args = build_parser().parse_args(argv)
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     stopped = "stopped; the same command continues from the last save, at most half a minute back"
     if args.exact:
         stopped = "stopped; with --exact the same command starts from the beginning"
-    return run_command(lambda: run(args), stopped)
+    return run_command(lambda: run(args), stopped, args.verbosity)
 
 
 def run(args) -> None:
@@ -98,8 +104,8 @@ def run(args) -> None:
     evaluate(args, evaluator, maps, reader, SavedCounts(args, method, identity, facts))
     page = write_report(args.output, model={"maps": str(args.maps)}, name=method)
     for figure, value in evaluator.result["scores"][args.score].items():
-        print(f"{figure:>20}  {value}")
-    print(f"report: {page}")
+        say(f"{figure:>20}  {value}")
+    say(f"report: {page}")
 
 
 def registered_images(args) -> list[dict]:
@@ -123,7 +129,7 @@ def checked_maps(
     """Find the maps and name all that is wrong with them; files that were right are remembered."""
     maps = MapFolder.find(args.maps, images, args.pattern)
     if args.ignore_extra and maps.extra:
-        print(f"skipping {len(maps.extra)} maps that belong to no image")
+        say(f"skipping {len(maps.extra)} maps that belong to no image")
         maps.extra = []
     path = dataset_folder(args.output, args.dataset) / "checked.json"
     known = _remembered(path, args.key)
@@ -160,7 +166,7 @@ def evaluate(args, evaluator: AnomalyEvaluator, maps: MapFolder, reader: MapRead
     if not done:
         evaluator.reset()
     else:
-        print(f"continuing after {done} of {len(maps.pairs)} images")
+        say(f"continuing after {done} of {len(maps.pairs)} images")
     with Progress("evaluated", len(maps.pairs) - done) as progress:
         for image, path in maps.pairs[done:]:
             evaluator.process([image], [{"scores": {args.score: reader(path)}}])

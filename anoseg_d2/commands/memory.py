@@ -12,7 +12,6 @@ ensembles such as `anomaly+memory`.
 """
 
 import argparse
-import logging
 from pathlib import Path
 
 import torch
@@ -31,9 +30,11 @@ from anoseg_d2.prediction.predictor import AnomalyPredictor
 from anoseg_d2.utils.cli import (
     Progress,
     add_import_option,
+    add_verbosity_options,
     check_options,
     import_modules,
     run_command,
+    say,
 )
 from anoseg_d2.utils.ranges import integer
 
@@ -58,14 +59,14 @@ def build_parser() -> argparse.ArgumentParser:
     add("--overwrite", action="store_true", help="replace an existing output")
     add("--opts", nargs=argparse.REMAINDER, default=[], metavar="KEY VALUE", help="config, last")
     add_import_option(parser)
+    add_verbosity_options(parser)
     return parser
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; returns its exit status."""
     args = build_parser().parse_args(arguments)
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
-    return run_command(lambda: run(args), stopped="stopped; nothing was written")
+    return run_command(lambda: run(args), "stopped; nothing was written", args.verbosity)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -93,7 +94,7 @@ def run(args: argparse.Namespace) -> None:
     meta = model_meta(model)
     meta["memory"] = {"block": block, "backbone_sha256": backbone_hash(state, block)}
     write_checkpoint({"model": state, "meta": meta}, output)
-    print(
+    say(
         f"wrote {output}: {len(rows)} rows of {len(inside)} images; on {len(held_out)} others the "
         f"score of known pixels is {mean:.3f} +- {spread:.3f}"
     )

@@ -15,7 +15,6 @@ option, wrong weights or no input at all; 130 stopped by Ctrl-C, finished files 
 
 import argparse
 import contextlib
-import logging
 import os
 import sys
 import tempfile
@@ -26,7 +25,14 @@ from anoseg_d2.config import check_key_names, load_config
 from anoseg_d2.prediction.input_files import find_inputs
 from anoseg_d2.prediction.job import PredictionJob
 from anoseg_d2.prediction.outputs import OUTPUTS, ScoreOutputs, check_outputs
-from anoseg_d2.utils.cli import add_import_option, check_options, import_modules, run_command
+from anoseg_d2.utils.cli import (
+    add_import_option,
+    add_verbosity_options,
+    check_options,
+    import_modules,
+    run_command,
+    say,
+)
 from anoseg_d2.utils.ranges import integer, number
 
 OPTIONS = {
@@ -76,6 +82,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add("--max-frames", type=int, metavar="N", help="of a video or webcam")
     add_import_option(parser)
+    add_verbosity_options(parser)
     return parser
 
 
@@ -111,10 +118,11 @@ def main(argv=None) -> int:
         parser.error("give --weights, or a --config-file whose MODEL.WEIGHTS is set")
     if not args.inputs and args.webcam is None:
         parser.error("give an input: images, videos, folders, patterns, or --webcam N")
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
     with logging_redirect_tqdm():
         return run_command(
-            lambda: run(args), stopped=f"stopped; what is finished is in {args.output}"
+            lambda: run(args),
+            f"stopped; what is finished is in {args.output}",
+            args.verbosity,
         )
 
 
@@ -135,7 +143,7 @@ def run(args) -> int:
     make_output_folder(args.output)
     if args.tpr is not None:
         for name in names:
-            print(f"{name}: threshold {options[name]['threshold']:.6g} at {args.tpr:g} % TPR")
+            say(f"{name}: threshold {options[name]['threshold']:.6g} at {args.tpr:g} % TPR")
     with contextlib.ExitStack() as stack:
         outputs = {
             name: stack.enter_context(
@@ -153,7 +161,7 @@ def run(args) -> int:
         if args.webcam is not None:
             job.video(args.webcam, f"webcam{args.webcam}")
     rate = job.done / max(job.seconds, 1e-9)
-    print(f"{job.done} images in {job.seconds:.1f} s ({rate:.2f} images/s): {args.output}")
+    say(f"{job.done} images in {job.seconds:.1f} s ({rate:.2f} images/s): {args.output}")
     if job.failed:
         print(f"inputs that were skipped: {job.failed}", file=sys.stderr)
     return 1 if job.failed else 0

@@ -16,7 +16,6 @@ stopped by Ctrl-C.
 """
 
 import argparse
-import logging
 from pathlib import Path
 
 from anoseg_d2 import __version__
@@ -34,7 +33,14 @@ from anoseg_d2.prediction.submission import (
     find_fishyscapes_images,
     find_track_frames,
 )
-from anoseg_d2.utils.cli import Progress, add_import_option, import_modules, run_command
+from anoseg_d2.utils.cli import (
+    Progress,
+    add_import_option,
+    add_verbosity_options,
+    import_modules,
+    run_command,
+    say,
+)
 from anoseg_d2.utils.files import check_name, read_json, write_json
 
 HOW_TO_SEND = """
@@ -78,6 +84,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--input", default="/input", help="folder of images (default: %(default)s)")
     add("--output", default="/output", help="where the maps go (default: %(default)s)")
     _add_model_options(fishyscapes)
+    add_verbosity_options(parser)
     return parser
 
 
@@ -87,17 +94,19 @@ def _add_model_options(parser: argparse.ArgumentParser) -> None:
     add("--config-file", help="build the model from this yaml instead; --weights overrides its own")
     add("--score", default="rba", help="default: %(default)s")
     add_import_option(parser)
+    # Before the benchmark's name it counts as well, and would be overwritten by a default here.
+    add_verbosity_options(parser, default=argparse.SUPPRESS)
     add("--opts", nargs=argparse.REMAINDER, default=[], metavar="KEY VALUE", help="config, last")
 
 
 def main(argv=None) -> int:
     """Run the command; returns the exit status."""
     args = build_parser().parse_args(argv)
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
     work = smiyc if args.benchmark == "smiyc" else fishyscapes
     return run_command(
         lambda: work(args),
-        stopped="stopped; what is finished is kept, start the same command again",
+        "stopped; what is finished is kept, start the same command again",
+        args.verbosity,
     )
 
 
@@ -125,9 +134,9 @@ def smiyc(args) -> None:
             for name, output in outputs.items():
                 convert_maps(args.maps, frames[name], output, reader, args.pattern, progress.update)
     for name, output in outputs.items():
-        print(f"{output.folder}: {len(frames[name])} maps, {_splits(name, frames[name])}")
+        say(f"{output.folder}: {len(frames[name])} maps, {_splits(name, frames[name])}")
     splits = ",".join(TRACKS[name].stored.replace("-all", "-validation") for name in names)
-    print(HOW_TO_SEND.format(output=args.output, root=root, method=method, splits=splits))
+    say(HOW_TO_SEND.format(output=args.output, root=root, method=method, splits=splits))
 
 
 def _splits(name: str, frames: list[InputFile]) -> str:
@@ -182,4 +191,4 @@ def fishyscapes(args) -> None:
     predictor = build_predictor(args, [args.score])
     output = FishyscapesMaps(args.output, predictor.model.num_known)
     predict(predictor, args.score, output, files)
-    print(f"wrote score map and segmentation of {len(files)} images to {args.output}")
+    say(f"wrote score map and segmentation of {len(files)} images to {args.output}")

@@ -13,7 +13,13 @@ import re
 import tempfile
 
 from anoseg_d2.config import check_key_names
-from anoseg_d2.utils.cli import add_import_option, check_options, run_command
+from anoseg_d2.utils.cli import (
+    add_import_option,
+    add_verbosity_options,
+    check_options,
+    run_command,
+    say,
+)
 from anoseg_d2.utils.config_files import find_config
 from anoseg_d2.utils.ranges import integer
 
@@ -41,6 +47,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--machine-rank", type=int, default=0, help="of this machine, from 0")
     add("--dist-url", default="auto", help="tcp://HOST:PORT of machine 0; auto: this machine only")
     add_import_option(parser)
+    add_verbosity_options(parser)
     add("opts", nargs=argparse.REMAINDER, help="config keys and values in turn: KEY VALUE ...")
     return parser
 
@@ -51,7 +58,7 @@ def main(argv=None) -> int:
     stopped = "stopped; continue with the same command and --resume"
     if args.eval_only:  # where --resume would evaluate other weights
         stopped = "stopped; the same command continues after the datasets that are finished"
-    return run_command(lambda: run(args), stopped)
+    return run_command(lambda: run(args), stopped, args.verbosity)
 
 
 def run_rank(args: argparse.Namespace) -> None:
@@ -171,12 +178,12 @@ def dry_run(cfg, processes: int) -> None:
             trainer.run_step()
         for kind, names in (("train", cfg.DATASETS.TRAIN), ("test", cfg.DATASETS.TEST)):
             for name in names:
-                print(f"{kind}: {name}, {len(DatasetCatalog.get(name))} images")
-        print(f"steps: {solver.MAX_ITER}, of {batch} images on {processes} process(es)")
-        print(f"checkpoints: every {solver.CHECKPOINT_PERIOD} steps, in {cfg.OUTPUT_DIR}")
-        print(f"evaluation: {_periods(cfg.TEST.EVAL_PERIOD, solver.MAX_ITER)}")
-        print(parameter_table(trainer.model))
-        print(f"memory: about {trainer.memory_needs()}")
+                say(f"{kind}: {name}, {len(DatasetCatalog.get(name))} images")
+        say(f"steps: {solver.MAX_ITER}, of {batch} images on {processes} process(es)")
+        say(f"checkpoints: every {solver.CHECKPOINT_PERIOD} steps, in {cfg.OUTPUT_DIR}")
+        say(f"evaluation: {_periods(cfg.TEST.EVAL_PERIOD, solver.MAX_ITER)}")
+        say(parameter_table(trainer.model))
+        say(f"memory: about {trainer.memory_needs()}")
 
 
 def _periods(period: int, steps: int) -> str:

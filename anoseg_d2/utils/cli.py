@@ -1,10 +1,11 @@
-"""Behaviour that all commands share: exit status, progress, and the user's own modules.
+"""Behaviour that all commands share: exit status, how much they say, and the user's own modules.
 
 Nothing heavy is imported here, so that `--help` and mistyped options respond at once.
 """
 
 import argparse
 import importlib
+import logging
 import os
 import signal
 import sys
@@ -21,10 +22,13 @@ __all__ = [
     "USER_ERRORS",
     "Progress",
     "add_import_option",
+    "add_verbosity_options",
     "check_options",
     "import_modules",
     "one_message",
     "run_command",
+    "say",
+    "set_verbosity",
 ]
 
 # Environment variable that shows the whole traceback after a user's mistake.
@@ -39,16 +43,65 @@ USER_ERRORS = (ValueError, OSError, ImportError, MemoryError, FloatingPointError
 _NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "alloc_failed")
 
 
-def run_command(work: Callable[[], int | None], stopped: str = "stopped") -> int:
+# -1 after --quiet, 1 after --verbose; of the whole process, like the streams that it is about.
+_verbosity = 0
+
+
+def add_verbosity_options(parser: argparse.ArgumentParser, default=0) -> None:
+    """Add `-q` and `-v`, which exclude each other, as `args.verbosity`: -1, 0 or 1."""
+    group = parser.add_mutually_exclusive_group()
+    group.add_argument(
+        "-q",
+        "--quiet",
+        dest="verbosity",
+        action="store_const",
+        const=-1,
+        default=default,
+        help="print only warnings and errors",
+    )
+    group.add_argument(
+        "-v",
+        "--verbose",
+        dest="verbosity",
+        action="store_const",
+        const=1,
+        default=default,
+        help="print more, and the whole traceback of an error",
+    )
+
+
+def set_verbosity(verbosity: int) -> None:
+    """Set how much this process says, and what of the log appears on stderr.
+
+    Args:
+        verbosity: as `add_verbosity_options` gives it.
+    """
+    global _verbosity
+    _verbosity = verbosity
+    logging.basicConfig(format="%(levelname)s: %(message)s")
+    logging.getLogger().setLevel(logging.INFO if verbosity > 0 else logging.WARNING)
+
+
+def say(text: object = "", file=None) -> None:
+    """Print a line of a command's own output, unless it was called with `--quiet`."""
+    if _verbosity >= 0:
+        print(text, file=file, flush=True)
+
+
+def run_command(
+    work: Callable[[], int | None], stopped: str = "stopped", verbosity: int = 0
+) -> int:
     """Run `work()` as a command.
 
     Args:
         work: the command; returns its exit status, None for 0. SIGTERM reaches it as a
             KeyboardInterrupt, like Ctrl-C, so that it can clean up.
         stopped: message when it is interrupted, such as how to continue.
+        verbosity: as `add_verbosity_options` gives it.
     Returns:
         exit status: 2 after a user's mistake, 130 after an interruption.
     """
+    set_verbosity(verbosity)
     # SIGINT needs it too, because shells start background jobs with SIGINT ignored.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler)
@@ -59,7 +112,7 @@ def run_command(work: Callable[[], int | None], stopped: str = "stopped") -> int
         return 130
     except (*USER_ERRORS, RuntimeError) as error:
         defect = isinstance(error, RuntimeError) and not _says_no_memory(error)
-        if defect or os.environ.get(TRACEBACK):
+        if defect or verbosity > 0 or os.environ.get(TRACEBACK):
             raise
         print(f"error: {one_message(error)}", file=sys.stderr)
         return 2
@@ -82,11 +135,14 @@ def one_message(error: BaseException) -> str:
 class Progress:
     """Progress of a long job: a bar on a terminal, otherwise a line from time to time.
 
+    A job of a few seconds shows nothing, and neither does any job after `--quiet`.
+
     Args:
         what: what was done to each item, such as "checked".
         total: number of steps.
         unit: name of the items.
         period: seconds between lines if stderr is not a terminal.
+        delay: seconds before the first line.
 
     Example::
 
@@ -96,12 +152,27 @@ class Progress:
                 progress.update()
     """
 
-    def __init__(self, what: str, total: int, unit: str = "images", period: float = 30.0):
-        self.what, self.total, self.unit, self.period = what, total, unit, period
+    def __init__(
+        self,
+        what: str,
+        total: int,
+        unit: str = "images",
+        period: float = 30.0,
+        delay: float = 5.0,
+    ):
+        self.what, self.total, self.unit = what, total, unit
+        self.period, self.delay = period, delay
         self.done = 0
         self._start = time.monotonic()
         self._shown = None  # never shown; not 0, because a monotonic clock may start anywhere
-        self._bar = tqdm(total=total, desc=what, unit=f" {unit}", disable=None, leave=False)
+        self._bar = tqdm(
+            total=total,
+            desc=what,
+            unit=f" {unit}",
+            disable=True if _verbosity < 0 else None,
+            leave=False,
+            delay=min(delay, 1.0),
+        )
 
     def __enter__(self):
         return self
@@ -113,9 +184,14 @@ class Progress:
         """Count finished steps."""
         self.done += steps
         self._bar.update(steps)
+        if not self._bar.disable or _verbosity < 0:
+            return
         now = time.monotonic()
-        due = self._shown is None or now - self._shown >= self.period or self.done == self.total
-        if self._bar.disable and due:
+        if self._shown is None:
+            due = now - self._start >= self.delay
+        else:
+            due = now - self._shown >= self.period or self.done == self.total
+        if due:
             left = (now - self._start) / max(self.done, 1) * (self.total - self.done)
             print(
                 f"{self.what} {self.done}/{self.total} {self.unit}, {left:.0f} s left",

@@ -62,10 +62,11 @@ class Screen:
     Args:
         stream: text stream; None is standard output.
         period: seconds between lines if the stream is not a terminal.
+        quiet: print nothing.
     """
 
-    def __init__(self, stream=None, period: float = 30.0):
-        self.stream = stream or sys.stdout
+    def __init__(self, stream=None, period: float = 30.0, quiet: bool = False):
+        self.stream, self.quiet = stream or sys.stdout, quiet
         self.period = period if not self.stream.isatty() else 0.0
         # None means never; not 0, because a monotonic clock may start anywhere.
         self._shown: float | None = None
@@ -74,7 +75,7 @@ class Screen:
     def show(self, text: str) -> None:
         """Show a temporary state."""
         now = time.monotonic()
-        if self._shown is not None and now - self._shown < self.period:
+        if self.quiet or (self._shown is not None and now - self._shown < self.period):
             return
         self._shown = now
         if self.period:
@@ -85,6 +86,8 @@ class Screen:
 
     def say(self, text: str = "") -> None:
         """Print a line that stays."""
+        if self.quiet:
+            return
         if self._open:
             print("\r\x1b[K", end="", file=self.stream)
         self._open = False
