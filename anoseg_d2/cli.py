@@ -52,7 +52,7 @@ def main(argv: list[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
     module, first, _ = COMMANDS[args.command]
     command = importlib.import_module(f"anoseg_d2.commands.{module}")
-    # Its parser takes its name from there: "usage: anoseg train ...".
-    sys.argv[0] = f"anoseg {args.command}"
     verbosity = {-1: ["--quiet"], 0: [], 1: ["--verbose"]}[args.verbosity]
+    # Its parser takes its name from here ("usage: anoseg train ..."), and a run notes its command.
+    sys.argv = [f"anoseg {args.command}", *verbosity, *args.arguments]
     return command.main([*verbosity, *first, *args.arguments])

@@ -32,6 +32,7 @@ __all__ = [
     "CHECKS",
     "RANGES",
     "add_anoseg_config",
+    "changed_keys",
     "check_config",
     "check_key_names",
     "load_config",
@@ -117,6 +118,16 @@ def check_config(cfg) -> None:
     for key, rule in RANGES.items():
         rule.check(key, _get(cfg, key))
     _check_together(cfg)
+
+
+def changed_keys(cfg) -> dict[str, object]:
+    """Return the keys whose values differ from the defaults, and keys of the user's own."""
+    defaults = _defaults()
+    return {
+        key: value
+        for key, value in flat_items(cfg)
+        if key not in defaults or _lists(value) != _lists(defaults[key])
+    }
 
 
 def _lists(value):

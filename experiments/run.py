@@ -219,7 +219,6 @@ class Runner:
             "DETECTRON2_DATASETS": str(self.recipe.datasets),
             "PYTHONUNBUFFERED": "1",
         }
-        max_iter = self.configs[step.name].SOLVER.MAX_ITER if step.is_stage else None
         started = time.monotonic()
 
         def tick(progress):
@@ -233,7 +232,7 @@ class Runner:
 
         peaks = []
         for command in self._commands(step):
-            status, peak = run_child(command, log, environment, tick, max_iter)
+            status, peak = run_child(command, log, environment, tick)
             peaks.append(peak)
             if status:
                 break

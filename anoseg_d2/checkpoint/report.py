@@ -49,10 +49,18 @@ class LoadReport:
             counts[row.action] = counts.get(row.action, 0) + 1
         return counts
 
-    def table(self) -> str:
-        """Lay the rows out as text; numbered siblings with the same fate share a line."""
+    def table(self, leave_out: tuple[str, ...] = ()) -> str:
+        """Lay the rows out as text; numbered siblings with the same fate share a line.
+
+        Args:
+            leave_out: actions whose rows are not shown.
+        Returns:
+            the table; empty if it would have no row.
+        """
         merged: dict[tuple, list[tuple[int, ...]]] = {}
         for row in self.rows:
+            if row.action in leave_out:
+                continue
             numbers = tuple(int(n) for n in re.findall(r"(?<=\.)\d+(?=\.)", row.name))
             pattern = re.sub(r"(?<=\.)\d+(?=\.)", "{}", row.name)
             key = (pattern, row.action, row.stored, row.loaded, row.note)
@@ -66,6 +74,8 @@ class LoadReport:
             ]
             for (pattern, action, stored, loaded, note), numbers in merged.items()
         ]
+        if not lines:
+            return ""
         return tabulate(lines, headers=["tensor", "action", "shape", "note"], disable_numparse=True)
 
 

@@ -136,7 +136,10 @@ def _require_same_backbone(model: nn.Module, checkpoint: Checkpoint) -> None:
 def _report(plan: "_Plan") -> LoadReport:
     report = plan.commit()
     counts = ", ".join(f"{count} {action}" for action, count in report.counts().items())
-    logger.info("Loaded %s: %s\n%s", report.source, counts, report.table())
+    # What was loaded as it is fills a page, and nobody has to look at it.
+    table = report.table(leave_out=("loaded",))
+    logger.info("Loaded %s: %s%s", report.source, counts, f"\n{table}" if table else "")
+    logger.debug("Every tensor of it:\n%s", report.table())
     return report
 
 

@@ -63,21 +63,18 @@ def main(argv=None) -> int:
 
 def run_rank(args: argparse.Namespace) -> None:
     """Train or evaluate on one rank."""
-    from detectron2.engine import default_setup
-    from detectron2.utils import comm
-    from detectron2.utils.logger import setup_logger
-
     from anoseg_d2.config import load_config
     from anoseg_d2.data.builtin import register_cards
-    from anoseg_d2.engine import Trainer, UnfinishedEvaluation, load_evaluated
+    from anoseg_d2.engine import Trainer, UnfinishedEvaluation, load_evaluated, set_up_run
+    from anoseg_d2.engine.run_log import log_data
 
     cfg = load_config(args.config_file, args.opts, args.imports)
     cfg.freeze()
     register_cards(cfg)
-    default_setup(cfg, args)
-    setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="anoseg_d2")
+    set_up_run(cfg, verbosity=args.verbosity, training=not args.eval_only)
     if args.eval_only:
         model = Trainer.build_model(cfg)
+        log_data((), cfg.DATASETS.TEST)
         load_evaluated(cfg, model, resume=args.resume)
         Trainer.test(cfg, model, unfinished=UnfinishedEvaluation(cfg, model))
         return

@@ -15,6 +15,7 @@ logger = logging.getLogger(__name__)
 
 COUNT_VARIABLE = "ANOSEG_ALLOW_COUNT_MISMATCH"
 _settings = {"allow_count_mismatch": False}
+_warned_of: set[tuple[str, str]] = set()
 
 
 def allow_count_mismatch(allow: bool) -> None:
@@ -95,8 +96,12 @@ class Dataset:
                 f"{COUNT_VARIABLE}=1."
             )
         for problem in problems:
-            logger.warning("continuing with %s although it is INCOMPLETE: %s", self.name, problem)
-        logger.info(
+            if (self.name, problem) not in _warned_of:  # a run loads a dataset several times
+                _warned_of.add((self.name, problem))
+                logger.warning(
+                    "continuing with %s although it is INCOMPLETE: %s", self.name, problem
+                )
+        logger.debug(
             "%s: %d images (%s, %s)", self.name, len(found.pairs), found.layout, found.folder
         )
         return [

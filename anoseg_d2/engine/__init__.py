@@ -9,12 +9,14 @@
 - `is_torchrun`: whether torchrun started this process.
 - `StepTrainer`: one optimiser step with micro-batches and mixed precision.
 - `build_optimizer`, `build_scheduler`: AdamW per block, and EoMT's two-stage warm-up.
+- `set_up_run`: the log of a run, its seed and config.yaml.
 - `measure_ensembles`: measures the statistics that ensembles of scores need.
 """
 
 from anoseg_d2.engine.evaluate import measure_ensembles
 from anoseg_d2.engine.launch import is_torchrun, launch_ranks
 from anoseg_d2.engine.output_dir import claim_output_dir
+from anoseg_d2.engine.run_log import set_up_run
 from anoseg_d2.engine.solver import build_optimizer, build_scheduler
 from anoseg_d2.engine.step import StepTrainer
 from anoseg_d2.engine.trainer import Trainer, check_inputs, load_evaluated
@@ -32,4 +34,5 @@ __all__ = [
     "launch_ranks",
     "load_evaluated",
     "measure_ensembles",
+    "set_up_run",
 ]

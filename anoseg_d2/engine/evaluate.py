@@ -1,5 +1,6 @@
-"""What an evaluation needs beyond detectron2's loop: ensembles' statistics and the report."""
+"""Evaluate a model on datasets: the loop, ensembles' statistics, and the report."""
 
+import contextlib
 import functools
 import logging
 import os
@@ -7,25 +8,38 @@ import platform
 import shlex
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import detectron2
 import numpy as np
 import torch
 from detectron2.data import MetadataCatalog
-from detectron2.evaluation import DatasetEvaluator, inference_context, inference_on_dataset
+from detectron2.evaluation import DatasetEvaluator, inference_context
+from detectron2.utils import comm
+from tabulate import tabulate
 from torch import nn
 
 import anoseg_d2
 from anoseg_d2.data.loader import build_test_loader
+from anoseg_d2.engine.run_log import figures_table
 from anoseg_d2.evaluation.anomaly_evaluation import AnomalyEvaluator
 from anoseg_d2.evaluation.closed_set_evaluation import ClosedSetEvaluator
 from anoseg_d2.evaluation.score_statistics import ScoreStatistics
 from anoseg_d2.modeling.scores import ensemble_parts, single_scores
+from anoseg_d2.report.runs import CLOSED_FIGURES, FIGURE_NAMES, load_run
 from anoseg_d2.report.write import write_report
+from anoseg_d2.utils.cli import Progress, duration
 from anoseg_d2.utils.unwrap import unwrap
 
-__all__ = ["build_evaluator", "describe_run", "measure_ensembles", "report_evaluation"]
+__all__ = [
+    "build_evaluator",
+    "describe_run",
+    "evaluate_dataset",
+    "is_ours",
+    "measure_ensembles",
+    "report_evaluation",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -56,6 +70,36 @@ def build_evaluator(cfg, dataset_name: str, output_dir: str | None = None) -> Da
     )
 
 
+def is_ours(evaluator: DatasetEvaluator) -> bool:
+    """Whether an evaluator's figures are shown by the log and the report of this project."""
+    return isinstance(evaluator, (AnomalyEvaluator, ClosedSetEvaluator))
+
+
+def evaluate_dataset(name: str, model, loader, evaluator: DatasetEvaluator) -> dict:
+    """Run a model over a dataset, as detectron2's `inference_on_dataset`, with our progress.
+
+    Args:
+        name: of the dataset, for the log.
+        model: batch to outputs; a module is in evaluation mode meanwhile.
+        loader: of the part of the dataset that this rank evaluates.
+        evaluator: takes inputs and outputs.
+    Returns:
+        what the evaluator found; empty on the ranks where it returns None.
+    """
+    evaluator.reset()
+    start = time.monotonic()
+    context = inference_context(model) if isinstance(model, nn.Module) else contextlib.nullcontext()
+    with context, torch.no_grad(), Progress(f"{name}: evaluated", len(loader)) as progress:
+        for inputs in loader:
+            evaluator.process(inputs, model(inputs))
+            if comm.is_main_process():
+                progress.update()
+    seconds = time.monotonic() - start
+    each = seconds / max(len(loader), 1)
+    logger.info("%s: %d images in %s (%.3g s each)", name, len(loader), duration(seconds), each)
+    return evaluator.evaluate() or {}
+
+
 def measure_ensembles(cfg, model: nn.Module, build_loader=build_test_loader) -> None:
     """Measure what the model's ensembles need, on the first closed set of DATASETS.TEST.
 
@@ -82,29 +126,39 @@ def measure_ensembles(cfg, model: nn.Module, build_loader=build_test_loader) -> 
     loader = build_loader(cfg, closed[0])
     score = functools.partial(model, score_names=parts)
     with inference_context(model):
-        found = inference_on_dataset(score, loader, ScoreStatistics(closed[0]))
+        found = evaluate_dataset(closed[0], score, loader, ScoreStatistics(closed[0]))
     model.score_statistics = {**model.score_statistics, **found}
 
 
 def report_evaluation(cfg, model: nn.Module, evaluators: dict[str, DatasetEvaluator]) -> None:
-    """Write `report/` under OUTPUT_DIR over the datasets that our evaluators have evaluated.
+    """Log the figures of our evaluators, and write `report/` with them under OUTPUT_DIR.
 
     Args:
         cfg: config node.
         model: that was evaluated; its `run_facts`, if it has any, go to results.json.
         evaluators: by dataset. Those of the user's own leave nothing that the report could show.
     """
-    ours = [
-        name
-        for name, evaluator in evaluators.items()
-        if isinstance(evaluator, (AnomalyEvaluator, ClosedSetEvaluator))
-    ]
+    ours = [name for name, evaluator in evaluators.items() if is_ours(evaluator)]
     if not ours:
         return
+    # From the files: those of an interrupted evaluation were not evaluated again.
+    _log_figures({name: load_run(cfg.OUTPUT_DIR, [name]).records[name]["result"] for name in ours})
     facts = {**describe_model(cfg, unwrap(model)), **describe_run(cfg)}
     facts |= getattr(unwrap(model), "run_facts", {})
-    path = write_report(cfg.OUTPUT_DIR, ours, model=facts, config=cfg.dump())
-    logger.info("Report: %s", path)
+    write_report(cfg.OUTPUT_DIR, ours, model=facts, config=cfg.dump())
+
+
+def _log_figures(results: dict[str, dict]) -> None:
+    """Log tables of the results of evaluators, by dataset."""
+    closed = {name: result for name, result in results.items() if "mIoU" in result}
+    anomaly = {name: result for name, result in results.items() if "scores" in result}
+    if closed:
+        rows = [[n, *(result.get(f) for f in CLOSED_FIGURES)] for n, result in closed.items()]
+        heads = [FIGURE_NAMES.get(figure, figure) for figure in CLOSED_FIGURES]
+        table = tabulate(rows, headers=["known classes", *heads], floatfmt=".2f", missingval="-")
+        logger.info("Figures in percent:\n%s", table)
+    if anomaly:
+        logger.info("AUPRC / FPR95 in percent, * best of a dataset:\n%s", figures_table(anomaly))
 
 
 def describe_model(cfg, model: nn.Module) -> dict:

@@ -3,13 +3,16 @@
 import logging
 import sys
 import weakref
+from collections import OrderedDict
 from pathlib import Path
 
 import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.engine import DefaultTrainer, TrainerBase, hooks
+from detectron2.evaluation import print_csv_format
 from detectron2.modeling import build_model
 from detectron2.utils import comm
+from detectron2.utils.events import JSONWriter, TensorboardXWriter
 from detectron2.utils.logger import setup_logger
 from tabulate import tabulate
 from torch import nn
@@ -21,7 +24,13 @@ from anoseg_d2.checkpoint.from_config import load_weights, resolve_weights
 from anoseg_d2.config import check_config
 from anoseg_d2.data.builtin import register_cards
 from anoseg_d2.data.loader import build_test_loader, build_train_loader, training_dicts
-from anoseg_d2.engine.evaluate import build_evaluator, measure_ensembles, report_evaluation
+from anoseg_d2.engine.evaluate import (
+    build_evaluator,
+    evaluate_dataset,
+    is_ours,
+    measure_ensembles,
+    report_evaluation,
+)
 from anoseg_d2.engine.hooks import (
     BestCheckpointHook,
     CheckpointHook,
@@ -33,6 +42,7 @@ from anoseg_d2.engine.hooks import (
     UntaggedCheckpointer,
 )
 from anoseg_d2.engine.output_dir import last_checkpoint
+from anoseg_d2.engine.run_log import StepPrinter, WriterHook, log_data
 from anoseg_d2.engine.solver import build_optimizer, build_scheduler
 from anoseg_d2.engine.step import StepTrainer
 from anoseg_d2.engine.unfinished import UnfinishedEvaluation
@@ -167,6 +177,8 @@ class Trainer(DefaultTrainer):
         self.start_iter = 0
         self.max_iter = cfg.SOLVER.MAX_ITER
         self.cfg = cfg
+        if comm.is_main_process():
+            log_data(cfg.DATASETS.TRAIN, cfg.DATASETS.TEST)
         self.seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
         self.register_hooks(self.build_hooks())
 
@@ -230,8 +242,18 @@ class Trainer(DefaultTrainer):
             writer = UntaggedCheckpointer(unwrap(self.model), cfg.OUTPUT_DIR)
             result.append(BestCheckpointHook(writer, cfg.SOLVER.BEST_FIGURE, cfg.TEST.EVAL_PERIOD))
         if comm.is_main_process():
-            result.append(hooks.PeriodicWriter(self.build_writers(), period=10))
+            result.append(WriterHook(self.build_writers()))
         return result
+
+    def build_writers(self):
+        """Build what writes figures down: the log, metrics.json, TensorBoard's files."""
+        folder = Path(self.cfg.OUTPUT_DIR)
+        folder.mkdir(parents=True, exist_ok=True)
+        return [
+            StepPrinter(self.max_iter),
+            JSONWriter(str(folder / "metrics.json")),
+            TensorboardXWriter(str(folder)),
+        ]
 
     def resume_or_load(self, resume: bool = True) -> None:
         """Continue from OUTPUT_DIR's last checkpoint if asked and there is one; else load weights.
@@ -352,15 +374,15 @@ class Trainer(DefaultTrainer):
             evaluators = [cls.build_evaluator(cfg, name) for name in cfg.DATASETS.TEST]
         evaluators = list(evaluators) if isinstance(evaluators, (list, tuple)) else [evaluators]
         by_name = dict(zip(cfg.DATASETS.TEST, evaluators, strict=True))
-        results = {}
+        results = OrderedDict()
         for name, evaluator in by_name.items():
             if unfinished is not None and unfinished.has(name):
                 logger.info("%s was evaluated before the interruption; its figures are kept", name)
                 continue
-            alone = cfg.clone()
-            alone.defrost()
-            alone.DATASETS.TEST = (name,)
-            results[name] = super().test(alone, core, [evaluator])
+            loader = cls.build_test_loader(cfg, name)
+            results[name] = evaluate_dataset(name, core, loader, evaluator)
+            if comm.is_main_process() and not is_ours(evaluator):
+                print_csv_format(results[name])
             if unfinished is not None:
                 unfinished.add(name)
         if comm.is_main_process():
@@ -445,7 +467,7 @@ def parameter_table(model: nn.Module) -> str:
         for name, count, memory in (
             ("all parameters", total, ""),
             ("trainable", trainable, f"{12 * trainable / MIB:,.1f} MiB"),
-            ("LoRA adapters alone", adapters, f"{12 * adapters / MIB:,.1f} MiB"),
+            ("only LoRA adapters", adapters, f"{12 * adapters / MIB:,.1f} MiB"),
         )
     ]
     return tabulate(rows, headers=["", "parameters", "fraction", "gradients + AdamW state"])

@@ -24,6 +24,7 @@ __all__ = [
     "add_import_option",
     "add_verbosity_options",
     "check_options",
+    "duration",
     "import_modules",
     "one_message",
     "run_command",
@@ -194,7 +195,7 @@ class Progress:
         if due:
             left = (now - self._start) / max(self.done, 1) * (self.total - self.done)
             print(
-                f"{self.what} {self.done}/{self.total} {self.unit}, {left:.0f} s left",
+                f"{self.what} {self.done}/{self.total} {self.unit}, {duration(left)} left",
                 file=sys.stderr,
                 flush=True,
             )
@@ -216,6 +217,19 @@ def check_options(args: argparse.Namespace, rules: Mapping[str, Rule]) -> None:
         for value in given if isinstance(given, (list, tuple)) else (given,):
             if value is not None:
                 rule.check(option, value)
+
+
+def duration(seconds: float) -> str:
+    """Write a time as people do: `12 s`, `3 min`, `2 h 5 min`, `3 d 4 h`."""
+    minutes = round(seconds / 60)
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    if minutes < 100:
+        return f"{minutes} min"
+    if minutes < 48 * 60:
+        return f"{minutes // 60} h {minutes % 60} min"
+    hours = round(minutes / 60)
+    return f"{hours // 24} d {hours % 24} h"
 
 
 def add_import_option(parser: argparse.ArgumentParser) -> None:

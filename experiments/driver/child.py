@@ -13,10 +13,9 @@ from pathlib import Path
 __all__ = ["Progress", "Screen", "parse_progress", "run_child"]
 
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
-_TRAINING = re.compile(r"\beta: (?P<left>\S+(?: day[s]?, \S+)?)\s+iter: (?P<done>\d+)")
-_INFERENCE = re.compile(r"Inference done (?P<done>\d+)/(?P<total>\d+).*ETA=(?P<left>\S+)")
-# A line printed by `anoseg_d2.utils.cli.Progress`.
-_COUNTED = re.compile(r"(?P<done>\d+)/(?P<total>\d+) (?P<unit>\w+), (?P<left>\d+) s left")
+# "step 10/400, 3 min left" of a training, "evaluated 5/60 images, 2 h 5 min left" of other jobs.
+_COUNTED = re.compile(r"(?P<what>(?:step )?\d+/\d+(?: \w+)?), (?P<left>\d+ \w+(?: \d+ \w+)?) left")
+_SECONDS = {"s": 1, "min": 60, "h": 3600, "d": 86400}
 _PATIENCE = 120  # seconds that a child may take to finish its step and save
 
 
@@ -28,32 +27,17 @@ class Progress:
     seconds_left: float
 
 
-def parse_progress(line: str, max_iter: int | None = None) -> Progress | None:
-    """Read the progress from a line of detectron2's or the data scripts' output.
-
-    Args:
-        line: line of output, without colours.
-        max_iter: training steps of the stage; without it, training lines are ignored.
-    Returns:
-        the progress, or None if the line has none.
-    """
-    if max_iter and (match := _TRAINING.search(line)):
-        text = f"step {int(match['done']) + 1}/{max_iter}"
-        return Progress(text, _seconds(match["left"]))
-    if match := _INFERENCE.search(line):
-        return Progress(f"evaluating {match['done']}/{match['total']}", _seconds(match["left"]))
-    if match := _COUNTED.search(line):
-        text = f"{match['done']}/{match['total']} {match['unit']}"
-        return Progress(text, float(match["left"]))
-    return None
-
-
-def _seconds(text: str) -> float:
-    """Return the seconds of `H:MM:SS`, perhaps preceded by `N days, `."""
-    days = re.match(r"(\d+) days?, ", text)
-    clock = [float(part) for part in text.rpartition(" ")[2].split(":")]
-    total = sum(part * 60**power for power, part in enumerate(reversed(clock)))
-    return total + (86400 * int(days[1]) if days else 0)
+def parse_progress(line: str) -> Progress | None:
+    """Read the progress from a line that training or a command printed; None if it has none."""
+    match = _COUNTED.search(line)
+    if match is None:
+        return None
+    words = match["left"].split()
+    left = sum(
+        int(number) * _SECONDS.get(unit, 0)
+        for number, unit in zip(words[::2], words[1::2], strict=True)
+    )
+    return Progress(match["what"], left)
 
 
 class Screen:
@@ -94,7 +78,7 @@ class Screen:
         print(text, file=self.stream, flush=True)
 
 
-def run_child(command, log: Path, environment: dict, tick, max_iter=None) -> tuple[int, float]:
+def run_child(command, log: Path, environment: dict, tick) -> tuple[int, float]:
     """Run `command`, append its output to `log`, and call `tick(progress or None)` repeatedly.
 
     The child gets its own session, so that Ctrl-C reaches it only once, through this process: it
@@ -115,7 +99,7 @@ def run_child(command, log: Path, environment: dict, tick, max_iter=None) -> tup
         env=environment,
         start_new_session=True,
     )
-    reader = _Reader(process.stdout, log, command, max_iter)
+    reader = _Reader(process.stdout, log, command)
     reader.start()
     peak = 0.0
     try:
@@ -158,9 +142,9 @@ def _stop(process) -> None:
 class _Reader(threading.Thread):
     """Thread that copies a child's output into the log and keeps the last progress."""
 
-    def __init__(self, stream, log: Path, command, max_iter):
+    def __init__(self, stream, log: Path, command):
         super().__init__(daemon=True)
-        self.stream, self.log, self.command, self.max_iter = stream, log, command, max_iter
+        self.stream, self.log, self.command = stream, log, command
         self.progress: Progress | None = None
 
     def run(self):
@@ -170,4 +154,4 @@ class _Reader(threading.Thread):
                 line = _ANSI.sub("", raw)
                 log.write(line)
                 log.flush()
-                self.progress = parse_progress(line, self.max_iter) or self.progress
+                self.progress = parse_progress(line) or self.progress

@@ -1,16 +1,13 @@
 """Which detectron2 keys are read: found out by recording, so that the others can be refused."""
 
-import argparse
-
 import pytest
 import yacs.config
 from detectron2.config import get_cfg
-from detectron2.engine import default_setup, defaults
 from runs import small_run
 
 from anoseg_d2.checkpoint import AnosegCheckpointer
 from anoseg_d2.config import RANGES, READ_FLAGS
-from anoseg_d2.engine import Trainer, check_inputs
+from anoseg_d2.engine import Trainer, check_inputs, set_up_run
 from anoseg_d2.modeling import EoMT
 from anoseg_d2.utils.config_files import flat_items
 
@@ -37,12 +34,6 @@ def test_what_is_not_refused_is_exactly_what_a_run_reads(tmp_path, monkeypatch):
             read.add(node.__dict__["_called"] + name)
         return value
 
-    def asked(cfg, *keys, default=None):
-        read.update(keys)
-        return original(cfg, *keys, default=default)
-
-    original = defaults._try_get_key
-    monkeypatch.setattr(defaults, "_try_get_key", asked)
     weights = tmp_path / "start.pth"
     cfg = small_run(tmp_path, "run", "TEST.EVAL_PERIOD", 2, tested=True)
     AnosegCheckpointer(EoMT(cfg), str(tmp_path)).save("start")
@@ -53,7 +44,9 @@ def test_what_is_not_refused_is_exactly_what_a_run_reads(tmp_path, monkeypatch):
     read.clear()  # the check of ranges has looked at every key
     monkeypatch.setattr("anoseg_d2.engine.trainer.check_config", lambda cfg: None)
     monkeypatch.setattr("anoseg_d2.modeling.eomt.check_config", lambda cfg: None)
-    default_setup(cfg, argparse.Namespace(config_file="", eval_only=False))
+    monkeypatch.setattr("anoseg_d2.engine.run_log.changed_keys", lambda cfg: {})
+    monkeypatch.setattr(type(cfg), "dump", lambda cfg: "")
+    set_up_run(cfg)
     trainer = Trainer(cfg)
     trainer.resume_or_load(resume=False)
     trainer.train()

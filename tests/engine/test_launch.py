@@ -62,7 +62,9 @@ def ranks_of(process):
 def test_the_options_are_detectron2s_and_ours():
     theirs = {o for a in default_argument_parser()._actions for o in a.option_strings}
     ours = {o for a in train.build_parser()._actions for o in a.option_strings}
-    assert ours == theirs | {"--import", "--overwrite", "--dry-run"}
+    assert ours == theirs | {
+        *("--import", "--overwrite", "--dry-run", "-q", "--quiet", "-v", "--verbose")
+    }
 
 
 @pytest.mark.parametrize(

@@ -385,36 +385,27 @@ def test_an_interrupt_reaches_the_child_once_and_says_how_to_go_on(recipe, tmp_p
 
 
 def test_progress_is_read_from_training_and_evaluation():
-    training = "[11/23 20:00:01 d2.utils.events]:  eta: 1:02:03  iter: 19  total_loss: 9.9"
-    assert parse_progress(training, 150).text == "step 20/150"
-    assert parse_progress(training, 150).seconds_left == 3723
-    assert parse_progress(training) is None
-    days = parse_progress("eta: 2 days, 1:00:00  iter: 9  total_loss: 1", 100)
-    assert days.seconds_left == 2 * 86400 + 3600
-    evaluation = (
-        "[... d2.evaluation.evaluator]: Inference done 11/60. Total: 0.1 s/iter. ETA=0:00:10"
-    )
-    assert parse_progress(evaluation).text == "evaluating 11/60"
-    assert parse_progress(evaluation).seconds_left == 10
+    training = "[11/23 20:00:01 anoseg_d2.engine.run_log]: step 20/150, 1 h 2 min left: loss 9.9"
+    assert parse_progress(training).text == "step 20/150"
+    assert parse_progress(training).seconds_left == 3720
+    assert parse_progress("step 9/10, 2 d 1 h left: loss 1").seconds_left == 2 * 86400 + 3600
     assert parse_progress("pasted 25/120 images, 30 s left").seconds_left == 30
-    assert parse_progress("loading weights", 100) is None
+    assert parse_progress("step 1/400: loss 9.9") is None
+    assert parse_progress("loading weights") is None
 
 
-def test_progress_of_detectron2s_own_printer_is_read(capsys, caplog):
-    from detectron2.utils.events import CommonMetricPrinter, EventStorage
+def test_progress_of_a_training_is_read(caplog):
+    from detectron2.utils.events import EventStorage
 
-    with EventStorage() as storage, caplog.at_level("INFO", "detectron2.utils.events"):
-        printer = CommonMetricPrinter(max_iter=100)
+    from anoseg_d2.engine.run_log import StepPrinter
+
+    with EventStorage() as storage, caplog.at_level("INFO", "anoseg_d2"):
         for index in range(30):
             storage.iter = index
             storage.put_scalars(time=2.0, total_loss=1.0)
-            storage.step()
-        printer.logger.addHandler(caplog.handler)
-        printer.write()
-        printer.logger.removeHandler(caplog.handler)
-    progress = parse_progress(caplog.messages[-1], 100)
-    assert progress.text in ("step 30/100", "step 31/100")
-    assert 100 < progress.seconds_left < 180
+        StepPrinter(max_iter=100).write()
+    progress = parse_progress(caplog.messages[-1])
+    assert progress.text == "step 30/100" and progress.seconds_left == 120
 
 
 def test_progress_of_our_own_commands_is_read(capsys):

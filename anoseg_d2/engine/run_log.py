@@ -1,0 +1,181 @@
+"""What a run says: how it differs from the defaults, its data, its steps, its figures."""
+
+import logging
+import os
+import sys
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+import detectron2
+import torch
+from detectron2.data import DatasetCatalog
+from detectron2.engine import hooks
+from detectron2.utils import comm
+from detectron2.utils.collect_env import collect_env_info
+from detectron2.utils.env import seed_all_rng
+from detectron2.utils.events import EventWriter, get_event_storage
+from detectron2.utils.logger import setup_logger
+from tabulate import tabulate
+
+import anoseg_d2
+from anoseg_d2.config import changed_keys
+from anoseg_d2.utils.cli import duration, set_verbosity
+
+__all__ = ["StepPrinter", "WriterHook", "figures_table", "log_data", "set_up_run"]
+
+logger = logging.getLogger(__name__)
+
+LOGGERS = ("detectron2", "fvcore", "anoseg_d2")
+PERIOD = 10  # steps between two lines of the log
+LONGEST_SILENCE = 30.0  # seconds after which a line is due in any case
+WINDOW = 20  # steps whose median the log shows
+
+
+def set_up_run(cfg, *, verbosity: int = 0, training: bool = True) -> None:
+    """Take the place of detectron2's `default_setup`: log, seed, and OUTPUT_DIR/config.yaml.
+
+    The log starts with the command and with what the config changes, instead of with every key and
+    the environment; these are in config.yaml, and in the log after `--verbose`.
+
+    Args:
+        cfg: config node.
+        verbosity: -1 warnings only on the terminal, 0, or 1 with debugging output; log.txt has
+            everything but the last in any case.
+        training: else evaluation, for which cuDNN does not search for the fastest kernels.
+    """
+    set_verbosity(verbosity)
+    rank = comm.get_rank()
+    _set_up_loggers(cfg.OUTPUT_DIR, rank, verbosity)
+    versions = {"anoseg_d2": anoseg_d2, "detectron2": detectron2, "torch": torch}
+    said = ", ".join(f"{name} {module.__version__}" for name, module in versions.items())
+    logger.info("%s, %s", said, _device(cfg.MODEL.DEVICE))
+    logger.info("Command: %s", " ".join(sys.argv))
+    if verbosity > 0:  # collecting it takes a second, and imports what warns
+        logger.debug("Environment:\n%s", collect_env_info())
+    lines = [f"  {key}: {value!r}" for key, value in changed_keys(cfg).items()]
+    logger.info("Config, where it differs from the defaults:\n%s", "\n".join(lines))
+    if comm.is_main_process():
+        path = Path(cfg.OUTPUT_DIR, "config.yaml")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(cfg.dump(), encoding="utf-8")
+        logger.debug("The whole config:\n%s", cfg.dump())
+    seed_all_rng(None if cfg.SEED < 0 else cfg.SEED + rank)
+    torch.backends.cudnn.benchmark = bool(training and cfg.CUDNN_BENCHMARK)
+
+
+def _set_up_loggers(output_dir: str, rank: int, verbosity: int) -> None:
+    # Colours are for people; files and pipes get plain text.
+    color = sys.stdout.isatty() and "NO_COLOR" not in os.environ
+    terminal = {-1: logging.WARNING, 0: logging.INFO, 1: logging.DEBUG}[verbosity]
+    for name in LOGGERS:
+        for handler in setup_logger(output_dir, rank, name=name, color=color).handlers:
+            on_terminal = handler.stream in (sys.stdout, sys.stderr)
+            handler.setLevel(terminal if on_terminal else min(terminal, logging.INFO))
+
+
+def _device(name: str) -> str:
+    ranks = comm.get_world_size()
+    where = f"{ranks} processes on {name}" if ranks > 1 else name
+    if torch.device(name).type == "cuda":
+        return f"{where} ({torch.cuda.get_device_name(name)})"
+    return f"{where} ({torch.get_num_threads()} threads)" if name == "cpu" else where
+
+
+def log_data(train: Iterable[str], test: Iterable[str]) -> None:
+    """Log the datasets of a run: what for, name, images, and the folder that holds them."""
+    rows = []
+    for use, names in (("train", train), ("test", test)):
+        for name in names:
+            files = [str(entry["file_name"]) for entry in DatasetCatalog.get(name)]
+            folder = os.path.commonpath([os.path.dirname(f) or "." for f in files]) if files else ""
+            rows.append([use, name, len(files), folder])
+    logger.info("Data:\n%s", tabulate(rows, headers=["", "dataset", "images", "folder"]))
+
+
+class StepPrinter(EventWriter):
+    """Log one line about the latest steps, in place of detectron2's `CommonMetricPrinter`.
+
+    Losses are medians over the last steps; each kind is summed over the network's predictions.
+
+    Args:
+        max_iter: steps of the run.
+    """
+
+    def __init__(self, max_iter: int):
+        self.max_iter = max_iter
+
+    def write(self):
+        storage = get_event_storage()
+        histories = storage.histories()
+        if storage.iter >= self.max_iter or "total_loss" not in histories:
+            return  # after the last step only figures of the evaluation are new
+
+        def median(name):
+            return histories[name].median(storage.count_samples(name, WINDOW))
+
+        kinds: dict[str, float] = {}
+        for name in histories:
+            if name.startswith("loss_"):
+                kind = name.removeprefix("loss_").rstrip("0123456789").rstrip("_")
+                kinds[kind] = kinds.get(kind, 0.0) + median(name)
+        parts = ", ".join(f"{kind} {value:.4g}" for kind, value in kinds.items())
+        words = [f"loss {median('total_loss'):.4g}" + (f" ({parts})" if parts else "")]
+        if "grad_norm" in histories:
+            words.append(f"gradient {median('grad_norm'):.3g}")
+        if "lr" in histories:
+            words.append(f"lr {histories['lr'].latest():.3g}")
+        left = ""
+        if "time" in histories:  # the first steps are not timed
+            seconds = histories["time"].median(1000)
+            left = f", {duration(seconds * (self.max_iter - storage.iter - 1))} left"
+            waiting = histories["data_time"].avg(WINDOW) if "data_time" in histories else 0.0
+            words.append(f"{seconds:.3g} s a step ({waiting:.2g} s waiting for data)")
+        if "peak_memory_mib" in histories:
+            words.append(f"{histories['peak_memory_mib'].latest():,.0f} MiB")
+        logger.info("step %d/%d%s: %s", storage.iter + 1, self.max_iter, left, ", ".join(words))
+
+
+class WriterHook(hooks.PeriodicWriter):
+    """detectron2's hook, which also writes after the first step and after a long silence."""
+
+    def __init__(self, writers):
+        super().__init__(writers, PERIOD)
+        self._written = None
+
+    def after_step(self):
+        now, done = time.monotonic(), self.trainer.iter + 1
+        silent = self._written is None or now - self._written > LONGEST_SILENCE
+        if silent or done % self._period == 0 or done == self.trainer.max_iter:
+            for writer in self._writers:
+                writer.write()
+            self._written = now
+
+
+def figures_table(results: dict[str, dict]) -> str:
+    """Lay out AUPRC and FPR95 of every score on every dataset, the best of each marked with `*`.
+
+    Args:
+        results: {dataset: `AnomalyEvaluator.result`}.
+    """
+    scores = list(dict.fromkeys(s for result in results.values() for s in result["scores"]))
+    best = {}
+    for name, result in results.items():
+        for figure, sign in (("auprc", 1), ("fpr95", -1)):
+            found = [e[figure] for e in result["scores"].values() if e.get(figure) is not None]
+            best[name, figure] = max(found, key=lambda value: sign * value) if found else None
+
+    def cell(name, score):
+        entry = results[name]["scores"].get(score, {})
+        texts = []
+        for figure in ("auprc", "fpr95"):
+            value = entry.get(figure)
+            # What prints like the best is the best, to a reader.
+            mark = "*" if value is not None and round(value - best[name, figure], 2) == 0 else ""
+            texts.append("-" if value is None else f"{mark}{value:.2f}".rjust(7))
+        return " / ".join(texts)
+
+    rows = [[score, *(cell(name, score) for name in results)] for score in scores]
+    # Long names are broken at an underscore, or five datasets would not fit on a screen.
+    heads = [name if len(name) < 16 else name.replace("_", "_\n", 1) for name in results]
+    return tabulate(rows, headers=["score", *heads], stralign="right", colalign=("left",))

@@ -1,0 +1,128 @@
+"""What a run says: few lines, no colours where nobody sees them, each dataset once."""
+
+import json
+import logging
+import os
+import pty
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from detectron2.utils.events import EventStorage
+from runs import small_run
+
+from anoseg_d2.config import load_config
+from anoseg_d2.engine.run_log import LOGGERS, StepPrinter, figures_table, set_up_run
+from anoseg_d2.utils import cli
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def fresh_loggers():
+    """Loggers without handlers, before the test and after it."""
+    loggers = [logging.getLogger(name) for name in (None, *LOGGERS)]
+    before = [(logger, list(logger.handlers), logger.level, logger.propagate) for logger in loggers]
+    for logger in loggers:
+        logger.handlers = []
+    yield
+    for logger, handlers, level, propagate in before:
+        logger.handlers, logger.level, logger.propagate = handlers, level, propagate
+    cli.set_verbosity(0)
+
+
+def test_the_log_states_what_differs_from_the_defaults_and_config_yaml_states_all(
+    tmp_path, fresh_loggers, capsys
+):
+    overrides = ["OUTPUT_DIR", str(tmp_path / "run"), "MODEL.DEVICE", "cpu", "SEED", "7"]
+    cfg = load_config("arcface_lora", overrides)
+    set_up_run(cfg)
+    said = capsys.readouterr().out
+    assert "  MODEL.LORA.ENABLED: True\n" in said and "  SEED: 7\n" in said
+    assert "MODEL.LORA.RANK" not in said  # as in the defaults
+    assert "\x1b" not in said and "Environment" not in said
+    assert yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["SEED"] == 7
+
+
+def test_quiet_is_about_the_terminal_and_not_about_the_file(tmp_path, fresh_loggers, capsys):
+    cfg = small_run(tmp_path, "quiet")
+    set_up_run(cfg, verbosity=-1)
+    logging.getLogger("anoseg_d2.test").info("a fact")
+    logging.getLogger("anoseg_d2.test").warning("a doubt")
+    said = capsys.readouterr().out
+    assert "a doubt" in said and "a fact" not in said
+    kept = (tmp_path / "quiet" / "log.txt").read_text()
+    assert "a doubt" in kept and "a fact" in kept
+
+
+def test_verbose_adds_the_environment_and_every_key(tmp_path, fresh_loggers, capsys):
+    set_up_run(small_run(tmp_path, "verbose"), verbosity=1)
+    said = capsys.readouterr().out
+    assert "Environment:" in said and "PyTorch" in said
+    assert "The whole config:" in said and "NUM_QUERIES: 5" in said
+
+
+def test_the_line_of_a_step_adds_the_losses_of_all_predictions(caplog):
+    with EventStorage() as storage, caplog.at_level("INFO", "anoseg_d2"):
+        storage.iter = 9
+        losses = {"loss_mask_0": 1.0, "loss_mask_11": 2.0, "loss_class_0": 4.0, "loss_ratio": 0.5}
+        storage.put_scalars(total_loss=7.5, **losses, grad_norm=3.0, time=2.0, data_time=0.5)
+        storage.put_scalar("lr", 1e-4, smoothing_hint=False)
+        StepPrinter(1000).write()
+    assert caplog.messages == [
+        "step 10/1000, 33 min left: loss 7.5 (mask 3, class 4, ratio 0.5), gradient 3, lr 0.0001, "
+        "2 s a step (0.5 s waiting for data)"
+    ]
+
+
+def test_the_table_of_figures_marks_the_best_of_each_dataset():
+    entries = {"rba": {"auprc": 50.001, "fpr95": 20.0}, "msp": {"auprc": 50.0, "fpr95": 10.0}}
+    hidden = {"rba": {"auprc": None, "fpr95": None}}
+    lines = figures_table({"a": {"scores": entries}, "b": {"scores": hidden}}).splitlines()
+    assert lines[0].split() == ["score", "a", "b"]
+    assert lines[2].split() == ["rba", "*50.00", "/", "20.00", "-", "/", "-"]
+    assert lines[3].split() == ["msp", "*50.00", "/", "*10.00", "-", "/", "-"]
+
+
+@pytest.mark.slow
+def test_six_steps_into_a_pipe_and_on_a_terminal(tmp_path):
+    cfg = small_run(tmp_path, "run", "SOLVER.MAX_ITER", 6, tested=True)
+    (tmp_path / "config.yaml").write_text(cfg.dump())
+    command = [sys.executable, "train_net.py", "--config-file", str(tmp_path / "config.yaml")]
+    env = {k: v for k, v in os.environ.items() if k != "NO_COLOR"} | {"PYTHONPATH": str(ROOT)}
+    piped = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=True)
+    output = piped.stdout + piped.stderr
+    assert len(output.splitlines()) < 80, output
+    assert "\x1b" not in output
+    assert "cpp_extension" not in output and "not built" not in output
+    log = (tmp_path / "run" / "log.txt").read_text()
+    assert "\x1b" not in log and len(log.splitlines()) < 80
+    announced = [line.split()[:3] for line in output.splitlines()]
+    for use in ("train", "test"):
+        assert announced.count([use, f"engine_{tmp_path.name}", "4"]) == 1
+    order = [output.index(w) for w in ("Config, where", "Parameters:", "Data:", "step 1/6")]
+    assert order == sorted(order)
+    steps = [json.loads(line) for line in (tmp_path / "run" / "metrics.json").open()]
+    assert steps and all("iteration" in step for step in steps)
+
+    leader, follower = pty.openpty()
+    process = subprocess.Popen(
+        [*command, "--overwrite", "-q"], cwd=ROOT, env=env, stdout=follower, stderr=follower
+    )
+    os.close(follower)
+    seen = b""
+    while True:
+        try:
+            part = os.read(leader, 65536)
+        except OSError:  # Linux says so when the other end is closed
+            break
+        if not part:
+            break
+        seen += part
+    os.close(leader)
+    assert process.wait() == 0
+    lines = [line for line in seen.decode().splitlines() if line.strip()]
+    assert lines and all("WARNING" in line for line in lines), lines
+    assert b"\x1b[" in seen  # colours are for people
