@@ -1,5 +1,9 @@
 """Every configuration key of the project: its default, its meaning and its range.
 
+The comments of the keys are their meanings in docs/config.md, which
+`python tools/list_config_keys.py --write docs/config.md` makes; a comment stands above its key or
+behind it. Keys of detectron2 that are read here have theirs in `RANGES`.
+
 Neither torch nor detectron2 is imported before a config is built, so that a misspelt key is
 answered at once.
 """
@@ -244,10 +248,11 @@ def add_anoseg_config(cfg) -> None:
 
 
 def _add_keys(cfg) -> None:
-    cfg.MODEL.META_ARCHITECTURE = "EoMT"
-    cfg.MODEL.PIXEL_MEAN = list(PIXEL_MEAN)  # RGB 0..255, applied once, inside the model
-    cfg.MODEL.PIXEL_STD = list(PIXEL_STD)
-    cfg.MODEL.IMPORTS = []  # Python modules that register heads, scores, filters of your own
+    cfg.MODEL.META_ARCHITECTURE = "EoMT"  # the network, by its name in detectron2's registry
+    # Mean of the training images, RGB in 0..255; subtracted once, inside the model
+    cfg.MODEL.PIXEL_MEAN = list(PIXEL_MEAN)
+    cfg.MODEL.PIXEL_STD = list(PIXEL_STD)  # their standard deviation, likewise
+    cfg.MODEL.IMPORTS = []  # Python modules that register heads, scores or filters of your own
     _add_model_keys(cfg)
     _add_head_keys(cfg)
     _add_criterion_keys(cfg)
@@ -260,79 +265,87 @@ def _add_keys(cfg) -> None:
 
 def _add_model_keys(cfg) -> None:
     node = cfg.MODEL.EOMT = type(cfg)()
-    node.BACKBONE = "dinov2"  # dinov2, or dinov3 (rotary positions)
+    node.BACKBONE = "dinov2"  # kind of ViT: dinov2, or dinov3 (rotary positions)
     node.SIZE = "L"  # S, B, L, G: ViT small to giant (G: only DINOv2); query blocks follow it
-    node.DEPTH = 0  # 0: by SIZE. A custom ViT sets DEPTH, WIDTH and HEADS
-    node.WIDTH = 0
-    node.HEADS = 0
-    node.PATCH_SIZE = 16  # pixels; 14-pixel weights are resampled when loaded
-    node.NUM_REGISTERS = 4  # DINOv3 and DINOv2 with registers have 4, DINOv2 without has 0
-    node.NUM_CLASSES = 19  # K, the known classes
-    node.ANOMALY_CLASS = False  # row K of the class head: the learned anomaly
-    node.NUM_QUERIES = 100
+    node.DEPTH = 0  # blocks of the ViT; a custom ViT sets DEPTH, WIDTH and HEADS
+    node.WIDTH = 0  # channels of the ViT
+    node.HEADS = 0  # attention heads of the ViT
+    node.PATCH_SIZE = 16  # side of a patch, pixels; 14-pixel weights are resampled when loaded
+    # Register tokens: DINOv3 and DINOv2 with registers have 4, DINOv2 without has 0
+    node.NUM_REGISTERS = 4
+    node.NUM_CLASSES = 19  # K, the number of known classes
+    node.ANOMALY_CLASS = False  # learn the anomaly as class K, from pasted objects
+    node.NUM_QUERIES = 100  # learned queries, each of which predicts one mask and its class
     node.NUM_BLOCKS = 0  # last ViT blocks that see the queries; 0: by SIZE (S, B 3; L 4; G 5)
     node.DROP_PATH = 0.0  # stochastic depth of the ViT
-    node.NORM_EPS = 0.0  # of the ViT's layer norms; 0: the backbone's own (1e-6, DINOv3 1e-5)
-    node.MASKED_ATTENTION = True  # in training, annealed away within the run; off when fine-tuning
-    node.ANNEALING_POWER = 0.9  # keep-probability (1 - progress)^power
+    # Epsilon of the ViT's layer norms; 0: the backbone's own (1e-6, DINOv3 1e-5)
+    node.NORM_EPS = 0.0
+    # Queries attend to their own masks in training, less and less within a run; off in fine-tuning
+    node.MASKED_ATTENTION = True
+    node.ANNEALING_POWER = 0.9  # a mask is kept with probability (1 - progress)^power
     # What the backward pass computes again instead of keeping it: none; heads (mask and class
     # predictions: about half the memory); all (ViT blocks too: least memory, slower)
     node.RECOMPUTE = "none"
-    node.COMPILE = False  # torch.compile the ViT blocks
-    # Loading: weights that the encoder of MODEL.WEIGHTS is a difference to (EoMT's DINOv3 releases)
+    node.COMPILE = False  # compile the ViT blocks with torch.compile
+    # Weights that the encoder of MODEL.WEIGHTS is a difference to (EoMT's DINOv3 releases)
     cfg.MODEL.DELTA_BASE = ""
-    # Loading: state-dict names (or prefixes) that a checkpoint may leave unused, e.g. "class_head"
+    # Names or prefixes of tensors that may stay unused in a checkpoint, such as "class_head"
     cfg.MODEL.ALLOW_UNUSED_WEIGHTS = []
-    # Evaluation: also with tensors that the checkpoint lacks or that were converted, not trained
+    # Evaluate also with tensors that the checkpoint lacks, or that were converted, not trained
     cfg.MODEL.ALLOW_UNTRAINED = False
 
 
 def _add_head_keys(cfg) -> None:
     node = cfg.MODEL.HEAD = type(cfg)()
-    node.NAME = "linear"  # linear, logit_norm, arcface, or a registered head
+    node.NAME = "linear"  # class head; your own is registered by a module of MODEL.IMPORTS
     node.LOGIT_NORM = type(cfg)()
-    node.LOGIT_NORM.TAU = 0.04
-    node.LOGIT_NORM.FORM = "logits"  # logits: Wei et al. 2022; cosine: features and rows normalised
-    node.LOGIT_NORM.INFERENCE = "trained"  # trained: normalised as in training; raw: W x + b
+    node.LOGIT_NORM.TAU = 0.04  # temperature that normalised logits are divided by
+    # What is normalised; logits: the vector of logits (Wei et al. 2022); cosine: features and rows
+    node.LOGIT_NORM.FORM = "logits"
+    # Logits at inference; trained: normalised as in training; raw: W x + b
+    node.LOGIT_NORM.INFERENCE = "trained"
     node.ARCFACE = type(cfg)()
-    node.ARCFACE.SCALE = ARCFACE_SCALE
-    node.ARCFACE.LEARN_SCALE = False
-    node.ARCFACE.MARGIN = 0.5  # radians, on the known classes only
+    node.ARCFACE.SCALE = ARCFACE_SCALE  # factor on the cosines
+    node.ARCFACE.LEARN_SCALE = False  # train that factor too
+    node.ARCFACE.MARGIN = 0.5  # added to the angle of the true class, radians; known classes only
     node.ARCFACE.MARGIN_RAMP = 0.1  # fraction of the run over which the margin grows; 0: none
 
 
 def _add_criterion_keys(cfg) -> None:
     node = cfg.MODEL.CRITERION = type(cfg)()
-    node.MASK_WEIGHT = 5.0
-    node.DICE_WEIGHT = 5.0
-    node.CLASS_WEIGHT = 2.0
-    node.NO_OBJECT_WEIGHT = NO_OBJECT_WEIGHT  # of the no-object class in the cross entropy
-    node.MATCH_MASK_COST = 5.0
-    node.MATCH_DICE_COST = 5.0
-    node.MATCH_CLASS_COST = 2.0
-    node.MATCH_POINTS = 12544  # per image; 0: every pixel of the mask grid
-    node.LOSS_POINTS = 12544  # per matched mask; 0: every pixel of the mask grid
+    node.MASK_WEIGHT = 5.0  # weight of the binary cross entropy of masks
+    node.DICE_WEIGHT = 5.0  # weight of the dice loss of masks
+    node.CLASS_WEIGHT = 2.0  # weight of the cross entropy of classes
+    node.NO_OBJECT_WEIGHT = NO_OBJECT_WEIGHT  # weight of the no-object class in it
+    node.MATCH_MASK_COST = 5.0  # weight of the mask loss in matching queries with classes
+    node.MATCH_DICE_COST = 5.0  # weight of the dice loss in matching
+    node.MATCH_CLASS_COST = 2.0  # weight of the class probability in matching
+    node.MATCH_POINTS = 12544  # points of an image at which masks are matched
+    node.LOSS_POINTS = 12544  # points of a matched mask at which the loss is taken
+    # LOSS_POINTS are chosen from this many times as many random ones
     node.OVERSAMPLE_RATIO = 3.0
-    node.IMPORTANCE_RATIO = 0.75
-    node.VOID = "negative"  # negative: void pushes every mask down; exclude: no loss there
-    node.OUTLIER_WEIGHT = 0.0  # RbA hinge on pasted and known pixels
-    node.OUTLIER_UPPER = -0.7
-    node.OUTLIER_LOWER = -0.1
-    # Ordering of the `anomaly` score between an image and its original without pasted objects, at
-    # about the price of another forward and backward pass. Needs pasting while loading
+    node.IMPORTANCE_RATIO = 0.75  # fraction of LOSS_POINTS where the mask is least certain
+    # What void pixels do; negative: they push every mask down; exclude: they have no loss
+    node.VOID = "negative"
+    node.OUTLIER_WEIGHT = 0.0  # weight of RbA's hinge on pasted and known pixels; 0: none
+    node.OUTLIER_UPPER = -0.7  # the hinge pushes the RbA score of known pixels below this
+    node.OUTLIER_LOWER = -0.1  # the hinge pushes the RbA score of pasted pixels above this
+    # Weight of the ordering of the `anomaly` score between an image and its original without pasted
+    # objects, at about the price of another forward and backward pass; needs pasting while loading
     node.ORDER_WEIGHT = 0.0
-    node.ORDER_MARGINS = (0.7, 0.5, 0.2)  # original known, altered known, drift of known pixels
+    # Margins of that ordering: original known, altered known, drift of known pixels
+    node.ORDER_MARGINS = (0.7, 0.5, 0.2)
 
 
 def _add_lora_keys(cfg) -> None:
     node = cfg.MODEL.LORA = type(cfg)()
-    node.ENABLED = False
-    node.TARGETS = ["q", "k", "v", "proj", "fc1", "fc2"]
-    node.RANK = 8
-    node.ALPHA = 16.0
-    node.DROPOUT = 0.1
-    node.BLOCKS = []  # [first, last] ViT block, inclusive; empty: all
-    node.TRAIN_NORMS = False  # LayerNorms of the ViT train too
+    node.ENABLED = False  # freeze the ViT and train low-rank adapters in it
+    node.TARGETS = ["q", "k", "v", "proj", "fc1", "fc2"]  # the layers that get adapters
+    node.RANK = 8  # rank of an adapter
+    node.ALPHA = 16.0  # an adapter's output is multiplied by ALPHA / RANK
+    node.DROPOUT = 0.1  # dropout on the input of the adapters
+    node.BLOCKS = []  # [first, last] ViT block with adapters, inclusive; empty: all
+    node.TRAIN_NORMS = False  # train the layer norms of the ViT too
     node.LR_FACTOR = 3.0  # learning rate of the adapters over BASE_LR
 
 
@@ -345,21 +358,22 @@ def _add_ratio_keys(cfg) -> None:
 
 
 def _add_data_keys(cfg) -> None:
-    cfg.DATASETS.CARDS = []  # yaml files, or names of shipped cards, to register
-    cfg.DATASETS.ALLOW_COUNT_MISMATCH = (
-        False  # accept another number of images than a set is known to have
-    )
-    cfg.INPUT.FORMAT = "RGB"
-    cfg.INPUT.MIN_SIZE_TEST = 0  # detectron2's DefaultPredictor resizes nothing: windows do
-    cfg.INPUT.CROP_SIZE = (1024, 1024)  # (H, W) seen by the model, divisible by PATCH_SIZE
-    cfg.INPUT.COLOR_JITTER = True
-    cfg.INPUT.SCALE_JITTER = (0.5, 2.0)  # on the scale that fits the image inside the crop
-    cfg.INPUT.FLIP = True
-    cfg.INPUT.WINDOW_BATCH = 0  # most windows per forward at inference, of all images; 0: 8
+    cfg.DATASETS.CARDS = []  # dataset cards to register: yaml files, or names of shipped cards
+    # Accept another number of images than a dataset is known to have
+    cfg.DATASETS.ALLOW_COUNT_MISMATCH = False
+    cfg.INPUT.FORMAT = "RGB"  # order of the channels
+    cfg.INPUT.MIN_SIZE_TEST = 0  # detectron2's predictor resizes nothing, because windows do
+    cfg.INPUT.CROP_SIZE = (1024, 1024)  # (H, W) that the model sees, divisible by PATCH_SIZE
+    cfg.INPUT.COLOR_JITTER = True  # change brightness, contrast, saturation and hue in training
+    # Range of a random factor in training, on the scale that fits the image inside the crop
+    cfg.INPUT.SCALE_JITTER = (0.5, 2.0)
+    cfg.INPUT.FLIP = True  # mirror half of the training images
+    cfg.INPUT.WINDOW_BATCH = 0  # most windows that are predicted at once, of all images
     node = cfg.INPUT.CUT_PASTE = type(cfg)()  # pasting while loading, without the offline generator
-    node.ENABLED = False
-    node.COCO_JSON = ""  # relative to DETECTRON2_DATASETS, or absolute
-    node.COCO_IMAGES = ""
+    node.ENABLED = False  # paste unknown objects while loading
+    # COCO's instances_train2017.json, relative to DETECTRON2_DATASETS or absolute
+    node.COCO_JSON = ""
+    node.COCO_IMAGES = ""  # the folder of its photographs, likewise
     node.CUTOUTS = ""  # folder of images with an alpha channel, pasted as unknown objects
     node.TEXTURES = ""  # folder of photographs that fill random blobs
     node.STUFF_JSON = ""  # COCO's stuff_*.json: patches of surfaces out of COCO_IMAGES
@@ -367,26 +381,27 @@ def _add_data_keys(cfg) -> None:
     node.DROP_CATEGORIES = []
     node.MIN_AREA = 1000.0  # least area of a COCO object, pixels
     node.KEEP_CUT = False  # take objects that their photograph's border cuts off (the paper does)
-    node.RATIO = 0.5  # of the images that receive objects (the paper: 1.0)
+    node.RATIO = 0.5  # fraction of the images that receive objects (the paper: 1.0)
     node.COUNT = (1, 3)  # fewest and most unknown objects of an image
     node.PARTS = 0.0  # fraction of the unknown objects of which only a random part is pasted
     node.CONTROL_OBJECTS = 0  # at most this many known COCO objects under their own label
-    node.CONTROL_LEAST = 0  # and at least this many
+    node.CONTROL_LEAST = 0  # at least this many known COCO objects
     # At most this many segments of known things, cut from other training frames by their labels
     node.CLOSED_SET_OBJECTS = 0
-    node.CLOSED_SET_LEAST = 0  # and at least this many
+    node.CLOSED_SET_LEAST = 0  # at least this many of these segments
     node.CLOSED_SET_RAREST_FIRST = False  # paste each known class equally often
     node.SCALE = (0.5, 1.5)  # range of the factor on an object's size
     node.MAX_FRACTION = 0.4  # greatest size, as a fraction of the frame's height and width
     node.MIN_SIDE = 32  # least side of a pasted object, pixels
-    node.PLACEMENT = "uniform"  # uniform, road
-    node.SCALE_MODE = "uniform"  # uniform, perspective
+    node.PLACEMENT = "uniform"  # where objects are put: anywhere, or with their foot on the ground
+    # What SCALE applies to: uniform, the size in the photograph; perspective, a size by the row
+    node.SCALE_MODE = "uniform"
     node.PERSPECTIVE_SIDE = 0.08  # longest side at the frame's bottom, fraction of its short side
     node.PERSPECTIVE_MIN_SIDE = 8  # takes the place of MIN_SIDE in perspective, pixels
     node.FEATHER = (5.0, 0.1)  # sigma of the alpha's blur: min(first, second * sqrt(mask area)) px
     node.RIM = 2  # pixels cleaned inside an object's outline (the paper: 0)
     node.OPAQUE_CORE = False  # the eroded mask stays fully opaque, whatever the blur
-    node.BLENDING = ["feather"]  # feather, hard, poisson: of several, one for each object
+    node.BLENDING = ["feather"]  # kinds of blending; of several, one is drawn for each object
     node.COLOR_JITTER = False  # change the objects' colours, as the training augmentation does
     node.BLUR = 0.0  # objects are blurred by a sigma up to this, pixels of their photograph
     node.NOISE = 0.0  # objects get noise with a deviation up to this, grey levels
@@ -394,46 +409,49 @@ def _add_data_keys(cfg) -> None:
 
 
 def _add_solver_keys(cfg) -> None:
-    cfg.SOLVER.OPTIMIZER = "ADAMW"
-    cfg.SOLVER.BASE_LR = 1e-4
-    cfg.SOLVER.WEIGHT_DECAY = 0.05
-    cfg.SOLVER.LAYER_DECAY = 0.8  # per ViT block, from the last to the first
+    cfg.SOLVER.OPTIMIZER = "ADAMW"  # the optimiser
+    cfg.SOLVER.BASE_LR = 1e-4  # peak learning rate of new parameters and of the last ViT block
+    cfg.SOLVER.WEIGHT_DECAY = 0.05  # weight decay of every parameter except adapters
+    # Factor on the learning rate for each step from the last ViT block to the first
+    cfg.SOLVER.LAYER_DECAY = 0.8
     cfg.SOLVER.DECAY_QUERY_BLOCKS = True  # False: the blocks that see the queries keep BASE_LR
-    # Warm-ups as fractions of MAX_ITER: new parameters first, the ViT after them
-    cfg.SOLVER.WARMUP_NEW = 0.025
-    cfg.SOLVER.WARMUP_VIT = 0.05
-    cfg.SOLVER.POLY_POWER = 0.9
-    cfg.SOLVER.CLIP_GRADIENTS.ENABLED = True
-    cfg.SOLVER.CLIP_GRADIENTS.CLIP_TYPE = "full_model"  # global norm over every parameter
-    cfg.SOLVER.CLIP_GRADIENTS.CLIP_VALUE = 0.01
+    cfg.SOLVER.WARMUP_NEW = 0.025  # warm-up of new parameters, as a fraction of MAX_ITER
+    cfg.SOLVER.WARMUP_VIT = 0.05  # warm-up of the ViT, which begins after the first one, likewise
+    cfg.SOLVER.POLY_POWER = 0.9  # the learning rate then falls as (1 - progress)^power
+    cfg.SOLVER.CLIP_GRADIENTS.ENABLED = True  # clip the gradient of a step
+    cfg.SOLVER.CLIP_GRADIENTS.CLIP_TYPE = (
+        "full_model"  # what is clipped: one norm over every parameter
+    )
+    cfg.SOLVER.CLIP_GRADIENTS.CLIP_VALUE = 0.01  # largest norm of a step's gradient
     cfg.SOLVER.ACCUMULATION = 1  # micro-batches per step; IMS_PER_BATCH stays the whole batch
-    cfg.SOLVER.AMP.PRECISION = "auto"  # auto: bf16 where the device has it; bf16; fp16 (scaler)
-    cfg.SOLVER.KEEP_CHECKPOINTS = 3  # newest periodic ones that stay; 0: all of them
+    # Kind of mixed precision; auto: bf16 where the device has it, fp16 on older GPUs, else none
+    cfg.SOLVER.AMP.PRECISION = "auto"
+    cfg.SOLVER.KEEP_CHECKPOINTS = 3  # newest periodic checkpoints that stay
     # Also keep model_best.pth by this evaluated figure, such as "road_anomaly/anomaly/rba.auprc"
     cfg.SOLVER.BEST_FIGURE = ""
     cfg.SOLVER.EMA = type(cfg)()
-    cfg.SOLVER.EMA.ENABLED = False  # an averaged copy, evaluated as well: model_ema.pth
-    cfg.SOLVER.EMA.DECAY = 0.999
+    cfg.SOLVER.EMA.ENABLED = False  # keep an averaged copy and evaluate it too: model_ema.pth
+    cfg.SOLVER.EMA.DECAY = 0.999  # weight of the average so far in each step
 
 
 def _add_test_keys(cfg) -> None:
-    # Queries that change no map by more than this are left out before masks are enlarged; 0: none
+    # Queries that change no map by more than this are left out before masks are enlarged
     cfg.TEST.QUERY_TOLERANCE = 1e-4
     # Run the network in the mixed precision that SOLVER.AMP.PRECISION names; scores stay float32
     cfg.TEST.AMP = False
     cfg.TEST.WINDOW_OVERLAP = 0.0  # least overlap of neighbouring windows, fraction of a window
     cfg.TEST.FLIP = False  # average with the mirrored image: every window twice, twice the time
-    # `sem_seg` is one-hot (K, H, W), as detectron2's evaluators take it, instead of (H, W) ids
+    # Give `sem_seg` one-hot (K, H, W), as detectron2's evaluators take it, instead of (H, W) ids
     cfg.TEST.SEM_SEG_MAPS = False
     node = cfg.TEST.ANOMALY = type(cfg)()
-    # Names in the score registry, or ensembles as "rba+anomaly"; empty: all that the model offers
+    # Scores to evaluate, or ensembles such as "rba+anomaly"; empty: all that the model offers
     node.SCORES = []
-    node.TEMPERATURE = 1.0  # of the class softmax behind msp and entropy
+    node.TEMPERATURE = 1.0  # temperature of the class softmax behind msp and entropy
     # Weight of the score's mean over the mask that claims a pixel: s' = (1 - w) s + w mean(s)
     node.MASK_POOLING = 0.0
     node.POSTPROCESS = []  # registered filters of the score map, in order
-    node.EXACT = False  # metrics over every pixel, spilled to disk
-    node.COMPONENTS = True  # component metrics (second pass over the scores)
+    node.EXACT = False  # sort every pixel, on disk, instead of counting with certified bounds
+    node.COMPONENTS = True  # also component metrics (a second pass over the scores)
     node.REPORT_IMAGES = True  # keep thumbnails for the report page
 
 
@@ -464,7 +482,9 @@ _POSITIVE = number(0, above=True)
 # `_check_together`. The modules that hold heads and filters narrow their keys to registered names.
 RANGES: dict[str, Rule] = {
     "MODEL.META_ARCHITECTURE": text(empty=False),  # which names: modeling/eomt.py
+    # Device of the model
     "MODEL.DEVICE": Rule(_devices, _is_device),
+    # Checkpoint to start from or to evaluate: path, folder, hf://, timm://, dinov2
     "MODEL.WEIGHTS": text(),
     "MODEL.PIXEL_MEAN": sequence(number(0, 255), (3,)),
     "MODEL.PIXEL_STD": sequence(number(0, 255, above=True), (3,)),
@@ -517,9 +537,12 @@ RANGES: dict[str, Rule] = {
     "MODEL.LORA.LR_FACTOR": _NOT_NEGATIVE,
     "MODEL.RATIO.THRESHOLD": number(0, 0.99),
     "MODEL.RATIO.LR_FACTOR": _NOT_NEGATIVE,
+    # Datasets to train on; with several, all of their images
     "DATASETS.TRAIN": sequence(text(empty=False)),
+    # Datasets to evaluate on, one after the other
     "DATASETS.TEST": sequence(text(empty=False)),
     "DATASETS.CARDS": sequence(text(empty=False)),
+    # Processes that load images, per rank
     "DATALOADER.NUM_WORKERS": integer(0, 1000),
     "INPUT.CROP_SIZE": sequence(integer(1, 16_384), (2,)),
     "INPUT.SCALE_JITTER": sequence(number(0, 16, above=True), (2,), "the smaller first"),
@@ -552,11 +575,15 @@ RANGES: dict[str, Rule] = {
     "INPUT.CUT_PASTE.SCALE_MODE": one_of("uniform", "perspective"),
     "INPUT.CUT_PASTE.FEATHER": sequence(number(0, 1000), (2,)),
     "SOLVER.OPTIMIZER": one_of("ADAMW"),
+    # Steps of the run
     "SOLVER.MAX_ITER": integer(1),
     "SOLVER.BASE_LR": _NOT_NEGATIVE,
     "SOLVER.WEIGHT_DECAY": _NOT_NEGATIVE,
+    # Images of a step, over all ranks and micro-batches
     "SOLVER.IMS_PER_BATCH": integer(1),
+    # Number of ranks that the config is written for; with others, batch, steps and rate scale
     "SOLVER.REFERENCE_WORLD_SIZE": integer(0, also="0: the config is not scaled"),
+    # Steps between two checkpoints
     "SOLVER.CHECKPOINT_PERIOD": integer(1),
     "SOLVER.KEEP_CHECKPOINTS": integer(0, also="0: all of them"),
     "SOLVER.BEST_FIGURE": text(),
@@ -568,7 +595,9 @@ RANGES: dict[str, Rule] = {
     "SOLVER.ACCUMULATION": integer(1),
     "SOLVER.AMP.PRECISION": one_of("auto", "bf16", "fp16"),
     "SOLVER.EMA.DECAY": _FRACTION,
+    # Steps between two evaluations within a training
     "TEST.EVAL_PERIOD": integer(0, also="0: only after the last step"),
+    # Figures that the run must reach, checked after its last evaluation
     "TEST.EXPECTED_RESULTS": sequence(Rule("[dataset, figure, value, tolerance]", bool)),
     "TEST.QUERY_TOLERANCE": number(0, 0.1),
     "TEST.WINDOW_OVERLAP": number(0, 0.95),
@@ -576,8 +605,11 @@ RANGES: dict[str, Rule] = {
     "TEST.ANOMALY.TEMPERATURE": _POSITIVE,
     "TEST.ANOMALY.MASK_POOLING": _FRACTION,
     "TEST.ANOMALY.POSTPROCESS": sequence(text(empty=False)),  # modeling/postprocess.py
+    # Folder of everything that the run writes
     "OUTPUT_DIR": text(empty=False),
+    # Seed of everything random
     "SEED": integer(-1, 2**31 - 1, "-1: drawn anew in every run"),
+    # Version of detectron2's config format
     "VERSION": one_of(2),
 }
 
@@ -585,7 +617,13 @@ RANGES: dict[str, Rule] = {
 CHECKS: list[Callable[[object], None]] = []
 
 # Flags of detectron2 that are read here; `tests/test_config.py` finds out which keys are.
-READ_FLAGS = ("SOLVER.CLIP_GRADIENTS.ENABLED", "SOLVER.AMP.ENABLED", "CUDNN_BENCHMARK")
+READ_FLAGS = (
+    "SOLVER.CLIP_GRADIENTS.ENABLED",
+    # Train in mixed precision, of the kind that SOLVER.AMP.PRECISION names
+    "SOLVER.AMP.ENABLED",
+    # Let cuDNN search for the fastest kernels in training
+    "CUDNN_BENCHMARK",
+)
 
 # What to use instead of a detectron2 key, or of a whole branch, that nothing here reads.
 _INSTEAD = {
