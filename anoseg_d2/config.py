@@ -248,6 +248,8 @@ def add_anoseg_config(cfg) -> None:
 
 
 def _add_keys(cfg) -> None:
+    # Tracker that gets figures and pictures as well as TensorBoard, if it is installed
+    cfg.TRACKER = "none"
     cfg.MODEL.META_ARCHITECTURE = "EoMT"  # the network, by its name in detectron2's registry
     # Mean of the training images, RGB in 0..255; subtracted once, inside the model
     cfg.MODEL.PIXEL_MEAN = list(PIXEL_MEAN)
@@ -609,6 +611,9 @@ RANGES: dict[str, Rule] = {
     "OUTPUT_DIR": text(empty=False),
     # Seed of everything random
     "SEED": integer(-1, 2**31 - 1, "-1: drawn anew in every run"),
+    # Steps between two pictures of fixed test images in TensorBoard: photo, label, classes, score
+    "VIS_PERIOD": integer(0, also="0: none"),
+    "TRACKER": one_of("none", "wandb", "mlflow"),
     # Version of detectron2's config format
     "VERSION": one_of(2),
 }
@@ -655,7 +660,6 @@ _INSTEAD = {
     "TEST.AUG": "set TEST.FLIP or TEST.WINDOW_OVERLAP; there is no other test-time augmentation",
     "TEST.PRECISE_BN": "go without: the network has no batch norms",
     "TEST": "set the keys of TEST.ANOMALY",
-    "VIS_PERIOD": "set TEST.ANOMALY.REPORT_IMAGES",
     "GLOBAL": "go without",
 }
 

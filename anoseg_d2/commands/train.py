@@ -163,6 +163,7 @@ def dry_run(cfg, processes: int) -> None:
     if batch % planned:
         raise ValueError(f"SOLVER.IMS_PER_BATCH is {batch}, which {planned} processes cannot share")
     trial = cfg.clone()
+    trial.TRACKER, trial.VIS_PERIOD = "none", 0
     # One process tries what every process of the run will do.
     trial.SOLVER.IMS_PER_BATCH, trial.SOLVER.REFERENCE_WORLD_SIZE = batch // planned, 0
     with tempfile.TemporaryDirectory(prefix="anoseg_dry_run_") as folder:

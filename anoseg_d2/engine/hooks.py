@@ -27,6 +27,7 @@ __all__ = [
     "CheckpointHook",
     "CostHook",
     "EvaluationHook",
+    "LearningRateHook",
     "ProgressHook",
     "SeedHook",
     "StopHook",
@@ -67,6 +68,31 @@ class ProgressHook(HookBase):
         core = unwrap(self.trainer.model)
         if hasattr(core, "set_progress"):
             core.set_progress(self.trainer.iter / max(self.trainer.max_iter - 1, 1))
+
+
+class LearningRateHook(HookBase):
+    """Put the learning rate of every group of parameters next to the losses, as `lr/<group>`.
+
+    A group of the ViT is named after its block; the embedding trains with the first one, the last
+    norm with the last one. Other groups are named after their kind.
+    """
+
+    def before_train(self):
+        core = unwrap(self.trainer.model)
+        names = {id(parameter): name for name, parameter in core.named_parameters()}
+        self.groups = {}
+        for index, group in enumerate(self.trainer.optimizer.param_groups):
+            inside = [names.get(id(parameter), "") for parameter in group["params"]]
+            blocks = [re.match(r"backbone\.blocks\.(\d+)\.", name) for name in inside]
+            block = next((f"_block{int(match[1]):02d}" for match in blocks if match), "")
+            kind = group.get("kind", f"group{index}")
+            name = f"vit{block}" if kind == "vit" else kind
+            self.groups[f"lr/{name}" if f"lr/{name}" not in self.groups else f"lr/{index}"] = index
+
+    def after_step(self):
+        groups = self.trainer.optimizer.param_groups
+        for name, index in self.groups.items():
+            self.trainer.storage.put_scalar(name, groups[index]["lr"], smoothing_hint=False)
 
 
 class CostHook(HookBase):

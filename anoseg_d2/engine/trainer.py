@@ -36,15 +36,18 @@ from anoseg_d2.engine.hooks import (
     CheckpointHook,
     CostHook,
     EvaluationHook,
+    LearningRateHook,
     ProgressHook,
     SeedHook,
     StopHook,
     UntaggedCheckpointer,
 )
 from anoseg_d2.engine.output_dir import last_checkpoint
+from anoseg_d2.engine.pictures import PictureHook
 from anoseg_d2.engine.run_log import StepPrinter, WriterHook, log_data
 from anoseg_d2.engine.solver import build_optimizer, build_scheduler
 from anoseg_d2.engine.step import StepTrainer
+from anoseg_d2.engine.trackers import TrackerWriter, check_tracker
 from anoseg_d2.engine.unfinished import UnfinishedEvaluation
 from anoseg_d2.modeling.inference import is_out_of_memory
 from anoseg_d2.modeling.lora import lora_state_dict
@@ -70,6 +73,7 @@ def check_inputs(cfg, training: bool, resume: bool = False) -> None:
         FileNotFoundError, ValueError: what is missing or wrong, and the way out.
     """
     check_config(cfg)
+    check_tracker(cfg.TRACKER)
     register_cards(cfg)
     for name in (*(cfg.DATASETS.TRAIN if training else ()), *cfg.DATASETS.TEST):
         if name not in DatasetCatalog.list():
@@ -230,6 +234,7 @@ class Trainer(DefaultTrainer):
             hooks.IterationTimer(),
             SeedHook(self.seed),
             ProgressHook(),
+            LearningRateHook(),  # before the scheduler moves on to the next step's
             hooks.LRScheduler(),
             self.cost,
             # Before the last checkpoint, which keeps the figures.
@@ -242,16 +247,20 @@ class Trainer(DefaultTrainer):
             writer = UntaggedCheckpointer(unwrap(self.model), cfg.OUTPUT_DIR)
             result.append(BestCheckpointHook(writer, cfg.SOLVER.BEST_FIGURE, cfg.TEST.EVAL_PERIOD))
         if comm.is_main_process():
+            if cfg.VIS_PERIOD:
+                result.append(PictureHook(cfg))
             result.append(WriterHook(self.build_writers()))
         return result
 
     def build_writers(self):
-        """Build what writes figures down: the log, metrics.json, TensorBoard's files."""
+        """Build what writes figures down: the log, metrics.json, TensorBoard, and a tracker."""
         folder = Path(self.cfg.OUTPUT_DIR)
         folder.mkdir(parents=True, exist_ok=True)
+        tracker = [] if self.cfg.TRACKER == "none" else [TrackerWriter(self.cfg)]
         return [
             StepPrinter(self.max_iter),
             JSONWriter(str(folder / "metrics.json")),
+            *tracker,
             TensorboardXWriter(str(folder)),
         ]
 

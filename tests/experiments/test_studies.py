@@ -55,7 +55,7 @@ def trained(monkeypatch):
     """Commands of the runs, which write a results.json at once."""
     commands = []
 
-    def child(command, log, environment, tick, max_iter):
+    def child(command, log, environment, tick):
         commands.append(command)
         tick(None)
         if run.BUILD_MEMORY in command:

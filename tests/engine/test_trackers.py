@@ -1,0 +1,128 @@
+"""What a run sends to TensorBoard and to an experiment tracker."""
+
+import sys
+import types
+
+import numpy as np
+import pytest
+from runs import small_run
+from small_sets import anomaly_set
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from anoseg_d2.engine import Trainer, check_inputs
+from anoseg_d2.engine.pictures import LONG_SIDE, panel
+from anoseg_d2.utils.constants import ANOMALY_COLORS
+from anoseg_d2.utils.visualization import class_palette
+
+
+class Stub(types.ModuleType):
+    """Stands for wandb and for mlflow: notes every call."""
+
+    def __init__(self, name):
+        super().__init__(name)
+        self.__spec__ = types.SimpleNamespace(name=name)
+        self.calls = []
+
+    def __getattr__(self, name):
+        if name.startswith("__"):
+            raise AttributeError(name)
+
+        def call(*args, **options):
+            self.calls.append((name, args, options))
+            return self
+
+        return call
+
+    def of(self, name):
+        return [(args, options) for called, args, options in self.calls if called == name]
+
+
+@pytest.fixture
+def tracked(monkeypatch):
+    def install(name):
+        stub = Stub(name)
+        monkeypatch.setitem(sys.modules, name, stub)
+        return stub
+
+    return install
+
+
+def train(cfg):
+    check_inputs(cfg, training=True)
+    trainer = Trainer(cfg)
+    trainer.resume_or_load(resume=False)
+    trainer.train()
+    return trainer
+
+
+@pytest.fixture
+def seen_run(tmp_path, tracked):
+    """A run of five steps with pictures every second one, on a closed set and an anomaly set."""
+    stub = tracked("wandb")
+    anomaly_set(tmp_path, "pictures_anomaly", 3)
+    options = ("VIS_PERIOD", 2, "TRACKER", "wandb", "SOLVER.LAYER_DECAY", 0.5)
+    cfg = small_run(tmp_path, "run", *options, tested=True)
+    cfg.DATASETS.TEST = (*cfg.DATASETS.TEST, "pictures_anomaly")
+    train(cfg)
+    return tmp_path, stub
+
+
+def test_pictures_rates_and_norms_reach_tensorboard_and_the_tracker(seen_run):
+    folder, stub = seen_run
+    events = EventAccumulator(str(folder / "run"), size_guidance={"images": 0}).Reload()
+    names = events.Tags()["images"]
+    closed = f"engine_{folder.name}"
+    assert len(names) == 4  # the first two of each set
+    assert {name.partition("/")[0] for name in names} == {closed, "pictures_anomaly"}
+    assert [image.step for image in events.Images(names[0])] == [1, 3, 4]
+    assert events.Images(names[0])[0].width == 4 * 32
+    scalars = set(events.Tags()["scalars"])
+    assert {"grad_norm", "lr", "lr/new", "lr/vit_block00", "lr/vit_block02"} <= scalars
+    last = events.Scalars("lr/vit_block02")[-1].value
+    assert events.Scalars("lr/vit_block01")[-1].value == pytest.approx(last / 2)
+
+    ((_, begun),) = stub.of("init")
+    assert begun["project"] == "anoseg_d2" and begun["name"] == "run"
+    assert begun["config"]["SOLVER.LAYER_DECAY"] == 0.5
+    logged = {name for (values,), _ in stub.of("log") for name in values}
+    assert {"total_loss", "grad_norm", "lr/new", *names} <= logged
+    assert any(name.endswith("msp.auprc") for name in logged)
+    assert len(stub.of("Image")) == 12 and len(stub.of("finish")) == 1
+
+
+def test_mlflow_gets_names_that_it_allows(tmp_path, tracked):
+    stub = tracked("mlflow")
+    anomaly_set(tmp_path, "mlflow_anomaly", 2)
+    cfg = small_run(tmp_path, "run", "TRACKER", "mlflow", tested=True)
+    cfg.DATASETS.TEST = (*cfg.DATASETS.TEST, "mlflow_anomaly")
+    cfg.TEST.ANOMALY.SCORES = ["msp+entropy"]
+    train(cfg)
+    names = {name for (values,), _ in stub.of("log_metrics") for name in values}
+    assert "mlflow_anomaly/anomaly/msp_entropy.auprc" in names
+    assert stub.of("log_params")[0][0][0]["TRACKER"] == "mlflow"
+    assert stub.of("end_run")
+
+
+@pytest.mark.parametrize("name", ["wandb", "mlflow"])
+def test_a_tracker_that_is_not_installed_is_named_before_anything_starts(
+    tmp_path, monkeypatch, name
+):
+    monkeypatch.setattr("anoseg_d2.engine.trackers.importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ImportError, match=f"pip install {name}, or set TRACKER none"):
+        check_inputs(small_run(tmp_path, "run", "TRACKER", name), training=True)
+
+
+def test_a_picture_has_four_parts():
+    photo = np.full((100, 640, 3), 7, np.uint8)
+    label = np.zeros((100, 640), np.uint8)
+    label[50, 320] = 1  # a single anomalous pixel
+    score = np.linspace(0, 1, 640, dtype=np.float32)[None].repeat(100, 0)
+    sem_seg = np.ones((100, 640), np.int64)
+    palette = class_palette(3)
+    drawn = panel(photo, label, sem_seg, score, palette, anomaly=True)
+    assert drawn.shape == (50, 4 * LONG_SIDE, 3) and drawn.dtype == np.uint8
+    first, second, third, fourth = np.split(drawn, 4, axis=1)
+    assert (first == 7).all()
+    assert (second == ANOMALY_COLORS[1]).all(axis=2).sum() == 1  # it did not vanish
+    assert (third == palette[1]).all()
+    assert fourth[:, -1].mean() > fourth[:, 0].mean()
