@@ -1,8 +1,7 @@
 """Every configuration key of the project: its default, its meaning and its range.
 
-The comments of the keys are their meanings in docs/config.md, which
-`python tools/list_config_keys.py --write docs/config.md` makes; a comment stands above its key or
-behind it. Keys of detectron2 that are read here have theirs in `RANGES`.
+The comment above a key or behind it is its meaning in docs/config.md; keys of detectron2 that are
+read here have theirs in `RANGES`.
 
 Neither torch nor detectron2 is imported before a config is built, so that a misspelt key is
 answered at once.

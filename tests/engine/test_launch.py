@@ -70,7 +70,7 @@ def test_the_options_are_detectron2s_and_ours():
 @pytest.mark.parametrize(
     "arguments,message",
     [
-        (("--num-gpus", 0), "--num-gpus is 0; it must be at least 1"),
+        (("--num-gpus", 0), "--num-gpus is 0; it must be in 1..256"),
         (("SOLVER.MAX_ITER", 0), "SOLVER.MAX_ITER is 0; it must be an integer of at least 1"),
         (("--eval-only",), "--eval-only needs the checkpoint to evaluate"),
         (("--dry-run", "--resume"), "leave --eval-only, --resume out"),
