@@ -1,4 +1,4 @@
-"""Fetch weights from hubs: Hugging Face by `hf://owner/name`, timm by `timm://name`.
+"""Fetch weights, from Hugging Face by `hf://owner/name`, from timm by `timm://name`; upload them.
 
 Caches, offline mode and mirrors are huggingface_hub's own: HF_HOME, HF_HUB_OFFLINE, HF_ENDPOINT.
 """
@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import timm
-from huggingface_hub import hf_hub_download
+from huggingface_hub import HfApi, hf_hub_download
 from huggingface_hub.errors import (
     EntryNotFoundError,
     GatedRepoError,
     HFValidationError,
     LocalEntryNotFoundError,
+    LocalTokenNotFoundError,
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
@@ -20,7 +21,19 @@ from torch import Tensor
 
 from anoseg_d2.utils.files import read_json
 
-__all__ = ["CONFIG_FILES", "WEIGHT_FILES", "fetch_hub_folder", "load_timm_weights", "shard_names"]
+try:  # what huggingface_hub 1.0 and later send requests with; its errors are not OSErrors
+    from httpx import HTTPError as _NETWORK_ERROR
+except ImportError:
+    _NETWORK_ERROR = ConnectionError
+
+__all__ = [
+    "CONFIG_FILES",
+    "WEIGHT_FILES",
+    "fetch_hub_folder",
+    "load_timm_weights",
+    "push_folder",
+    "shard_names",
+]
 
 # Sizes and class names; how images are normalised.
 CONFIG_FILES = ("config.json", "preprocessor_config.json")
@@ -119,3 +132,43 @@ def load_timm_weights(source: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
     heads = getattr(getattr(block, "attn", None), "num_heads", None)
     grid = getattr(getattr(model, "patch_embed", None), "grid_size", None)
     return model.state_dict(), {"heads": heads, "grid": grid}
+
+
+def push_folder(folder: Path, name: str, files: list[str], private: bool = False) -> str:
+    """Upload files to a model repository of the Hugging Face hub, which is made if needed.
+
+    Args:
+        folder: where they are.
+        name: OWNER/NAME.
+        files: names of the files to upload; others in the folder stay.
+        private: of a new repository.
+    Returns:
+        address of the repository.
+    Raises:
+        ValueError: the name is not OWNER/NAME.
+        ConnectionError: the hub cannot be reached, or refuses; says what to do.
+    """
+    if name.count("/") != 1:
+        raise ValueError(f"{name!r} is not OWNER/NAME on the Hugging Face hub")
+    api = HfApi()
+    try:
+        address = api.create_repo(name, private=private, exist_ok=True)
+        api.upload_folder(
+            repo_id=name,
+            folder_path=folder,
+            allow_patterns=files,
+            commit_message="Upload with anoseg_d2",
+        )
+    except HFValidationError as error:
+        raise ValueError(f"{name!r} is not OWNER/NAME on the Hugging Face hub: {error}") from error
+    except (OSError, _NETWORK_ERROR) as error:
+        status = getattr(getattr(error, "response", None), "status_code", None)
+        advice = "check the network, HF_ENDPOINT and HF_HUB_OFFLINE"
+        if status in (401, 403) or isinstance(error, LocalTokenNotFoundError):
+            advice = "log in with a token that may write there (`hf auth login`, or HF_TOKEN)"
+        reason = " ".join(str(error).split())[:200]
+        raise ConnectionError(
+            f"{folder} was written, but not uploaded to {name}: {reason}. To do so, {advice}, then "
+            f"run `hf upload {name} {folder}`"
+        ) from error
+    return str(address)

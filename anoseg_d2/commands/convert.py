@@ -2,12 +2,15 @@
 
     anoseg convert hf://tue-mps/cityscapes_semantic_eomt_large_1024 \
         --to anoseg --output eomt_large.safetensors
-    anoseg convert output/model_final.pth --to huggingface --output my_eomt/
+    anoseg convert output/model_final.pth --to huggingface --output my_eomt/ \
+        --license apache-2.0 --push OWNER/NAME
     anoseg convert output/model_final.pth --to official --output model.bin
     anoseg convert lora/model_final.pth --to adapter --output lora.safetensors
     anoseg convert lora.safetensors --base stage3/model_final.pth \
         --to anoseg --output whole.pth
 
+A folder for Hugging Face gets a model card (README.md) with the figures of the results.json next to
+the weights; `--push OWNER/NAME` uploads it.
 `--merge` adds LoRA adapters into their weights, which leaves the outputs the same up to rounding;
 huggingface and official are always merged. Every tensor is accounted for, and what the other
 format cannot hold is refused.
@@ -17,6 +20,7 @@ Exit status: 0 written; 2 a mistake in the call or in a file, which one message 
 
 import argparse
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,8 +30,12 @@ from anoseg_d2.checkpoint.delta import add_delta, warn_of_delta
 from anoseg_d2.checkpoint.files import write_checkpoint, write_tensors
 from anoseg_d2.checkpoint.formats_out import to_huggingface, to_official
 from anoseg_d2.checkpoint.from_config import check_shapes
+from anoseg_d2.checkpoint.hub import push_folder
+from anoseg_d2.checkpoint.identity import file_hash
 from anoseg_d2.checkpoint.lora_state import lora_module_names, merge_lora_state
 from anoseg_d2.checkpoint.spec import FORMAT_NAME, FORMAT_VERSION
+from anoseg_d2.report.model_card import guess_base_model, model_card
+from anoseg_d2.report.results import find_results, read_results
 from anoseg_d2.utils.cli import (
     add_import_option,
     add_verbosity_options,
@@ -36,7 +44,7 @@ from anoseg_d2.utils.cli import (
     run_command,
     say,
 )
-from anoseg_d2.utils.files import write_json
+from anoseg_d2.utils.files import write_atomic, write_json
 from anoseg_d2.utils.ranges import integer
 
 OPTIONS = {
@@ -119,6 +127,14 @@ def build_parser() -> argparse.ArgumentParser:
         help="unpickle whatever the file holds, which may run its code: only files you trust",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace an existing output")
+    card = parser.add_argument_group("--to huggingface")
+    card.add_argument("--push", metavar="OWNER/NAME", help="upload the folder to the hub")
+    card.add_argument("--private", action="store_true", help="make a new repository private")
+    card.add_argument("--results", help="results.json or run folder; default: next to the weights")
+    card.add_argument("--license", metavar="ID", help="of the weights, such as apache-2.0")
+    card.add_argument(
+        "--base-model", metavar="OWNER/NAME", help="default: the DINOv2 or DINOv3 of this size"
+    )
     add_import_option(parser)
     add_verbosity_options(parser)
     return parser
@@ -131,6 +147,11 @@ def check_output(output: Path, args: argparse.Namespace) -> None:
         ValueError: the output exists, has another ending than its format, or is a folder.
     """
     is_folder = args.to == "huggingface"
+    given = [o for o in ("push", "private", "results", "license", "base_model") if getattr(args, o)]
+    if given and not is_folder:
+        raise ValueError(f"--{given[0].replace('_', '-')} is for --to huggingface")
+    if args.push and args.push.count("/") != 1:
+        raise ValueError(f"--push {args.push} must be OWNER/NAME")
     if is_folder and (output.suffix or output.is_file()):
         raise ValueError(f"--output {output} must be a folder for --to huggingface")
     if not is_folder and (output.is_dir() or output.suffix not in SUFFIXES):
@@ -194,12 +215,52 @@ def write_official(checkpoint: Checkpoint, output: Path, args: argparse.Namespac
 
 
 def write_huggingface(checkpoint: Checkpoint, output: Path, args: argparse.Namespace) -> str:
-    """Write a folder for `EomtForUniversalSegmentation.from_pretrained`."""
+    """Write a folder for `EomtForUniversalSegmentation.from_pretrained`, and upload it if asked."""
+    results = find_figures(checkpoint, args)  # report mistakes before anything is written
     state, config, preprocessor = to_huggingface(checkpoint, approximate=args.approximate)
     write_tensors(state, output / "model.safetensors")
     for name, content in (("config", config), ("preprocessor_config", preprocessor)):
         write_json(output / f"{name}.json", content)
-    return f"{output}/ (config.json, preprocessor_config.json, model.safetensors)"
+    spec = checkpoint.spec
+    head = spec.head or ("linear" if spec.has_bias else "arcface")
+    text = model_card(
+        checkpoint,
+        args.push or output.resolve().name,
+        results,
+        license=args.license,
+        base_model=args.base_model or guess_base_model(spec, args.source),
+        approximated=args.approximate and head != "linear",
+    )
+    write_atomic(output / "README.md", text.encode())
+    files = ["README.md", "config.json", "preprocessor_config.json", "model.safetensors"]
+    if args.push:
+        say(f"uploaded to {push_folder(output, args.push, files, args.private)}")
+    return f"{output}/ ({', '.join(files)})"
+
+
+def find_figures(checkpoint: Checkpoint, args: argparse.Namespace) -> dict | None:
+    """Return the results that belong to the weights, None where there are none.
+
+    Raises:
+        FileNotFoundError, ValueError: --results was given, but is not there or is broken.
+    """
+    place = find_results(args.results or args.source)
+    if place is None:
+        if args.results:
+            raise FileNotFoundError(f"no results.json at {args.results}")
+        say("no results.json next to the weights: the model card is without figures (--results)")
+        return None
+    results = read_results(place)
+    stated = (results.get("model") or {}).get("weights_file_sha256")
+    # The user's word counts more than a hash: merging and averaging change the file.
+    if args.results or not stated or not checkpoint.file or stated == file_hash(checkpoint.file):
+        return results
+    print(
+        f"WARNING: {place} is of other weights: the model card is without figures. If they are of "
+        f"the same model, give --results {place}",
+        file=sys.stderr,
+    )
+    return None
 
 
 def write_anoseg(checkpoint: Checkpoint, output: Path, args: argparse.Namespace) -> str:

@@ -6,12 +6,15 @@ import merge_lora
 import numpy as np
 import pytest
 import torch
+import yaml
+from huggingface_hub import errors
 from PIL import Image
 from torch.nn import functional as F
 
 from anoseg_d2 import AnomalyPredictor
 from anoseg_d2.checkpoint import (
     AnosegCheckpointer,
+    hub,
     load_into,
     model_meta,
     read_checkpoint,
@@ -19,11 +22,14 @@ from anoseg_d2.checkpoint import (
     weights_hash,
 )
 from anoseg_d2.checkpoint.delta import add_delta
+from anoseg_d2.checkpoint.spec import ModelSpec
 from anoseg_d2.commands import convert
 from anoseg_d2.modeling import EoMT
 from anoseg_d2.modeling.heads import LogitNormHead
 from anoseg_d2.modeling.lora import inject_lora
 from anoseg_d2.modeling.vit import build_vit
+from anoseg_d2.report.model_card import guess_base_model
+from anoseg_d2.utils.files import write_json
 
 transformers = pytest.importorskip("transformers")
 
@@ -189,6 +195,143 @@ def test_our_checkpoint_gives_our_logits_in_transformers(tmp_path, has_anomaly, 
     assert checkpoint.spec.has_anomaly is has_anomaly
     assert "inserted" not in load_into(back, checkpoint).counts()
     assert_equal(ours(model), ours(back))
+
+
+RESULTS = {
+    "datasets": {
+        "road_anomaly": {
+            "scores": {
+                "rba": {"auprc": 91.234, "fpr95": 7.5, "tpr_thresholds": {"95": -0.25}},
+                "msp": {"auprc": None, "why": "nothing was measured"},
+            }
+        }
+    },
+    "closed_set": {"my_val": {"mIoU": 70.5}},
+    "model": {},
+    "config": "DATASETS: {TRAIN: [my_train]}",
+}
+
+
+def front_matter(path):
+    text = path.read_text(encoding="utf-8")
+    return yaml.safe_load(text.split("---")[1]), text
+
+
+def test_a_model_card_has_the_figures_of_the_run(tmp_path):
+    source = saved(tiny(), tmp_path)
+    write_json(tmp_path / "report/results.json", RESULTS)
+    target = tmp_path / "exported"
+    run(source, "--to", "huggingface", "--output", target, "--license", "apache-2.0")
+    about, text = front_matter(target / "README.md")
+    assert about["license"] == "apache-2.0" and about["library_name"] == "transformers"
+    assert "anomaly-segmentation" in about["tags"] and "dinov2" in about["tags"]
+    assert "base_model" not in about  # nobody released a ViT of this size
+    metrics = [m for entry in about["model-index"][0]["results"] for m in entry["metrics"]]
+    assert [(m["type"], m["value"], m["name"]) for m in metrics] == [
+        ("auprc", 91.23, "AUPRC (rba)"),
+        ("fpr95", 7.5, "FPR95 (rba)"),
+    ]
+    assert "| road_anomaly | `rba` | 91.23 | 7.50 |  | -0.25 |" in text
+    assert "my_val: mIoU 70.50 %" in text and "| trained on | my_train |" in text
+    assert 'from_pretrained("hf://exported")' in text
+    assert weights_hash(read_checkpoint(source).state_dict) in text
+
+
+def test_figures_of_other_weights_stay_out_of_the_card_unless_they_are_given(tmp_path, capsys):
+    source = saved(tiny(), tmp_path)
+    other = {**RESULTS, "model": {"weights_file_sha256": "0" * 64}}
+    write_json(tmp_path / "report/results.json", other)
+    target = tmp_path / "exported"
+    run(source, "--to", "huggingface", "--output", target)
+    assert "is of other weights" in capsys.readouterr().err
+    about, text = front_matter(target / "README.md")
+    assert "No evaluation came with these weights" in text and about["license"] == "unknown"
+    options = ("--results", tmp_path / "report", "--overwrite", "--base-model", "me/base")
+    assert run(source, "--to", "huggingface", "--output", target, *options) == 0
+    about, text = front_matter(target / "README.md")
+    assert "91.23" in text and about["base_model"] == "me/base"
+
+
+def test_a_card_says_that_the_head_was_approximated(tmp_path):
+    write_json(tmp_path / "report/results.json", RESULTS)
+    source, target = saved(tiny("arcface"), tmp_path), tmp_path / "exported"
+    run(source, "--to", "huggingface", "--output", target, "--approximate")
+    about, text = front_matter(target / "README.md")
+    assert "approximation" in text and "Of the original model" in text
+    assert "model-index" not in about  # the hub would show them as figures of these weights
+
+
+@pytest.mark.parametrize(
+    ("sizes", "expected"),
+    [
+        ({"depth": 12, "width": 384, "num_registers": 4}, "dinov2-with-registers-small"),
+        ({"depth": 24, "width": 1024}, "dinov2-large"),
+        ({"depth": 12, "width": 768, "backbone": "dinov3"}, "dinov3-vitb16-pretrain-lvd1689m"),
+    ],
+)
+def test_the_base_model_is_the_vit_of_this_size(sizes, expected):
+    spec = ModelSpec(**{"backbone": "dinov2", **sizes})
+    assert guess_base_model(spec, "model.pth") == f"facebook/{expected}"
+    assert guess_base_model(spec, "hf://me/mine@v2") == "me/mine"
+
+
+class StubApi:
+    """Stands for huggingface_hub's HfApi."""
+
+    def __init__(self, error=None):
+        self.calls, self.error = [], error
+
+    def create_repo(self, name, **options):
+        if self.error:
+            raise self.error
+        self.calls.append(("create_repo", name, options))
+        return f"https://huggingface.co/{name}"
+
+    def upload_folder(self, **options):
+        self.calls.append(("upload_folder", options))
+
+
+def test_push_uploads_the_four_files(tmp_path, monkeypatch, capsys):
+    api = StubApi()
+    monkeypatch.setattr(hub, "HfApi", lambda: api)
+    target = tmp_path / "exported"
+    options = ("--push", "me/road", "--private")
+    assert run(saved(tiny(), tmp_path), "--to", "huggingface", "--output", target, *options) == 0
+    (_, name, made), (_, uploaded) = api.calls
+    assert name == "me/road" and made == {"private": True, "exist_ok": True}
+    assert uploaded["folder_path"] == target and uploaded["repo_id"] == "me/road"
+    assert sorted(uploaded["allow_patterns"]) == sorted(p.name for p in target.iterdir())
+    assert "uploaded to https://huggingface.co/me/road" in capsys.readouterr().out
+    assert 'from_pretrained("hf://me/road")' in (target / "README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("error", "advice"),
+    [
+        (errors.OfflineModeIsEnabled("offline mode is enabled"), "HF_HUB_OFFLINE"),
+        (errors.LocalTokenNotFoundError("no token"), "hf auth login"),
+        (hub._NETWORK_ERROR("no route to host"), "check the network"),
+    ],
+)
+def test_a_push_that_fails_is_one_message_and_keeps_the_folder(
+    tmp_path, monkeypatch, capsys, error, advice
+):
+    monkeypatch.setattr(hub, "HfApi", lambda: StubApi(error))
+    target = tmp_path / "exported"
+    options = ("--output", target, "--push", "me/road")
+    assert run(saved(tiny(), tmp_path), "--to", "huggingface", *options) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: ") and "not uploaded to me/road" in said and advice in said
+    assert f"hf upload me/road {target}" in said and (target / "model.safetensors").is_file()
+
+
+def test_options_of_the_hub_are_refused_for_other_formats(tmp_path, capsys):
+    options = ("--output", tmp_path / "x.pth", "--push", "me/road")
+    assert run(saved(tiny(), tmp_path), "--to", "anoseg", *options) == 2
+    assert "--push is for --to huggingface" in capsys.readouterr().err
+    options = ("--output", tmp_path / "x", "--push", "road")
+    assert run(saved(tiny(), tmp_path), "--to", "huggingface", *options) == 2
+    assert "must be OWNER/NAME" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("height, width", [(64, 64), (80, 200), (150, 64)])
