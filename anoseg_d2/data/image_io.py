@@ -27,6 +27,9 @@ _UNREADABLE = (
     ValueError,
 )
 
+# Decoders that a file may choose by its content, whatever its name is. Pillow has many more, and
+# among them are rarely tested ones, and EPS, which runs Ghostscript on the file.
+_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF", "PPM")
 IMAGE_EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 
 
@@ -35,7 +38,7 @@ def _open(path) -> Image.Image:
     if not path.is_file():
         raise FileNotFoundError(f"no such image file: {path}")
     try:
-        image = Image.open(path)
+        image = Image.open(path, formats=_FORMATS)
         if image.width * image.height > MAX_PIXELS:
             raise ValueError(
                 f"it declares {image.width}x{image.height} pixels; at most {MAX_PIXELS:,} are read"

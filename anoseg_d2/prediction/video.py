@@ -28,6 +28,12 @@ logger = logging.getLogger(__name__)
 VIDEO_EXTENSIONS = (
     ".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".ts", ".gif",
 )  # fmt: skip
+# A text file named drive.mp4 may be a playlist that makes ffmpeg read other files, or the network:
+# only containers that hold the video themselves are opened.
+_OPENING = {
+    "format_whitelist": "mov,mp4,avi,matroska,webm,mpeg,mpegts,mpegvideo,gif",
+    "protocol_whitelist": "file",
+}
 _FALLBACK_FPS = 25.0  # where the file does not state one
 _TICKS = Fraction(1, 90000)  # seconds; the usual frame intervals are whole multiples of it
 
@@ -158,7 +164,7 @@ class _AvReader(_Reader):
     def __init__(self, source: str, name: str):
         self._name = name
         try:
-            self._container = av.open(source)
+            self._container = av.open(source, options=_OPENING)
         except (av.FFmpegError, OSError) as error:
             raise ValueError(f"{name} cannot be opened as a video: {error}") from error
         if not self._container.streams.video:
@@ -240,7 +246,7 @@ class _Sound:
     """
 
     def __init__(self, path, target):
-        self._source = av.open(str(path))
+        self._source = av.open(str(path), options=_OPENING)
         self._streams = {}
         for stream in self._source.streams.audio:
             if stream.codec_context.name in target.supported_codecs:

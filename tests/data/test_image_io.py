@@ -48,6 +48,13 @@ def test_what_is_not_a_regular_file_with_an_image_is_refused(path):
         read_image(path)
 
 
+@pytest.mark.parametrize("kind", ["eps", "pcx", "tga"])
+def test_a_files_content_chooses_only_among_the_usual_decoders(tmp_path, kind):
+    Image.new("RGB", (16, 16)).save(tmp_path / "photo.png", kind)
+    with pytest.raises(ValueError, match="cannot read image .*photo.png"):
+        read_image(tmp_path / "photo.png")
+
+
 @pytest.mark.parametrize("shape", [(1, 1), (1, 5000), (5000, 1), (2, 8)])
 def test_narrow_images_are_images(tmp_path, shape):
     image = np.full((*shape, 3), 7, np.uint8)

@@ -92,6 +92,18 @@ def test_a_file_that_is_not_a_video_is_named(tmp_path, library):
 
 
 @needs_av
+def test_a_playlist_named_like_a_video_opens_no_other_file(tmp_path):
+    pytest.importorskip("av")
+    write(tmp_path / "secret.mp4")
+    for text in (
+        "#EXTM3U\n#EXTINF:1,\nsecret.mp4\n#EXT-X-ENDLIST\n",
+        "ffconcat version 1.0\nfile secret.mp4\n",
+    ):
+        (tmp_path / "drive.mp4").write_text(text)
+        with pytest.raises(ValueError, match="drive.mp4 cannot be opened as a video"):
+            open_video(str(tmp_path / "drive.mp4"))
+
+
 def test_a_damaged_video_gives_its_first_frames_or_names_itself(tmp_path):
     data = film_with_sound(tmp_path / "whole.mkv").read_bytes()
     path = tmp_path / "cut.mkv"
