@@ -41,7 +41,9 @@ MAX_WORKERS = 1000
 # For a user's mistake or a limit of the machine, one line says enough. Anything else is a defect
 # of ours, and then we need the traceback.
 USER_ERRORS = (ValueError, OSError, ImportError, MemoryError, FloatingPointError)
-_NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "alloc_failed")
+# RuntimeErrors that say as much: no memory left, or symbolic links in a circle (`Path.resolve`).
+_NO_DEFECT = ("out of memory", "can't allocate memory", "not enough memory", "alloc_failed")
+_NO_DEFECT += ("symlink loop",)
 
 
 # -1 after --quiet, 1 after --verbose; of the whole process, like the streams that it is about.
@@ -106,22 +108,26 @@ def run_command(
     # SIGINT needs it too, because shells start background jobs with SIGINT ignored.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler)
+    # Names of files may hold bytes that are not UTF-8, which a strict stream would not print.
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # tests and notebooks put other streams there
+            stream.reconfigure(errors="backslashreplace")
     try:
         return work() or 0
     except KeyboardInterrupt:
         print(stopped, file=sys.stderr)
         return 130
     except (*USER_ERRORS, RuntimeError) as error:
-        defect = isinstance(error, RuntimeError) and not _says_no_memory(error)
+        defect = isinstance(error, RuntimeError) and not _is_no_defect(error)
         if defect or verbosity > 0 or os.environ.get(TRACEBACK):
             raise
         print(f"error: {one_message(error)}", file=sys.stderr)
         return 2
 
 
-def _says_no_memory(error: RuntimeError) -> bool:
+def _is_no_defect(error: RuntimeError) -> bool:
     words = str(error).lower()
-    return any(phrase in words for phrase in _NO_MEMORY)
+    return any(phrase in words for phrase in _NO_DEFECT)
 
 
 def one_message(error: BaseException) -> str:
