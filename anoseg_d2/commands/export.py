@@ -166,6 +166,8 @@ def run(args: argparse.Namespace) -> list[Difference]:
 def make_spec(args: argparse.Namespace, default_scores: tuple[str, ...]) -> ExportSpec:
     """Return the spec that the options ask for."""
     names = tuple(name.strip() for name in (args.scores or "").split(",") if name.strip())
+    if args.scores is not None and not names:
+        raise ValueError("--scores is empty; leave it out for the default")
     batch = int(args.batch) if re.fullmatch("[0-9]{1,4}", args.batch) else 0
     if args.batch != "dynamic" and not 1 <= batch <= 1024:
         raise ValueError(f"--batch is {args.batch!r}; give a number in 1..1024 or `dynamic`")

@@ -210,8 +210,8 @@ def output_options(args, names: list[str]) -> dict[str, dict]:
     thresholds = choose_thresholds(args, names)
     options = {}
     for name in names:
-        kinds = [k.strip() for k in (args.outputs or "").split(",")] if args.outputs else None
-        if kinds is None:
+        kinds = [kind.strip() for kind in (args.outputs or "").split(",")]
+        if args.outputs is None:
             kinds = ["overlay", "heatmap"]
             kinds += ["contours", "json"] if thresholds[name] is not None else []
         check_outputs(kinds, thresholds[name])

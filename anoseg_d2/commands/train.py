@@ -86,6 +86,8 @@ def run_rank(args: argparse.Namespace) -> None:
 def run(args: argparse.Namespace) -> None:
     """Check arguments, config, data and folder once, then launch the ranks."""
     check_ranks(args)
+    if args.resume and args.overwrite:
+        raise ValueError("--resume continues a run that --overwrite deletes; give one of them")
     if args.config_file:
         args.config_file = str(find_config(args.config_file))  # detectron2 opens it too
     check_key_names(args.config_file, args.opts)

@@ -183,6 +183,7 @@ MISTAKES = {
     "--output there.pt2": "exists; remove it or pass --overwrite",
     "--output m.pt2 --scores rab": "unknown score 'rab'; known: msp",
     "--output m.pt2 --scores rba+msp": "needs mean and spread of msp",
+    "--output m.pt2 --scores ,": "--scores is empty; leave it out for the default",
     "--output m.pt2 --batch many": "--batch is 'many'; give a number in 1..1024 or `dynamic`",
     "--output m.pt2 --batch 0": "--batch is '0'; give a number in 1..1024",
     "--output m.pt2 --batch 1000000000": "--batch is '1000000000'; give a number in 1..1024",

@@ -185,6 +185,7 @@ def test_a_missing_input_among_others_counts_as_unreadable(demo, tmp_path, weigh
         (["empty"], "no input found"),
         (["photos", "--score", "nonsense"], "nonsense"),
         (["photos", "--outputs", "mask"], "unknown output mask"),
+        (["photos", "--outputs", ""], "unknown output"),
         (["photos", "--outputs", "json"], "give --threshold, or --tpr"),
         (["photos", "--threshold", "much"], "the scores need rba=NUMBER"),
         (["photos", "--score", "rba,msp", "--threshold", "0"], "rba=NUMBER,msp=NUMBER"),
