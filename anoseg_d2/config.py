@@ -9,6 +9,7 @@ answered at once.
 
 import functools
 import importlib.util
+import math
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
@@ -40,6 +41,9 @@ __all__ = [
     "check_key_names",
     "load_config",
 ]
+
+# Patches of a window: attention compares each with each, so this needs about 100 GiB already.
+MAX_TOKENS = 65_536
 
 
 def load_config(
@@ -178,6 +182,12 @@ def _check_together(cfg) -> None:
         raise ValueError(
             f"INPUT.CROP_SIZE {tuple(cfg.INPUT.CROP_SIZE)} is not divisible by "
             f"MODEL.EOMT.PATCH_SIZE {node.PATCH_SIZE}; nearest: {tuple(near)}"
+        )
+    tokens = math.prod(side // node.PATCH_SIZE for side in cfg.INPUT.CROP_SIZE)
+    if tokens > MAX_TOKENS:
+        raise ValueError(
+            f"INPUT.CROP_SIZE {tuple(cfg.INPUT.CROP_SIZE)} with MODEL.EOMT.PATCH_SIZE "
+            f"{node.PATCH_SIZE} has {tokens:,} patches; at most {MAX_TOKENS:,}"
         )
     if depth < node.NUM_BLOCKS:
         raise ValueError(f"MODEL.EOMT.NUM_BLOCKS is {node.NUM_BLOCKS}; the ViT has {depth} blocks")
@@ -494,14 +504,14 @@ RANGES: dict[str, Rule] = {
     "MODEL.ALLOW_UNUSED_WEIGHTS": sequence(text(empty=False)),
     "MODEL.EOMT.BACKBONE": one_of("dinov2", "dinov3"),
     "MODEL.EOMT.SIZE": one_of("S", "B", "L", "G"),
-    "MODEL.EOMT.DEPTH": integer(0, 1000, "0: by SIZE"),
-    "MODEL.EOMT.WIDTH": integer(0, 100_000, "0: by SIZE"),
+    "MODEL.EOMT.DEPTH": integer(0, 100, "0: by SIZE"),
+    "MODEL.EOMT.WIDTH": integer(0, 8192, "0: by SIZE"),
     "MODEL.EOMT.HEADS": integer(0, 1000, "0: by SIZE"),
     "MODEL.EOMT.PATCH_SIZE": integer(1, 128),
     "MODEL.EOMT.NUM_REGISTERS": integer(0, 1000),
     "MODEL.EOMT.NUM_CLASSES": integer(1, 253),  # labels are bytes: anomaly and void follow
-    "MODEL.EOMT.NUM_QUERIES": integer(1, 10_000),
-    "MODEL.EOMT.NUM_BLOCKS": integer(0, 1000, "0: by SIZE"),
+    "MODEL.EOMT.NUM_QUERIES": integer(1, 2000),
+    "MODEL.EOMT.NUM_BLOCKS": integer(0, 100, "0: by SIZE"),
     "MODEL.EOMT.DROP_PATH": number(0, 0.99),
     "MODEL.EOMT.NORM_EPS": _FRACTION,
     "MODEL.EOMT.ANNEALING_POWER": _POSITIVE,
@@ -520,9 +530,9 @@ RANGES: dict[str, Rule] = {
     "MODEL.CRITERION.MATCH_MASK_COST": _NOT_NEGATIVE,
     "MODEL.CRITERION.MATCH_DICE_COST": _NOT_NEGATIVE,
     "MODEL.CRITERION.MATCH_CLASS_COST": _NOT_NEGATIVE,
-    "MODEL.CRITERION.MATCH_POINTS": integer(0, 10**7, "0: every pixel of the mask grid"),
-    "MODEL.CRITERION.LOSS_POINTS": integer(0, 10**7, "0: every pixel of the mask grid"),
-    "MODEL.CRITERION.OVERSAMPLE_RATIO": number(1, 100),
+    "MODEL.CRITERION.MATCH_POINTS": integer(0, 10**6, "0: every pixel of the mask grid"),
+    "MODEL.CRITERION.LOSS_POINTS": integer(0, 10**6, "0: every pixel of the mask grid"),
+    "MODEL.CRITERION.OVERSAMPLE_RATIO": number(1, 10),
     "MODEL.CRITERION.IMPORTANCE_RATIO": _FRACTION,
     "MODEL.CRITERION.VOID": one_of("negative", "exclude"),
     "MODEL.CRITERION.OUTLIER_WEIGHT": _NOT_NEGATIVE,
@@ -581,7 +591,7 @@ RANGES: dict[str, Rule] = {
     "SOLVER.BASE_LR": _NOT_NEGATIVE,
     "SOLVER.WEIGHT_DECAY": _NOT_NEGATIVE,
     # Images of a step, over all ranks and micro-batches
-    "SOLVER.IMS_PER_BATCH": integer(1),
+    "SOLVER.IMS_PER_BATCH": integer(1, 4096),
     # Number of ranks that the config is written for; with others, batch, steps and rate scale
     "SOLVER.REFERENCE_WORLD_SIZE": integer(0, also="0: the config is not scaled"),
     # Steps between two checkpoints
