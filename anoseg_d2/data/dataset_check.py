@@ -207,7 +207,7 @@ def _faults(report, dataset: Dataset, seen: dict[int, str], train_ids: Counter) 
         faults.append(contradiction)
     wanted = ANOMALY if dataset.evaluator_type == "anomaly" else dataset.anomaly_id
     if dataset.evaluator_type == "closed_set" and dataset.split.startswith(("val", "test")):
-        wanted = None  # the splits of a card share its `anomaly`, but only training needs the pixels
+        wanted = None  # the splits of a card share its key, but only training needs them
     if wanted is not None and train_ids and not train_ids[wanted]:
         faults.append("no label has a single anomaly pixel")
     if train_ids and set(train_ids) <= {VOID}:
