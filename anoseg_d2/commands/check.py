@@ -5,9 +5,9 @@
     anoseg check --card my_road.yaml my_road_train --preview previews
 
 The datasets folder is --root, or DETECTRON2_DATASETS, or `datasets`. Verdicts: ok; incomplete
-(missing or superfluous files); broken (unreadable files, contradictions); absent. The exit status
-is 1 if a named dataset is not usable; without names, if one is incomplete or broken, or if there
-are none.
+(missing or extra files); broken (unreadable files, contradictions); absent. The exit status is 1
+if a named dataset is not usable. Without names it is 1 if any dataset is incomplete or broken, or
+if none is there.
 """
 
 import argparse
@@ -50,9 +50,13 @@ def parse_args(argv=None) -> argparse.Namespace:
     parser.add_argument("--root", help="datasets folder; default: DETECTRON2_DATASETS")
     parser.add_argument("--card", action="append", default=[], help="also register this card")
     parser.add_argument("--json", metavar="FILE", help="write all findings; - for stdout")
-    parser.add_argument("--preview", metavar="DIR", help="write a sheet of overlays per dataset")
+    parser.add_argument(
+        "--preview", metavar="DIR", help="write a sheet of overlays for each dataset"
+    )
     parser.add_argument("--preview-count", type=int, default=6, help="images on a sheet")
-    parser.add_argument("--sample", type=int, default=0, help="read at most this many images each")
+    parser.add_argument(
+        "--sample", type=int, default=0, help="read at most this many images of each dataset"
+    )
     parser.add_argument("--workers", type=int, default=1, help="number of reading threads")
     parser.add_argument("--list", action="store_true", help="list the registered names and exit")
     add_import_option(parser)
@@ -125,7 +129,7 @@ def _check(name: str, root: Path, args, out) -> DatasetReport:
 
 
 def _as_text(report: DatasetReport, brief: bool) -> str:
-    """Format a report for the screen; `brief` gives absent datasets only one line."""
+    """Format a report for the screen; `brief` gives an absent dataset one line only."""
     expected = "any number" if report.expected_images is None else report.expected_images
     lines = [f"{report.name}: {report.verdict.upper()}"]
     if report.verdict == "absent":

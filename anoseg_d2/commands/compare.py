@@ -5,10 +5,11 @@
     anoseg compare experiments/camvid/results.json --output figures/ --best
 
 Each argument is a run's folder, its report folder, or a results.json of `anoseg eval` or
-`anoseg maps`, with a name before `=` if the folder's is not the one to show. Arguments of the
-same name are runs of one method, such as its seeds: tables show the mean and the sample standard
-deviation. Written: index.html (with the images of runs that kept theirs), results.md, results.tex
-(booktabs, for a two-column paper), results.csv and results.json.
+`anoseg maps`. Put a name and `=` before it to show another name than the folder's. Arguments with
+the same name are runs of one method, such as its seeds: tables show the mean and the sample
+standard deviation. The output is index.html (with the images of the runs that kept them),
+results.md, results.tex (booktabs, for a two-column paper), results.csv and results.json. Runs that
+saw other images or labels under the name of the same dataset are refused.
 """
 
 import argparse
@@ -28,7 +29,9 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("runs", nargs="+", metavar="[NAME=]PATH")
     parser.add_argument("--output", required=True, type=Path, help="folder of the page and tables")
-    parser.add_argument("--title", default="Comparison", help="of the page (default: %(default)s)")
+    parser.add_argument(
+        "--title", default="Comparison", help="title of the page (default: %(default)s)"
+    )
     parser.add_argument(
         "--best",
         action="store_true",
@@ -39,7 +42,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def read(text: str) -> list[Run]:
-    """Read one argument; a path that holds `=` itself counts as a path if it exists."""
+    """Read one argument; a text with `=` is a path if there is a file or folder of that name."""
     name, equals, path = text.partition("=")
     if not equals or Path(text).exists():
         name, path = "", text

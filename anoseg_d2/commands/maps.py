@@ -6,11 +6,11 @@
 
 One file per image, named like the image: .npy, .npz, 16-bit .png, .tiff, or the .hdf5 of
 SegmentMeIfYouCan's code (needs h5py); one channel, the label's size, higher = more anomalous. All
-labels and maps are checked before anything is computed. Maps are read one at a time, and a run
-that was stopped continues with the same command, except with --exact.
+labels and maps are checked before anything is computed. Maps are read one at a time. A run that
+was stopped continues when the same command is run again, except with --exact.
 
-One --output belongs to one method. Several benchmarks and several scores of it, evaluated one
-after the other, end up on one page: <output>/report/index.html, next to results.json.
+One --output belongs to one method. Its benchmarks and scores can be evaluated one after the other,
+and all of them appear on one page: <output>/report/index.html, next to results.json.
 """
 
 import argparse
@@ -41,7 +41,7 @@ from anoseg_d2.utils.cli import (
 )
 from anoseg_d2.utils.files import check_name, read_json, write_json
 
-SAVE_EVERY = 30.0  # seconds between two savings of what was counted
+SAVE_EVERY = 30.0  # seconds between two saves of the counts
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -50,19 +50,25 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--dataset", required=True, help="registered anomaly set")
     parser.add_argument("--maps", required=True, help="folder of score maps")
-    parser.add_argument("--output", required=True, help="where figures and page go")
-    parser.add_argument("--name", help="of the method, in tables; default: the maps' folder")
+    parser.add_argument("--output", required=True, help="folder for the figures and the page")
+    parser.add_argument(
+        "--name", help="name of the method in tables; default: the name of the maps folder"
+    )
     parser.add_argument("--score", default="score", help="name of the score in tables")
-    parser.add_argument("--pattern", default="{id}", help="name of a map without its extension")
+    parser.add_argument(
+        "--pattern", default="{id}", help="file name of a map without its extension"
+    )
     parser.add_argument("--key", help="array inside npz or hdf5 files, when there are several")
     parser.add_argument("--negate", action="store_true", help="low scores mean anomaly")
-    parser.add_argument("--ignore-extra", action="store_true", help="skip maps of no image")
     parser.add_argument(
-        "--exact", action="store_true", help="exact figures; a stopped run starts anew"
+        "--ignore-extra", action="store_true", help="skip maps that belong to no image"
+    )
+    parser.add_argument(
+        "--exact", action="store_true", help="exact figures; a stopped run starts over"
     )
     parser.add_argument("--no-components", action="store_true", help="only pixel figures")
     parser.add_argument("--no-images", action="store_true", help="no thumbnails on the page")
-    parser.add_argument("--card", action="append", default=[], help="register this card too")
+    parser.add_argument("--card", action="append", default=[], help="also register this card")
     parser.add_argument("--root", help="datasets folder; default: DETECTRON2_DATASETS")
     add_import_option(parser)
     add_verbosity_options(parser)
@@ -126,7 +132,7 @@ def _evaluator_type(name: str) -> str | None:
 def checked_maps(
     args, images: list[dict], labels: LabelFacts, reader: MapReader
 ) -> tuple[MapFolder, dict]:
-    """Find the maps and name all that is wrong with them; files that were right are remembered."""
+    """Find the maps and report everything wrong with them; files that passed are remembered."""
     maps = MapFolder.find(args.maps, images, args.pattern)
     if args.ignore_extra and maps.extra:
         say(f"skipping {len(maps.extra)} maps that belong to no image")
@@ -140,7 +146,7 @@ def checked_maps(
 
 
 def _remembered(path: Path, key: str | None) -> dict:
-    """What an earlier check found; nothing where its file is damaged or for another --key."""
+    """Return what an earlier check found; empty if its file is damaged or was for another --key."""
     try:
         stored = read_json(path)
     except (FileNotFoundError, ValueError):
@@ -151,7 +157,7 @@ def _remembered(path: Path, key: str | None) -> dict:
 
 
 def label_identity(dataset: str, images: list[dict], labels: LabelFacts) -> str:
-    """What makes figures comparable: the images, their labels, and how these are read."""
+    """Digest of what makes figures comparable: the images, their labels, and how these are read."""
     metadata = MetadataCatalog.get(dataset)
     files = [(str(i["image_id"]), labels.digests[i["sem_seg_file_name"]]) for i in images]
     return _digest([repr(metadata.label_rule), metadata.get("component_track", None), files])
@@ -178,16 +184,16 @@ def evaluate(args, evaluator: AnomalyEvaluator, maps: MapFolder, reader: MapRead
 
 
 class SavedCounts:
-    """What was counted so far, on disk, for a run that is stopped.
+    """Counts so far, kept on disk so that a run that was stopped can continue.
 
-    It is used only if everything that the figures depend on is the same: the contents of all maps
-    and labels, the label rule, the images, the method and the options.
+    They are used only if everything that the figures depend on is the same: the contents of all
+    maps and labels, the label rule, the images, the method and the options.
     """
 
     def __init__(self, args, method: str, labels: str, facts: dict):
         folder = dataset_folder(args.output, args.dataset)
         self._path = folder / "progress.npz"
-        (folder / "progress.pkl").unlink(missing_ok=True)  # of an older version; never read
+        (folder / "progress.pkl").unlink(missing_ok=True)  # from older versions; never read
         options = (args.score, args.key, args.negate, args.no_images, args.no_components)
         files = [(path, entry["sha256"]) for path, entry in facts.items()]
         photos = [image["file_name"] for image in DatasetCatalog.get(args.dataset)]

@@ -56,11 +56,11 @@ class AnomalyEvaluator(DatasetEvaluator):
         components: also compute sIoU, PPV and F1 of components.
         exact: `PixelMetrics(exact=True)`.
         keep_images: keep thumbnails and failure crops for the report (needs `output_dir`).
-        maps: gives score maps a second time, instead of a `KeptMaps` of the evaluator's own.
-        method: whose scores they are. Other scores of the same method in `output_dir` are kept;
-            without a name, the folder's earlier figures are replaced.
-        labels: identity of the labels, for figures that are kept next to each other.
-        warnings: {score: what a reader of its figures must know}, added to the results' own.
+        maps: where the second pass reads the score maps; None keeps them in a `KeptMaps`.
+        method: name of the method. Other scores of the same method in `output_dir` are kept;
+            without a name, the earlier figures in the folder are replaced.
+        labels: digest of the labels; figures on other labels are not kept next to these.
+        warnings: {score: what a reader of its figures must know}, added to the evaluator's own.
     Raises:
         ValueError: a name that cannot be part of a path, or an unknown track.
     """
@@ -111,7 +111,7 @@ class AnomalyEvaluator(DatasetEvaluator):
         self.per_image = []
 
     def reset(self):
-        """Forget all counts, and what an earlier evaluation left in the same folder."""
+        """Forget all counts, and remove what an earlier evaluation left in the same folder."""
         self._clear()
         if self._folder is not None and comm.is_main_process():
             self._remove_litter()
@@ -122,7 +122,7 @@ class AnomalyEvaluator(DatasetEvaluator):
         comm.synchronize()
 
     def _remove_litter(self) -> None:
-        """Remove temporary files of runs that were killed."""
+        """Remove temporary files that killed runs left."""
         for pattern in (f"{KEPT_PREFIX}*", ".spill-*", f"{EXACT_PREFIX}*"):
             for folder in self._folder.glob(pattern):
                 logger.info("removing %s, left by a run that was killed", folder)
@@ -133,13 +133,16 @@ class AnomalyEvaluator(DatasetEvaluator):
     def state_dict(self) -> dict:
         """Return what was counted so far, to continue with `load_state_dict` in another process.
 
-        Not with `exact`, nor with maps kept by the evaluator: their files end with the process.
+        Not available with `exact` or with maps that the evaluator keeps: their files are removed
+        when the process ends.
 
         Returns:
             plain values and arrays, as `saved_state.save_state` takes them.
         """
         own = self._maps is not self._given_maps and self._maps is not None
-        assert not self._exact and not own, "the counts are in files that end with the process"
+        assert not self._exact and not own, (
+            "the counts are in files that are removed with the process"
+        )
         return {
             "pixels": {name: pixels.state_dict() for name, pixels in self._pixels.items()},
             "counts": self._counts,
@@ -278,9 +281,12 @@ class AnomalyEvaluator(DatasetEvaluator):
         return OrderedDict(anomaly=_flat(scores))
 
     def _label_warnings(self) -> list[str]:
-        """What a reader of any figure must know."""
+        """Return the warnings that concern every figure."""
         known, anomaly = self._counts["known_pixels"], self._counts["anomaly_pixels"]
         found = []
+        images, expected = self._counts["images"], len(DatasetCatalog.get(self.dataset_name))
+        if images != expected:
+            found.append(f"{images} of {expected} images were evaluated")
         if anomaly > known > 0:
             found.append(
                 f"{anomaly} of {known + anomaly} labelled pixels are anomalous, over half: the "
@@ -295,7 +301,7 @@ class AnomalyEvaluator(DatasetEvaluator):
         return found
 
     def _score_warnings(self, name: str, entry: dict) -> list[str]:
-        """What a reader of one score's figures must know besides."""
+        """Return the warnings that concern only the figures of one score."""
         found = list(self._given_warnings.get(name, ()))
         if entry["infinite_pixels"]:
             found.append(
@@ -315,7 +321,7 @@ class AnomalyEvaluator(DatasetEvaluator):
         return parts[0] if parts else None
 
     def _add_components(self, names: list[str], figures: dict) -> None:
-        """Second pass over the spilled maps with the thresholds of the whole dataset."""
+        """Read the maps a second time, with the thresholds of the whole dataset."""
         errors = comm.all_gather(None if self._maps is None else self._maps.error)
         error = next(filter(None, errors), None)
         # Components are the pixels with score > threshold, so the cut is just below the best score.
@@ -359,11 +365,6 @@ class AnomalyEvaluator(DatasetEvaluator):
         self._counts = {key: sum(part[key] for part in counts) for key in self._counts}
         for other in galleries[1:]:
             self._gallery.merge(other)
-        expected = len(DatasetCatalog.get(self.dataset_name))
-        if self._counts["images"] != expected:
-            logger.warning(
-                f"{self.dataset_name}: {self._counts['images']} of {expected} images were evaluated"
-            )
 
     def _write(self, curves: dict, warnings: dict[str, list[str]]) -> None:
         record = {
@@ -386,7 +387,7 @@ class AnomalyEvaluator(DatasetEvaluator):
 
 
 def _photo(input_: dict, label: np.ndarray) -> np.ndarray:
-    """The photograph at the label's size, from the input's tensor or else from its file."""
+    """Return the photograph at the label's size, from the input's tensor or else from its file."""
     image = input_.get("image")
     photo = read_image(input_["file_name"]) if image is None else to_numpy(image).transpose(1, 2, 0)
     if photo.shape[:2] != label.shape:
@@ -395,12 +396,12 @@ def _photo(input_: dict, label: np.ndarray) -> np.ndarray:
 
 
 def _largest(components: list[dict]) -> list[dict]:
-    """The largest false components of several images, at most one of each."""
+    """Keep the largest false components of several images, at most one per image."""
     return sorted(components, key=lambda c: (-c["area"], c["image_id"]))[:FALSE_COMPONENTS]
 
 
 def _stated_components(found: dict) -> dict | None:
-    """Counts, and F1 in percent, at `STATED_OVERLAPS`; None where there is no F1."""
+    """Return counts, and F1 in percent, at `STATED_OVERLAPS`; None where there is no F1."""
     if found["F1"] is None:
         return None
     stated = {}
@@ -433,7 +434,7 @@ def _percent(value):
 
 
 def _score_entry(found: dict) -> dict:
-    """One score's part of results.json: fractions to percentages, what is missing with its why."""
+    """One score's part of results.json, in percent; a missing figure is None, with `why`."""
     keys = [k for k in PIXEL_FIGURES + COMPONENT_FIGURES if k in found]
     entry = {key: _percent(found[key]) for key in keys}
     entry.update({key: _percent(found[key]) for key in found if key.endswith("_bounds")})

@@ -1,4 +1,4 @@
-"""Closed-set figures: mIoU, accuracy, calibration, as integer counts that add over ranks.
+"""Closed-set figures: mIoU, accuracy and calibration, from integer counts that add over ranks.
 
 Convention: a prediction is the argmax over only the K known classes. The mean IoU runs over the
 classes that occur in the labels (or over the metadata's `present_classes`); a prediction of a class
@@ -20,7 +20,7 @@ from anoseg_d2.utils.files import write_json
 __all__ = ["ClosedSetEvaluator", "ClosedSetCounts", "closed_set_figures"]
 
 
-# Confidences are summed as integers of this step, so that no order of images changes the sum.
+# Confidences are summed as integer multiples of this, so the order of images changes no sum.
 _CONFIDENCE_STEP = 2.0**-24
 
 

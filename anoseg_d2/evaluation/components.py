@@ -7,7 +7,7 @@ components. With K' the predicted components that touch a ground-truth component
 
 At each t of 0.25, 0.30 .. 0.75 a component with sIoU >= t is found (TP), else missed (FN), and a
 prediction with PPV < t is false (FP). F1 = 2 TP / (2 TP + FN + FP) over the dataset, `mean_F1`
-its mean over the 11 thresholds.
+the mean of F1 over the 11 thresholds.
 
 Source: "SegmentMeIfYouCan: A Benchmark for Anomaly Segmentation", arXiv:2104.14812, and the code
 of its benchmark. The score threshold is the one of best pixel F1 over the dataset: an oracle that
@@ -65,7 +65,7 @@ def _track(name, min_predicted, min_truth) -> Track:
 
 @dataclass(frozen=True)
 class GroundTruth:
-    """The ground-truth components of one image, the same for every score.
+    """The ground-truth components of one image, which all scores share.
 
     Args:
         ids: (H * W,) int32, from 1, small components included.
@@ -86,14 +86,14 @@ class GroundTruth:
 
 
 def _components(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """8-connected components (H * W,) int32 from 1, and pixels of each id, that of 0 left out."""
+    """Return 8-connected components (H * W,) int32 from 1, and the pixels of each; 0 of id 0."""
     _, ids = cv2.connectedComponents(mask.view(np.uint8), connectivity=8)
     ids = ids.reshape(-1)
     return ids, np.bincount(ids[mask.reshape(-1)], minlength=1)
 
 
 def component_overlaps(truth: GroundTruth, predicted: np.ndarray, min_predicted: int):
-    """Overlap of every component of one image.
+    """Compute the overlap of every component of one image.
 
     Args:
         truth: of the label.
@@ -107,9 +107,9 @@ def component_overlaps(truth: GroundTruth, predicted: np.ndarray, min_predicted:
 
 
 def _predicted_pixels(truth: GroundTruth, predicted: np.ndarray):
-    """Flat indices of the predicted pixels outside void, and the component of each, from 1.
+    """Return flat indices of the predicted pixels outside void, and the component of each, from 1.
 
-    They are a few per cent of an image; nothing else is looked at from here on.
+    They are a few per cent of an image, and nothing else is looked at from here on.
     """
     predicted = predicted & truth.legal
     _, ids = cv2.connectedComponents(predicted.view(np.uint8), connectivity=8)
@@ -206,7 +206,7 @@ def component_metrics(
         track: "anomaly" or "obstacle", for its size limits; see `TRACKS`.
         min_predicted, min_truth: size limits in pixels instead of the track's.
         where: name of the image for error messages.
-        truth: `GroundTruth.of(label, min_truth)`, where several scores share a label.
+        truth: `GroundTruth.of(label, min_truth)`, if it is known from another score.
     Returns:
         dict with `sIoU` (one float64 per ground-truth component), `PPV` (one per predicted
         component), `tp`, `fn`, `fp` (11,) counts and `F1` (11,) at `OVERLAPS`, NaN where there is

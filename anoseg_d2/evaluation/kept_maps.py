@@ -1,4 +1,4 @@
-"""Score maps for a second pass over a dataset: kept on disk for a while, or the user's own files.
+"""Score maps for a second pass over a dataset: temporary copies, or the user's own files.
 
 Component metrics need a threshold that only the whole dataset gives, so every map is read twice.
 """
@@ -94,7 +94,7 @@ class KeptMaps:
 
 
 class FileMaps:
-    """Takes the place of `KeptMaps` where the maps are files already: they are read again.
+    """Stands in for `KeptMaps` where the maps are files already, and reads these again.
 
     Args:
         pairs: of `MapFolder`.
@@ -109,7 +109,7 @@ class FileMaps:
         self._pairs, self._reader, self._rule, self._name = pairs, reader, rule, name
 
     def add(self, image_id: str, scores: dict, label: np.ndarray) -> None:
-        """Keep nothing: the files stay where they are."""
+        """Do nothing: the files stay where they are."""
 
     def __iter__(self):
         """Yield (image id, label, name, score) for every image."""
@@ -119,4 +119,4 @@ class FileMaps:
             yield str(image["image_id"]), label, self._name, score
 
     def close(self) -> None:
-        """Remove nothing."""
+        """Do nothing: the files are the user's."""

@@ -1,7 +1,7 @@
 """Read and write one score map, of this project or of any other method.
 
-A file of somebody else's may state any size and hold anything. Every format is therefore opened
-in two steps: its header is read and compared with what is expected, and only then are values
+A file from somebody else may declare any size and hold anything. Every format is therefore opened
+in two steps: its header is read and compared with what is expected, and only then are the values
 unpacked. Nothing here runs code from a file: npy and npz are read without pickle.
 """
 
@@ -36,12 +36,12 @@ __all__ = [
 
 _HDF5 = (".hdf5", ".h5")
 MAP_EXTENSIONS = (".npy", ".npz", ".png", ".tif", ".tiff", *_HDF5)
-# No camera of the benchmarks comes near it; a file that states more is damaged or hostile.
+# No camera of the benchmarks comes near it; a file that declares more is damaged or hostile.
 MAX_PIXELS = 1 << 28
 _LEVELS = 65535
 # Text chunks of our 16-bit png: score = offset + scale * value.
 _OFFSET, _SCALE = "score_offset", "score_scale"
-# What the libraries raise on files that are damaged, or of another format than their name says.
+# What the libraries raise on files that are damaged, or whose format is not what the name says.
 _UNREADABLE = (
     *(OSError, EOFError, SyntaxError, ValueError, TypeError, KeyError, IndexError, AttributeError),
     *(OverflowError, NotImplementedError, RuntimeError, MemoryError, struct.error, zlib.error),
@@ -51,12 +51,12 @@ _UNREADABLE = (
 
 
 class _NotAMap(ValueError):
-    """The file can be read but does not hold what it should."""
+    """The file can be read, but what it holds is not a score map."""
 
 
 @dataclass(frozen=True)
 class MapHeader:
-    """What a map file states about itself.
+    """What a map file declares about itself.
 
     Args:
         shape: (H, W).
@@ -69,7 +69,7 @@ class MapHeader:
 
 @dataclass(frozen=True)
 class Stored:
-    """An open file: the header it states, and how to get the values, (H, W) or (1, H, W)."""
+    """An open file: its header, and a function that reads the values, (H, W) or (1, H, W)."""
 
     shape: tuple[int, ...]
     dtype: np.dtype
@@ -94,7 +94,7 @@ class MapReader:
         return -score if self.negate else score
 
     def header(self, path) -> MapHeader:
-        """Read what the file states about itself; see `read_header`."""
+        """Read what the file declares about itself; see `read_header`."""
         return read_header(path, self.key)
 
 
@@ -111,7 +111,7 @@ def read_map(path, key: str | None = None, expected: tuple[int, int] | None = No
     """Read one score map.
 
     Integer images (16-bit png, tiff) keep their values, since metrics depend only on the order. A
-    png of `write_map` states its scale and gives back the scores themselves.
+    png of `write_map` stores its scale, so that the scores themselves come back.
 
     Args:
         path: file with an extension of `MAP_EXTENSIONS`.
@@ -139,7 +139,7 @@ def read_map(path, key: str | None = None, expected: tuple[int, int] | None = No
 
 @contextmanager
 def _opened(path, key, expected) -> Iterator[Stored]:
-    """Open a map, check its header, and give every error of the libraries the file's name."""
+    """Open a map and check its header; every error names the file."""
     path = Path(path)
     if not path.is_file():  # a device such as /dev/zero would never end
         raise FileNotFoundError(f"{path}: is not a regular file")
@@ -166,7 +166,7 @@ def _check_header(stored: Stored, expected) -> None:
     if expected is not None and (height, width) != tuple(expected):
         raise _NotAMap(f"is {height}x{width} (HxW), expected {expected[0]}x{expected[1]}")
     if height * width > MAX_PIXELS:
-        raise _NotAMap(f"states {height}x{width} pixels; at most {MAX_PIXELS} are read")
+        raise _NotAMap(f"declares {height}x{width} pixels; at most {MAX_PIXELS} are read")
 
 
 def _map_shape(shape: tuple[int, ...]) -> tuple[int, int]:
@@ -179,10 +179,10 @@ def _map_shape(shape: tuple[int, ...]) -> tuple[int, int]:
 
 
 def open_npy(stream, size: int) -> Stored:
-    """Read the header of an npy of `size` bytes; the values follow when they are asked for.
+    """Read the header of an npy of `size` bytes; the values are read when they are asked for.
 
     Raises:
-        ValueError: not an npy, or the values it states do not fill the stream to its end.
+        ValueError: not an npy, or the values it declares do not fill the stream to its end.
     """
     version = np.lib.format.read_magic(stream)
     if version not in ((1, 0), (2, 0)):
@@ -195,7 +195,9 @@ def open_npy(stream, size: int) -> Stored:
         raise _NotAMap("holds Python objects, not numbers; they are never unpickled")
     wanted, present = math.prod(shape) * dtype.itemsize, size - stream.tell()
     if min(shape, default=0) < 0 or wanted != present:
-        raise ValueError(f"its header states {wanted} bytes of values {shape}, {present} are there")
+        raise ValueError(
+            f"its header declares {wanted} bytes of values {shape}, but {present} are there"
+        )
 
     def values():
         flat = np.frombuffer(stream.read(wanted), dtype)
@@ -215,7 +217,7 @@ def _open_npz(path: Path, key) -> Iterator[Stored]:
     with zipfile.ZipFile(path) as archive:
         members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
         info = members[_one_key(list(members), key)]
-        # ZipFile unpacks at most the size that the member states, which the npy header must fill
+        # ZipFile unpacks at most the size that the member declares, which the npy header must fill
         with archive.open(info) as stream:
             yield open_npy(stream, info.file_size)
 
@@ -224,7 +226,7 @@ def _open_npz(path: Path, key) -> Iterator[Stored]:
 def _open_hdf5(path: Path, key) -> Iterator[Stored]:
     h5py = _import_h5py(path)
     with h5py.File(path, "r") as stored:
-        # Links to other files are not followed: a map file speaks only for itself.
+        # Links to other files are not followed: a map must be in its own file.
         local = [n for n in stored if isinstance(stored.get(n, getlink=True), h5py.HardLink)]
         names = [name for name in local if isinstance(stored[name], h5py.Dataset)]
         array = stored[_one_key(names, key)]
@@ -234,7 +236,7 @@ def _open_hdf5(path: Path, key) -> Iterator[Stored]:
             raise _NotAMap("its values are in other files, which are not read")
         pixels = max(math.prod(array.shape), 1 << 20)
         if array.chunks is not None and math.prod(array.chunks) > 4 * pixels:
-            raise _NotAMap(f"states chunks of {array.chunks} for {array.shape} values")
+            raise _NotAMap(f"declares chunks of {array.chunks} for {array.shape} values")
         yield Stored(tuple(array.shape), array.dtype, lambda: array[()])
 
 
@@ -253,7 +255,7 @@ def _image_values(image: Image.Image) -> np.ndarray:
         return values
     offset, scale = (float(image.info[name]) for name in (_OFFSET, _SCALE))
     if not math.isfinite(offset) or not math.isfinite(scale):
-        raise _NotAMap(f"states the scale {scale} and offset {offset}")
+        raise _NotAMap(f"declares the scale {scale} and offset {offset}")
     return offset + scale * values
 
 

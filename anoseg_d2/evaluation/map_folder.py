@@ -13,12 +13,12 @@ from anoseg_d2.utils.constants import ANOMALY, KNOWN
 
 __all__ = ["LabelFacts", "MapFolder", "coarse_warning", "file_digest", "read_labels"]
 
-_SHOWN = 10  # names of one kind in an error
+_SHOWN = 10  # names of each kind in an error
 
 
 @dataclass(frozen=True)
 class LabelFacts:
-    """What must be known about the labels of a dataset before its maps are evaluated.
+    """Facts about the labels of a dataset that are needed before its maps are evaluated.
 
     Args:
         shapes: {label file: (H, W)}, in the dataset's order.
@@ -36,8 +36,8 @@ def read_labels(images: list[dict], rule: LabelRule) -> LabelFacts:
         images: dataset dicts.
         rule: the dataset's label rule.
     Raises:
-        ValueError: a label that the rule does not fit, labels that contradict each other, or
-            labels with nothing but void, nothing but known, or nothing but anomaly pixels: they
+        ValueError: a label that the rule does not cover, labels that contradict each other, or
+            labels with nothing but void, nothing but known, or nothing but anomaly pixels. Those
             are placeholders of a hidden test set, and no figure can be computed from them.
     """
     facts, reader = LabelFacts({}, {}), LabelReader(rule)
@@ -126,13 +126,13 @@ class MapFolder:
         known: dict,
         progress: Callable[[], object] = lambda: None,
     ) -> dict:
-        """Read every map once and name all that is wrong, before anything is computed.
+        """Read every map once and report everything that is wrong, before anything is computed.
 
         Args:
             reader: how maps are read.
             shapes: {label file: (H, W)}, the sizes that the maps must have.
-            known: what `check` returned before. A file that has not changed since is not read
-                again.
+            known: what an earlier `check` returned. A file that has not changed since then is not
+                read again.
             progress: called after each map.
         Returns:
             {file: {"signature", "sha256", "shape", "dtype"}} of all maps.
@@ -158,7 +158,7 @@ class MapFolder:
 
 
 def coarse_warning(facts: dict) -> str | None:
-    """Return what a reader must know of 8-bit maps, from what `check` found; None without any."""
+    """Return a warning about 8-bit maps, from what `check` found; None if there are none."""
     coarse = [name for name, fact in facts.items() if np.dtype(fact["dtype"]).itemsize == 1]
     if not coarse:
         return None

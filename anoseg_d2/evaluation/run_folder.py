@@ -3,10 +3,10 @@
     <output_dir>/inference/<dataset>/result.json    figures, curves, figures per image
     <output_dir>/inference/<dataset>/images/*.npz   thumbnails
     <output_dir>/inference/<dataset>/failures/*.npz crops of the worst mistakes
-    <output_dir>/report/                            the report, made of the above
+    <output_dir>/report/                            the report, made from the above
 
-One folder belongs to one method: several scores of it are kept next to each other, scores of
-different methods never meet.
+One folder belongs to one method: its scores are kept next to each other, and scores of different
+methods are never mixed.
 """
 
 import math
@@ -18,7 +18,7 @@ from anoseg_d2.utils.files import check_name, read_json
 
 __all__ = ["add_scores", "check_method", "dataset_folder", "read_record", "report_folder"]
 
-# Names that the evaluator gives to failure crops: kind, quoted score, rank.
+# File names of failure crops: kind, quoted score, rank.
 _CROP_FILE = re.compile(r"(false|missed)-[A-Za-z0-9._+%-]+-[0-9]{2}\.npz")
 
 
@@ -50,17 +50,17 @@ def check_method(output_dir, method: str) -> None:
 
 
 def read_record(path) -> dict:
-    """Read a dataset's result.json, and check the form of everything that is made of it.
+    """Read a dataset's result.json and check the types of everything that a report uses.
 
-    Figures are checked where they are read, by `report.results.check_results`.
+    The figures themselves are checked by `report.results.check_results`.
 
     Returns:
         dict with `kind` "anomaly" or "closed_set" and `result`; of an anomaly set also `method`,
         `labels`, `score_warnings`, `per_image`, `curves`, `false_components` and `failures`,
-        empty where an older version wrote none.
+        which are empty if an older version did not write them.
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is not what an evaluator writes; names the file and the entry.
+        ValueError: an entry is not what an evaluator writes; names the file and the entry.
     """
     record = read_json(path)
 
@@ -133,9 +133,9 @@ def add_scores(old: dict, new: dict) -> dict:
     """Add the scores of an earlier evaluation of the same method and dataset to a new record.
 
     Args:
-        old, new: contents of result.json; a score that both have is the new one's.
+        old, new: contents of result.json; of a score in both, the new figures are kept.
     Raises:
-        ValueError: the labels have changed since, so that the figures cannot stand side by side.
+        ValueError: the labels have changed since, so the figures do not compare.
     """
     kept = [name for name in old["result"]["scores"] if name not in new["result"]["scores"]]
     if not kept:

@@ -1,8 +1,8 @@
-"""Save a nest of plain values and numpy arrays to one npz file, and load it back bit for bit.
+"""Save nested plain values and numpy arrays to one npz file, and load them back bit for bit.
 
-The file is for runs that are cut off: counts so far, continued by another process. It holds the
-nest as json, with every array replaced by the name of the npz member that has its values. Nothing
-in it is executed, and members are stored without compression, so that a file cannot unpack to
+With such a file, another process continues the counts of a run that was cut off. It holds the
+nested values as JSON, with every array replaced by the name of the npz member that has its values.
+Nothing in it is executed, and members are stored without compression, so a file cannot unpack to
 more than its own size.
 """
 
@@ -23,7 +23,7 @@ _ARRAY = "array"  # the only key of a dict that stands for an array
 
 
 def save_state(path, state) -> None:
-    """Write `state` whole or not at all.
+    """Write `state`, whole or not at all.
 
     Args:
         path: npz file.
@@ -71,7 +71,7 @@ def load_state(path):
         *(OSError, EOFError, ValueError, KeyError, TypeError, NotImplementedError, RuntimeError),
         *(OverflowError, zlib.error, zipfile.BadZipFile, RecursionError),
     ) as error:
-        raise ValueError(f"{path} cannot be continued from: {error}") from error
+        raise ValueError(f"{path} cannot be used to continue: {error}") from error
 
 
 def _array(data: bytes) -> np.ndarray:

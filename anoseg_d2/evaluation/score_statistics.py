@@ -1,4 +1,4 @@
-"""Mean and spread of scores on known pixels, which put the scores of an ensemble on one scale."""
+"""Mean and spread of scores on known pixels, which bring an ensemble's scores to one scale."""
 
 import numpy as np
 from detectron2.data import MetadataCatalog

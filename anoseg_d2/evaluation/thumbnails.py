@@ -1,4 +1,4 @@
-"""Keep what the report shows of single images: average precision, thumbnails and failures."""
+"""What the report shows of single images: average precision, thumbnails and failures."""
 
 import io
 import urllib.parse
@@ -152,19 +152,19 @@ class FailureGallery:
         return sorted(entries, key=lambda e: (e["order"], e["image_id"]))[: self.keep]
 
     def merge(self, other: "FailureGallery") -> None:
-        """Add the finds of other images."""
+        """Add what another gallery found on other images."""
         for key, entries in other.entries.items():
             self.entries[key] = self._worst([*self.entries.get(key, []), *entries])
 
     def state(self) -> list[dict]:
-        """Return the finds as plain values and arrays, for `load`."""
+        """Return the contents as plain values and arrays, for `load`."""
         return [
             {"kind": kind, "score": name, "entries": entries}
             for (kind, name), entries in self.entries.items()
         ]
 
     def load(self, state: list[dict]) -> None:
-        """Take over the finds of `state`."""
+        """Replace the contents by those of `state`."""
         self.entries = {(part["kind"], part["score"]): part["entries"] for part in state}
 
     def save(self, folder) -> list[dict]:
