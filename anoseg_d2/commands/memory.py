@@ -2,7 +2,7 @@
 
     anoseg memory model_final.pth --images photos/ --output with_memory.pth
     anoseg memory hf://tue-mps/cityscapes_semantic_eomt_large_1024 \
-        --dataset cityscapes_train --rows 20000 --output with_memory.pth
+        --dataset cityscapes_19_train --rows 20000 --output with_memory.pth
 
 The checkpoint may be one of ours, of EoMT's authors or of transformers; the output is one of ours,
 with adapters merged. --images takes photographs that show nothing unknown; --dataset takes a
