@@ -257,6 +257,14 @@ addEventListener("load", async () => {
   seen.pairs = all(".card .views.two").length;
   seen.changes = all(".card").map(card => Math.abs(parseFloat(
     (card.querySelector(".worse, .better") || {textContent: "nan"}).textContent)));
+  choose("score", "anomaly");  /* which the other model does not have */
+  for (let tries = 0; tries < 10 && all(".card").length < 15; tries++) await pause();
+  seen.otherScore = document.getElementById("other-score").value;
+  seen.compared = all(".card .views.two").filter(row => row.querySelectorAll("img").length === 2
+    && row.textContent.includes("weak, " + seen.otherScore)).length;
+  seen.ordered = all(".card").map(card => Math.abs(parseFloat(
+    (card.querySelector(".worse, .better") || {textContent: "nan"}).textContent)));
+  seen.scales = all("#scale b").map(name => name.textContent);
   seen.wide = document.documentElement.scrollWidth <= innerWidth;
   const out = document.createElement("pre");
   out.id = "probe"; out.textContent = JSON.stringify(seen);
@@ -282,7 +290,7 @@ def test_the_page_works_in_a_browser(runs, tmp_path, width):
     )
     probe = re.search(r'<pre id="probe">(.*?)</pre>', dump.stdout, re.S)
     assert probe, dump.stderr[-2000:]
-    seen = json.loads(probe[1])
+    seen = json.loads(html.unescape(probe[1]))
     assert seen["falling"] == sorted(seen["falling"], reverse=True) and len(seen["falling"]) == 5
     assert seen["rising"] == sorted(seen["rising"])
     assert seen["curves"] == 2 * 2 * 2  # one score of each of two models, two plots, two sets
@@ -294,6 +302,10 @@ def test_the_page_works_in_a_browser(runs, tmp_path, width):
     assert seen["pairs"] == 15
     changes = [change for change in seen["changes"] if change is not None]
     assert changes == sorted(changes, reverse=True) and len(changes) == 14
+    assert seen["otherScore"] in ("msp", "rba") and seen["compared"] == 15
+    assert seen["scales"] == ["strong <b>, anomaly", f"weak, {seen['otherScore']}"]
+    ordered = [change for change in seen["ordered"] if change is not None]
+    assert ordered == sorted(ordered, reverse=True) and len(ordered) == 14
     assert seen["wide"]
 
 
