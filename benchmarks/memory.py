@@ -219,7 +219,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--cards", nargs="+", default=[], help="dataset cards to register besides the shipped ones")
     add("--limit", type=int, help="use only the first images of every set")
     add("--random", nargs="*", type=int, default=[20000, 8000, 5000], help="sizes of memories")
-    add("--coreset", nargs="*", type=int, default=[5000], help="sizes of coresets")
+    add("--coreset", nargs="*", type=int, default=[8000, 5000], help="sizes of coresets")
     add("--size", default="S", choices=["S", "B", "L"])
     add("--crop", type=int, default=352)
     add("--batch", type=int, default=4)

@@ -30,6 +30,15 @@ def test_rows_in_chunks_equal_all_rows_at_once(monkeypatch):
     torch.testing.assert_close(memory({0: tokens}), whole)
 
 
+def test_rows_that_are_loaded_replace_those_that_were_compared():
+    tokens, first = {0: torch.randn(1, 5, 8)}, PatchMemory(torch.randn(6, 8), 0)
+    first(tokens)  # keeps its rows in float32
+    second = PatchMemory(torch.randn(6, 8), 0)
+    first.load_state_dict(second.state_dict())
+    assert torch.equal(first(tokens), second(tokens))
+    assert list(first.state_dict()) == ["rows"], "what is kept is not stored"
+
+
 class LargestTensor(TorchDispatchMode):
     """The most elements of any tensor that operations make inside this context."""
 
