@@ -31,11 +31,10 @@ from anoseg_d2.checkpoint.files import write_checkpoint, write_tensors
 from anoseg_d2.checkpoint.formats_out import to_huggingface, to_official
 from anoseg_d2.checkpoint.from_config import check_shapes
 from anoseg_d2.checkpoint.hub import push_folder
-from anoseg_d2.checkpoint.identity import file_hash
 from anoseg_d2.checkpoint.lora_state import lora_module_names, merge_lora_state
 from anoseg_d2.checkpoint.spec import FORMAT_NAME, FORMAT_VERSION
 from anoseg_d2.report.model_card import guess_base_model, model_card
-from anoseg_d2.report.results import find_results, read_results
+from anoseg_d2.report.results import find_results, is_of_weights, read_results
 from anoseg_d2.utils.cli import (
     add_import_option,
     add_verbosity_options,
@@ -251,9 +250,8 @@ def find_figures(checkpoint: Checkpoint, args: argparse.Namespace) -> dict | Non
         say("no results.json next to the weights: the model card is without figures (--results)")
         return None
     results = read_results(place)
-    stated = (results.get("model") or {}).get("weights_file_sha256")
     # The user's word counts more than a hash: merging and averaging change the file.
-    if args.results or not stated or not checkpoint.file or stated == file_hash(checkpoint.file):
+    if args.results or is_of_weights(results, checkpoint.file):
         return results
     print(
         f"WARNING: {place} is of other weights: the model card is without figures. If they are of "

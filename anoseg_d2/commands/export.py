@@ -32,8 +32,8 @@ from anoseg_d2.export.check import Difference, ExportCheckError
 from anoseg_d2.export.graph import INPUTS, ExportSpec
 from anoseg_d2.export.write import FORMATS, OPSET, export_model
 from anoseg_d2.prediction.predictor import AnomalyPredictor
-from anoseg_d2.report.results import find_results
-from anoseg_d2.report.thresholds import read_threshold
+from anoseg_d2.report.results import find_results, is_of_weights, read_results
+from anoseg_d2.report.thresholds import chosen_dataset, read_threshold
 from anoseg_d2.utils.cli import (
     add_import_option,
     add_verbosity_options,
@@ -151,13 +151,15 @@ def run(args: argparse.Namespace) -> list[Difference]:
         )
     model = load_model(args)
     spec = make_spec(args, ("rba", "anomaly") if model.has_anomaly else ("rba",))
+    thresholds, dataset = find_thresholds(args, spec.scores, checkpoint.file)
     return export_model(
         model,
         output,
         spec,
         file_format=args.format,
         class_names=checkpoint.spec.class_names,
-        thresholds=find_thresholds(args, spec.scores),
+        thresholds=thresholds,
+        threshold_dataset=dataset,
         check_image=image,
         tolerance=args.tolerance,
     )
@@ -183,22 +185,43 @@ def make_spec(args: argparse.Namespace, default_scores: tuple[str, ...]) -> Expo
     )
 
 
-def find_thresholds(args: argparse.Namespace, names: tuple[str, ...]) -> dict[str, float]:
-    """Return the threshold at 95 % TPR of each score, empty when nothing was evaluated.
+def find_thresholds(
+    args: argparse.Namespace, names: tuple[str, ...], weights: Path | None
+) -> tuple[dict[str, float], str | None]:
+    """Find the threshold at 95 % TPR of each score.
 
+    Args:
+        args: the command line.
+        names: of the scores.
+        weights: file of the weights, which an evaluation next to it must name.
+    Returns:
+        {score: threshold} of the scores that were evaluated, and the dataset that they hold for.
     Raises:
-        ValueError: --results was given and does not hold them.
+        FileNotFoundError, ValueError: --results was given and does not hold them all.
     """
-    results = args.results or find_results(args.source)
-    if results is None:
-        return {}
+    place = find_results(args.results or args.source)
+    if place is None:
+        if args.results:
+            raise FileNotFoundError(f"no results.json at {args.results}")
+        return {}, None
     try:
-        return {name: read_threshold(results, name, 95, args.results_set) for name in names}
+        if not args.results and not is_of_weights(read_results(place), weights):
+            raise ValueError(f"{place} is of other weights (--results takes it all the same)")
+        dataset = chosen_dataset(place, args.results_set)
     except ValueError as error:
         if args.results:
             raise
-        logging.warning("no thresholds are stored: %s", error)
-        return {}
+        logging.warning("no thresholds are stored (--results, --results-set): %s", error)
+        return {}, None
+    found = {}
+    for name in names:
+        try:
+            found[name] = read_threshold(place, name, 95, dataset)
+        except ValueError as error:
+            if args.results:
+                raise
+            logging.warning("no threshold of %s is stored: %s", name, error)
+    return found, dataset if found else None
 
 
 def load_model(args: argparse.Namespace) -> torch.nn.Module:

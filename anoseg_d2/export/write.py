@@ -39,6 +39,7 @@ def describe(
     model: ExportModel,
     class_names: Iterable[str] | None = None,
     thresholds: Mapping[str, float] | None = None,
+    threshold_dataset: str | None = None,
 ) -> dict[str, str]:
     """Return the metadata that a consumer needs, as the file stores it: plain text or JSON.
 
@@ -46,6 +47,7 @@ def describe(
         model: the exported module.
         class_names: K names.
         thresholds: {score: threshold at 95 % TPR}, from an evaluation.
+        threshold_dataset: the dataset that was evaluated.
     """
     inner, spec = model.model, model.spec
     parts = {part for name in spec.scores for part in scores.ensemble_parts(name) if "+" in name}
@@ -67,6 +69,7 @@ def describe(
         "score_statistics": {name: list(inner.score_statistics[name]) for name in sorted(parts)},
         "temperature": inner.temperature,
         "thresholds_tpr95": dict(thresholds or {}),
+        "thresholds_dataset": json.dumps(threshold_dataset),
         "precision": "float16" if spec.half else "int8" if spec.int8 else "float32",
         "weights_sha256": model.weights_sha256,
     }
@@ -84,6 +87,7 @@ def export_model(
     file_format: str = "onnx",
     class_names: Iterable[str] | None = None,
     thresholds: Mapping[str, float] | None = None,
+    threshold_dataset: str | None = None,
     check_image: Tensor | None = None,
     tolerance: float | None = None,
     external_bytes: int = EXTERNAL_BYTES,
@@ -97,6 +101,7 @@ def export_model(
         file_format: "onnx" or "pt2".
         class_names: K names, stored in the file.
         thresholds: {score: threshold at 95 % TPR}, stored in the file.
+        threshold_dataset: the dataset that they hold for, stored too.
         check_image: (3, H, W) uint8 RGB that the check uses, resized as needed; None for a drawn
             one.
         tolerance: largest allowed difference of a score; None for the defaults of `check.py`.
@@ -118,7 +123,7 @@ def export_model(
     _require(*(("onnx", "onnxscript", "onnxruntime") if file_format == "onnx" else ()))
     assert not model.training, "export takes a model in eval mode"
     wrapped = ExportModel(model, spec).eval()
-    metadata = describe(wrapped, class_names, thresholds)
+    metadata = describe(wrapped, class_names, thresholds, threshold_dataset)
     with tempfile.TemporaryDirectory(dir=output.parent, prefix=".export") as folder:
         partial = Path(folder) / output.name
         program = _trace(wrapped)

@@ -7,6 +7,7 @@ import math
 from numbers import Real
 from pathlib import Path
 
+from anoseg_d2.evaluation.map_folder import file_digest
 from anoseg_d2.evaluation.run_folder import report_folder
 from anoseg_d2.modeling.scores import SCORES, ensemble_parts, is_implicit
 from anoseg_d2.utils.files import read_json
@@ -16,6 +17,7 @@ __all__ = [
     "check_results",
     "closed_set_miou",
     "find_results",
+    "is_of_weights",
     "mean_figure",
     "read_results",
     "score_names",
@@ -104,6 +106,17 @@ def check_results(results, source) -> dict:
     for name, inner in table(results.get("models", {}), "models"):
         check_results(inner, f"{source}: models.{name}")
     return results
+
+
+def is_of_weights(results: dict, file) -> bool:
+    """Whether results may be of these weights: False if they name another file's hash.
+
+    Args:
+        results: contents of results.json.
+        file: of the weights; None where there is none, such as timm's.
+    """
+    stated = (results.get("model") or {}).get("weights_file_sha256")
+    return not stated or file is None or stated == file_digest(file)
 
 
 def score_names(results: dict) -> list[str]:

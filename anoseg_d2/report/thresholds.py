@@ -4,7 +4,7 @@ from pathlib import Path
 
 from anoseg_d2.report.results import find_results, read_results
 
-__all__ = ["list_thresholds", "read_threshold"]
+__all__ = ["chosen_dataset", "list_thresholds", "read_threshold"]
 
 
 def read_threshold(path, score: str, tpr: float, dataset: str | None = None) -> float:
@@ -65,8 +65,15 @@ def list_thresholds(path) -> dict[str, dict[str, float]]:
     return found
 
 
-def _score_entry(results: Path, score: str, dataset: str | None) -> dict:
-    """What results.json says of one score on one dataset."""
+def chosen_dataset(results: Path, dataset: str | None = None) -> str:
+    """Return the evaluated set that decides thresholds: the given one, or the only one.
+
+    Args:
+        results: file.
+        dataset: its name; None where there is only one.
+    Raises:
+        ValueError: it was not evaluated, or a choice is needed; the message lists the sets.
+    """
     sets = read_results(results)["datasets"]
     if not sets:
         raise ValueError(f"{results}: holds no evaluated anomaly set")
@@ -78,7 +85,13 @@ def _score_entry(results: Path, score: str, dataset: str | None) -> dict:
     dataset = dataset or next(iter(sets))
     if dataset not in sets:
         raise ValueError(f"{results}: no dataset {dataset!r}; evaluated: {', '.join(sets)}")
-    scores = sets[dataset]["scores"]
+    return dataset
+
+
+def _score_entry(results: Path, score: str, dataset: str | None) -> dict:
+    """Return what results.json says of one score on one dataset."""
+    dataset = chosen_dataset(results, dataset)
+    scores = read_results(results)["datasets"][dataset]["scores"]
     if score not in scores:
         raise ValueError(
             f"{results}: score {score!r} was not evaluated on {dataset}; evaluated: "

@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 from anoseg_d2.checkpoint import AnosegCheckpointer, save_adapter, weights_hash
+from anoseg_d2.checkpoint.identity import file_hash
 from anoseg_d2.commands import export as tool
 from anoseg_d2.export.check import draw_image
 from anoseg_d2.modeling.lora import merge_lora
@@ -129,8 +130,8 @@ def given_thresholds(monkeypatch):
     """What the command hands to `export_model`, which is not run."""
     given = []
 
-    def export_model(*_, thresholds, **__):
-        given.append(thresholds)
+    def export_model(*_, thresholds, threshold_dataset, **__):
+        given.append((thresholds, threshold_dataset))
         raise tool.ExportCheckError([])
 
     monkeypatch.setattr(tool, "export_model", export_model)
@@ -144,17 +145,39 @@ def test_thresholds_come_from_the_evaluation_next_to_the_weights_or_from_results
     other = write_results(tmp_path / "other", rba=-0.5)
     export(checkpoint, "--output", tmp_path / "m.pt2")
     export(checkpoint, "--output", tmp_path / "m.pt2", "--scores", "rba", "--results", other)
-    assert given_thresholds == [{"rba": -0.75, "anomaly": 0.125}, {"rba": -0.5}]
+    both = {"rba": -0.75, "anomaly": 0.125}
+    assert given_thresholds == [(both, "road"), ({"rba": -0.5}, "road")]
 
 
 def test_without_an_evaluation_there_are_no_thresholds_but_given_results_must_hold_them(
     checkpoint, tmp_path, capsys, given_thresholds
 ):
     export(checkpoint, "--output", tmp_path / "m.pt2")
-    assert given_thresholds == [{}]
+    assert given_thresholds == [({}, None)]
     other = write_results(tmp_path / "other", rba=-0.5)
     assert export(checkpoint, "--output", tmp_path / "m.pt2", "--results", other) == 2
     assert "other/results.json" in capsys.readouterr().err and len(given_thresholds) == 1
+
+
+def test_a_score_that_was_not_evaluated_has_no_threshold_but_the_others_keep_theirs(
+    checkpoint, tmp_path, given_thresholds, caplog
+):
+    write_results(tmp_path / "report", rba=-0.75)
+    export(checkpoint, "--output", tmp_path / "m.pt2")
+    assert given_thresholds == [({"rba": -0.75}, "road")]
+    assert "no threshold of anomaly is stored" in caplog.text
+
+
+def test_thresholds_of_other_weights_are_not_stored(checkpoint, tmp_path, given_thresholds, caplog):
+    place = write_results(tmp_path / "report", rba=-0.75, anomaly=0.125)
+    results = json.loads(place.read_text())
+    place.write_text(json.dumps({**results, "model": {"weights_file_sha256": "0" * 64}}))
+    export(checkpoint, "--output", tmp_path / "m.pt2")
+    assert given_thresholds == [({}, None)] and "is of other weights" in caplog.text
+    mine = file_hash(checkpoint)
+    place.write_text(json.dumps({**results, "model": {"weights_file_sha256": mine}}))
+    export(checkpoint, "--output", tmp_path / "m.pt2")
+    assert given_thresholds[1] == ({"rba": -0.75, "anomaly": 0.125}, "road")
 
 
 def test_a_failed_check_ends_with_status_1_and_without_a_file(

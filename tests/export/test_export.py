@@ -209,7 +209,10 @@ def test_metadata_says_what_a_consumer_must_know(make_model):
     model = make_model(has_anomaly=True, lora={"rank": 2})
     spec = ExportSpec(("rba", "rba+anomaly"), batch=None, image_size=(50, 90), confidence=True)
     wrapped = ExportModel(model, spec)
-    found = describe(wrapped, ["road", "pavement", "car", "person", "sky"])
+    names = ["road", "pavement", "car", "person", "sky"]
+    found = describe(wrapped, names, {"rba": -0.5}, "road_anomaly")
+    assert json.loads(found["thresholds_tpr95"]) == {"rba": -0.5}
+    assert json.loads(found["thresholds_dataset"]) == "road_anomaly"
     assert found["input"] == "image, NCHW, RGB, 0..255; normalised inside"
     assert json.loads(found["input_shape"]) == ["batch", 3, 50, 90]
     assert json.loads(found["outputs"]) == ["sem_seg", "rba", "rba+anomaly", "confidence"]
