@@ -143,6 +143,19 @@ def test_an_outer_autocast_does_not_round_the_scores(tiny_eomt):
     torch.testing.assert_close(found, expected, rtol=0, atol=0.05)
 
 
+@pytest.mark.parametrize("head", ["linear", "logit_norm", "arcface"])
+def test_an_outer_autocast_is_amp_of_the_network_alone_for_every_score(tiny_eomt, head):
+    model = with_patch_maps(tiny_eomt(head=head, has_anomaly=True)).eval()
+    sample = {"image": torch.randint(256, (3, 64, 64), dtype=torch.uint8)}
+    with torch.autocast("cpu", torch.bfloat16):
+        found = model([sample])[0]["scores"]
+    model.inference_dtype = torch.bfloat16
+    expected = model([sample])[0]["scores"]
+    assert {"memory", "ratio", "rba", "uno"} <= found.keys()
+    for name, score in expected.items():
+        assert torch.equal(found[name], score), name
+
+
 def test_amp_rounds_the_network_and_nothing_after_it(tiny_cfg, monkeypatch):
     model = EoMT(tiny_cfg("TEST.AMP", True, "SOLVER.AMP.PRECISION", "bf16")).eval()
     assert EoMT(tiny_cfg()).inference_dtype is None
