@@ -1,11 +1,13 @@
 """What happens around the training steps: randomness, annealing, cost, checkpoints, a stop."""
 
+import contextlib
 import logging
 import math
 import random
 import re
 import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -133,6 +135,18 @@ class CostHook(HookBase):
         return found
 
 
+def _repeat_last_step(hook: HookBase) -> None:
+    """Do after a resumed run's last step what its checkpoint, written before that, cannot hold.
+
+    A run that is stopped in an evaluation would otherwise never have its figures.
+    """
+    trainer = hook.trainer
+    if 0 < trainer.start_iter < trainer.max_iter:
+        trainer.iter -= 1
+        hook.after_step()
+        trainer.iter += 1
+
+
 class UntaggedCheckpointer(AnosegCheckpointer):
     """Writes files that a resumed run does not start from, such as averaged weights."""
 
@@ -199,6 +213,9 @@ class BestCheckpointHook(HookBase):
         self.sign = -1 if figure.endswith(("fpr95", "ECE")) else 1
         self.best: float | None = None
 
+    def before_train(self):
+        _repeat_last_step(self)
+
     def after_step(self):
         done = self.trainer.iter + 1
         if done % self.period == 0 and done < self.trainer.max_iter:
@@ -231,7 +248,25 @@ class BestCheckpointHook(HookBase):
 
 
 class EvaluationHook(hooks.EvalHook):
-    """detectron2's hook, except that a run which failed in its last step is not evaluated."""
+    """detectron2's hook, except for runs that fail or are stopped.
+
+    A run that failed in its last step is not evaluated, and a signal ends an evaluation at once.
+
+    Args:
+        period, evaluate: as in detectron2's hook.
+        stop: the run's `StopHook`.
+    """
+
+    def __init__(self, period: int, evaluate, stop: "StopHook"):
+        super().__init__(period, evaluate)
+        self._stop = stop
+
+    def before_train(self):
+        _repeat_last_step(self)
+
+    def after_step(self):
+        with self._stop.at_once():
+            super().after_step()
 
     def after_train(self):
         if self.trainer.iter >= self.trainer.max_iter:
@@ -273,9 +308,30 @@ class StopHook(HookBase):
 
     def after_step(self):
         if self.trainer.iter + 1 < self.trainer.max_iter and self._any_rank_asked():
-            self.checkpoints.save_now()
-            comm.synchronize()  # nobody leaves before the file is there
-            raise KeyboardInterrupt
+            self._save_and_end()
+
+    def _save_and_end(self) -> None:
+        self.checkpoints.save_now()
+        comm.synchronize()  # no rank leaves before the file is there
+        raise KeyboardInterrupt
+
+    @contextlib.contextmanager
+    def at_once(self) -> Iterator[None]:
+        """Let a signal interrupt the block, such as an evaluation, which may take hours.
+
+        The step before it is complete, so it is saved first.
+        """
+        handlers = {name: signal.getsignal(name) for name in self._previous}
+        for name in handlers:
+            signal.signal(name, signal.default_int_handler)
+        try:
+            yield
+        except KeyboardInterrupt:
+            logger.warning("asked to stop: ending the evaluation, then saving a checkpoint")
+            self._save_and_end()
+        finally:
+            for name, handler in handlers.items():
+                signal.signal(name, handler)
 
     def after_train(self):
         for name, handler in self._previous.items():

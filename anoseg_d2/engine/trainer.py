@@ -230,6 +230,8 @@ class Trainer(DefaultTrainer):
             cfg.SOLVER.KEEP_CHECKPOINTS,
             None if self.ema is None else self.ema.module,
         )
+        stop = StopHook(checkpoints, device)
+        evaluate = self._evaluate if cfg.DATASETS.TEST else dict
         result = [
             hooks.IterationTimer(),
             SeedHook(self.seed),
@@ -240,8 +242,8 @@ class Trainer(DefaultTrainer):
             # Before the last checkpoint, which keeps the figures.
             hooks.CallbackHook(after_step=_measure_before_the_end),
             checkpoints,
-            StopHook(checkpoints, device),
-            EvaluationHook(cfg.TEST.EVAL_PERIOD, self._evaluate if cfg.DATASETS.TEST else dict),
+            stop,
+            EvaluationHook(cfg.TEST.EVAL_PERIOD, evaluate, stop),
         ]
         if cfg.SOLVER.BEST_FIGURE:
             writer = UntaggedCheckpointer(unwrap(self.model), cfg.OUTPUT_DIR)

@@ -31,10 +31,10 @@ class KillAt(HookBase):
             raise Killed
 
 
-def trained(cfg, resume=False, hook=None):
+def trained(cfg, resume=False, hook=None, kind=Trainer):
     check_inputs(cfg, training=True, resume=resume)
     torch.manual_seed(0)
-    trainer = Trainer(cfg)
+    trainer = kind(cfg)
     if hook is not None:
         trainer.register_hooks([hook])
     trainer.resume_or_load(resume=resume)
@@ -195,6 +195,37 @@ def test_a_signal_in_the_last_step_leaves_a_complete_run(tmp_path):
         trained(small_run(tmp_path), hook=Press())
     names = sorted(path.name for path in (tmp_path / "run").glob("*.pth"))
     assert names == ["model_final.pth"]
+
+
+def test_a_signal_in_an_evaluation_ends_it_at_once_and_the_run_resumes_to_the_same_bits(tmp_path):
+    class Pressed(Trainer):
+        @classmethod
+        def build_evaluator(cls, cfg, dataset_name, output_folder=None):
+            os.kill(os.getpid(), signal.SIGTERM)
+            pytest.fail("the evaluation went on")
+
+    common = ("SOLVER.MAX_ITER", 8, "SOLVER.CHECKPOINT_PERIOD", 5, "TEST.EVAL_PERIOD", 3, *RANDOM)
+    best = ("SOLVER.BEST_FIGURE", "closed_set/pixel_accuracy")
+    through = trained(small_run(tmp_path, "through", *common, *best, tested=True))
+    cfg = small_run(tmp_path, "stopped", *common, *best, tested=True)
+    with pytest.raises(KeyboardInterrupt):
+        trained(cfg, kind=Pressed)
+    assert (tmp_path / "stopped" / "last_checkpoint").read_text() == "model_0000002.pth"
+    resumed = trained(cfg, resume=True)
+    assert resumed.start_iter == 3
+    assert_equal(resumed.model.state_dict(), through.model.state_dict(), "weights")
+    # The evaluation that was stopped is made up for: else its figure could not be the best.
+    figure = "closed_set/pixel_accuracy"
+    found, expected = (
+        [v for v, _ in t.storage.history(figure).values()] for t in (resumed, through)
+    )
+    assert found == expected and len(found) == 3
+    assert_equal(
+        *(
+            torch.load(tmp_path / run / "model_best.pth", weights_only=True)["model"]
+            for run in ("stopped", "through")
+        )
+    )
 
 
 def test_only_the_newest_checkpoints_stay_and_none_is_written_twice(tmp_path):
