@@ -128,6 +128,13 @@ def _join_torchrun() -> None:
     has_gpu = torch.cuda.is_available()
     if has_gpu:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    torch.distributed.init_process_group("nccl" if has_gpu else "gloo", init_method="env://")
+    store, rank, size = next(torch.distributed.rendezvous("env://"))
+    if os.environ.get("GROUP_WORLD_SIZE", "1") == "1":
+        # torchrun keeps one store over all restarts, where ranks would find the addresses of ranks
+        # that are dead. On several machines, whose counts may differ, docs/scaling.md has the way.
+        restarts = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+        store = torch.distributed.PrefixStore(f"restart {restarts}", store)
+    backend = "nccl" if has_gpu else "gloo"
+    torch.distributed.init_process_group(backend, store=store, rank=rank, world_size=size)
     comm.create_local_process_group(int(os.environ["LOCAL_WORLD_SIZE"]))
     comm.synchronize()

@@ -1,8 +1,8 @@
 """The command with one rank and with two: one message, one checkpoint, no orphans."""
 
 import os
+import re
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -36,7 +36,10 @@ def start(folder, *arguments, launcher=()):
 
 
 def finish(process, folder, seconds=120):
-    process.wait(timeout=seconds)
+    try:
+        process.wait(timeout=seconds)
+    finally:
+        process.kill()
     return (folder / "log.txt").read_text()
 
 
@@ -146,12 +149,20 @@ def test_an_error_on_two_ranks_is_one_line(tmp_path):
 
 
 @pytest.mark.slow
-def test_torchrun_trains_the_same_ranks(tmp_path):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    launcher = ("-m", "torch.distributed.run", "--nproc-per-node=2", f"--master-port={port}")
-    process = start(tmp_path, "--config-file", write_config(tmp_path), launcher=launcher)
-    output = finish(process, tmp_path, 180)
-    assert process.returncode == 0, output
-    assert (tmp_path / "run" / "model_final.pth").is_file()
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="reads /proc")
+def test_torchrun_restarts_from_the_last_checkpoint_after_a_rank_was_killed(tmp_path):
+    more = ("SOLVER.MAX_ITER", 60, "SOLVER.CHECKPOINT_PERIOD", 5)
+    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
+    config = write_config(tmp_path, *more)
+    process = start(tmp_path, "--config-file", config, launcher=(*launcher, "--max-restarts=1"))
+    output = tmp_path / "run"
+    wait_for((output / "last_checkpoint").exists, process)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    names = {int(pid): Path(f"/proc/{pid}/cmdline").read_text() for pid in children}
+    os.kill(max(pid for pid, name in names.items() if "train_net.py" in name), signal.SIGKILL)
+    said = finish(process, tmp_path, 300)
+    assert process.returncode == 0, said
+    resumed = re.findall(r"Resuming at step (\d+) of 60", said)
+    assert resumed and 0 < int(resumed[0]) < 60 and int(resumed[0]) % 5 == 0
+    state = torch.load(output / "model_final.pth", weights_only=True)
+    assert state["iteration"] == 59
