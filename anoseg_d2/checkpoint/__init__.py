@@ -1,10 +1,10 @@
 """Checkpoints: any EoMT or ViT in, ours and the public formats out.
 
 Reading: `files` opens a file without running its code, `formats` recognises whose it is by the
-tables of `names`, `spec` holds what it says about its model, `hub` fetches. Loading: `transfer`
+tables of `names`, `spec` holds what it states about its model, `hub` fetches. Loading: `transfer`
 fits weights to a model by the `rules` and accounts for every tensor in a `report`; `from_config`
 does so as a config says. Saving: `checkpointer` for runs, with `metadata`; `adapters` for LoRA
-stages; `formats_out` for other people's code. `identity` says which weights they are.
+stages; `formats_out` for other people's code. `identity` identifies weights by their hashes.
 
 Public names:
 
@@ -12,7 +12,7 @@ Public names:
 - `Checkpoint` holds what was read: tensors under our names, `ModelSpec`, metadata.
 - `ModelSpec` holds the sizes and settings of the model that a checkpoint belongs to.
 - `load_into(model, checkpoint)` fits a checkpoint to a model and returns a `LoadReport`.
-- `LoadReport` and `LoadRow` say what became of each tensor.
+- `LoadReport` and `LoadRow` describe what happened to each tensor.
 - `build_config_overrides(checkpoint)` gives the config of the model that a checkpoint describes.
 - `AnosegCheckpointer` saves and resumes training runs.
 - `save_weights(model, path)` writes only weights and metadata.

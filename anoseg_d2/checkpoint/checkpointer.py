@@ -122,7 +122,7 @@ class AnosegCheckpointer(Checkpointer):
             others = ", ".join(sorted(map(os.path.basename, self.get_all_checkpoint_files())))
             raise FileNotFoundError(
                 f"{self.save_dir}/last_checkpoint names {os.path.basename(path)}, which is not "
-                f"there; write one of [{others}] into it, or delete it to start anew"
+                f"there; write one of [{others}] into it, or delete it to start from the beginning"
             )
         checkpoint = read_checkpoint(path)
         load_same(self.model, checkpoint)

@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 
 
 def warn_of_delta(checkpoint: Checkpoint) -> None:
-    """Warn if a checkpoint looks like a delta, since nothing in the file says so.
+    """Warn if a checkpoint looks like a delta, because the file itself does not state it.
 
     A trained LayerNorm has gains near 1; those of a difference are near 0.
     """

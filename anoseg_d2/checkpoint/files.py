@@ -55,7 +55,7 @@ _BROKEN = (ValueError, LookupError, TypeError, AttributeError, AssertionError, O
 _BROKEN += (struct.error, MemoryError, zlib.error)
 # Metadata key of our safetensors files: a hash over the other metadata and the tensors.
 _CHECKSUM = f"{FORMAT_NAME}_sha256"
-# Under which keys the field's files keep the weights.
+# Keys under which published checkpoints keep their weights.
 _NESTED = ("state_dict", "model", "model_state_dict")
 
 
@@ -65,13 +65,13 @@ def read_checkpoint(source, *, allow_pickle: bool = False) -> Checkpoint:
     Args:
         source: path of a file, a Hugging Face folder or one of our output folders (its last
             checkpoint), `hf://owner/name` (optionally `@revision`), or `timm://name`.
-        allow_pickle: unpickle whatever the file holds. That runs code of the file's choosing;
-            for files that you trust.
+        allow_pickle: unpickle whatever the file holds. That may run code from the file, so use
+            it only for files that you trust.
     Returns:
         Checkpoint on CPU; tensors of large files are memory-mapped.
     Raises:
-        FileNotFoundError: nothing is there, or a hub cannot be reached; says what to do.
-        ValueError: unreadable, of no known format, or not safe to unpickle.
+        FileNotFoundError: it does not exist, or a hub cannot be reached; says what to do then.
+        ValueError: unreadable, in an unknown format, or not safe to unpickle.
     """
     source = str(source)
     if source.startswith("timm://"):
@@ -302,7 +302,7 @@ def _read_safetensors(path: Path) -> dict[str, Any]:
 
 def _read_torch(path: Path, allow_pickle: bool) -> dict[str, Any]:
     if allow_pickle:
-        logger.warning("unpickling %s, which may run code that it holds", path)
+        logger.warning("unpickling %s, which may run code from the file", path)
     try:
         is_zip = zipfile.is_zipfile(path)
         if is_zip:
@@ -318,7 +318,7 @@ def _read_torch(path: Path, allow_pickle: bool) -> dict[str, Any]:
 
 
 def _check_archive(path: Path) -> None:
-    """Check sizes and CRCs of a zip file of torch, none of which torch looks at when mapping it.
+    """Check the sizes and CRCs of a torch zip file, which torch ignores when it maps the file.
 
     Raises:
         zipfile.BadZipFile: an entry is damaged, compressed, or larger than the file.

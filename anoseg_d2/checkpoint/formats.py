@@ -1,6 +1,6 @@
-"""Recognise the checkpoint formats of the field, and bring their tensors to our names and back.
+"""Recognise the public checkpoint formats, and translate their tensor names to ours and back.
 
-Pure: dictionaries in and out; the names themselves are in `names`.
+Pure functions on dictionaries; the names themselves are in `names`.
 
 | format | recognised by |
 |---|---|
@@ -84,12 +84,12 @@ def clean_names(state: Mapping[Any, Any]) -> dict[str, Any]:
 
 
 def recognise(names: Iterable[str]) -> str:
-    """Tell the format by (cleaned) tensor names.
+    """Recognise a format by its (cleaned) tensor names.
 
     Returns:
-        One of `FORMATS`, never `anoseg_adapter`, which only metadata can tell.
+        One of `FORMATS`, except `anoseg_adapter`, which only the metadata reveal.
     Raises:
-        ValueError: the names fit no format; says which are known and what was found.
+        ValueError: the names match no format; the message lists the known ones and some names.
     """
     names = set(names)
     if "query.weight" in names and any(n.startswith("embeddings.patch_embed") for n in names):
@@ -112,13 +112,13 @@ def recognise(names: Iterable[str]) -> str:
 
 
 def to_anoseg(state: Mapping[str, Tensor], fmt: str) -> tuple[State, Ignored]:
-    """Bring the tensors of a format to our names, and fuse the layers that we keep fused.
+    """Rename the tensors of a format to our names, and fuse the layers that we keep fused.
 
     Args:
         state: cleaned names to tensors.
-        fmt: what `recognise` said.
+        fmt: what `recognise` returned.
     Returns:
-        Our names to tensors, and (name, reason) of each tensor that is not a weight of the model.
+        Our names to tensors, and (name, reason) for each tensor that is not a weight of the model.
     Raises:
         ValueError: a part of a fused layer is missing, or the ViT is not supported.
     """
@@ -154,7 +154,7 @@ def to_anoseg(state: Mapping[str, Tensor], fmt: str) -> tuple[State, Ignored]:
 
 
 def split_fused(state: Mapping[str, Tensor], swiglu: bool) -> State:
-    """Give the parts of fused layers tensors of their own, the inverse of what `to_anoseg` fuses.
+    """Split fused layers into one tensor for each part, which undoes the fusing of `to_anoseg`.
 
     Args:
         state: our names to tensors.

@@ -1,4 +1,4 @@
-"""Write our checkpoints in the formats of others: official EoMT, and Hugging Face. Pure.
+"""Convert our checkpoints to the official EoMT format and to that of Hugging Face. Pure functions.
 
 Both know only a linear class head. Cosine and normalised heads divide by a norm that differs from
 query to query, so they have no exact counterpart and are refused unless asked for approximately.
@@ -28,8 +28,8 @@ def linear_state(checkpoint: Checkpoint, approximate: bool = False) -> dict[str,
 
     Args:
         checkpoint: any EoMT checkpoint of `read_checkpoint`.
-        approximate: accept that class probabilities change: arcface becomes unit rows times a
-            constant, logit_norm becomes W x + b.
+        approximate: allow conversions that change class probabilities: arcface becomes unit rows
+            times a constant, logit_norm becomes W x + b.
     Raises:
         ValueError: not a whole EoMT, or a head that a linear layer cannot reproduce.
     """
@@ -72,9 +72,9 @@ def linear_state(checkpoint: Checkpoint, approximate: bool = False) -> dict[str,
 
 
 def to_official(checkpoint: Checkpoint, *, approximate: bool = False) -> dict[str, Tensor]:
-    """Name an EoMT as the official code does (arXiv:2503.19108).
+    """Rename the tensors of an EoMT as the official code does (arXiv:2503.19108).
 
-    On DINOv3 these are whole weights, not the difference to DINOv3's that its authors release.
+    On DINOv3 these are complete weights, not differences to DINOv3's as the authors release them.
 
     Args:
         checkpoint, approximate: see `linear_state`. `spec.num_blocks` must be known.
@@ -100,14 +100,14 @@ def to_official(checkpoint: Checkpoint, *, approximate: bool = False) -> dict[st
 def to_huggingface(
     checkpoint: Checkpoint, *, approximate: bool = False
 ) -> tuple[dict[str, Tensor], dict[str, Any], dict[str, Any]]:
-    """Name an EoMT as transformers' `EomtForUniversalSegmentation` does, on DINOv3 `EomtDinov3...`.
+    """Rename an EoMT for transformers' `EomtForUniversalSegmentation` (on DINOv3 `EomtDinov3...`).
 
     Args:
         checkpoint, approximate: see `linear_state`. `spec.num_blocks` must be known.
     Returns:
         tensors for model.safetensors, config.json, preprocessor_config.json.
     Raises:
-        ValueError: also when the model's grid is not square, which that class cannot build.
+        ValueError: as in `linear_state`, or the grid is not square, as that class requires.
     """
     state, spec = linear_state(checkpoint, approximate), checkpoint.spec
     rows, columns = spec.grid or (0, 0)
@@ -134,7 +134,7 @@ def _variant(spec: ModelSpec) -> str:
 
 
 def _fill_absent(named: dict[str, Tensor], spec: ModelSpec) -> None:
-    """Add tensors that their model always has, with values that change nothing."""
+    """Add tensors that their model always has, with values that leave the outputs unchanged."""
     width = spec.width
     named.setdefault("embeddings.register_tokens", torch.zeros(1, 0, width))
     if spec.backbone == "dinov3":
@@ -203,7 +203,7 @@ def _vit_config(spec: ModelSpec, state: Mapping[str, Tensor]) -> dict[str, Any]:
 
 
 def _labels(checkpoint: Checkpoint, count: int) -> list[str]:
-    """Name every class row except no-object; known classes without a name are class_0, ..."""
+    """Return a name for every class row except no-object; unnamed known classes are class_0, ..."""
     anomaly = ["anomaly"] if checkpoint.spec.has_anomaly else []
     names = list(checkpoint.spec.class_names or [])
     if len(names) == count:
@@ -215,7 +215,7 @@ def _labels(checkpoint: Checkpoint, count: int) -> list[str]:
 
 
 def _preprocessor(spec: ModelSpec) -> dict[str, Any]:
-    """Semantic windows of the model's size, as the official evaluation cuts them."""
+    """Return the preprocessor config of windows as the official evaluation cuts them."""
     side = spec.grid[0] * spec.patch_size
     return {
         "image_processor_type": "EomtImageProcessor",

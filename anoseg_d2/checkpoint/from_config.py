@@ -1,4 +1,4 @@
-"""Load the weights that a config names, and find the config that fits given weights."""
+"""Load the weights that a config names, and find the config that matches given weights."""
 
 import dataclasses
 import logging
@@ -32,7 +32,7 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
-# Size in the weights to the key that builds it.
+# Fields of `ModelSpec`, and the config keys that build them.
 _CONFIG_KEYS = {
     "backbone": "MODEL.EOMT.BACKBONE",
     "norm_eps": "MODEL.EOMT.NORM_EPS",
@@ -61,7 +61,7 @@ def resolve_weights(cfg) -> str:
     """Return MODEL.WEIGHTS, with `dinov2` and `dinov3` spelled out for the configured size.
 
     Raises:
-        ValueError: it names the other backbone than the model has.
+        ValueError: it names another backbone than the model has.
     """
     weights, node = cfg.MODEL.WEIGHTS, cfg.MODEL.EOMT
     if weights not in BACKBONES:
@@ -78,14 +78,14 @@ def resolve_weights(cfg) -> str:
 
 
 def with_delta_base(cfg, checkpoint: Checkpoint) -> Checkpoint:
-    """Add a checkpoint to MODEL.DELTA_BASE where that is set."""
+    """Add a checkpoint to MODEL.DELTA_BASE if that is set."""
     if not cfg.MODEL.DELTA_BASE:
         return checkpoint
     return add_delta(checkpoint, read_checkpoint(cfg.MODEL.DELTA_BASE))
 
 
 def load_weights(cfg, model: nn.Module, *, training: bool = False) -> LoadReport:
-    """Load MODEL.WEIGHTS into `model`; the log says what became of every tensor.
+    """Load MODEL.WEIGHTS into `model`; the log shows what happened to every tensor.
 
     Args:
         cfg: config node.
@@ -101,7 +101,7 @@ def load_weights(cfg, model: nn.Module, *, training: bool = False) -> LoadReport
     if not weights:
         if not (training or cfg.MODEL.ALLOW_UNTRAINED):
             raise ValueError(
-                "MODEL.WEIGHTS is empty, so that every tensor is random: name the checkpoint to "
+                "MODEL.WEIGHTS is empty, so every tensor is random: name the checkpoint to "
                 "use, or set MODEL.ALLOW_UNTRAINED True"
             )
         logger.warning("MODEL.WEIGHTS is empty: every tensor keeps its random initialisation")
@@ -112,7 +112,7 @@ def load_weights(cfg, model: nn.Module, *, training: bool = False) -> LoadReport
 def load_checkpoint(
     cfg, model: nn.Module, checkpoint: Checkpoint, *, training: bool = False
 ) -> LoadReport:
-    """Load a checkpoint that is read already, as the config says; see `load_weights`."""
+    """Load a checkpoint that has already been read, as the config says; see `load_weights`."""
     checkpoint = with_delta_base(cfg, checkpoint)
     checkpoint = _attach_memory(model, checkpoint, training)
     checkpoint = _attach_ratio(model, checkpoint, training)

@@ -52,7 +52,8 @@ def fetch_hub_folder(source: str) -> Path:
     Returns:
         The folder in the cache that holds them.
     Raises:
-        FileNotFoundError: not in the cache, and cannot be fetched; says what to download and how.
+        FileNotFoundError: it is not in the cache and cannot be fetched; the message says what to
+            download and how.
     """
     name, _, revision = source[len("hf://") :].strip("/").partition("@")
     kwargs = {"repo_id": name, "revision": revision or None}
@@ -94,7 +95,7 @@ def shard_names(index: Path) -> list[str]:
     """Return the files that the index of a sharded model names.
 
     Raises:
-        ValueError: it is broken, or names something outside its own folder.
+        ValueError: it is broken, or names a file outside its own folder.
     """
     content = read_json(index)
     names = content.get("weight_map") if isinstance(content, dict) else None
@@ -135,18 +136,18 @@ def load_timm_weights(source: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def push_folder(folder: Path, name: str, files: list[str], private: bool = False) -> str:
-    """Upload files to a model repository of the Hugging Face hub, which is made if needed.
+    """Upload files to a model repository on the Hugging Face hub, which is created if needed.
 
     Args:
         folder: where they are.
         name: OWNER/NAME.
-        files: names of the files to upload; others in the folder stay.
-        private: of a new repository.
+        files: names of the files to upload; other files in the folder are ignored.
+        private: whether a new repository is private.
     Returns:
-        address of the repository.
+        URL of the repository.
     Raises:
         ValueError: the name is not OWNER/NAME.
-        ConnectionError: the hub cannot be reached, or refuses; says what to do.
+        ConnectionError: the hub cannot be reached, or refuses; the message says what to do.
     """
     if name.count("/") != 1:
         raise ValueError(f"{name!r} is not OWNER/NAME on the Hugging Face hub")

@@ -1,4 +1,4 @@
-"""Which weights are these? Hashes of tensors and of files, for results and for adapters."""
+"""Identify weights by hashes of their tensors and files, for results and for adapters."""
 
 import hashlib
 from collections.abc import Mapping
@@ -19,12 +19,12 @@ def model_tensors(model: nn.Module) -> dict[str, Tensor]:
 
 
 def describe_weights(model: nn.Module, file: str | Path | None = None) -> dict[str, str | None]:
-    """Say which weights a model holds, so that a figure can be traced to them.
+    """Describe which weights a model holds, so that figures can be traced to them.
 
     Args:
         model: the model as it is evaluated, wrapped or not.
-        file: where its weights were read from or saved to, as `LoadReport.file` names it; None if
-            they are in no file.
+        file: where its weights were read from or saved to, such as `LoadReport.file`; None if no
+            file holds them.
     Returns:
         `weights_file`, `weights_file_sha256` (what `sha256sum` prints) and `weights_sha256`, the
         `weights_hash` of the tensors in the model. The last one does not depend on the file

@@ -1,4 +1,4 @@
-"""What our files say about a model besides its tensors, and what may be in them at all."""
+"""Metadata that our files store next to the tensors, and a check that no file needs pickle."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -20,7 +20,7 @@ _HEAD_OPTIONS = ("scale", "fixed_scale", "margin", "tau", "form", "inference")
 
 
 def model_meta(model: nn.Module) -> dict[str, Any]:
-    """Describe what the tensors of a model do not show, in plain values.
+    """Collect, as plain values, what the tensors of a model do not show.
 
     Returns:
         format, version, num_known, has_anomaly, head, head_options, num_queries, num_blocks,

@@ -1,4 +1,4 @@
-"""Say what became of each tensor of a load, as rows and as a readable table."""
+"""Describe what happened to each tensor of a load, as rows and as a table."""
 
 import re
 from dataclasses import dataclass, field
@@ -11,7 +11,7 @@ __all__ = ["LoadReport", "LoadRow"]
 
 @dataclass(frozen=True)
 class LoadRow:
-    """What became of one tensor: shapes are None where a side does not have it."""
+    """What happened to one tensor; a shape is None if that side does not have the tensor."""
 
     name: str
     action: str  # see LoadReport
@@ -22,7 +22,7 @@ class LoadRow:
 
 @dataclass
 class LoadReport:
-    """The account of one load.
+    """What happened to every tensor in one load.
 
     Attributes:
         source: what was read, and its format.

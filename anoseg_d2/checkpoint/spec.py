@@ -1,4 +1,4 @@
-"""What a checkpoint is: its weights, and the sizes and settings of the model they belong to."""
+"""A checkpoint: its weights, and the sizes and settings of the model that they belong to."""
 
 import math
 import re
@@ -44,7 +44,7 @@ _HEADS = {384: 6, 768: 12, 1024: 16, 1536: 24}
 
 @dataclass
 class ModelSpec:
-    """Sizes and settings of a model, as far as its checkpoint says; None for what is unknown.
+    """Sizes and settings of a model as its checkpoint states them; None for what is unknown.
 
     Attributes:
         backbone: "dinov2" or "dinov3".
@@ -99,11 +99,11 @@ class ModelSpec:
 
     @classmethod
     def from_state(cls, state: Mapping[str, Tensor], facts: Mapping[str, Any]) -> "ModelSpec":
-        """Read the sizes of a model off its tensors, and add what its file says about it.
+        """Read the sizes of a model from its tensors, and add what its file states about it.
 
         Args:
             state: our names to tensors.
-            facts: fields by name, from metadata or config.json; they win where both speak.
+            facts: fields by name, from metadata or config.json; they take precedence over tensors.
         Raises:
             ValueError: a tensor or a fact has a form that its name rules out.
         """
@@ -159,7 +159,7 @@ class ModelSpec:
         if self.grid:
             self.pos_prefix = rows - self.grid[0] * self.grid[1]
             return
-        # No file of the field but ours says its grid: the others are square, behind no prefix,
+        # Only our own files state their grid. The others are square, behind no prefix,
         # the class token's row, or rows of the class token and the registers.
         for prefix in (0, 1, 1 + self.num_registers):
             side = math.isqrt(max(rows - prefix, 0))
@@ -189,7 +189,7 @@ class ModelSpec:
 
 @dataclass
 class Checkpoint:
-    """Weights under our names, and what their file says about them.
+    """Weights under our names, and what their file states about them.
 
     Attributes:
         state_dict: our names to tensors, as stored (dtype and shapes of the file).
@@ -318,7 +318,7 @@ def _read_fact(name: str, value: Any) -> Any:
 def facts_of_file(
     fmt: str, state: Mapping[str, Tensor], meta: Mapping[str, Any], config: Mapping[str, Any] | None
 ) -> dict[str, Any]:
-    """Collect what a file says about its model besides the shapes of its weights.
+    """Collect what a file states about its model besides the shapes of its weights.
 
     Args:
         fmt: its format.

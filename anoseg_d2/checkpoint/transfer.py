@@ -1,7 +1,7 @@
-"""Loading a checkpoint into a model that may differ from it, with every tensor accounted for.
+"""Load a checkpoint into a model that may differ from it, with every tensor accounted for.
 
 Shape letters: K known classes, R class rows, C width, P rows of the position embedding, (h, w)
-its grid, Q queries. Nothing is written into the model before the whole plan stands.
+its grid, Q queries. The model is not changed before the whole plan is known to work.
 """
 
 import logging
@@ -41,9 +41,9 @@ logger = logging.getLogger(__name__)
 EMBED, KERNEL = "backbone.pos_embed", "backbone.patch_embed.proj.weight"
 ROWS, BIAS = "class_head.weight", "class_head.bias"
 REGISTERS = "backbone.reg_token"
-# What may happen to a tensor that leaves it other than it was trained.
+# Actions after which a tensor is no longer what was trained.
 UNTRAINED = ("initialised", "inserted", "converted")
-# Parts that weights of a bare ViT do not have, and parts that training starts afresh.
+# Parts that a bare ViT does not have, and parts that may start from an initialisation.
 _NEW_PARTS = ("query.", "class_head.", "mask_head.", "upscale.")
 _OPTIONAL = (".reg_token", ".lora_A", ".lora_B", "class_head.scale")
 # Zero in DINOv3's released weights, so that some files leave them out.
@@ -75,8 +75,8 @@ def load_into(
     Returns:
         LoadReport, also logged.
     Raises:
-        ValueError: anything that fits no rule, all of it at once, or tensors that are untrained
-            and not allowed to be; the model is then untouched.
+        ValueError: lists everything that no rule covers, or untrained tensors that are not
+            allowed; the model is then unchanged.
     """
     _require_same_backbone(model, checkpoint)
     warn_of_delta(checkpoint)
@@ -99,7 +99,7 @@ def load_into(
 
 
 def load_same(model: nn.Module, checkpoint: Checkpoint) -> None:
-    """Load a checkpoint of exactly this model: equal names and shapes, nothing transferred.
+    """Load a checkpoint of exactly this model, with equal names and shapes.
 
     Raises:
         ValueError: the checkpoint is not one of ours, or the model is built differently.
@@ -124,7 +124,7 @@ def load_same(model: nn.Module, checkpoint: Checkpoint) -> None:
 
 
 def _require_same_backbone(model: nn.Module, checkpoint: Checkpoint) -> None:
-    """Refuse in one line what would fill a page of missing and unknown names."""
+    """Refuse another backbone in one line instead of a page of missing and unknown names."""
     stored, ours = checkpoint.spec.backbone, backbone_kind(model.backbone)
     if stored and stored != ours:
         raise ValueError(
@@ -144,7 +144,7 @@ def _report(plan: "_Plan") -> LoadReport:
 
 
 class _Plan:
-    """The decisions of one load; `commit` carries them out or refuses them all."""
+    """The decisions of one load; `commit` carries all of them out, or none."""
 
     def __init__(self, model: nn.Module, checkpoint: Checkpoint, allow: tuple[str, ...], seed):
         self.model, self.checkpoint, self.allow, self.seed = model, checkpoint, allow, seed
@@ -157,7 +157,7 @@ class _Plan:
         self.rows: list[LoadRow] = []
         self.problems: list[str] = []
 
-    # What a rule can decide about a tensor.
+    # What a rule can do with a tensor.
 
     def put(self, name: str, value: Tensor, action: str, note: str = "") -> None:
         """Load `value` under `name`; it replaces what the file has there."""
@@ -173,7 +173,7 @@ class _Plan:
             )
             return
         if not value.is_floating_point():
-            # copy_ would convert integers without a word.
+            # copy_ would convert integers silently.
             self.problems.append(f"{name}: holds {value.dtype}, not floating-point weights")
             return
         if not torch.isfinite(value).all():

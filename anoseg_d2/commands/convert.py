@@ -54,13 +54,13 @@ OPTIONS = {
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the conversion; a user's mistake becomes one line and exit status 2."""
+    """Run the conversion; returns the exit status, 2 after a user's mistake."""
     args = build_parser().parse_args(arguments)
     return run_command(lambda: convert(args), verbosity=args.verbosity)
 
 
 def convert(args: argparse.Namespace) -> None:
-    """Read, complete, and write a checkpoint, and print what was done.
+    """Read, complete and write a checkpoint, and print what was done.
 
     Raises:
         ValueError, OSError: a mistake in the call or in a file.
@@ -98,20 +98,22 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--to", required=True, choices=sorted(WRITERS))
     parser.add_argument("--output", required=True, help="file; a folder for huggingface")
     parser.add_argument(
-        "--num-blocks", type=int, help="query blocks, where the checkpoint does not say"
+        "--num-blocks", type=int, help="query blocks, if the checkpoint does not state them"
     )
     parser.add_argument(
-        "--num-heads", type=int, help="attention heads, where neither file nor width says"
+        "--num-heads",
+        type=int,
+        help="attention heads, if neither the file nor the width tells them",
     )
     parser.add_argument(
         "--image-size",
         type=int,
         nargs=2,
         metavar=("H", "W"),
-        help="crop in pixels, where the checkpoint does not say (DINOv3 without config.json)",
+        help="crop in pixels, if the checkpoint does not state it (DINOv3 without config.json)",
     )
     parser.add_argument(
-        "--delta-base", help="weights that the encoder of this checkpoint is a difference to"
+        "--delta-base", help="weights to which the encoder of this checkpoint is a difference"
     )
     parser.add_argument("--base", help="base weights of an adapter file, which make it whole")
     parser.add_argument("--merge", action="store_true", help="merge adapters into their weights")
@@ -123,7 +125,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--allow-pickle",
         action="store_true",
-        help="unpickle whatever the file holds, which may run its code: only files you trust",
+        help="unpickle whatever the file holds, which may run code: only for files that you trust",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace an existing output")
     card = parser.add_argument_group("--to huggingface")
@@ -140,7 +142,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def check_output(output: Path, args: argparse.Namespace) -> None:
-    """Refuse what could not be written, or would overwrite something, before any work.
+    """Refuse outputs that cannot be written or would overwrite something, before any work.
 
     Raises:
         ValueError: the output exists, has another ending than its format, or is a folder.
@@ -180,7 +182,7 @@ def merged(checkpoint: Checkpoint) -> Checkpoint:
 
 
 def complete(checkpoint: Checkpoint, args: argparse.Namespace) -> None:
-    """Add what the user says to what the file says.
+    """Add the user's options to what the file states.
 
     Raises:
         ValueError: they contradict each other.
@@ -262,7 +264,7 @@ def find_figures(checkpoint: Checkpoint, args: argparse.Namespace) -> dict | Non
 
 
 def write_anoseg(checkpoint: Checkpoint, output: Path, args: argparse.Namespace) -> str:
-    """Write our own format, with what the source says besides its tensors."""
+    """Write our own format, with the metadata of the source."""
     spec = checkpoint.spec
     if checkpoint.format in ("anoseg", "anoseg_adapter") and checkpoint.meta:
         meta = dict(checkpoint.meta)
@@ -286,7 +288,7 @@ def write_adapter(checkpoint: Checkpoint, output: Path, args: argparse.Namespace
     return f"{output}, {len(payload['model'])} of {len(checkpoint.state_dict)} tensors"
 
 
-# Endings of files; safetensors is a format, all others are torch's.
+# File endings: safetensors is a format of its own, the others are all torch's.
 SUFFIXES = (".pth", ".pt", ".ckpt", ".bin", ".safetensors")
 
 WRITERS = {

@@ -75,14 +75,14 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="config overrides")
     parser.add_argument("--output", required=True, help="file to write")
     parser.add_argument(
-        "--config-file", help="build the model from this config instead of what the checkpoint says"
+        "--config-file", help="build the model from this config instead of the checkpoint's own"
     )
     parser.add_argument(
         "--format", choices=FORMATS, help=f"default: by the ending of --output; ONNX opset {OPSET}"
     )
     parser.add_argument(
         "--scores",
-        help="names with commas between, ensembles as rba+anomaly; default: rba, and anomaly "
+        help="names separated by commas, ensembles as rba+anomaly; default: rba, and anomaly "
         "where the model learned the class",
     )
     parser.add_argument(
@@ -102,7 +102,7 @@ def build_parser() -> argparse.ArgumentParser:
     precision.add_argument(
         "--int8",
         action="store_true",
-        help="8-bit weights of the linear layers, ONNX only; smaller and, on CPUs with 8-bit "
+        help="8-bit weights of the linear layers, only for ONNX; smaller and, on CPUs with 8-bit "
         "instructions, faster; the printed table shows the differences",
     )
     parser.add_argument(
@@ -166,7 +166,7 @@ def run(args: argparse.Namespace) -> list[Difference]:
 
 
 def make_spec(args: argparse.Namespace, default_scores: tuple[str, ...]) -> ExportSpec:
-    """Return the spec that the options ask for."""
+    """Return the spec for the given options."""
     names = tuple(name.strip() for name in (args.scores or "").split(",") if name.strip())
     if args.scores is not None and not names:
         raise ValueError("--scores is empty; leave it out for the default")
@@ -206,7 +206,7 @@ def find_thresholds(
         return {}, None
     try:
         if not args.results and not is_of_weights(read_results(place), weights):
-            raise ValueError(f"{place} is of other weights (--results takes it all the same)")
+            raise ValueError(f"{place} is of other weights (use --results to take it anyway)")
         dataset = chosen_dataset(place, args.results_set)
     except ValueError as error:
         if args.results:

@@ -1,7 +1,7 @@
-"""Run an exported file and compare it with the model that it was made from.
+"""Run an exported file and compare its outputs with those of the original model.
 
 The model runs as usual (`EoMT.forward` in float32, one image at a time, adapters not merged, images
-resized by torchvision), so that everything that the export rebuilds is compared.
+resized by torchvision), so the comparison covers everything that the export reimplements.
 """
 
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Resize uint8 images by two matrix products, for graphs that run outside of PyTorch.
+"""Resize uint8 images with two matrix products, for graphs that run outside PyTorch.
 
 PyTorch resizes uint8 images (bilinear, antialiased) in fixed point: columns, rounding to a grey
 level, rows, rounding again, with weights of 16 bits. A resize in floats differs from it by a grey

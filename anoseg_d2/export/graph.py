@@ -1,4 +1,4 @@
-"""The exported module: it takes images and returns the chosen scores and the segmentation."""
+"""The exported module, which takes images and returns scores and the segmentation."""
 
 import copy
 from dataclasses import dataclass
@@ -33,7 +33,7 @@ class ExportSpec:
         any_size: H and W stay open. The graph stretches the image to one window, whatever its
             aspect ratio, and brings the maps back: faster and coarser than `AnomalyPredictor`.
             With neither this nor `image_size`, images have the size that the model sees.
-        confidence: also give the confidence of the segmentation.
+        confidence: also return the confidence of the segmentation.
         half: weights and network are float16; formulas and outputs stay float32.
         int8: weights of linear layers have 8 bits, their inputs are quantised dynamically (ONNX
             only).
@@ -82,7 +82,9 @@ class ExportModel(nn.Module):
         names = model.check_scores(spec.scores)
         scores.check_statistics(names, model.score_statistics)
         if model.inference_dtype is not None:
-            raise ValueError("TEST.AMP is True; an export sets its own precision: set it False")
+            raise ValueError(
+                "TEST.AMP is True, but an export sets its own precision; set it to False"
+            )
         if model.mask_pooling > 0:
             raise ValueError(
                 f"TEST.ANOMALY.MASK_POOLING is {model.mask_pooling}; it cannot be exported: which "

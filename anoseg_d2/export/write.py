@@ -92,7 +92,7 @@ def export_model(
     tolerance: float | None = None,
     external_bytes: int = EXTERNAL_BYTES,
 ) -> list[Difference]:
-    """Write a model, run the file, compare it with the model, and only then publish it.
+    """Write a model to a file, which is kept only if its outputs match those of the model.
 
     Args:
         model: EoMT in eval mode on the CPU.
@@ -170,7 +170,7 @@ def _trace(model: ExportModel) -> torch.export.ExportedProgram:
 
 def _write_onnx(program, path: Path, spec: ExportSpec, metadata: dict, external_bytes: int) -> None:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # deprecations inside of the exporter
+        warnings.simplefilter("ignore")  # deprecations inside the exporter
         converted = torch.onnx.export(
             program, opset_version=OPSET, dynamo=True, output_names=spec.outputs, verbose=False
         )
@@ -207,7 +207,7 @@ def _write_pt2(program, path: Path, metadata: dict) -> None:
 
 
 def _name_dimensions(graph, spec: ExportSpec) -> None:
-    """Give open dimensions their names in place of the tracer's symbols."""
+    """Replace the tracer's symbols of open dimensions with their names."""
     shape = graph.inputs[0].shape
     named = {str(shape[axis]): name for axis, name in ((0, "batch"), (2, "height"), (3, "width"))}
     for value in [*graph.inputs, *graph.outputs]:
