@@ -7,7 +7,9 @@
 ARG BASE=python:3.12-slim-bookworm
 FROM ${BASE}
 
-# Python comes with the first base and not with NVIDIA's, and fvcore is built from source.
+# Python comes with the first base and not with NVIDIA's, and fvcore is built from source. Debian
+# removes the packages of a version when it has a newer one, so none is pinned.
+# hadolint ignore=DL3008
 RUN apt-get update \
  && apt-get install -y --no-install-recommends git make gcc g++ \
  && (command -v python3 >/dev/null || apt-get install -y --no-install-recommends python3-dev python3-venv) \
