@@ -16,6 +16,7 @@ and all of them appear on one page: <output>/report/index.html, next to results.
 import argparse
 import hashlib
 import json
+import shlex
 import sys
 import time
 from pathlib import Path
@@ -28,8 +29,9 @@ from anoseg_d2.evaluation.anomaly_evaluation import AnomalyEvaluator
 from anoseg_d2.evaluation.kept_maps import FileMaps
 from anoseg_d2.evaluation.map_files import MapReader
 from anoseg_d2.evaluation.map_folder import LabelFacts, MapFolder, coarse_warning, read_labels
-from anoseg_d2.evaluation.run_folder import check_method, dataset_folder
+from anoseg_d2.evaluation.run_folder import check_method, dataset_folder, report_folder
 from anoseg_d2.evaluation.saved_state import load_state, save_state
+from anoseg_d2.report.results import read_results
 from anoseg_d2.report.write import write_report
 from anoseg_d2.utils.cli import (
     Progress,
@@ -108,10 +110,26 @@ def run(args) -> None:
         warnings={args.score: [coarse] if coarse else []},
     )
     evaluate(args, evaluator, maps, reader, SavedCounts(args, method, identity, facts))
-    page = write_report(args.output, model={"maps": str(args.maps)}, name=method)
+    page = write_report(args.output, model=described(args), name=method)
     for figure, value in evaluator.result["scores"][args.score].items():
         say(f"{figure:>20}  {value}")
     say(f"report: {page}")
+
+
+def described(args) -> dict:
+    """Facts for results.json: the folder of the maps of every score, versions and command."""
+    from anoseg_d2.engine.evaluate import versions  # it imports the model, which --help spares
+
+    try:
+        earlier = read_results(report_folder(args.output) / "results.json").get("model") or {}
+    except (FileNotFoundError, ValueError):
+        earlier = {}
+    folders = earlier["maps"] if isinstance(earlier.get("maps"), dict) else {}
+    return {
+        "maps": {**folders, f"{args.dataset}/{args.score}": str(args.maps)},
+        "versions": versions(),
+        "command": shlex.join(sys.argv),
+    }
 
 
 def registered_images(args) -> list[dict]:

@@ -232,6 +232,9 @@ def test_a_second_score_of_the_same_method_is_kept_next_to_the_first(tool, maps,
     assert (
         tool.main(arguments(tmp_path, folder, "--name", "mine", "--score", "two", "--negate")) == 0
     )
+    about = read_json(tmp_path / "out/report/results.json")["model"]
+    assert about["maps"] == {f"test_anomaly/{score}": str(folder) for score in ("one", "two")}
+    assert {"anoseg_d2", "numpy"} <= about["versions"].keys() and about["command"]
     both = results(tmp_path)["scores"]
     for score, options in (("one", []), ("two", ["--negate"])):
         out = ["--output", str(tmp_path / score), "--name", "mine", "--score", score]
