@@ -35,23 +35,23 @@ def build_corpus(folder: Path) -> list[Case]:
     world, broken = corpus.WORLDS[folder], folder / "more"
     broken.mkdir()
     parts = (
-        extreme_values,
-        typed_yaml,
         special_files,
+        damaged_runs,
         tensors,
+        small_images,
+        strange_names,
+        label_kinds,
+        occupied_outputs,
         safetensors_headers,
         hugging_face_folders,
-        damaged_runs,
-        damaged_reports,
-        small_images,
-        label_kinds,
         images_of_other_kinds,
         more_maps,
         more_annotations,
         videos,
-        strange_names,
-        occupied_outputs,
         more_options,
+        damaged_reports,
+        typed_yaml,
+        extreme_values,
         every_key,
     )
     return cases + [case for part in parts for case in part(world, broken)]
