@@ -40,7 +40,7 @@ from anoseg_d2.checkpoint.spec import (
     facts_of_file,
     pixel_statistics,
 )
-from anoseg_d2.utils.files import atomic_path, read_json, remove_abandoned
+from anoseg_d2.utils.files import atomic_path, read_bytes, read_json, remove_abandoned
 
 __all__ = ["last_checkpoint", "read_checkpoint", "write_checkpoint", "write_tensors"]
 
@@ -255,8 +255,7 @@ def _sibling_json(path: Path, name: str) -> dict[str, Any] | None:
 def _read_payload(path: Path, allow_pickle: bool) -> dict[str, Any]:
     if path.name.endswith(".index.json"):
         return _read_shards(path, allow_pickle)
-    with open(path, "rb") as stream:
-        head = stream.read(16)
+    head = read_bytes(path, 16)
     try:
         if len(head) > 8 and head[8:9] == b"{":
             return _read_safetensors(path)

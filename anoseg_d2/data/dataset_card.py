@@ -34,7 +34,7 @@ from anoseg_d2.data.dataset import Dataset
 from anoseg_d2.data.dataset_files import Layout, placeholders
 from anoseg_d2.data.label_rules import LABEL_RULES, LabelRule
 from anoseg_d2.utils.constants import CITYSCAPES_CLASSES, CITYSCAPES_COLORS, VOID
-from anoseg_d2.utils.files import check_name
+from anoseg_d2.utils.files import check_name, read_bytes
 from anoseg_d2.utils.visualization import class_palette
 
 __all__ = ["CARDS_FOLDER", "find_card", "read_card", "shipped_cards"]
@@ -103,7 +103,7 @@ class _Card:
         if path.stat().st_size > MAX_BYTES:
             raise ValueError(f"{path}: a card has at most {MAX_BYTES:,} bytes")
         try:
-            text = path.read_text(encoding="utf-8")
+            text = read_bytes(path).decode("utf-8")
             _refuse_nests(text)
             self.node = yaml.compose(text, Loader=yaml.SafeLoader)
             self.card = yaml.safe_load(text)

@@ -15,13 +15,14 @@ try:
 except ImportError:  # not a Unix: runs are not kept apart
     fcntl = None
 
-__all__ = ["claim_output_dir", "last_checkpoint"]
+__all__ = ["claim_output_dir"]
 
 logger = logging.getLogger(__name__)
 
 LOCK = ".lock"
 # What a training writes; everything else in the folder is left alone.
 _RESULTS = ("model_*.pth", "last_checkpoint", "metrics.json", "events.out.tfevents.*")
+_APPENDED = ("log.txt", "metrics.json", "config.yaml", "last_checkpoint")
 _RESULT_FOLDERS = ("inference", "report", "ema")
 # Temporary names of files that were being written when a run was killed; averaged weights have
 # folders of their own.
@@ -34,12 +35,6 @@ _LITTER = (
         for name in (".*.tmp", ".spill-*", f"{KEPT_PREFIX}*", f"{EXACT_PREFIX}*")
     ),
 )
-
-
-def last_checkpoint(output_dir) -> Path | None:
-    """Path of the checkpoint that a resumed run starts from, None when there is none."""
-    tag = Path(output_dir) / "last_checkpoint"
-    return tag.parent / tag.read_text(encoding="utf-8").strip() if tag.is_file() else None
 
 
 @contextlib.contextmanager
@@ -61,6 +56,10 @@ def claim_output_dir(
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"OUTPUT_DIR {folder} is a file; it must be a folder")
     folder.mkdir(parents=True, exist_ok=True)
+    for name in (LOCK, *_APPENDED):
+        if (folder / name).exists() and not (folder / name).is_file():
+            # Opening a pipe would wait for its other end, and that may never come.
+            raise ValueError(f"OUTPUT_DIR {folder}: {name} is not a regular file; move it away")
     with open(folder / LOCK, "a+", encoding="utf-8") as lock:
         _lock(lock, folder)
         # Only now: nobody else is writing here, so temporary files are those of killed runs.

@@ -20,6 +20,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from anoseg_d2.checkpoint import AnosegCheckpointer, describe_weights
+from anoseg_d2.checkpoint.files import last_checkpoint
 from anoseg_d2.checkpoint.from_config import load_weights, resolve_weights
 from anoseg_d2.config import check_config
 from anoseg_d2.data.builtin import register_cards
@@ -42,7 +43,6 @@ from anoseg_d2.engine.hooks import (
     StopHook,
     UntaggedCheckpointer,
 )
-from anoseg_d2.engine.output_dir import last_checkpoint
 from anoseg_d2.engine.pictures import PictureHook
 from anoseg_d2.engine.run_log import StepPrinter, WriterHook, log_data
 from anoseg_d2.engine.solver import build_optimizer, build_scheduler
@@ -93,13 +93,18 @@ def check_inputs(cfg, training: bool, resume: bool = False) -> None:
             f"TEST.ANOMALY.SCORES has {', '.join(ensembles)}, which are measured on known pixels "
             "first: DATASETS.TEST needs a closed set"
         )
-    if resume and last_checkpoint(cfg.OUTPUT_DIR) is not None:
+    if resume and last_checkpoint(Path(cfg.OUTPUT_DIR)) is not None:
         return
     weights = resolve_weights(cfg)
     if weights and "://" not in weights and not Path(weights).exists():
         raise FileNotFoundError(
             f"MODEL.WEIGHTS {weights} does not exist. A stage starts from the checkpoint of the "
             "one before it: train that first, or give MODEL.WEIGHTS the path of its model_final.pth"
+        )
+    if cfg.MODEL.DELTA_BASE and not weights:
+        raise ValueError(
+            f"MODEL.DELTA_BASE is {cfg.MODEL.DELTA_BASE}, but MODEL.WEIGHTS is empty: there is "
+            "nothing to add it to"
         )
     if not training and resume:
         raise FileNotFoundError(
@@ -126,7 +131,7 @@ def load_evaluated(cfg, model: nn.Module, resume: bool = False) -> None:
     cfg = cfg.clone()
     cfg.defrost()
     if resume:
-        cfg.MODEL.WEIGHTS = str(last_checkpoint(cfg.OUTPUT_DIR))
+        cfg.MODEL.WEIGHTS = str(last_checkpoint(Path(cfg.OUTPUT_DIR)))
     report = load_weights(cfg, model)
     if report.file is not None and report.file.name == "model_ema.pth":
         model.averaged = True  # files of older versions say it only by their name
@@ -309,7 +314,7 @@ class Trainer(DefaultTrainer):
         try:
             super().run_step()
         except FloatingPointError as error:
-            good = last_checkpoint(self.cfg.OUTPUT_DIR)
+            good = last_checkpoint(Path(self.cfg.OUTPUT_DIR))
             raise FloatingPointError(
                 f"{error}. Last good checkpoint: {good or 'none'}; look at the images, or lower "
                 "SOLVER.BASE_LR"

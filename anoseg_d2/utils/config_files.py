@@ -9,6 +9,8 @@ from typing import Any
 import yaml
 from yacs.config import CfgNode
 
+from anoseg_d2.utils.files import read_bytes
+
 __all__ = [
     "assigned_keys",
     "find_config",
@@ -103,7 +105,7 @@ def load_yaml(path) -> Any:
     try:
         if Path(path).stat().st_size > _MAX_BYTES:
             raise ValueError(f"it has more than {_MAX_BYTES:,} bytes")
-        text = Path(path).read_text(encoding="utf-8")
+        text = read_bytes(path).decode("utf-8")
         _refuse_depth(text)
         _count_values(yaml.compose(text, Loader=yaml.SafeLoader), {})
         return yaml.safe_load(text)

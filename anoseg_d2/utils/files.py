@@ -22,6 +22,7 @@ __all__ = [
     "check_name",
     "name_failed_write",
     "publish",
+    "read_bytes",
     "read_json",
     "remove_abandoned",
     "without_nan",
@@ -169,17 +170,31 @@ def write_json(path, value) -> None:
     write_atomic(path, (text + "\n").encode())
 
 
+def read_bytes(path, limit: int = -1) -> bytes:
+    """Read a file, or its first `limit` bytes; the error of a damaged disk names it as well.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    try:
+        with open(path, "rb") as stream:
+            return stream.read(limit)
+    except OSError as error:
+        raise type(error)(error.errno, error.strerror, str(path)) from error
+
+
 def read_json(path):
     """Read a JSON file; errors name the file.
 
     Raises:
         FileNotFoundError: the file does not exist.
+        OSError: it cannot be read.
         ValueError: it is not valid JSON.
     """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no such file: {path}")
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(read_bytes(path).decode("utf-8"))
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not valid JSON: {error}") from error

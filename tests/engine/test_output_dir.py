@@ -6,7 +6,8 @@ import sys
 
 import pytest
 
-from anoseg_d2.engine.output_dir import claim_output_dir, last_checkpoint
+from anoseg_d2.checkpoint.files import last_checkpoint
+from anoseg_d2.engine.output_dir import claim_output_dir
 
 HOLD = """
 import sys
@@ -83,3 +84,19 @@ def test_an_output_folder_that_is_a_file_is_named(tmp_path):
     path.write_text("")
     with pytest.raises(ValueError, match="OUTPUT_DIR .*run is a file"), claim_output_dir(path):
         pass
+
+
+@pytest.mark.parametrize("name", [".lock", "log.txt", "metrics.json"])
+def test_a_pipe_where_a_file_is_written_is_refused_and_not_waited_for(tmp_path, name):
+    os.mkfifo(tmp_path / name)
+    with (
+        pytest.raises(ValueError, match=f"{name} is not a regular file"),
+        claim_output_dir(tmp_path),
+    ):
+        pass
+
+
+def test_a_last_checkpoint_that_is_not_text_is_named(tmp_path):
+    (tmp_path / "last_checkpoint").write_bytes(bytes(range(256)))
+    with pytest.raises(ValueError, match="last_checkpoint must hold the name of a checkpoint"):
+        last_checkpoint(tmp_path)

@@ -268,11 +268,12 @@ def special_files(world, broken):
         "/dev/stdin": Path("/dev/stdin"),
     }.items():
         shown = path.name
+        delta = ("MODEL.WEIGHTS", world.weights, "MODEL.DELTA_BASE")
         calls = {
             "config file": ("train_net", world.train(config=path)),
             "card": ("train_net", world.train("DATASETS.CARDS", [str(path)])),
             "weights": ("train_net", world.train("MODEL.WEIGHTS", path)),
-            "delta base": ("train_net", world.train("MODEL.DELTA_BASE", path)),
+            "delta base": ("train_net", world.train(*delta, path)),
             "evaluated weights": ("--eval-only", world.evaluate(weights=path)),
             "input": ("demo", world.demo(inputs=[path])),
             "demo weights": ("demo", world.demo(weights=path)),

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from anoseg_d2.utils.files import remove_abandoned, write_atomic
+from anoseg_d2.utils.files import read_bytes, read_json, remove_abandoned, write_atomic
 
 WRITE = """
 import sys
@@ -52,3 +52,11 @@ def test_an_output_inside_a_file_is_named(tmp_path):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(OSError, match="file/inside"):
         write_atomic(tmp_path / "file" / "inside", b"content")
+
+
+@pytest.mark.parametrize("read", [read_bytes, read_json])
+def test_a_file_that_cannot_be_read_is_named(tmp_path, read):
+    path = tmp_path / "broken.json"
+    path.symlink_to("/proc/self/mem")  # reading its first byte is an input/output error
+    with pytest.raises(OSError, match="broken.json"):
+        read(path)

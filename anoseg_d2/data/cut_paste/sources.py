@@ -19,6 +19,7 @@ from pycocotools import mask as coco_mask
 from anoseg_d2.data.cut_paste.paste import PasteObject
 from anoseg_d2.data.cut_paste.shapes import LEAST_SIDE, draw_blob, part_of
 from anoseg_d2.data.image_io import IMAGE_EXTENSIONS, MAX_PIXELS, read_image
+from anoseg_d2.utils.files import read_bytes
 from anoseg_d2.utils.registry import Registry
 
 __all__ = [
@@ -325,7 +326,7 @@ def _read_coco(path: Path) -> tuple[dict, str]:
     """Return the content and sha256 of an instances file."""
     if not path.is_file():
         raise FileNotFoundError(f"no COCO annotation file: {path}")
-    data = path.read_bytes()
+    data = read_bytes(path)
     try:
         content = json.loads(data)
     except (ValueError, RecursionError) as error:
