@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 import tiny_models
 import yaml
+from PIL import Image
 
 from anoseg_d2 import cli
 from anoseg_d2.data.builtin import DATASETS, unregister_dataset
-from anoseg_d2.data.image_io import write_image
+from anoseg_d2.data.image_io import read_label, write_image
 from anoseg_d2.utils.files import read_json
 
 PAGE = Path(__file__).parents[1] / "docs" / "own_data.md"
@@ -92,6 +93,24 @@ def test_the_page_leads_from_photographs_to_a_report(folder, capsys):
     assert cli.main([*predict[1:], "--opts", "MODEL.DEVICE", "cpu"]) == 0
     pictures = sorted(path.name for path in (folder / "output/pictures/anomaly/heatmap").iterdir())
     assert pictures == ["a.png", "b.png"]
+
+
+@pytest.mark.slow
+def test_cut_outs_stand_in_for_annotated_unknown_objects(folder, capsys):
+    for mask in (folder / "street/train/masks").iterdir():
+        label = read_label(mask)
+        write_image(mask, np.where(label == 254, 255, label).astype(np.uint8))
+    cutout = np.full((12, 12, 4), 200, np.uint8)
+    cutout[:2, :, 3] = 0
+    (folder / "cutouts").mkdir()
+    Image.fromarray(cutout).save(folder / "cutouts/thing.png")
+    card, *_, paste, _ = commands()
+    assert cli.main(card[1:]) == 0
+    assert cli.main([*paste[1:], "--min-area", "20", "--min-side", "4"]) == 0
+    said = capsys.readouterr().out
+    assert "anoseg train" in said and "MODEL.EOMT.ANOMALY_CLASS True" in said
+    masks = list((folder / "street_pasted").rglob("*labelTrainIds.png"))
+    assert len(masks) == 4 and any((read_label(mask) == 254).any() for mask in masks)
 
 
 def test_every_option_of_the_page_is_known():

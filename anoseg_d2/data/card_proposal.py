@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image
 
 from anoseg_d2.data.contact_sheet import evenly_spread
+from anoseg_d2.data.dataset_card import MAX_CLASSES
 from anoseg_d2.data.image_io import read_label
 from anoseg_d2.data.mask_pairs import FoundSplit, Pairing
 from anoseg_d2.utils.constants import PASTED_ID, VOID
@@ -55,7 +56,7 @@ def count_values(
         masks = [masks[index] for index in evenly_spread(len(masks), sample)]
     pixels, holders = Counter(), Counter()
     for path in masks:
-        _refuse_colours(path)
+        _refuse_pictures(path)
         values, counts = np.unique(read_label(path), return_counts=True)
         pixels.update(dict(zip(values.tolist(), counts.tolist(), strict=True)))
         holders.update(values.tolist())
@@ -64,8 +65,13 @@ def count_values(
     return {value: ValueCount(pixels[value] / total, holders[value]) for value in sorted(pixels)}
 
 
-def _refuse_colours(path: Path) -> None:
-    """Refuse masks whose channels differ, of which a reader would see only the first."""
+def _refuse_pictures(path: Path) -> None:
+    """Refuse masks that are pictures: lossy ones, and those whose channels differ."""
+    if path.suffix.lower() in (".jpg", ".jpeg"):
+        raise ValueError(
+            f"{path} is a JPEG, whose compression changes values. A mask has one number per pixel: "
+            "save it as png"
+        )
     try:
         with Image.open(path) as image:
             channels = np.array(image) if image.mode in ("RGB", "RGBA") else None
@@ -172,6 +178,12 @@ def _anomaly_lines(values: dict[int, ValueCount], meaningful: list[int]) -> list
 
 def _class_lines(values: dict[int, ValueCount], meaningful: list[int]) -> list[str]:
     classes = [value for value in meaningful if value != PASTED_ID]
+    if len(classes) > MAX_CLASSES:
+        raise ValueError(
+            f"the masks hold {len(classes)} different values, and a card at most {MAX_CLASSES} "
+            "classes: are these numbers of instances? A mask holds "
+            "the number of a class in every pixel"
+        )
     lines = []
     if set(classes) >= _OFFICIAL_CITYSCAPES and max(classes) <= 33:
         lines += [

@@ -16,7 +16,7 @@ from anoseg_d2.data.image_io import IMAGE_EXTENSIONS
 __all__ = ["FoundSplit", "Pairing", "find_pairs"]
 
 # Words in a path that stand for masks. Without any, masks are the files with a single channel.
-_MASK_WORDS = re.compile(r"label|mask|annot|gt|seg|ground.?truth", re.IGNORECASE)
+_MASK_WORDS = re.compile(r"label|mask|annot|(?<![a-z])(gt|seg)|ground.?truth", re.IGNORECASE)
 # Pictures of labels, and labels of something else, that some releases keep next to them.
 _OTHER_MASKS = re.compile(r"colou?r|instance|vis|overlay|preview|polygon", re.IGNORECASE)
 _SPLIT_WORDS = re.compile(r"(train|val|test)", re.IGNORECASE)

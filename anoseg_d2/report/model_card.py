@@ -161,12 +161,13 @@ def _number(value: float | None) -> str:
 
 
 def _use(name: str) -> str:
+    source = f"hf://{name}" if "/" in name else name  # not uploaded yet: the folder's name
     return f"""Anomaly scores and segmentation, with anoseg_d2:
 
 ```python
 from anoseg_d2 import AnomalyPredictor
 
-predictor = AnomalyPredictor.from_pretrained("hf://{name}")
+predictor = AnomalyPredictor.from_pretrained("{source}")
 result = predictor("street.jpg")
 result["scores"]["rba"]  # (H, W) float32, higher is more anomalous
 result["sem_seg"]        # (H, W) known class of every pixel

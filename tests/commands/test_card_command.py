@@ -142,6 +142,10 @@ def colour_mask(path):
     write_image(path, colours)
 
 
+def instance_mask(path):
+    write_image(path, np.resize(np.arange(300, dtype=np.uint16), (30, 10)))
+
+
 @pytest.mark.parametrize(
     ("mask", "message"),
     [
@@ -149,6 +153,8 @@ def colour_mask(path):
         (lambda path: write_mask(path, 5), "the masks hold only the value 5"),
         (colour_mask, "1.png is a colour picture"),
         (lambda path: path.write_bytes(b"no image"), "cannot read mask"),
+        (lambda path: write_mask(path.with_suffix(".jpg"), 0, 1), "1.jpg is a JPEG"),
+        (instance_mask, "the masks hold 298 different values"),
     ],
 )
 def test_what_cannot_be_proposed_is_said(tmp_path, capsys, mask, message):

@@ -233,7 +233,7 @@ def test_a_model_card_has_the_figures_of_the_run(tmp_path):
     ]
     assert "| road_anomaly | `rba` | 91.23 | 7.50 |  | -0.25 |" in text
     assert "my_val: mIoU 70.50 %" in text and "| trained on | my_train |" in text
-    assert 'from_pretrained("hf://exported")' in text
+    assert 'from_pretrained("exported")' in text
     assert weights_hash(read_checkpoint(source).state_dict) in text
 
 
