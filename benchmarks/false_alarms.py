@@ -176,7 +176,7 @@ def main() -> None:
     print("| weights | score | temporal | frames | components/min | alarms/min | alarming % |")
     print("|---" * len(columns) + "|")
     for row in rows:
-        cells = [row[c] if isinstance(row[c], str) else f"{row[c]:.5g}" for c in columns]
+        cells = [f"{row[c]:,.1f}" if isinstance(row[c], float) else str(row[c]) for c in columns]
         print("| " + " | ".join(cells) + " |")
     if args.json:
         write_json(args.json, {"options": vars(args), "rows": rows})

@@ -94,7 +94,7 @@ def measure_rows(args, model: EoMT) -> list[dict]:
                 progress.update()
         for row in found:
             figures = metrics[row["rows"]].compute()
-            row[dataset] = {key: figures[key] for key in ("auprc", "fpr95")}
+            row[dataset] = {f"{key} %": 100 * figures[key] for key in ("auprc", "fpr95")}
     return found
 
 
