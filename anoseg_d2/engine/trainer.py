@@ -22,6 +22,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from anoseg_d2.checkpoint import AnosegCheckpointer, describe_weights
 from anoseg_d2.checkpoint.files import last_checkpoint
 from anoseg_d2.checkpoint.from_config import load_weights, resolve_weights
+from anoseg_d2.checkpoint.transfer import UNTRAINED
 from anoseg_d2.config import check_config
 from anoseg_d2.data.builtin import register_cards
 from anoseg_d2.data.loader import build_test_loader, build_train_loader, training_dicts
@@ -136,6 +137,9 @@ def load_evaluated(cfg, model: nn.Module, resume: bool = False) -> None:
     if report.file is not None and report.file.name == "model_ema.pth":
         model.averaged = True  # files of older versions say it only by their name
     model.run_facts = {"weights": resolve_weights(cfg), **describe_weights(model, report.file)}
+    untrained = sorted(name for action in UNTRAINED for name in report.names(action))
+    if untrained:  # MODEL.ALLOW_UNTRAINED True
+        model.run_facts["untrained_tensors"] = untrained
     logger.info("Evaluating %s", report.source)
 
 

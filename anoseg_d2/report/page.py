@@ -37,6 +37,7 @@ _FACT_NAMES = {
     "weights_file_sha256": "sha256 of the file",
     "weights_sha256": "sha256 of the tensors",
     "averaged": "averaged weights (EMA)",
+    "untrained_tensors": "untrained tensors",
     "num_known": "known classes",
     "peak_memory": "peak memory, MiB",
     "step_seconds": "seconds per step",

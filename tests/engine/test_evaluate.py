@@ -80,7 +80,7 @@ def test_the_results_say_what_was_evaluated_by_what_and_how(work):
         "numpy": np.__version__,
         "python": platform.python_version(),
     }
-    assert "git" in about
+    assert "git" in about and "untrained_tensors" not in about
 
 
 def test_with_resume_the_last_checkpoint_is_evaluated_and_not_model_weights(work):
@@ -112,6 +112,11 @@ def test_untrained_weights_end_in_one_line_and_leave_no_figure(work, capsys):
     assert evaluate(work, *bare) == 2
     assert "MODEL.ALLOW_UNTRAINED True" in capsys.readouterr().err.strip().splitlines()[-1]
     assert not list((work / "bare").rglob("result*.json"))
+    cfg = config_of(work, *map(str, bare[:2]), "MODEL.ALLOW_UNTRAINED", True)
+    model = model_of(cfg, 1)
+    load_evaluated(cfg, model)
+    assert "query.weight" in model.run_facts["untrained_tensors"]
+    assert "backbone.cls_token" not in model.run_facts["untrained_tensors"]
 
 
 def test_git_state_is_that_of_the_package_and_of_no_repository_around_it(tmp_path):
