@@ -56,7 +56,7 @@ def commands_of(path: Path) -> list[str]:
         inline = re.findall(r"`([^`]+)`", re.sub(r"^```.*?^```", "", text, flags=re.M | re.S))
         # `anoseg train` alone is a name, not a call.
         found += [" ".join(code.split()) for code in inline if code.count(" ") > 1]
-    joined = re.sub(r"\\\n\s*", "", "\n".join(line.strip() for line in found))
+    joined = re.sub(r"\\+\n\s*", "", "\n".join(line.strip() for line in found))
     lines = (re.sub(r"^\$ ", "", line) for line in joined.splitlines())
     return [line for line in lines if first_word(line) in (*OURS, *OTHERS)]
 
@@ -81,6 +81,13 @@ def test_commands_are_found_where_they_are():
     for name in ("docs/scaling.md", "docs/export.md", "datasets/README.md", "benchmarks/README.md"):
         assert counts[name] > 1, name
     assert counts["anoseg_d2/commands/train.py"] == 4
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=str)
+def test_help_keeps_the_lines_of_its_examples(path):
+    # A lone backslash at the end of a docstring's line joins it with the next one.
+    shown = ast.get_docstring(ast.parse((ROOT / path).read_text(encoding="utf-8"))) or ""
+    assert not re.search(r"\S {4,}--", shown), path
 
 
 def test_every_block_for_a_shell_is_understood():

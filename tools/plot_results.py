@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Set results next to the paper's own figures: its Tables 1 to 6 and Figure 3.
 
-    python tools/plot_results.py --run eomt_baseline=output/eomt --run arcface=output/arcface \
+    python tools/plot_results.py --run eomt_baseline=output/eomt --run arcface=output/arcface \\
         --run arcface_full=output/full --run arcface_lora=output/lora --output figures/
 
 Each --run names what a model is (the stage of the paper's tables) and where its results.json is:

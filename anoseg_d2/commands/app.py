@@ -92,7 +92,13 @@ def build_parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--weights", help="checkpoint: path, folder, hf://owner/name; it describes its own model")
     add("--config-file", help="build the model from this yaml instead; --weights overrides its own")
-    add("--opts", nargs=argparse.REMAINDER, default=[], metavar="KEY VALUE", help="config, last")
+    add(
+        "--opts",
+        nargs=argparse.REMAINDER,
+        default=[],
+        metavar="KEY VALUE",
+        help="config keys and values, last",
+    )
     add("--results", help="results.json or run folder whose thresholds are offered; default: "
         "next to the weights")  # fmt: skip
     add("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 lets every machine of "

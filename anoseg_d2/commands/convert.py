@@ -1,12 +1,12 @@
 """Convert a checkpoint of any known format into another.
 
-    anoseg convert hf://tue-mps/cityscapes_semantic_eomt_large_1024 \
+    anoseg convert hf://tue-mps/cityscapes_semantic_eomt_large_1024 \\
         --to anoseg --output eomt_large.safetensors
-    anoseg convert output/model_final.pth --to huggingface --output my_eomt/ \
+    anoseg convert output/model_final.pth --to huggingface --output my_eomt/ \\
         --license apache-2.0 --push OWNER/NAME
     anoseg convert output/model_final.pth --to official --output model.bin
     anoseg convert lora/model_final.pth --to adapter --output lora.safetensors
-    anoseg convert lora.safetensors --base stage3/model_final.pth \
+    anoseg convert lora.safetensors --base stage3/model_final.pth \\
         --to anoseg --output whole.pth
 
 A folder for Hugging Face gets a model card (README.md) with the figures of the results.json next to

@@ -1,7 +1,7 @@
 """Export a model to ONNX (opset 18) or torch.export's .pt2: image in, score maps and classes out.
 
     anoseg export output/model_final.pth --output model.onnx
-    anoseg export output/model_final.pth --output model.onnx --scores rba,anomaly \
+    anoseg export output/model_final.pth --output model.onnx --scores rba,anomaly \\
         --image-size 1080 1920 --batch dynamic --fp16
     anoseg export hf://tue-mps/cityscapes_semantic_eomt_large_1024 --output eomt.pt2
 

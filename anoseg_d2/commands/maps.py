@@ -1,7 +1,7 @@
 """Evaluate the score maps of any method, from any framework, on a registered benchmark.
 
     anoseg maps --dataset road_anomaly --maps my_maps/ --output out/my_method
-    anoseg maps --dataset road_obstacle21 --maps outputs/anomaly_p/MyMethod \
+    anoseg maps --dataset road_obstacle21 --maps outputs/anomaly_p/MyMethod \\
         --pattern "{id}" --name MyMethod --output out/my_method
 
 One file per image, named like the image: .npy, .npz, 16-bit .png, .tiff, or the .hdf5 of

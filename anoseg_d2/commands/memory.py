@@ -1,7 +1,7 @@
 """Give a checkpoint a memory of normal patches, and with it the `memory` score. Nothing is trained.
 
     anoseg memory model_final.pth --images photos/ --output with_memory.pth
-    anoseg memory hf://tue-mps/cityscapes_semantic_eomt_large_1024 \
+    anoseg memory hf://tue-mps/cityscapes_semantic_eomt_large_1024 \\
         --dataset cityscapes_19_train --rows 20000 --output with_memory.pth
 
 The checkpoint may be one of ours, of EoMT's authors or of transformers; the output is one of ours,
@@ -55,9 +55,15 @@ def build_parser() -> argparse.ArgumentParser:
     add("--output", required=True, help="checkpoint to write, .pth or .safetensors")
     add("--rows", type=int, default=20000, help="patches to keep (default: %(default)s)")
     add("--coreset", action="store_true", help="spread the rows (greedy k-center); slower")
-    add("--seed", type=int, default=0)
+    add("--seed", type=int, default=0, help="of the choice of patches (default: %(default)s)")
     add("--overwrite", action="store_true", help="replace an existing output")
-    add("--opts", nargs=argparse.REMAINDER, default=[], metavar="KEY VALUE", help="config, last")
+    add(
+        "--opts",
+        nargs=argparse.REMAINDER,
+        default=[],
+        metavar="KEY VALUE",
+        help="config keys and values, last",
+    )
     add_import_option(parser)
     add_verbosity_options(parser)
     return parser

@@ -52,11 +52,17 @@ def build_parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("inputs", nargs="*", help="image, video, folder or quoted pattern ('in/**/*.png')")
     add("--webcam", type=int, metavar="N", help="number of a camera; Ctrl-C ends the recording")
-    add("--output", default="output/demo", help="folder (default: %(default)s)")
+    add("--output", default="output/demo", help="output folder (default: %(default)s)")
     add("--weights", help="checkpoint: path, folder, hf://owner/name; it describes its own model")
     add("--config-file", help="build the model from this yaml instead; --weights overrides its own")
-    add("--opts", nargs=argparse.REMAINDER, default=[], metavar="KEY VALUE", help="config, last")
-    add("--score", default="rba", help="one or several, rba,anomaly (default: %(default)s)")
+    add(
+        "--opts",
+        nargs=argparse.REMAINDER,
+        default=[],
+        metavar="KEY VALUE",
+        help="config keys and values, last",
+    )
+    add("--score", default="rba", help="one or several, as in rba,anomaly (default: %(default)s)")
     add(
         "--outputs",
         help=f"of {','.join(OUTPUTS)}; default: overlay,heatmap, and contours,json where there "
@@ -69,9 +75,9 @@ def build_parser() -> argparse.ArgumentParser:
         nargs=2,
         type=float,
         metavar=("LO", "HI"),
-        help="ends of the colour scale, for one score. Default: its natural range (rba -tanh 1..0, "
-        "uno -1..1; msp, entropy, rba_sum, anomaly 0..1), the same in every run; of a score "
-        "without one, the first image's 0.5 and 99.5 percentiles for all images of the run",
+        help="ends of the colour scale, for one score. Default: the score's natural range (rba "
+        "-tanh 1..0, uno -1..1; msp, entropy, rba_sum, anomaly 0..1), the same in every run; for a "
+        "score without one, the first image's 0.5 and 99.5 percentiles for all images of the run",
     )
     add(
         "--temporal",
@@ -80,7 +86,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="videos: average scores along the optical flow, ALPHA in 0..1 is the weight of the "
         "current frame (0.3 calms flicker well, 1 changes nothing); still images stay as they are",
     )
-    add("--max-frames", type=int, metavar="N", help="of a video or webcam")
+    add("--max-frames", type=int, metavar="N", help="read at most N frames of a video or webcam")
     add_import_option(parser)
     add_verbosity_options(parser)
     return parser

@@ -96,7 +96,13 @@ def _add_model_options(parser: argparse.ArgumentParser) -> None:
     add_import_option(parser)
     # Before the benchmark's name it counts as well, and would be overwritten by a default here.
     add_verbosity_options(parser, default=argparse.SUPPRESS)
-    add("--opts", nargs=argparse.REMAINDER, default=[], metavar="KEY VALUE", help="config, last")
+    add(
+        "--opts",
+        nargs=argparse.REMAINDER,
+        default=[],
+        metavar="KEY VALUE",
+        help="config keys and values, last",
+    )
 
 
 def main(argv=None) -> int:

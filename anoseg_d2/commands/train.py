@@ -40,11 +40,17 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add("--resume", action="store_true", help="continue from the last checkpoint of OUTPUT_DIR")
     add("--overwrite", action="store_true", help="delete the run that OUTPUT_DIR holds")
-    add("--dry-run", action="store_true", help="take one step, show plan and memory, keep nothing")
-    add("--eval-only", action="store_true", help="evaluate; with --resume the last checkpoint")
+    add(
+        "--dry-run",
+        action="store_true",
+        help="take one step, show the plan and the memory it needs, and keep nothing",
+    )
+    add(
+        "--eval-only", action="store_true", help="evaluate only; with --resume, the last checkpoint"
+    )
     add("--num-gpus", type=int, default=1, help="processes on this machine, one per GPU")
     add("--num-machines", type=int, default=1, help="number of machines")
-    add("--machine-rank", type=int, default=0, help="of this machine, from 0")
+    add("--machine-rank", type=int, default=0, help="number of this machine, from 0")
     add("--dist-url", default="auto", help="tcp://HOST:PORT of machine 0; auto: this machine only")
     add_import_option(parser)
     add_verbosity_options(parser)
