@@ -87,7 +87,10 @@ def read_label(path) -> np.ndarray:
     Raises:
         FileNotFoundError, ValueError: as in `read_image`.
     """
-    label = np.array(_open(path))
+    image = _open(path)
+    if image.mode == "F":
+        raise ValueError(f"{path} holds fractions; a label map has one integer per pixel")
+    label = np.array(image)
     if label.ndim == 3:
         label = np.ascontiguousarray(label[..., 0])
     if label.dtype == bool:

@@ -48,6 +48,12 @@ def test_what_is_not_a_regular_file_with_an_image_is_refused(path):
         read_image(path)
 
 
+def test_a_label_of_fractions_is_refused_and_not_cut_off(tmp_path):
+    Image.fromarray(np.full((4, 4), 0.5, np.float32)).save(tmp_path / "label.tiff")
+    with pytest.raises(ValueError, match="label.tiff holds fractions"):
+        read_label(tmp_path / "label.tiff")
+
+
 @pytest.mark.parametrize("kind", ["eps", "pcx", "tga"])
 def test_a_files_content_chooses_only_among_the_usual_decoders(tmp_path, kind):
     Image.new("RGB", (16, 16)).save(tmp_path / "photo.png", kind)
