@@ -44,7 +44,9 @@ def contact_sheet(
 
 
 def _tile(image, label, colors, width: int) -> np.ndarray:
-    size = (width, max(1, round(image.shape[0] * width / image.shape[1])))
+    # A tall and narrow image would become a tile of any height.
+    scale = min(width / image.shape[1], 2 * width / image.shape[0])
+    size = tuple(max(1, round(side * scale)) for side in image.shape[1::-1])
     image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
     label = cv2.resize(label, size, interpolation=cv2.INTER_NEAREST_EXACT)
     marked = image.copy()
@@ -52,7 +54,8 @@ def _tile(image, label, colors, width: int) -> np.ndarray:
         there = label == value
         mixed = (1 - LABEL_WEIGHT) * image[there] + LABEL_WEIGHT * np.array(color)
         marked[there] = np.rint(mixed).astype(np.uint8)
-    return np.pad(np.vstack([image, marked]), ((GAP, GAP), (GAP, GAP), (0, 0)))
+    free = width - size[0]
+    return np.pad(np.vstack([image, marked]), ((GAP, GAP), (GAP, GAP + free), (0, 0)))
 
 
 def label_colors(dataset: Dataset) -> dict[int, tuple[int, int, int]]:
