@@ -45,10 +45,9 @@ def _figure(runs: list[Run], dataset: str) -> str:
                 f'data-run="{html.escape(run.name)}" data-score="{html.escape(score)}" '
                 f'data-best="{int(score == best)}" class="curve"'
             )
-            path = f'<path {marks} style="stroke:{color}" d="{{}}"/>'
             dots = _threshold_dots(curve, record["result"]["scores"].get(score, {}))
             for kind, line, place in (("pr", _pr_path, "precision"), ("roc", _roc_path, "fpr")):
-                curves[kind].append(path.format(line(curve)))
+                curves[kind].append(f'<path {marks} style="stroke:{color}" d="{line(curve)}"/>')
                 for recall, at, text in dots:
                     x, y = (
                         (_x(recall), _y(at[place]))

@@ -15,6 +15,7 @@ from anoseg_d2.data.image_io import read_label
 from anoseg_d2.evaluation.anomaly_evaluation import AnomalyEvaluator
 from anoseg_d2.evaluation.closed_set_evaluation import ClosedSetEvaluator
 from anoseg_d2.report import images as report_images
+from anoseg_d2.report.curves import curve_figures
 from anoseg_d2.report.runs import Cell, best_values, load_run
 from anoseg_d2.report.write import combine_reports, write_report
 from anoseg_d2.utils.files import read_json, without_nan, write_json
@@ -149,6 +150,11 @@ def test_names_are_text_and_never_markup(runs):
     page = (runs / "both/index.html").read_text()
     assert "strong &lt;b&gt;" in page and "<b>strong <b></b>" not in page
     assert "<title>Two &amp; two</title>" in page
+
+
+def test_braces_in_a_name_are_text_too(runs):
+    run = load_run(runs / "strong", name="{brace}")
+    assert 'data-run="{brace}"' in curve_figures([run])
 
 
 def test_a_script_end_in_a_name_does_not_end_the_data(runs, tmp_path):
