@@ -167,7 +167,8 @@ def without_nan(value):
 def write_json(path, value) -> None:
     """Write nested plain values as strict JSON, whole or not at all."""
     text = json.dumps(without_nan(value), indent=1, allow_nan=False, ensure_ascii=False)
-    write_atomic(path, (text + "\n").encode())
+    # Bytes of file names that are not UTF-8 become the escapes that JSON has for them.
+    write_atomic(path, (text + "\n").encode(errors="backslashreplace"))
 
 
 def read_bytes(path, limit: int = -1) -> bytes:

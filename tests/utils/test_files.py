@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from anoseg_d2.utils.files import read_bytes, read_json, remove_abandoned, write_atomic
+from anoseg_d2.utils.files import read_bytes, read_json, remove_abandoned, write_atomic, write_json
 
 WRITE = """
 import sys
@@ -60,3 +60,8 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path, read):
     path.symlink_to("/proc/self/mem")  # reading its first byte is an input/output error
     with pytest.raises(OSError, match="broken.json"):
         read(path)
+
+
+def test_names_that_are_not_utf8_survive_json(tmp_path):
+    write_json(tmp_path / "names.json", {"name": "bad-\udcff"})
+    assert read_json(tmp_path / "names.json") == {"name": "bad-\udcff"}
