@@ -116,6 +116,8 @@ def export_model(
     output = Path(output)
     if file_format not in FORMATS:
         raise ValueError(f"format is {file_format!r}; allowed: {', '.join(FORMATS)}")
+    if output.exists() and not output.is_file():
+        raise ValueError(f"{output} exists and is not a regular file; choose another name")
     if not output.parent.is_dir():
         raise FileNotFoundError(f"{output}: the folder {output.parent} does not exist")
     if spec.int8 and file_format != "onnx":

@@ -1,6 +1,7 @@
 """The command that exports: what it writes, says and refuses, and the consumer of the docs."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -229,6 +230,13 @@ def test_mistakes_are_one_line_and_status_2(checkpoint, tmp_path, capsys, monkey
     said = capsys.readouterr().err.splitlines()
     assert said[-1].startswith("error: ") and MISTAKES[options] in said[-1]
     assert sorted(tmp_path.iterdir()) == before
+
+
+def test_a_pipe_is_not_replaced(checkpoint, tmp_path, capsys):
+    os.mkfifo(tmp_path / "model.pt2")
+    assert export(checkpoint, "--output", tmp_path / "model.pt2", "--overwrite") == 2
+    assert "model.pt2 exists and is not a regular file" in capsys.readouterr().err
+    assert (tmp_path / "model.pt2").is_fifo()
 
 
 def test_a_missing_checkpoint_is_named(tmp_path, capsys):
