@@ -235,6 +235,11 @@ def _check_together(cfg) -> None:
             f"SOLVER.IMS_PER_BATCH {solver.IMS_PER_BATCH} is not divisible by "
             f"SOLVER.ACCUMULATION {solver.ACCUMULATION}"
         )
+    if solver.REFERENCE_WORLD_SIZE and solver.IMS_PER_BATCH % solver.REFERENCE_WORLD_SIZE:
+        raise ValueError(
+            f"SOLVER.IMS_PER_BATCH {solver.IMS_PER_BATCH} is not divisible by "
+            f"SOLVER.REFERENCE_WORLD_SIZE {solver.REFERENCE_WORLD_SIZE}"
+        )
     if cfg.SOLVER.BEST_FIGURE and not cfg.TEST.EVAL_PERIOD:
         raise ValueError(
             f"SOLVER.BEST_FIGURE is {cfg.SOLVER.BEST_FIGURE!r}, but TEST.EVAL_PERIOD is 0: nothing "
@@ -485,6 +490,13 @@ def _devices() -> str:
     return f"cpu, or cuda ({count} found here), cuda:0, ..."
 
 
+def _is_expected_result(value) -> bool:
+    if not isinstance(value, (list, tuple)) or len(value) != 4:
+        return False
+    names, numbers = value[:2], value[2:]
+    return all(isinstance(n, str) for n in names) and all(number().allows(v) for v in numbers)
+
+
 _FRACTION = number(0, 1)
 _NOT_NEGATIVE = number(0)
 _POSITIVE = number(0, above=True)
@@ -545,9 +557,9 @@ RANGES: dict[str, Rule] = {
     "MODEL.LORA.ALPHA": _POSITIVE,
     "MODEL.LORA.DROPOUT": number(0, 0.99),
     "MODEL.LORA.BLOCKS": sequence(integer(0), (0, 2)),
-    "MODEL.LORA.LR_FACTOR": _NOT_NEGATIVE,
+    "MODEL.LORA.LR_FACTOR": number(0, 1000),
     "MODEL.RATIO.THRESHOLD": number(0, 0.99),
-    "MODEL.RATIO.LR_FACTOR": _NOT_NEGATIVE,
+    "MODEL.RATIO.LR_FACTOR": number(0, 1000),
     # Datasets to train on; with several, all of their images
     "DATASETS.TRAIN": sequence(text(empty=False)),
     # Datasets to evaluate on, one after the other
@@ -588,8 +600,8 @@ RANGES: dict[str, Rule] = {
     "SOLVER.OPTIMIZER": one_of("ADAMW"),
     # Steps of the run
     "SOLVER.MAX_ITER": integer(1),
-    "SOLVER.BASE_LR": _NOT_NEGATIVE,
-    "SOLVER.WEIGHT_DECAY": _NOT_NEGATIVE,
+    "SOLVER.BASE_LR": number(0, 1000),
+    "SOLVER.WEIGHT_DECAY": number(0, 1000),
     # Images of a step, over all ranks and micro-batches
     "SOLVER.IMS_PER_BATCH": integer(1, 4096),
     # Number of ranks that the config is written for; with others, batch, steps and rate scale
@@ -609,7 +621,9 @@ RANGES: dict[str, Rule] = {
     # Steps between two evaluations within a training
     "TEST.EVAL_PERIOD": integer(0, also="0: only after the last step"),
     # Figures that the run must reach, checked after its last evaluation
-    "TEST.EXPECTED_RESULTS": sequence(Rule("[dataset, figure, value, tolerance]", bool)),
+    "TEST.EXPECTED_RESULTS": sequence(
+        Rule("[dataset, figure, value, tolerance]", _is_expected_result)
+    ),
     "TEST.QUERY_TOLERANCE": number(0, 0.1),
     "TEST.WINDOW_OVERLAP": number(0, 0.95),
     "TEST.ANOMALY.SCORES": sequence(text(empty=False)),

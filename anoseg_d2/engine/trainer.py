@@ -306,7 +306,18 @@ class Trainer(DefaultTrainer):
             results, if TEST.EXPECTED_RESULTS are verified, as `DefaultTrainer.train`.
         """
         with _TracebackOnlyInFiles():
-            return super().train()
+            try:
+                return super().train()
+            except KeyError as error:
+                # detectron2 looks the names of TEST.EXPECTED_RESULTS up when all is done.
+                wanted = [entry[0] for entry in self.cfg.TEST.EXPECTED_RESULTS]
+                found = getattr(self, "_last_eval_results", None)
+                if found is None or error.args[0] not in wanted:
+                    raise
+                raise ValueError(
+                    f"TEST.EXPECTED_RESULTS names {error.args[0]!r}; what was evaluated: "
+                    f"{', '.join(found)}"
+                ) from None
 
     def run_step(self):
         """Take one step.

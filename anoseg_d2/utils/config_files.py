@@ -24,7 +24,7 @@ __all__ = [
 ]
 
 # Far above any config. With aliases, a yaml file of ten lines can stand for billions of values.
-_MAX_BYTES, _MAX_VALUES, _MAX_DEPTH = 10_000_000, 100_000, 100
+_MAX_BYTES, _MAX_VALUES, _MAX_DEPTH = 1_000_000, 100_000, 100
 _WORDS = {bool: "True or False", int: "an integer", float: "a number", str: "a string"}
 
 
@@ -106,7 +106,7 @@ def load_yaml(path) -> Any:
         if Path(path).stat().st_size > _MAX_BYTES:
             raise ValueError(f"it has more than {_MAX_BYTES:,} bytes")
         text = read_bytes(path).decode("utf-8")
-        _refuse_depth(text)
+        _refuse_size(text)
         _count_values(yaml.compose(text, Loader=yaml.SafeLoader), {})
         return yaml.safe_load(text)
     # PyYAML passes on the errors of dates and numbers that do not exist, and of unhashable keys.
@@ -115,9 +115,11 @@ def load_yaml(path) -> Any:
         raise ValueError(f"{path} is not a readable yaml file: {reason}") from error
 
 
-def _refuse_depth(text: str) -> None:
+def _refuse_size(text: str) -> None:
     depth = 0
-    for event in yaml.parse(text, Loader=yaml.SafeLoader):
+    for count, event in enumerate(yaml.parse(text, Loader=yaml.SafeLoader)):
+        if count > _MAX_VALUES:
+            raise ValueError(f"it holds more than {_MAX_VALUES:,} values, or an alias of itself")
         depth += isinstance(event, yaml.CollectionStartEvent)
         depth -= isinstance(event, yaml.CollectionEndEvent)
         if depth > _MAX_DEPTH:
