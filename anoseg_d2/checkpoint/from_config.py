@@ -10,6 +10,7 @@ from torch import nn
 from anoseg_d2.checkpoint.delta import add_delta
 from anoseg_d2.checkpoint.files import read_checkpoint
 from anoseg_d2.checkpoint.identity import model_tensors
+from anoseg_d2.checkpoint.lora_state import lora_module_names
 from anoseg_d2.checkpoint.report import LoadReport
 from anoseg_d2.checkpoint.spec import Checkpoint, ModelSpec
 from anoseg_d2.checkpoint.transfer import load_into
@@ -184,7 +185,13 @@ def _attach_ratio(model: nn.Module, checkpoint: Checkpoint, training: bool) -> C
 def restore_statistics(model: nn.Module, checkpoint: Checkpoint) -> None:
     """Take the score statistics from a checkpoint, so that its ensembles need no measuring."""
     stored = checkpoint.meta.get("score_statistics") or {}
-    model.score_statistics = {name: (mean, spread) for name, (mean, spread) in stored.items()}
+    try:
+        found = {name: (float(mean), float(spread)) for name, (mean, spread) in stored.items()}
+    except (AttributeError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"checkpoint {checkpoint.source}: score_statistics must be {{score: [mean, spread]}}"
+        ) from error
+    model.score_statistics = found
 
 
 def build_config_overrides(checkpoint: Checkpoint) -> list[Any]:
@@ -231,6 +238,12 @@ def check_shapes(checkpoint: Checkpoint) -> None:
     Raises:
         ValueError: names the first tensors of another shape.
     """
+    unknown = set(lora_module_names(checkpoint.state_dict)) - set(checkpoint.spec.adapters or {})
+    if unknown:
+        raise ValueError(
+            f"checkpoint {checkpoint.source}: does not say rank and alpha of the adapters of "
+            f"{', '.join(sorted(unknown)[:3])}"
+        )
     # How the width is split into heads changes no shape, and not every file states it.
     spec = dataclasses.replace(checkpoint.spec, heads=1)
     overrides = build_config_overrides(dataclasses.replace(checkpoint, spec=spec))

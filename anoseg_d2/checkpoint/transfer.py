@@ -90,7 +90,10 @@ def load_into(
     # so it comes last. Adapters come first, because the weights that they are merged into may be
     # changed by a later rule. The class head comes before the rest, which would take the final
     # norm whose gain an ArcFace conversion reads.
-    plan.plan_adapters()
+    try:
+        plan.plan_adapters()
+    except ValueError as error:
+        raise ValueError(f"{checkpoint.source}: {error}") from error
     plan.plan_position_embedding()
     plan.plan_patch_kernel()
     plan.plan_class_head()

@@ -4,7 +4,8 @@ import pytest
 import torch
 from checkpoint_models import assert_same_outputs, saved, tiny
 
-from anoseg_d2.checkpoint import build_config_overrides, load_into, read_checkpoint
+from anoseg_d2.checkpoint import build_config_overrides, load_into, model_meta, read_checkpoint
+from anoseg_d2.checkpoint.from_config import restore_statistics
 from anoseg_d2.modeling import EoMT
 
 
@@ -28,3 +29,12 @@ def test_attention_heads_that_nobody_states_are_missed_by_the_name_of_the_file(t
     torch.save({"model": tiny().state_dict()}, tmp_path / "bare.pth")
     with pytest.raises(ValueError, match=r"bare\.pth: .*does not state its attention heads"):
         build_config_overrides(read_checkpoint(tmp_path / "bare.pth"))
+
+
+@pytest.mark.parametrize("stored", [{"rba": "half"}, {"rba": [1.0]}, "text", {"rba": [None, 1]}])
+def test_statistics_that_are_not_pairs_of_numbers_are_named(tmp_path, stored):
+    model = tiny()
+    meta = {**model_meta(model), "score_statistics": stored}
+    torch.save({"model": model.state_dict(), "meta": meta}, tmp_path / "odd.pth")
+    with pytest.raises(ValueError, match="odd.pth: score_statistics must be"):
+        restore_statistics(model, read_checkpoint(tmp_path / "odd.pth"))
