@@ -246,16 +246,7 @@ def prepare(args) -> int:
 def build_job(args) -> CutPasteJob:
     """Read the inputs and return the job that the arguments describe."""
     frames, reader, split = _scenes(args)
-    outliers, controls = _sources(args, reader)
     known = reader.known()
-    closed_set = []
-    if args.closed_set[1]:
-        pairs = [(frame.image, frame.label) for frame in frames]
-        closed_set = [
-            OBJECT_SOURCES["closed_set"](
-                pairs, reader, known, rarest_first=args.rarest_first, cache=cache_folder()
-            )
-        ]
     ratio = args.ratio if args.ratio is not None else 1.0 if args.as_benchmark else DEFAULTS.ratio
     ground = tuple(known[name] for name in ("road", "sidewalk") if name in known)
     if args.placement == "road" and not ground:
@@ -285,6 +276,15 @@ def build_job(args) -> CutPasteJob:
         noise=args.noise,
         max_redraws=args.max_redraws,
     )
+    outliers, controls = _sources(args, reader)
+    closed_set = []
+    if args.closed_set[1]:
+        pairs = [(frame.image, frame.label) for frame in frames]
+        closed_set = [
+            OBJECT_SOURCES["closed_set"](
+                pairs, reader, known, rarest_first=args.rarest_first, cache=cache_folder()
+            )
+        ]
     return CutPasteJob(
         frames=frames,
         reader=reader,

@@ -507,6 +507,8 @@ def test_train_ids_become_official_ids(tmp_path):
         (["--drop-category", "cat", "dog"], "no object to paste; left out: 9 of categories"),
         (["--count", "3", "1"], "count is (3, 1)"),
         (["--count", "0", "1000000000"], "count is (0, 1000000000); allowed: 0 <= least <= most"),
+        (["--controls", "5", "1"], "control_count is (5, 1)"),
+        (["--closed-set", "-1", "-1"], "closed_set_count is (-1, -1)"),
         (["--scale", "1", "1e9"], "scale is (1.0, 1000000000.0)"),
         (["--cutouts", "nowhere"], "no folder of objects: nowhere"),
     ],

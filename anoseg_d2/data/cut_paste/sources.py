@@ -358,10 +358,10 @@ def _is_id(value) -> bool:
 
 def _is_file_name(name) -> bool:
     """Return whether it is a relative path that stays inside its folder, on any system."""
-    if not isinstance(name, str) or not name or "\0" in name:
+    if not isinstance(name, str) or not name or "\0" in name or len(name) > 1000:
         return False
     path = PureWindowsPath(name)  # knows both separators, drives and absolute paths
-    return not path.anchor and ".." not in path.parts
+    return not path.anchor and not any(p == ".." or len(p) > 255 for p in path.parts)
 
 
 def _to_rle(segmentation, height: int, width: int) -> dict:
