@@ -79,9 +79,11 @@ def _may_be(default, value: str, key: str) -> bool:
     if isinstance(default, bool):
         return False
     if isinstance(default, str):
+        if not default and value == "''":
+            return True
         # Choices are refused; names of files and folders may be anything.
         free = key.endswith(("WEIGHTS", "DELTA_BASE", "COCO_JSON", "COCO_IMAGES", "CUTOUTS"))
-        return free or key.endswith(("TEXTURES", "OUTPUT_DIR"))
+        return free or key.endswith(("TEXTURES", "OUTPUT_DIR", "STUFF_JSON"))
     if isinstance(default, (list, tuple)):
         return value == "[]"
     if isinstance(default, int):
@@ -175,10 +177,17 @@ def extreme_values(world, broken):
     """Values at the end of what a key's type allows."""
     for key, value in EXTREMES:
         shown = value.strip("()[]'\"")[:60].split("'")[0]
-        names = (key, key.split(".")[-1], shown, "loss", "--import", "gradient")
+        names = (key, key.split(".")[-1], shown or key, "loss", "--import", "gradient")
+        names += ("instances_val2017", "Expected Results")
         train_it = world.train(key, value)
         shown = f"{key} {value}"[:60]
-        yield Case("train_net", f"extreme: {shown}", train_it, names, (0, 2))
+        yield Case(
+            "train_net",
+            f"extreme: {shown}",
+            train_it,
+            names,
+            (0, 1, 2) if "EXPECTED" in key else (0, 2),
+        )
         if not key.startswith(("SOLVER", "DATALOADER", "DATASETS.TRAIN", "MODEL.CRITERION")):
             more = () if key == "MODEL.WEIGHTS" else ("MODEL.WEIGHTS", world.weights)
             command = ("--config-file", world.config, "--eval-only", "OUTPUT_DIR", OUT)
@@ -364,7 +373,8 @@ def tensors(world, broken):
         "upscale.0.conv1.weight",
     ):
         value = state[name]
-        changes[f"{name} transposed"] = {name: value.transpose(0, -1).contiguous()}
+        if value.ndim > 1 and len(set(value.shape)) > 1:
+            changes[f"{name} transposed"] = {name: value.transpose(0, -1).contiguous()}
         changes[f"{name} of no entries"] = {name: value[:0]}
         changes[f"{name} of one number"] = {name: value.flatten()[0].clone()}
         changes[f"{name} one row more"] = {name: torch.cat([value, value[:1]])}
@@ -434,7 +444,8 @@ def tensors(world, broken):
         torch.save(content, path)
         # Numbers of another kind are converted; what the metadata say beyond sizes may be ignored,
         # or go with the weights unread; training may begin from weights that lack something.
-        kinds = name.startswith("in torch.") or name == "infinite"
+        # The number of queries is read from the tensor itself.
+        kinds = name.startswith(("in torch.", "query.weight one row more")) or name == "infinite"
         fine = (0, 2) if kinds or name.startswith("meta") else (2,)
         argv = (str(path), "--to", "anoseg", "--output", f"{OUT}/x.pth")
         extra = name in ("a strange name", "a name of a number", "a very long name", "block 99")
@@ -1027,10 +1038,13 @@ def more_options(world, broken):
     }
     for door, (call, given) in numbers.items():
         for option in given:
+            names = (option, option.strip("-").replace("-", "_"), "no object", "preview", "camera")
             for value in ("", "x", "nan", "inf", "-inf", "-1", "1e999", "9" * 40, "0x10", "１"):
+                if (option, value) == ("--threshold", "-1"):
+                    continue
                 # "１" is a digit of another script, which int() reads.
-                fine = (0, 2) if value in ("１", "9" * 40) else (2,)
-                yield Case(door, f"{option} {value!r}", call(f"{option}={value}"), option, fine)
+                fine = (0, 1, 2) if value in ("１", "9" * 40) else (2,)
+                yield Case(door, f"{option} {value!r}", call(f"{option}={value}"), names, fine)
     pairs = {
         "export_model": (world.export, ("--image-size",)),
         "prepare_cut_paste": (
@@ -1041,13 +1055,14 @@ def more_options(world, broken):
     }
     for door, (call, given) in pairs.items():
         for option in given:
+            named = (option, option[2:].rstrip("s").replace("-", "_"))
             for values in (("x", "y"), ("nan", "nan"), ("-1", "-1"), ("1e999", "1"), ("5", "1")):
                 if option in ("--feather", "--image-size", "--range") and values in (
                     ("5", "1"),
                     ("-1", "-1"),
                 ):
                     continue
-                yield Case(door, f"{option} {values}", call(option, *values), option.strip("-"))
+                yield Case(door, f"{option} {values}", call(option, *values), named)
     check = ("--card", str(world.card), "faults")
     for option in ("--sample", "--workers", "--preview-count"):
         for value in ("", "x", "-1", "1.5", "9" * 5000):
