@@ -106,6 +106,10 @@ def test_tpr_reads_and_prints_the_threshold_next_to_the_weights(
     info = json.loads((tmp_path / "out/rba/components.json").read_text())["info"]
     assert info["threshold"] == -9.0
     assert "rba: threshold -9 at 95 % TPR" in capsys.readouterr().out
+    other = {"datasets": sets, "model": {"weights_file_sha256": "0" * 64}}
+    (report / "results.json").write_text(json.dumps(other))
+    assert run(demo, tmp_path, photos, "--weights", weights, "--tpr", 95)[0] == 2
+    assert "is of other weights" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("size", [(1, 1), (2, 8), (8, 2), (1, 300), (300, 1)], ids=str)
