@@ -25,6 +25,7 @@ from anoseg_d2.evaluation.thumbnails import (
     save_thumbnails,
     thumbnail_name,
 )
+from anoseg_d2.utils.cli import Progress
 from anoseg_d2.utils.constants import ANOMALY, KNOWN
 from anoseg_d2.utils.files import check_name, write_json
 
@@ -330,14 +331,20 @@ class AnomalyEvaluator(DatasetEvaluator):
         counted = {name: ComponentMetrics(self._track) for name in names}
         false: dict[str, list[dict]] = {name: [] for name in names}
         seen, truth = None, None
-        for image_id, label, name, score in self._maps if self._maps and not error else ():
-            if thresholds[name] is None:
-                continue
-            if label is not seen:  # the scores of an image follow each other and share its label
-                seen, truth = label, GroundTruth.of(label, TRACKS[self._track].min_truth)
-            found = counted[name].update(score, label, thresholds[name], truth=truth)["false"]
-            if found is not None:
-                false[name] = _largest([*false[name], {"image_id": image_id, **found}])
+        maps = self._maps if self._maps and not error else ()
+        with Progress(f"{self.dataset_name}: components of", self._counts["images"]) as progress:
+            for image_id, label, name, score in maps:
+                if (
+                    label is not seen
+                ):  # the scores of an image follow each other and share its label
+                    seen, truth = label, GroundTruth.of(label, TRACKS[self._track].min_truth)
+                    if comm.is_main_process():
+                        progress.update()
+                if thresholds[name] is None:
+                    continue
+                found = counted[name].update(score, label, thresholds[name], truth=truth)["false"]
+                if found is not None:
+                    false[name] = _largest([*false[name], {"image_id": image_id, **found}])
         for name in names:
             parts, others = comm.gather(counted[name]), comm.gather(false[name])
             if not comm.is_main_process():

@@ -13,6 +13,7 @@ from PIL import Image
 from anoseg_d2.evaluation.run_folder import dataset_folder
 from anoseg_d2.evaluation.thumbnails import load_thumbnails, thumbnail_name
 from anoseg_d2.report.runs import Run
+from anoseg_d2.utils.cli import Progress
 from anoseg_d2.utils.constants import (
     ANOMALY,
     ANOMALY_COLOR,
@@ -213,9 +214,13 @@ def collect_images(runs: list[Run], ranges: dict, budget: int = BUDGET) -> tuple
         share = limit / total
         order = {dataset: ids[: max(1, int(len(ids) * share))] for dataset, ids in order.items()}
     images = {}
-    for dataset, ids in order.items():
-        entries = [_encode(tier, runs, dataset, i, ranges, shown) for i in ids]
-        images[dataset] = [entry for entry in entries if entry]
+    with Progress("report: encoded", sum(map(len, order.values()))) as progress:
+        for dataset, ids in order.items():
+            images[dataset] = []
+            for image_id in ids:
+                entry = _encode(tier, runs, dataset, image_id, ranges, shown)
+                images[dataset] += [entry] if entry else []
+                progress.update()
     return images, notes
 
 
