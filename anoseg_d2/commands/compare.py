@@ -17,7 +17,7 @@ from pathlib import Path
 
 from anoseg_d2.report.runs import Run, load_runs, methods, unique_names
 from anoseg_d2.report.tables import results_latex, results_markdown
-from anoseg_d2.report.write import write_files
+from anoseg_d2.report.write import ESCAPED, write_files
 from anoseg_d2.utils.cli import add_verbosity_options, run_command, say
 from anoseg_d2.utils.files import write_atomic
 
@@ -102,8 +102,12 @@ def main(argv=None) -> int:
         results = {**runs[-1].results(), "models": models}
         page = write_files(runs, results, args.output, args.title)
         if args.best:
-            write_atomic(args.output / "results.md", results_markdown(runs, True).encode())
-            write_atomic(args.output / "results.tex", results_latex(runs, True).encode())
+            write_atomic(
+                args.output / "results.md", results_markdown(runs, True).encode(errors=ESCAPED)
+            )
+            write_atomic(
+                args.output / "results.tex", results_latex(runs, True).encode(errors=ESCAPED)
+            )
         say(f"{len(methods(runs))} methods, {len(runs)} runs")
         say(page)
         return 0

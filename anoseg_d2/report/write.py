@@ -13,6 +13,9 @@ __all__ = ["combine_reports", "write_files", "write_report"]
 
 logger = logging.getLogger(__name__)
 
+# Names of folders may hold bytes that are not UTF-8; they are shown as escapes.
+ESCAPED = "backslashreplace"
+
 
 def write_report(
     output_dir, datasets=None, *, model=None, config=None, name=None, title=None
@@ -81,10 +84,10 @@ def write_files(runs: list[Run], results: dict, folder: Path, title: str) -> Pat
     write_json(folder / "results.json", results)
     curves = {name: run.curves() for name, run in zip(unique_names(runs), runs, strict=True)}
     write_json(folder / "curves.json", curves)
-    write_atomic(folder / "results.csv", results_csv(runs).encode())
-    write_atomic(folder / "results.md", results_markdown(runs).encode())
-    write_atomic(folder / "results.tex", results_latex(runs).encode())
-    page = build_page(runs, title).encode()
+    write_atomic(folder / "results.csv", results_csv(runs).encode(errors=ESCAPED))
+    write_atomic(folder / "results.md", results_markdown(runs).encode(errors=ESCAPED))
+    write_atomic(folder / "results.tex", results_latex(runs).encode(errors=ESCAPED))
+    page = build_page(runs, title).encode(errors=ESCAPED)
     write_atomic(folder / "index.html", page)
     logger.info("report: %s (%.1f MB)", folder / "index.html", len(page) / 1e6)
     return folder / "index.html"

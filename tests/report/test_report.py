@@ -152,6 +152,11 @@ def test_names_are_text_and_never_markup(runs):
     assert "<title>Two &amp; two</title>" in page
 
 
+def test_a_name_that_is_not_utf8_is_shown_with_escapes(runs, tmp_path):
+    page = combine_reports([runs / "weak"], ["bad-\udcff"], tmp_path)
+    assert r"bad-\udcff" in page.read_text()
+
+
 def test_braces_in_a_name_are_text_too(runs):
     run = load_run(runs / "strong", name="{brace}")
     assert 'data-run="{brace}"' in curve_figures([run])
