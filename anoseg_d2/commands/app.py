@@ -450,7 +450,9 @@ def build_page(gradio, playground: Playground):
         chosen = [score, threshold, preset, *shown]
         # One queue for everything, so that a late picture never hides the files made after it.
         queued = {"concurrency_id": "page", "concurrency_limit": 1}
-        live = {**queued, "trigger_mode": "always_last", "show_progress": "hidden"}
+        # By default, a choice made while another is being drawn would be dropped.
+        queued["trigger_mode"] = "always_last"
+        live = {**queued, "show_progress": "hidden"}
         file.change(
             receive,
             [file, state, score, min_size],

@@ -166,7 +166,7 @@ def test_the_page_works_in_a_browser(request, photo, tmp_path, width):
         window = driver.chromium.launch(**options).new_page(
             viewport={"width": width, "height": 900}, accept_downloads=True
         )
-        window.set_default_timeout(60_000)
+        window.set_default_timeout(120_000)
         elsewhere = []
         own = (url, "data:", "blob:")
         window.on("request", lambda r: r.url.startswith(own) or elsewhere.append(r.url))
