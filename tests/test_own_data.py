@@ -1,5 +1,6 @@
 """docs/own_data.md, command by command, on a folder of a few small images."""
 
+import logging
 import re
 import shlex
 import sys
@@ -38,6 +39,18 @@ def write_pair(photo, mask, sample, values):
     ids = sample["sem_seg"].numpy()
     label = np.select([ids == i for i in range(3)], values, 255).astype(np.uint8)
     write_image(mask, label)
+
+
+@pytest.fixture(autouse=True)
+def loggers_as_before():
+    """A training sets the loggers of the process."""
+    names = ("anoseg_d2", "detectron2", "fvcore")
+    loggers = [logging.getLogger(name) for name in names]
+    before = [(logger.level, logger.propagate, list(logger.handlers)) for logger in loggers]
+    yield
+    for logger, (level, propagate, handlers) in zip(loggers, before, strict=True):
+        logger.setLevel(level)
+        logger.propagate, logger.handlers = propagate, handlers
 
 
 @pytest.fixture
