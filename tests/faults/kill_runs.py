@@ -305,6 +305,9 @@ def kill_from_outside(job: Job, start, rng: random.Random) -> tuple[Path, str]:
         if reach(job, process, output, point):
             process.kill()
             return output, f"killed at {100 * point:.0f} %"
+        if process.status != 0:
+            log = (output.parent / "first.txt").read_text()
+            raise RuntimeError(f"{job.name} ended with {process.status}:\n{log[-3000:]}")
         shutil.rmtree(output)
         point *= 0.9
     raise RuntimeError(f"{job.name} always ended before it could be killed")
