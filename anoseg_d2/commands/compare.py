@@ -68,7 +68,7 @@ def check(runs: list[Run], texts: list[str]) -> None:
         seen[key] = text
     check_labels(runs, texts)
     if not any(run.of_kind("anomaly") for run in runs):
-        raise ValueError(f"no figures of an anomaly dataset in {', '.join(texts)}")
+        raise ValueError(f"none of the runs has figures of an anomaly dataset: {', '.join(texts)}")
 
 
 def check_labels(runs: list[Run], texts: list[str]) -> None:
