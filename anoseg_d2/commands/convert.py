@@ -255,7 +255,7 @@ def find_figures(checkpoint: Checkpoint, args: argparse.Namespace) -> dict | Non
     # The user's word counts more than a hash: merging and averaging change the file.
     if args.results or is_of_weights(results, checkpoint.file):
         return results
-    say(
+    print(
         f"WARNING: {place} is of other weights: the model card is without figures. If they are of "
         f"the same model, give --results {place}",
         file=sys.stderr,
