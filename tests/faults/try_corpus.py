@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
-"""Try every broken input of `corpus.py`, and print which calls held.
+"""Try every broken input of `corpus.py` and `more_corpus.py`, and print which calls held.
 
     python tests/faults/try_corpus.py
     python tests/faults/try_corpus.py --door demo --match "image"
     python tests/faults/try_corpus.py --sample 30 --json figures.json
+    python tests/faults/try_corpus.py --skip 1200 --jobs 4
 
 A call holds when it ends with the right exit status and one message that names what is wrong,
 without a traceback, a signal or a file outside its folder, within 10 s and 2 GiB. The commands are
