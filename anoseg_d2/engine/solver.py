@@ -32,7 +32,7 @@ class ParameterRule(NamedTuple):
 def learning_rate_factor(
     kind: str, step: int, total: int, warmup_new: int, warmup_vit: int, power: float = 0.9
 ) -> float:
-    """Share of a group's peak learning rate at a step.
+    """Fraction of a group's peak learning rate at a step.
 
     New parameters: t / a up to a, then (1 - (t - a) / (T - a))^power. ViT: 0 up to a, then
     (t - a) / b up to a + b, then (1 - (t - a - b) / (T - a - b))^power. Bases are clamped at 0.
@@ -116,7 +116,7 @@ def build_optimizer(cfg, model: nn.Module) -> torch.optim.Optimizer:
 
 
 def build_scheduler(cfg, optimizer: torch.optim.Optimizer) -> LambdaLR:
-    """`learning_rate_factor` for every group; warm-ups are shares of SOLVER.MAX_ITER."""
+    """`learning_rate_factor` for every group; warm-ups are fractions of SOLVER.MAX_ITER."""
     total = cfg.SOLVER.MAX_ITER
     warmup_new = round(cfg.SOLVER.WARMUP_NEW * total)
     warmup_vit = round(cfg.SOLVER.WARMUP_VIT * total)
