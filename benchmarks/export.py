@@ -2,8 +2,7 @@
 
     python benchmarks/export.py --json export.json
     python benchmarks/export.py --weights output/model_final.pth --image-size 1080 1920 --threads 8
-    python benchmarks/export.py --int8 --weights output/model_final.pth \
-        --dataset road_anomaly --images 10
+    python benchmarks/export.py --int8 --weights model_final.pth --dataset road_anomaly --images 10
 
 One image after the other on the CPU, with the same number of threads on both sides; the sides take
 turns, so that other work on the machine slows both. Figures are medians of wall-clock seconds.
