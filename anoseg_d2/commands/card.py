@@ -23,12 +23,15 @@ from anoseg_d2.data.mask_pairs import find_pairs
 from anoseg_d2.utils.cli import (
     Progress,
     add_verbosity_options,
+    check_options,
     run_command,
     say,
 )
 from anoseg_d2.utils.files import check_name, write_atomic
+from anoseg_d2.utils.ranges import integer
 
 SHOWN = 30  # values on the screen; the card has all
+OPTIONS = {"--sample": integer(0, also="0: all masks")}
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -55,6 +58,9 @@ def main(argv=None) -> int:
 
 def propose(args: argparse.Namespace) -> None:
     """Find the pairs, count the values, and write and check the card."""
+    check_options(args, OPTIONS)
+    if not args.folder:
+        raise ValueError("DIR is empty text; name a folder, or . for the current one")
     folder = Path(args.folder).expanduser()
     plain = re.sub(r"[^A-Za-z0-9._+-]+", "_", folder.resolve().name).strip("_.-") or "my_data"
     name = check_name(args.name or plain, "dataset")

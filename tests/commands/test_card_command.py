@@ -136,6 +136,15 @@ def test_the_card_is_written_next_to_the_images_and_is_not_replaced(tmp_path, ca
     assert "exists; remove it or pass --overwrite" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [([".", "--sample", "-1"], "--sample"), ([""], "DIR is empty text")],
+)
+def test_options_are_checked_before_files_are_read(arguments, message, capsys):
+    assert run(*arguments) == 2
+    assert message in capsys.readouterr().err
+
+
 def colour_mask(path):
     colours = np.zeros((*SHAPE, 3), np.uint8)
     colours[:4, :, 1] = 200

@@ -49,6 +49,7 @@ def build_corpus(folder: Path) -> list[Case]:
         more_annotations,
         videos,
         more_options,
+        further_commands,
         damaged_reports,
         typed_yaml,
         extreme_values,
@@ -632,6 +633,78 @@ def damaged_runs(world, broken):
         fine = (0, 2) if name == "fewer steps" else (2,)
         shown = (output.name, *map(str, more))
         yield Case("train_net", f"resumed with {name}", argv, shown, fine)
+
+
+def further_commands(world, broken):
+    """Broken input of `submit`, `card` and `app`."""
+    folder = broken / "tracks"
+    images = folder / "dataset_AnomalyTrack/images"
+    shutil.copytree(world.images, images)
+    smiyc = ("smiyc", "--method", "mine", "--root", str(folder), "--output", OUT)
+    weights = ("--weights", str(world.weights))
+    empty = broken / "no_images"
+    empty.mkdir()
+    for argv, names in (
+        ((), "smiyc"),
+        (("nothing",), "nothing"),
+        (("smiyc", *weights), "--method"),
+        ((*smiyc, *weights, "--method", "../../escaped"), "escaped"),
+        ((*smiyc, *weights, "--method", ""), "method"),
+        ((*smiyc, *weights, "--track", "night"), "night"),
+        ((*smiyc, *weights, "--split", "night"), "night"),
+        ((*smiyc, *weights), ("frames", "images")),
+        ((*smiyc, *weights, "--root", "nowhere"), "nowhere"),
+        ((*smiyc, *weights, "--output", "/dev/null"), ("/dev/null", "frames")),
+        (smiyc, ("--weights", "--maps")),
+        ((*smiyc, *weights, "--maps", str(world.maps)), ("--weights", "--maps")),
+        ((*smiyc, "--maps", "nowhere"), ("nowhere", "frames")),
+        ((*smiyc, "--maps", str(world.maps), "--pattern", "{nothing}"), ("pattern", "frames")),
+        ((*smiyc, "--weights", "nowhere.pth"), ("nowhere.pth", "frames")),
+        (("fishyscapes", *weights, "--input", "nowhere", "--output", OUT), "nowhere"),
+        (("fishyscapes", *weights, "--input", str(empty), "--output", OUT), "no_images"),
+        (("fishyscapes", "--input", str(images), "--output", OUT), "--weights"),
+        (
+            ("fishyscapes", "--weights", "nowhere", "--input", str(images), "--output", OUT),
+            "nowhere",
+        ),
+    ):
+        yield Case("submit", " ".join(argv)[-60:], argv, names)
+    garbled = broken / "garbled"
+    for kind in ("images", "masks"):
+        (garbled / kind).mkdir(parents=True)
+        (garbled / kind / "0.png").write_bytes(b"not an image")
+    one = str(folder)
+    for argv, names in (
+        ((), "DIR"),
+        (("nowhere",), "nowhere"),
+        (("",), ("folder", "exist", "DIR")),
+        (("/dev/zero",), "/dev/zero"),
+        ((str(world.weights),), world.weights.name),
+        ((str(empty), "--output", f"{OUT}/a.yaml"), "no_images"),
+        ((one, "--output", f"{OUT}/a.yaml"), ("mask", "label")),
+        ((str(garbled), "--output", f"{OUT}/a.yaml"), "0.png"),
+        ((str(world.folder / "data"), "--kind", "both"), "both"),
+        ((str(world.folder / "data"), "--sample", "-1", "--output", f"{OUT}/a.yaml"), "--sample"),
+        ((str(world.folder / "data"), "--sample", "x"), "--sample"),
+        (
+            (str(world.folder / "data"), "--name", "../escaped", "--output", f"{OUT}/a.yaml"),
+            "escaped",
+        ),
+        ((str(world.folder / "data"), "--output", "/dev/null"), "/dev/null"),
+        ((str(world.folder / "data"), "--output", str(world.card)), world.card.name),
+    ):
+        yield Case("card", " ".join(argv)[-60:], argv, names)
+    # gradio, which is optional, is asked for before the model is read.
+    for argv, names in (
+        ((), "--weights"),
+        ((*weights, "--port", "0"), "--port"),
+        ((*weights, "--port", "99999"), "--port"),
+        ((*weights, "--port", "x"), "--port"),
+        ((*weights, "--max-frames", "0"), "--max-frames"),
+        (("--weights", "nowhere.pth"), ("nowhere.pth", "gradio")),
+        ((*weights, "--results", "nowhere"), ("nowhere", "gradio")),
+    ):
+        yield Case("app", " ".join(argv)[-60:], argv, names)
 
 
 def damaged_reports(world, broken):
