@@ -28,7 +28,7 @@ _FIGURES = (
     *("auprc", "fpr95", "auroc", "best_f1", "sIoU", "PPV", "mean_F1", "best_f1_threshold"),
     *("mIoU", "pixel_accuracy", "mean_accuracy", "ECE", "images", "classes"),
 )
-_FIGURE_TABLES = ("tpr_thresholds", "components_at", "IoU")
+_FIGURE_TABLES = ("tpr_thresholds", "IoU")
 
 
 def find_results(path) -> Path | None:
@@ -84,6 +84,11 @@ def check_results(results, source) -> dict:
             elif key in _FIGURES or key.endswith("_pixels"):
                 number(entry, inside)
             elif key in _FIGURE_TABLES and entry is not None:
+                for name, value in table(entry, inside):
+                    number(value, f"{inside}.{name}")
+                    if key == "tpr_thresholds" and not name.replace(".", "", 1).isdecimal():
+                        raise ValueError(f"{source}: {inside} has {name!r:.60}, not a percentage")
+            elif key == "components_at" and entry is not None:
                 figures(entry, inside, every=True)
             elif isinstance(entry, dict):
                 figures(entry, inside, every)

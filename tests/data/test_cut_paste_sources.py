@@ -7,7 +7,7 @@ import sys
 import cv2
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from pycocotools import mask as coco_mask
@@ -297,6 +297,7 @@ def test_stuff_gives_patches_inside_surfaces_that_cityscapes_does_not_know(tmp_p
 
 
 @settings(max_examples=60, deadline=None)
+@example(seed=321, height=20, width=20)  # the blob misses its own middle
 @given(seed=st.integers(0, 10**6), height=st.integers(1, 60), width=st.integers(1, 60))
 def test_a_part_is_a_connected_piece_of_its_object(seed, height, width):
     generator = np.random.default_rng(seed)

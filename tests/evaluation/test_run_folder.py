@@ -56,6 +56,7 @@ OTHER = st.sampled_from([None, True, -1, 1e400, "x", "../../up", [], {}, [1], {"
 @given(st.lists(st.integers(0, 30), max_size=7), OTHER)
 @example([6, 0, 3, 0], math.inf)  # a precision of one image
 @example([7, 0, 0, 5], math.inf)  # a point of a curve
+@example([14, 0, 0, 14, 0], {})  # a threshold
 @settings(max_examples=60, deadline=None)
 def test_an_entry_of_another_kind_is_used_or_ends_in_a_named_error(folder, place, new):
     path = folder / "inference/test_anomaly/result.json"

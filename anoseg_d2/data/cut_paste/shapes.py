@@ -47,6 +47,7 @@ def part_of(
     box = np.s_[max(top, 0) : top + side, max(left, 0) : left + side]
     inside = blob[max(-top, 0) :, max(-left, 0) :][: mask[box].shape[0], : mask[box].shape[1]]
     mask[box] = item.mask[box] & inside
+    mask[y, x] = True  # a narrow blob may miss the centre of its own middle pixel
     # The blob may touch other arms of the object; only what hangs together is one part.
     _, parts = cv2.connectedComponents(mask, connectivity=8)
     return dataclasses.replace(
