@@ -55,8 +55,9 @@ class Job:
         door: the command, one of `try_corpus.DOORS`.
         first, again: its arguments; {out} is the output folder.
         outcome: reads what must be equal from the output folder.
-        marks: pattern of files whose number shows how far the job is.
-        total: their number at the end.
+        marks: pattern of files whose number shows how far the job is; a training, which deletes
+            its older checkpoints, is as far as the highest step in a file's name.
+        total: their number at the end, or the last step.
         renames: how many files the undisturbed run renames in its own process.
     """
 
@@ -246,9 +247,8 @@ def _trainings(folder: Path, world) -> list[Job]:
         config = folder / f"{name}.yaml".replace(" ", "_")
         config.write_text(cfg.dump())
         base, end = (*more, "--config-file", str(config)), ("OUTPUT_DIR", "{out}")
-        total = STEPS // PERIOD
         resume = (*base, "--resume", *end)
-        found.append(Job(name, "train_net", base + end, resume, weights, "model_*.pth", total))
+        found.append(Job(name, "train_net", base + end, resume, weights, "model_*.pth", STEPS))
     runs.write_dataset(folder, "faults", 4)  # small_run has named it otherwise
     return found
 
@@ -290,7 +290,9 @@ def reach(job: Job, process: Process, output: Path, point: float) -> bool:
     """Wait until the job is at a point of its work; returns whether it still runs then."""
     seen = 0
     while process.poll() is None and seen < min(point, 1) * job.total:
-        seen = len(list(output.glob(job.marks)))
+        made = list(output.glob(job.marks))
+        steps = [int(path.stem[6:]) + 1 for path in made if path.stem[6:].isdecimal()]
+        seen = max(steps, default=0) if job.door == "train_net" else len(made)
         time.sleep(0.005)
     if point > 1:  # what follows the last file leaves no marks
         process.wait((point - 1) * job.seconds)
