@@ -10,7 +10,7 @@ Three groups of figures:
                with coresets, all from the same pass over the images of --test
     inference  seconds that a memory of each size, and the ratio head, add to one forward pass of
                one window; also a whole image with and without them
-    training   seconds of a training step with and without the ratio head, and of the head alone
+    training   seconds of a training step with and without the ratio head, and of the head by itself
 
 Sides take turns in one run; seconds are medians. Without --weights the model is a random ViT of
 --size, whose costs are those of a trained one. With --config-file, tensors that the weights lack,

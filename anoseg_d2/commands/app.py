@@ -17,7 +17,7 @@ import tempfile
 import threading
 from pathlib import Path
 
-from anoseg_d2.commands.predict import build_predictor
+from anoseg_d2.commands.predict import add_model_options, build_predictor
 from anoseg_d2.modeling.scores import SCORES
 from anoseg_d2.prediction.upload import Upload, predict_upload
 from anoseg_d2.report.results import best_score, find_results, read_results
@@ -90,15 +90,7 @@ def build_parser() -> argparse.ArgumentParser:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("--weights", help="checkpoint: path, folder, hf://owner/name; it describes its own model")
-    add("--config-file", help="build the model from this yaml instead; --weights overrides its own")
-    add(
-        "--opts",
-        nargs=argparse.REMAINDER,
-        default=[],
-        metavar="KEY VALUE",
-        help="config keys and values, last",
-    )
+    add_model_options(parser)
     add("--results", help="results.json or run folder whose thresholds are offered; default: "
         "next to the weights")  # fmt: skip
     add("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 lets every machine of "

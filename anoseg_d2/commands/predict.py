@@ -53,15 +53,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("inputs", nargs="*", help="image, video, folder or quoted pattern ('in/**/*.png')")
     add("--webcam", type=int, metavar="N", help="number of a camera; Ctrl-C ends the recording")
     add("--output", default="output/demo", help="output folder (default: %(default)s)")
-    add("--weights", help="checkpoint: path, folder, hf://owner/name; it describes its own model")
-    add("--config-file", help="build the model from this yaml instead; --weights overrides its own")
-    add(
-        "--opts",
-        nargs=argparse.REMAINDER,
-        default=[],
-        metavar="KEY VALUE",
-        help="config keys and values, last",
-    )
+    add_model_options(parser)
     add("--score", default="rba", help="one or several, as in rba,anomaly (default: %(default)s)")
     add(
         "--outputs",
@@ -113,6 +105,20 @@ def _add_component_options(add) -> None:
         default=50,
         metavar="PIXELS",
         help="leave out smaller components (default: %(default)s)",
+    )
+
+
+def add_model_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that `build_predictor` reads."""
+    add = parser.add_argument
+    add("--weights", help="checkpoint: path, folder, hf://owner/name; it describes its own model")
+    add("--config-file", help="build the model from this yaml instead; --weights overrides its own")
+    add(
+        "--opts",
+        nargs=argparse.REMAINDER,
+        default=[],
+        metavar="KEY VALUE",
+        help="config keys and values, last",
     )
 
 

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from anoseg_d2 import __version__
 from anoseg_d2.checkpoint import describe_weights
-from anoseg_d2.commands.predict import build_predictor, make_output_folder
+from anoseg_d2.commands.predict import add_model_options, build_predictor, make_output_folder
 from anoseg_d2.data.builtin import datasets_root
 from anoseg_d2.evaluation.map_files import MapReader
 from anoseg_d2.prediction.input_files import InputFile
@@ -74,7 +74,7 @@ def build_parser() -> argparse.ArgumentParser:
         "DETECTRON2_DATASETS",
     )
     add("--output", default="outputs", help="folder above anomaly_p/ (default: %(default)s)")
-    _add_model_options(smiyc)
+    _add_score_options(smiyc)
     add("--maps", help="folder of score maps of any method, instead of --weights")
     add("--pattern", default="{id}", help="name of a map without its extension (default: {id})")
     add("--key", help="array inside npz or hdf5 maps, when there are several")
@@ -83,26 +83,17 @@ def build_parser() -> argparse.ArgumentParser:
     add = fishyscapes.add_argument
     add("--input", default="/input", help="folder of images (default: %(default)s)")
     add("--output", default="/output", help="where the maps go (default: %(default)s)")
-    _add_model_options(fishyscapes)
+    _add_score_options(fishyscapes)
     add_verbosity_options(parser)
     return parser
 
 
-def _add_model_options(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
-    add("--weights", help="checkpoint: path, folder, hf://owner/name; it describes its own model")
-    add("--config-file", help="build the model from this yaml instead; --weights overrides its own")
-    add("--score", default="rba", help="default: %(default)s")
+def _add_score_options(parser: argparse.ArgumentParser) -> None:
+    add_model_options(parser)
+    parser.add_argument("--score", default="rba", help="default: %(default)s")
     add_import_option(parser)
     # Before the benchmark's name it counts as well, and would be overwritten by a default here.
     add_verbosity_options(parser, default=argparse.SUPPRESS)
-    add(
-        "--opts",
-        nargs=argparse.REMAINDER,
-        default=[],
-        metavar="KEY VALUE",
-        help="config keys and values, last",
-    )
 
 
 def main(argv=None) -> int:

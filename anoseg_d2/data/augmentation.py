@@ -74,7 +74,8 @@ class Augmentation:
         Args:
             views: (image, label) pairs of one size. Only the colours of the first one change, and
                 only its label decides about a redraw.
-            generator: source of all random numbers; the first view comes out as it does alone.
+            generator: source of all random numbers; the first view comes out as it would
+                without the others.
         Returns:
             pairs as `__call__` returns one.
         """

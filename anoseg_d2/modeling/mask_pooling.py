@@ -32,8 +32,8 @@ def claimed_regions(
         size: (H, W) of the result.
         strip_elements: most mask logits to enlarge at once.
     Returns:
-        (H, W) int64; 0 where no mask claims the pixel, else a number from 1 that one query of one
-        window has alone.
+        (H, W) int64; 0 where no mask claims the pixel, else a number from 1, another one for
+        each query of each window.
     """
     # An empty mask has probability 0.5 and claims nothing.
     strongest = mask_logits[0].new_zeros(plan.resized)

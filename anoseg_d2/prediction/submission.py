@@ -178,7 +178,7 @@ def convert_maps(
     """Write the maps of any method, in any format that `read_map` reads, as hdf5.
 
     Args:
-        folder: of the maps; maps of other images are left alone.
+        folder: of the maps; maps of other images are ignored.
         frames: of `find_track_frames`.
         output: where they go.
         reader: how they are read.

@@ -61,7 +61,7 @@ class Upload:
         size: (H, W) of a frame.
         times: seconds of each frame; a photograph has one frame, at 0.
         fps: frames per second of a video; None for a photograph.
-        is_cut: whether the video goes on after the last frame.
+        is_cut: whether the video continues after the last frame read.
         ranges: {score: ends of the colour scale, the same for all frames}.
         extremes: {score: lowest and highest value, of any frame or of the colour scale}.
     """

@@ -90,7 +90,7 @@ def atomic_path(path, suffix: str = ".tmp") -> Iterator[Path]:
 
 @contextlib.contextmanager
 def _locked(handle: int) -> Iterator[None]:
-    """Hold a lock while a temporary file is written, so that `remove_abandoned` leaves it alone."""
+    """Hold a lock while a temporary file is written, so that `remove_abandoned` spares it."""
     if fcntl is None:  # Windows cannot rename an open file
         os.close(handle)
         yield
