@@ -2,7 +2,7 @@
 
     anoseg memory model_final.pth --images photos/ --output with_memory.pth
     anoseg memory hf://tue-mps/cityscapes_semantic_eomt_large_1024 \\
-        --dataset cityscapes_19_train --rows 20000 --output with_memory.pth
+        --dataset cityscapes_19_train --output with_memory.pth
 
 The checkpoint may be one of ours, of EoMT's authors or of transformers; the output is one of ours,
 with adapters merged. --images takes photographs that show nothing unknown; --dataset takes a
@@ -53,8 +53,14 @@ def build_parser() -> argparse.ArgumentParser:
     source.add_argument("--images", nargs="+", metavar="DIR", help="folders of normal photographs")
     source.add_argument("--dataset", metavar="NAME", help="registered dataset")
     add("--output", required=True, help="checkpoint to write, .pth or .safetensors")
-    add("--rows", type=int, default=20000, help="patches to keep (default: %(default)s)")
-    add("--coreset", action="store_true", help="spread the rows (greedy k-center); slower")
+    add("--rows", type=int, default=8000, help="patches to keep (default: %(default)s)")
+    add(
+        "--coreset",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="spread the rows over all that the photographs show (greedy k-center, the default), "
+        "or draw them at random",
+    )
     add("--seed", type=int, default=0, help="of the choice of patches (default: %(default)s)")
     add("--overwrite", action="store_true", help="replace an existing output")
     add(
@@ -92,6 +98,8 @@ def run(args: argparse.Namespace) -> None:
     # A coreset chooses among three times as many candidates.
     wanted = args.rows * (3 if args.coreset else 1)
     tokens = collect_tokens(model, block, inside, wanted, generator)
+    if args.coreset:
+        say(f"choosing {min(args.rows, len(tokens))} of {len(tokens)} patches")
     rows = choose_rows(tokens, args.rows, generator, args.coreset)
     model.patch_maps["memory"] = PatchMemory(rows, block).to(model.device)
     mean, spread = measure(model, held_out)

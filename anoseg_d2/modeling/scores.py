@@ -48,6 +48,9 @@ LINEAR_MAPS = Registry("linear map")
 # name -> how a model gets this map of its patch tokens, for error messages.
 PATCH_MAPS = Registry("patch map")
 SCORES = Registry("score")
+# Smallest probability of the anomaly class that `odds` tells from none: ten times the error that
+# TEST.QUERY_TOLERANCE allows by default.
+ODDS_FLOOR = 1e-3
 
 
 class Score(NamedTuple):
@@ -245,6 +248,19 @@ def ratio(maps: dict[str, Tensor], num_known: int) -> Tensor:
     Range: any real number; above 0 where unknown is more likely. See `anoseg_d2.modeling.ratio`.
     """
     return maps["ratio"][:, 0]
+
+
+@register_score("odds", maps=("probs", "ratio"), needs_anomaly=True)
+def odds(maps: dict[str, Tensor], num_known: int) -> Tensor:
+    """log P_K / (1 - P_K) + ratio: the log odds of the learned class and of the ratio head, added.
+
+    Range: any real number. Evidence from two independent sources adds up in log odds: the masks
+    know outlines, and the head was shown many more pasted objects. P_K is clamped to
+    `ODDS_FLOOR`..1 - `ODDS_FLOOR`, or the faintest mask would decide. See `ratio`; the sum
+    is measured in experiments/beyond.
+    """
+    learned = maps["probs"][:, num_known].clamp(ODDS_FLOOR, 1 - ODDS_FLOOR)
+    return (learned / (1 - learned)).log() + maps["ratio"][:, 0]
 
 
 def is_implicit(name: str) -> bool:

@@ -1,5 +1,7 @@
 """The ratio head: what it learns, what its gradient leaves alone, and that it gets everywhere."""
 
+import math
+
 import pytest
 import torch
 from tiny_models import tiny_cfg
@@ -13,6 +15,7 @@ from anoseg_d2.export.graph import ExportModel
 from anoseg_d2.modeling import EoMT
 from anoseg_d2.modeling.inference import predict_windows
 from anoseg_d2.modeling.ratio import RATIO_PREFIX, RatioHead, patch_labels, ratio_blocks
+from anoseg_d2.modeling.scores import is_implicit, scores_from_maps
 from anoseg_d2.modeling.windows import cut_windows, merge_windows, plan_windows
 from anoseg_d2.prediction.predictor import AnomalyPredictor
 
@@ -126,16 +129,39 @@ def test_windows_merge_the_ratio_like_every_map(tiny_eomt):
     torch.testing.assert_close(found, expected[0, 0], rtol=0, atol=1e-5)
 
 
+def test_odds_add_the_log_odds_of_the_class_and_the_ratio():
+    probs = torch.tensor([0.0, 5e-4, 0.5, 0.9, 1.2]).view(1, 1, 1, 5)
+    ratio = torch.tensor([-3.0, 2.0, 0.5, -1.0, 4.0]).view(1, 1, 1, 5)
+    maps = {"probs": torch.cat([torch.zeros(1, 2, 1, 5), probs], dim=1), "ratio": ratio}
+    found = scores_from_maps(maps, 2, ["odds"])["odds"].flatten().tolist()
+    learned = [math.log(p / (1 - p)) for p in (1e-3, 1e-3, 0.5, 0.9, 0.999)]
+    assert found == pytest.approx(
+        [a + b for a, b in zip(learned, ratio.flatten().tolist(), strict=True)], abs=1e-4
+    )
+
+
+def test_odds_need_the_class_and_the_head(tiny_eomt):
+    assert "odds" in tiny_eomt(has_anomaly=True, ratio=True).score_names
+    assert "odds" not in tiny_eomt(ratio=True).score_names
+    assert not is_implicit("odds")
+    with pytest.raises(ValueError, match=r"'odds' needs a model with the anomaly class"):
+        tiny_eomt(ratio=True).check_scores(["odds"])
+    with pytest.raises(ValueError, match=r"'odds' needs a model with 'ratio'"):
+        tiny_eomt(has_anomaly=True).check_scores(["odds"])
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("half", [False, True])
 def test_the_traced_graph_equals_the_model(tiny_eomt, half):
-    model = tiny_eomt(ratio=True).eval()
+    model = tiny_eomt(has_anomaly=True, ratio=True).eval()
     image = torch.randint(256, (1, 3, 50, 90), dtype=torch.uint8)
-    spec = ExportSpec(("rba", "ratio"), image_size=(50, 90), half=half)
+    spec = ExportSpec(("rba", "ratio", "odds"), image_size=(50, 90), half=half)
     graph = torch.export.export(ExportModel(model, spec), (image,)).module()
-    found = dict(zip(spec.outputs, graph(image), strict=True))["ratio"]
-    expected = model([{"image": image[0]}])[0]["scores"]["ratio"]
-    torch.testing.assert_close(found[0], expected, rtol=0, atol=5e-2 if half else 1e-5)
+    found = dict(zip(spec.outputs, graph(image), strict=True))
+    expected = model([{"image": image[0]}])[0]["scores"]
+    for name in ("ratio", "odds"):
+        atol = 1e-1 if half else 1e-5
+        torch.testing.assert_close(found[name][0], expected[name], rtol=0, atol=atol)
 
 
 def test_a_model_without_one_says_how_to_get_it(tiny_eomt):
