@@ -58,7 +58,8 @@ def write_stages(recipe: Recipe, folder, configs, results: dict, records: Record
 
 
 def _setting(recipe: Recipe) -> list[str]:
-    command = f"make {recipe.name}" + (" DATA=<folder>" if recipe.needs else "")
+    # Targets of the Makefile are written with hyphens.
+    command = f"make {recipe.name.replace('_', '-')}" + (" DATA=<folder>" if recipe.needs else "")
     command += f" SEED={recipe.seed}" if recipe.seed else ""
     return [
         f"Command: `{command}`. Seed {recipe.seed}, one run. Python {platform.python_version()}, "
