@@ -120,9 +120,10 @@ def write_studies(recipe: Recipe, figures: Figures) -> Path:
         "",
         f"Command: `python experiments/run.py {path}`,",
         f"after `python experiments/run.py {recipe.base} --data <folder>`; it continues where it",
-        "stopped, and `--only STUDY` runs one. Figures are percentages; with several seeds, the mean, with the lowest and highest",
-        "in brackets. `gain` compares with the first row of the table, seed by seed: one seed",
-        "decides nothing. Everything per run, dataset and score: [results.csv](results.csv).",
+        "stopped, and `--only STUDY` runs one. Figures are percentages; with several seeds, the",
+        "mean, with the lowest and highest in brackets. `gain` compares with the first row of the",
+        "table, seed by seed: one seed decides nothing. Everything per run, dataset and score:",
+        "[results.csv](results.csv).",
         _count(recipe, figures),
         *(["", recipe.about] if recipe.about else []),
     ]
