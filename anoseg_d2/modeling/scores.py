@@ -254,10 +254,10 @@ def ratio(maps: dict[str, Tensor], num_known: int) -> Tensor:
 def odds(maps: dict[str, Tensor], num_known: int) -> Tensor:
     """log P_K / (1 - P_K) + ratio: the log odds of the learned class and of the ratio head, added.
 
-    Range: any real number. Evidence from two independent sources adds up in log odds: the masks
-    know outlines, and the head was shown many more pasted objects. P_K is clamped to
-    `ODDS_FLOOR`..1 - `ODDS_FLOOR`, or the faintest mask would decide. See `ratio`; the sum
-    is measured in experiments/beyond.
+    Range: any real number. Evidence from two sources adds up in log odds, as if they were
+    independent: the masks know outlines, and the head was shown many more pasted objects. P_K is
+    clamped to `ODDS_FLOOR`..1 - `ODDS_FLOOR`, or the faintest mask would decide. See `ratio`; the
+    sum is measured in experiments/beyond.
     """
     learned = maps["probs"][:, num_known].clamp(ODDS_FLOOR, 1 - ODDS_FLOOR)
     return (learned / (1 - learned)).log() + maps["ratio"][:, 0]

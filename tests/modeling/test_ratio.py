@@ -160,7 +160,7 @@ def test_the_traced_graph_equals_the_model(tiny_eomt, half):
     found = dict(zip(spec.outputs, graph(image), strict=True))
     expected = model([{"image": image[0]}])[0]["scores"]
     for name in ("ratio", "odds"):
-        atol = 1e-1 if half else 1e-5
+        atol = 5e-2 if half else 1e-5
         torch.testing.assert_close(found[name][0], expected[name], rtol=0, atol=atol)
 
 
