@@ -1,6 +1,7 @@
 """Start a job on one rank or many, and end it as one: one error message, no orphans."""
 
 import contextlib
+import gc
 import logging
 import multiprocessing
 import os
@@ -52,6 +53,7 @@ def launch_ranks(
     if is_torchrun():
         _join_torchrun()
         main(*args)
+        _leave_group()
         return
     if num_ranks * num_machines == 1:
         main(*args)
@@ -94,6 +96,7 @@ def _run_rank(main: Callable, reports, args: tuple) -> None:
         signal.signal(number, signal.default_int_handler)
     try:
         main(*args)
+        _leave_group()
     except KeyboardInterrupt:
         reports.put(("stopped", ""))
         raise
@@ -138,3 +141,14 @@ def _join_torchrun() -> None:
     torch.distributed.init_process_group(backend, store=store, rank=rank, world_size=size)
     comm.create_local_process_group(int(os.environ["LOCAL_WORLD_SIZE"]))
     comm.synchronize()
+
+
+def _leave_group() -> None:
+    """Close the connections between ranks once all are done, before Python takes itself apart.
+
+    A rank that ends with open connections, or while another still reads from it, can be aborted
+    in its last moment, and a run that is complete would look as if it had failed.
+    """
+    comm.synchronize()
+    gc.collect()  # models that were wrapped for several ranks hold connections too
+    torch.distributed.destroy_process_group()

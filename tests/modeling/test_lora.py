@@ -14,6 +14,7 @@ from anoseg_d2.modeling.lora import (
     LORA_TARGETS,
     LoRALinear,
     LoRAMergedLinear,
+    _draw_kept,
     inject_lora,
     lora_modules,
     lora_state_dict,
@@ -102,8 +103,8 @@ def test_the_lean_backward_equals_plain_autograd(enabled, dropout, bias):
         layer = LoRALinear(linear, 4, 8.0, dropout)
     else:
         layer = LoRAMergedLinear(linear, 4, 8.0, dropout, enabled)
-    nn.init.normal_(layer.lora_B)
-    x = torch.randn(2, 5, 12, requires_grad=True)
+    nn.init.normal_(layer.double().lora_B)
+    x = torch.randn(2, 5, 12, dtype=torch.float64, requires_grad=True)
     trained = [x, layer.lora_A, layer.lora_B]
     weights = torch.randn(2, 5, 36)
     torch.manual_seed(5)
@@ -112,13 +113,13 @@ def test_the_lean_backward_equals_plain_autograd(enabled, dropout, bias):
     seed = int(torch.randint(2**31, ()))
     options = (layer.scaling, layer.parts, dropout, seed)
     expected = low_rank_linear(x, layer.weight, layer.bias, *trained[1:], *options)
-    assert torch.equal(found, expected)
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
     for ours, theirs in zip(
         torch.autograd.grad((found * weights).sum(), trained),
         torch.autograd.grad((expected * weights).sum(), trained),
         strict=True,
     ):
-        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
 
 
 def test_the_lean_layer_under_autocast_is_near_float32_and_keeps_parameter_gradients_in_float32():
@@ -142,6 +143,17 @@ def test_dropout_thins_out_the_expected_fraction_and_keeps_the_mean():
         layer.lora_A.fill_(1 / 20000), layer.lora_B.fill_(1.0)
     # The output is the mean of dropout(1): 1 up to the spread of 20,000 draws.
     assert layer(torch.ones(1, 20000)).item() == pytest.approx(1.0, abs=4 * 0.58 / 20000**0.5)
+
+
+def test_dropout_draws_every_value_independently_and_the_same_again():
+    x = torch.empty(1001, 999)
+    kept = _draw_kept(x, 0.1, 7)
+    assert torch.equal(kept, _draw_kept(x, 0.1, 7)) and not torch.equal(kept, _draw_kept(x, 0.1, 8))
+    spread = (0.1 * 0.9 / x.numel()) ** 0.5
+    assert kept.float().mean().item() == pytest.approx(0.9, abs=4 * spread)
+    # Four neighbours come from one random number: no two of them know of each other.
+    rows = kept.flatten()[: x.numel() // 4 * 4].view(-1, 4).float()
+    assert (torch.corrcoef(rows.T) - torch.eye(4)).abs().max() < 4 / len(rows) ** 0.5
 
 
 def test_each_of_q_k_v_touches_its_own_third():
