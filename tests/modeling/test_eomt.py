@@ -8,6 +8,7 @@ from torch import nn
 from transformers import EomtConfig, EomtForUniversalSegmentation
 
 from anoseg_d2.modeling import EoMT
+from anoseg_d2.modeling.eomt import _Doubling
 from anoseg_d2.modeling.vit import build_vit
 from anoseg_d2.utils.constants import VIT_SIZES
 
@@ -412,3 +413,20 @@ def test_a_user_s_labels_beyond_the_classes_are_refused_before_the_forward(tiny_
     batch[0]["sem_seg"][0, 0] = 3
     with pytest.raises(ValueError, match="ANOMALY_CLASS"):
         tiny_eomt().train()(batch)
+
+
+def test_doubling_by_matrix_products_equals_the_transposed_convolution():
+    torch.manual_seed(0)
+    layer = _Doubling(6).double()
+    x = torch.randn(2, 6, 3, 5, dtype=torch.float64, requires_grad=True)
+    found, expected = layer(x), nn.ConvTranspose2d.forward(layer, x)
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+    with torch.no_grad():
+        assert torch.equal(layer(x), nn.ConvTranspose2d.forward(layer, x))
+    weights, trained = torch.randn_like(found), [x, layer.weight, layer.bias]
+    for ours, theirs in zip(
+        torch.autograd.grad((found * weights).sum(), trained),
+        torch.autograd.grad((expected * weights).sum(), trained),
+        strict=True,
+    ):
+        torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
