@@ -369,7 +369,8 @@ def _add_ratio_keys(cfg) -> None:
     node = cfg.MODEL.RATIO = type(cfg)()
     node.ENABLED = False  # train a head for the `ratio` score next to the rest, on pasted objects
     node.ALONE = False  # train only that head: the checkpoint it is trained on stays as it is
-    node.THRESHOLD = 0.5  # a patch is unknown where more than this fraction of its pixels is
+    node.CELLS = 4  # along each side of a patch; each has a score of its own
+    node.THRESHOLD = 0.5  # a cell is unknown where more than this fraction of its pixels is
     node.LR_FACTOR = 10.0  # learning rate of the head over BASE_LR
 
 
@@ -558,6 +559,7 @@ RANGES: dict[str, Rule] = {
     "MODEL.LORA.DROPOUT": number(0, 0.99),
     "MODEL.LORA.BLOCKS": sequence(integer(0), (0, 2)),
     "MODEL.LORA.LR_FACTOR": number(0, 1000),
+    "MODEL.RATIO.CELLS": integer(1, 32),
     "MODEL.RATIO.THRESHOLD": number(0, 0.99),
     "MODEL.RATIO.LR_FACTOR": number(0, 1000),
     # Datasets to train on; with several, all of their images

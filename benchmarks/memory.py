@@ -103,13 +103,14 @@ def measure_inference(args, model: EoMT) -> list[dict]:
     width, depth = model.backbone.embed_dim, len(model.backbone.blocks)
     block, blocks = memory_block(depth, model.num_blocks), ratio_blocks(depth, model.num_blocks)
     parts = {f"memory {n}": PatchMemory(torch.randn(n, width), block) for n in args.random}
-    parts["ratio"] = RatioHead(width, blocks)
+    parts["ratio"] = RatioHead(width, blocks, cells=load_config("", []).MODEL.RATIO.CELLS)
+    grid = model.backbone.patch_embed.grid_size
     image = draw_image(*model.image_size)
     with torch.inference_mode():
         _, tokens = model.run_network(image[None], final_only=True, blocks=blocks)
         sides = {"forward": lambda: model.predict_masks(image[None], final_only=True)}
         # Bound as a default, because the loop variable changes.
-        sides |= {name: lambda part=part: part(tokens) for name, part in parts.items()}
+        sides |= {name: lambda part=part: part(tokens, grid) for name, part in parts.items()}
         seconds = take_turns(sides, args.repeat)
     own = model.patch_maps
     for name, part in parts.items():

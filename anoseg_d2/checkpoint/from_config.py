@@ -17,7 +17,7 @@ from anoseg_d2.checkpoint.transfer import load_into
 from anoseg_d2.config import load_config
 from anoseg_d2.modeling.eomt import EoMT
 from anoseg_d2.modeling.memory import MEMORY_ROWS, PatchMemory, backbone_hash, memory_block
-from anoseg_d2.modeling.ratio import RATIO_PREFIX, RatioHead, ratio_blocks
+from anoseg_d2.modeling.ratio import RATIO_PREFIX, RatioHead, cells_of, ratio_blocks
 from anoseg_d2.modeling.vit import BACKBONES, vit_size
 from anoseg_d2.utils.constants import VIT_SIZES
 
@@ -171,7 +171,7 @@ def _attach_ratio(model: nn.Module, checkpoint: Checkpoint, training: bool) -> C
         return checkpoint
     if not training:
         blocks = ratio_blocks(len(model.backbone.blocks), model.num_blocks)
-        head = RatioHead(model.backbone.embed_dim, blocks)
+        head = RatioHead(model.backbone.embed_dim, blocks, cells=cells_of(state))
         model.patch_maps["ratio"] = head.requires_grad_(False).to(model.device)
         return checkpoint
     logger.warning(

@@ -120,7 +120,7 @@ class EoMT(nn.Module):
             (the ViT blocks as well). Gradients do not change.
         criterion: losses; None for the defaults.
         ratio: train a head for the `ratio` score on the patch tokens.
-        ratio_threshold: see `ratio.patch_labels`.
+        ratio_threshold, ratio_cells: see `RatioHead`.
         ratio_alone: train only that head; everything else is frozen.
         pixel_mean, pixel_std: statistics of RGB 0..255; applied once, here.
         score_names: anomaly scores at inference; empty for all that apply.
@@ -153,6 +153,7 @@ class EoMT(nn.Module):
         criterion: SetCriterion | None = None,
         ratio: bool = False,
         ratio_threshold: float = 0.5,
+        ratio_cells: int = 4,
         ratio_alone: bool = False,
         pixel_mean: tuple[float, ...] = PIXEL_MEAN,
         pixel_std: tuple[float, ...] = PIXEL_STD,
@@ -203,9 +204,14 @@ class EoMT(nn.Module):
         if ratio_alone:
             self.requires_grad_(False)
         if ratio or ratio_alone:
+            if self.patch_size % ratio_cells:
+                raise ValueError(
+                    f"MODEL.RATIO.CELLS is {ratio_cells}; patches of {self.patch_size} pixels "
+                    "(MODEL.EOMT.PATCH_SIZE) cannot be divided into so many along their side"
+                )
             # Built last, so that the random numbers that initialise the other parts do not change.
             blocks = ratio_blocks(depth, num_blocks)
-            self.patch_maps["ratio"] = RatioHead(width, blocks, ratio_threshold)
+            self.patch_maps["ratio"] = RatioHead(width, blocks, ratio_threshold, ratio_cells)
         scores.available_scores(has_anomaly, score_names, scores.PATCH_MAPS)
         self.query_tolerance = query_tolerance
         self.inference_dtype = inference_dtype
@@ -256,6 +262,7 @@ class EoMT(nn.Module):
             "criterion": SetCriterion(num_classes, **SetCriterion.from_config(cfg)),
             "ratio": cfg.MODEL.RATIO.ENABLED,
             "ratio_threshold": cfg.MODEL.RATIO.THRESHOLD,
+            "ratio_cells": cfg.MODEL.RATIO.CELLS,
             "ratio_alone": cfg.MODEL.RATIO.ALONE,
             "pixel_mean": cfg.MODEL.PIXEL_MEAN,
             "pixel_std": cfg.MODEL.PIXEL_STD,

@@ -62,7 +62,7 @@ class WindowPrediction(NamedTuple):
     channels: {linear map: M}, in the order of the rows of `products`.
     products: coefficients (M', Q'') of one or several maps each; each reads only the first Q'' of
         these queries.
-    patch_maps: {patch map: (M, rows, columns)} on the patch grid.
+    patch_maps: {patch map: (M, rows, columns)}, of patches or of cells inside of them.
     """
 
     mask_logits: Tensor
@@ -164,7 +164,7 @@ def predict_windows(
         )
         tokens = {block: value.float() for block, value in tokens.items()}
         grid = model.backbone.patch_embed.grid_size
-        patch_maps = {name: module(tokens).unflatten(-1, grid) for name, module in parts.items()}
+        patch_maps = {name: module(tokens, grid) for name, module in parts.items()}
     return mask_logits.float(), coefficients, patch_maps
 
 

@@ -43,14 +43,21 @@ class PatchMemory(nn.Module):
         self.register_buffer("rows", F.normalize(rows.float(), dim=-1).half())
         self._unit: Tensor | None = None  # the rows in float32, made when they are first compared
 
-    def forward(self, tokens: Mapping[int, Tensor]) -> Tensor:
-        """Return 1 - cosine to the nearest row, 0..2: {block: (B, N, C)} -> (B, 1, N) float32."""
+    def forward(self, tokens: Mapping[int, Tensor], grid: tuple[int, int]) -> Tensor:
+        """Return 1 - cosine to the nearest row, 0..2.
+
+        Args:
+            tokens: {block: (B, N, C)}.
+            grid: patches (gh, gw).
+        Returns:
+            (B, 1, gh, gw) float32.
+        """
         unit = F.normalize(tokens[self.blocks[0]].float(), dim=-1)
         nearest = None
         for rows in self._unit_rows().split(self._rows_at_once(unit)):
             best = (unit @ rows.T).amax(dim=-1)
             nearest = best if nearest is None else torch.maximum(nearest, best)
-        return 1 - nearest.clamp(max=1)[:, None]
+        return 1 - nearest.clamp(max=1).unflatten(-1, grid)[:, None]
 
     def _unit_rows(self) -> Tensor:
         """Return the rows in float32: kept, because converting them takes a fifth of the time."""

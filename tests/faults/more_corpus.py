@@ -199,6 +199,7 @@ def extreme_values(world, broken):
         (("MODEL.LORA.ENABLED", True), ("MODEL.LORA.TARGETS", "[]")),
         (("MODEL.EOMT.MASKED_ATTENTION", True), ("MODEL.EOMT.NUM_BLOCKS", 3)),
         (("MODEL.RATIO.ENABLED", True), ("MODEL.RATIO.THRESHOLD", 0.99)),
+        (("MODEL.RATIO.ENABLED", True), ("MODEL.RATIO.CELLS", 5)),
         (("MODEL.RATIO.ALONE", True), ("MODEL.RATIO.ENABLED", False)),
         (("SOLVER.EMA.ENABLED", True), ("SOLVER.EMA.DECAY", 0)),
         (("SOLVER.AMP.ENABLED", True), ("SOLVER.AMP.PRECISION", "fp16")),

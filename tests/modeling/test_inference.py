@@ -90,7 +90,7 @@ def with_patch_maps(model):
     """Add a memory and a head with two rows and blocks at random."""
     torch.nn.init.normal_(model.query.weight)
     model.patch_maps["memory"] = PatchMemory(torch.randn(6, 32), 0)
-    model.patch_maps["ratio"] = RatioHead(32, (0, 2))
+    model.patch_maps["ratio"] = RatioHead(32, (0, 2), cells=2)
     return model.eval()
 
 

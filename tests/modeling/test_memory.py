@@ -15,27 +15,27 @@ from anoseg_d2.modeling.windows import cut_windows, merge_windows, plan_windows
 
 def test_the_cosine_equals_a_loop():
     tokens, rows = torch.randn(2, 7, 16), torch.randn(30, 16)
-    found = PatchMemory(rows, 4)({4: tokens})
-    assert found.shape == (2, 1, 7)
+    found = PatchMemory(rows, 4)({4: tokens}, (1, 7))
+    assert found.shape == (2, 1, 1, 7)
     for b in range(2):
         for n in range(7):
             best = max(float(F.cosine_similarity(tokens[b, n], row, dim=0)) for row in rows)
-            assert found[b, 0, n].item() == pytest.approx(1 - best, abs=1e-3)
+            assert found[b, 0, 0, n].item() == pytest.approx(1 - best, abs=1e-3)
 
 
 def test_rows_in_chunks_equal_all_rows_at_once(monkeypatch):
     tokens, memory = torch.randn(1, 5, 8), PatchMemory(torch.randn(50, 8), 0)
-    whole = memory({0: tokens})
+    whole = memory({0: tokens}, (1, 5))
     monkeypatch.setattr("anoseg_d2.modeling.memory._COSINES", 35)  # seven rows at once
-    torch.testing.assert_close(memory({0: tokens}), whole)
+    torch.testing.assert_close(memory({0: tokens}, (1, 5)), whole)
 
 
 def test_rows_that_are_loaded_replace_those_that_were_compared():
     tokens, first = {0: torch.randn(1, 5, 8)}, PatchMemory(torch.randn(6, 8), 0)
-    first(tokens)  # keeps its rows in float32
+    first(tokens, (1, 5))  # keeps its rows in float32
     second = PatchMemory(torch.randn(6, 8), 0)
     first.load_state_dict(second.state_dict())
-    assert torch.equal(first(tokens), second(tokens))
+    assert torch.equal(first(tokens, (1, 5)), second(tokens, (1, 5)))
     assert list(first.state_dict()) == ["rows"], "what is kept is not stored"
 
 
@@ -57,7 +57,7 @@ def test_windows_of_1024_px_need_bounded_memory_whatever_the_batch(batch):
     memory = PatchMemory(torch.ones(20000, 64), 0).to("meta")
     tokens = torch.empty(batch, 4096, 64, device="meta")
     with LargestTensor() as largest:
-        assert memory({0: tokens}).shape == (batch, 1, 4096)
+        assert memory({0: tokens}, (64, 64)).shape == (batch, 1, 64, 64)
     # All cosines at once would be 82 million per window.
     assert largest.elements <= 2**23
 
@@ -84,12 +84,13 @@ def test_every_size_gives_the_tokens_that_memory_and_ratio_read(backbone, size, 
     width = model.backbone.embed_dim
     assert {value.shape for value in tokens.values()} == {(1, 24, width)}
     memory = PatchMemory(torch.ones(3, width), block).to("meta")
-    assert memory(tokens).shape == model.patch_maps["ratio"](tokens).shape == (1, 1, 24)
+    assert memory(tokens, (4, 6)).shape == (1, 1, 4, 6)
+    assert model.patch_maps["ratio"](tokens, (4, 6)).shape == (1, 1, 16, 24)
 
 
 def test_a_row_of_the_memory_scores_zero():
     rows = 40 * torch.randn(20, 384)
-    found = PatchMemory(rows, 0)({0: rows[None]})
+    found = PatchMemory(rows, 0)({0: rows[None]}, (4, 5))
     assert found.min() >= 0 and found.max() < 1e-6
 
 

@@ -14,7 +14,7 @@ from anoseg_d2.export import ExportSpec
 from anoseg_d2.export.graph import ExportModel
 from anoseg_d2.modeling import EoMT
 from anoseg_d2.modeling.inference import predict_windows
-from anoseg_d2.modeling.ratio import RATIO_PREFIX, RatioHead, patch_labels, ratio_blocks
+from anoseg_d2.modeling.ratio import RATIO_PREFIX, RatioHead, cell_labels, ratio_blocks
 from anoseg_d2.modeling.scores import is_implicit, scores_from_maps
 from anoseg_d2.modeling.windows import cut_windows, merge_windows, plan_windows
 from anoseg_d2.prediction.predictor import AnomalyPredictor
@@ -28,15 +28,15 @@ def outlier_batch(tiny_batch):
     return samples
 
 
-def test_patches_are_labelled_by_their_pixels():
+def test_cells_are_labelled_by_their_pixels():
     sem_seg = torch.zeros(1, 8, 8, dtype=torch.uint8)
     sem_seg[0, :4, :2] = 3  # half of the first patch
     sem_seg[0, :3, 4:] = 255  # three quarters void
     sem_seg[0, 4:, :2] = 255  # half void, and of the rest three quarters unknown
     sem_seg[0, 4:7, 2:4] = 3
-    assert patch_labels(sem_seg, 3, 4, 0.5).tolist() == [[0, 255, 1, 0]]
-    assert patch_labels(sem_seg, 3, 4, 0.4).tolist() == [[1, 255, 1, 0]]
-    assert patch_labels(sem_seg, 3, 4, 0.8).tolist() == [[0, 255, 0, 0]]
+    assert cell_labels(sem_seg, 3, 4, 0.5).tolist() == [[[0, 255], [1, 0]]]
+    assert cell_labels(sem_seg, 3, 4, 0.4).tolist() == [[[1, 255], [1, 0]]]
+    assert cell_labels(sem_seg, 3, 4, 0.8).tolist() == [[[0, 255], [0, 0]]]
 
 
 def test_it_reads_the_middle_the_last_block_before_the_queries_and_the_last():
@@ -44,8 +44,9 @@ def test_it_reads_the_middle_the_last_block_before_the_queries_and_the_last():
     assert ratio_blocks(3, 2) == (0, 2)
 
 
-def test_no_gradient_reaches_the_tokens():
-    head = RatioHead(8, (0, 2))
+@pytest.mark.parametrize("cells", [1, 2])
+def test_no_gradient_reaches_the_tokens(cells):
+    head = RatioHead(8, (0, 2), cells=cells)
     tokens = {block: torch.randn(2, 4, 8, requires_grad=True) for block in (0, 2)}
     sem_seg = torch.tensor([0, 3]).repeat_interleave(8).expand(2, 16, 16)
     head.loss(tokens, sem_seg, 3).sum().backward()
@@ -66,11 +67,35 @@ def test_separable_tokens_are_learned():
         optimizer.zero_grad()
         head.loss({0: tokens}, sem_seg, 3).sum().backward()
         optimizer.step()
-    found = head({0: tokens})
-    assert found.shape == (4, 1, 16)
-    assert torch.equal(found[:, 0] > 0, unknown)
+    found = head({0: tokens}, (4, 4))
+    assert found.shape == (4, 1, 4, 4)
+    assert torch.equal(found.flatten(1) > 0, unknown)
     log_p = head.layers(F.layer_norm(tokens, (8,))).log_softmax(dim=-1)
-    torch.testing.assert_close(found[:, 0], log_p[..., 1] - log_p[..., 0])
+    torch.testing.assert_close(found.flatten(1), log_p[..., 1] - log_p[..., 0])
+
+
+def test_cells_lie_where_their_pixels_do():
+    """Each token says which of the four cells of its patch are unknown."""
+    torch.manual_seed(0)
+    head = RatioHead(8, (0,), cells=2)
+    unknown = torch.rand(16, 6, 4) < 0.4  # patches in a grid of 2 x 3, their cells row by row
+    tokens = torch.where(unknown, 1.0, -1.0)
+    tokens = torch.cat([tokens, -tokens], dim=-1) + 0.05 * torch.randn(16, 6, 8)
+    cells = unknown.view(16, 2, 3, 2, 2).transpose(2, 3).reshape(16, 4, 6)
+    sem_seg = torch.where(cells, 3, 0).repeat_interleave(4, 1).repeat_interleave(4, 2)
+    optimizer = torch.optim.AdamW(head.parameters(), lr=1e-2)
+    for _ in range(80):
+        optimizer.zero_grad()
+        head.loss({0: tokens}, sem_seg, 3).sum().backward()
+        optimizer.step()
+    found = head({0: tokens}, (2, 3))
+    assert found.shape == (16, 1, 4, 6)
+    assert torch.equal(found[:, 0] > 0, cells)
+
+
+def test_cells_that_do_not_divide_a_patch_are_refused(tiny_eomt):
+    with pytest.raises(ValueError, match=r"MODEL.RATIO.CELLS is 3; patches of 16 pixels"):
+        tiny_eomt(ratio=True, ratio_cells=3)
 
 
 def test_an_image_without_labels_has_no_loss_but_a_graph():
@@ -170,10 +195,10 @@ def test_a_model_without_one_says_how_to_get_it(tiny_eomt):
         tiny_eomt().check_scores(["rba+ratio"])
 
 
-@pytest.fixture
-def trained(tmp_path, tiny_eomt):
-    """A model with a ratio head, and its checkpoint."""
-    model = tiny_eomt(ratio=True).eval()
+@pytest.fixture(params=[1, 4])
+def trained(request, tmp_path, tiny_eomt):
+    """A model with a ratio head of one cell per patch or several, and its checkpoint."""
+    model = tiny_eomt(ratio=True, ratio_cells=request.param).eval()
     AnosegCheckpointer(model, str(tmp_path)).save("trained")
     return model, tmp_path / "trained.pth"
 
