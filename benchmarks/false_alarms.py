@@ -172,14 +172,14 @@ def main() -> None:
                 options = (predictor, thresholds, args.temporal, args.min_size)
                 found = count_alarms(counted(), reader.fps, *options)
         rows += [{"weights": weights, **row} for row in found]
+        if args.json:  # after every model, so that a later one that fails takes nothing with it
+            write_json(args.json, {"options": vars(args), "rows": rows})
     columns = ("weights", "score", "temporal", "frames", "components", "alarms", "alarming")
     print("| weights | score | temporal | frames | components/min | alarms/min | alarming % |")
     print("|---" * len(columns) + "|")
     for row in rows:
         cells = [f"{row[c]:,.1f}" if isinstance(row[c], float) else str(row[c]) for c in columns]
         print("| " + " | ".join(cells) + " |")
-    if args.json:
-        write_json(args.json, {"options": vars(args), "rows": rows})
 
 
 if __name__ == "__main__":
