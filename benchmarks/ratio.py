@@ -12,8 +12,8 @@ The network is frozen, so they cannot influence each other, except that one norm
 of all (AdamW is indifferent to a factor that all steps have in common). The same command continues
 an interrupted run.
 
-Figures are AUPRC and FPR95 in percent of `ratio` and of `odds`, on the images of each --test;
-`anomaly` is the same for all heads.
+Figures are AUPRC and FPR95 in percent of `ratio` and, if the model has the anomaly class, of `odds`,
+on the images of each --test; `anomaly` is the same for all heads.
 """
 
 import argparse
@@ -88,11 +88,11 @@ def train(args: argparse.Namespace) -> EoMT:
 
 def add_scores(model: EoMT) -> list[str]:
     """Make a patch map and two scores of every head; returns the names of the scores."""
-    names = ["anomaly"]
+    names = ["anomaly"] if model.has_anomaly else []
     for name, head in model.patch_maps.pop("ratio").heads.items():
         model.patch_maps[name] = head
         scores.PATCH_MAPS.register(name)("benchmarks/ratio.py adds it")
-        for score in ("ratio", "odds"):
+        for score in ("ratio", "odds") if model.has_anomaly else ("ratio",):
             parts = scores.SCORES[score]
             maps = tuple(name if m == "ratio" else m for m in parts.maps)
             scores.register_score(f"{score}_{name}", maps, parts.needs_anomaly, True)(
@@ -133,6 +133,8 @@ def summarize(found: dict[str, dict], args: argparse.Namespace) -> list[str]:
         for cells in args.cells if score != "anomaly" else ["-"]:
             names = [f"{score}_cells{cells}_seed{seed}" for seed in range(args.seeds)]
             names = names if score != "anomaly" else [score]
+            if names[0] not in next(iter(found.values())):
+                continue  # the model has no anomaly class
             row = [score, str(cells)]
             for figures in found.values():
                 parts = []
@@ -152,7 +154,7 @@ def build_parser() -> argparse.ArgumentParser:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("--weights", required=True, help="checkpoint with the anomaly class")
+    add("--weights", required=True, help="checkpoint of the network")
     add("--config-file", default="ratio", help="how heads are trained (default: %(default)s)")
     add("--cells", nargs="+", type=int, default=[1, 4], help="per side of a patch")
     add("--seeds", type=int, default=3, help="heads of each kind (default: %(default)s)")
