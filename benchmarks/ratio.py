@@ -12,8 +12,8 @@ The network is frozen, so they cannot influence each other, except that one norm
 of all (AdamW is indifferent to a factor that all steps have in common). The same command continues
 an interrupted run.
 
-Figures are AUPRC and FPR95 in percent of `ratio` and, if the model has the anomaly class, of `odds`,
-on the images of each --test; `anomaly` is the same for all heads.
+Figures are AUPRC and FPR95 in percent, on the images of each --test, of `ratio` and, where the model
+has the anomaly class, of `odds`; `anomaly` is the same for all heads.
 """
 
 import argparse
