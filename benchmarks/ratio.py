@@ -12,8 +12,8 @@ The network is frozen, so they cannot influence each other, except that one norm
 of all (AdamW is indifferent to a factor that all steps have in common). The same command continues
 an interrupted run.
 
-Figures are AUPRC and FPR95 in percent, on the images of each --test, of `ratio` and, where the model
-has the anomaly class, of `odds`; `anomaly` is the same for all heads.
+Figures are AUPRC and FPR95 in percent on the images of each --test: of `ratio` and, where the model
+has the anomaly class, of `odds`. `anomaly` is the same for all heads.
 """
 
 import argparse
@@ -119,6 +119,8 @@ def evaluate(model: EoMT, names: list[str], dataset: str, limit: int | None) -> 
                 metrics[name].update(maps[name].numpy(), label)
             progress.update()
     figures = {name: metric.compute() for name, metric in metrics.items()}
+    if any(value["auprc"] is None for value in figures.values()):
+        raise ValueError(f"{dataset}: nothing in its first {len(entries)} images is unknown")
     return {
         name: {f"{key} %": 100 * value[key] for key in ("auprc", "fpr95")}
         for name, value in figures.items()
