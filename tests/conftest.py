@@ -1,5 +1,6 @@
 """Fixtures that several test modules share."""
 
+import logging
 import os
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test touches the network
@@ -39,3 +40,19 @@ def tiny_batch():
 def tiny_cfg():
     """Factory of a config of a small EoMT; see `tiny_models.tiny_cfg`."""
     return tiny_models.tiny_cfg
+
+
+@pytest.fixture
+def fresh_loggers():
+    """Loggers without handlers, before the test and after it."""
+    from anoseg_d2.engine.run_log import LOGGERS
+    from anoseg_d2.utils import cli
+
+    loggers = [logging.getLogger(name) for name in (None, *LOGGERS)]
+    before = [(logger, list(logger.handlers), logger.level, logger.propagate) for logger in loggers]
+    for logger in loggers:
+        logger.handlers = []
+    yield
+    for logger, handlers, level, propagate in before:
+        logger.handlers, logger.level, logger.propagate = handlers, level, propagate
+    cli.set_verbosity(0)

@@ -36,7 +36,9 @@ def tool(monkeypatch):
     return module
 
 
-def test_heads_of_all_kinds_learn_and_are_evaluated(tool, tmp_path, monkeypatch, capsys):
+def test_heads_of_all_kinds_learn_and_are_evaluated(
+    tool, tmp_path, monkeypatch, fresh_loggers, capsys
+):
     label = np.zeros((32, 64), np.uint8)
     label[4:20, 8:40] = 2  # bright, on a dark road, and not along the borders of patches
     image = np.where(label[..., None] == 2, 220, 30).repeat(3, axis=2).astype(np.uint8)

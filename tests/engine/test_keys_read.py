@@ -24,7 +24,7 @@ def name_nodes(cfg, prefix=""):
 
 
 @pytest.mark.slow
-def test_what_is_not_refused_is_exactly_what_a_run_reads(tmp_path, monkeypatch):
+def test_what_is_not_refused_is_exactly_what_a_run_reads(tmp_path, monkeypatch, fresh_loggers):
     read = set()
     plain = yacs.config.CfgNode.__getattr__
 

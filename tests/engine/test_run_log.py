@@ -14,23 +14,9 @@ from detectron2.utils.events import EventStorage
 from runs import small_run
 
 from anoseg_d2.config import load_config
-from anoseg_d2.engine.run_log import LOGGERS, StepPrinter, figures_table, set_up_run
-from anoseg_d2.utils import cli
+from anoseg_d2.engine.run_log import StepPrinter, figures_table, set_up_run
 
 ROOT = Path(__file__).parents[2]
-
-
-@pytest.fixture
-def fresh_loggers():
-    """Loggers without handlers, before the test and after it."""
-    loggers = [logging.getLogger(name) for name in (None, *LOGGERS)]
-    before = [(logger, list(logger.handlers), logger.level, logger.propagate) for logger in loggers]
-    for logger in loggers:
-        logger.handlers = []
-    yield
-    for logger, handlers, level, propagate in before:
-        logger.handlers, logger.level, logger.propagate = handlers, level, propagate
-    cli.set_verbosity(0)
 
 
 def test_the_log_states_what_differs_from_the_defaults_and_config_yaml_states_all(
