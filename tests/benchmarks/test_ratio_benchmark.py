@@ -12,6 +12,7 @@ from PIL import Image
 from tiny_models import tiny_cfg
 
 from anoseg_d2.checkpoint import AnosegCheckpointer, read_checkpoint
+from anoseg_d2.data import builtin
 from anoseg_d2.modeling import EoMT, scores
 
 ROOT = Path(__file__).parents[2]
@@ -33,7 +34,10 @@ def tool(monkeypatch):
     spec.loader.exec_module(module)
     for registry in (scores.SCORES, scores.PATCH_MAPS):  # what it registers goes with the test
         monkeypatch.setattr(registry, "_entries", dict(registry))
-    return module
+    before = set(builtin.DATASETS)
+    yield module
+    for name in builtin.DATASETS.keys() - before:
+        builtin.unregister_dataset(name)
 
 
 def test_heads_of_all_kinds_learn_and_are_evaluated(
