@@ -369,7 +369,7 @@ def _add_ratio_keys(cfg) -> None:
     node = cfg.MODEL.RATIO = type(cfg)()
     node.ENABLED = False  # train a head for the `ratio` score next to the rest, on pasted objects
     node.ALONE = False  # train only that head: the checkpoint it is trained on stays as it is
-    node.CELLS = 4  # along each side of a patch; each has a score of its own
+    node.CELLS = 4  # cells along each side of a patch, each with a score of its own
     node.THRESHOLD = 0.5  # a cell is unknown where more than this fraction of its pixels is
     node.LR_FACTOR = 10.0  # learning rate of the head over BASE_LR
 

@@ -81,21 +81,32 @@ def measure_rows(args, model: EoMT) -> list[dict]:
             add_memory(model, names[-1], rows, block)
     found = [{"rows": name, "kept": len(model.patch_maps[name].rows)} for name in names]
     for dataset in args.test:
-        metrics = {name: PixelMetrics() for name in names}
-        rule = MetadataCatalog.get(dataset).label_rule
-        entries = DatasetCatalog.get(dataset)[: args.limit]
-        with Progress(dataset, len(entries)) as progress:
-            for entry in entries:
-                image = torch.from_numpy(read_image(entry["file_name"])).permute(2, 0, 1)
-                maps = model([{"image": image}], score_names=names)[0]["scores"]
-                label = load_label(entry["sem_seg_file_name"], rule)
-                for name in names:
-                    metrics[name].update(maps[name].numpy(), label)
-                progress.update()
+        figures = evaluate_scores(model, names, dataset, args.limit)
         for row in found:
-            figures = metrics[row["rows"]].compute()
-            row[dataset] = {f"{key} %": 100 * figures[key] for key in ("auprc", "fpr95")}
+            row[dataset] = figures[row["rows"]]
     return found
+
+
+def evaluate_scores(model: EoMT, names: list[str], dataset: str, limit: int | None) -> dict:
+    """Evaluate scores on the first images of a set; returns {score: {"auprc %", "fpr95 %"}}."""
+    metrics = {name: PixelMetrics() for name in names}
+    rule = MetadataCatalog.get(dataset).label_rule
+    entries = DatasetCatalog.get(dataset)[:limit]
+    with Progress(dataset, len(entries)) as progress:
+        for entry in entries:
+            image = torch.from_numpy(read_image(entry["file_name"])).permute(2, 0, 1)
+            maps = model([{"image": image}], score_names=names)[0]["scores"]
+            label = load_label(entry["sem_seg_file_name"], rule)
+            for name in names:
+                metrics[name].update(maps[name].numpy(), label)
+            progress.update()
+    found = {name: metric.compute() for name, metric in metrics.items()}
+    if any(figures["auprc"] is None for figures in found.values()):
+        raise ValueError(f"{dataset}: nothing in its first {len(entries)} images is unknown")
+    return {
+        name: {f"{key} %": 100 * figures[key] for key in ("auprc", "fpr95")}
+        for name, figures in found.items()
+    }
 
 
 def measure_inference(args, model: EoMT) -> list[dict]:

@@ -21,19 +21,15 @@ import statistics
 from collections.abc import Iterable
 
 import torch
-from detectron2.data import DatasetCatalog, MetadataCatalog
+from memory import evaluate_scores
 from torch import nn
 
 from anoseg_d2.config import load_config
 from anoseg_d2.data.builtin import register_cards
-from anoseg_d2.data.image_io import read_image
-from anoseg_d2.data.label_rules import load_label
 from anoseg_d2.engine import Trainer, set_up_run
-from anoseg_d2.evaluation.metrics import PixelMetrics
 from anoseg_d2.modeling import scores
 from anoseg_d2.modeling.eomt import EoMT
 from anoseg_d2.modeling.ratio import RatioHead
-from anoseg_d2.utils.cli import Progress
 from anoseg_d2.utils.files import write_json
 
 
@@ -105,28 +101,6 @@ def add_scores(model: EoMT) -> list[str]:
     return names
 
 
-def evaluate(model: EoMT, names: list[str], dataset: str, limit: int | None) -> dict[str, dict]:
-    """Return {score: {"auprc %", "fpr95 %"}}."""
-    metrics = {name: PixelMetrics() for name in names}
-    rule = MetadataCatalog.get(dataset).label_rule
-    entries = DatasetCatalog.get(dataset)[:limit]
-    with Progress(dataset, len(entries)) as progress:
-        for entry in entries:
-            image = torch.from_numpy(read_image(entry["file_name"])).permute(2, 0, 1)
-            maps = model([{"image": image}], score_names=names)[0]["scores"]
-            label = load_label(entry["sem_seg_file_name"], rule)
-            for name in names:
-                metrics[name].update(maps[name].numpy(), label)
-            progress.update()
-    figures = {name: metric.compute() for name, metric in metrics.items()}
-    if any(value["auprc"] is None for value in figures.values()):
-        raise ValueError(f"{dataset}: nothing in its first {len(entries)} images is unknown")
-    return {
-        name: {f"{key} %": 100 * value[key] for key in ("auprc", "fpr95")}
-        for name, value in figures.items()
-    }
-
-
 def summarize(found: dict[str, dict], args: argparse.Namespace) -> list[str]:
     """Return a table with one row per score and number of cells: means, lowest, and highest."""
     lines = ["| score | cells | " + " | ".join(f"{name} AUPRC / FPR95" for name in found) + " |"]
@@ -136,7 +110,7 @@ def summarize(found: dict[str, dict], args: argparse.Namespace) -> list[str]:
             names = [f"{score}_cells{cells}_seed{seed}" for seed in range(args.seeds)]
             names = names if score != "anomaly" else [score]
             if names[0] not in next(iter(found.values())):
-                continue  # the model has no anomaly class
+                continue  # Without the anomaly class, a model has neither `anomaly` nor `odds`.
             row = [score, str(cells)]
             for figures in found.values():
                 parts = []
@@ -176,7 +150,7 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     model = train(args)
     names = add_scores(model)
-    found = {name: evaluate(model, names, name, args.limit) for name in args.test}
+    found = {name: evaluate_scores(model, names, name, args.limit) for name in args.test}
     print("\n".join(summarize(found, args)))
     if args.json:
         write_json(args.json, {"torch": torch.__version__, "options": vars(args), **found})

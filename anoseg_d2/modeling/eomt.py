@@ -51,9 +51,10 @@ RANGES["MODEL.META_ARCHITECTURE"] = Rule(
 class _Doubling(nn.ConvTranspose2d):
     """A transposed convolution whose stride is its kernel: every pixel becomes 2 x 2 of its own.
 
-    So it is one matrix product for each of the two output rows. Written that way, forward and
-    backward pass on a CPU take a third to a half of the time of torch's own; values are equal but
-    for rounding. Everywhere else, and where nothing is trained, torch's own is used.
+    So it is one matrix product for each of the two output rows. Written that way, a CPU with AVX2
+    needs a third of the time for forward and backward pass, because torch's own backward pass is
+    slow there; values are equal but for rounding. Torch's own is used on other devices, and where
+    there is no gradient to compute.
 
     Args:
         width: channels of input and output.

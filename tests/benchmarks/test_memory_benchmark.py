@@ -1,8 +1,6 @@
 """The benchmark of memories: the figures of its rows are those of the checkpoint's own score."""
 
-import importlib.util
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,19 +8,11 @@ import small_sets
 import torch
 
 from anoseg_d2.checkpoint import model_meta
-from anoseg_d2.modeling import scores
-
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
-def tool(monkeypatch):
-    spec = importlib.util.spec_from_file_location("memory_benchmark", ROOT / "benchmarks/memory.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    for registry in (scores.SCORES, scores.PATCH_MAPS):  # what it registers goes with the test
-        monkeypatch.setattr(registry, "_entries", dict(registry))
-    return module
+def tool(load_benchmark):
+    return load_benchmark("memory")
 
 
 def test_every_group_runs_and_all_patches_find_what_is_not_among_them(

@@ -1,8 +1,6 @@
 """The benchmark of ratio heads: they train side by side, and each has figures of its own."""
 
-import importlib.util
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,9 +11,8 @@ from tiny_models import tiny_cfg
 
 from anoseg_d2.checkpoint import AnosegCheckpointer, read_checkpoint
 from anoseg_d2.data import builtin
-from anoseg_d2.modeling import EoMT, scores
+from anoseg_d2.modeling import EoMT
 
-ROOT = Path(__file__).parents[2]
 CARD = """
 name: {name}
 root: "{root}"
@@ -28,14 +25,9 @@ anomaly: 2
 
 
 @pytest.fixture
-def tool(monkeypatch):
-    spec = importlib.util.spec_from_file_location("ratio_benchmark", ROOT / "benchmarks/ratio.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    for registry in (scores.SCORES, scores.PATCH_MAPS):  # what it registers goes with the test
-        monkeypatch.setattr(registry, "_entries", dict(registry))
+def tool(load_benchmark):
     before = set(builtin.DATASETS)
-    yield module
+    yield load_benchmark("ratio")
     for name in builtin.DATASETS.keys() - before:
         builtin.unregister_dataset(name)
 

@@ -128,8 +128,7 @@ def _killed_and_resumed_on_rank(rank, folder, configs):
         gc.collect()  # a killed run's model is in a cycle with its trainer
         torch.distributed.barrier()
     torch.distributed.destroy_process_group()
-    # All is compared. Taking torch apart at the end of the interpreter is not what is tested here,
-    # and it has aborted a rank whose run was complete.
+    # All is compared; how the interpreter takes torch apart afterwards is not what is tested here.
     os._exit(0)
 
 

@@ -54,6 +54,16 @@ def test_no_gradient_reaches_the_tokens(cells):
     assert all(p.grad.abs().sum() > 0 for p in head.parameters())
 
 
+def train(head, tokens, sem_seg, steps):
+    """Train a head of block 0 on one batch with three known classes; returns it."""
+    optimizer = torch.optim.AdamW(head.parameters(), lr=1e-2)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        head.loss({0: tokens}, sem_seg, 3).sum().backward()
+        optimizer.step()
+    return head
+
+
 def test_separable_tokens_are_learned():
     torch.manual_seed(0)
     head = RatioHead(8, (0,))
@@ -62,12 +72,7 @@ def test_separable_tokens_are_learned():
     tokens[unknown] += torch.tensor([4.0, 0, 0, 0, 0, 0, 0, -4.0])
     grid = torch.where(unknown, 3, 0).unflatten(1, (4, 4))
     sem_seg = grid.repeat_interleave(4, 1).repeat_interleave(4, 2)
-    optimizer = torch.optim.AdamW(head.parameters(), lr=1e-2)
-    for _ in range(50):
-        optimizer.zero_grad()
-        head.loss({0: tokens}, sem_seg, 3).sum().backward()
-        optimizer.step()
-    found = head({0: tokens}, (4, 4))
+    found = train(head, tokens, sem_seg, 50)({0: tokens}, (4, 4))
     assert found.shape == (4, 1, 4, 4)
     assert torch.equal(found.flatten(1) > 0, unknown)
     log_p = head.layers(F.layer_norm(tokens, (8,))).log_softmax(dim=-1)
@@ -83,12 +88,7 @@ def test_cells_lie_where_their_pixels_do():
     tokens = torch.cat([tokens, -tokens], dim=-1) + 0.05 * torch.randn(16, 6, 8)
     cells = unknown.view(16, 2, 3, 2, 2).transpose(2, 3).reshape(16, 4, 6)
     sem_seg = torch.where(cells, 3, 0).repeat_interleave(4, 1).repeat_interleave(4, 2)
-    optimizer = torch.optim.AdamW(head.parameters(), lr=1e-2)
-    for _ in range(80):
-        optimizer.zero_grad()
-        head.loss({0: tokens}, sem_seg, 3).sum().backward()
-        optimizer.step()
-    found = head({0: tokens}, (2, 3))
+    found = train(head, tokens, sem_seg, 80)({0: tokens}, (2, 3))
     assert found.shape == (16, 1, 4, 6)
     assert torch.equal(found[:, 0] > 0, cells)
 

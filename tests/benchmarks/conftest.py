@@ -1,0 +1,25 @@
+"""Scripts of `benchmarks/` as modules."""
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+from anoseg_d2.modeling import scores
+
+FOLDER = Path(__file__).parents[2] / "benchmarks"
+
+
+@pytest.fixture
+def load_benchmark(monkeypatch):
+    """Function that imports a script by name; the scores that it registers go with the test."""
+
+    def load(name):
+        spec = importlib.util.spec_from_file_location(f"{name}_benchmark", FOLDER / f"{name}.py")
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module
+
+    for registry in (scores.SCORES, scores.PATCH_MAPS):
+        monkeypatch.setattr(registry, "_entries", dict(registry))
+    return load
