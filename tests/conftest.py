@@ -42,6 +42,16 @@ def tiny_cfg():
     return tiny_models.tiny_cfg
 
 
+@pytest.fixture(autouse=True)
+def _no_logging_left_behind():
+    """A run set up by a test configures loggers of the process; the next test has them afresh."""
+    yield
+    for name in ("detectron2", "fvcore", "anoseg_d2"):
+        logger = logging.getLogger(name)
+        logger.handlers, logger.propagate = [], True
+        logger.setLevel(logging.NOTSET)
+
+
 @pytest.fixture
 def fresh_loggers():
     """Loggers without handlers, before the test and after it."""
