@@ -494,9 +494,12 @@ class EoMT(nn.Module):
         queries = x[:, : self.num_queries]
         patches = x[:, self.num_queries + self.backbone.num_prefix_tokens :]
         grid = patches.transpose(1, 2).unflatten(2, self.backbone.patch_embed.grid_size)
-        mask_logits = torch.einsum(
-            "bqc,bchw->bqhw", self.mask_head(queries), self.upscale(grid.contiguous())
-        )
+        features = self.upscale(grid.contiguous())
+        # Pixels times queries: the gradient of the features then comes out with their channels
+        # last, as the layer norm before wants it; the other way round it is copied once more.
+        pixels = features.flatten(2).transpose(1, 2)
+        mask_logits = (pixels @ self.mask_head(queries).transpose(1, 2)).transpose(1, 2)
+        mask_logits = mask_logits.contiguous().unflatten(2, features.shape[-2:])
         return mask_logits, self.class_head(queries)
 
     def _attention_mask(self, mask_logits: Tensor, query_block: int) -> QueryMask | None:

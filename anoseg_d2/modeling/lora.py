@@ -37,20 +37,28 @@ class _LowRankLinear(torch.autograd.Function):
     a dropout mask, and a copy of W in the type of mixed precision. Here the mask is drawn again
     from its seed and W is converted again; both cost far less than one matrix product.
     `low_rank_linear` is the readable form, and gives the same values and gradients.
+
+    Without dropout, W + s B A is multiplied, as in the merged layer: a sum of the size of W costs
+    less than two passes over the output, and x alone is kept. In mixed precision the sum is taken
+    in float32 and rounded once, as a weight that is trained itself is.
     """
 
     @staticmethod
     def forward(ctx, x, weight, bias, lora_a, lora_b, scaling, parts, dropout, seed):
+        ctx.options = scaling, parts, dropout, seed
+        bias = None if bias is None else bias.to(x.dtype)
+        if not dropout:
+            ctx.save_for_backward(x, None, weight, lora_a, lora_b)
+            return F.linear(x, _merge(weight, lora_a, lora_b, scaling, parts).to(x.dtype), bias)
         rows = x.flatten(0, -2)
         # Both scalings go into the small factors, so that nothing of the size of x is scaled.
         factor_a, factors_b = _scaled_factors(x, lora_a, lora_b, scaling, len(parts), dropout)
         low = _thin_out(rows, dropout, seed) @ factor_a.T
-        result = F.linear(x, weight.to(x.dtype), None if bias is None else bias.to(x.dtype))
+        result = F.linear(x, weight.to(x.dtype), bias)
         outputs = result.flatten(0, -2)
         for columns, part, factor in zip(parts, low.chunk(len(parts), 1), factors_b, strict=True):
             outputs[:, columns].addmm_(part, factor.T)
         ctx.save_for_backward(x, low, weight, lora_a, lora_b)
-        ctx.options = scaling, parts, dropout, seed
         return result
 
     @staticmethod
@@ -60,6 +68,7 @@ class _LowRankLinear(torch.autograd.Function):
         scaling, parts, dropout, seed = ctx.options
         rows, grad = x.flatten(0, -2), grad.flatten(0, -2)
         factor_a, factors_b = _scaled_factors(x, lora_a, lora_b, scaling, len(parts), dropout)
+        low = rows @ factor_a.T if low is None else low
         grad_low, grad_b = torch.empty_like(low), torch.empty_like(factors_b)
         pieces = zip(parts, low.chunk(len(parts), 1), grad_low.chunk(len(parts), 1), strict=True)
         for index, (columns, part, grad_part) in enumerate(pieces):
@@ -68,13 +77,24 @@ class _LowRankLinear(torch.autograd.Function):
         keep = _draw_kept(rows, dropout, seed) if dropout else None
         grad_a = grad_low.T @ (rows if keep is None else rows * keep)
         grad_x = None
-        if ctx.needs_input_grad[0]:
-            grad_x = grad_low @ factor_a
-            grad_x = grad_x if keep is None else grad_x.mul_(keep)
+        if ctx.needs_input_grad[0] and keep is None:
+            merged = _merge(weight, lora_a, lora_b, scaling, parts)
+            grad_x = (grad @ merged.to(x.dtype)).view_as(x)
+        elif ctx.needs_input_grad[0]:
+            grad_x = (grad_low @ factor_a).mul_(keep)
             grad_x = grad_x.addmm_(grad, weight.to(x.dtype)).view_as(x)
         grad_a = grad_a.to(lora_a.dtype).div_(_kept_share(dropout))
         grad_b = grad_b.view_as(lora_b).to(lora_b.dtype).mul_(scaling)
         return grad_x, None, None, grad_a, grad_b, None, None, None, None
+
+
+def _merge(weight, lora_a, lora_b, scaling, parts) -> Tensor:
+    """Return W + s B A in the type of W, (out, in)."""
+    merged = weight.clone()
+    factors = zip(parts, lora_a.chunk(len(parts)), lora_b.chunk(len(parts)), strict=True)
+    for columns, factor_a, factor_b in factors:
+        merged[columns].addmm_(factor_b, factor_a, alpha=scaling)
+    return merged
 
 
 def _scaled_factors(x, lora_a, lora_b, scaling, parts, dropout) -> tuple[Tensor, Tensor]:

@@ -37,11 +37,9 @@ def sample_points(maps: Tensor, points: Tensor, mode: str = "bilinear") -> Tenso
     Returns:
         (M, P).
     """
-    if (
-        len(points) == 1
-    ):  # as channels of one map, so that the interpolation weights are computed once
-        maps = maps.transpose(0, 1)
-    grid = 2.0 * points[:, :, None] - 1.0
+    if len(points) == 1:
+        maps = maps.transpose(0, 1)  # as channels of one map: the weights are computed once
+    grid = (2.0 * points[:, :, None]).sub_(1.0)
     # Within half a pixel of the border bilinear reads fade to 0, as in PointRend and Mask2Former.
     padding = "zeros" if mode == "bilinear" else "border"
     sampled = F.grid_sample(maps, grid, mode=mode, padding_mode=padding, align_corners=False)
