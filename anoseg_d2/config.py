@@ -458,6 +458,8 @@ def _add_test_keys(cfg) -> None:
     cfg.TEST.AMP = False
     cfg.TEST.WINDOW_OVERLAP = 0.0  # least overlap of neighbouring windows, fraction of a window
     cfg.TEST.FLIP = False  # average with the mirrored image: every window twice, twice the time
+    # Average over these enlargements of the image; at 2 a window covers half of what it does at 1
+    cfg.TEST.SCALES = (1.0,)
     # Give `sem_seg` one-hot (K, H, W), as detectron2's evaluators take it, instead of (H, W) ids
     cfg.TEST.SEM_SEG_MAPS = False
     node = cfg.TEST.ANOMALY = type(cfg)()
@@ -628,6 +630,7 @@ RANGES: dict[str, Rule] = {
     ),
     "TEST.QUERY_TOLERANCE": number(0, 0.1),
     "TEST.WINDOW_OVERLAP": number(0, 0.95),
+    "TEST.SCALES": sequence(number(1, 8), (1, 2, 3, 4)),
     "TEST.ANOMALY.SCORES": sequence(text(empty=False)),
     "TEST.ANOMALY.TEMPERATURE": _POSITIVE,
     "TEST.ANOMALY.MASK_POOLING": _FRACTION,
@@ -682,7 +685,7 @@ _INSTEAD = {
     "MODEL.BACKBONE": "set MODEL.EOMT.BACKBONE and MODEL.EOMT.SIZE",
     "MODEL.SEM_SEG_HEAD": "set MODEL.EOMT.NUM_CLASSES and MODEL.HEAD.NAME",
     "MODEL": "set the keys of MODEL.EOMT",
-    "TEST.AUG": "set TEST.FLIP or TEST.WINDOW_OVERLAP; there is no other test-time augmentation",
+    "TEST.AUG": "set TEST.SCALES, TEST.FLIP or TEST.WINDOW_OVERLAP",
     "TEST.PRECISE_BN": "go without: the network has no batch norms",
     "TEST": "set the keys of TEST.ANOMALY",
     "GLOBAL": "go without",

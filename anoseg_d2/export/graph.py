@@ -74,7 +74,7 @@ class ExportModel(nn.Module):
         spec: inputs and outputs.
     Raises:
         ValueError: scores that the model cannot give, ensembles without statistics, filters
-            together with an open batch, mask pooling, or a model in mixed precision.
+            together with an open batch, mask pooling, several scales, or a model in mixed precision.
     """
 
     def __init__(self, model: nn.Module, spec: ExportSpec):
@@ -91,6 +91,11 @@ class ExportModel(nn.Module):
                 "of two equally strong masks claims a pixel depends on rounding, so another "
                 "runtime would give some pixels another score. Export with 0"
             )
+        if len(model.scales) > 1:
+            raise ValueError(
+                f"TEST.SCALES is {model.scales}; an exported file sees the image at one scale. "
+                "Export with TEST.SCALES (1.0,), or run one file for each scale and average"
+            )
         if model.postprocess and spec.batch is None:
             raise ValueError(
                 "TEST.ANOMALY.POSTPROCESS works image by image and needs a batch of a fixed size"
@@ -100,7 +105,8 @@ class ExportModel(nn.Module):
         self.names = names
         self.weights_sha256 = weights_hash(self.model.state_dict())
         size = tuple(spec.image_size or model.image_size)
-        self.plan = windows.plan_windows(size, model.image_size, model.window_overlap, model.flip)
+        options = model.window_overlap, model.flip, *model.scales
+        self.plan = windows.plan_windows(size, model.image_size, *options)
         self.resize = FixedResize(size, self.plan.resized) if size != self.plan.resized else None
         if spec.half:
             _halve(self.model)

@@ -130,6 +130,7 @@ class EoMT(nn.Module):
             leaves the scores as they are.
         postprocess: names in `POSTPROCESS`, applied to each score map in order.
         window_overlap, flip: see `windows.plan_windows`.
+        scales: see `windows.plan_windows`; maps are the mean of all scales.
         window_batch: most windows per forward pass, of one image or several; 0 for 8. It is
             halved where memory runs out, and stays lowered.
         query_tolerance: see `inference.choose_queries`.
@@ -164,6 +165,7 @@ class EoMT(nn.Module):
         postprocess: tuple[str, ...] = (),
         window_overlap: float = 0.0,
         flip: bool = False,
+        scales: tuple[float, ...] = (1.0,),
         window_batch: int = 0,
         query_tolerance: float = 1e-4,
         inference_dtype: torch.dtype | None = None,
@@ -223,7 +225,7 @@ class EoMT(nn.Module):
         self.averaged = False  # whether the weights are the moving average of a training
         self.postprocess = [POSTPROCESS[name] for name in postprocess]
         self.mask_pooling = mask_pooling
-        self.window_overlap, self.flip = window_overlap, flip
+        self.window_overlap, self.flip, self.scales = window_overlap, flip, tuple(scales)
         self.window_batch = window_batch
         self.progress = 0.0
         for name, values in (("pixel_mean", pixel_mean), ("pixel_std", pixel_std)):
@@ -273,6 +275,7 @@ class EoMT(nn.Module):
             "postprocess": cfg.TEST.ANOMALY.POSTPROCESS,
             "window_overlap": cfg.TEST.WINDOW_OVERLAP,
             "flip": cfg.TEST.FLIP,
+            "scales": cfg.TEST.SCALES,
             "window_batch": cfg.INPUT.WINDOW_BATCH,
             "query_tolerance": cfg.TEST.QUERY_TOLERANCE,
             "inference_dtype": (

@@ -76,6 +76,13 @@ class WindowPrediction(NamedTuple):
         return self._replace(mask_logits=self.mask_logits.flip(1), patch_maps=mirrored)
 
 
+class View(NamedTuple):
+    """An image at one scale: its plan, and the prediction of each window."""
+
+    plan: WindowPlan
+    windows: list[WindowPrediction]
+
+
 def infer_images(
     model: nn.Module, samples: list[dict], score_names: Iterable[str] | None = None
 ) -> list[dict]:
@@ -95,30 +102,37 @@ def infer_images(
     """
     names = model.check_scores(score_names) if score_names else model.score_names
     plans = [
-        plan_windows(
-            tuple(sample["image"].shape[-2:]), model.image_size, model.window_overlap, model.flip
-        )
-        for sample in samples
+        [
+            plan_windows(size, model.image_size, model.window_overlap, model.flip, scale)
+            for scale in model.scales
+        ]
+        for size in (tuple(sample["image"].shape[-2:]) for sample in samples)
     ]
-    results, windows = [], []
+    results = []
     with torch.inference_mode():
-        for window in _predict_all(model, samples, plans, names):
-            plan, sample = plans[len(results)], samples[len(results)]
-            windows.append(window.flip() if plan.flipped[len(windows)] else window)
-            if len(windows) == len(plan.origins):
-                height, width = sample["image"].shape[-2:]
-                size = (sample.get("height", height), sample.get("width", width))
-                with torch.autocast(model.device.type, enabled=False):
-                    results.append(_read_image(model, windows, plan, size, names))
-                windows = []
+        predictions = _predict_all(model, samples, plans, names)
+        for sample, own in zip(samples, plans, strict=True):
+            views = [View(plan, _unflipped(predictions, plan)) for plan in own]
+            height, width = sample["image"].shape[-2:]
+            size = (sample.get("height", height), sample.get("width", width))
+            with torch.autocast(model.device.type, enabled=False):
+                results.append(_read_image(model, views, size, names))
     return results
 
 
+def _unflipped(predictions: Iterator[WindowPrediction], plan: WindowPlan) -> list[WindowPrediction]:
+    """Take the predictions of a plan's windows, and mirror back those that the plan flips."""
+    # The flags come first: zip would otherwise take a prediction too many and lose it.
+    pairs = zip(plan.flipped, predictions, strict=False)
+    return [window.flip() if flipped else window for flipped, window in pairs]
+
+
 def _predict_all(model, samples, plans, names) -> Iterator[WindowPrediction]:
-    """Yield the prediction of every window of every image in order, a batch at a time."""
+    """Yield the prediction of every window of every plan in order, a batch at a time."""
     crops = (
         crop
-        for sample, plan in zip(samples, plans, strict=True)
+        for sample, own in zip(samples, plans, strict=True)
+        for plan in own
         for crop in cut_windows(sample["image"], plan)
     )
     waiting: list[Tensor] = []
@@ -238,21 +252,17 @@ def choose_queries(
     return order, dict(zip(coefficients, needed, strict=True))
 
 
-def _read_image(model, windows: list[WindowPrediction], plan: WindowPlan, size, names) -> dict:
+def _read_image(model, views: list[View], size, names) -> dict:
     """Compute the maps of an image strip by strip, resize them, and evaluate the formulas."""
-    sem_seg = windows[0].mask_logits.new_empty(size, dtype=torch.int64)
+    sem_seg = views[0].windows[0].mask_logits.new_empty(size, dtype=torch.int64)
     confidence = sem_seg.new_empty(size, dtype=torch.float32)
     score_maps = {name: torch.empty_like(confidence) for name in names}
-    for start, stop in _strips(windows, plan, size):
-        if plan.resized[0] == size[0]:
-            first, last = start, stop
-        else:
-            scale = plan.resized[0] / size[0]
-            first = max(0, int((start + 0.5) * scale - 0.5) - 1)
-            last = min(plan.resized[0], int((stop + 0.5) * scale + 0.5) + 2)
-        maps, channels = _merged_rows(windows, plan, first, last)
-        if plan.resized != tuple(size):
-            maps = resize_rows(maps, size, start, stop, (first, plan.resized[0]))
+    for start, stop in _strips(views, size):
+        maps, channels = _native_rows(views[0], size, start, stop)
+        for view in views[1:]:
+            maps += _native_rows(view, size, start, stop)[0]
+        if len(views) > 1:
+            maps /= len(views)
         named = dict(zip(channels, maps[None].split(list(channels.values()), dim=1), strict=True))
         values = read_scores(model, named, names)
         sem_seg[start:stop] = values["sem_seg"][0]
@@ -260,6 +270,7 @@ def _read_image(model, windows: list[WindowPrediction], plan: WindowPlan, size, 
         for name, value in values["scores"].items():
             score_maps[name][start:stop] = value[0]
     if model.mask_pooling > 0:
+        plan, windows = views[0]
         masks = [window.mask_logits.permute(2, 0, 1) for window in windows]
         regions = claimed_regions(masks, plan, size, STRIP_ELEMENTS)
         score_maps = {
@@ -271,18 +282,34 @@ def _read_image(model, windows: list[WindowPrediction], plan: WindowPlan, size, 
     return {"sem_seg": sem_seg, "scores": score_maps, "confidence": confidence}
 
 
-def _strips(windows, plan: WindowPlan, size) -> Iterator[tuple[int, int]]:
+def _strips(views: list[View], size) -> Iterator[tuple[int, int]]:
     """Yield rows start..stop that split the output into strips of about `STRIP_ELEMENTS`."""
     height, width = size
-    window = windows[0]
-    maps = [*window.channels.values(), *map(len, window.patch_maps.values())]
-    queries = max(window.mask_logits.shape[-1] for window in windows)
-    # Floats per row of the resized image, and per row of the output.
-    inside = queries * plan.window[1] + sum(maps) * plan.resized[1]
-    outside = sum(maps) * width
-    rows = max(1, int(STRIP_ELEMENTS / max(inside * plan.resized[0] / height, outside)))
+    most = 0
+    for plan, windows in views:
+        maps = [*windows[0].channels.values(), *map(len, windows[0].patch_maps.values())]
+        queries = max(window.mask_logits.shape[-1] for window in windows)
+        # Floats per row of the resized image, and per row of the output.
+        inside = queries * plan.window[1] + sum(maps) * plan.resized[1]
+        most = max(most, inside * plan.resized[0] / height, sum(maps) * width)
+    rows = max(1, int(STRIP_ELEMENTS / most))
     for start in range(0, height, rows):
         yield start, min(start + rows, height)
+
+
+def _native_rows(view: View, size, start: int, stop: int) -> tuple[Tensor, dict]:
+    """Return rows start..stop of a view's maps at output size, (M, rows, W), and channels."""
+    plan, windows = view
+    if plan.resized[0] == size[0]:
+        first, last = start, stop
+    else:
+        scale = plan.resized[0] / size[0]
+        first = max(0, int((start + 0.5) * scale - 0.5) - 1)
+        last = min(plan.resized[0], int((stop + 0.5) * scale + 0.5) + 2)
+    maps, channels = _merged_rows(windows, plan, first, last)
+    if plan.resized != tuple(size):
+        maps = resize_rows(maps, size, start, stop, (first, plan.resized[0]))
+    return maps, channels
 
 
 def _merged_rows(windows, plan: WindowPlan, first: int, last: int) -> tuple[Tensor, dict]:

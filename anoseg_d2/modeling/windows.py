@@ -48,6 +48,7 @@ def plan_windows(
     window: tuple[int, int],
     overlap: float = 0.0,
     flip: bool = False,
+    scale: float = 1.0,
 ) -> WindowPlan:
     """Scale an image until it just covers the window, and place windows along its longer side.
 
@@ -60,15 +61,19 @@ def plan_windows(
         overlap: least overlap of neighbouring windows, fraction of a window, 0 <= overlap < 1.
         flip: see every window a second time, mirrored. The two overlap completely, so merging
             takes the mean of both, as it does wherever windows overlap.
+        scale: enlarge the image further by this factor, at least 1, so that a window covers less of
+            it. Windows are then spread along both sides.
     Raises:
-        ValueError: an overlap out of range, an empty image, or one so elongated that its resized
-            version has more than `MOST_PIXELS`.
+        ValueError: an overlap or scale out of range, an empty image, or one so elongated that its
+            resized version has more than `MOST_PIXELS`.
     """
     if min(image_size) < 1:
         raise ValueError(f"an image of {image_size[0]}x{image_size[1]} pixels is empty")
     if not 0 <= overlap < 1:
         raise ValueError(f"TEST.WINDOW_OVERLAP must be at least 0 and below 1, not {overlap}")
-    scale = max(window[0] / image_size[0], window[1] / image_size[1])
+    if not scale >= 1:
+        raise ValueError(f"TEST.SCALES must be at least 1, not {scale}: the image covers a window")
+    scale *= max(window[0] / image_size[0], window[1] / image_size[1])
     resized = tuple(
         max(size, round(side * scale)) for side, size in zip(image_size, window, strict=True)
     )
@@ -76,7 +81,8 @@ def plan_windows(
         raise ValueError(
             f"an image of {image_size[0]}x{image_size[1]} pixels is too elongated: covering a "
             f"window of {window[0]}x{window[1]}, it becomes {resized[0]}x{resized[1]}, over the "
-            f"{MOST_PIXELS} pixels allowed; crop it, or choose a smaller INPUT.CROP_SIZE"
+            f"{MOST_PIXELS} pixels allowed; crop it, or choose a smaller INPUT.CROP_SIZE or "
+            "smaller TEST.SCALES"
         )
     starts = [_starts(side, size, overlap) for side, size in zip(resized, window, strict=True)]
     origins = [(y, x) for y in starts[0] for x in starts[1]]

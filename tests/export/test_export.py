@@ -102,6 +102,16 @@ def test_windows_inside_equal_the_model(make_model, size, overlap, flip):
     assert_same({k: v.numpy() for k, v in found.items()}, answers(model, images, spec.scores))
 
 
+def test_several_scales_are_refused_and_a_single_one_is_not(make_model):
+    with pytest.raises(ValueError, match=r"TEST.SCALES is \(1.0, 2.0\); an exported file"):
+        ExportModel(make_model(scales=(1.0, 2.0)), ExportSpec(("rba",)))
+    model = make_model(scales=(2.0,))
+    image = torch.randint(256, (1, 3, 40, 50), dtype=torch.uint8)
+    exported = ExportModel(model, ExportSpec(("rba",), image_size=(40, 50)))
+    expected = model([{"image": image[0]}])[0]["scores"]["rba"]
+    torch.testing.assert_close(exported(image)[1][0], expected, rtol=0, atol=1e-4)
+
+
 def test_mask_pooling_is_refused_because_a_tie_would_fall_differently(make_model):
     with pytest.raises(ValueError, match="MASK_POOLING is 0.5; it cannot be exported"):
         ExportModel(make_model(mask_pooling=0.5), ExportSpec(("rba",)))

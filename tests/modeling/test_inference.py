@@ -42,17 +42,21 @@ def limited(model, most, error):
 def slow_twin(model, sample, names):
     """Scores, segmentation and confidence of one image: whole maps, every query, plain torch."""
     image = sample["image"]
-    size = tuple(image.shape[-2:])
-    plan = plan_windows(size, model.image_size, model.window_overlap, model.flip)
-    mask_logits, class_logits = model.predict_masks(cut_windows(image, plan))[-1]
-    enlarged = F.interpolate(mask_logits, size=plan.window, mode="bilinear")
-    enlarged[plan.flipped] = enlarged[plan.flipped].flip(-1)
     size = (sample.get("height", image.shape[1]), sample.get("width", image.shape[2]))
-    maps = {}
-    coefficients = linear_coefficients(class_logits, model.num_known, names, model.temperature)
-    for name, value in coefficients.items():
-        merged = merge_windows(combine_masks(value, enlarged), plan)
-        maps[name] = F.interpolate(merged[None], size=size, mode="bilinear")
+    views = []
+    for scale in model.scales:
+        options = model.window_overlap, model.flip, scale
+        plan = plan_windows(tuple(image.shape[-2:]), model.image_size, *options)
+        mask_logits, class_logits = model.predict_masks(cut_windows(image, plan))[-1]
+        enlarged = F.interpolate(mask_logits, size=plan.window, mode="bilinear")
+        enlarged[plan.flipped] = enlarged[plan.flipped].flip(-1)
+        maps = {}
+        coefficients = linear_coefficients(class_logits, model.num_known, names, model.temperature)
+        for name, value in coefficients.items():
+            merged = merge_windows(combine_masks(value, enlarged), plan)
+            maps[name] = F.interpolate(merged[None], size=size, mode="bilinear")
+        views.append(maps)
+    maps = {name: sum(view[name] for view in views) / len(views) for name in views[0]}
     known = maps["probs"][:, : model.num_known]
     found = scores_from_maps(maps, model.num_known, names)
     return {
@@ -69,13 +73,17 @@ SIZES = [
 
 
 @pytest.mark.parametrize("strip", [2**20, 3000])
-@pytest.mark.parametrize("overlap,flip", [(0.0, False), (0.3, False), (0.0, True)])
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"window_overlap": 0.3}, {"flip": True}, {"scales": (1.0, 1.5, 2.3)}, {"scales": (2.0,)}],
+    ids=str,
+)
 @pytest.mark.parametrize("size,output", SIZES, ids=str)
 def test_strips_equal_whole_maps_of_every_query(
-    tiny_eomt, monkeypatch, size, output, overlap, flip, strip
+    tiny_eomt, monkeypatch, size, output, options, strip
 ):
     monkeypatch.setattr(inference, "STRIP_ELEMENTS", strip)
-    options = {"window_overlap": overlap, "flip": flip, "temperature": 1.5}
+    options = {"temperature": 1.5} | options
     model = tiny_eomt(has_anomaly=True, **options).eval()
     sample = {"image": torch.randint(256, (3, *size), dtype=torch.uint8)}
     if output:
@@ -118,14 +126,32 @@ def test_with_flip_a_mirrored_image_has_mirrored_maps_and_each_window_runs_twice
         torch.testing.assert_close(score, mirrored["scores"][name].flip(-1), msg=name)
 
 
-def test_windows_of_several_images_share_a_forward_and_change_nothing(tiny_eomt):
-    model = tiny_eomt(has_anomaly=True).eval()
+def test_several_scales_are_the_mean_of_each_alone(tiny_eomt):
+    model = with_patch_maps(tiny_eomt(has_anomaly=True, flip=True, window_overlap=0.2))
+    sample = {"image": torch.randint(256, (3, 40, 80), dtype=torch.uint8)}
+    alone = []
+    for scale in (1.0, 2.0):
+        model.scales = (scale,)
+        # These are linear in the maps, so that the mean of the scores is the score of the mean.
+        alone.append(model([sample], score_names=["ratio", "memory", "anomaly"])[0]["scores"])
+    model.scales = (1.0, 2.0)
+    together = model([sample], score_names=["ratio", "memory", "anomaly"])[0]["scores"]
+    for name, score in together.items():
+        mean = (alone[0][name] + alone[1][name]) / 2
+        torch.testing.assert_close(score, mean, msg=name)
+        assert (alone[0][name] - alone[1][name]).abs().max() > 1e-4, "the scales differ"
+
+
+@pytest.mark.parametrize("scales", [(1.0,), (1.0, 2.0)])
+def test_windows_of_several_images_share_a_forward_and_change_nothing(tiny_eomt, scales):
+    model = tiny_eomt(has_anomaly=True, scales=scales).eval()
     shapes = [(32, 32), (40, 100), (32, 32), (90, 32), (32, 70)]
     samples = [{"image": torch.randint(256, (3, *s), dtype=torch.uint8)} for s in shapes]
     alone = [model([sample])[0] for sample in samples]
     tried = limited(model, 8, None)
     together = model(samples)
-    assert tried == [8, 3]
+    # 1, 3, 1, 3 and 3 windows; at twice the scale 4, 10, 4, 12 and 10 more
+    assert tried == ([8, 3] if scales == (1.0,) else [8] * 6 + [3])
     for found, expected in zip(together, alone, strict=True):
         torch.testing.assert_close(found["scores"], expected["scores"])
         assert torch.equal(found["sem_seg"], expected["sem_seg"])

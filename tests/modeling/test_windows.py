@@ -56,6 +56,15 @@ def test_overlap_adds_windows_until_neighbours_share_enough(overlap, starts):
     assert [x for _, x in plan.origins] == starts
 
 
+def test_a_larger_scale_spreads_windows_along_both_sides():
+    plan = plan_windows((512, 1024), (512, 512), scale=2.0)
+    assert plan.resized == (1024, 2048)
+    assert plan.origins == [(y, x) for y in (0, 512) for x in (0, 512, 1024, 1536)]
+    assert plan_windows((512, 1024), (512, 512), scale=1.5).resized == (768, 1536)
+    with pytest.raises(ValueError, match="TEST.SCALES must be at least 1, not 0.5"):
+        plan_windows((512, 1024), (512, 512), scale=0.5)
+
+
 sizes = st.integers(20, 400)
 
 
