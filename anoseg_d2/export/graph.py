@@ -10,7 +10,8 @@ from torch.nn import functional as F
 from anoseg_d2.checkpoint.identity import weights_hash
 from anoseg_d2.export.fixed_resize import FixedResize
 from anoseg_d2.modeling import scores, windows
-from anoseg_d2.modeling.inference import predict_windows, read_scores
+from anoseg_d2.modeling.guided_filter import GuidedFilter
+from anoseg_d2.modeling.inference import filter_radius, predict_windows, read_scores
 from anoseg_d2.modeling.lora import merge_lora
 
 __all__ = ["ExportModel", "ExportSpec"]
@@ -74,7 +75,8 @@ class ExportModel(nn.Module):
         spec: inputs and outputs.
     Raises:
         ValueError: scores that the model cannot give, ensembles without statistics, filters
-            together with an open batch, mask pooling, several scales, or a model in mixed precision.
+            together with an open batch, mask pooling, several scales, a guided filter for any
+            size, or a model in mixed precision.
     """
 
     def __init__(self, model: nn.Module, spec: ExportSpec):
@@ -104,6 +106,11 @@ class ExportModel(nn.Module):
         self.model = merge_lora(copy.deepcopy(model)).eval().requires_grad_(False)
         self.names = names
         self.weights_sha256 = weights_hash(self.model.state_dict())
+        if model.guided_filter > 0 and spec.any_size:
+            raise ValueError(
+                f"TEST.ANOMALY.GUIDED_FILTER is {model.guided_filter}; its radius in pixels "
+                "depends on the size of the image: export for one image size, or with 0"
+            )
         size = tuple(spec.image_size or model.image_size)
         options = model.window_overlap, model.flip, *model.scales
         self.plan = windows.plan_windows(size, model.image_size, *options)
@@ -125,7 +132,7 @@ class ExportModel(nn.Module):
             maps = F.interpolate(maps, size=size, mode="bilinear", align_corners=False)
         named = dict(zip(channels, maps.split(list(channels.values()), dim=1), strict=True))
         values = read_scores(self.model, named, self.names)
-        filtered = self._filter(values["scores"], values["sem_seg"])
+        filtered = self._filter(values["scores"], values["sem_seg"], image)
         last = (values["confidence"],) if self.spec.confidence else ()
         return (values["sem_seg"], *filtered.values(), *last)
 
@@ -160,7 +167,11 @@ class ExportModel(nn.Module):
             merger.add(window_maps, index)
         return merger.mean()
 
-    def _filter(self, score_maps: dict[str, Tensor], sem_seg: Tensor) -> dict[str, Tensor]:
+    def _filter(self, score_maps: dict[str, Tensor], sem_seg: Tensor, image: Tensor) -> dict:
+        if self.model.guided_filter > 0:
+            size = tuple(self.spec.image_size or self.model.image_size)
+            guide = GuidedFilter(image, filter_radius(self.model, self.plan, size))
+            score_maps = {name: guide(value) for name, value in score_maps.items()}
         for function in self.model.postprocess:
             score_maps = {
                 name: torch.stack([function(*pair) for pair in zip(value, sem_seg, strict=True)])

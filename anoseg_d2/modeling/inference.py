@@ -22,11 +22,13 @@ import torch
 from torch import Tensor, nn
 
 from anoseg_d2.modeling import scores
+from anoseg_d2.modeling.guided_filter import GuidedFilter
 from anoseg_d2.modeling.mask_pooling import claimed_regions, pool_over_regions
 from anoseg_d2.modeling.windows import (
     WindowPlan,
     cut_windows,
     plan_windows,
+    resize_image,
     resize_pixels,
     resize_rows,
 )
@@ -34,6 +36,7 @@ from anoseg_d2.modeling.windows import (
 __all__ = [
     "WindowPrediction",
     "choose_queries",
+    "filter_radius",
     "infer_images",
     "is_out_of_memory",
     "predict_windows",
@@ -116,7 +119,9 @@ def infer_images(
             height, width = sample["image"].shape[-2:]
             size = (sample.get("height", height), sample.get("width", width))
             with torch.autocast(model.device.type, enabled=False):
-                results.append(_read_image(model, views, size, names))
+                result = _read_image(model, views, size, names)
+                result["scores"] = _filter(model, result, views, sample["image"])
+            results.append(result)
     return results
 
 
@@ -269,8 +274,18 @@ def _read_image(model, views: list[View], size, names) -> dict:
         confidence[start:stop] = values["confidence"][0]
         for name, value in values["scores"].items():
             score_maps[name][start:stop] = value[0]
+    return {"sem_seg": sem_seg, "scores": score_maps, "confidence": confidence}
+
+
+def _filter(model, result: dict, views: list[View], image: Tensor) -> dict[str, Tensor]:
+    """Apply the filters that the model has to the finished score maps of an image."""
+    score_maps, sem_seg = result["scores"], result["sem_seg"]
+    size, (plan, windows) = tuple(sem_seg.shape), views[0]
+    if model.guided_filter > 0:
+        radius = filter_radius(model, plan, size)
+        guide = GuidedFilter(resize_image(image, size)[None].to(sem_seg.device), radius)
+        score_maps = {name: guide(value[None])[0] for name, value in score_maps.items()}
     if model.mask_pooling > 0:
-        plan, windows = views[0]
         masks = [window.mask_logits.permute(2, 0, 1) for window in windows]
         regions = claimed_regions(masks, plan, size, STRIP_ELEMENTS)
         score_maps = {
@@ -279,7 +294,20 @@ def _read_image(model, views: list[View], size, names) -> dict:
         }
     for function in model.postprocess:
         score_maps = {name: function(value, sem_seg) for name, value in score_maps.items()}
-    return {"sem_seg": sem_seg, "scores": score_maps, "confidence": confidence}
+    return score_maps
+
+
+def filter_radius(model, plan: WindowPlan, size: tuple[int, int]) -> float:
+    """Return the radius of the model's guided filter in pixels of the output.
+
+    Args:
+        model: an `EoMT`.
+        plan: of the first scale.
+        size: (H, W) of the output.
+    """
+    # The longer sides, because rounding changes their ratio least.
+    enlarged = max(plan.resized) / model.scales[0] / max(size)
+    return model.guided_filter * model.patch_size / enlarged
 
 
 def _strips(views: list[View], size) -> Iterator[tuple[int, int]]:

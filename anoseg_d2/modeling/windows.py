@@ -18,6 +18,7 @@ __all__ = [
     "cut_windows",
     "merge_windows",
     "plan_windows",
+    "resize_image",
     "resize_pixels",
     "resize_rows",
     "row_weights",
@@ -102,11 +103,17 @@ def cut_windows(image: Tensor, plan: WindowPlan) -> Tensor:
 
     Windows that the plan flips come out mirrored; their maps have to be mirrored back.
     """
-    if tuple(image.shape[-2:]) != plan.resized:
-        image = TF.resize(image, list(plan.resized), antialias=True)
+    image = resize_image(image, plan.resized)
     height, width = plan.window
     crops = [image[:, y : y + height, x : x + width] for y, x in plan.origins]
     return torch.stack([c.flip(-1) if f else c for c, f in zip(crops, plan.flipped, strict=True)])
+
+
+def resize_image(image: Tensor, size: tuple[int, int]) -> Tensor:
+    """Resize a uint8 image (bilinear, antialiased): (3, H, W) -> (3, *size)."""
+    if tuple(image.shape[-2:]) == tuple(size):
+        return image
+    return TF.resize(image, list(size), antialias=True)
 
 
 class WindowMerger:

@@ -127,6 +127,16 @@ def test_the_memory_inside_the_graph_equals_the_model(make_model, flip):
     assert_same({k: v.numpy() for k, v in found.items()}, answers(model, images, spec.scores))
 
 
+@pytest.mark.parametrize("half", [False, True])
+def test_the_guided_filter_is_in_the_file(make_model, tmp_path, half):
+    model = make_model(guided_filter=0.5, flip=True)
+    spec = ExportSpec(("rba",), batch=2, image_size=(50, 90), half=half)
+    # Writing checks the file against the model and raises where they differ.
+    export_model(model, tmp_path / "filtered.onnx", spec, tolerance=0.05 if half else None)
+    nodes = {node.op_type for node in onnx.load(tmp_path / "filtered.onnx").graph.node}
+    assert "AveragePool" in nodes
+
+
 def test_int8_is_a_quarter_of_the_size_and_keeps_the_metadata(make_model, tmp_path):
     model = make_model(vit={"width": 64})
     model.patch_maps["memory"] = PatchMemory(torch.randn(9, 64), 0)
