@@ -35,6 +35,7 @@ from anoseg_d2.export.check import draw_image
 from anoseg_d2.modeling import scores
 from anoseg_d2.modeling.criterion import targets_from_sem_seg
 from anoseg_d2.modeling.eomt import EoMT
+from anoseg_d2.modeling.guided_filter import GuidedFilter
 from anoseg_d2.modeling.memory import PatchMemory, choose_rows, memory_block
 from anoseg_d2.modeling.ratio import RatioHead, ratio_blocks
 from anoseg_d2.prediction.predictor import AnomalyPredictor
@@ -110,7 +111,10 @@ def evaluate_scores(model: EoMT, names: list[str], dataset: str, limit: int | No
 
 
 def measure_inference(args, model: EoMT) -> list[dict]:
-    """Time memories of random rows and the ratio head against one forward pass of a window."""
+    """Time what can be added to a model against one forward pass of a window.
+
+    That is: memories of random rows, the ratio head, and the guided filter of one score.
+    """
     width, depth = model.backbone.embed_dim, len(model.backbone.blocks)
     block, blocks = memory_block(depth, model.num_blocks), ratio_blocks(depth, model.num_blocks)
     parts = {f"memory {n}": PatchMemory(torch.randn(n, width), block) for n in args.random}
@@ -122,14 +126,28 @@ def measure_inference(args, model: EoMT) -> list[dict]:
         sides = {"forward": lambda: model.predict_masks(image[None], final_only=True)}
         # Bound as a default, because the loop variable changes.
         sides |= {name: lambda part=part: part(tokens, grid) for name, part in parts.items()}
+        score = torch.rand(1, *model.image_size)
+        sides["guided filter"] = lambda: GuidedFilter(image[None], model.patch_size / 2)(score)
         seconds = take_turns(sides, args.repeat)
     own = model.patch_maps
+
+    def filtered():
+        model.guided_filter = 0.5
+        model([{"image": image}], score_names=["rba"])
+        model.guided_filter = 0.0
+
+    def unfiltered():
+        model([{"image": image}], score_names=["rba"])
+
+    whole = take_turns({"without": unfiltered, "with": filtered}, args.repeat)
+    seconds["guided filter, image"] = whole["with"]
+    seconds["guided filter, image without"] = whole["without"]
     for name, part in parts.items():
         model.patch_maps = torch.nn.ModuleDict({name.split()[0]: part})
         with_it = ["rba", name.split()[0]]
         whole = take_turns(
             {
-                "without": lambda: model([{"image": image}], score_names=["rba"]),
+                "without": unfiltered,
                 "with": lambda names=with_it: model([{"image": image}], score_names=names),
             },
             args.repeat,
@@ -146,7 +164,7 @@ def measure_inference(args, model: EoMT) -> list[dict]:
             "image_seconds": seconds[f"{name}, image"],
             "image_seconds_without": seconds[f"{name}, image without"],
         }
-        for name in parts
+        for name in (*parts, "guided filter")
     ]
 
 
