@@ -54,15 +54,12 @@ def _no_logging_left_behind():
 
 @pytest.fixture
 def fresh_loggers():
-    """Loggers without handlers, before the test and after it."""
-    from anoseg_d2.engine.run_log import LOGGERS
+    """A root logger without handlers during the test, for one that sets up a run."""
     from anoseg_d2.utils import cli
 
-    loggers = [logging.getLogger(name) for name in (None, *LOGGERS)]
-    before = [(logger, list(logger.handlers), logger.level, logger.propagate) for logger in loggers]
-    for logger in loggers:
-        logger.handlers = []
+    root = logging.getLogger()
+    before, level = list(root.handlers), root.level
+    root.handlers = []
     yield
-    for logger, handlers, level, propagate in before:
-        logger.handlers, logger.level, logger.propagate = handlers, level, propagate
+    root.handlers, root.level = before, level
     cli.set_verbosity(0)

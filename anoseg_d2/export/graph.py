@@ -98,6 +98,11 @@ class ExportModel(nn.Module):
                 f"TEST.SCALES is {model.scales}; an exported file sees the image at one scale. "
                 "Export with TEST.SCALES (1.0,), or run one file for each scale and average"
             )
+        if model.guided_filter > 0 and spec.any_size:
+            raise ValueError(
+                f"TEST.ANOMALY.GUIDED_FILTER is {model.guided_filter}; its radius in pixels "
+                "depends on the size of the image: export for one image size, or with 0"
+            )
         if model.postprocess and spec.batch is None:
             raise ValueError(
                 "TEST.ANOMALY.POSTPROCESS works image by image and needs a batch of a fixed size"
@@ -106,14 +111,10 @@ class ExportModel(nn.Module):
         self.model = merge_lora(copy.deepcopy(model)).eval().requires_grad_(False)
         self.names = names
         self.weights_sha256 = weights_hash(self.model.state_dict())
-        if model.guided_filter > 0 and spec.any_size:
-            raise ValueError(
-                f"TEST.ANOMALY.GUIDED_FILTER is {model.guided_filter}; its radius in pixels "
-                "depends on the size of the image: export for one image size, or with 0"
-            )
         size = tuple(spec.image_size or model.image_size)
         options = model.window_overlap, model.flip, *model.scales
         self.plan = windows.plan_windows(size, model.image_size, *options)
+        self.filter_radius = filter_radius(model, self.plan, size)
         self.resize = FixedResize(size, self.plan.resized) if size != self.plan.resized else None
         if spec.half:
             _halve(self.model)
@@ -169,8 +170,7 @@ class ExportModel(nn.Module):
 
     def _filter(self, score_maps: dict[str, Tensor], sem_seg: Tensor, image: Tensor) -> dict:
         if self.model.guided_filter > 0:
-            size = tuple(self.spec.image_size or self.model.image_size)
-            guide = GuidedFilter(image, filter_radius(self.model, self.plan, size))
+            guide = GuidedFilter(image, self.filter_radius)
             score_maps = {name: guide(value) for name, value in score_maps.items()}
         for function in self.model.postprocess:
             score_maps = {

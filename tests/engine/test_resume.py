@@ -4,6 +4,7 @@ import faulthandler
 import gc
 import os
 import signal
+from pathlib import Path
 
 import pytest
 import torch
@@ -128,6 +129,7 @@ def _killed_and_resumed_on_rank(rank, folder, configs):
         gc.collect()  # a killed run's model is in a cycle with its trainer
         torch.distributed.barrier()
     torch.distributed.destroy_process_group()
+    Path(folder, f"compared_on_rank{rank}").write_text(" ".join(configs), encoding="utf-8")
     # All is compared; how the interpreter takes torch apart afterwards is not what is tested here.
     os._exit(0)
 
@@ -146,6 +148,8 @@ def test_a_killed_run_on_two_processes_resumes_to_the_same_bits(tmp_path):
         for name, more in cases.items()
     }
     torch.multiprocessing.spawn(_killed_and_resumed_on_rank, (str(tmp_path), configs), nprocs=2)
+    for rank in range(2):  # each compares by itself, and leaves without the interpreter's clean-up
+        assert (tmp_path / f"compared_on_rank{rank}").read_text() == "LoRA float16 ratio"
 
 
 def test_a_run_killed_in_an_evaluation_resumes_to_the_same_bits(tmp_path):
