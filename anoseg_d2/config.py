@@ -299,9 +299,9 @@ def _add_model_keys(cfg) -> None:
     # Queries attend to their own masks in training, less and less within a run; off in fine-tuning
     node.MASKED_ATTENTION = True
     node.ANNEALING_POWER = 0.9  # a mask is kept with probability (1 - progress)^power
-    # What the backward pass computes again instead of keeping it: none; heads (mask and class
-    # predictions: about half the memory); all (ViT blocks too: least memory, slower)
-    node.RECOMPUTE = "none"
+    # What is not kept for the backward pass: none; heads (predictions: half the memory, no slower);
+    # all (ViT blocks too, which are computed again: least memory, slower)
+    node.RECOMPUTE = "heads"
     node.COMPILE = False  # compile the ViT blocks with torch.compile
     # Weights that the encoder of MODEL.WEIGHTS is a difference to (EoMT's DINOv3 releases)
     cfg.MODEL.DELTA_BASE = ""

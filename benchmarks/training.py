@@ -6,7 +6,9 @@ r"""Measure memory and time of a training step: LoRA and recomputation against f
 
 Memory is counted without computing: the network runs on fake tensors, which have shapes, types and
 storages but no values, so any size takes seconds and no device. The losses run on random
-predictions of the same shapes, because matching needs values. Three figures per row:
+predictions of the same shapes, because matching needs values; where a prediction's gradient is
+taken at once (all rows but `full`, `lora`, `stage1_none` and `official`), nothing of them is kept.
+Three figures per row:
 
 - kept: bytes that autograd saves in the forward pass of network and losses, every storage once,
   parameters left out. On real tensors the count is the same, byte for byte, which the tests check.
@@ -40,13 +42,15 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from anoseg_d2.config import load_config
-from anoseg_d2.modeling import EoMT, lora
-from anoseg_d2.modeling.criterion import targets_from_sem_seg
+from anoseg_d2.engine.step import SavedBytes
+from anoseg_d2.modeling import EoMT, at_once, lora
+from anoseg_d2.modeling.criterion import LossNormalizers, targets_from_sem_seg
 from anoseg_d2.modeling.vit import vit_size
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 CLASSES_PER_IMAGE = 8
 MIB = 2**20
+NO_DIVISORS = LossNormalizers(1.0, 1.0, 1)
 
 # The shipped config of each row, and what differs from it; size, crop and queries are options.
 RECOMPUTE = "MODEL.EOMT.RECOMPUTE"
@@ -59,20 +63,46 @@ ROWS = {
     "stage4_last_half": ("arcface_lora.yaml", []),  # and the blocks, which depend on the size
     "lora_all": ("arcface_lora.yaml", [RECOMPUTE, "all"]),
     "stage1": ("eomt_baseline.yaml", []),
+    "stage1_none": ("eomt_baseline.yaml", [RECOMPUTE, "none"]),
 }
-BASELINE = {"stage1": "official"}  # of all other rows: full
+BASELINE = {"stage1": "official", "stage1_none": "official"}  # of all other rows: full
 
 
 class Ours(EoMT):
-    """The model of this project: the two halves of its training step."""
+    """The model of this project: its training step, and the two halves of it that are counted."""
 
-    def predict(self, images: Tensor) -> list[tuple[Tensor, Tensor]]:
-        return self.predict_masks(images)
+    def loss(self, images: Tensor, labels: Tensor) -> Tensor:
+        batch = [
+            {"image": image, "sem_seg": label} for image, label in zip(images, labels, strict=True)
+        ]
+        return sum(self(batch).values())
 
-    def score(self, predictions: list[tuple[Tensor, Tensor]], labels: Tensor) -> Tensor:
+    def predict(self, images: Tensor) -> list[tuple[Tensor, ...]]:
+        if self.recompute == "none":
+            return self.predict_masks(images)
+        losses = {}
+        with mock.patch.object(self, "criterion", _Sums()):
+            self.run_network(images, predict=self._losses_at_once([], NO_DIVISORS, losses))
+        return [(loss,) for loss in losses.values()]
+
+    def score(self, predictions: list[tuple[Tensor, ...]], labels: Tensor) -> Tensor:
+        if self.recompute != "none":
+            return sum(loss for (loss,) in predictions)
         targets = [targets_from_sem_seg(label, self.criterion.num_classes) for label in labels]
         with torch.autocast(labels.device.type, enabled=False):
             return sum(self.criterion(predictions, targets, self.class_head).values())
+
+
+class _Sums(nn.Module):
+    """Losses without matching, which needs values: the network keeps as much for a plain sum."""
+
+    order_weight = 0.0
+
+    def match_layers(self, predictions, targets):
+        return [None]
+
+    def layer_losses(self, prediction, *_):
+        return {"loss": sum(part.float().sum() for part in prediction)}
 
 
 class Official(nn.Module):
@@ -101,6 +131,9 @@ class Official(nn.Module):
         self.network = OfficialEoMT(encoder, 19, queries, base.num_blocks)
         self.criterion = module.MaskClassificationLoss(12544, 3.0, 0.75, 5.0, 5.0, 2.0, 19, 0.1)
 
+    def loss(self, images: Tensor, labels: Tensor) -> Tensor:
+        return self.score(self.predict(images), labels)
+
     def predict(self, images: Tensor) -> list[tuple[Tensor, Tensor]]:
         return list(zip(*self.network(images / 255.0), strict=True))
 
@@ -122,7 +155,8 @@ class Row:
     """One side of the comparison: a model, its optimiser, and a step on a batch.
 
     Args:
-        model: `predict(images)` gives predictions, `score(predictions, labels)` the loss.
+        model: `loss(images, labels)` gives the loss; `predict(images)` and `score(predictions,
+            labels)` are its halves.
         precision: "float32" or "bf16", of autocast.
     """
 
@@ -139,7 +173,7 @@ class Row:
         """Run one step and return its seconds."""
         start = time.perf_counter()
         with self.autocast():
-            loss = self.model.score(self.model.predict(images), labels)
+            loss = self.model.loss(images, labels)
         loss.backward()
         nn.utils.clip_grad_norm_(self.trained, 0.01)
         self.optimizer.step()
@@ -149,30 +183,6 @@ class Row:
     def state_bytes(self) -> int:
         """Return the bytes of the gradients and of AdamW's two moments."""
         return sum(3 * p.nbytes for p in self.trained)
-
-
-class KeptBytes(torch.autograd.graph.saved_tensors_hooks):
-    """Bytes of the storages that autograd saves, parameters left out; real and fake tensors."""
-
-    def __init__(self, parameters: list[Tensor]):
-        self.storages = {}
-        self._parameters = {p.untyped_storage()._cdata for p in parameters}
-        super().__init__(self._pack, lambda tensor: tensor)
-
-    def _pack(self, tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        # Fake storages have no data pointer. Holding a storage keeps its address from being reused.
-        if storage._cdata not in self._parameters:
-            self.storages[storage._cdata] = storage
-        return tensor
-
-    def __enter__(self):
-        super().__enter__()
-        return self
-
-    @property
-    def total(self) -> int:
-        return sum(storage.nbytes() for storage in self.storages.values())
 
 
 class PeakBytes(TorchDispatchMode):
@@ -229,11 +239,10 @@ def count_memory(row: Row, images: Tensor, labels: Tensor) -> dict[str, int]:
     parameters = list(row.model.parameters())
     with _fake_tensors(row.model) as fake, PeakBytes() as peak, row.autocast():
         copies = [fake.from_tensor(p) for p in parameters]
-        with KeptBytes([*parameters, *copies]) as network:
+        with (network := SavedBytes([*parameters, *copies])):
             predictions = row.model.predict(fake.from_tensor(images))
         shapes = [[(part.shape, part.dtype) for part in layer] for layer in predictions]
         kept = network.total
-        network.storages.clear()
         outputs = [part for layer in predictions for part in layer]
         del predictions
         torch.autograd.grad(outputs, row.trained, [torch.ones_like(o) for o in outputs])
@@ -241,17 +250,21 @@ def count_memory(row: Row, images: Tensor, labels: Tensor) -> dict[str, int]:
         tuple(torch.randn(shape, dtype=dtype).requires_grad_() for shape, dtype in layer)
         for layer in shapes
     ]
-    with KeptBytes(parameters) as losses, row.autocast():
-        row.model.score(predictions, labels)
-    return {"network": kept, "losses": losses.total, "peak": peak.peak}
+    with (losses := SavedBytes(parameters)), row.autocast():
+        loss = row.model.score(predictions, labels)
+    kept_of_losses = losses.total  # while `loss` holds it
+    del loss
+    return {"network": kept, "losses": kept_of_losses, "peak": peak.peak}
 
 
 @contextlib.contextmanager
 def _fake_tensors(model: nn.Module):
-    """Enter fake tensors, with fixed answers to the two questions that need a value."""
+    """Enter fake tensors, with fixed answers to the three questions that need a value."""
     with contextlib.ExitStack() as stack:
         # A dropout mask's seed decides nothing about sizes.
         stack.enter_context(mock.patch.object(lora, "draw_seed", lambda: 0))
+        # The losses arrive in the backward pass as their sum.
+        stack.enter_context(mock.patch.object(at_once, "common_factor", lambda factors: 1.0))
         if isinstance(model, Official):
             # Whether queries are freed from their masks: never, at the start of a run.
             stack.enter_context(

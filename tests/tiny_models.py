@@ -1,5 +1,7 @@
 """Small models and samples for tests, plain functions so that child processes can build them."""
 
+import weakref
+
 import torch
 
 from anoseg_d2.config import load_config
@@ -84,3 +86,22 @@ def tiny_cfg(*overrides):
     cfg.merge_from_list([item for pair in defaults.items() for item in pair])
     cfg.merge_from_list(list(overrides))
     return cfg
+
+
+def saved_bytes(model, *arguments):
+    """Bytes that autograd holds after a forward pass, each storage once, parameters left out."""
+    held = weakref.WeakSet()
+
+    class Box:
+        def __init__(self, tensor):
+            self.tensor = tensor
+            held.add(self)
+
+    with torch.autograd.graph.saved_tensors_hooks(Box, lambda box: box.tensor):
+        losses = model(*arguments)
+    storages = [box.tensor.untyped_storage() for box in held]
+    sizes = {storage.data_ptr(): storage.nbytes() for storage in storages}
+    for parameter in model.parameters():
+        sizes.pop(parameter.untyped_storage().data_ptr(), None)
+    assert losses
+    return sum(sizes.values())

@@ -3,6 +3,8 @@
 import contextlib
 import math
 import time
+import weakref
+from collections.abc import Iterable
 
 import torch
 from detectron2.engine import SimpleTrainer
@@ -14,7 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 from anoseg_d2.modeling.criterion import present_classes
 from anoseg_d2.utils.unwrap import unwrap
 
-__all__ = ["StepTrainer"]
+__all__ = ["SavedBytes", "StepTrainer"]
 
 
 class StepTrainer(SimpleTrainer):
@@ -74,9 +76,13 @@ class StepTrainer(SimpleTrainer):
 
     def _backward(self, batch, options, last: bool) -> dict[str, torch.Tensor]:
         distributed = isinstance(self.model, DistributedDataParallel)
+        if self.scaler.is_enabled():
+            unwrap(self.model).loss_scale = self.scaler.scale(
+                torch.ones((), device=self.device_type)
+            )
         measure = contextlib.nullcontext()
         if self.activation_bytes is None:
-            measure = _SavedBytes(self.model)
+            measure = SavedBytes(self.model.parameters())
         # Gradients cross ranks once per step, with the last micro-batch.
         with self.model.no_sync() if distributed and not last else contextlib.nullcontext():
             with measure, torch.autocast(self.device_type, self.dtype, enabled=bool(self.dtype)):
@@ -145,17 +151,37 @@ class StepTrainer(SimpleTrainer):
         super().load_state_dict(state_dict)
 
 
-class _SavedBytes(torch.autograd.graph.saved_tensors_hooks):
-    """Count the bytes that a forward pass saves for the backward pass, parameters left out."""
+class SavedBytes(torch.autograd.graph.saved_tensors_hooks):
+    """Count the bytes that autograd saves in this context, every storage once.
 
-    def __init__(self, model: nn.Module):
-        self.total = 0
-        self._seen = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
-        super().__init__(self._pack, lambda tensor: tensor)
+    What is no longer saved when `total` is asked for, because its gradient was taken at once, does
+    not count.
 
-    def _pack(self, tensor: torch.Tensor) -> torch.Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in self._seen:
-            self._seen.add(storage.data_ptr())
-            self.total += storage.nbytes()
-        return tensor
+    Args:
+        left_out: tensors whose storages do not count: the parameters.
+    """
+
+    def __init__(self, left_out: Iterable[torch.Tensor]):
+        # The storage itself, because fake tensors have one, but no data.
+        self._left_out = {tensor.untyped_storage()._cdata for tensor in left_out}
+        self._saved: weakref.WeakSet[_Saved] = weakref.WeakSet()
+        super().__init__(self._pack, lambda saved: saved.tensor)
+
+    def _pack(self, tensor: torch.Tensor) -> "_Saved":
+        saved = _Saved(tensor)
+        self._saved.add(saved)
+        return saved
+
+    @property
+    def total(self) -> int:
+        """Bytes that are saved at this moment."""
+        storages = [saved.tensor.untyped_storage() for saved in self._saved]
+        sizes = {storage._cdata: storage.nbytes() for storage in storages}
+        return sum(size for address, size in sizes.items() if address not in self._left_out)
+
+
+class _Saved:
+    """A saved tensor. Autograd holds this in its place, so that it can be seen to let go of it."""
+
+    def __init__(self, tensor: torch.Tensor):
+        self.tensor = tensor

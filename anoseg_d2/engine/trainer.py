@@ -359,8 +359,8 @@ class Trainer(DefaultTrainer):
         words = [f"{name} {size / MIB:,.1f} MiB" for name, size in parts.items() if size]
         total = f"{sum(parts.values()) / MIB:,.1f} MiB per process ({', '.join(words)})"
         if self.cfg.MODEL.EOMT.RECOMPUTE != "none":
-            # Recomputed pieces are saved in the backward pass, which the first step's count misses.
-            total += ", and for a moment one recomputed piece of the network"
+            # Pieces that are not kept come and go, which the count after the forward pass misses.
+            total += ", and for a moment one prediction's or block's activations"
         return total
 
     def _evaluate(self):

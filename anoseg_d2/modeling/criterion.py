@@ -236,21 +236,58 @@ class SetCriterion(nn.Module):
             normalizers = self.normalizers(
                 [len(target.classes) for target in targets], predictions[-1][0].shape[1]
             )
-        sem_seg = torch.stack([target.sem_seg for target in targets])
-        matches = self.match_layers(predictions, targets)
         result = {}
-        for layer, ((mask_logits, class_logits), matched) in enumerate(
-            zip(predictions, matches, strict=True)
+        for layer, (prediction, matched) in enumerate(
+            zip(predictions, self.match_layers(predictions, targets), strict=True)
         ):
-            suffix = "" if layer == len(predictions) - 1 else f"_{layer}"
-            layer_losses = self._layer_losses(
-                mask_logits, class_logits.float(), sem_seg, matched, head, normalizers
-            )
-            result.update({f"{name}{suffix}": value for name, value in layer_losses.items()})
-        if self.outlier_weight > 0:
+            final = layer == len(predictions) - 1
+            values = self.layer_losses(prediction, targets, matched, head, normalizers, final)
+            suffix = "" if final else f"_{layer}"
+            result.update({f"{name}{suffix}": value for name, value in values.items()})
+        return result
+
+    def layer_losses(
+        self,
+        prediction: tuple[Tensor, Tensor],
+        targets: list[Target],
+        matches: Matches,
+        head: ClassHead,
+        normalizers: LossNormalizers,
+        final: bool,
+    ) -> dict[str, Tensor]:
+        """Return the weighted losses of one prediction layer.
+
+        Args:
+            prediction: mask logits (B, Q, h, w) and class logits (B, Q, R).
+            targets, head, normalizers: see `forward`; the divisors are required.
+            matches: of this layer, see `match_layers`.
+            final: whether it is the last one, which alone has the outlier term.
+        Returns:
+            scalars `loss_mask`, `loss_dice`, `loss_class`, and `loss_outlier` if it is on.
+        """
+        mask_logits, class_logits = prediction[0], prediction[1].float()
+        class_targets = class_logits.new_full(
+            class_logits.shape[:2], self.num_classes, dtype=torch.int64
+        )
+        class_targets[matches.images, matches.queries] = matches.classes
+        row_weights = class_logits.new_ones(self.num_classes + 1)
+        row_weights[-1] = self.no_object_weight
+        class_loss = losses.weighted_cross_entropy(
+            head.loss_logits(class_logits, class_targets),
+            class_targets,
+            row_weights,
+            normalizers.class_weight,
+        )
+        mask_loss, dice_loss = self._mask_losses(mask_logits, targets, matches, normalizers)
+        result = {
+            "loss_mask": self.mask_weight * mask_loss,
+            "loss_dice": self.dice_weight * dice_loss,
+            "loss_class": self.class_weight * class_loss,
+        }
+        if final and self.outlier_weight > 0:
             fraction = len(targets) / normalizers.num_images
             result["loss_outlier"] = (fraction * self.outlier_weight) * self._outlier_loss(
-                *predictions[-1], targets, head.num_known
+                mask_logits, class_logits, targets, head.num_known
             )
         return result
 
@@ -300,27 +337,7 @@ class SetCriterion(nn.Module):
             return losses.dense_points(*mask_logits.shape[-2:], mask_logits.device)[None]
         return torch.rand(1, self.match_points, 2, device=mask_logits.device)
 
-    def _layer_losses(self, mask_logits, class_logits, sem_seg, matches, head, normalizers):
-        class_targets = class_logits.new_full(
-            class_logits.shape[:2], self.num_classes, dtype=torch.int64
-        )
-        class_targets[matches.images, matches.queries] = matches.classes
-        row_weights = class_logits.new_ones(self.num_classes + 1)
-        row_weights[-1] = self.no_object_weight
-        class_loss = losses.weighted_cross_entropy(
-            head.loss_logits(class_logits, class_targets),
-            class_targets,
-            row_weights,
-            normalizers.class_weight,
-        )
-        mask_loss, dice_loss = self._mask_losses(mask_logits, sem_seg, matches, normalizers)
-        return {
-            "loss_mask": self.mask_weight * mask_loss,
-            "loss_dice": self.dice_weight * dice_loss,
-            "loss_class": self.class_weight * class_loss,
-        }
-
-    def _mask_losses(self, mask_logits, sem_seg, matches, normalizers):
+    def _mask_losses(self, mask_logits, targets, matches, normalizers):
         if len(matches.images) == 0:
             # Not a plain zero: the graph must reach every parameter, or a rank without targets
             # would have no gradients where DistributedDataParallel waits for them.
@@ -329,6 +346,7 @@ class SetCriterion(nn.Module):
         # Unmatched masks have no mask loss: only the matched ones are converted to float32.
         matched = mask_logits[matches.images, matches.queries].float()[:, None]
         points = self._loss_points(matched)
+        sem_seg = torch.stack([target.sem_seg for target in targets])
         point_logits = losses.sample_points(matched, points)
         with torch.no_grad():
             point_targets = losses.sample_class_masks(
@@ -354,7 +372,7 @@ class SetCriterion(nn.Module):
         known, outlier = _pixel_kinds(targets, num_known, mask_logits.shape[-2:])
         return losses.outlier_hinge(
             mask_logits.float(),
-            class_logits.float(),
+            class_logits,
             known,
             outlier,
             num_known,

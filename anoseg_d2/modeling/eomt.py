@@ -9,8 +9,9 @@ Shape letters: B images, Q queries, C width, N tokens, K known classes, R class 
 """
 
 import contextlib
+import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from detectron2.config import configurable
@@ -28,7 +29,13 @@ from anoseg_d2.modeling.annealing import (
     draw_query_mask,
     keep_probability,
 )
-from anoseg_d2.modeling.criterion import LossNormalizers, SetCriterion, targets_from_sem_seg
+from anoseg_d2.modeling.at_once import losses_at_once
+from anoseg_d2.modeling.criterion import (
+    LossNormalizers,
+    SetCriterion,
+    Target,
+    targets_from_sem_seg,
+)
 from anoseg_d2.modeling.heads import CLASS_HEADS, ClassHead, build_head
 from anoseg_d2.modeling.inference import infer_images
 from anoseg_d2.modeling.lora import adapt_backbone
@@ -68,7 +75,8 @@ class _Doubling(nn.ConvTranspose2d):
             return super().forward(x)
         pixels = x.permute(0, 2, 3, 1)
         weight = self.weight.permute(2, 3, 1, 0).flatten(1, 2)  # (rows, columns * out, in)
-        rows = [F.linear(pixels, row, self.bias.repeat(2)) for row in weight]
+        bias = self.bias.repeat(2)
+        rows = [F.linear(pixels, row, bias) for row in weight]
         # Two columns of C channels behind each other are two pixels, and two rows of a row are next
         # to each other: (B, h, 2, w, 2 C) is (B, 2 h, 2 w, C).
         doubled = torch.stack(rows, dim=2).unflatten(-1, (2, -1))
@@ -116,9 +124,9 @@ class EoMT(nn.Module):
             and one after the last.
         masked_attention: mask the attention of queries in training, annealed over the run.
         annealing_power: exponent of the keep-probability.
-        recompute: what the backward pass computes again instead of keeping: "none", "heads"
-            (all predictions, whose upscaled features are half of what a step keeps), or "all"
-            (the ViT blocks as well). Gradients do not change.
+        recompute: what is not kept for the backward pass: "none" keeps everything; "heads" nothing
+            of the predictions, half of what a step keeps, see `_losses_at_once`; "all" nothing of
+            the ViT blocks either, which the backward pass computes again. Gradients do not change.
         criterion: losses; None for the defaults.
         ratio: train a head for the `ratio` score on the patch tokens.
         ratio_threshold, ratio_cells: see `RatioHead`.
@@ -152,7 +160,7 @@ class EoMT(nn.Module):
         num_blocks: int = 4,
         masked_attention: bool = True,
         annealing_power: float = 0.9,
-        recompute: str = "none",
+        recompute: str = "heads",
         criterion: SetCriterion | None = None,
         ratio: bool = False,
         ratio_threshold: float = 0.5,
@@ -230,6 +238,7 @@ class EoMT(nn.Module):
         self.window_overlap, self.flip, self.scales = window_overlap, flip, tuple(scales)
         self.window_batch = window_batch
         self.progress = 0.0
+        self.loss_scale: Tensor | float = 1.0  # of the losses in float16, see `losses_at_once`
         for name, values in (("pixel_mean", pixel_mean), ("pixel_std", pixel_std)):
             self.register_buffer(name, torch.tensor(values).view(3, 1, 1), persistent=False)
 
@@ -354,15 +363,17 @@ class EoMT(nn.Module):
             targets_from_sem_seg(x["sem_seg"], num_classes).to(self.device) for x in batched_inputs
         ]
         blocks = self.patch_maps["ratio"].blocks if "ratio" in self.patch_maps else ()
-        predictions, tokens = self.run_network(images, self.ratio_alone, blocks)
-        losses = {}
+        losses: dict[str, Tensor] = {}
+        at_once = self.recompute != "none" and not self.ratio_alone and torch.is_grad_enabled()
+        predict = self._losses_at_once(targets, normalizers, losses) if at_once else None
+        predictions, tokens = self.run_network(images, self.ratio_alone, blocks, predict)
         with torch.autocast(self.device.type, enabled=False):
-            if not self.ratio_alone:
+            if not self.ratio_alone and not at_once:
                 losses = self.criterion(predictions, targets, self.class_head, normalizers)
-                if self.criterion.order_weight > 0:
-                    losses["loss_order"] = self._ordering_loss(
-                        batched_inputs, predictions[-1], targets, normalizers
-                    )
+            if not self.ratio_alone and self.criterion.order_weight > 0:
+                losses["loss_order"] = self._ordering_loss(
+                    batched_inputs, predictions[-1], targets, normalizers
+                )
             if blocks:
                 sem_seg = torch.stack([target.sem_seg for target in targets])
                 per_image = self.patch_maps["ratio"].loss(tokens, sem_seg, self.num_known)
@@ -370,6 +381,46 @@ class EoMT(nn.Module):
                 count = len(targets) if normalizers is None else normalizers.num_images
                 losses["loss_ratio"] = per_image.sum() / count
         return losses
+
+    def _losses_at_once(
+        self, targets: list[Target], normalizers: LossNormalizers | None, losses: dict
+    ) -> Callable[[Tensor], tuple[Tensor, Tensor | None]]:
+        """Return a stand-in for `_apply_heads` that also writes a prediction's losses to `losses`.
+
+        Every prediction is matched by itself, and its gradient is taken before the next block runs.
+        """
+        if normalizers is None:
+            counts = [len(target.classes) for target in targets]
+            normalizers = self.criterion.normalizers(counts, self.num_queries)
+        heads = (self.backbone.norm, self.upscale, self.mask_head, self.class_head)
+        layers = itertools.count()
+
+        def lose(prediction: tuple[Tensor, Tensor], layer: int) -> dict[str, Tensor]:
+            final = layer == self.num_blocks
+            with torch.autocast(self.device.type, enabled=False):
+                (matches,) = self.criterion.match_layers([prediction], targets)
+                found = self.criterion.layer_losses(
+                    prediction, targets, matches, self.class_head, normalizers, final
+                )
+            return found if final else {f"{name}_{layer}": loss for name, loss in found.items()}
+
+        def predict(x: Tensor) -> tuple[Tensor, Tensor | None]:
+            layer = next(layers)
+            if layer == self.num_blocks and self.criterion.order_weight > 0:
+                # It takes part in one more loss, which compares it with that of another image.
+                prediction = self._apply_heads(x)
+                losses.update(lose(prediction, layer))
+                return prediction
+
+            def run(x: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+                prediction = self._apply_heads(x)
+                return lose(prediction, layer), prediction[0]
+
+            found, mask_logits = losses_at_once(run, x, heads, self.loss_scale)
+            losses.update(found)
+            return mask_logits, None
+
+        return predict
 
     def _ordering_loss(self, batched_inputs, altered, targets, normalizers) -> Tensor:
         """Compare the predictions with those of the same crops without pasted objects."""
@@ -426,13 +477,19 @@ class EoMT(nn.Module):
         return self.run_network(images, final_only)[0]
 
     def run_network(
-        self, images: Tensor, final_only: bool = False, blocks: Sequence[int] = ()
-    ) -> tuple[list[tuple[Tensor, Tensor]], dict[int, Tensor]]:
+        self,
+        images: Tensor,
+        final_only: bool = False,
+        blocks: Sequence[int] = (),
+        predict: Callable[[Tensor], tuple] | None = None,
+    ) -> tuple[list[tuple], dict[int, Tensor]]:
         """Run the network as `predict_masks` does, and also return patch tokens.
 
         Args:
             images, final_only: see `predict_masks`.
             blocks: ViT blocks, counted from 0, whose output is returned as well.
+            predict: called in place of the heads with all tokens (B, Q + prefix + N, C); gives
+                mask logits first.
         Returns:
             predictions, and {block: patch tokens (B, N, C)}.
         """
@@ -445,20 +502,21 @@ class EoMT(nn.Module):
         x = vit.patch_embed((images.to(self.pixel_mean.dtype) - self.pixel_mean) / self.pixel_std)
         x, rope = self._add_positions(x)
         first = len(vit.blocks) - self.num_blocks
-        predictions: list[tuple[Tensor, Tensor]] = []
+        predict = predict or self._apply_heads
+        predictions: list[tuple] = []
         tokens: dict[int, Tensor] = {}
         for index, block in enumerate(vit.blocks):
             if index == first:
                 x = torch.cat([self.query.weight.expand(x.shape[0], -1, -1).to(x.dtype), x], dim=1)
             attention_mask = None
             if index >= first and not final_only:
-                predictions.append(self._predict(x))
+                predictions.append(predict(x))
                 attention_mask = self._attention_mask(predictions[-1][0], index - first)
             x = self._run_block(block, x, attention_mask, rope)
             if index in blocks:
                 prefix = vit.num_prefix_tokens + (index >= first) * self.num_queries
                 tokens[index] = x[:, prefix:]
-        predictions.append(self._predict(x))
+        predictions.append(predict(x))
         return predictions, tokens
 
     def _exempt_queries_from_rotation(self) -> None:
@@ -487,15 +545,8 @@ class EoMT(nn.Module):
             return checkpoint(block, x, use_reentrant=False, **options)
         return block(x, **options)
 
-    def _predict(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return mask and class logits of one prediction layer; see `_apply_heads`."""
-        if self.recompute != "none" and self.training:
-            # The heads draw no random numbers, so there is no state to restore.
-            return checkpoint(self._apply_heads, x, use_reentrant=False, preserve_rng_state=False)
-        return self._apply_heads(x)
-
     def _apply_heads(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Apply the heads after the ViT's own final norm; x (B, Q + prefix + patches, C)."""
+        """Return mask and class logits of one prediction layer; x (B, Q + prefix + patches, C)."""
         x = self.backbone.norm(x)
         queries = x[:, : self.num_queries]
         patches = x[:, self.num_queries + self.backbone.num_prefix_tokens :]

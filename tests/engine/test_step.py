@@ -4,6 +4,7 @@ import pytest
 import torch
 from detectron2.utils import comm
 from runs import small_run
+from tiny_models import saved_bytes
 
 from anoseg_d2.engine import Trainer, check_inputs
 
@@ -65,6 +66,21 @@ def test_a_float16_overflow_on_every_rank_only_skips_the_step(tmp_path, monkeypa
     assert trainer._trainer.scaler.get_scale() < 2.0**16
 
 
+def test_in_float16_gradients_taken_at_once_have_the_scale_of_the_loss(tmp_path):
+    amp = ("SOLVER.AMP.ENABLED", True, "SOLVER.AMP.PRECISION", "fp16", "SOLVER.MAX_ITER", 6)
+    trainer = started_trainer(tmp_path, *amp, "MODEL.EOMT.RECOMPUTE", "heads")
+    largest = []
+    weight = trainer.model.mask_head[0].weight
+    weight.register_hook(lambda grad: largest.append(grad.abs().max().item()))
+    trainer.train()
+    # The first scale overflows and is halved until it does not; each step uses the one of its time.
+    scale = trainer._trainer.scaler.get_scale()
+    assert 1024 < scale == trainer.model.loss_scale < 2.0**16
+    norms = [value for value, _ in trainer.storage.history("grad_norm").values()]
+    # One entry of the scaled gradient is far above the norm of all of the gradient without scale.
+    assert largest[-1] > 10 * norms[-1]
+
+
 def test_the_gradient_norm_before_the_clip_is_logged(tmp_path):
     cfg = small_run(tmp_path)
     check_inputs(cfg, training=True)
@@ -86,8 +102,12 @@ def started_trainer(folder, *overrides):
 @pytest.mark.parametrize(
     "overrides,named,not_named",
     [
-        ([], ["RECOMPUTE heads or all", "MODEL.LORA.ENABLED True"], ["LORA.BLOCKS"]),
-        (["MODEL.EOMT.RECOMPUTE", "heads"], ["RECOMPUTE all"], ["heads or all"]),
+        (
+            ["MODEL.EOMT.RECOMPUTE", "none"],
+            ["RECOMPUTE heads or all", "MODEL.LORA.ENABLED True"],
+            ["LORA.BLOCKS"],
+        ),
+        ([], ["RECOMPUTE all"], ["heads or all"]),
         (["MODEL.EOMT.RECOMPUTE", "all"], ["MODEL.LORA.ENABLED True"], ["RECOMPUTE"]),
         (["MODEL.LORA.ENABLED", True], ["MODEL.LORA.BLOCKS"], ["LORA.ENABLED"]),
         (["MODEL.LORA.ENABLED", True, "MODEL.LORA.BLOCKS", [1, 2]], ["RECOMPUTE"], ["LORA"]),
@@ -120,33 +140,22 @@ def test_a_run_states_its_memory_after_the_first_step(tmp_path, caplog, recomput
     trainer = started_trainer(
         tmp_path, "SOLVER.MAX_ITER", 1, "MODEL.EOMT.RECOMPUTE", recompute, *overrides
     )
-    kept = {}
-
-    def pack(tensor):
-        storage = tensor.untyped_storage()
-        kept[storage.data_ptr()] = storage
-        return tensor
-
     inputs = []
     hook = trainer.model.register_forward_pre_hook(lambda model, args: inputs.append(args))
     trainer.train()
     hook.remove()
     # The same step again, with weights that do not matter to sizes.
     trainer.model.train().set_progress(0.0)
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        losses = trainer.model(*inputs[0])
-    assert losses
+    kept = saved_bytes(trainer.model, *inputs[0])
     parameters = list(trainer.model.parameters())
-    for parameter in parameters:
-        kept.pop(parameter.untyped_storage().data_ptr(), None)
     trained = sum(4 * p.numel() for p in parameters if p.requires_grad)
     sizes = {
         "parameters": sum(4 * p.numel() for p in parameters),
         "gradients": trained,
         "optimiser": 2 * trained,
-        "activations": sum(storage.nbytes() for storage in kept.values()),
+        "activations": kept,
     }
     words = ", ".join(f"{name} {size / 2**20:,.1f} MiB" for name, size in sizes.items())
     message = f"{sum(sizes.values()) / 2**20:,.1f} MiB per process ({words})"
     assert f"This run needs about {message}" in caplog.text
-    assert ("one recomputed piece" in caplog.text) is (recompute != "none")
+    assert ("one prediction's or block's" in caplog.text) is (recompute != "none")

@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from tiny_models import saved_bytes, tiny_criterion
 from torch import nn
 from transformers import EomtConfig, EomtForUniversalSegmentation
 
@@ -299,10 +300,15 @@ def gradients(model, batch, **context):
     return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
 
 
+OUTLIER = {"outlier_weight": 0.5}
+
+
 @pytest.mark.parametrize("mode", ["heads", "all"])
 @pytest.mark.parametrize("lora", [None, {"rank": 2, "dropout": 0.3}])
-def test_recomputed_activations_give_bit_equal_gradients(tiny_eomt, tiny_batch, mode, lora):
-    plain = tiny_eomt(lora=lora, vit={"drop_path": 0.2})
+@pytest.mark.parametrize("criterion", [{}, OUTLIER])
+def test_what_is_not_kept_gives_bit_equal_gradients(tiny_eomt, tiny_batch, mode, lora, criterion):
+    criterion = tiny_criterion(3, **criterion)
+    plain = tiny_eomt(lora=lora, vit={"drop_path": 0.2}, criterion=criterion, recompute="none")
     recomputed = copy.deepcopy(plain)
     recomputed.recompute = mode
     for model in (plain, recomputed):
@@ -313,25 +319,47 @@ def test_recomputed_activations_give_bit_equal_gradients(tiny_eomt, tiny_batch, 
         assert torch.equal(found[name], value), name
 
 
+def test_losses_are_the_same_and_named_alike_however_much_is_kept(tiny_eomt, tiny_batch):
+    model = tiny_eomt(criterion=tiny_criterion(3, **OUTLIER)).train()
+    losses = {}
+    for mode in ("none", "heads", "all"):
+        model.recompute = mode
+        losses[mode] = model(tiny_batch())
+    assert "loss_outlier" in losses["none"] and "loss_dice_1" in losses["none"]
+    for mode in ("heads", "all"):
+        assert list(losses[mode]) == list(losses["none"])
+        assert all(torch.equal(losses[mode][name], loss) for name, loss in losses["none"].items())
+
+
+def test_losses_taken_at_once_may_be_scaled_together_but_not_one_by_one(tiny_eomt, tiny_batch):
+    model = tiny_eomt(recompute="heads")
+    expected = gradients(copy.deepcopy(model), tiny_batch())
+    model.loss_scale = torch.tensor(64.0)
+    for factor in (1.0, 0.25):  # powers of two, so that nothing is rounded
+        model.zero_grad()
+        torch.manual_seed(3)
+        (sum(model(tiny_batch()).values()) * 64.0 * factor).backward()
+        for name, value in expected.items():
+            assert torch.equal(model.get_parameter(name).grad, value * 64.0 * factor), name
+    losses = model(tiny_batch())
+    with pytest.raises(RuntimeError, match="cannot be weighted one by one.*RECOMPUTE none"):
+        (2 * losses.pop("loss_mask") + sum(losses.values())).backward()
+
+
+def test_no_gradient_is_taken_where_none_is_wanted(tiny_eomt, tiny_batch):
+    model = tiny_eomt().train()
+    with torch.no_grad():
+        losses = model(tiny_batch())
+    expected = model(tiny_batch())
+    assert not any(loss.requires_grad for loss in losses.values())
+    assert list(losses) == list(expected)
+    for name, loss in expected.items():
+        torch.testing.assert_close(losses[name], loss.detach(), msg=name)
+
+
 def test_an_unknown_recompute_mode_is_refused(tiny_eomt):
     with pytest.raises(ValueError, match="RECOMPUTE is 'blocks'; allowed: none, heads, all"):
         tiny_eomt(recompute="blocks")
-
-
-def saved_bytes(model, batch):
-    """Bytes that autograd keeps of one step, each storage once, parameters left out."""
-    kept = {}
-    own = {p.untyped_storage().data_ptr() for p in model.parameters()}
-
-    def pack(tensor):
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in own:
-            kept[storage.data_ptr()] = (storage.nbytes(), storage)
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        sum(model(batch).values())
-    return sum(size for size, _ in kept.values())
 
 
 def test_each_recompute_mode_keeps_less_than_the_one_before(tiny_eomt, tiny_batch):

@@ -65,6 +65,17 @@ def test_micro_batches_add_up_and_both_images_get_a_gradient(model, tiny_batch):
     assert model.backbone.blocks[0].mlp.fc1.weight.grad.abs().sum() > 0
 
 
+def test_the_ordering_has_the_same_gradient_however_much_is_kept(model, tiny_batch):
+    gradients = []
+    for mode in ("none", "heads"):
+        model.recompute = mode
+        model.zero_grad()
+        sum(model(paired_batch(tiny_batch)).values()).backward()
+        gradients.append({name: p.grad for name, p in model.named_parameters()})
+    for name, expected in gradients[0].items():
+        torch.testing.assert_close(gradients[1][name], expected, rtol=1e-4, atol=1e-5, msg=name)
+
+
 def test_without_the_weight_nothing_is_added(tiny_eomt, tiny_batch):
     model = tiny_eomt(has_anomaly=True).train()
     assert "loss_order" not in model(paired_batch(tiny_batch))
