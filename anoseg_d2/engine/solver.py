@@ -101,6 +101,7 @@ def build_optimizer(cfg, model: nn.Module) -> torch.optim.Optimizer:
             groups.setdefault(rule, []).append(parameter)
     if not groups:
         raise ValueError("no parameter of the model is trainable")
+    devices = {parameter.device.type for parameters in groups.values() for parameter in parameters}
     return torch.optim.AdamW(
         [
             {
@@ -112,6 +113,8 @@ def build_optimizer(cfg, model: nn.Module) -> torch.optim.Optimizer:
             for rule, parameters in groups.items()
         ],
         lr=cfg.SOLVER.BASE_LR,
+        # One pass over each tensor instead of a dozen, where torch has such a kernel.
+        fused=devices <= {"cpu", "cuda"},
     )
 
 
