@@ -33,7 +33,7 @@ from anoseg_d2.data.label_rules import load_label
 from anoseg_d2.evaluation.metrics import PixelMetrics
 from anoseg_d2.export import check
 from anoseg_d2.export.check import draw_image, open_session
-from anoseg_d2.export.graph import ExportSpec
+from anoseg_d2.export.spec import ExportSpec
 from anoseg_d2.export.write import export_model
 from anoseg_d2.prediction.predictor import AnomalyPredictor
 

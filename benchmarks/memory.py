@@ -25,7 +25,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from inference import take_turns
 from training import Row, draw_batch
 
-from anoseg_d2.commands.memory import HELD_OUT, collect_tokens, find_records
+from anoseg_d2.commands.memory import find_records
 from anoseg_d2.config import load_config
 from anoseg_d2.data.builtin import register_cards
 from anoseg_d2.data.image_io import read_image
@@ -38,6 +38,7 @@ from anoseg_d2.modeling.eomt import EoMT
 from anoseg_d2.modeling.guided_filter import GuidedFilter
 from anoseg_d2.modeling.memory import PatchMemory, choose_rows, memory_block
 from anoseg_d2.modeling.ratio import RatioHead, ratio_blocks
+from anoseg_d2.prediction.build_memory import HELD_OUT, collect_tokens
 from anoseg_d2.prediction.predictor import AnomalyPredictor
 from anoseg_d2.utils.cli import Progress
 from anoseg_d2.utils.files import write_json

@@ -40,6 +40,10 @@ def _keep_the_programs_name(monkeypatch):
         (["predict", "--help"], 0),
         (["predict", "a.png", "--weights", "w.pth", "--opts", "MODEL.DEVISE", "cpu"], 2),
         (["predict", "gone.png", "--weights", "w.pth"], 2),
+        (["export", "--help"], 0),
+        (["export", "w.pth", "--output", "model.txt"], 2),
+        (["memory", "--help"], 0),
+        (["memory", "w.pth", "--images", "gone", "--output", "out.pth"], 2),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )

@@ -23,17 +23,16 @@ import re
 import sys
 from pathlib import Path
 
-import torch
-
-from anoseg_d2.checkpoint import read_checkpoint
 from anoseg_d2.config import load_config
 from anoseg_d2.data.image_io import read_image
-from anoseg_d2.export.check import Difference, ExportCheckError
-from anoseg_d2.export.graph import INPUTS, ExportSpec
-from anoseg_d2.export.write import FORMATS, OPSET, export_model
-from anoseg_d2.prediction.predictor import AnomalyPredictor
-from anoseg_d2.report.results import find_results, is_of_weights, read_results
-from anoseg_d2.report.thresholds import chosen_dataset, read_threshold
+from anoseg_d2.export.spec import (
+    FORMATS,
+    INPUTS,
+    OPSET,
+    Difference,
+    ExportCheckError,
+    ExportSpec,
+)
 from anoseg_d2.utils.cli import (
     add_import_option,
     add_verbosity_options,
@@ -88,7 +87,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--confidence", action="store_true", help="also the confidence of the segmentation, 0..1"
     )
-    parser.add_argument("--input", choices=sorted(INPUTS), default="uint8", help="default: uint8")
+    parser.add_argument("--input", choices=INPUTS, default="uint8", help="default: uint8")
     parser.add_argument(
         "--batch", default="1", metavar="N|dynamic", help="images per run; default 1"
     )
@@ -140,9 +139,14 @@ def run(args: argparse.Namespace) -> list[Difference]:
     if output.exists() and not args.overwrite:
         raise ValueError(f"{output} exists; remove it or pass --overwrite")
     spec = make_spec(args, ("rba",))  # report mistakes before a large model is read
-    image = None
-    if args.check_image:
-        image = torch.from_numpy(read_image(args.check_image)).permute(2, 0, 1)
+    image = read_image(args.check_image) if args.check_image else None
+
+    # Mistakes that need no torch came first, because importing torch takes seconds.
+    import torch
+
+    from anoseg_d2.checkpoint import read_checkpoint
+    from anoseg_d2.export.write import export_model
+
     checkpoint = read_checkpoint(args.source)
     if checkpoint.format == "anoseg_adapter":
         raise ValueError(
@@ -160,7 +164,7 @@ def run(args: argparse.Namespace) -> list[Difference]:
         class_names=checkpoint.spec.class_names,
         thresholds=thresholds,
         threshold_dataset=dataset,
-        check_image=image,
+        check_image=None if image is None else torch.from_numpy(image).permute(2, 0, 1),
         tolerance=args.tolerance,
     )
 
@@ -199,6 +203,9 @@ def find_thresholds(
     Raises:
         FileNotFoundError, ValueError: --results was given and does not hold them all.
     """
+    from anoseg_d2.report.results import find_results, is_of_weights, read_results
+    from anoseg_d2.report.thresholds import chosen_dataset, read_threshold
+
     place = find_results(args.results or args.source)
     if place is None:
         if args.results:
@@ -224,8 +231,10 @@ def find_thresholds(
     return found, dataset if found else None
 
 
-def load_model(args: argparse.Namespace) -> torch.nn.Module:
-    """Load the checkpoint's model on the CPU, in eval mode."""
+def load_model(args: argparse.Namespace):
+    """Load the checkpoint's model, an `EoMT`, on the CPU in eval mode."""
+    from anoseg_d2.prediction.predictor import AnomalyPredictor
+
     overrides = ["MODEL.DEVICE", "cpu", "MODEL.EOMT.COMPILE", False, *args.opts]
     if not args.config_file:
         return AnomalyPredictor.from_pretrained(args.source, overrides).model

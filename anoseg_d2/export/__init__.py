@@ -11,11 +11,11 @@ from anoseg_d2.utils.index import lazy_index
 
 # Resolved on first use.
 _EXPORTS = {
-    "ExportSpec": "graph",
+    "ExportSpec": "spec",
     "ExportModel": "graph",
     "export_model": "write",
     "check_file": "check",
-    "ExportCheckError": "check",
+    "ExportCheckError": "spec",
 }
 __all__ = list(_EXPORTS)
 __getattr__, __dir__ = lazy_index(__name__, _EXPORTS)

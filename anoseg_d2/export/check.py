@@ -5,7 +5,6 @@ resized by torchvision), so the comparison covers everything that the export rei
 """
 
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -13,9 +12,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.transforms.v2 import functional as TF
 
+from anoseg_d2.export.spec import Difference, ExportCheckError
 from anoseg_d2.modeling.inference import infer_images
 
-__all__ = ["Difference", "ExportCheckError", "check_file", "draw_image", "open_session", "run_file"]
+__all__ = ["check_file", "draw_image", "open_session", "run_file"]
 
 # Largest difference of a score, and fraction of pixels whose class differs.
 TOLERANCE = 1e-3
@@ -28,48 +28,6 @@ HALF_DIFFERING_PIXELS = 1e-2
 # on the model: evaluate the raw maps of both.
 INT8_TOLERANCE = 0.3
 INT8_DIFFERING_PIXELS = 0.1
-
-
-class Difference(NamedTuple):
-    """Difference between one output of one run and the model.
-
-    output: name of the output.
-    shape: (B, H, W).
-    low, high: lowest and highest value that the model gives.
-    largest: largest absolute difference; for `sem_seg` the fraction of differing pixels.
-    allowed: upper limit of `largest`.
-    """
-
-    output: str
-    shape: tuple[int, ...]
-    low: float
-    high: float
-    largest: float
-    allowed: float
-
-    @property
-    def passed(self) -> bool:
-        """Whether the difference is allowed; False if it is NaN."""
-        return bool(self.largest <= self.allowed)
-
-
-class ExportCheckError(RuntimeError):
-    """An exported file differs from its model by more than is allowed.
-
-    Args:
-        differences: all measured differences.
-    """
-
-    def __init__(self, differences: list[Difference]):
-        self.differences = differences
-        failed = ", ".join(
-            f"{d.output} by {d.largest:.2g} (allowed {d.allowed:.2g})"
-            for d in differences
-            if not d.passed
-        )
-        super().__init__(
-            f"the exported model differs from the original: {failed}; the file was not kept"
-        )
 
 
 def check_file(

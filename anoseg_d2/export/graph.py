@@ -1,7 +1,6 @@
 """The exported module, which takes images and returns scores and the segmentation."""
 
 import copy
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -9,62 +8,13 @@ from torch.nn import functional as F
 
 from anoseg_d2.checkpoint.identity import weights_hash
 from anoseg_d2.export.fixed_resize import FixedResize
+from anoseg_d2.export.spec import ExportSpec
 from anoseg_d2.modeling import scores, windows
 from anoseg_d2.modeling.guided_filter import GuidedFilter
 from anoseg_d2.modeling.inference import filter_radius, predict_windows, read_scores
 from anoseg_d2.modeling.lora import merge_lora
 
-__all__ = ["ExportModel", "ExportSpec"]
-
-
-INPUTS = {"uint8": torch.uint8, "float32": torch.float32}
-
-
-@dataclass(frozen=True)
-class ExportSpec:
-    """Inputs and outputs of an exported file.
-
-    Args:
-        scores: names in `SCORES`, or ensembles.
-        input: "uint8" or "float32": images (B, 3, H, W), RGB 0..255 in both cases.
-        batch: B; None leaves it open.
-        image_size: native (H, W). The graph resizes to the model's input, lays the windows of
-            `plan_windows`, merges them, and brings the maps back: it equals `AnomalyPredictor`
-            for images of this size.
-        any_size: H and W stay open. The graph stretches the image to one window, whatever its
-            aspect ratio, and brings the maps back: faster and coarser than `AnomalyPredictor`.
-            With neither this nor `image_size`, images have the size that the model sees.
-        confidence: also return the confidence of the segmentation.
-        half: weights and network are float16; formulas and outputs stay float32.
-        int8: weights of linear layers have 8 bits, their inputs are quantised dynamically (ONNX
-            only).
-    """
-
-    scores: tuple[str, ...]
-    input: str = "uint8"
-    batch: int | None = 1
-    image_size: tuple[int, int] | None = None
-    any_size: bool = False
-    confidence: bool = False
-    half: bool = False
-    int8: bool = False
-
-    def __post_init__(self):
-        if self.input not in INPUTS:
-            raise ValueError(f"input is {self.input!r}; allowed: {', '.join(INPUTS)}")
-        if self.batch is not None and self.batch < 1:
-            raise ValueError(f"the batch must be at least 1, not {self.batch}")
-        if self.image_size is not None and min(self.image_size) < 1:
-            raise ValueError(f"the image size must be positive, not {self.image_size}")
-        if self.half and self.int8:
-            raise ValueError("an export is float16 or int8, not both")
-        if self.image_size is not None and self.any_size:
-            raise ValueError("an export is for one image size or for any size, not for both")
-
-    @property
-    def outputs(self) -> list[str]:
-        """Names of the outputs in order."""
-        return ["sem_seg", *self.scores, *(["confidence"] if self.confidence else [])]
+__all__ = ["ExportModel"]
 
 
 class ExportModel(nn.Module):

@@ -21,16 +21,13 @@ from packaging.version import Version
 from torch import Tensor, nn
 
 from anoseg_d2 import __version__
-from anoseg_d2.export.check import Difference, check_file
-from anoseg_d2.export.graph import INPUTS, ExportModel, ExportSpec
+from anoseg_d2.export.check import check_file
+from anoseg_d2.export.graph import ExportModel
+from anoseg_d2.export.spec import FORMATS, OPSET, Difference, ExportSpec
 from anoseg_d2.modeling import scores
 
-__all__ = ["FORMATS", "OPSET", "describe", "export_model"]
+__all__ = ["describe", "export_model"]
 
-
-# The first opset with an antialiased Resize; onnxruntime knows it since 1.14.
-OPSET = 18
-FORMATS = ("onnx", "pt2")
 # A protobuf message is limited to 2 GiB; larger weights go into a file next to the graph.
 EXTERNAL_BYTES = 1_800_000_000
 
@@ -166,7 +163,7 @@ def _trace(model: ExportModel) -> torch.export.ExportedProgram:
         # A size other than the window's, or the tracer could take the two for equal.
         height, width = height + 3, 2 * width + 5
         dims |= {2: torch.export.Dim("height", min=2), 3: torch.export.Dim("width", min=2)}
-    image = torch.zeros(spec.batch or 2, 3, height, width, dtype=INPUTS[spec.input])
+    image = torch.zeros(spec.batch or 2, 3, height, width, dtype=getattr(torch, spec.input))
     return torch.export.export(model, (image,), dynamic_shapes={"image": dims})
 
 

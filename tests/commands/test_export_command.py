@@ -16,6 +16,7 @@ from anoseg_d2.checkpoint import AnosegCheckpointer, save_adapter, weights_hash
 from anoseg_d2.checkpoint.identity import file_hash
 from anoseg_d2.commands import export as tool
 from anoseg_d2.export.check import draw_image
+from anoseg_d2.export.spec import Difference, ExportCheckError
 from anoseg_d2.modeling.lora import merge_lora
 from anoseg_d2.prediction.predictor import AnomalyPredictor
 
@@ -133,9 +134,9 @@ def given_thresholds(monkeypatch):
 
     def export_model(*_, thresholds, threshold_dataset, **__):
         given.append((thresholds, threshold_dataset))
-        raise tool.ExportCheckError([])
+        raise ExportCheckError([])
 
-    monkeypatch.setattr(tool, "export_model", export_model)
+    monkeypatch.setattr("anoseg_d2.export.write.export_model", export_model)
     return given
 
 
@@ -185,8 +186,8 @@ def test_a_failed_check_ends_with_status_1_and_without_a_file(
     checkpoint, tmp_path, capsys, monkeypatch
 ):
     def fail(*_, **__):
-        bad = tool.Difference("rba", (1, 32, 32), -1.0, 0.0, 0.5, 1e-3)
-        raise tool.ExportCheckError([bad])
+        bad = Difference("rba", (1, 32, 32), -1.0, 0.0, 0.5, 1e-3)
+        raise ExportCheckError([bad])
 
     monkeypatch.setattr("anoseg_d2.export.write.check_file", fail)
     monkeypatch.setattr("anoseg_d2.export.write._trace", lambda model: None)

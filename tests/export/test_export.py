@@ -15,8 +15,9 @@ from anoseg_d2.checkpoint import load_into, read_checkpoint
 from anoseg_d2.checkpoint.identity import weights_hash
 from anoseg_d2.data.image_io import read_image
 from anoseg_d2.export import write as export
-from anoseg_d2.export.check import ExportCheckError, _compare, draw_image, open_session, run_file
-from anoseg_d2.export.graph import ExportModel, ExportSpec
+from anoseg_d2.export.check import _compare, draw_image, open_session, run_file
+from anoseg_d2.export.graph import ExportModel
+from anoseg_d2.export.spec import OPSET, ExportCheckError, ExportSpec
 from anoseg_d2.export.write import describe, export_model
 from anoseg_d2.modeling import EoMT
 from anoseg_d2.modeling.memory import PatchMemory
@@ -335,7 +336,7 @@ def assert_sound(path):
     """A graph of the stated opset that checks, draws nothing and aligns no corners."""
     onnx.checker.check_model(str(path), full_check=True)
     model = onnx.load(path)
-    assert [(o.domain, o.version) for o in model.opset_import] == [("", export.OPSET)]
+    assert [(o.domain, o.version) for o in model.opset_import] == [("", OPSET)]
     assert not RANDOM & {node.op_type for node in model.graph.node}
     resizes = [node for node in model.graph.node if node.op_type == "Resize"]
     modes = {
@@ -343,7 +344,7 @@ def assert_sound(path):
     }
     assert resizes and {mode for _, mode in modes} <= {b"half_pixel", b"pytorch_half_pixel"}
     stored = {entry.key: entry.value for entry in model.metadata_props}
-    assert stored["opset"] == str(export.OPSET) and len(stored["weights_sha256"]) == 64
+    assert stored["opset"] == str(OPSET) and len(stored["weights_sha256"]) == 64
     return model
 
 

@@ -5,7 +5,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from anoseg_d2.export.graph import ExportModel, ExportSpec
+from anoseg_d2.export.graph import ExportModel
+from anoseg_d2.export.spec import ExportSpec
 from anoseg_d2.modeling import EoMT
 from anoseg_d2.modeling.guided_filter import PLAIN, GuidedFilter
 
