@@ -392,6 +392,7 @@ class EoMT(nn.Module):
         if normalizers is None:
             counts = [len(target.classes) for target in targets]
             normalizers = self.criterion.normalizers(counts, self.num_queries)
+        # All that `_apply_heads` uses: the parameters of any other module would get no gradient.
         heads = (self.backbone.norm, self.upscale, self.mask_head, self.class_head)
         layers = itertools.count()
 
