@@ -216,15 +216,6 @@ def _check_together(cfg) -> None:
             f"MODEL.CRITERION.OUTLIER_UPPER is {criterion.OUTLIER_UPPER}; it must be at most "
             f"OUTLIER_LOWER, {criterion.OUTLIER_LOWER}"
         )
-    if criterion.ORDER_WEIGHT > 0:
-        needed = {"MODEL.EOMT.ANOMALY_CLASS": True, "INPUT.CUT_PASTE.ENABLED": True}
-        needed["MODEL.RATIO.ALONE"] = False
-        for key, value in needed.items():
-            if _get(cfg, key) != value:
-                raise ValueError(
-                    f"MODEL.CRITERION.ORDER_WEIGHT is {criterion.ORDER_WEIGHT:g}, which compares "
-                    f"scenes with and without pasted objects: {key} must be {value}"
-                )
     if solver.WARMUP_NEW + solver.WARMUP_VIT > 1:
         raise ValueError(
             f"SOLVER.WARMUP_NEW {solver.WARMUP_NEW} and SOLVER.WARMUP_VIT {solver.WARMUP_VIT} "
@@ -346,11 +337,6 @@ def _add_criterion_keys(cfg) -> None:
     node.OUTLIER_WEIGHT = 0.0  # weight of RbA's hinge on pasted and known pixels; 0: none
     node.OUTLIER_UPPER = -0.7  # the hinge pushes the RbA score of known pixels below this
     node.OUTLIER_LOWER = -0.1  # the hinge pushes the RbA score of pasted pixels above this
-    # Weight of the ordering of the `anomaly` score between an image and its original without pasted
-    # objects, at about the price of another forward and backward pass; needs pasting while loading
-    node.ORDER_WEIGHT = 0.0
-    # Margins of that ordering: original known, altered known, drift of known pixels
-    node.ORDER_MARGINS = (0.7, 0.5, 0.2)
 
 
 def _add_lora_keys(cfg) -> None:
@@ -555,8 +541,6 @@ RANGES: dict[str, Rule] = {
     "MODEL.CRITERION.OUTLIER_WEIGHT": _NOT_NEGATIVE,
     "MODEL.CRITERION.OUTLIER_UPPER": number(),
     "MODEL.CRITERION.OUTLIER_LOWER": number(),
-    "MODEL.CRITERION.ORDER_WEIGHT": _NOT_NEGATIVE,
-    "MODEL.CRITERION.ORDER_MARGINS": sequence(_NOT_NEGATIVE, (3,)),
     "MODEL.LORA.TARGETS": sequence(one_of("q", "k", "v", "proj", "fc1", "fc2")),
     "MODEL.LORA.RANK": integer(1, 100_000),
     "MODEL.LORA.ALPHA": _POSITIVE,

@@ -97,8 +97,6 @@ class Ours(EoMT):
 class _Sums(nn.Module):
     """Losses without matching, which needs values: the network keeps as much for a plain sum."""
 
-    order_weight = 0.0
-
     def match_layers(self, predictions, targets):
         return [None]
 

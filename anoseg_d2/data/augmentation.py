@@ -7,7 +7,6 @@ All functions are pure. Those that draw random numbers take a `numpy.random.Gene
 generator state gives the same result everywhere.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -64,43 +63,26 @@ class Augmentation:
         Returns:
             (crop_h, crop_w, 3) uint8 and (crop_h, crop_w) uint8; padding is 0 and 255.
         """
-        return self.together([(image, label)], generator)[0]
-
-    def together(
-        self, views: Sequence[tuple[np.ndarray, np.ndarray]], generator: np.random.Generator
-    ) -> list[tuple[np.ndarray, np.ndarray]]:
-        """Give several views of one scene the same scale, flip and crop, drawn once.
-
-        Args:
-            views: (image, label) pairs of one size. Only the colours of the first one change, and
-                only its label decides about a redraw.
-            generator: source of all random numbers; the first view comes out as it would
-                without the others.
-        Returns:
-            pairs as `__call__` returns one.
-        """
         for _ in range(1 + MAX_REDRAWS):
-            drawn = self._draw(views, generator)
-            if (drawn[0][1] != VOID).any():
+            drawn = self._draw(image, label, generator)
+            if (drawn[1] != VOID).any():
                 break
         return drawn
 
-    def _draw(self, views, generator):
-        views = list(views)
-        image, label = views[0]
+    def _draw(self, image, label, generator):
         if self.color_jitter:
-            views[0] = jitter_colors(image, generator), label
+            image = jitter_colors(image, generator)
         factor = generator.uniform(*self.scale_jitter)
         scale = fit_scale(label.shape, self.crop_size) * factor
-        views = [resize(*view, scale) for view in views]
+        image, label = resize(image, label, scale)
         if self.flip and generator.random() < 0.5:
-            views = [flip(*view) for view in views]
-        views = [pad(*view, self.crop_size) for view in views]
+            image, label = flip(image, label)
+        image, label = pad(image, label, self.crop_size)
         corner = tuple(
             int(generator.integers(size - wanted + 1))
-            for size, wanted in zip(views[0][1].shape, self.crop_size, strict=True)
+            for size, wanted in zip(label.shape, self.crop_size, strict=True)
         )
-        return [crop(*view, corner, self.crop_size) for view in views]
+        return crop(image, label, corner, self.crop_size)
 
 
 def fit_scale(size: tuple[int, int], crop_size: tuple[int, int]) -> float:

@@ -48,8 +48,6 @@ class AnosegDatasetMapper:
         augmentation: for training.
         cut_paste: `(image, label, number, index) -> (image, label)` on train ids, before the
             augmentation, such as `OnlineCutPaste`; None pastes nothing while loading.
-        with_original: training samples also hold the same crop of the scene as it was, without
-            pasted objects and with its own colours: "original" and "original_sem_seg".
     """
 
     @configurable
@@ -59,11 +57,9 @@ class AnosegDatasetMapper:
         is_train: bool,
         augmentation: Augmentation | None = None,
         cut_paste=None,
-        with_original: bool = False,
     ):
         if is_train and augmentation is None:
             raise ValueError("a training mapper needs an augmentation")
-        self.with_original = with_original
         self.is_train = is_train
         self.augmentation = augmentation
         self.cut_paste = cut_paste
@@ -82,7 +78,6 @@ class AnosegDatasetMapper:
             "is_train": True,
             "augmentation": augmentation,
             "cut_paste": _online_cut_paste(cfg),
-            "with_original": cfg.MODEL.CRITERION.ORDER_WEIGHT > 0,
         }
 
     def __call__(self, dataset_dict: dict) -> dict:
@@ -92,9 +87,8 @@ class AnosegDatasetMapper:
             dataset_dict: from DatasetCatalog; for training with "sample", (seed, number, index).
         Returns:
             the dict's entries, and for training "image" (3, crop_h, crop_w) uint8 RGB and
-            "sem_seg" (crop_h, crop_w) int64 with 255 for void and padding, with `with_original`
-            also "original" and "original_sem_seg" of the same kind; else "image" (3, H, W) uint8
-            RGB of native size, "height" and "width".
+            "sem_seg" (crop_h, crop_w) int64 with 255 for void and padding; else "image" (3, H, W)
+            uint8 RGB of native size, "height" and "width".
         Raises:
             FileNotFoundError, ValueError: a file is unreadable, a label value has no rule, or image
                 and label differ in size; the message names the file.
@@ -111,22 +105,15 @@ class AnosegDatasetMapper:
                 f"{sample['sem_seg_file_name']} is {label.shape[1]}x{label.shape[0]} (width x "
                 "height); they must agree"
             )
-        views = self._augmented(image, label, dataset_dict.get("sample"))
-        names = [("image", "sem_seg"), ("original", "original_sem_seg")]
-        for (image_name, label_name), (image, label) in zip(names, views, strict=False):
-            sample[image_name] = _to_tensor(image)
-            sample[label_name] = torch.from_numpy(label.astype(np.int64))
-        return sample
-
-    def _augmented(self, image, label, sample_id) -> list[tuple[np.ndarray, np.ndarray]]:
         # detectron2's own loaders do not number samples, but they seed numpy in each worker.
-        seed, number, index = sample_id or np.random.randint(2**31, size=3).tolist()
-        views = [(image, label)]
+        seed, number, index = (
+            dataset_dict.get("sample") or np.random.randint(2**31, size=3).tolist()
+        )
         if self.cut_paste is not None:
-            views[0] = self.cut_paste(image, label, number, index)
-        if self.with_original:
-            views.append((image, label))
-        return self.augmentation.together(views, sample_generator(seed, number, index))
+            image, label = self.cut_paste(image, label, number, index)
+        image, label = self.augmentation(image, label, sample_generator(seed, number, index))
+        sem_seg = torch.from_numpy(label.astype(np.int64))
+        return {**sample, "image": _to_tensor(image), "sem_seg": sem_seg}
 
 
 def _to_tensor(image: np.ndarray) -> torch.Tensor:

@@ -137,7 +137,6 @@ class SetCriterion(nn.Module):
         void: "negative" counts void and padding as outside every mask, "exclude" leaves them out
             of losses and matching.
         outlier_weight, outlier_upper, outlier_lower: see `losses.outlier_hinge`; weight 0 is off.
-        order_weight, order_margins: see `losses.ordering_hinge`; weight 0 is off.
     """
 
     def __init__(
@@ -157,8 +156,6 @@ class SetCriterion(nn.Module):
         outlier_weight: float = 0.0,
         outlier_upper: float = -0.7,
         outlier_lower: float = -0.1,
-        order_weight: float = 0.0,
-        order_margins: tuple[float, float, float] = (0.7, 0.5, 0.2),
     ):
         super().__init__()
         if void not in ("negative", "exclude"):
@@ -172,7 +169,6 @@ class SetCriterion(nn.Module):
         self.exclude_void = void == "exclude"
         self.outlier_weight = outlier_weight
         self.outlier_upper, self.outlier_lower = outlier_upper, outlier_lower
-        self.order_weight, self.order_margins = order_weight, tuple(order_margins)
 
     @classmethod
     def from_config(cls, cfg) -> dict:
@@ -192,8 +188,6 @@ class SetCriterion(nn.Module):
             "outlier_weight": node.OUTLIER_WEIGHT,
             "outlier_upper": node.OUTLIER_UPPER,
             "outlier_lower": node.OUTLIER_LOWER,
-            "order_weight": node.ORDER_WEIGHT,
-            "order_margins": node.ORDER_MARGINS,
         }
 
     def normalizers(self, num_targets: list[int], num_queries: int) -> LossNormalizers:
@@ -379,43 +373,6 @@ class SetCriterion(nn.Module):
             self.outlier_upper,
             self.outlier_lower,
         )
-
-    def ordering_loss(
-        self,
-        original: tuple[Tensor, Tensor],
-        altered: tuple[Tensor, Tensor],
-        original_targets: list[Target],
-        targets: list[Target],
-        num_known: int,
-        num_images: int,
-    ) -> Tensor:
-        """Return the weighted ordering of the `anomaly` score, see `losses.ordering_hinge`.
-
-        Args:
-            original, altered: last predictions (mask logits, class logits) of the scenes as they
-                were and with pasted objects; the classes include the anomaly.
-            original_targets, targets: one per image.
-            num_known: K.
-            num_images: of the whole step, over which the images' losses are averaged.
-        Returns:
-            scalar.
-        """
-        size = altered[0].shape[-2:]
-        known_before, _ = _pixel_kinds(original_targets, num_known, size)
-        known_after, unknown = _pixel_kinds(targets, num_known, size)
-        before, after = (
-            torch.einsum(
-                "bq,bqhw->bhw",
-                class_logits.float().softmax(dim=-1)[..., num_known],
-                mask_logits.float().sigmoid(),
-            )
-            for mask_logits, class_logits in (original, altered)
-        )
-        per_image = [
-            losses.ordering_hinge(*maps, self.order_margins)
-            for maps in zip(before, after, known_before, known_after, unknown, strict=True)
-        ]
-        return self.order_weight * torch.stack(per_image).sum() / num_images
 
 
 def _pixel_kinds(targets: list[Target], num_known: int, size) -> tuple[Tensor, Tensor]:

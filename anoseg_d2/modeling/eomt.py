@@ -370,10 +370,6 @@ class EoMT(nn.Module):
         with torch.autocast(self.device.type, enabled=False):
             if not self.ratio_alone and not at_once:
                 losses = self.criterion(predictions, targets, self.class_head, normalizers)
-            if not self.ratio_alone and self.criterion.order_weight > 0:
-                losses["loss_order"] = self._ordering_loss(
-                    batched_inputs, predictions[-1], targets, normalizers
-                )
             if blocks:
                 sem_seg = torch.stack([target.sem_seg for target in targets])
                 per_image = self.patch_maps["ratio"].loss(tokens, sem_seg, self.num_known)
@@ -407,11 +403,6 @@ class EoMT(nn.Module):
 
         def predict(x: Tensor) -> tuple[Tensor, Tensor | None]:
             layer = next(layers)
-            if layer == self.num_blocks and self.criterion.order_weight > 0:
-                # It takes part in one more loss, which compares it with that of another image.
-                prediction = self._apply_heads(x)
-                losses.update(lose(prediction, layer))
-                return prediction
 
             def run(x: Tensor) -> tuple[dict[str, Tensor], Tensor]:
                 prediction = self._apply_heads(x)
@@ -422,25 +413,6 @@ class EoMT(nn.Module):
             return mask_logits, None
 
         return predict
-
-    def _ordering_loss(self, batched_inputs, altered, targets, normalizers) -> Tensor:
-        """Compare the predictions with those of the same crops without pasted objects."""
-        if any("original" not in x for x in batched_inputs):
-            raise ValueError(
-                "MODEL.CRITERION.ORDER_WEIGHT compares each image with its original, but a sample "
-                "has none; AnosegDatasetMapper adds it with INPUT.CUT_PASTE.ENABLED"
-            )
-        images = _to_device(torch.stack([x["original"] for x in batched_inputs]), self.device)
-        original_targets = [
-            targets_from_sem_seg(x["original_sem_seg"], self.criterion.num_classes).to(self.device)
-            for x in batched_inputs
-        ]
-        # Only the last prediction is compared; without the others there are no attention masks.
-        original = self.predict_masks(images, final_only=True)[-1]
-        count = len(targets) if normalizers is None else normalizers.num_images
-        return self.criterion.ordering_loss(
-            original, altered, original_targets, targets, self.num_known, count
-        )
 
     @property
     def score_names(self) -> list[str]:

@@ -15,9 +15,7 @@ __all__ = [
     "bce_loss",
     "dense_points",
     "dice_loss",
-    "ordering_hinge",
     "outlier_hinge",
-    "pair_hinge",
     "sample_class_masks",
     "sample_points",
     "sample_valid",
@@ -216,60 +214,3 @@ def outlier_hinge(
     return 0.5 * (
         too_odd.sum() / known.sum().clamp(min=1) + too_normal.sum() / outlier.sum().clamp(min=1)
     )
-
-
-def ordering_hinge(
-    original: Tensor,
-    altered: Tensor,
-    known_before: Tensor,
-    known_after: Tensor,
-    unknown: Tensor,
-    margins: tuple[float, float, float] = (0.7, 0.5, 0.2),
-) -> Tensor:
-    """Order the pixel scores of a scene and of an altered copy of it, with pasted objects.
-
-    "Generalize or Detect? Towards Robust Semantic Segmentation Under Multiple Distribution Shifts"
-    (MultiShiftSeg, arXiv:2411.03829): an altered known pixel may score a little higher than in the
-    original, but every unknown pixel has to stand out from both. Departure: objects are pasted and
-    colours changed, where the paper generates both kinds of shift with a diffusion model.
-
-    The sum of three means, each 0 where it has nothing to compare:
-        over pairs of an original known and an unknown pixel, relu(s + margins[0] - s_unknown);
-        over pairs of an altered known and an unknown pixel, relu(s + margins[1] - s_unknown);
-        over pixels known in both, relu(s_altered - s_original - margins[2]).
-
-    Args:
-        original, altered: (h, w) scores of both versions, float32.
-        known_before, known_after: (h, w) bool, known pixels of each version.
-        unknown: (h, w) bool, pasted unknown pixels of the altered version.
-    Returns:
-        scalar.
-    """
-    outliers = altered[unknown]
-    drift = F.relu(altered - original - margins[2])[known_before & known_after]
-    return (
-        pair_hinge(original[known_before], outliers, margins[0])
-        + pair_hinge(altered[known_after], outliers, margins[1])
-        + drift.sum() / max(len(drift), 1)
-    )
-
-
-def pair_hinge(low: Tensor, high: Tensor, margin: float) -> Tensor:
-    """Return the mean of relu(low + margin - high) over all pairs, without building the pairs.
-
-    A value of `low` pays for every `high` below `low + margin`. Once `high` is sorted, their number
-    and their sum follow from one search: O((N + M) log M) instead of N * M.
-
-    Args:
-        low: (N,) float.
-        high: (M,) float.
-    Returns:
-        scalar of the type of `low`; 0 with a graph if either is empty.
-    """
-    if len(low) == 0 or len(high) == 0:
-        return 0 * (low.sum() + high.sum())
-    # In float64, because differences of long sums are taken.
-    wanted, ordered = low.double() + margin, high.double().sort().values
-    count = torch.searchsorted(ordered.detach(), wanted.detach())
-    sums = F.pad(ordered.cumsum(0), (1, 0))
-    return ((count * wanted - sums[count]).sum() / (len(low) * len(high))).to(low.dtype)

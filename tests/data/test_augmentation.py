@@ -139,7 +139,7 @@ def test_a_redraw_finds_the_label():
         (chain(image, label, np.random.default_rng(seed))[1] != 255).any() for seed in range(100)
     ]
     single = [
-        (chain._draw([(image, label)], np.random.default_rng(seed))[0][1] != 255).any()
+        (chain._draw(image, label, np.random.default_rng(seed))[1] != 255).any()
         for seed in range(100)
     ]
     assert all(found) and not all(single)

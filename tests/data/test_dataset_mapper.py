@@ -93,32 +93,6 @@ def test_pasting_comes_before_augmentation_and_is_given_draw_and_index(entry):
     assert (sample["image"][:, inside] == 90).all() and (sample["image"][:, ~inside] == 0).all()
 
 
-def test_the_original_is_the_same_crop_without_pasting_and_with_its_own_colours(entry):
-    def paste(image, label, number, index):
-        image, label = image.copy(), label.copy()
-        image[12:30, 10:50], label[12:30, 10:50] = 90, 19
-        return image, label
-
-    options = {"cut_paste": paste, "with_original": True}
-    for color_jitter in (False, True):
-        chain = Augmentation((32, 32), color_jitter)
-        mapper = AnosegDatasetMapper(is_train=True, augmentation=chain, **options)
-        plain = AnosegDatasetMapper(is_train=True, augmentation=chain, cut_paste=paste)
-        colours_differ = False
-        for number in range(6):
-            given = {**entry, "sample": (0, number, 0)}
-            sample = mapper(given)
-            alone = plain(given)  # the pasted view does not depend on the other one
-            assert all(torch.equal(sample[name], alone[name]) for name in ("image", "sem_seg"))
-            assert "original" not in alone
-            same = sample["sem_seg"] == sample["original_sem_seg"]
-            assert (sample["sem_seg"][~same] == 19).all() and (~same).any()
-            outside = sample["sem_seg"] == 10  # the sky is far from the object
-            views = sample["image"][:, outside], sample["original"][:, outside]
-            colours_differ |= not torch.equal(*views)
-        assert colours_differ == color_jitter
-
-
 def test_pasting_and_augmentation_draw_from_different_streams():
     pasting = np.random.default_rng((7, 5, 3)).random(8)  # how OnlineCutPaste seeds itself
     assert not np.isclose(sample_generator(7, 5, 3).random(8), pasting).any()

@@ -152,48 +152,6 @@ def test_outlier_hinge_pushes_masks_off_outliers_and_onto_known_pixels():
     assert mask_logits.grad[0, 0, 0, 0] < 0 < mask_logits.grad[0, 0, 0, 1]
 
 
-@pytest.mark.parametrize("sizes", [(1, 1), (40, 7), (3, 50)])
-def test_the_pair_hinge_equals_a_loop_over_all_pairs_and_so_do_its_gradients(sizes):
-    low, high = (torch.randn(size).requires_grad_() for size in sizes)
-    found = losses.pair_hinge(low, high, 0.4)
-    expected = sum((a + 0.4 - b).clamp(min=0) for a in low for b in high) / (sizes[0] * sizes[1])
-    torch.testing.assert_close(found, expected)
-    gradients = [torch.autograd.grad(value, (low, high)) for value in (found, expected)]
-    torch.testing.assert_close(*gradients)
-
-
-def test_the_pair_hinge_of_nothing_is_zero_with_a_graph():
-    low, high = torch.randn(3, requires_grad=True), torch.zeros(0)
-    losses.pair_hinge(low, high, 0.5).backward()
-    assert torch.equal(low.grad, torch.zeros(3))
-
-
-def test_the_ordering_hinge_by_hand():
-    # Known | known | pasted known, where the original is void | pasted unknown.
-    original = torch.tensor([[0.1, 0.3, 0.0, 0.9]])
-    altered = torch.tensor([[0.2, 0.6, 0.4, 0.8]])
-    before = torch.tensor([[True, True, False, True]])
-    after = torch.tensor([[True, True, True, False]])
-    unknown = torch.tensor([[False, False, False, True]])
-    first = (0.0 + 0.2 + 0.8) / 3  # 0.1 + 0.7, 0.3 + 0.7, 0.9 + 0.7 against 0.8
-    second = (0.0 + 0.3 + 0.1) / 3  # 0.2 + 0.5, 0.6 + 0.5, 0.4 + 0.5 against 0.8
-    third = (0.0 + 0.1) / 2  # 0.2 - 0.1, 0.6 - 0.3 against 0.2
-    found = losses.ordering_hinge(original, altered, before, after, unknown)
-    assert found.item() == pytest.approx(first + second + third, abs=1e-6)
-    alone = losses.ordering_hinge(original, altered, before, after, unknown & False)
-    assert alone.item() == pytest.approx(third, abs=1e-6)
-    none = torch.zeros(1, 4, dtype=torch.bool)
-    assert losses.ordering_hinge(original, altered, none, none, none) == 0
-
-
-def test_the_ordering_hinge_raises_unknown_and_lowers_known_pixels():
-    original, altered = torch.zeros(1, 2, requires_grad=True), torch.zeros(1, 2, requires_grad=True)
-    known = torch.tensor([[True, False]])
-    both = torch.ones(1, 2, dtype=torch.bool)
-    losses.ordering_hinge(original, altered, both, known, ~known).backward()
-    assert original.grad[0, 0] > 0 and altered.grad[0, 0] > 0 > altered.grad[0, 1]
-
-
 def test_losses_of_extreme_logits_are_finite():
     logits = torch.tensor([[1e4, -1e4]], requires_grad=True)
     targets = torch.tensor([[0.0, 1.0]])
