@@ -454,8 +454,6 @@ def _add_test_keys(cfg) -> None:
     node.TEMPERATURE = 1.0  # temperature of the class softmax behind msp and entropy
     # Radius, in patches, of the guided filter that draws scores to the photograph's edges; 0: none
     node.GUIDED_FILTER = 0.0
-    # Weight of the score's mean over the mask that claims a pixel: s' = (1 - w) s + w mean(s)
-    node.MASK_POOLING = 0.0
     node.POSTPROCESS = []  # registered filters of the score map, in order
     node.EXACT = False  # sort every pixel, on disk, instead of counting with certified bounds
     node.COMPONENTS = True  # also component metrics (a second pass over the scores)
@@ -620,7 +618,6 @@ RANGES: dict[str, Rule] = {
     "TEST.ANOMALY.SCORES": sequence(text(empty=False)),
     "TEST.ANOMALY.TEMPERATURE": _POSITIVE,
     "TEST.ANOMALY.GUIDED_FILTER": number(0, 4),
-    "TEST.ANOMALY.MASK_POOLING": _FRACTION,
     "TEST.ANOMALY.POSTPROCESS": sequence(text(empty=False)),  # modeling/postprocess.py
     # Folder of everything that the run writes
     "OUTPUT_DIR": text(empty=False),

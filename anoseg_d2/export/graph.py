@@ -25,8 +25,8 @@ class ExportModel(nn.Module):
         spec: inputs and outputs.
     Raises:
         ValueError: scores that the model cannot give, ensembles without statistics, filters
-            together with an open batch, mask pooling, several scales, a guided filter for any
-            size, or a model in mixed precision.
+            together with an open batch, several scales, a guided filter for any size, or a model in
+            mixed precision.
     """
 
     def __init__(self, model: nn.Module, spec: ExportSpec):
@@ -36,12 +36,6 @@ class ExportModel(nn.Module):
         if model.inference_dtype is not None:
             raise ValueError(
                 "TEST.AMP is True, but an export sets its own precision; set it to False"
-            )
-        if model.mask_pooling > 0:
-            raise ValueError(
-                f"TEST.ANOMALY.MASK_POOLING is {model.mask_pooling}; it cannot be exported: which "
-                "of two equally strong masks claims a pixel depends on rounding, so another "
-                "runtime would give some pixels another score. Export with 0"
             )
         if len(model.scales) > 1:
             raise ValueError(

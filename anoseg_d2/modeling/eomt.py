@@ -135,8 +135,6 @@ class EoMT(nn.Module):
         score_names: anomaly scores at inference; empty for all that apply.
         temperature: temperature of the softmax behind `msp` and `entropy`.
         guided_filter: radius of the `GuidedFilter` of every score map in patches; 0 for none.
-        mask_pooling: weight of the mean over the mask that claims a pixel, see `mask_pooling`; 0
-            leaves the scores as they are.
         postprocess: names in `POSTPROCESS`, applied to each score map in order.
         window_overlap, flip: see `windows.plan_windows`.
         scales: see `windows.plan_windows`; maps are the mean of all scales.
@@ -171,7 +169,6 @@ class EoMT(nn.Module):
         score_names: tuple[str, ...] = (),
         temperature: float = 1.0,
         guided_filter: float = 0.0,
-        mask_pooling: float = 0.0,
         postprocess: tuple[str, ...] = (),
         window_overlap: float = 0.0,
         flip: bool = False,
@@ -234,7 +231,7 @@ class EoMT(nn.Module):
         self.score_statistics: dict[str, tuple[float, float]] = {}
         self.averaged = False  # whether the weights are the moving average of a training
         self.postprocess = [POSTPROCESS[name] for name in postprocess]
-        self.guided_filter, self.mask_pooling = guided_filter, mask_pooling
+        self.guided_filter = guided_filter
         self.window_overlap, self.flip, self.scales = window_overlap, flip, tuple(scales)
         self.window_batch = window_batch
         self.progress = 0.0
@@ -283,7 +280,6 @@ class EoMT(nn.Module):
             "score_names": cfg.TEST.ANOMALY.SCORES,
             "temperature": cfg.TEST.ANOMALY.TEMPERATURE,
             "guided_filter": cfg.TEST.ANOMALY.GUIDED_FILTER,
-            "mask_pooling": cfg.TEST.ANOMALY.MASK_POOLING,
             "postprocess": cfg.TEST.ANOMALY.POSTPROCESS,
             "window_overlap": cfg.TEST.WINDOW_OVERLAP,
             "flip": cfg.TEST.FLIP,

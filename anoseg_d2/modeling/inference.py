@@ -23,7 +23,6 @@ from torch import Tensor, nn
 
 from anoseg_d2.modeling import scores
 from anoseg_d2.modeling.guided_filter import GuidedFilter
-from anoseg_d2.modeling.mask_pooling import claimed_regions, pool_over_regions
 from anoseg_d2.modeling.windows import (
     WindowPlan,
     cut_windows,
@@ -193,8 +192,7 @@ def _select(model, mask_logits, coefficients, patch_maps) -> list[WindowPredicti
     for index, logits in enumerate(mask_logits):
         own = {name: value[index] for name, value in coefficients.items()}
         order, kept = choose_queries(own, model.query_tolerance)
-        if model.mask_pooling == 0:  # pooling reads every mask, those of no object too
-            order = order[: max(kept.values())]
+        order = order[: max(kept.values())]
         ordered = {name: value[order].T for name, value in own.items()}
         windows.append(
             WindowPrediction(
@@ -280,18 +278,11 @@ def _read_image(model, views: list[View], size, names) -> dict:
 def _filter(model, result: dict, views: list[View], image: Tensor) -> dict[str, Tensor]:
     """Apply the filters that the model has to the finished score maps of an image."""
     score_maps, sem_seg = result["scores"], result["sem_seg"]
-    size, (plan, windows) = tuple(sem_seg.shape), views[0]
     if model.guided_filter > 0:
-        radius = filter_radius(model, plan, size)
+        size = tuple(sem_seg.shape)
+        radius = filter_radius(model, views[0].plan, size)
         guide = GuidedFilter(resize_image(image, size)[None].to(sem_seg.device), radius)
         score_maps = {name: guide(value[None])[0] for name, value in score_maps.items()}
-    if model.mask_pooling > 0:
-        masks = [window.mask_logits.permute(2, 0, 1) for window in windows]
-        regions = claimed_regions(masks, plan, size, STRIP_ELEMENTS)
-        score_maps = {
-            name: pool_over_regions(value, regions, model.mask_pooling)
-            for name, value in score_maps.items()
-        }
     for function in model.postprocess:
         score_maps = {name: function(value, sem_seg) for name, value in score_maps.items()}
     return score_maps

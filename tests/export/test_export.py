@@ -113,11 +113,6 @@ def test_several_scales_are_refused_and_a_single_one_is_not(make_model):
     torch.testing.assert_close(exported(image)[1][0], expected, rtol=0, atol=1e-4)
 
 
-def test_mask_pooling_is_refused_because_a_tie_would_fall_differently(make_model):
-    with pytest.raises(ValueError, match="MASK_POOLING is 0.5; it cannot be exported"):
-        ExportModel(make_model(mask_pooling=0.5), ExportSpec(("rba",)))
-
-
 @pytest.mark.parametrize("flip", [False, True])
 def test_the_memory_inside_the_graph_equals_the_model(make_model, flip):
     model = make_model(flip=flip)
