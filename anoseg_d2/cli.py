@@ -8,7 +8,7 @@ import importlib
 import sys
 
 from anoseg_d2 import __version__
-from anoseg_d2.utils.cli import add_verbosity_options
+from anoseg_d2.utils.cli import add_verbosity_options, set_verbosity
 
 __all__ = ["COMMANDS", "main"]
 
@@ -41,7 +41,7 @@ def build_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"anoseg_d2 {__version__}")
-    add_verbosity_options(parser)
+    add_verbosity_options(parser, default=0)
     parser.add_argument("command", choices=COMMANDS, metavar="COMMAND", help=argparse.SUPPRESS)
     parser.add_argument("arguments", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
     return parser
@@ -52,7 +52,10 @@ def main(argv: list[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
     module, first, _ = COMMANDS[args.command]
     command = importlib.import_module(f"anoseg_d2.commands.{module}")
-    verbosity = {-1: ["--quiet"], 0: [], 1: ["--verbose"]}[args.verbosity]
     # Its parser takes its name from here ("usage: anoseg train ..."), and a run notes its command.
-    sys.argv = [f"anoseg {args.command}", *verbosity, *args.arguments]
-    return command.main([*verbosity, *first, *args.arguments])
+    sys.argv = [f"anoseg {args.command}", *args.arguments]
+    set_verbosity(args.verbosity)  # the default of the command's own -q and -v
+    try:
+        return command.main([*first, *args.arguments])
+    finally:
+        set_verbosity(0)

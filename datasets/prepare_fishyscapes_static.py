@@ -22,7 +22,7 @@ import numpy as np
 
 from anoseg_d2.data.image_io import MAX_PIXELS, read_image, read_label, write_image
 from anoseg_d2.data.label_rules import LABEL_RULES
-from anoseg_d2.utils.cli import Progress, add_verbosity_options, run_command, say
+from anoseg_d2.utils import cli
 from anoseg_d2.utils.files import atomic_path
 
 LABEL = re.compile(r"(\d+)_(.+)_labels\.png", re.IGNORECASE)
@@ -43,10 +43,10 @@ def main(argv=None) -> int:
     parser.add_argument(
         "--version", type=int, choices=(1, 2, 3), help="default: read from the folder's name"
     )
-    add_verbosity_options(parser)
+    cli.add_verbosity_options(parser)
     args = parser.parse_args(argv)
     stopped = "interrupted; the same command continues from here"
-    return run_command(lambda: build(args), stopped, args.verbosity)
+    return cli.run_command(lambda: build(args), stopped, args.verbosity)
 
 
 def build(args: argparse.Namespace) -> int:
@@ -57,7 +57,7 @@ def build(args: argparse.Namespace) -> int:
     images = args.output / f"fs_static_images_v{version}"
     labels = args.output / f"fs_val_v{version}"
     failed = []
-    with Progress("built", len(frames)) as progress:
+    with cli.Progress("built", len(frames)) as progress:
         for label_path in frames:
             number, frame = LABEL.fullmatch(label_path.name).groups()
             try:
@@ -72,8 +72,8 @@ def build(args: argparse.Namespace) -> int:
             progress.update()
     for message in failed:
         print(f"skipped {message}", file=sys.stderr)
-    say(f"{len(frames) - len(failed)} of {len(frames)} images built in {images}")
-    say(f"check them: python datasets/check.py fishyscapes_static --root {args.output}")
+    cli.say(f"{len(frames) - len(failed)} of {len(frames)} images built in {images}")
+    cli.say(f"check them: python datasets/check.py fishyscapes_static --root {args.output}")
     return int(bool(failed))
 
 

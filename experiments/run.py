@@ -28,7 +28,7 @@ from driver.writeup import write_stages
 
 from anoseg_d2.config import load_config
 from anoseg_d2.report.write import combine_reports
-from anoseg_d2.utils.cli import add_verbosity_options, run_command
+from anoseg_d2.utils import cli
 from anoseg_d2.utils.files import read_json
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -47,7 +47,7 @@ def main(argv=None) -> int:
         os.chdir(ROOT)  # recipes and configs name their files from here
         return Runner(load_recipe(recipe, args.output, args.data, args.seed), args).run()
 
-    return run_command(work, "stopped; the same command continues from here", args.verbosity)
+    return cli.run_command(work, "stopped; the same command continues from here", args.verbosity)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -75,7 +75,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "opts", nargs="*", metavar="KEY VALUE", help="KEY VALUE overrides for every stage's config"
     )
-    add_verbosity_options(parser)
+    cli.add_verbosity_options(parser)
     return parser
 
 

@@ -1,5 +1,6 @@
 """The command `anoseg`: quick help, one version, and the same code as the scripts."""
 
+import argparse
 import ast
 import re
 import subprocess
@@ -10,6 +11,7 @@ import pytest
 
 import anoseg_d2
 from anoseg_d2 import cli
+from anoseg_d2.utils.cli import add_verbosity_options
 
 ROOT = Path(__file__).parents[1]
 SCRIPTS = {
@@ -107,11 +109,17 @@ def test_eval_evaluates(monkeypatch):
 
 
 def test_verbosity_goes_before_the_command_or_after_it(monkeypatch):
-    calls = []
-    monkeypatch.setattr("anoseg_d2.commands.compare.main", lambda argv: calls.append(argv) or 0)
-    for line in (["-q", "compare", "a"], ["compare", "-q", "a"], ["-v", "compare", "a"]):
+    found = []
+
+    def note(argv):
+        parser = argparse.ArgumentParser()
+        add_verbosity_options(parser)
+        found.append(parser.parse_known_args(argv)[0].verbosity)
+
+    monkeypatch.setattr("anoseg_d2.commands.compare.main", note)
+    for line in (["-q", "compare"], ["compare", "-q"], ["-v", "compare"], ["compare"]):
         cli.main(line)
-    assert calls == [["--quiet", "a"], ["-q", "a"], ["--verbose", "a"]]
+    assert found == [-1, -1, 1, 0]
     with pytest.raises(SystemExit, match="2"):
         cli.main(["-q", "-v", "compare", "a"])
 
@@ -140,3 +148,26 @@ def test_no_text_of_the_package_sends_an_installed_user_to_a_script_of_the_check
             if isinstance(text, str) and script.search(text) and "a checkout of" not in text:
                 found.append(f"{path.relative_to(ROOT)}: {script.search(text)[0]}")
     assert not found
+
+
+PLANTED = 'raise SystemExit("a module that nobody asked for has run")\n'
+
+
+def test_a_module_in_the_current_folder_does_not_run_by_itself(tmp_path):
+    for name in ("torch", "timm", "h5py", "statistics", "cv2", "PIL", "scipy"):
+        (tmp_path / f"{name}.py").write_text(PLANTED)
+    (tmp_path / "photo.png").write_bytes(b"")
+    (tmp_path / "weights.pth").write_bytes(b"not weights")
+    command = [Path(sys.executable).with_name("anoseg"), "predict", "photo.png"]
+    command += ["--weights", "weights.pth", "--output", "out"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "weights.pth" in done.stderr and "nobody asked" not in done.stderr
+
+
+def test_modules_that_were_asked_for_come_from_the_current_folder_and_shadow_nothing(tmp_path):
+    (tmp_path / "torch.py").write_text(PLANTED)
+    (tmp_path / "my_parts.py").write_text('import torch\nprint("torch", torch.__version__)\n')
+    command = [Path(sys.executable).with_name("anoseg"), "check", "gone", "--import", "my_parts"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 2 and done.stdout.startswith("torch 2")

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from anoseg_d2 import config
 from anoseg_d2.config import RANGES, READ_FLAGS, load_config
-from anoseg_d2.utils.cli import add_verbosity_options, run_command, say
+from anoseg_d2.utils import cli
 from anoseg_d2.utils.config_files import flat_items
 from anoseg_d2.utils.files import write_atomic
 
@@ -45,7 +45,7 @@ def main(argv=None) -> int:
     parser.add_argument(
         "--write", metavar="FILE", help="write the page here instead of printing it"
     )
-    add_verbosity_options(parser)
+    cli.add_verbosity_options(parser)
     args = parser.parse_args(argv)
 
     def work() -> None:
@@ -53,9 +53,9 @@ def main(argv=None) -> int:
         if args.write:
             write_atomic(args.write, text.encode())
         else:
-            say(text.rstrip("\n"))
+            cli.say(text.rstrip("\n"))
 
-    return run_command(work, verbosity=args.verbosity)
+    return cli.run_command(work, verbosity=args.verbosity)
 
 
 def page() -> str:

@@ -21,7 +21,7 @@ from pathlib import Path
 from anoseg_d2.report.results import find_results, read_results
 from anoseg_d2.report.runs import load_runs
 from anoseg_d2.report.tables import latex_escaped
-from anoseg_d2.utils.cli import add_verbosity_options, run_command, say
+from anoseg_d2.utils import cli
 from anoseg_d2.utils.files import atomic_path, write_atomic
 
 STAGES = ("eomt_baseline", "logitnorm", "arcface", "arcface_full", "arcface_lora")
@@ -303,14 +303,14 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--figure-set", default=FIGURE_3_SET, help="dataset of Figure 3; default: the paper's"
     )
-    add_verbosity_options(parser)
+    cli.add_verbosity_options(parser)
     return parser
 
 
 def main(argv=None) -> int:
     """Run the command line; returns the exit status."""
     args = build_parser().parse_args(argv)
-    return run_command(lambda: write_tables(args), verbosity=args.verbosity)
+    return cli.run_command(lambda: write_tables(args), verbosity=args.verbosity)
 
 
 def write_tables(args) -> int:
@@ -327,11 +327,13 @@ def write_tables(args) -> int:
     tables = all_tables(results, scores)
     write_atomic(folder / "tables.md", markdown(tables).encode())
     write_atomic(folder / "tables.tex", latex(tables).encode())
-    say(f"wrote {folder / 'tables.md'}, {folder / 'tables.tex'}")
+    cli.say(f"wrote {folder / 'tables.md'}, {folder / 'tables.tex'}")
     if draw_figure_3(curves, results, scores, args.figure_set, folder):
-        say(f"wrote {folder / 'figure3.png'}, {folder / 'figure3.pdf'}")
+        cli.say(f"wrote {folder / 'figure3.png'}, {folder / 'figure3.pdf'}")
     else:
-        say(f"no figure 3: none of the runs has a {scores['MaxLogit']} curve of {args.figure_set}")
+        cli.say(
+            f"no figure 3: none of the runs has a {scores['MaxLogit']} curve of {args.figure_set}"
+        )
     return 0
 
 

@@ -22,14 +22,7 @@ from anoseg_d2.modeling.scores import SCORES
 from anoseg_d2.prediction.upload import Upload, predict_upload
 from anoseg_d2.report.results import best_score, find_results, read_results
 from anoseg_d2.report.thresholds import list_thresholds
-from anoseg_d2.utils.cli import (
-    USER_ERRORS,
-    add_import_option,
-    add_verbosity_options,
-    import_modules,
-    one_message,
-    run_command,
-)
+from anoseg_d2.utils import cli
 
 __all__ = ["Playground", "build_page", "main"]
 
@@ -99,8 +92,8 @@ def build_parser() -> argparse.ArgumentParser:
     add("--max-frames", type=int, default=60, metavar="N",
         help="of a video, the rest is left out (default: %(default)s)")  # fmt: skip
     add("--open", action="store_true", help="open the page in the browser")
-    add_import_option(parser)
-    add_verbosity_options(parser)
+    cli.add_import_option(parser)
+    cli.add_verbosity_options(parser)
     return parser
 
 
@@ -114,12 +107,12 @@ def main(argv=None) -> int:
         parser.error(f"--port must be in 1..65535, not {args.port}")
     if args.max_frames < 1:
         parser.error(f"--max-frames must be at least 1, not {args.max_frames}")
-    return run_command(lambda: run(args), "the page is closed", args.verbosity)
+    return cli.run_command(lambda: run(args), "the page is closed", args.verbosity)
 
 
 def run(args) -> None:
     gradio = import_gradio()  # before the model, which takes longer to read
-    import_modules(args.imports)
+    cli.import_modules(args.imports)
     predictor = build_predictor(args, [])
     source = args.weights or predictor.cfg.MODEL.WEIGHTS
     results = find_results(args.results or source)
@@ -234,10 +227,10 @@ class Playground:
         folder = tempfile.mkdtemp(dir=self.folder)
         try:
             upload = predict_upload(self.predictor, path, folder, self.max_frames, progress)
-        except (*USER_ERRORS, RuntimeError) as error:
+        except (*cli.USER_ERRORS, RuntimeError) as error:
             if isinstance(error, RuntimeError):  # out of memory, or a defect of ours
                 logger.exception("%s cannot be predicted", path)
-            return None, f'<p class="wrong">{html.escape(one_message(error))}</p>'
+            return None, f'<p class="wrong">{html.escape(cli.one_message(error))}</p>'
         height, width = upload.size
         said = f"{upload.name}: {width} x {height} pixels"
         if upload.fps is not None:

@@ -20,13 +20,7 @@ from anoseg_d2.data.builtin import DATASETS
 from anoseg_d2.data.card_proposal import KINDS, card_text, count_values, guess_kind
 from anoseg_d2.data.dataset_card import read_card
 from anoseg_d2.data.mask_pairs import find_pairs
-from anoseg_d2.utils.cli import (
-    Progress,
-    add_verbosity_options,
-    check_options,
-    run_command,
-    say,
-)
+from anoseg_d2.utils import cli
 from anoseg_d2.utils.files import check_name, write_atomic
 from anoseg_d2.utils.ranges import integer
 
@@ -46,19 +40,19 @@ def build_parser() -> argparse.ArgumentParser:
     add("--output", metavar="FILE", help="default: DIR/NAME.yaml")
     add("--sample", type=int, default=0, metavar="N", help="read at most N masks; default: all")
     add("--overwrite", action="store_true", help="replace an existing card")
-    add_verbosity_options(parser)
+    cli.add_verbosity_options(parser)
     return parser
 
 
 def main(argv=None) -> int:
     """Run the command; returns the exit status."""
     args = build_parser().parse_args(argv)
-    return run_command(lambda: propose(args), "stopped; nothing was written", args.verbosity)
+    return cli.run_command(lambda: propose(args), "stopped; nothing was written", args.verbosity)
 
 
 def propose(args: argparse.Namespace) -> None:
     """Find the pairs, count the values, and write and check the card."""
-    check_options(args, OPTIONS)
+    cli.check_options(args, OPTIONS)
     if not args.folder:
         raise ValueError("DIR is empty text; name a folder, or . for the current one")
     folder = Path(args.folder).expanduser()
@@ -74,22 +68,24 @@ def propose(args: argparse.Namespace) -> None:
             raise ValueError(f"the dataset name {full_name!r} is taken; choose another --name")
     pairs = [pair for split in pairing.splits for pair in split.pairs]
     total = min(args.sample or len(pairs), len(pairs))
-    with Progress("read", total, "masks") as progress:
+    with cli.Progress("read", total, "masks") as progress:
         values = count_values(pairs, args.sample, progress.update)
     inside = output.resolve().parent == folder.resolve()
     root = "." if inside else str(folder.resolve())
     write_atomic(output, card_text(name, root, pairing, values, args.kind).encode())
     datasets = read_card(output)
     for split in pairing.splits:
-        say(f"{len(split.pairs)} pairs: {split.images}, {split.labels}")
+        cli.say(f"{len(split.pairs)} pairs: {split.images}, {split.labels}")
     if pairing.unmatched:
         first = ", ".join(str(path.relative_to(folder)) for path in pairing.unmatched[:3])
-        say(f"{len(pairing.unmatched)} images belong to no pair and are left out: {first}")
-    say(f"{'value':>6}  {'pixels':>8}  masks")
+        cli.say(f"{len(pairing.unmatched)} images belong to no pair and are left out: {first}")
+    cli.say(f"{'value':>6}  {'pixels':>8}  masks")
     for value, count in list(values.items())[:SHOWN]:
-        say(f"{value:>6}  {count.pixels:>8.2%}  {count.masks}")
+        cli.say(f"{value:>6}  {count.pixels:>8.2%}  {count.masks}")
     if total < len(pairs):
-        say(f"{len(pairs) - total} masks were not read; values that only they hold are missing")
+        cli.say(f"{len(pairs) - total} masks were not read; values that only they hold are missing")
     names = " ".join(dataset.name for dataset in datasets)
-    say(f"wrote {output} ({args.kind or guess_kind(values)}); correct it, then look at the data:")
-    say(f"  anoseg check --card {output} {names} --preview previews")
+    cli.say(
+        f"wrote {output} ({args.kind or guess_kind(values)}); correct it, then look at the data:"
+    )
+    cli.say(f"  anoseg check --card {output} {names} --preview previews")

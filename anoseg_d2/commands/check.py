@@ -20,23 +20,14 @@ from anoseg_d2.data.contact_sheet import contact_sheet, evenly_spread, label_col
 from anoseg_d2.data.dataset_check import DatasetReport, check_dataset
 from anoseg_d2.data.image_io import read_image, write_image
 from anoseg_d2.data.label_rules import load_label
-from anoseg_d2.utils.cli import (
-    MAX_WORKERS,
-    Progress,
-    add_import_option,
-    add_verbosity_options,
-    check_options,
-    import_modules,
-    run_command,
-    say,
-)
+from anoseg_d2.utils import cli
 from anoseg_d2.utils.files import write_json
 from anoseg_d2.utils.ranges import integer
 
 OPTIONS = {
     "--preview-count": integer(1, 1000),
     "--sample": integer(0, also="0: all images"),
-    "--workers": integer(0, MAX_WORKERS),
+    "--workers": integer(0, cli.MAX_WORKERS),
 }
 SHOWN = 5  # messages of one kind on the screen; --json has all
 
@@ -59,15 +50,15 @@ def parse_args(argv=None) -> argparse.Namespace:
     )
     parser.add_argument("--workers", type=int, default=1, help="number of reading threads")
     parser.add_argument("--list", action="store_true", help="list the registered names and exit")
-    add_import_option(parser)
-    add_verbosity_options(parser)
+    cli.add_import_option(parser)
+    cli.add_verbosity_options(parser)
     return parser.parse_args(argv)
 
 
 def check_all(args: argparse.Namespace) -> int:
     """Check the named datasets, or all of them; return the exit status."""
-    check_options(args, OPTIONS)
-    import_modules(args.imports)
+    cli.check_options(args, OPTIONS)
+    cli.import_modules(args.imports)
     root = Path(args.root).expanduser() if args.root else builtin.datasets_root()
     builtin.register_cards(args.card, root)
     names = _chosen_names(args.names)
@@ -77,9 +68,9 @@ def check_all(args: argparse.Namespace) -> int:
     out = sys.stderr if args.json == "-" else sys.stdout
     reports = [_check(name, root, args, out) for name in names]
     counts = {v: sum(r.verdict == v for r in reports) for v in VERDICTS}
-    say(", ".join(f"{count} {verdict}" for verdict, count in counts.items()), file=out)
+    cli.say(", ".join(f"{count} {verdict}" for verdict, count in counts.items()), file=out)
     there = "" if root.is_dir() else ", which does not exist"
-    say(f"looked in {root.absolute()}{there}", file=out)
+    cli.say(f"looked in {root.absolute()}{there}", file=out)
     content = {"root": str(root), "datasets": {r.name: r.as_dict() for r in reports}}
     if args.json == "-":
         print(json.dumps(content, indent=1))
@@ -109,11 +100,11 @@ def _check(name: str, root: Path, args, out) -> DatasetReport:
     dataset, bars = builtin.DATASETS[name], []
 
     def progress(done: int, total: int) -> None:
-        bars.extend([Progress(f"{name}: read", total)] if not bars else [])
+        bars.extend([cli.Progress(f"{name}: read", total)] if not bars else [])
         bars[0].update()
 
     report = check_dataset(dataset, root, args.sample, args.workers, progress)
-    say(_as_text(report, brief=not args.names), file=out)
+    cli.say(_as_text(report, brief=not args.names), file=out)
     if args.preview and report.verdict not in ("absent", "broken"):
         pairs = dataset.find(root).pairs
         chosen = [pairs[index] for index in evenly_spread(len(pairs), args.preview_count)]
@@ -124,7 +115,7 @@ def _check(name: str, root: Path, args, out) -> DatasetReport:
         )
         path = Path(args.preview, f"{name}.jpg")
         write_image(path, sheet, quality=90)
-        say(f"  preview: {path}", file=out)
+        cli.say(f"  preview: {path}", file=out)
     return report
 
 
@@ -164,4 +155,4 @@ def _indented(messages: list[str], prefix: str = "") -> list[str]:
 def main(argv=None) -> int:
     """Run the command line; return the exit status."""
     args = parse_args(argv)
-    return run_command(lambda: check_all(args), verbosity=args.verbosity)
+    return cli.run_command(lambda: check_all(args), verbosity=args.verbosity)

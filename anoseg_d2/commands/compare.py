@@ -18,7 +18,7 @@ from pathlib import Path
 from anoseg_d2.report.runs import Run, load_runs, methods, unique_names
 from anoseg_d2.report.tables import results_latex, results_markdown
 from anoseg_d2.report.write import ESCAPED, write_files
-from anoseg_d2.utils.cli import add_verbosity_options, run_command, say
+from anoseg_d2.utils import cli
 from anoseg_d2.utils.files import write_atomic
 
 
@@ -37,7 +37,7 @@ def build_parser() -> argparse.ArgumentParser:
         action="store_true",
         help="Markdown and LaTeX with one row per method: its best score, an oracle on the labels",
     )
-    add_verbosity_options(parser)
+    cli.add_verbosity_options(parser)
     return parser
 
 
@@ -108,8 +108,8 @@ def main(argv=None) -> int:
             write_atomic(
                 args.output / "results.tex", results_latex(runs, True).encode(errors=ESCAPED)
             )
-        say(f"{len(methods(runs))} methods, {len(runs)} runs")
-        say(page)
+        cli.say(f"{len(methods(runs))} methods, {len(runs)} runs")
+        cli.say(page)
         return 0
 
-    return run_command(work, verbosity=args.verbosity)
+    return cli.run_command(work, verbosity=args.verbosity)

@@ -35,14 +35,7 @@ from anoseg_d2.checkpoint.lora_state import lora_module_names, merge_lora_state
 from anoseg_d2.checkpoint.spec import FORMAT_NAME, FORMAT_VERSION
 from anoseg_d2.report.model_card import guess_base_model, model_card
 from anoseg_d2.report.results import find_results, is_of_weights, read_results
-from anoseg_d2.utils.cli import (
-    add_import_option,
-    add_verbosity_options,
-    check_options,
-    import_modules,
-    run_command,
-    say,
-)
+from anoseg_d2.utils import cli
 from anoseg_d2.utils.files import write_atomic, write_json
 from anoseg_d2.utils.ranges import integer
 
@@ -56,7 +49,7 @@ OPTIONS = {
 def main(arguments: list[str] | None = None) -> int:
     """Run the conversion; returns the exit status, 2 after a user's mistake."""
     args = build_parser().parse_args(arguments)
-    return run_command(lambda: convert(args), verbosity=args.verbosity)
+    return cli.run_command(lambda: convert(args), verbosity=args.verbosity)
 
 
 def convert(args: argparse.Namespace) -> None:
@@ -65,8 +58,8 @@ def convert(args: argparse.Namespace) -> None:
     Raises:
         ValueError, OSError: a mistake in the call or in a file.
     """
-    check_options(args, OPTIONS)
-    import_modules(args.imports)
+    cli.check_options(args, OPTIONS)
+    cli.import_modules(args.imports)
     check_output(Path(args.output), args)
     checkpoint = read_checkpoint(args.source, allow_pickle=args.allow_pickle)
     if args.delta_base:
@@ -82,10 +75,10 @@ def convert(args: argparse.Namespace) -> None:
     written = WRITERS[args.to](checkpoint, Path(args.output), args)
     sizes = checkpoint.spec.known()
     sizes.pop("adapters", None)  # one line per layer
-    say(f"read {checkpoint.format}, {len(checkpoint.state_dict)} tensors: {sizes}")
+    cli.say(f"read {checkpoint.format}, {len(checkpoint.state_dict)} tensors: {sizes}")
     for name, reason in checkpoint.ignored:
-        say(f"left out {name}: {reason}")
-    say(f"wrote {written}")
+        cli.say(f"left out {name}: {reason}")
+    cli.say(f"wrote {written}")
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -136,8 +129,8 @@ def build_parser() -> argparse.ArgumentParser:
     card.add_argument(
         "--base-model", metavar="OWNER/NAME", help="default: the DINOv2 or DINOv3 of this size"
     )
-    add_import_option(parser)
-    add_verbosity_options(parser)
+    cli.add_import_option(parser)
+    cli.add_verbosity_options(parser)
     return parser
 
 
@@ -176,7 +169,7 @@ def merged(checkpoint: Checkpoint) -> Checkpoint:
     state = merge_lora_state(checkpoint.state_dict, checkpoint.spec.adapters)
     gone = ("lora", "adapter", "base_hash", "frozen")
     meta = {key: value for key, value in checkpoint.meta.items() if key not in gone}
-    say(f"merged {len(names)} adapters")
+    cli.say(f"merged {len(names)} adapters")
     spec = replace(checkpoint.spec, adapters={}, has_adapters=False)
     return replace(checkpoint, state_dict=state, spec=spec, meta=meta | {"lora": None})
 
@@ -235,7 +228,7 @@ def write_huggingface(checkpoint: Checkpoint, output: Path, args: argparse.Names
     write_atomic(output / "README.md", text.encode())
     files = ["README.md", "config.json", "preprocessor_config.json", "model.safetensors"]
     if args.push:
-        say(f"uploaded to {push_folder(output, args.push, files, args.private)}")
+        cli.say(f"uploaded to {push_folder(output, args.push, files, args.private)}")
     return f"{output}/ ({', '.join(files)})"
 
 
@@ -249,7 +242,9 @@ def find_figures(checkpoint: Checkpoint, args: argparse.Namespace) -> dict | Non
     if place is None:
         if args.results:
             raise FileNotFoundError(f"no results.json at {args.results}")
-        say("no results.json next to the weights: the model card is without figures (--results)")
+        cli.say(
+            "no results.json next to the weights: the model card is without figures (--results)"
+        )
         return None
     results = read_results(place)
     # The user's word counts more than a hash: merging and averaging change the file.

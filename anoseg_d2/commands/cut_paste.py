@@ -35,16 +35,7 @@ from anoseg_d2.data.cut_paste.sources import (
 )
 from anoseg_d2.data.image_io import read_image, read_label, write_image
 from anoseg_d2.data.label_rules import LABEL_RULES
-from anoseg_d2.utils.cli import (
-    MAX_WORKERS,
-    Progress,
-    add_import_option,
-    add_verbosity_options,
-    check_options,
-    import_modules,
-    run_command,
-    say,
-)
+from anoseg_d2.utils import cli
 from anoseg_d2.utils.constants import ANOMALY, ANOMALY_COLOR, KNOWN, PASTED_ID, VOID
 from anoseg_d2.utils.files import check_name, remove_abandoned, write_atomic
 from anoseg_d2.utils.ranges import integer, number
@@ -54,7 +45,7 @@ DEFAULTS = CutPasteOptions()
 OPTIONS = {
     "--min-area": number(0),
     "--seed": integer(0, 2**63 - 1),
-    "--workers": integer(0, MAX_WORKERS),
+    "--workers": integer(0, cli.MAX_WORKERS),
     "--preview": integer(0, 1000),
     "--max-redraws": integer(0, 10_000),
 }
@@ -66,7 +57,7 @@ def main(arguments=None) -> int:
     """Run the command line; return the exit status."""
     args = build_parser().parse_args(arguments)
     stopped = "interrupted; the same command continues from here"
-    return run_command(lambda: prepare(args), stopped, args.verbosity)
+    return cli.run_command(lambda: prepare(args), stopped, args.verbosity)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -77,7 +68,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_inputs(parser)
     _add_work(parser)
     _add_choices(parser)
-    add_verbosity_options(parser)
+    cli.add_verbosity_options(parser)
     return parser
 
 
@@ -129,7 +120,7 @@ def _add_inputs(parser) -> None:
         help="use objects that the border of their photograph cuts off, as the paper does; by "
         "default they are left out, because they show a straight edge wherever they are pasted",
     )
-    add_import_option(group)
+    cli.add_import_option(group)
 
 
 def _add_work(parser) -> None:
@@ -211,13 +202,13 @@ def _shard(text: str) -> tuple[int, int]:
 
 def prepare(args) -> int:
     """Make the dataset that the arguments describe; return the exit status."""
-    check_options(args, OPTIONS)
-    import_modules(args.imports)
+    cli.check_options(args, OPTIONS)
+    cli.import_modules(args.imports)
     job = build_job(args)
     for source in (*job.outliers, *job.controls, *job.closed_set):
         source.refuse_if_unreadable()
     digest = claim_output(job)
-    say(f"{len(job.frames)} scenes, {_describe(job)}; configuration {digest[:12]}")
+    cli.say(f"{len(job.frames)} scenes, {_describe(job)}; configuration {digest[:12]}")
     records = _run(job, args)
     everything = collect_manifest(job)
     if everything is not None:
@@ -231,7 +222,7 @@ def prepare(args) -> int:
         write_card(job, summary["images"]["made"])
     _print_summary(summary, job.output, everything is not None)
     if args.preview:
-        say(f"preview: {write_preview(job, records, args.preview)}")
+        cli.say(f"preview: {write_preview(job, records, args.preview)}")
     unreadable = [kind for kind in UNREADABLE if kind in summary["problems"]]
     if unreadable and summary["images"]["made"] and not summary["objects"]["unknown"]:
         raise ValueError(
@@ -239,7 +230,7 @@ def prepare(args) -> int:
             f"{summary['problems'][unreadable[0]][0]}"
         )
     if everything is not None:
-        say(how_to_use(job))
+        cli.say(how_to_use(job))
     return 1 if summary["images"]["failed"] or unreadable else 0
 
 
@@ -387,7 +378,7 @@ def _run(job, args) -> list[dict]:
     """Run the job with a progress display; return the records of this shard."""
     total = len(range(args.shard[0], len(job.frames), args.shard[1]))
     records = []
-    with Progress("made", total) as progress:
+    with cli.Progress("made", total) as progress:
         for record in run_job(job, args.shard, args.workers):
             records.append(record)
             progress.update()
@@ -498,12 +489,12 @@ def write_preview(job, records, number: int) -> Path:
 
 def _print_summary(summary, output, complete) -> None:
     for key in ("images", "objects", "categories"):
-        say(f"{key}: " + ", ".join(f"{name} {number}" for name, number in summary[key].items()))
+        cli.say(f"{key}: " + ", ".join(f"{name} {number}" for name, number in summary[key].items()))
     for source, rules in summary["objects left out"].items():
-        say(f"{source} left out: " + ", ".join(f"{n} {rule}" for rule, n in rules.items()))
+        cli.say(f"{source} left out: " + ", ".join(f"{n} {rule}" for rule, n in rules.items()))
     for kind, names in summary["problems"].items():
-        say(f"PROBLEM, {len(names)} {kind}:")
-        say("\n".join(f"  {name}" for name in names[:20]))
+        cli.say(f"PROBLEM, {len(names)} {kind}:")
+        cli.say("\n".join(f"  {name}" for name in names[:20]))
         if len(names) > 20:
-            say(f"  ... and {len(names) - 20} more, in summary.json")
-    say(f"{'complete' if complete else 'this shard is done, others are not'}: {output}")
+            cli.say(f"  ... and {len(names) - 20} more, in summary.json")
+    cli.say(f"{'complete' if complete else 'this shard is done, others are not'}: {output}")

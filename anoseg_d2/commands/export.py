@@ -33,14 +33,7 @@ from anoseg_d2.export.spec import (
     ExportCheckError,
     ExportSpec,
 )
-from anoseg_d2.utils.cli import (
-    add_import_option,
-    add_verbosity_options,
-    check_options,
-    import_modules,
-    run_command,
-    say,
-)
+from anoseg_d2.utils import cli
 from anoseg_d2.utils.ranges import integer, number
 
 OPTIONS = {"--image-size": integer(1, 16_384), "--tolerance": number(0, above=True)}
@@ -49,7 +42,7 @@ OPTIONS = {"--image-size": integer(1, 16_384), "--tolerance": number(0, above=Tr
 def main(arguments: list[str] | None = None) -> int:
     """Run the export; returns the exit status."""
     args = build_parser().parse_intermixed_args(arguments)
-    return run_command(lambda: export(args), "stopped; nothing was written", args.verbosity)
+    return cli.run_command(lambda: export(args), "stopped; nothing was written", args.verbosity)
 
 
 def export(args: argparse.Namespace) -> int:
@@ -110,8 +103,8 @@ def build_parser() -> argparse.ArgumentParser:
         "next to the weights",
     )
     parser.add_argument("--results-set", metavar="NAME", help="evaluated dataset for --results")
-    add_import_option(parser)
-    add_verbosity_options(parser)
+    cli.add_import_option(parser)
+    cli.add_verbosity_options(parser)
     parser.add_argument("--check-image", help="photograph for the check; default: a drawn image")
     parser.add_argument(
         "--tolerance",
@@ -130,8 +123,8 @@ def run(args: argparse.Namespace) -> list[Difference]:
         ValueError, OSError, ModuleNotFoundError: a mistake in the call.
         ExportCheckError: the file differs from the model.
     """
-    check_options(args, OPTIONS)
-    import_modules(args.imports)
+    cli.check_options(args, OPTIONS)
+    cli.import_modules(args.imports)
     output = Path(args.output)
     args.format = args.format or output.suffix[1:]
     if args.format not in FORMATS or output.suffix != f".{args.format}":
@@ -244,8 +237,8 @@ def load_model(args: argparse.Namespace):
 
 def print_differences(differences: list[Difference]) -> None:
     """Print a table of the differences that the check found."""
-    say("| output | shape | values of the model | largest difference | allowed |")
-    say("|---|---|---|---|---|")
+    cli.say("| output | shape | values of the model | largest difference | allowed |")
+    cli.say("|---|---|---|---|---|")
     for d in differences:
         shape = "x".join(map(str, d.shape))
         if d.output == "sem_seg":
@@ -257,15 +250,15 @@ def print_differences(differences: list[Difference]) -> None:
                 f"{d.largest:.2g}",
                 f"{d.allowed:.2g}",
             )
-        say(f"| {d.output} | {shape} | {values} | {found} | {allowed} |")
+        cli.say(f"| {d.output} | {shape} | {values} | {found} | {allowed} |")
 
 
 def print_written(output: Path, file_format: str) -> None:
     """Print which files were written and how large they are."""
     about = f"ONNX opset {OPSET}" if file_format == "onnx" else "torch.export program"
-    say(f"wrote {output}: {output.stat().st_size / 1e6:.1f} MB, {about}")
+    cli.say(f"wrote {output}: {output.stat().st_size / 1e6:.1f} MB, {about}")
     weights = output.with_name(f"{output.name}.data")
     if file_format == "onnx" and weights.exists():
-        say(
+        cli.say(
             f"wrote {weights}: {weights.stat().st_size / 1e6:.1f} MB of weights; keep both together"
         )

@@ -33,14 +33,7 @@ from anoseg_d2.evaluation.run_folder import check_method, dataset_folder, report
 from anoseg_d2.evaluation.saved_state import load_state, save_state
 from anoseg_d2.report.results import read_results
 from anoseg_d2.report.write import write_report
-from anoseg_d2.utils.cli import (
-    Progress,
-    add_import_option,
-    add_verbosity_options,
-    import_modules,
-    run_command,
-    say,
-)
+from anoseg_d2.utils import cli
 from anoseg_d2.utils.files import check_name, read_json, write_json
 
 SAVE_EVERY = 30.0  # seconds between two saves of the counts
@@ -72,8 +65,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--no-images", action="store_true", help="no thumbnails on the page")
     parser.add_argument("--card", action="append", default=[], help="also register this card")
     parser.add_argument("--root", help="datasets folder; default: DETECTRON2_DATASETS")
-    add_import_option(parser)
-    add_verbosity_options(parser)
+    cli.add_import_option(parser)
+    cli.add_verbosity_options(parser)
     return parser
 
 
@@ -82,11 +75,11 @@ def main(argv=None) -> int:
     stopped = "stopped; the same command continues from the last save, at most half a minute back"
     if args.exact:
         stopped = "stopped; with --exact the same command starts from the beginning"
-    return run_command(lambda: run(args), stopped, args.verbosity)
+    return cli.run_command(lambda: run(args), stopped, args.verbosity)
 
 
 def run(args) -> None:
-    import_modules(args.imports)
+    cli.import_modules(args.imports)
     method = check_name(args.name or Path(args.maps).resolve().name, "method")
     check_name(args.score, "score")
     images = registered_images(args)
@@ -112,8 +105,8 @@ def run(args) -> None:
     evaluate(args, evaluator, maps, reader, SavedCounts(args, method, identity, facts))
     page = write_report(args.output, model=described(args), name=method)
     for figure, value in evaluator.result["scores"][args.score].items():
-        say(f"{figure:>20}  {value}")
-    say(f"report: {page}")
+        cli.say(f"{figure:>20}  {value}")
+    cli.say(f"report: {page}")
 
 
 def described(args) -> dict:
@@ -153,11 +146,11 @@ def checked_maps(
     """Find the maps and report everything wrong with them; files that passed are remembered."""
     maps = MapFolder.find(args.maps, images, args.pattern)
     if args.ignore_extra and maps.extra:
-        say(f"skipping {len(maps.extra)} maps that belong to no image")
+        cli.say(f"skipping {len(maps.extra)} maps that belong to no image")
         maps.extra = []
     path = dataset_folder(args.output, args.dataset) / "checked.json"
     known = _remembered(path, args.key)
-    with Progress("checked", len(maps.pairs), "maps") as progress:
+    with cli.Progress("checked", len(maps.pairs), "maps") as progress:
         facts = maps.check(reader, labels.shapes, known, progress.update)
     write_json(path, {"key": args.key, "maps": facts})
     return maps, facts
@@ -190,8 +183,8 @@ def evaluate(args, evaluator: AnomalyEvaluator, maps: MapFolder, reader: MapRead
     if not done:
         evaluator.reset()
     else:
-        say(f"continuing after {done} of {len(maps.pairs)} images")
-    with Progress("evaluated", len(maps.pairs) - done) as progress:
+        cli.say(f"continuing after {done} of {len(maps.pairs)} images")
+    with cli.Progress("evaluated", len(maps.pairs) - done) as progress:
         for image, path in maps.pairs[done:]:
             evaluator.process([image], [{"scores": {args.score: reader(path)}}])
             done += 1

@@ -15,14 +15,7 @@ import argparse
 from pathlib import Path
 
 from anoseg_d2.data.image_io import IMAGE_EXTENSIONS
-from anoseg_d2.utils.cli import (
-    add_import_option,
-    add_verbosity_options,
-    check_options,
-    import_modules,
-    run_command,
-    say,
-)
+from anoseg_d2.utils import cli
 from anoseg_d2.utils.ranges import integer
 
 OPTIONS = {"--rows": integer(1, 10**9), "--seed": integer(0, 2**63 - 1)}
@@ -55,20 +48,20 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="KEY VALUE",
         help="config keys and values, last",
     )
-    add_import_option(parser)
-    add_verbosity_options(parser)
+    cli.add_import_option(parser)
+    cli.add_verbosity_options(parser)
     return parser
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; returns its exit status."""
     args = build_parser().parse_args(arguments)
-    return run_command(lambda: run(args), "stopped; nothing was written", args.verbosity)
+    return cli.run_command(lambda: run(args), "stopped; nothing was written", args.verbosity)
 
 
 def run(args: argparse.Namespace) -> None:
-    check_options(args, OPTIONS)
-    import_modules(args.imports)
+    cli.check_options(args, OPTIONS)
+    cli.import_modules(args.imports)
     output = Path(args.output)
     if output.exists() and not args.overwrite:
         raise ValueError(f"{output} exists; remove it or pass --overwrite")
@@ -90,7 +83,7 @@ def run(args: argparse.Namespace) -> None:
     (block,) = model.patch_maps["memory"].blocks
     meta["memory"] = {"block": block, "backbone_sha256": backbone_hash(state, block)}
     write_checkpoint({"model": state, "meta": meta}, output)
-    say(f"wrote {output}: {found}")
+    cli.say(f"wrote {output}: {found}")
 
 
 def find_records(args: argparse.Namespace) -> list[tuple]:

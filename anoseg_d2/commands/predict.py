@@ -25,14 +25,7 @@ from anoseg_d2.config import check_key_names, load_config
 from anoseg_d2.prediction.input_files import find_inputs
 from anoseg_d2.prediction.job import PredictionJob
 from anoseg_d2.prediction.outputs import OUTPUTS, ScoreOutputs, check_outputs
-from anoseg_d2.utils.cli import (
-    add_import_option,
-    add_verbosity_options,
-    check_options,
-    import_modules,
-    run_command,
-    say,
-)
+from anoseg_d2.utils import cli
 from anoseg_d2.utils.ranges import integer, number
 
 OPTIONS = {
@@ -79,8 +72,8 @@ def build_parser() -> argparse.ArgumentParser:
         "current frame (0.3 calms flicker well, 1 changes nothing); still images stay as they are",
     )
     add("--max-frames", type=int, metavar="N", help="read at most N frames of a video or webcam")
-    add_import_option(parser)
-    add_verbosity_options(parser)
+    cli.add_import_option(parser)
+    cli.add_verbosity_options(parser)
     return parser
 
 
@@ -131,7 +124,7 @@ def main(argv=None) -> int:
     if not args.inputs and args.webcam is None:
         parser.error("give an input: images, videos, folders, patterns, or --webcam N")
     with logging_redirect_tqdm():
-        return run_command(
+        return cli.run_command(
             lambda: run(args),
             f"stopped; what is finished is in {args.output}",
             args.verbosity,
@@ -139,10 +132,10 @@ def main(argv=None) -> int:
 
 
 def run(args) -> int:
-    check_options(args, OPTIONS)
+    cli.check_options(args, OPTIONS)
     # Mistakes that need no torch come first, because importing torch takes seconds.
     check_key_names(args.config_file or "", args.opts)
-    import_modules(args.imports)
+    cli.import_modules(args.imports)
     names = list(dict.fromkeys(name.strip() for name in args.score.split(",") if name.strip()))
     options = output_options(args, names)
     files, missing = find_inputs(args.inputs)
@@ -155,7 +148,7 @@ def run(args) -> int:
     make_output_folder(args.output)
     if args.tpr is not None:
         for name in names:
-            say(f"{name}: threshold {options[name]['threshold']:.6g} at {args.tpr:g} % TPR")
+            cli.say(f"{name}: threshold {options[name]['threshold']:.6g} at {args.tpr:g} % TPR")
     with contextlib.ExitStack() as stack:
         outputs = {
             name: stack.enter_context(
@@ -173,7 +166,7 @@ def run(args) -> int:
         if args.webcam is not None:
             job.video(args.webcam, f"webcam{args.webcam}")
     rate = job.done / max(job.seconds, 1e-9)
-    say(f"{job.done} images in {job.seconds:.1f} s ({rate:.2f} images/s): {args.output}")
+    cli.say(f"{job.done} images in {job.seconds:.1f} s ({rate:.2f} images/s): {args.output}")
     if job.failed:
         print(f"inputs that were skipped: {job.failed}", file=sys.stderr)
     return 1 if job.failed else 0

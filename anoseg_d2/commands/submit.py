@@ -33,14 +33,7 @@ from anoseg_d2.prediction.submission import (
     find_fishyscapes_images,
     find_track_frames,
 )
-from anoseg_d2.utils.cli import (
-    Progress,
-    add_import_option,
-    add_verbosity_options,
-    import_modules,
-    run_command,
-    say,
-)
+from anoseg_d2.utils import cli
 from anoseg_d2.utils.files import check_name, read_json, write_json
 
 HOW_TO_SEND = """
@@ -84,23 +77,23 @@ def build_parser() -> argparse.ArgumentParser:
     add("--input", default="/input", help="folder of images (default: %(default)s)")
     add("--output", default="/output", help="where the maps go (default: %(default)s)")
     _add_score_options(fishyscapes)
-    add_verbosity_options(parser)
+    cli.add_verbosity_options(parser)
     return parser
 
 
 def _add_score_options(parser: argparse.ArgumentParser) -> None:
     add_model_options(parser)
     parser.add_argument("--score", default="rba", help="default: %(default)s")
-    add_import_option(parser)
+    cli.add_import_option(parser)
     # Before the benchmark's name it counts as well, and would be overwritten by a default here.
-    add_verbosity_options(parser, default=argparse.SUPPRESS)
+    cli.add_verbosity_options(parser, default=argparse.SUPPRESS)
 
 
 def main(argv=None) -> int:
     """Run the command; returns the exit status."""
     args = build_parser().parse_args(argv)
     work = smiyc if args.benchmark == "smiyc" else fishyscapes
-    return run_command(
+    return cli.run_command(
         lambda: work(args),
         "stopped; what is finished is kept, start the same command again",
         args.verbosity,
@@ -109,7 +102,7 @@ def main(argv=None) -> int:
 
 def smiyc(args) -> None:
     """Write the maps of the chosen tracks, and say how to send them."""
-    import_modules(args.imports)
+    cli.import_modules(args.imports)
     method = check_name(args.method, "method")
     from_weights = bool(args.weights or args.config_file)
     if from_weights == bool(args.maps):
@@ -127,13 +120,13 @@ def smiyc(args) -> None:
         source = {"maps": str(Path(args.maps).resolve()), "key": args.key, "negate": args.negate}
         claim(folder / "submission.json", source, {"anoseg_d2": __version__})
         reader = MapReader(args.key, args.negate)
-        with Progress("written", sum(map(len, frames.values())), "maps") as progress:
+        with cli.Progress("written", sum(map(len, frames.values())), "maps") as progress:
             for name, output in outputs.items():
                 convert_maps(args.maps, frames[name], output, reader, args.pattern, progress.update)
     for name, output in outputs.items():
-        say(f"{output.folder}: {len(frames[name])} maps, {_splits(name, frames[name])}")
+        cli.say(f"{output.folder}: {len(frames[name])} maps, {_splits(name, frames[name])}")
     splits = ",".join(TRACKS[name].stored.replace("-all", "-validation") for name in names)
-    say(HOW_TO_SEND.format(output=args.output, root=root, method=method, splits=splits))
+    cli.say(HOW_TO_SEND.format(output=args.output, root=root, method=method, splits=splits))
 
 
 def _splits(name: str, frames: list[InputFile]) -> str:
@@ -180,7 +173,7 @@ def predict(predictor, score: str, output, files: list[InputFile]) -> None:
 
 def fishyscapes(args) -> None:
     """Write what Fishyscapes reads for every image of a folder."""
-    import_modules(args.imports)
+    cli.import_modules(args.imports)
     if not (args.weights or args.config_file):
         raise ValueError("give --weights, or a --config-file whose MODEL.WEIGHTS is set")
     files = find_fishyscapes_images(args.input)
@@ -188,4 +181,4 @@ def fishyscapes(args) -> None:
     predictor = build_predictor(args, [args.score])
     output = FishyscapesMaps(args.output, predictor.model.num_known)
     predict(predictor, args.score, output, files)
-    say(f"wrote score map and segmentation of {len(files)} images to {args.output}")
+    cli.say(f"wrote score map and segmentation of {len(files)} images to {args.output}")

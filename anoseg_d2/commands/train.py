@@ -13,13 +13,7 @@ import re
 import tempfile
 
 from anoseg_d2.config import check_key_names
-from anoseg_d2.utils.cli import (
-    add_import_option,
-    add_verbosity_options,
-    check_options,
-    run_command,
-    say,
-)
+from anoseg_d2.utils import cli
 from anoseg_d2.utils.config_files import find_config
 from anoseg_d2.utils.ranges import integer
 
@@ -52,8 +46,8 @@ def build_parser() -> argparse.ArgumentParser:
     add("--num-machines", type=int, default=1, help="number of machines")
     add("--machine-rank", type=int, default=0, help="number of this machine, from 0")
     add("--dist-url", default="auto", help="tcp://HOST:PORT of machine 0; auto: this machine only")
-    add_import_option(parser)
-    add_verbosity_options(parser)
+    cli.add_import_option(parser)
+    cli.add_verbosity_options(parser)
     add("opts", nargs=argparse.REMAINDER, help="config keys and values in turn: KEY VALUE ...")
     return parser
 
@@ -64,7 +58,7 @@ def main(argv=None) -> int:
     stopped = "stopped; continue with the same command and --resume"
     if args.eval_only:  # where --resume would evaluate other weights
         stopped = "stopped; the same command continues after the datasets that are finished"
-    return run_command(lambda: run(args), stopped, args.verbosity)
+    return cli.run_command(lambda: run(args), stopped, args.verbosity)
 
 
 def run_rank(args: argparse.Namespace) -> None:
@@ -139,8 +133,8 @@ def check_ranks(args: argparse.Namespace) -> None:
             f"--num-gpus is {args.num_gpus}; it must be in 1..{MAX_PROCESSES}. On a CPU: "
             "--num-gpus 1 MODEL.DEVICE cpu"
         )
-    check_options(args, {"--num-machines": integer(1, 100_000)})
-    check_options(args, {"--machine-rank": integer(0, args.num_machines - 1)})
+    cli.check_options(args, {"--num-machines": integer(1, 100_000)})
+    cli.check_options(args, {"--machine-rank": integer(0, args.num_machines - 1)})
     address = re.fullmatch(r"tcp://[^/:]+:([0-9]{1,5})", args.dist_url)
     if args.dist_url != "auto" and not (address and 0 < int(address[1]) < 65_536):
         raise ValueError(f"--dist-url is {args.dist_url!r}; it must be auto or tcp://HOST:PORT")
@@ -184,12 +178,12 @@ def dry_run(cfg, processes: int) -> None:
             trainer.run_step()
         for kind, names in (("train", cfg.DATASETS.TRAIN), ("test", cfg.DATASETS.TEST)):
             for name in names:
-                say(f"{kind}: {name}, {len(DatasetCatalog.get(name))} images")
-        say(f"steps: {solver.MAX_ITER}, of {batch} images on {processes} process(es)")
-        say(f"checkpoints: every {solver.CHECKPOINT_PERIOD} steps, in {cfg.OUTPUT_DIR}")
-        say(f"evaluation: {_periods(cfg.TEST.EVAL_PERIOD, solver.MAX_ITER)}")
-        say(parameter_table(trainer.model))
-        say(f"memory: about {trainer.memory_needs()}")
+                cli.say(f"{kind}: {name}, {len(DatasetCatalog.get(name))} images")
+        cli.say(f"steps: {solver.MAX_ITER}, of {batch} images on {processes} process(es)")
+        cli.say(f"checkpoints: every {solver.CHECKPOINT_PERIOD} steps, in {cfg.OUTPUT_DIR}")
+        cli.say(f"evaluation: {_periods(cfg.TEST.EVAL_PERIOD, solver.MAX_ITER)}")
+        cli.say(parameter_table(trainer.model))
+        cli.say(f"memory: about {trainer.memory_needs()}")
 
 
 def _periods(period: int, steps: int) -> str:

@@ -50,8 +50,15 @@ _NO_DEFECT += ("symlink loop",)
 _verbosity = 0
 
 
-def add_verbosity_options(parser: argparse.ArgumentParser, default=0) -> None:
-    """Add `-q` and `-v`, which exclude each other, as `args.verbosity`: -1, 0 or 1."""
+def add_verbosity_options(parser: argparse.ArgumentParser, default=None) -> None:
+    """Add `-q` and `-v`, which exclude each other, as `args.verbosity`: -1, 0 or 1.
+
+    Args:
+        parser: of the command.
+        default: without either; None is what the process is set to, so that `anoseg -q COMMAND`
+            counts as well.
+    """
+    default = _verbosity if default is None else default
     group = parser.add_mutually_exclusive_group()
     group.add_argument(
         "-q",
@@ -104,6 +111,7 @@ def run_command(
     Returns:
         exit status: 2 after a user's mistake, 130 after an interruption.
     """
+    before = _verbosity
     set_verbosity(verbosity)
     # SIGINT needs it too, because shells start background jobs with SIGINT ignored.
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -123,6 +131,8 @@ def run_command(
             raise
         print(f"error: {one_message(error)}", file=sys.stderr)
         return 2
+    finally:
+        set_verbosity(before)  # a caller in Python may run the next command loud again
 
 
 def _is_no_defect(error: RuntimeError) -> bool:
@@ -255,13 +265,15 @@ def import_modules(names: Iterable[str]) -> None:
     """Import modules by name, also from the current folder.
 
     Args:
-        names: dotted module names.
+        names: dotted module names. Without any, Python does not search the current folder.
     Raises:
         ImportError: a module, or one that it imports, is missing; the message names both.
     """
-    if "" not in sys.path and os.getcwd() not in sys.path:
-        # `python folder/script.py` searches the script's folder, not the current one.
-        sys.path.insert(0, os.getcwd())
+    names = list(names)
+    # Last, because nothing in the current folder may take the place of an installed module: a file
+    # named torch.py that lies there by chance or by malice would run.
+    if names and "" not in sys.path and os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
     for name in names:
         try:
             importlib.import_module(name)
