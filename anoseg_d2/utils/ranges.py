@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import Any
 
-__all__ = ["Rule", "integer", "number", "one_of", "registered", "sequence", "text"]
+__all__ = ["Rule", "flag", "integer", "number", "one_of", "registered", "sequence", "text"]
 
 
 @dataclass(frozen=True)
@@ -16,10 +16,14 @@ class Rule:
     Args:
         words: completes the sentence "it must be ..."; a function if the answer can change.
         allows: returns whether a value is allowed; must accept values of any type.
+        choices: the allowed values, or those of each entry, if they are few and fixed.
+        lengths: the allowed numbers of entries of a list; empty for any.
     """
 
     words: str | Callable[[], str]
     allows: Callable[[Any], bool]
+    choices: tuple | None = None
+    lengths: tuple[int, ...] = ()
 
     @property
     def says(self) -> str:
@@ -64,11 +68,17 @@ def number(low: float = -math.inf, high: float = math.inf, *, above: bool = Fals
     return Rule(says, allows)
 
 
+def flag() -> Rule:
+    """Allow True and False."""
+    return Rule("True or False", lambda value: isinstance(value, bool))
+
+
 def one_of(*choices) -> Rule:
     """Allow the listed values."""
     return Rule(
         "one of " + ", ".join(map(str, choices)),
         lambda value: any(type(value) is type(choice) and value == choice for choice in choices),
+        choices,
     )
 
 
@@ -96,20 +106,25 @@ def text(empty: bool = True) -> Rule:
     return Rule(says + ", in UTF-8", allows)
 
 
-def sequence(entry: Rule, lengths: tuple[int, ...] = (), also: str = "") -> Rule:
+def sequence(entry: Rule, lengths: tuple[int, ...] = (), *, ascending: bool = False) -> Rule:
     """Allow a list or tuple.
 
     Args:
         entry: rule of each of its entries.
         lengths: allowed numbers of entries; empty for any.
-        also: a further condition on the entries, which is checked elsewhere.
+        ascending: no entry may be smaller than the one before it.
     """
     count = f"{' or '.join(map(str, lengths))} entries" if lengths else "entries"
+    more = ", the smaller first" if ascending else ""
+
+    def words():  # called when it is needed, because those of a registry may change
+        return f"a list of {count}, each {entry.says}{more}"
 
     def allows(value):
         if not isinstance(value, (list, tuple)) or (lengths and len(value) not in lengths):
             return False
-        return all(entry.allows(part) for part in value)
+        if not all(entry.allows(part) for part in value):
+            return False
+        return not ascending or list(value) == sorted(value)
 
-    more = f", {also}" if also else ""
-    return Rule(lambda: f"a list of {count}, each {entry.says}{more}", allows)
+    return Rule(words, allows, entry.choices, lengths)
