@@ -26,7 +26,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from anoseg_d2.data.image_io import read_label, write_image
 from anoseg_d2.data.label_rules import LABEL_RULES
-from anoseg_d2.evaluation import anomaly_evaluation as module
+from anoseg_d2.evaluation import kept_images, set_figures
 from anoseg_d2.evaluation.anomaly_evaluation import TPR_LEVELS, AnomalyEvaluator
 from anoseg_d2.evaluation.components import ComponentMetrics, GroundTruth, component_overlaps
 from anoseg_d2.evaluation.metrics import PixelMetrics
@@ -144,15 +144,15 @@ class SlowEvaluator(AnomalyEvaluator):
         super().__init__(*args, **kwargs)
         self._budget = Budget(kept_pixels=0, runs=runs)
 
-    def _new_pixels(self) -> PixelMetrics:
+    def new_pixels(self) -> PixelMetrics:
         return SlowPixels(tpr=TPR_LEVELS, budget=self._budget)
 
     def process(self, inputs, outputs):
-        with patch.object(module, "image_average_precision", slow_average_precision):
+        with patch.object(kept_images, "image_average_precision", slow_average_precision):
             super().process(inputs, outputs)
 
     def evaluate(self):
-        with patch.object(module, "ComponentMetrics", SlowComponents):
+        with patch.object(set_figures, "ComponentMetrics", SlowComponents):
             return super().evaluate()
 
 

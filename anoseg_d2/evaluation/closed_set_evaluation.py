@@ -13,9 +13,8 @@ from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 
 from anoseg_d2.data.label_rules import load_label
-from anoseg_d2.evaluation.run_folder import dataset_folder
+from anoseg_d2.evaluation.run_folder import dataset_folder, write_record
 from anoseg_d2.evaluation.streaming.keys import to_numpy
-from anoseg_d2.utils.files import write_json
 
 __all__ = ["ClosedSetEvaluator", "ClosedSetCounts", "closed_set_figures"]
 
@@ -178,7 +177,7 @@ class ClosedSetEvaluator(DatasetEvaluator):
         self.result = closed_set_figures(total, self.class_names, self._present)
         if self._output_dir is not None:
             record = {"kind": "closed_set", "dataset": self.dataset_name, "result": self.result}
-            write_json(dataset_folder(self._output_dir, self.dataset_name) / "result.json", record)
+            write_record(dataset_folder(self._output_dir, self.dataset_name), record)
         flat = {k: self.result[k] for k in ("mIoU", "pixel_accuracy", "mean_accuracy", "ECE")}
         flat.update({f"IoU-{name}": value for name, value in self.result["IoU"].items()})
         return OrderedDict(closed_set={k: v for k, v in flat.items() if v is not None})

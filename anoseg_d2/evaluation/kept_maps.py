@@ -6,6 +6,7 @@ Component metrics need a threshold that only the whole dataset gives, so every m
 import logging
 import shutil
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -23,18 +24,18 @@ KEPT_PREFIX = ".kept-maps-"
 
 
 class KeptMaps:
-    """A temporary folder of float32 score maps and uint8 labels, in order of arrival.
+    """A temporary folder of score maps and uint8 labels, in order of arrival.
 
     Before the first map is written, the space that all images will take is compared with what the
     disk has. If it is too little, `error` says so and nothing is written.
 
     Args:
         folder: where the temporary folder is made; None takes the system's.
-        expected_images: number of images that this process will add.
+        expected_images: says how many images this process will add, once the first one comes.
         purpose: for messages.
     """
 
-    def __init__(self, folder, expected_images: int, purpose: str):
+    def __init__(self, folder, expected_images: Callable[[], int], purpose: str):
         self._parent, self._expected, self._purpose = folder, expected_images, purpose
         self._folder: tempfile.TemporaryDirectory | None = None
         self._images: list[tuple[str, tuple[str, ...]]] = []  # id and names of the scores
@@ -60,7 +61,7 @@ class KeptMaps:
         if self._parent is not None:
             Path(self._parent).mkdir(parents=True, exist_ok=True)
         self._folder = tempfile.TemporaryDirectory(prefix=KEPT_PREFIX, dir=self._parent)
-        needed = bytes_per_image * self._expected / 2**30
+        needed = bytes_per_image * self._expected() / 2**30
         free = shutil.disk_usage(self._folder.name).free / 2**30
         logger.info(
             "%s keep about %.2f GiB of score maps in %s until the evaluation ends; %.1f GiB are "

@@ -1,6 +1,5 @@
 """Match the score maps in a folder to the images of a dataset, and check all of them first."""
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,8 +9,9 @@ import numpy as np
 from anoseg_d2.data.label_rules import LabelReader, LabelRule
 from anoseg_d2.evaluation.map_files import MAP_EXTENSIONS, MapReader
 from anoseg_d2.utils.constants import ANOMALY, KNOWN
+from anoseg_d2.utils.files import file_hash
 
-__all__ = ["LabelFacts", "MapFolder", "coarse_warning", "file_digest", "read_labels"]
+__all__ = ["LabelFacts", "MapFolder", "coarse_warning", "read_labels"]
 
 _SHOWN = 10  # names of each kind in an error
 
@@ -45,7 +45,7 @@ def read_labels(images: list[dict], rule: LabelRule) -> LabelFacts:
     for image in images:
         path = image["sem_seg_file_name"]
         label = reader(path)
-        facts.shapes[path], facts.digests[path] = label.shape, file_digest(path)
+        facts.shapes[path], facts.digests[path] = label.shape, file_hash(path)
         known += int((label == KNOWN).sum())
         anomaly += int((label == ANOMALY).sum())
     if not known or not anomaly:
@@ -57,15 +57,6 @@ def read_labels(images: list[dict], rule: LabelRule) -> LabelFacts:
             "validation set, whose labels are public"
         )
     return facts
-
-
-def file_digest(path) -> str:
-    """Return the SHA-256 of a file's bytes, as hexadecimal."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 @dataclass
@@ -123,27 +114,24 @@ class MapFolder:
         self,
         reader: MapReader,
         shapes: dict[str, tuple[int, int]],
-        known: dict,
         progress: Callable[[], object] = lambda: None,
-    ) -> dict:
+    ) -> dict[str, np.dtype]:
         """Read every map once and report everything that is wrong, before anything is computed.
 
         Args:
             reader: how maps are read.
             shapes: {label file: (H, W)}, the sizes that the maps must have.
-            known: what an earlier `check` returned. A file that has not changed since then is not
-                read again.
             progress: called after each map.
         Returns:
-            {file: {"signature", "sha256", "shape", "dtype"}} of all maps.
+            {file: type of its values}.
         Raises:
             ValueError: lists missing, extra, unreadable, wrong-sized and NaN maps.
         """
         wrong, found = [], {}
         for image, path in self.pairs:
-            expected = shapes[image["sem_seg_file_name"]]
             try:
-                found[str(path)] = _facts(path, reader, expected, known.get(str(path)))
+                reader(path, shapes[image["sem_seg_file_name"]])
+                found[str(path)] = reader.header(path).dtype
             except (ValueError, OSError) as error:
                 wrong.append(str(error))
             progress()
@@ -157,9 +145,9 @@ class MapFolder:
         return found
 
 
-def coarse_warning(facts: dict) -> str | None:
+def coarse_warning(types: dict[str, np.dtype]) -> str | None:
     """Return a warning about 8-bit maps, from what `check` found; None if there are none."""
-    coarse = [name for name, fact in facts.items() if np.dtype(fact["dtype"]).itemsize == 1]
+    coarse = [name for name, dtype in types.items() if dtype.itemsize == 1]
     if not coarse:
         return None
     return (
@@ -167,23 +155,6 @@ def coarse_warning(facts: dict) -> str | None:
         "256 different scores, and ties decide part of every figure. Save float32 or 16 bits "
         "where you can"
     )
-
-
-def _facts(path: Path, reader: MapReader, expected, known) -> dict:
-    """Read a map in full, unless the same file was read before."""
-    status = path.stat()
-    # The change time cannot be set by a copy that keeps its modification time.
-    signature = [status.st_size, status.st_mtime_ns, status.st_ctime_ns]
-    same = isinstance(known, dict) and known.get("signature") == signature
-    if same and known.get("shape") == list(expected) and "sha256" in known and "dtype" in known:
-        return known
-    score = reader(path, expected)
-    return {
-        "signature": signature,
-        "sha256": file_digest(path),
-        "shape": list(score.shape),
-        "dtype": str(reader.header(path).dtype),
-    }
 
 
 def _listed(what: str, names: list[str]) -> list[str]:

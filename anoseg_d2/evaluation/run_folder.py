@@ -9,17 +9,19 @@ One folder belongs to one method: its scores are kept next to each other, and sc
 methods are never mixed.
 """
 
-import math
-import re
-from numbers import Real
 from pathlib import Path
 
-from anoseg_d2.utils.files import check_name, read_json
+from anoseg_d2.evaluation.stored_form import RECORD, VERSION, check_stored
+from anoseg_d2.utils.files import check_name, read_json, write_json
 
-__all__ = ["add_scores", "check_method", "dataset_folder", "read_record", "report_folder"]
-
-# File names of failure crops: kind, quoted score, rank.
-_CROP_FILE = re.compile(r"(false|missed)-[A-Za-z0-9._+%-]+-[0-9]{2}\.npz")
+__all__ = [
+    "add_scores",
+    "check_method",
+    "dataset_folder",
+    "read_record",
+    "report_folder",
+    "write_record",
+]
 
 
 def dataset_folder(output_dir, dataset_name: str) -> Path:
@@ -50,9 +52,7 @@ def check_method(output_dir, method: str) -> None:
 
 
 def read_record(path) -> dict:
-    """Read a dataset's result.json and check the types of everything that a report uses.
-
-    The figures themselves are checked by `report.results.check_results`.
+    """Read a dataset's result.json.
 
     Returns:
         dict with `kind` "anomaly" or "closed_set" and `result`; of an anomaly set also `method`,
@@ -60,73 +60,19 @@ def read_record(path) -> dict:
         which are empty if an older version did not write them.
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: an entry is not what an evaluator writes; names the file and the entry.
+        ValueError: it is not what an evaluator writes; see `check_stored`.
     """
-    record = read_json(path)
-
-    def check(right: bool, what: str) -> None:
-        if not right:
-            raise ValueError(f"{path}: {what} is not what an evaluator writes; evaluate again")
-
-    check(isinstance(record, dict) and isinstance(record.get("result"), dict), "the file")
-    check(record.get("kind") in ("anomaly", "closed_set"), f"kind {record.get('kind')!r:.60}")
-    if record["kind"] == "closed_set":
-        return record
+    record = check_stored(read_json(path), RECORD, path)
+    scored = isinstance(record.get("result"), dict) and "scores" in record["result"]
+    if record.get("kind") != "closed_set" and not scored or "result" not in record:
+        raise ValueError(f"{path}: holds no figures of an evaluation; evaluate again")
     empty = {"method": None, "labels": None, "score_warnings": {}, "per_image": [], "curves": {}}
-    record = {**empty, "false_components": {}, "failures": [], **record}
-    for name in ("method", "labels"):
-        check(record[name] is None or isinstance(record[name], str), name)
-    scores = record["result"].get("scores")
-    check(isinstance(scores, dict) and all(isinstance(s, dict) for s in scores.values()), "scores")
-    check(isinstance(record["curves"], dict), "curves")
-    check(_lists_of(record["score_warnings"], lambda text: isinstance(text, str)), "score_warnings")
-    check(_list_of(record["per_image"], _is_image), "per_image")
-    check(_lists_of(record["false_components"], _is_component), "false_components")
-    check(_list_of(record["failures"], _is_failure), "failures")
-    return record
+    return {**empty, "false_components": {}, "failures": [], **record}
 
 
-def _list_of(value, right) -> bool:
-    return isinstance(value, list) and all(map(right, value))
-
-
-def _lists_of(value, right) -> bool:
-    """Whether `value` is {score: [entries that are right]}."""
-    return isinstance(value, dict) and all(_list_of(entries, right) for entries in value.values())
-
-
-def _number(value) -> bool:
-    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _natural(value) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 31
-
-
-def _naturals(value, count: int) -> bool:
-    return _list_of(value, _natural) and len(value) == count
-
-
-def _of_image(value) -> bool:
-    return isinstance(value, dict) and isinstance(value.get("image_id"), str)
-
-
-def _is_image(value) -> bool:
-    figures = value.get("ap") if _of_image(value) else None
-    return isinstance(figures, dict) and all(v is None or _number(v) for v in figures.values())
-
-
-def _is_component(value) -> bool:
-    found = _of_image(value) and _naturals(value.get("box"), 4) and min(value["box"][2:]) > 0
-    return found and _natural(value.get("area"))
-
-
-def _is_failure(value) -> bool:
-    if not _of_image(value) or not _naturals(value.get("place"), 2):
-        return False
-    named = all(isinstance(value.get(key), str) for key in ("kind", "score", "file"))
-    finite = value.get("value") is None or _number(value["value"])  # None for an infinite score
-    return named and finite and bool(_CROP_FILE.fullmatch(value["file"]))
+def write_record(folder: Path, record: dict) -> None:
+    """Write the result.json of one dataset's evaluation."""
+    write_json(folder / "result.json", {"version": VERSION, **record})
 
 
 def add_scores(old: dict, new: dict) -> dict:

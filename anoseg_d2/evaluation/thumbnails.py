@@ -156,17 +156,6 @@ class FailureGallery:
         for key, entries in other.entries.items():
             self.entries[key] = self._worst([*self.entries.get(key, []), *entries])
 
-    def state(self) -> list[dict]:
-        """Return the contents as plain values and arrays, for `load`."""
-        return [
-            {"kind": kind, "score": name, "entries": entries}
-            for (kind, name), entries in self.entries.items()
-        ]
-
-    def load(self, state: list[dict]) -> None:
-        """Replace the contents by those of `state`."""
-        self.entries = {(part["kind"], part["score"]): part["entries"] for part in state}
-
     def save(self, folder) -> list[dict]:
         """Write the crops to `folder` and return their records, without the pixels."""
         records = []

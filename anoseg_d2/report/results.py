@@ -3,14 +3,12 @@
 Several pages and tables name a winner. They all ask this module, so that they name the same one.
 """
 
-import math
-from numbers import Real
 from pathlib import Path
 
-from anoseg_d2.evaluation.map_folder import file_digest
 from anoseg_d2.evaluation.run_folder import report_folder
+from anoseg_d2.evaluation.stored_form import RESULTS, check_stored
 from anoseg_d2.modeling.scores import SCORES, ensemble_parts, is_implicit
-from anoseg_d2.utils.files import read_json
+from anoseg_d2.utils.files import file_hash, read_json
 
 __all__ = [
     "best_score",
@@ -22,13 +20,6 @@ __all__ = [
     "read_results",
     "score_names",
 ]
-
-# What tables and curves read; other entries may be anything.
-_FIGURES = (
-    *("auprc", "fpr95", "auroc", "best_f1", "sIoU", "PPV", "mean_F1", "best_f1_threshold"),
-    *("mIoU", "pixel_accuracy", "mean_accuracy", "ECE", "images", "classes"),
-)
-_FIGURE_TABLES = ("tpr_thresholds", "IoU")
 
 
 def find_results(path) -> Path | None:
@@ -48,67 +39,21 @@ def find_results(path) -> Path | None:
 
 
 def read_results(path) -> dict:
-    """Read a results.json and check the types of everything that tables are made of.
+    """Read a results.json.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is not JSON, or an entry has the wrong type; the message names the entry.
+        ValueError: it is not the results of an evaluation; names the file and the entry.
     """
     return check_results(read_json(path), path)
 
 
 def check_results(results, source) -> dict:
     """Return `results` if it has the form of results.json; see `read_results`."""
-
-    def check(value, kind, where, what):
-        # bool is an int in Python, but `true` in the file is not a figure.
-        if not isinstance(value, kind) or isinstance(value, bool):
-            raise ValueError(f"{source}: {where} is {repr(value)[:60]}, not {what}")
-        return value
-
-    def number(value, where):
-        if value is not None and not math.isfinite(check(value, Real, where, "a number or null")):
-            raise ValueError(f"{source}: {where} is {value}, not a finite number or null")
-
-    def table(value, where):
-        return check(value, dict, where, "an object").items()
-
-    def figures(value, where, every=False):
-        for key, entry in table(value, where):
-            inside = f"{where}.{key}"
-            if key.endswith("_bounds") and entry is not None:
-                if len(check(entry, list, inside, "two numbers")) != 2:
-                    raise ValueError(f"{source}: {inside} has {len(entry)} numbers, not two")
-                for bound in entry:
-                    number(bound, inside)
-            elif key in _FIGURES or key.endswith("_pixels"):
-                number(entry, inside)
-            elif key in _FIGURE_TABLES and entry is not None:
-                for name, value in table(entry, inside):
-                    number(value, f"{inside}.{name}")
-                    if key == "tpr_thresholds" and not name.replace(".", "", 1).isdecimal():
-                        raise ValueError(f"{source}: {inside} has {name!r:.60}, not a percentage")
-            elif key == "components_at" and entry is not None:
-                figures(entry, inside, every=True)
-            elif isinstance(entry, dict):
-                figures(entry, inside, every)
-            elif every:
-                number(entry, inside)
-            elif key == "why":
-                check(entry, str, inside, "text")
-
-    table(results, "the file")
-    if "datasets" not in results:
+    check_stored(results, RESULTS, source)
+    if not isinstance(results, dict) or "datasets" not in results:
         raise ValueError(f"{source}: has no 'datasets', so it is not the results of an evaluation")
-    for name, entry in table(results["datasets"], "datasets"):
-        figures(entry, f"datasets.{name}")
-        for score, found in table(entry.get("scores", {}), f"datasets.{name}.scores"):
-            table(found, f"datasets.{name}.scores.{score}")
-    for name, entry in table(results.get("closed_set", {}), "closed_set"):
-        figures(entry, f"closed_set.{name}")
-        table(entry.get("IoU", {}), f"closed_set.{name}.IoU")
-    table(results.get("model") or {}, "model")
-    for name, inner in table(results.get("models", {}), "models"):
+    for name, inner in results.get("models", {}).items():
         check_results(inner, f"{source}: models.{name}")
     return results
 
@@ -121,7 +66,7 @@ def is_of_weights(results: dict, file) -> bool:
         file: of the weights; None where there is none, such as timm's.
     """
     stated = (results.get("model") or {}).get("weights_file_sha256")
-    return not stated or file is None or stated == file_digest(file)
+    return not stated or file is None or stated == file_hash(file)
 
 
 def score_names(results: dict) -> list[str]:

@@ -4,15 +4,14 @@ Runs that share a name are repetitions of one method, such as its seeds: tables 
 and spread.
 """
 
-import math
 import statistics
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from anoseg_d2.evaluation.run_folder import dataset_folder, read_record, report_folder
+from anoseg_d2.evaluation.stored_form import CURVES, check_stored
 from anoseg_d2.report.results import (
     best_score,
-    check_results,
     find_results,
     read_results,
     score_names,
@@ -28,7 +27,6 @@ __all__ = [
     "Run",
     "best_values",
     "cell",
-    "check_curves",
     "leading_scores",
     "load_run",
     "load_runs",
@@ -58,7 +56,6 @@ LOWER_IS_BETTER = ("fpr95", "ECE")
 MEAN = "mean over sets"
 # Certified bounds this close (in percent) would print as the figure itself.
 _TIGHT = 0.01
-_CURVE = ("recall", "precision", "fpr")
 
 
 @dataclass(frozen=True)
@@ -171,12 +168,8 @@ def load_run(output_dir, datasets=None, *, name=None, model=None, config=None) -
         )
     records = {}
     for dataset in dict.fromkeys(datasets or found):
-        path = dataset_folder(output_dir, dataset) / "result.json"
-        record = records[dataset] = read_record(path)
-        check_curves(record.get("curves", {}), path)
-    run = Run(name or output_dir.resolve().name, output_dir, records, model or {}, config)
-    check_results(run.results(), output_dir / "inference")
-    return run
+        records[dataset] = read_record(dataset_folder(output_dir, dataset) / "result.json")
+    return Run(name or output_dir.resolve().name, output_dir, records, model or {}, config)
 
 
 def load_runs(path, name: str | None = None) -> list[Run]:
@@ -198,9 +191,7 @@ def load_runs(path, name: str | None = None) -> list[Run]:
     results = read_results(found)
     curves_path = found.with_name("curves.json")
     curves = read_json(curves_path) if curves_path.is_file() else {}
-    for of_run in _entries(curves, curves_path):
-        for of_dataset in _entries(of_run, curves_path):
-            check_curves(of_dataset, curves_path)
+    check_stored(curves, {...: {...: CURVES}}, curves_path)
     if results.get("models"):
         return [
             _from_results(f"{name}: {inner}" if name else inner, entry, curves.get(inner, {}))
@@ -216,27 +207,6 @@ def load_runs(path, name: str | None = None) -> list[Run]:
         facts = {key: results.get(key) for key in ("model", "config")}
         run = load_run(folder, list(run.records), name=name, **facts)
     return [run]
-
-
-def _entries(value, source) -> list:
-    if not isinstance(value, dict):
-        raise ValueError(f"{source}: {repr(value)[:60]} is not an object of curves; evaluate again")
-    return list(value.values())
-
-
-def check_curves(curves, source) -> None:
-    """Raise ValueError unless `{score: curve or None}` holds lists of numbers of one length."""
-    for curve in filter(None, _entries(curves, source)):
-        lists = [curve.get(k) if isinstance(curve, dict) else None for k in _CURVE]
-        whole = all(isinstance(values, list) for values in lists)
-        numbers = whole and all(
-            type(v) in (int, float) and math.isfinite(v) for values in lists for v in values
-        )
-        if not numbers or len({len(values) for values in lists}) != 1:
-            raise ValueError(
-                f"{source}: a curve needs {', '.join(_CURVE)} as lists of numbers of one length; "
-                "evaluate again"
-            )
 
 
 def _from_results(name: str, results: dict, curves: dict) -> Run:

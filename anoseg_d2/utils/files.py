@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import glob
+import hashlib
 import json
 import math
 import os
@@ -20,6 +21,7 @@ except ImportError:  # not a Unix
 __all__ = [
     "atomic_path",
     "check_name",
+    "file_hash",
     "name_failed_write",
     "publish",
     "read_bytes",
@@ -49,6 +51,15 @@ def check_name(name: str, kind: str) -> str:
             "'.', '_', '+' and '-', and start with a letter or digit"
         )
     return name
+
+
+def file_hash(path) -> str:
+    """Return the SHA-256 of a file's bytes, as hexadecimal."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 @contextlib.contextmanager

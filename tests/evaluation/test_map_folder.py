@@ -36,19 +36,13 @@ def test_maps_are_found_by_id_photograph_or_pattern(tmp_path):
         MapFolder.find(tmp_path / "city__1", [image])
 
 
-def test_maps_found_right_before_are_not_read_again(maps):
+def test_everything_wrong_is_listed_and_types_are_told(maps):
     images, folder = maps
-    reads = []
-
-    class Counting(MapReader):
-        def __call__(self, path, expected=None):
-            reads.append(path.stem)
-            return super().__call__(path, expected)
-
     found = MapFolder.find(folder, images)
     shapes = {image["sem_seg_file_name"]: (40, 64) for image in images}
-    known = found.check(Counting(), shapes, {})
-    assert len(reads) == 4
-    np.save(folder / "test_anomaly_2.npy", np.zeros((40, 64), np.float64))
-    found.check(Counting(), shapes, known)
-    assert reads[4:] == ["test_anomaly_2"]
+    types = found.check(MapReader(), shapes)
+    assert set(types) == {str(path) for _, path in found.pairs}
+    assert set(types.values()) == {np.dtype("float32")}
+    np.save(folder / "test_anomaly_2.npy", np.zeros((4, 6)))
+    with pytest.raises(ValueError, match="(?s)1 maps cannot be used.*test_anomaly_2.*4x6"):
+        found.check(MapReader(), shapes)

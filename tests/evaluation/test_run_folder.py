@@ -9,7 +9,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from anoseg_d2.data.image_io import read_label
-from anoseg_d2.evaluation.anomaly_evaluation import AnomalyEvaluator
+from anoseg_d2.evaluation.kept_maps import FileMaps
+from anoseg_d2.evaluation.map_evaluation import MapEvaluator
+from anoseg_d2.evaluation.map_files import MapReader
 from anoseg_d2.evaluation.run_folder import add_scores, check_method, read_record
 from anoseg_d2.report.write import write_report
 
@@ -19,7 +21,9 @@ def folder(tmp_path_factory):
     """A run's folder in which one score of one method was evaluated on two images."""
     folder = tmp_path_factory.mktemp("run")
     images = small_sets.anomaly_set(folder, count=2)
-    evaluator = AnomalyEvaluator("test_anomaly", output_dir=folder, method="mine", labels="1")
+    maps = FileMaps([], MapReader(), small_sets.ANOMALY_RULE, "rba")
+    facts = {"maps": maps, "method": "mine", "labels": "1", "warnings": []}
+    evaluator = MapEvaluator("test_anomaly", "rba", folder, **facts)
     evaluator.reset()
     for index, image in enumerate(images):
         label = read_label(image["sem_seg_file_name"])
@@ -92,7 +96,7 @@ def test_a_crop_outside_of_its_folder_is_refused(folder):
     record["failures"][0]["file"] = "../../../../up-00.npz"
     try:
         path.write_text(json.dumps(record))
-        with pytest.raises(ValueError, match="failures is not what an evaluator writes"):
+        with pytest.raises(ValueError, match="failures.0.file.*evaluate again"):
             read_record(path)
     finally:
         path.write_bytes(whole)

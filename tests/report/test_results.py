@@ -49,14 +49,17 @@ def test_a_dataset_without_anomalies_takes_part_in_no_choice():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"datasets": []}, "datasets is [], not an object"),
-        ({"datasets": {"a": {"scores": {"rba": {"auprc": "high"}}}}}, "auprc is 'high', not a num"),
-        ({"datasets": {"a": {"scores": {"rba": {"auprc": True}}}}}, "auprc is True, not a number"),
-        ({"datasets": {"a": {"scores": {"rba": {"auprc_bounds": [1]}}}}}, "has 1 numbers, not two"),
-        ({"datasets": {"a": {"scores": 3}}}, "datasets.a.scores is 3, not an object"),
-        ({"closed_set": {"a": {"mIoU": [1]}}}, "closed_set.a.mIoU is [1], not a number"),
+        ({"datasets": []}, "datasets is []"),
+        ({"datasets": {"a": {"scores": {"rba": {"auprc": "high"}}}}}, "rba.auprc is 'high'"),
+        ({"datasets": {"a": {"scores": {"rba": {"auprc": True}}}}}, "rba.auprc is True"),
+        ({"datasets": {"a": {"scores": {"rba": {"auprc": 10**400}}}}}, "rba.auprc is 1000"),
+        ({"datasets": {"a": {"scores": {"rba": {"auprc_bounds": [1]}}}}}, "auprc_bounds is [1]"),
+        ({"datasets": {"a": {"scores": {"rba": {"tpr_thresholds": {"x": 1}}}}}}, "{'x': 1}"),
+        ({"datasets": {"a": {"scores": 3}}}, "datasets.a.scores is 3"),
+        ({"closed_set": {"a": {"mIoU": [1]}}}, "closed_set.a.mIoU is [1]"),
         ({"models": {"m": {}}}, "models.m: has no 'datasets'"),
-        ({"model": "arcface"}, "model is 'arcface', not an object"),
+        ({"model": "arcface"}, "model is 'arcface'"),
+        ({"version": 2}, "version is 2"),
     ],
 )
 def test_a_wrong_type_is_named(change, message):

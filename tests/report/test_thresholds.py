@@ -8,9 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from anoseg_d2.evaluation.anomaly_evaluation import TPR_LEVELS, _score_entry
+from anoseg_d2.evaluation.anomaly_evaluation import TPR_LEVELS
 from anoseg_d2.evaluation.map_files import read_map, write_map
 from anoseg_d2.evaluation.metrics import PixelMetrics
+from anoseg_d2.evaluation.set_figures import score_entry
 from anoseg_d2.report.results import find_results
 from anoseg_d2.report.thresholds import read_threshold
 
@@ -21,7 +22,7 @@ def run(tmp_path):
     metrics = PixelMetrics(tpr=TPR_LEVELS)
     scores = np.arange(2000, dtype=np.float32) % 1000 / 1000
     metrics.update(scores, np.repeat([0, 1], 1000))
-    entry = _score_entry(metrics.compute())
+    entry = score_entry(metrics.compute())
     sets = {"road": {"scores": {"rba": entry, "anomaly": {**entry, "tpr_thresholds": None}}}}
     path = tmp_path / "run" / "report" / "results.json"
     path.parent.mkdir(parents=True)
@@ -71,7 +72,7 @@ def test_several_sets_must_be_chosen_from(run):
 def test_no_results_and_undefined_figures_are_told(tmp_path):
     with pytest.raises(FileNotFoundError, match="evaluate first"):
         read_threshold(tmp_path, "rba", 95)
-    entry = _score_entry(PixelMetrics(tpr=TPR_LEVELS).compute())
+    entry = score_entry(PixelMetrics(tpr=TPR_LEVELS).compute())
     path = tmp_path / "results.json"
     path.write_text(json.dumps({"datasets": {"road": {"scores": {"rba": entry}}}}))
     with pytest.raises(ValueError, match="no image was seen"):

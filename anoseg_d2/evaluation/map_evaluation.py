@@ -1,0 +1,64 @@
+"""The evaluator of score maps in files: one score of a method, next to its other scores."""
+
+from anoseg_d2.evaluation.anomaly_evaluation import AnomalyEvaluator
+from anoseg_d2.evaluation.kept_images import KeptImages
+from anoseg_d2.evaluation.kept_maps import FileMaps
+from anoseg_d2.evaluation.run_folder import add_scores, read_record
+
+__all__ = ["MapEvaluator"]
+
+
+class MapEvaluator(AnomalyEvaluator):
+    """Evaluate the maps of one score. Other scores of the method in the same folder are kept.
+
+    Args:
+        dataset_name, output_dir: as `AnomalyEvaluator`.
+        score: its name.
+        maps: the files, for the second pass.
+        method: name of the method that the folder belongs to.
+        labels: digest of the labels; figures on other labels are not kept next to these.
+        warnings: what a reader of the figures must know, added to the evaluator's own.
+        options: `components`, `exact` and `keep_images` of `AnomalyEvaluator`.
+    """
+
+    def __init__(
+        self,
+        dataset_name: str,
+        score: str,
+        output_dir,
+        *,
+        maps: FileMaps,
+        method: str,
+        labels: str,
+        warnings: list[str],
+        **options,
+    ):
+        self._file_maps, self._method, self._label_digest = maps, method, labels
+        self._given_warnings = warnings
+        super().__init__(dataset_name, [score], output_dir, **options)
+
+    def open_maps(self) -> FileMaps:
+        """The files stay where they are, so nothing has to be kept."""
+        return self._file_maps
+
+    def open_images(self, folder) -> KeptImages:
+        """Keep the thumbnails of other scores."""
+        return KeptImages(folder, keep_scores=True)
+
+    def remove_earlier(self) -> None:
+        """Remove nothing: `record` adds to what is there."""
+
+    def score_warnings(self, name: str, entry: dict) -> list[str]:
+        """Return the given warnings and the evaluator's own."""
+        return [*self._given_warnings, *super().score_warnings(name, entry)]
+
+    def record(self, curves: dict, warnings: dict[str, list[str]]) -> dict:
+        """Return the contents of result.json, with the other scores of an earlier one.
+
+        Raises:
+            ValueError: the labels have changed since the other scores were evaluated.
+        """
+        record = super().record(curves, warnings)
+        record |= {"method": self._method, "labels": self._label_digest}
+        path = self.folder / "result.json"
+        return add_scores(read_record(path), record) if path.is_file() else record

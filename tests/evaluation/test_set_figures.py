@@ -1,0 +1,112 @@
+"""Figures of one set: scikit-learn's on all pixels, and components at the threshold of the set."""
+
+import numpy as np
+import pytest
+import small_sets
+from detectron2.data import MetadataCatalog
+from evaluated_sets import labels_of, outputs_of, pooled, run
+from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
+
+from anoseg_d2.evaluation.components import ComponentMetrics
+from anoseg_d2.evaluation.metrics import PixelMetrics
+from anoseg_d2.utils.files import read_json
+
+
+def test_components_are_counted_at_the_best_threshold_of_the_whole_set(tmp_path):
+    images = small_sets.anomaly_set(tmp_path)
+    outputs = outputs_of(images, names=("msp",), signal=6.0)
+    evaluator, _ = run(images, outputs)
+    pixels, expected = PixelMetrics(), ComponentMetrics("anomaly")
+    for label, output in zip(labels_of(images), outputs, strict=True):
+        pixels.update(output["scores"]["msp"], label)
+    cut = pixels.compute()["best_f1_cut"]
+    for label, output in zip(labels_of(images), outputs, strict=True):
+        expected.update(output["scores"]["msp"], label, cut)
+    found, entry = expected.compute(), evaluator.result["scores"]["msp"]
+    assert entry["sIoU"] == pytest.approx(100 * found["sIoU"]) and entry["sIoU"] >= 0
+    assert entry["mean_F1"] == pytest.approx(100 * found["mean_F1"])
+
+
+def test_components_are_stated_at_three_overlaps(tmp_path):
+    images = small_sets.anomaly_set(tmp_path)
+    outputs = outputs_of(images, names=("msp",), signal=6.0)
+    evaluator, _ = run(images, outputs)
+    expected = ComponentMetrics("anomaly")
+    pixels = PixelMetrics()
+    for label, output in zip(labels_of(images), outputs, strict=True):
+        pixels.update(output["scores"]["msp"], label)
+    for label, output in zip(labels_of(images), outputs, strict=True):
+        expected.update(output["scores"]["msp"], label, pixels.compute()["best_f1_cut"])
+    found = expected.compute()
+    stated = evaluator.result["scores"]["msp"]["components_at"]
+    for name, index in (("25", 0), ("50", 5), ("75", 10)):
+        assert stated[name] == {
+            "F1": 100 * found["F1"][index],
+            "TP": found["tp"][index],
+            "FN": found["fn"][index],
+            "FP": found["fp"][index],
+        }
+
+
+def test_the_largest_false_component_of_each_image_is_kept_at_native_size(tmp_path):
+    labels = [np.zeros((60, 80), np.uint8) for _ in range(10)]
+    for label in labels:
+        label[2:12, 2:12] = 1
+    images = small_sets.write_set(
+        tmp_path,
+        "test_anomaly",
+        labels,
+        evaluator_type="anomaly",
+        label_rule=small_sets.ANOMALY_RULE,
+        component_track="obstacle",
+    )
+    outputs = []
+    for index, label in enumerate(labels):
+        score = (label == 1).astype(np.float32)
+        score[12, 5:11] = 1  # touches the anomaly
+        score[30:40, 20 : 26 + index] = 2
+        score[50:56, 60:69] = 3  # smaller
+        outputs.append({"scores": {"s": score}})
+    run(images, outputs, tmp_path / "run", keep_images=False)
+    stored = read_json(tmp_path / "run/inference/test_anomaly/result.json")
+    found = stored["false_components"]["s"]
+    assert [f["image_id"] for f in found] == [f"test_anomaly_{i}" for i in range(9, 1, -1)]
+    assert found[0] == {
+        "image_id": "test_anomaly_9",
+        "box": [30, 20, 10, 15],
+        "area": 150,
+        "mean_score": 2.0,
+    }
+
+
+def test_the_obstacle_track_has_its_own_sizes(tmp_path):
+    images = small_sets.anomaly_set(tmp_path)
+    outputs = [{"scores": {"s": (label == 1).astype(np.float32)}} for label in labels_of(images)]
+    whole, _ = run(images, outputs)  # 144 pixels: too small a prediction on the anomaly track
+    MetadataCatalog.get("test_anomaly").set(component_track="obstacle")
+    small, _ = run(images, outputs)
+    assert whole.result["scores"]["s"]["mean_F1"] == 0.0
+    assert small.result["scores"]["s"]["mean_F1"] == 100.0
+
+
+def test_figures_are_scikit_learns_on_all_pixels(tmp_path):
+    images = small_sets.anomaly_set(tmp_path)
+    outputs = outputs_of(images)
+    evaluator, _ = run(images, outputs)
+    for name, entry in evaluator.result["scores"].items():
+        labels, scores = pooled(images, outputs, name)
+        fpr, tpr, _ = roc_curve(labels, scores, drop_intermediate=False)
+        assert entry["auprc"] == pytest.approx(100 * average_precision_score(labels, scores))
+        assert entry["auroc"] == pytest.approx(100 * roc_auc_score(labels, scores))
+        assert entry["fpr95"] == pytest.approx(100 * fpr[np.argmax(tpr >= 0.95)])
+        lowest, highest = entry["auprc_bounds"]
+        assert lowest <= entry["auprc"] <= highest
+
+
+def test_exact_closes_the_bounds(tmp_path):
+    images = small_sets.anomaly_set(tmp_path)
+    outputs = outputs_of(images, names=("msp",))
+    evaluator, _ = run(images, outputs, tmp_path / "run", exact=True, components=False)
+    labels, scores = pooled(images, outputs, "msp")
+    expected = 100 * average_precision_score(labels, scores)
+    assert evaluator.result["scores"]["msp"]["auprc"] == pytest.approx(expected, abs=1e-9)
