@@ -16,6 +16,7 @@ from pathlib import Path
 
 from anoseg_d2.data.image_io import IMAGE_EXTENSIONS
 from anoseg_d2.utils import cli
+from anoseg_d2.utils.folders import walk_files
 from anoseg_d2.utils.ranges import integer
 
 OPTIONS = {"--rows": integer(1, 10**9), "--seed": integer(0, 2**63 - 1)}
@@ -106,8 +107,7 @@ def find_records(args: argparse.Namespace) -> list[tuple]:
     for folder in map(Path, args.images):
         if not folder.is_dir():
             raise FileNotFoundError(f"--images {folder} is not a folder")
-        found = sorted(p for p in folder.iterdir() if p.suffix.lower() in IMAGE_EXTENSIONS)
-        records += [(path, None) for path in found]
+        records += [(path, None) for path in walk_files(folder, IMAGE_EXTENSIONS, depth=0)]
     if not records:
         raise FileNotFoundError(f"no image in {', '.join(args.images)}")
     return records

@@ -13,8 +13,9 @@ Example::
     void: [255]
     anomaly: 254                        # optional: the pasted anomaly becomes train id K
 
-To take only some files of a folder, a split sets `frames`, a regular expression that the whole id
-(what the placeholders capture) must match, as in `frames: "(0001TP|0016E5)_.*"`.
+To take only some files of a folder, a split sets `frames`, a simple regular expression that the
+whole id (what the placeholders capture) must match, as in `frames: "(0001TP|0016E5)_.*"`: one group
+of alternatives, and at most two repeats, of a single character or class each.
 
 A card without `splits` has `images` and `labels` next to `name` and registers `name`. An anomaly
 set has `kind: anomaly`, with `known`, `anomaly` and `void` instead of classes; the
@@ -22,7 +23,6 @@ set has `kind: anomaly`, with `known`, `anomaly` and `void` instead of classes; 
 road.
 """
 
-import re
 import reprlib
 from collections.abc import Mapping
 from dataclasses import replace
@@ -31,8 +31,9 @@ from pathlib import Path
 import yaml
 
 from anoseg_d2.data.dataset import Dataset
-from anoseg_d2.data.dataset_files import Layout, placeholders
+from anoseg_d2.data.dataset_files import Layout
 from anoseg_d2.data.label_rules import LABEL_RULES, LabelRule
+from anoseg_d2.data.path_pattern import MAX_REPEATS, is_simple_regex, placeholders
 from anoseg_d2.utils.constants import CITYSCAPES_CLASSES, CITYSCAPES_COLORS, VOID
 from anoseg_d2.utils.files import check_name, read_bytes
 from anoseg_d2.utils.visualization import class_palette
@@ -43,6 +44,7 @@ CARDS_FOLDER = Path(__file__).parent / "cards"
 # Cards come from strangers, so everything that could be made to take forever has a limit.
 MAX_BYTES = 1_000_000
 MAX_DEPTH = 20
+MAX_DIGITS = 100
 MAX_WILDCARDS = 12
 MAX_CLASSES = 252  # train ids 253 to 255 have other meanings
 _FILE_KEYS = ("images", "labels", "frames", "expected_images")
@@ -53,8 +55,6 @@ _KINDS = {
 # Keys that a split may have, by kind.
 _SPLIT_KEYS = {"closed_set": _FILE_KEYS, "anomaly": (*_FILE_KEYS, "component_track")}
 _TRACKS = ("anomaly", "obstacle")
-# Enough for any list of frames by prefix; long patterns are where backtracking takes forever.
-MAX_FRAMES_PATTERN = 200
 _COMMON_KEYS = ("name", "kind", "root", "splits", *_FILE_KEYS, "description", "licence", "source")
 _NAMED_RULES = ("cityscapes", "cityscapes_outlier")
 
@@ -213,14 +213,12 @@ class _Card:
     def frames(self, entry: Mapping, where: tuple) -> str:
         """Return the regular expression of the ids that belong to the set; default: all."""
         pattern = entry.get("frames", ".*")
-        try:
-            re.compile(pattern)
-            fits = len(pattern) <= MAX_FRAMES_PATTERN
-        except (TypeError, re.error):
-            fits = False
-        if not fits:
-            allowed = f"a regular expression of at most {MAX_FRAMES_PATTERN} characters"
-            self.fail("frames", pattern, f"{allowed} that whole ids match", where)
+        if not is_simple_regex(pattern):
+            allowed = (
+                "a simple regular expression that whole ids match, such as (a|b)_.*: one group of "
+                f"alternatives, at most {MAX_REPEATS} repeats of one character or class each"
+            )
+            self.fail("frames", pattern, allowed, where)
         return pattern
 
     def patterns(self, entry: Mapping, key: str, where: tuple) -> tuple[str, ...]:
@@ -359,6 +357,10 @@ def _refuse_nests(text: str) -> None:
     for event in yaml.parse(text, Loader=yaml.SafeLoader):
         if isinstance(event, yaml.AliasEvent):
             raise ValueError("a card may not have aliases (`*name`); write the value out")
+        # Yaml reads 1:1:1 as base 60, which takes a time quadratic in the length.
+        plain = isinstance(event, yaml.ScalarEvent) and event.style is None
+        if plain and len(event.value) > MAX_DIGITS and not event.value.strip("+-_:.0123456789"):
+            raise ValueError(f"a number has at most {MAX_DIGITS} digits")
         depth += isinstance(event, yaml.CollectionStartEvent)
         depth -= isinstance(event, yaml.CollectionEndEvent)
         if depth > MAX_DEPTH:

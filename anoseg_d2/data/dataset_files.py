@@ -7,15 +7,19 @@ label belong together when all captured parts are equal.
 
 import os
 import re
+import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from anoseg_d2.data.image_io import IMAGE_EXTENSIONS
+from anoseg_d2.data.path_pattern import PathPattern
+from anoseg_d2.utils.folders import same_name, walk_files
 
-__all__ = ["FoundFiles", "Layout", "find_files", "match_files", "placeholders"]
+__all__ = ["FoundFiles", "Layout", "find_files", "match_files"]
 
-_TOKEN = re.compile(r"\{(\w+)\}|(\*\*/)|(\*)|(\?)|([^{*?]+|[{])")
+# How a name with accents may be stored: as one character, or as a letter and an accent.
+_FORMS = ("NFC", "NFD")
 
 
 @dataclass(frozen=True)
@@ -56,33 +60,36 @@ class FoundFiles:
     labels_without_image: tuple[Path, ...] = ()
 
 
-def placeholders(pattern: str) -> tuple[str, ...]:
-    """Return the names in braces, in order of first appearance."""
-    return tuple(dict.fromkeys(re.findall(r"\{(\w+)\}", pattern)))
-
-
 def match_files(folder, pattern: str) -> dict[str, Path]:
     """List the image files below `folder` that fit a pattern.
 
-    Hidden files are ignored, such as the `._x.png` in archives made on macOS.
+    Names that differ only in how accents are stored (NFC, NFD) are the same.
 
     Args:
-        folder: where to start.
+        folder: where to start; `walk_files` says what is skipped.
         pattern: as described at the top of this module.
     Returns:
         id -> path; the id joins the captured parts, sorted by placeholder, with `__`.
     Raises:
-        ValueError: two files have the same id, such as `1.jpg` and `1.png`.
+        ValueError: two files have the same id, such as `1.jpg` and `1.png`; or the pattern fits a
+            name in too many ways.
     """
-    regex = re.compile(_to_regex(pattern))
-    start = _static_prefix(pattern)
-    depth = None if "**" in pattern else pattern.count("/") - (start.count("/") + 1 if start else 0)
+    wanted = PathPattern(pattern)
+    start = Path(folder, wanted.folder)
+    if not start.is_dir():
+        # Its name may be stored in the other form of its accents.
+        start = Path(folder)
+    if not start.is_dir():
+        return {}
+    depth = None
+    if "**" not in pattern:
+        depth = pattern.count("/") - len(start.relative_to(folder).parts)
     found: dict[str, Path] = {}
-    for path in _walk(Path(folder, start), depth):
-        match = regex.fullmatch(path.relative_to(folder).as_posix())
-        if match is None:
+    for path in walk_files(start, IMAGE_EXTENSIONS, depth):
+        captured = wanted.match(same_name(path.relative_to(folder).as_posix()))
+        if captured is None:
             continue
-        key = "__".join(match[name] for name in sorted(placeholders(pattern)))
+        key = "__".join(captured[name] for name in sorted(captured))
         if key in found:
             raise ValueError(
                 f"two files for {key!r}: {found[key]} and {path}; keep one (pattern {pattern!r})"
@@ -120,20 +127,21 @@ def _present(root: Path, layout: Layout) -> Iterator[FoundFiles]:
     """Yield what is found in each folder of a layout, each real folder once."""
     seen = set()
     for folder in (folder for place in layout.folders for folder in _places(root, place)):
-        real = os.path.realpath(folder)
-        if not folder.is_dir() or _inode(real) in seen:
+        if not folder.is_dir() or _inode(folder) in seen:
             continue
-        seen.add(_inode(real))
+        seen.add(_inode(folder))
         found = _in_folder(folder, layout)
         if found is not None:
             yield found
 
 
 def _places(root: Path, place: str) -> list[Path]:
-    return sorted(root.glob(place)) if "*" in place else [root / place]
+    if "*" in place:
+        return sorted(root.glob(place))
+    return [root / form for form in (place, *(unicodedata.normalize(f, place) for f in _FORMS))]
 
 
-def _inode(path: str) -> tuple[int, int]:
+def _inode(path: Path) -> tuple[int, int]:
     """Return a folder's identity, which also works on case-insensitive file systems."""
     stat = os.stat(path)
     return stat.st_dev, stat.st_ino
@@ -184,51 +192,3 @@ def _nothing_found(name: str, root: Path, layouts: Sequence[Layout]) -> str:
 def _listing(folder: Path, limit: int = 8) -> str:
     names = sorted(os.listdir(folder))
     return ", ".join(names[:limit] + (["..."] if len(names) > limit else [])) or "nothing"
-
-
-def _static_prefix(pattern: str) -> str:
-    parts = pattern.split("/")[:-1]
-    fixed = [part for part in parts if not re.search(r"[{*?]", part)]
-    while fixed and parts[: len(fixed)] != fixed:
-        fixed.pop()
-    return "/".join(fixed)
-
-
-def _to_regex(pattern: str) -> str:
-    """Translate a pattern; a repeated placeholder must capture the same text each time."""
-    stem, any_extension = (pattern[:-2], r"\.[^./]+") if pattern.endswith(".*") else (pattern, "")
-    regex, seen = "", set()
-    for token in _TOKEN.finditer(stem):
-        name, folders, star, mark, literal = token.groups()
-        if name:
-            regex += f"(?P={name})" if name in seen else f"(?P<{name}>[^/]+)"
-            seen.add(name)
-        elif folders:
-            regex += "(?:.*/)?"
-        elif star or mark:
-            regex += "[^/]*" if star else "[^/]"
-        else:
-            regex += re.escape(literal)
-    # Some tools write extensions in capitals.
-    stem, dot, extension = regex.rpartition(r"\.")
-    if not any_extension and dot and extension.isalnum():
-        return rf"{stem}\.(?i:{extension})"
-    return regex + any_extension
-
-
-def _walk(folder: Path, depth: int | None) -> Iterator[Path]:
-    """Yield image files sorted by name, following links, at most `depth` folders down."""
-    seen: set[str] = set()
-    base = len(folder.parts)
-    for current, folders, names in os.walk(folder, followlinks=True):
-        real = os.path.realpath(current)
-        deep_enough = depth is not None and len(Path(current).parts) - base >= depth
-        if real in seen or deep_enough:
-            folders.clear()
-        if real in seen:
-            continue
-        seen.add(real)
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(names):
-            if not name.startswith(".") and name.lower().endswith(IMAGE_EXTENSIONS):
-                yield Path(current, name)

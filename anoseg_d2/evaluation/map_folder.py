@@ -10,6 +10,7 @@ from anoseg_d2.data.label_rules import LabelReader, LabelRule
 from anoseg_d2.evaluation.map_files import MAP_EXTENSIONS, MapReader
 from anoseg_d2.utils.constants import ANOMALY, KNOWN
 from anoseg_d2.utils.files import file_hash
+from anoseg_d2.utils.folders import same_name, walk_files
 
 __all__ = ["LabelFacts", "MapFolder", "coarse_warning", "read_labels"]
 
@@ -92,13 +93,12 @@ class MapFolder:
         if "{id}" not in pattern:
             raise ValueError(f"the name pattern {pattern!r} needs {{id}}, as in '{{id}}_score'")
         files: dict[str, list[Path]] = {}
-        for path in sorted(folder.rglob("*")):
-            if path.suffix.lower() in MAP_EXTENSIONS and path.is_file():
-                files.setdefault(path.stem, []).append(path)
+        for path in walk_files(folder, MAP_EXTENSIONS):
+            files.setdefault(same_name(path.stem), []).append(path)
         result = cls([])
         for image in images:
             ids = dict.fromkeys((str(image["image_id"]), Path(image["file_name"]).stem))
-            names = [pattern.replace("{id}", i) for i in ids]
+            names = [same_name(pattern.replace("{id}", i)) for i in ids]
             found = [path for name in names for path in files.get(name, [])]
             if len(found) > 1:
                 raise ValueError(f"several maps for {names[0]}: {', '.join(map(str, found))}")

@@ -2,11 +2,13 @@
 
 import glob
 import logging
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import NamedTuple
 
 from anoseg_d2.data.image_io import IMAGE_EXTENSIONS
 from anoseg_d2.prediction.video import VIDEO_EXTENSIONS
+from anoseg_d2.utils.folders import same_name, walk_files
 
 __all__ = ["InputFile", "find_inputs"]
 
@@ -32,46 +34,53 @@ def find_inputs(arguments) -> tuple[list[InputFile], list[str]]:
 
     Args:
         arguments: files of any extension; folders, from which images and videos are taken but
-            not those of subfolders; patterns with *, ? or ** (any depth of folders).
+            not those of subfolders; patterns with *, ? or ** (any depth of folders). What
+            `walk_files` skips is skipped.
     Returns:
         the files in the order of the arguments, sorted within each, every file once; and for each
         argument that matches nothing, a sentence that says what was looked for.
     """
+    kinds = f"images ({' '.join(IMAGE_EXTENSIONS)}) or videos ({' '.join(VIDEO_EXTENSIONS)})"
+    known = (*IMAGE_EXTENSIONS, *VIDEO_EXTENSIONS)
     paths: dict[Path, Path] = {}
     missing = []
-    for argument in arguments:
-        found = _expand(str(argument))
+    for argument in map(str, arguments):
+        path, found = Path(argument), []
+        if path.is_dir():
+            found = list(walk_files(path, known, depth=0))
+            reason = f"the folder contains no {kinds}; for subfolders give '{argument}/**/*'"
+        elif path.is_file():
+            found = [path]
+        elif glob.has_magic(argument):
+            found = _matching(path, known)
+            reason = f"the pattern matches no {kinds}"
+        else:
+            reason = "no such file or folder"
         if not found:
-            missing.append(_what_is_missing(str(argument)))
-        for path in found:
-            paths.setdefault(path.resolve(), path)
+            missing.append(f"{argument}: {reason}")
+        for entry in found:
+            paths.setdefault(entry.resolve(), entry)
     return _named(list(paths.values())), missing
 
 
-def _expand(argument: str) -> list[Path]:
-    path = Path(argument)
-    if path.is_dir():
-        return sorted(entry for entry in path.iterdir() if _is_readable(entry))
-    if path.is_file():
-        return [path]
-    if glob.has_magic(argument):
-        found = map(Path, glob.glob(argument, recursive=True))
-        return sorted(entry for entry in found if _is_readable(entry))
-    return []
+def _matching(pattern: Path, extensions: tuple[str, ...]) -> list[Path]:
+    """Return the files that a pattern fits, as `glob` would, but by the rules of `walk_files`."""
+    parts = pattern.parts
+    fixed = next(index for index, part in enumerate(parts) if glob.has_magic(part))
+    folder, wanted = Path(*parts[:fixed]), parts[fixed:]
+    if not folder.is_dir():
+        return []
+    depth = None if "**" in wanted else len(wanted) - 1
+    found = walk_files(folder, extensions, depth)
+    return sorted(path for path in found if _fits(path.relative_to(folder).parts, wanted))
 
 
-def _is_readable(path: Path) -> bool:
-    known = path.suffix.lower() in (*IMAGE_EXTENSIONS, *VIDEO_EXTENSIONS)
-    return known and path.is_file() and not path.name.startswith(".")
-
-
-def _what_is_missing(argument: str) -> str:
-    kinds = f"images ({' '.join(IMAGE_EXTENSIONS)}) or videos ({' '.join(VIDEO_EXTENSIONS)})"
-    if Path(argument).is_dir():
-        return f"{argument}: the folder contains no {kinds}; for subfolders give '{argument}/**/*'"
-    if glob.has_magic(argument):
-        return f"{argument}: the pattern matches no {kinds}"
-    return f"{argument}: no such file or folder"
+def _fits(parts: tuple[str, ...], wanted: tuple[str, ...]) -> bool:
+    if not wanted or not parts:
+        return all(part == "**" for part in wanted) and not parts
+    if wanted[0] == "**":
+        return _fits(parts, wanted[1:]) or _fits(parts[1:], wanted)
+    return fnmatchcase(parts[0], wanted[0]) and _fits(parts[1:], wanted[1:])
 
 
 def _named(paths: list[Path]) -> list[InputFile]:
@@ -79,14 +88,15 @@ def _named(paths: list[Path]) -> list[InputFile]:
     files = []
     for path in paths:
         name, number = path.stem, 1
-        while name.lower() in taken:  # some file systems ignore case
+        # Some file systems ignore case, and how accents are stored.
+        while (key := same_name(name).lower()) in taken:
             number += 1
             name = f"{path.stem}-{number}"
         if number > 1:
-            first = taken[path.stem.lower()]
+            first = taken[same_name(path.stem).lower()]
             logger.warning(
                 "outputs of %s are named %s, because %s has the same name", path, name, first
             )
-        taken[name.lower()] = path
+        taken[key] = path
         files.append(InputFile(path, name, path.suffix.lower() in VIDEO_EXTENSIONS))
     return files

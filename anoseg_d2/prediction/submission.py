@@ -29,6 +29,7 @@ from anoseg_d2.evaluation.map_folder import MapFolder
 from anoseg_d2.prediction.input_files import InputFile
 from anoseg_d2.utils.constants import CITYSCAPES_CLASSES
 from anoseg_d2.utils.files import write_atomic
+from anoseg_d2.utils.folders import walk_files
 
 __all__ = [
     "TRACKS",
@@ -100,11 +101,7 @@ def find_track_frames(root, track: Track, split: str = "all") -> list[InputFile]
         ValueError: there are more or fewer frames than in the release, or frames of no known name.
     """
     folder = _image_folder(Path(root), track)
-    paths = sorted(
-        path
-        for path in folder.iterdir()
-        if path.suffix.lower() in IMAGE_EXTENSIONS and not path.name.startswith(".")
-    )
+    paths = list(walk_files(folder, IMAGE_EXTENSIONS, depth=0))
     names = Counter(path.stem for path in paths)
     twice = [name for name, count in names.items() if count > 1]
     if twice:
@@ -209,8 +206,7 @@ def find_fishyscapes_images(folder) -> list[InputFile]:
         ValueError: two images have one name.
     """
     folder = Path(folder)
-    entries = sorted(folder.iterdir()) if folder.is_dir() else []
-    paths = [path for path in entries if path.suffix.lower() in IMAGE_EXTENSIONS]
+    paths = list(walk_files(folder, IMAGE_EXTENSIONS, depth=0)) if folder.is_dir() else []
     if not paths:
         raise FileNotFoundError(f"{folder} contains no images ({' '.join(IMAGE_EXTENSIONS)})")
     names = Counter(path.stem for path in paths)

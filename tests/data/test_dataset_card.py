@@ -140,9 +140,9 @@ def test_a_split_can_take_the_frames_that_a_pattern_names(card, tmp_path, monkey
             Image.fromarray(np.zeros((2, 2), np.uint8)).save(path)
     (data_set,) = read_card(card(CLOSED + 'frames: "a_.*"\n'))
     assert [pair[0] for pair in data_set.find(tmp_path).pairs] == ["a_1", "a_2"]
-    with pytest.raises(ValueError, match=r"'frames': found 'a\('; allowed: a regular expression"):
+    with pytest.raises(ValueError, match=r"'frames': found 'a\('.*expression"):
         read_card(card(CLOSED + 'frames: "a("\n'))
-    with pytest.raises(ValueError, match="'frames': found .* at most 200 characters"):
+    with pytest.raises(ValueError, match="'frames': found .*expression"):
         read_card(card(CLOSED + f'frames: "{"a?" * 101}"\n'))
 
 

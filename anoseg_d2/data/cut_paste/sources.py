@@ -20,6 +20,7 @@ from anoseg_d2.data.cut_paste.paste import PasteObject
 from anoseg_d2.data.cut_paste.shapes import LEAST_SIDE, draw_blob, part_of
 from anoseg_d2.data.image_io import IMAGE_EXTENSIONS, MAX_PIXELS, read_image
 from anoseg_d2.utils.files import read_bytes
+from anoseg_d2.utils.folders import walk_files
 from anoseg_d2.utils.registry import Registry
 
 __all__ = [
@@ -442,8 +443,7 @@ class _Folder(ObjectSource):
             raise FileNotFoundError(f"no folder of objects: {self.folder}")
         self.names = sorted(
             path.relative_to(self.folder).as_posix()
-            for path in self.folder.rglob("*")
-            if path.suffix.lower() in IMAGE_EXTENSIONS and path.is_file()
+            for path in walk_files(self.folder, IMAGE_EXTENSIONS)
         )
         self.files = {name: (self.folder / name).stat().st_size for name in self.names}
         self.refuse_if_empty(str(self.folder))
