@@ -10,7 +10,13 @@ import numpy as np
 
 from anoseg_d2.data.contact_sheet import evenly_spread
 from anoseg_d2.data.dataset import Dataset
-from anoseg_d2.data.image_io import read_image, read_label
+from anoseg_d2.data.image_io import (
+    ImageFacts,
+    read_facts,
+    read_image,
+    read_label,
+    read_palette,
+)
 from anoseg_d2.data.label_rules import LabelRule
 from anoseg_d2.utils.constants import ANOMALY, VOID
 
@@ -32,6 +38,7 @@ class DatasetReport:
         checked: number of pairs that were read.
         expected_images: how many there should be; None allows any number.
         sizes: "WIDTHxHEIGHT" -> number of images.
+        image_kinds, label_kinds: channels, bits and orientation -> number of files.
         label_values: stored value -> fraction of all label pixels, 0..1.
         train_ids: train id after the rule -> fraction of all label pixels, 0..1.
         unreadable, size_differs, wrong_values: one message per file.
@@ -48,6 +55,8 @@ class DatasetReport:
     checked: int = 0
     expected_images: int | None = None
     sizes: dict[str, int] = field(default_factory=dict)
+    image_kinds: dict[str, int] = field(default_factory=dict)
+    label_kinds: dict[str, int] = field(default_factory=dict)
     label_values: dict[str, float] = field(default_factory=dict)
     train_ids: dict[str, float] = field(default_factory=dict)
     unreadable: list[str] = field(default_factory=list)
@@ -66,6 +75,8 @@ class _File:
     """Findings about one image and its label."""
 
     size: str = ""
+    kinds: tuple[ImageFacts, ...] = ()
+    palette: dict[int, tuple[int, ...]] = field(default_factory=dict)
     values: Counter = field(default_factory=Counter)
     train_ids: Counter = field(default_factory=Counter)
     exclusive: dict[int, str] = field(default_factory=dict)
@@ -140,6 +151,7 @@ def _read_pair(pair: tuple[str, str], rule: LabelRule) -> _File:
     for path, read in zip(pair, (read_image, read_label), strict=True):
         try:
             arrays.append(read(path))
+            file.kinds += (read_facts(path),)
         except (OSError, ValueError) as error:
             file.unreadable.append(str(error))
     if file.unreadable:
@@ -150,6 +162,9 @@ def _read_pair(pair: tuple[str, str], rule: LabelRule) -> _File:
         label_size = f"{stored.shape[1]}x{stored.shape[0]}"
         file.size_differs = f"{pair[0]} is {file.size}, its label {pair[1]} is {label_size}"
     file.values = _count(stored)
+    if file.kinds[1].mode == "P":
+        colors = read_palette(pair[1])
+        file.palette = {value: colors[value] for value in file.values if value < len(colors)}
     file.exclusive = dict.fromkeys(rule.exclusive_values(stored, pair[1]), pair[1])
     try:
         file.train_ids = _count(rule.apply(stored, pair[1]))
@@ -170,6 +185,10 @@ def _count(values: np.ndarray) -> Counter:
 def _summarise(report: DatasetReport, dataset: Dataset, files: list[_File]) -> None:
     """Add up the findings of all files and decide the verdict."""
     report.sizes = dict(Counter(file.size for file in files if file.size))
+    stored = [file.kinds for file in files if len(file.kinds) == 2]
+    report.image_kinds = dict(Counter(str(image) for image, _ in stored))
+    report.label_kinds = dict(Counter(str(label) for _, label in stored))
+    report.notes += _reading_notes(files, [image for image, _ in stored])
     values = sum((file.values for file in files), Counter())
     train_ids = sum((file.train_ids for file in files), Counter())
     report.label_values, report.train_ids = _fractions(values), _fractions(train_ids)
@@ -191,6 +210,33 @@ def _summarise(report: DatasetReport, dataset: Dataset, files: list[_File]) -> N
     if dataset.evaluator_type == "anomaly":
         without = sum(ANOMALY not in file.train_ids for file in files)
         report.notes.append(f"{without} of {len(files)} images without anomaly")
+
+
+def _reading_notes(files: list[_File], photos: list[ImageFacts]) -> list[str]:
+    """Say which rules of reading may lose something, for the whole set."""
+    notes = []
+    turned = sum(photo.orientation != 1 for photo in photos)
+    if turned:
+        notes.append(
+            f"{turned} photographs are turned by their EXIF orientation; their labels must have "
+            "been drawn on the turned photographs"
+        )
+    wide = sum(photo.bits > 8 for photo in photos)
+    if wide:
+        notes.append(f"{wide} photographs have more than 8 bits, of which the highest 8 are read")
+    alpha = sum(photo.mode.endswith("A") for photo in photos)
+    if alpha:
+        notes.append(f"{alpha} photographs have an alpha channel, which is not read")
+    colors: dict[int, tuple[int, ...]] = {}
+    for file in files:
+        other = [v for v, color in file.palette.items() if colors.setdefault(v, color) != color]
+        if other:
+            notes.append(
+                "labels have palettes that differ: their values are read, not their colours, and "
+                f"value {other[0]} has several colours"
+            )
+            break
+    return notes
 
 
 def _faults(report, dataset: Dataset, seen: dict[int, str], train_ids: Counter) -> list[str]:

@@ -13,8 +13,9 @@ from anoseg_d2.checkpoint import build_config_overrides, read_checkpoint
 from anoseg_d2.checkpoint.from_config import load_checkpoint, load_weights
 from anoseg_d2.config import load_config
 from anoseg_d2.data.class_colors import class_colors
-from anoseg_d2.data.image_io import IMAGE_EXTENSIONS, read_image
+from anoseg_d2.data.image_io import IMAGE_EXTENSIONS, high_byte, read_image
 from anoseg_d2.modeling import eomt  # noqa: F401  registers the meta-architecture
+from anoseg_d2.utils.folders import walk_files
 
 __all__ = ["AnomalyPredictor", "as_bgr"]
 
@@ -125,7 +126,7 @@ class AnomalyPredictor:
         folder = Path(folder)
         if not folder.is_dir():
             raise FileNotFoundError(f"{folder} is not a folder")
-        paths = sorted(p for p in folder.iterdir() if p.suffix.lower() in IMAGE_EXTENSIONS)
+        paths = list(walk_files(folder, IMAGE_EXTENSIONS, depth=0))
         if not paths:
             raise FileNotFoundError(f"{folder} contains no image ({' '.join(IMAGE_EXTENSIONS)})")
         return zip(paths, self._stream(iter(paths)), strict=True)
@@ -169,7 +170,8 @@ def as_bgr(image: np.ndarray) -> np.ndarray:
     Returns:
         (H, W, 3) uint8 BGR; the array itself if it already is.
     Raises:
-        ValueError: the shape or type is another; the message says what to convert.
+        ValueError: the shape or type is another, or 16-bit values fill only 12 bits; the message
+            says what to convert.
     """
     image = np.asarray(image)
     if image.ndim == 2:
@@ -180,7 +182,7 @@ def as_bgr(image: np.ndarray) -> np.ndarray:
             f"an image is (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), not {image.shape}{hint}"
         )
     if image.dtype == np.uint16:
-        image = (image >> 8).astype(np.uint8)
+        image = high_byte(image, "an image").astype(np.uint8)
     elif image.dtype == bool:
         image = image.astype(np.uint8) * 255
     elif image.dtype != np.uint8:

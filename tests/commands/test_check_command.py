@@ -71,6 +71,29 @@ def test_a_sound_set_is_ok_and_described(check, root, capsys):
     assert "OK" in capsys.readouterr().out
 
 
+def test_how_the_files_are_stored_is_said_for_the_whole_set(check, root, capsys):
+    first, second = (track(root) / f"images/validation000{n}.jpg" for n in range(2))
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    Image.open(first).save(first, exif=exif)
+    pixels = np.arange(600, dtype=np.uint16).reshape(20, 30) * 100
+    Image.fromarray(pixels).save(second.with_suffix(".png"))
+    second.unlink()
+    for number, color in enumerate(((9, 9, 9), (200, 0, 0))):
+        label = track(root) / f"labels_masks/validation000{number}_labels_semantic.png"
+        image = Image.fromarray(np.array(Image.open(label)), mode="P")
+        image.putpalette(color * 256)
+        image.save(label)
+    _, reports = run(check, root, NAME)
+    report = reports[NAME]
+    kinds = {"RGB of 8 bits, EXIF orientation 3": 1, "grey of 16 bits": 1}
+    assert report["image_kinds"] == kinds and report["label_kinds"] == {"palette of 8 bits": 2}
+    notes = " ".join(report["notes"])
+    for words in ("1 photographs are turned", "more than 8 bits", "palettes that differ"):
+        assert words in notes
+    assert "labels palette of 8 bits (2)" in capsys.readouterr().out
+
+
 def test_a_truncated_image_and_a_text_file_are_named(check, root):
     image = track(root) / "images/validation0000.jpg"
     image.write_bytes(image.read_bytes()[:300])

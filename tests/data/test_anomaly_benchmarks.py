@@ -23,7 +23,7 @@ def label(anomaly=1, known=0, void=255):
 
 
 def rgb(values):
-    return np.stack([values, values // 2, values * 0], axis=2)
+    return np.stack([values] * 3, axis=2)
 
 
 # (benchmark, layout, image file, label file, label as stored)

@@ -110,9 +110,9 @@ def test_rules_travel_to_worker_processes():
         assert np.array_equal(copy.apply(stored, "x"), rule.apply(stored, "x"))
 
 
-def test_labels_are_read_from_the_first_channel_and_from_palette_indices(tmp_path):
+def test_labels_are_read_from_equal_channels_and_from_palette_indices(tmp_path):
     stored = np.array([[0, 1], [255, 1]], dtype=np.uint8)
-    rgb = np.stack([stored, np.full_like(stored, 9), np.full_like(stored, 77)], axis=2)
+    rgb = np.stack([stored] * 3, axis=2)
     Image.fromarray(rgb).save(tmp_path / "rgb.png")
     palette = Image.fromarray(stored, mode="P")
     palette.putpalette([200, 10, 10] * 256)
