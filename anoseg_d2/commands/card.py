@@ -1,12 +1,14 @@
 """Propose a dataset card for a folder of your own photographs and masks.
 
-    anoseg card photos/                           # writes photos/photos.yaml
+    anoseg card street/                           # writes street/street.yaml
     anoseg card unknown/ --kind anomaly --output cards/unknown.yaml
+    anoseg card --images 'in/{split}/{id}.jpg' --masks 'gt/{split}/{id}_mask.png'
 
-A mask is an image with one number per pixel, named like its photograph (street_01.jpg with
-street_01.png in another folder, or with street_01_mask.png in the same one). Subfolders named
-train, val or test become splits. The card lists every value of the masks with its fraction of the
-pixels, and says what was guessed; correct it in an editor, then run the command that is printed.
+A mask is an image with one number per pixel. Without patterns, masks are named like their
+photographs and lie in a folder of their own: photos/street_01.jpg and masks/street_01.png. Folders
+named train, val or test become splits; so does what {split} stands for in patterns, which are
+relative to the folder. The card lists every value of the masks with its fraction of the pixels, and
+says what was guessed; correct it in an editor, then run the command that is printed.
 docs/own_data.md follows the whole road.
 
 Exit status: 0 written; 2 nothing to propose, or a mistake in the call, which one message names.
@@ -17,9 +19,8 @@ import re
 from pathlib import Path
 
 from anoseg_d2.data.builtin import DATASETS
-from anoseg_d2.data.card_proposal import KINDS, card_text, count_values, guess_kind
+from anoseg_d2.data.card_proposal import KINDS, card_text, count_values, find_splits
 from anoseg_d2.data.dataset_card import read_card
-from anoseg_d2.data.mask_pairs import find_pairs
 from anoseg_d2.utils import cli
 from anoseg_d2.utils.files import check_name, write_atomic
 from anoseg_d2.utils.ranges import integer
@@ -34,7 +35,9 @@ def build_parser() -> argparse.ArgumentParser:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("folder", metavar="DIR", help="folder of photographs and masks, with its subfolders")
+    add("folder", metavar="DIR", nargs="?", default=".", help="default: the current folder")
+    add("--images", metavar="PATTERN", help="such as 'photos/{id}.jpg'; see datasets/README.md")
+    add("--masks", metavar="PATTERN", help="such as 'masks/{id}_mask.png'")
     add("--kind", choices=KINDS, help="default: anomaly where masks have two values besides void")
     add("--name", help="of the dataset; default: the folder's")
     add("--output", metavar="FILE", help="default: DIR/NAME.yaml")
@@ -61,31 +64,28 @@ def propose(args: argparse.Namespace) -> None:
     output = Path(args.output or folder / f"{name}.yaml")
     if output.exists() and not args.overwrite:
         raise ValueError(f"{output} exists; remove it or pass --overwrite")
-    pairing = find_pairs(folder)
-    for split in pairing.splits:
+    splits = find_splits(folder, args.images, args.masks)
+    for split in splits:
         full_name = f"{name}_{split.name}" if split.name else name
         if full_name in DATASETS:
             raise ValueError(f"the dataset name {full_name!r} is taken; choose another --name")
-    pairs = [pair for split in pairing.splits for pair in split.pairs]
-    total = min(args.sample or len(pairs), len(pairs))
+    masks = [mask for split in splits for _, mask in split.pairs]
+    total = min(args.sample or len(masks), len(masks))
     with cli.Progress("read", total, "masks") as progress:
-        values = count_values(pairs, args.sample, progress.update)
+        values = count_values(masks, args.sample, progress.update)
     inside = output.resolve().parent == folder.resolve()
-    root = "." if inside else str(folder.resolve())
-    write_atomic(output, card_text(name, root, pairing, values, args.kind).encode())
-    datasets = read_card(output)
-    for split in pairing.splits:
+    text = card_text(name, "." if inside else str(folder.resolve()), splits, values, args.kind)
+    write_atomic(output, text.encode())
+    names = " ".join(dataset.name for dataset in read_card(output))
+    for split in splits:
         cli.say(f"{len(split.pairs)} pairs: {split.images}, {split.labels}")
-    if pairing.unmatched:
-        first = ", ".join(str(path.relative_to(folder)) for path in pairing.unmatched[:3])
-        cli.say(f"{len(pairing.unmatched)} images belong to no pair and are left out: {first}")
+        if split.unmatched:
+            first = ", ".join(str(path.relative_to(folder)) for path in split.unmatched[:3])
+            cli.say(f"  {len(split.unmatched)} files belong to no pair and are left out: {first}")
     cli.say(f"{'value':>6}  {'pixels':>8}  masks")
     for value, count in list(values.items())[:SHOWN]:
         cli.say(f"{value:>6}  {count.pixels:>8.2%}  {count.masks}")
-    if total < len(pairs):
-        cli.say(f"{len(pairs) - total} masks were not read; values that only they hold are missing")
-    names = " ".join(dataset.name for dataset in datasets)
-    cli.say(
-        f"wrote {output} ({args.kind or guess_kind(values)}); correct it, then look at the data:"
-    )
+    if total < len(masks):
+        cli.say(f"{len(masks) - total} masks were not read; values that only they hold are missing")
+    cli.say(f"wrote {output}; correct it, then look at the data:")
     cli.say(f"  anoseg check --card {output} {names} --preview previews")

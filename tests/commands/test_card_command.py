@@ -40,37 +40,68 @@ def proposed(folder, *options):
     return yaml.safe_load(output.read_text()), {name: len(f.pairs) for name, f in found.items()}
 
 
-LAYOUTS = {
+FOLDERS = {
     "two folders": (("images/{}.jpg", "masks/{}.png"), ["mine"]),
-    "one folder, a suffix": (("{}.jpg", "{}_mask.png"), ["mine"]),
-    "one folder, the extension": (("{}.jpg", "{}.png"), ["mine"]),
+    "masks below": (("{}.jpg", "masks/{}.png"), ["mine"]),
+    "no telling names": (("a/{}.jpg", "b/{}.png"), ["mine"]),
     "splits below": (("images/train/{}.png", "labels/train/{}.png"), ["mine_train"]),
-    "splits above": (("val/photos/{}.jpg", "val/labels/{}_L.png"), ["mine_val"]),
+    "splits above": (("val/photos/{}.jpg", "val/labels/{}.png"), ["mine_val"]),
     "as CamVid": (("train/{}.png", "trainannot/{}.png"), ["mine_train"]),
-    "affixes on both": (("in/{}_leftImg8bit.png", "gt/{}_gtFine_labelIds.png"), ["mine"]),
-    "prefixes": (("photo_{}.jpg", "mask_{}.png"), ["mine"]),
+}
+PATTERNS = {
+    "a suffix": (("{}.jpg", "{}_mask.png"), ("{id}.jpg", "{id}_mask.png"), ["mine"]),
+    "the extension": (("{}.jpg", "{}.png"), ("{id}.jpg", "{id}.png"), ["mine"]),
+    "prefixes": (("p_{}.jpg", "m_{}.png"), ("p_{id}.jpg", "m_{id}.*"), ["mine"]),
+    "splits": (
+        ("in/val/u/{}_l.png", "gt/val/u/{}_g.png"),
+        ("in/{split}/*/{id}_l.png", "gt/{split}/*/{id}_g.png"),
+        ["mine_val"],
+    ),
 }
 
 
-@pytest.mark.parametrize("layout", list(LAYOUTS))
-def test_masks_are_found_by_name(tmp_path, layout):
-    (photo, mask), names = LAYOUTS[layout]
+def write_pairs(folder, photo, mask):
     for name in ("1", "2", "10", "11"):
-        write_photo(tmp_path / photo.format(name))
-        write_mask(tmp_path / mask.format(name), 0, 1, 2, 255)
+        write_photo(folder / photo.format(name))
+        write_mask(folder / mask.format(name), 0, 1, 2, 255)
+
+
+@pytest.mark.parametrize("layout", list(FOLDERS))
+def test_masks_of_the_same_names_are_found_in_their_folder(tmp_path, layout):
+    (photo, mask), names = FOLDERS[layout]
+    write_pairs(tmp_path, photo, mask)
     assert proposed(tmp_path)[1] == dict.fromkeys(names, 4)
 
 
-def test_cities_become_one_pattern_and_pictures_of_labels_are_no_masks(tmp_path):
-    for split, city in (("train", "ulm"), ("train", "bonn"), ("val", "jena")):
-        name = f"{split}/{city}/{city}_1"
-        write_photo(tmp_path / f"leftImg8bit/{name}_leftImg8bit.png")
-        write_mask(tmp_path / f"gtFine/{name}_gtFine_labelIds.png", 7, 8, 11, 21, 23, 26, 0)
-        write_photo(tmp_path / f"gtFine/{name}_gtFine_color.png")
-        write_mask(tmp_path / f"gtFine/{name}_gtFine_instanceIds.png", 1, 2, 3)
-    content, found = proposed(tmp_path)
-    assert found == {"mine_train": 2, "mine_val": 1}
-    assert content["splits"]["train"]["images"].startswith("leftImg8bit/train/{folder}/")
+@pytest.mark.parametrize("layout", list(PATTERNS))
+def test_patterns_pair_other_names(tmp_path, layout):
+    (photo, mask), (images, masks), names = PATTERNS[layout]
+    write_pairs(tmp_path, photo, mask)
+    assert proposed(tmp_path, "--images", images, "--masks", masks)[1] == dict.fromkeys(names, 4)
+
+
+@pytest.mark.parametrize(
+    ("patterns", "message"),
+    [
+        (["--images", "{id}.jpg"], "--images and --masks belong together"),
+        (["--images", "{id}.jpg", "--masks", "{name}.png"], "the same placeholders"),
+        (["--images", "a.jpg", "--masks", "b.png"], "placeholders in braces"),
+        (["--images", "{id}.jpg", "--masks", "no/{id}.png"], "no photograph has a mask"),
+        ([], "could be in fine/masks, fine/other_masks"),
+    ],
+)
+def test_patterns_that_do_not_fit_are_refused(tmp_path, capsys, patterns, message):
+    write_photo(tmp_path / "fine/photos/1.jpg")
+    for name in ("masks", "other_masks"):
+        write_mask(tmp_path / f"fine/{name}/1.png", 0, 1)
+    assert run(tmp_path, *patterns) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_values_of_cityscapes_are_recognised(tmp_path):
+    write_photo(tmp_path / "images/1.png")
+    write_mask(tmp_path / "labels/1.png", 7, 8, 11, 21, 23, 26, 0)
+    proposed(tmp_path)
     assert "label_values: cityscapes" in (tmp_path / "card.yaml").read_text()
 
 
@@ -120,9 +151,9 @@ def test_images_of_no_pair_are_named(tmp_path, capsys):
     for index in range(3):
         write_photo(tmp_path / f"images/{index}.jpg")
         write_mask(tmp_path / f"masks/{index}.png", 0, 1)
-    write_photo(tmp_path / "test/9.jpg")
-    proposed(tmp_path)
-    assert "1 images belong to no pair and are left out: test/9.jpg" in capsys.readouterr().out
+    write_photo(tmp_path / "images/9.jpg")
+    assert run(tmp_path, "--name", "mine") == 0
+    assert "1 files belong to no pair and are left out: images/9.jpg" in capsys.readouterr().out
 
 
 def test_the_card_is_written_next_to_the_images_and_is_not_replaced(tmp_path, capsys):
@@ -158,10 +189,10 @@ def instance_mask(path):
 @pytest.mark.parametrize(
     ("mask", "message"),
     [
-        (lambda path: None, "no photograph has a mask with a similar name"),
+        (lambda path: None, "no photograph has a mask of the same name"),
         (lambda path: write_mask(path, 5), "the masks hold only the value 5"),
         (colour_mask, "1.png is a colour picture"),
-        (lambda path: path.write_bytes(b"no image"), "cannot read mask"),
+        (lambda path: path.write_bytes(b"no image"), "cannot read image"),
         (lambda path: write_mask(path.with_suffix(".jpg"), 0, 1), "1.jpg is a JPEG"),
         (instance_mask, "the masks hold 298 different values"),
     ],
