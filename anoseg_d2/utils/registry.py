@@ -42,6 +42,10 @@ class Registry(Mapping):
 
         return file
 
+    def remove(self, name: str) -> None:
+        """Forget a name if it is there, so that the cell of a notebook can register it again."""
+        self._entries.pop(name, None)
+
     def __getitem__(self, name: str) -> Any:
         if name not in self._entries:
             raise ValueError(f"unknown {self.kind} {name!r}; known: {', '.join(self._entries)}")

@@ -11,7 +11,7 @@ FOLDER = Path(__file__).parents[2] / "benchmarks"
 
 
 @pytest.fixture
-def load_benchmark(monkeypatch):
+def load_benchmark():
     """Function that imports a script by name; the scores that it registers go with the test."""
 
     def load(name):
@@ -20,6 +20,8 @@ def load_benchmark(monkeypatch):
         spec.loader.exec_module(module)
         return module
 
-    for registry in (scores.SCORES, scores.PATCH_MAPS):
-        monkeypatch.setattr(registry, "_entries", dict(registry))
-    return load
+    before = [(registry, set(registry)) for registry in (scores.SCORES, scores.PATCH_MAPS)]
+    yield load
+    for registry, names in before:
+        for name in set(registry) - names:
+            registry.remove(name)

@@ -159,7 +159,7 @@ def test_a_module_of_the_user_can_register_a_score(demo, tmp_path, weights, phot
     try:
         status, files = run(demo, tmp_path, photos / "a.jpg", *arguments, "--outputs", "raw_npy")
     finally:
-        SCORES._entries.pop("mine", None)
+        SCORES.remove("mine")
     assert status == 0 and files == ["mine/raw_npy/a.npy"]
 
 

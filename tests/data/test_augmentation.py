@@ -115,34 +115,41 @@ def test_shrinking_is_antialiased():
     assert np.abs(small[2:-2, 2:-2].astype(int) - 100).max() <= 6
 
 
-def test_a_crop_without_label_is_drawn_anew_at_most_ten_times(monkeypatch):
-    calls = []
-    original = Augmentation._draw
-    monkeypatch.setattr(
-        Augmentation, "_draw", lambda self, *a: (calls.append(1), original(self, *a))[1]
-    )
+@pytest.fixture
+def crops(monkeypatch):
+    """Labels of all crops that were drawn, also of those that were drawn anew."""
+    drawn = []
+    original = augmentation.crop
+
+    def recorded(*arguments):
+        drawn.append(original(*arguments))
+        return drawn[-1]
+
+    monkeypatch.setattr(augmentation, "crop", recorded)
+    return drawn
+
+
+def test_a_crop_without_label_is_drawn_anew_at_most_ten_times(crops):
     image, label = np.zeros((64, 64, 3), np.uint8), np.full((64, 64), 255, np.uint8)
     _, new = Augmentation((16, 16))(image, label, np.random.default_rng(0))
-    assert len(calls) == 11 and (new == 255).all()
-    calls.clear()
+    assert len(crops) == 11 and (new == 255).all()
+    crops.clear()
     label[:] = 3
     Augmentation((16, 16))(image, label, np.random.default_rng(0))
-    assert len(calls) == 1
+    assert len(crops) == 1
 
 
-def test_a_redraw_finds_the_label():
+def test_a_redraw_finds_the_label(crops):
     label = np.full((100, 100), 255, np.uint8)
     label[:, 60:] = 3
     image = np.zeros((100, 100, 3), np.uint8)
     chain = Augmentation((32, 32), scale_jitter=(2.0, 2.0))
-    found = [
-        (chain(image, label, np.random.default_rng(seed))[1] != 255).any() for seed in range(100)
-    ]
-    single = [
-        (chain._draw(image, label, np.random.default_rng(seed))[1] != 255).any()
-        for seed in range(100)
-    ]
-    assert all(found) and not all(single)
+    found, first = [], []
+    for seed in range(100):
+        crops.clear()
+        found.append((chain(image, label, np.random.default_rng(seed))[1] != 255).any())
+        first.append((crops[0][1] != 255).any())
+    assert all(found) and not all(first)
 
 
 @pytest.fixture

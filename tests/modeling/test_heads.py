@@ -338,4 +338,4 @@ def test_the_head_of_the_docs_trains_and_scores(tmp_path, tiny_cfg, tiny_batch):
         result = model([{"image": tiny_batch()[0]["image"]}])[0]
         assert result["scores"]["rba"].shape == (32, 32)
     finally:
-        CLASS_HEADS._entries.pop(name, None)
+        CLASS_HEADS.remove(name)

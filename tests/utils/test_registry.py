@@ -15,6 +15,9 @@ def test_a_duplicate_and_an_unknown_name_are_refused_by_name():
         parts.register("first")(2)
     with pytest.raises(ValueError, match="unknown part 'second'; known: first"):
         parts["second"]
+    parts.remove("first")
+    parts.register("first")(2)
+    assert dict(parts) == {"first": 2}
 
 
 def test_a_registered_class_says_its_name():
