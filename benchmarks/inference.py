@@ -61,15 +61,12 @@ def transformers_twin(model: EoMT):
     """Return an EomtForUniversalSegmentation with the weights of `model`."""
     from transformers import EomtConfig, EomtForUniversalSegmentation
 
-    from anoseg_d2.checkpoint import model_meta
-    from anoseg_d2.checkpoint.files import read_checkpoint, write_checkpoint
+    from anoseg_d2.checkpoint import read_checkpoint, save_weights
     from anoseg_d2.checkpoint.formats_out import to_huggingface
-    from anoseg_d2.checkpoint.identity import model_tensors
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.pth"
-        state = {name: tensor.detach() for name, tensor in model_tensors(model).items()}
-        write_checkpoint({"model": state, "meta": model_meta(model)}, path)
+        save_weights(model, path)
         state, config, _ = to_huggingface(read_checkpoint(path), approximate=True)
         peer = EomtForUniversalSegmentation(EomtConfig(**config)).eval()
         peer.load_state_dict(state)

@@ -95,16 +95,13 @@ def write_images(folder: Path, number: int, size: tuple[int, int]) -> None:
 
 def write_model(path: Path, crop: int) -> None:
     """Write a checkpoint of a random ViT-S whose window has sides of `crop` pixels."""
-    from anoseg_d2.checkpoint import model_meta
-    from anoseg_d2.checkpoint.files import write_checkpoint
-    from anoseg_d2.checkpoint.identity import model_tensors
+    from anoseg_d2.checkpoint import save_weights
     from anoseg_d2.config import load_config
     from anoseg_d2.modeling.eomt import EoMT
 
     sizes = ["MODEL.EOMT.SIZE", "S", "INPUT.CROP_SIZE", (crop, crop)]
     model = EoMT(load_config("", [*sizes, "MODEL.EOMT.ANOMALY_CLASS", True]))
-    state = {name: tensor.detach() for name, tensor in model_tensors(model).items()}
-    write_checkpoint({"model": state, "meta": model_meta(model)}, path)
+    save_weights(model, path)
 
 
 def evaluate(

@@ -2,7 +2,9 @@
 
 import torch
 
-from anoseg_d2.checkpoint import AnosegCheckpointer
+from anoseg_d2.checkpoint import AnosegCheckpointer, model_meta
+from anoseg_d2.checkpoint.adapters import adapter_payload
+from anoseg_d2.checkpoint.files import write_checkpoint
 from anoseg_d2.modeling import EoMT
 from anoseg_d2.modeling.lora import inject_lora
 from anoseg_d2.modeling.vit import build_vit
@@ -44,3 +46,8 @@ def adapted(seed=0, **kwargs):
 def saved(model, folder, name="model_final", **kwargs):
     AnosegCheckpointer(model, str(folder), **kwargs).save(name)
     return folder / f"{name}.pth"
+
+
+def save_adapter(model, path):
+    """Write what trains in a model, as the last save of a LoRA stage does."""
+    write_checkpoint(adapter_payload(model.state_dict(), model_meta(model)), path)

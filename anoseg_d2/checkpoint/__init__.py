@@ -1,10 +1,11 @@
 """Checkpoints: any EoMT or ViT in, ours and the public formats out.
 
 Reading: `files` opens a file without running its code, `formats` recognises whose it is by the
-tables of `names`, `spec` holds what it states about its model, `hub` fetches. Loading: `transfer`
-fits weights to a model by the `rules` and accounts for every tensor in a `report`; `from_config`
-does so as a config says. Saving: `checkpointer` for runs, with `metadata`; `adapters` for LoRA
-stages; `formats_out` for other people's code. `identity` identifies weights by their hashes.
+tables of `names` and reads its settings, `spec` holds them, `hub` fetches. Loading: `transfer`
+fits weights to a model by the `rules` and accounts for every tensor; `from_config` does so as a
+config says. Saving: `checkpointer` for runs, with `metadata`, which also identifies weights by
+their hashes; `adapters` for LoRA stages, whose tensors `lora_state` merges; `formats_out` for
+other people's code.
 
 Public names:
 
@@ -16,21 +17,17 @@ Public names:
 - `build_config_overrides(checkpoint)` gives the config of the model that a checkpoint describes.
 - `AnosegCheckpointer` saves and resumes training runs.
 - `save_weights(model, path)` writes only weights and metadata.
-- `save_adapter` and `load_adapter` keep what a LoRA stage trained apart from its base.
 - `model_meta(model)` gives the metadata that our files hold.
 - `describe_weights(model, file)` names weights by file and hash, for results.
 - `weights_hash(state)` hashes tensors by name and content.
 """
 
-from anoseg_d2.checkpoint.adapters import load_adapter, save_adapter
 from anoseg_d2.checkpoint.checkpointer import AnosegCheckpointer, save_weights
 from anoseg_d2.checkpoint.files import read_checkpoint
 from anoseg_d2.checkpoint.from_config import build_config_overrides
-from anoseg_d2.checkpoint.identity import describe_weights, weights_hash
-from anoseg_d2.checkpoint.metadata import model_meta
-from anoseg_d2.checkpoint.report import LoadReport, LoadRow
+from anoseg_d2.checkpoint.metadata import describe_weights, model_meta, weights_hash
 from anoseg_d2.checkpoint.spec import Checkpoint, ModelSpec
-from anoseg_d2.checkpoint.transfer import load_into
+from anoseg_d2.checkpoint.transfer import LoadReport, LoadRow, load_into
 
 __all__ = [
     "AnosegCheckpointer",
@@ -40,11 +37,9 @@ __all__ = [
     "ModelSpec",
     "build_config_overrides",
     "describe_weights",
-    "load_adapter",
     "load_into",
     "model_meta",
     "read_checkpoint",
-    "save_adapter",
     "save_weights",
     "weights_hash",
 ]

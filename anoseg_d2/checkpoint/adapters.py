@@ -4,23 +4,18 @@ A full checkpoint of such a stage is its base and its adapter file together, bit
 the checkpoint that the stage started from; it stays one file, however many adapters it has.
 """
 
-import logging
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from anoseg_d2.checkpoint.files import read_checkpoint, write_checkpoint
-from anoseg_d2.checkpoint.identity import model_tensors, weights_hash
-from anoseg_d2.checkpoint.metadata import model_meta, plain
-from anoseg_d2.checkpoint.report import LoadReport
-from anoseg_d2.checkpoint.spec import Checkpoint, ModelSpec, facts_of_file
-from anoseg_d2.checkpoint.transfer import load_into
-from anoseg_d2.utils.unwrap import unwrap
+from anoseg_d2.checkpoint.formats import facts_of_file
+from anoseg_d2.checkpoint.lora_state import lora_module_names, merge_lora_state
+from anoseg_d2.checkpoint.metadata import plain, weights_hash
+from anoseg_d2.checkpoint.spec import Checkpoint, ModelSpec
 
-__all__ = ["adapter_payload", "join_adapter", "load_adapter", "save_adapter"]
-
-logger = logging.getLogger(__name__)
+__all__ = ["adapter_payload", "join_adapter", "merge_adapters"]
 
 
 def adapter_payload(state: Mapping[str, Tensor], meta: Mapping[str, Any]) -> dict[str, Any]:
@@ -36,46 +31,15 @@ def adapter_payload(state: Mapping[str, Tensor], meta: Mapping[str, Any]) -> dic
     """
     if not meta.get("lora"):
         raise ValueError("the model has no LoRA adapters, so there is no adapter file to write")
-    frozen = set(meta.get("frozen") or ())
-    if not frozen:  # written before the names were kept: the ViT, as MODEL.LORA freezes it
-        frozen = {n for n in state if n.startswith("backbone.") and ".lora_" not in n}
+    if "frozen" not in meta:
+        raise ValueError("the metadata does not say which tensors were frozen: save the model anew")
+    frozen = set(meta["frozen"])
     trained = {name: tensor.detach() for name, tensor in state.items() if name not in frozen}
     if not trained:
         raise ValueError("no tensor of the model trains, so there is no adapter to save")
     base = {name: tensor for name, tensor in state.items() if name in frozen}
     meta = {**meta, "adapter": True, "frozen": sorted(base), "base_hash": weights_hash(base)}
     return plain({"model": trained, "meta": meta}, "adapter")
-
-
-def save_adapter(model: nn.Module, path) -> None:
-    """Save what trains in a model (adapters, queries, heads) without the frozen base.
-
-    Args:
-        model: EoMT with adapters, whose frozen tensors have `requires_grad` off.
-        path: target, `.pth` or `.safetensors`.
-    Raises:
-        ValueError: the model has no adapters, or nothing in it trains.
-    """
-    payload = adapter_payload(model_tensors(model), model_meta(model))
-    write_checkpoint(payload, path)
-    logger.info("Saved adapter %s: %d tensors", path, len(payload["model"]))
-
-
-def load_adapter(model: nn.Module, path) -> LoadReport:
-    """Put an adapter file onto the base weights that it belongs to.
-
-    Args:
-        model: EoMT with adapters injected and the base weights loaded.
-        path: see `read_checkpoint`.
-    Returns:
-        LoadReport over the adapter's tensors.
-    Raises:
-        ValueError: not an adapter file, other names or shapes, or other base weights.
-    """
-    checkpoint = read_checkpoint(path)
-    if checkpoint.format != "anoseg_adapter":
-        raise ValueError(f"{path} is not an adapter file (found {checkpoint.format})")
-    return load_into(unwrap(model), checkpoint)
 
 
 def join_adapter(adapter: Checkpoint, base: Checkpoint | None) -> Checkpoint:
@@ -104,5 +68,22 @@ def join_adapter(adapter: Checkpoint, base: Checkpoint | None) -> Checkpoint:
         )
     state = {**frozen, **adapter.state_dict}
     meta = {k: v for k, v in adapter.meta.items() if k not in ("adapter", "base_hash")}
-    spec = ModelSpec.from_state(state, facts_of_file("anoseg", state, meta, None))
+    spec = ModelSpec.from_state(state, facts_of_file("anoseg", state, meta))
     return Checkpoint(state, "anoseg", spec, f"{base.source} + {adapter.source}", [], meta)
+
+
+def merge_adapters(checkpoint: Checkpoint) -> Checkpoint:
+    """Return the checkpoint with its adapters added into their weights.
+
+    Raises:
+        ValueError: there are no adapters, or it is an adapter file without its base.
+    """
+    if not lora_module_names(checkpoint.state_dict):
+        raise ValueError(f"{checkpoint.source} has no LoRA adapters: nothing to merge")
+    if checkpoint.format == "anoseg_adapter":
+        raise ValueError(f"{checkpoint.source} needs its base weights: give --base")
+    state = merge_lora_state(checkpoint.state_dict, checkpoint.spec.adapters)
+    gone = ("lora", "adapter", "base_hash", "frozen")
+    meta = {key: value for key, value in checkpoint.meta.items() if key not in gone}
+    spec = replace(checkpoint.spec, adapters={}, has_adapters=False)
+    return replace(checkpoint, state_dict=state, spec=spec, meta=meta | {"lora": None})

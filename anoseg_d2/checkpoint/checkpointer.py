@@ -21,8 +21,7 @@ from torch import nn
 
 from anoseg_d2.checkpoint.adapters import adapter_payload
 from anoseg_d2.checkpoint.files import last_checkpoint, read_checkpoint, write_checkpoint
-from anoseg_d2.checkpoint.identity import model_tensors
-from anoseg_d2.checkpoint.metadata import model_meta, plain
+from anoseg_d2.checkpoint.metadata import model_meta, model_tensors, plain
 from anoseg_d2.checkpoint.spec import Checkpoint
 from anoseg_d2.checkpoint.transfer import load_into, load_same
 from anoseg_d2.utils.files import write_atomic
@@ -140,7 +139,7 @@ class AnosegCheckpointer(Checkpointer):
         return extra
 
 
-def save_weights(model: nn.Module, path) -> None:
+def save_weights(model: nn.Module, path, **facts: Any) -> None:
     """Write only the weights and metadata of a model, such as an averaged copy, to a file.
 
     The file loads wherever a checkpoint does; no run resumes from it.
@@ -148,8 +147,11 @@ def save_weights(model: nn.Module, path) -> None:
     Args:
         model: EoMT, wrapped or not (`AveragedModel` too).
         path: target, `.pth` or `.safetensors`.
+        facts: more entries of the metadata, plain values.
     """
-    write_checkpoint(plain(_weights(model), "weights"), path)
+    payload = _weights(model)
+    payload["meta"] |= facts
+    write_checkpoint(plain(payload, "weights"), path)
     logger.info("Saved weights to %s", path)
 
 

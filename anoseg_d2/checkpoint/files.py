@@ -23,7 +23,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from anoseg_d2.checkpoint.formats import clean_names, recognise, to_anoseg
+from anoseg_d2.checkpoint.formats import (
+    clean_names,
+    facts_of_file,
+    pixel_statistics,
+    recognise,
+    to_anoseg,
+)
 from anoseg_d2.checkpoint.hub import (
     CONFIG_FILES,
     WEIGHT_FILES,
@@ -31,15 +37,8 @@ from anoseg_d2.checkpoint.hub import (
     load_timm_weights,
     shard_names,
 )
-from anoseg_d2.checkpoint.identity import weights_hash
-from anoseg_d2.checkpoint.spec import (
-    FORMAT_NAME,
-    FORMAT_VERSION,
-    Checkpoint,
-    ModelSpec,
-    facts_of_file,
-    pixel_statistics,
-)
+from anoseg_d2.checkpoint.metadata import weights_hash
+from anoseg_d2.checkpoint.spec import FORMAT_NAME, FORMAT_VERSION, Checkpoint, ModelSpec
 from anoseg_d2.utils.files import atomic_path, read_bytes, read_json, remove_abandoned
 
 __all__ = ["last_checkpoint", "read_checkpoint", "write_checkpoint", "write_tensors"]
@@ -166,7 +165,7 @@ def _interpret(payload: dict[str, Any], path: Path, source: str) -> Checkpoint:
         frozen = meta.get("frozen")
         if not isinstance(meta.get("base_hash"), str) or not isinstance(frozen, list):
             raise ValueError("is an adapter file that does not say which base it belongs to")
-        spec = ModelSpec.from_state(state, facts_of_file("anoseg", state, meta, None))
+        spec = ModelSpec.from_state(state, facts_of_file("anoseg", state, meta))
         return Checkpoint(state, "anoseg_adapter", spec, source, [], meta, extra)
     fmt = recognise(state)
     config, preprocessor = (
@@ -186,7 +185,7 @@ def _interpret(payload: dict[str, Any], path: Path, source: str) -> Checkpoint:
 def _check_version(meta: Mapping[str, Any]) -> None:
     version = meta.get("version", 0)
     if not isinstance(version, int):
-        raise ValueError(f"its metadata give the version of our format as {repr(version)[:80]}")
+        raise ValueError(f"its metadata gives the version of our format as {repr(version)[:80]}")
     if version > FORMAT_VERSION:
         raise ValueError(
             f"written in version {version} of our format, this package reads up to "
@@ -284,7 +283,7 @@ def _read_safetensors(path: Path) -> dict[str, Any]:
         metadata = stream.metadata() or {}
     if FORMAT_NAME not in metadata:
         if _CHECKSUM in metadata:
-            raise ValueError(f"checkpoint {path} is broken: its metadata are gone")
+            raise ValueError(f"checkpoint {path} is broken: its metadata is missing")
         return tensors
     text = metadata[FORMAT_NAME]
     if _CHECKSUM in metadata and metadata[_CHECKSUM] != _checksum(text, tensors):

@@ -1,6 +1,6 @@
-"""Recognise the public checkpoint formats, and translate their tensor names to ours and back.
+"""Recognise the public checkpoint formats, and translate names and settings to ours.
 
-Pure functions on dictionaries; the names themselves are in `names`.
+Pure functions on dictionaries; the names of the tensors are in `names`.
 
 | format | recognised by |
 |---|---|
@@ -21,11 +21,15 @@ import torch
 from torch import Tensor
 
 from anoseg_d2.checkpoint.names import FUSED, TABLES, to_ours, variant_of
+from anoseg_d2.checkpoint.spec import FACTS, FORMAT_NAME, read_fact
+from anoseg_d2.utils.constants import PIXEL_MEAN, PIXEL_STD
 
 __all__ = [
     "BARE_VITS",
     "FORMATS",
     "clean_names",
+    "facts_of_file",
+    "pixel_statistics",
     "recognise",
     "split_fused",
     "to_anoseg",
@@ -216,3 +220,94 @@ def _fuse(state: State, fused: str, parts: tuple[str, ...]) -> State:
             raise ValueError(f"{', '.join(siblings)} cannot be fused: their shapes are {shapes}")
         stacked[name.replace(part, fused)] = torch.cat(tensors)
     return stacked
+
+
+# ---- what a file states about its model -----------------------------------------------------
+
+
+def facts_of_file(
+    fmt: str,
+    state: Mapping[str, Tensor],
+    meta: Mapping[str, Any],
+    config: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Collect what a file states about its model besides the shapes of its weights.
+
+    Args:
+        fmt: its format.
+        state: cleaned names of the file to tensors.
+        meta: metadata of our own files, else empty.
+        config: config.json next to a Hugging Face file.
+    Returns:
+        fields of `ModelSpec` by name, unchecked.
+    """
+    if meta:
+        facts = {name: meta.get(name) for name in FACTS}
+        lora = meta.get("lora")
+        return facts | {"adapters": lora.get("modules") if isinstance(lora, Mapping) else None}
+    facts = {}
+    if fmt in ("eomt_official", "huggingface"):
+        facts |= {"head": "linear", "has_anomaly": False}
+        probabilities = state.get("attn_mask_probs")
+        if probabilities is not None:  # one for each query block
+            facts["num_blocks"] = probabilities.numel()
+        for key in ("pixel_mean", "pixel_std"):
+            statistics = state.get(f"encoder.{key}", state.get(key))
+            if statistics is not None and statistics.any():  # all 0 in a delta
+                facts[key] = [255.0 * float(value) for value in statistics.flatten()]
+    if fmt == "huggingface" and config:
+        facts |= _facts_of_config(config)
+    return facts
+
+
+def _facts_of_config(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Read the config.json of `EomtForUniversalSegmentation`, or of its DINOv3 variant."""
+    model_type = config.get("model_type", "eomt")
+    if model_type not in ("eomt", "eomt_dinov3"):
+        raise ValueError(
+            f"config.json says model_type {model_type!r}; supported are 'eomt' and 'eomt_dinov3'"
+        )
+    # The defaults are those of transformers, which leaves them out of the file.
+    image, patch = config.get("image_size", 640), config.get("patch_size", 16)
+    image = read_fact("image_size", [image, image] if isinstance(image, int) else image)
+    patch = patch[0] if isinstance(patch, (list, tuple)) and patch else patch
+    patch = read_fact("patch_size", patch, int)
+    labels = config.get("id2label") or {}
+    ours = config.get(FORMAT_NAME) or {}
+    if not isinstance(labels, Mapping) or not isinstance(ours, Mapping):
+        raise ValueError(f"config.json: id2label and {FORMAT_NAME} must be objects")
+    has_anomaly = bool(ours.get("has_anomaly", False))
+    names = [labels[key] for key in sorted(labels, key=int)]
+    return {
+        "heads": config.get("num_attention_heads", 16),
+        "norm_eps": config.get("layer_norm_eps", 1e-6),
+        "num_blocks": config.get("num_blocks", 4),
+        "image_size": image,
+        "grid": tuple(side // patch for side in image),
+        "class_names": (names[:-1] if has_anomaly else names) or None,
+        "has_anomaly": has_anomaly,
+    }
+
+
+def pixel_statistics(preprocessor: Mapping[str, Any]) -> dict[str, list[float]]:
+    """Return mean and deviation of RGB 0..255 that a Hugging Face image processor applies.
+
+    Args:
+        preprocessor: content of preprocessor_config.json.
+    Raises:
+        ValueError: its values are not numbers.
+    """
+    factor = 1.0
+    if preprocessor.get("do_rescale", True):
+        factor = read_fact("rescale_factor", preprocessor.get("rescale_factor", 1 / 255), float)
+    if not factor > 0:
+        raise ValueError(f"preprocessor_config.json gives rescale_factor {factor}")
+    mean, std = (0.0,) * 3, (1.0,) * 3
+    if preprocessor.get("do_normalize", True):
+        mean = preprocessor.get("image_mean", [v / 255 for v in PIXEL_MEAN])
+        std = preprocessor.get("image_std", [v / 255 for v in PIXEL_STD])
+    # The processor rescales, then normalises; the model normalises values of 0..255.
+    return {
+        key: [round(value / factor, 6) for value in read_fact(key, values)]
+        for key, values in (("pixel_mean", mean), ("pixel_std", std))
+    }

@@ -1,4 +1,4 @@
-"""Convert our checkpoints to the official EoMT format and to that of Hugging Face. Pure functions.
+"""Convert our checkpoints to the official EoMT format and to that of Hugging Face.
 
 Both know only a linear class head. Cosine and normalised heads divide by a norm that differs from
 query to query, so they have no exact counterpart and are refused unless asked for approximately.
@@ -6,21 +6,29 @@ query to query, so they have no exact counterpart and are refused unless asked f
 
 import logging
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from anoseg_d2.checkpoint.files import write_tensors
 from anoseg_d2.checkpoint.formats import split_fused
 from anoseg_d2.checkpoint.lora_state import merge_lora_state
 from anoseg_d2.checkpoint.names import TABLES, from_ours
 from anoseg_d2.checkpoint.rules import fold_position_prefix, linear_rows_of_arcface
 from anoseg_d2.checkpoint.spec import FORMAT_NAME, Checkpoint, ModelSpec
 from anoseg_d2.utils.constants import ARCFACE_SCALE, NO_OBJECT_WEIGHT, PIXEL_MEAN, PIXEL_STD
+from anoseg_d2.utils.files import write_atomic, write_json
 
-__all__ = ["linear_state", "to_huggingface", "to_official"]
+__all__ = ["class_head_of", "linear_state", "to_huggingface", "to_official", "write_folder"]
 
 logger = logging.getLogger(__name__)
+
+
+def class_head_of(spec: ModelSpec) -> str:
+    """Return the class head that a file states, or the one that its tensors fit."""
+    return spec.head or ("linear" if spec.has_bias else "arcface")
 
 
 def linear_state(checkpoint: Checkpoint, approximate: bool = False) -> dict[str, Tensor]:
@@ -51,7 +59,7 @@ def linear_state(checkpoint: Checkpoint, approximate: bool = False) -> dict[str,
         logger.warning("%s: %s is left out, only our format holds it", checkpoint.source, name)
         del state[name]
     scale = state.pop("class_head.scale", None)
-    head = spec.head or ("linear" if spec.has_bias else "arcface")
+    head = class_head_of(spec)
     exact = head == "linear" or spec.head_options.get("inference") == "raw"
     if not exact and not approximate:
         raise ValueError(
@@ -126,6 +134,29 @@ def to_huggingface(
     named["attn_mask_probs"] = torch.zeros(_num_blocks(checkpoint))
     named["criterion.empty_weight"] = _empty_weight(state)
     return named, _config(checkpoint, state), _preprocessor(spec)
+
+
+def write_folder(
+    folder: Path,
+    state: Mapping[str, Tensor],
+    config: Mapping[str, Any],
+    preprocessor: Mapping[str, Any],
+    card: str,
+) -> list[str]:
+    """Write the folder that transformers' `from_pretrained` reads.
+
+    Args:
+        folder: created if needed.
+        state, config, preprocessor: of `to_huggingface`.
+        card: text of README.md.
+    Returns:
+        names of the files.
+    """
+    write_tensors(state, folder / "model.safetensors")
+    write_json(folder / "config.json", config)
+    write_json(folder / "preprocessor_config.json", preprocessor)
+    write_atomic(folder / "README.md", card.encode())
+    return ["README.md", "config.json", "preprocessor_config.json", "model.safetensors"]
 
 
 def _variant(spec: ModelSpec) -> str:

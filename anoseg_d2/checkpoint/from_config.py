@@ -7,13 +7,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from anoseg_d2.checkpoint.delta import add_delta
 from anoseg_d2.checkpoint.files import read_checkpoint
-from anoseg_d2.checkpoint.identity import model_tensors
 from anoseg_d2.checkpoint.lora_state import lora_module_names
-from anoseg_d2.checkpoint.report import LoadReport
-from anoseg_d2.checkpoint.spec import Checkpoint, ModelSpec
-from anoseg_d2.checkpoint.transfer import load_into
+from anoseg_d2.checkpoint.metadata import model_tensors
+from anoseg_d2.checkpoint.spec import FORMAT_NAME, Checkpoint, ModelSpec
+from anoseg_d2.checkpoint.transfer import LoadReport, load_into
 from anoseg_d2.config import load_config
 from anoseg_d2.modeling.eomt import EoMT
 from anoseg_d2.modeling.memory import MEMORY_ROWS, PatchMemory, backbone_hash, memory_block
@@ -22,6 +20,7 @@ from anoseg_d2.modeling.vit import BACKBONES, vit_size
 from anoseg_d2.utils.constants import VIT_SIZES
 
 __all__ = [
+    "add_delta",
     "build_config_overrides",
     "check_shapes",
     "load_checkpoint",
@@ -83,6 +82,39 @@ def with_delta_base(cfg, checkpoint: Checkpoint) -> Checkpoint:
     if not cfg.MODEL.DELTA_BASE:
         return checkpoint
     return add_delta(checkpoint, read_checkpoint(cfg.MODEL.DELTA_BASE))
+
+
+def add_delta(checkpoint: Checkpoint, base: Checkpoint) -> Checkpoint:
+    """Add the encoder of a delta checkpoint to the weights that it is a difference to.
+
+    Args:
+        checkpoint: a released delta: encoder tensors are differences, all others are whole.
+        base: the ViT that it started from, of the same size.
+    Raises:
+        ValueError: the checkpoint is a whole model of ours, or its encoder tensors have no
+            counterpart of the same shape in the base.
+    """
+    if checkpoint.meta.get("format") == FORMAT_NAME:
+        raise ValueError(
+            f"{checkpoint.source} was saved whole, so there is nothing to add it to: unset "
+            "MODEL.DELTA_BASE (--delta-base)"
+        )
+    state = dict(checkpoint.state_dict)
+    encoder = [name for name in state if name.startswith("backbone.")]
+    for name in encoder:
+        other = base.state_dict.get(name)
+        if other is None and name.endswith((".attn.q_bias", ".attn.v_bias")):
+            continue  # zero in DINOv3's released weights, which some files leave out
+        if other is None or other.shape != state[name].shape:
+            found = "none" if other is None else tuple(other.shape)
+            raise ValueError(
+                f"{base.source} is not the base of {checkpoint.source}: {name} is "
+                f"{tuple(state[name].shape)} in the delta, {found} in the base"
+            )
+        state[name] = state[name].float() + other.float()
+    source = f"{checkpoint.source} + {base.source}"
+    spec = dataclasses.replace(checkpoint.spec, heads=checkpoint.spec.heads or base.spec.heads)
+    return dataclasses.replace(checkpoint, state_dict=state, spec=spec, source=source)
 
 
 def load_weights(cfg, model: nn.Module, *, training: bool = False) -> LoadReport:

@@ -1,27 +1,93 @@
-"""Metadata that our files store next to the tensors, and a check that no file needs pickle."""
+"""What identifies a model: hashes of its weights, and the metadata that our files store."""
 
+import hashlib
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from anoseg_d2.checkpoint.identity import model_tensors
-from anoseg_d2.checkpoint.spec import FORMAT_NAME, FORMAT_VERSION
-from anoseg_d2.checkpoint.transfer import head_name, model_grid, norm_eps
+from anoseg_d2.checkpoint.spec import FORMAT_NAME, FORMAT_VERSION, Checkpoint
+from anoseg_d2.modeling.eomt import EoMT
 from anoseg_d2.modeling.vit import backbone_kind
+from anoseg_d2.utils.files import file_hash
 from anoseg_d2.utils.unwrap import unwrap
 
-__all__ = ["model_meta", "plain"]
+__all__ = [
+    "describe_weights",
+    "head_name",
+    "meta_of_checkpoint",
+    "model_grid",
+    "model_meta",
+    "model_tensors",
+    "plain",
+    "weights_hash",
+]
 
 # Arguments of a class head that its logits depend on, so that they need no config.
 _HEAD_OPTIONS = ("scale", "fixed_scale", "margin", "tau", "form", "inference")
 
 
+def model_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Return parameters and persistent buffers by name, without `torch.compile`'s prefixes."""
+    state = unwrap(model).state_dict(keep_vars=True)
+    return {name.replace("_orig_mod.", ""): tensor for name, tensor in state.items()}
+
+
+def weights_hash(state: Mapping[str, Tensor]) -> str:
+    """Hash tensors by name, dtype, shape and bytes.
+
+    Args:
+        state: names to tensors, on any device.
+    Returns:
+        sha256 in hex, the same for any order of the names.
+    """
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        tensor = state[name].detach().cpu().contiguous()
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)};".encode())
+        # As bytes, because numpy knows no bfloat16.
+        digest.update(memoryview(tensor.reshape(-1).view(torch.uint8).numpy()))
+    return digest.hexdigest()
+
+
+def describe_weights(model: nn.Module, file: str | Path | None = None) -> dict[str, str | None]:
+    """Describe which weights a model holds, so that figures can be traced to them.
+
+    Args:
+        model: the model as it is evaluated, wrapped or not.
+        file: where its weights were read from or saved to, such as `LoadReport.file`; None if no
+            file holds them.
+    Returns:
+        `weights_file`, `weights_file_sha256` (what `sha256sum` prints) and `weights_sha256`, the
+        `weights_hash` of the tensors in the model. The last one does not depend on the file
+        format, and changes when loading converted or initialised anything.
+    """
+    return {
+        "weights_file": None if file is None else str(file),
+        "weights_file_sha256": None if file is None else file_hash(file),
+        "weights_sha256": weights_hash(model_tensors(model)),
+    }
+
+
+def head_name(model: EoMT) -> str | None:
+    """Return the name that the type of the model's class head is registered under, or None."""
+    # Its own name only: a subclass that nobody registered would inherit that of its parent.
+    return vars(type(model.class_head)).get("name")
+
+
+def model_grid(model: EoMT) -> tuple[int, int]:
+    """Return (rows, columns) of the patches that the model sees."""
+    return tuple(model.backbone.patch_embed.grid_size)
+
+
 def model_meta(model: nn.Module) -> dict[str, Any]:
     """Collect, as plain values, what the tensors of a model do not show.
 
+    Args:
+        model: EoMT, wrapped or not.
     Returns:
         format, version, num_known, has_anomaly, head, head_options, num_queries, num_blocks,
         heads, backbone, norm_eps, image_size (H, W), patch_size, grid (rows, columns), pixel_mean
@@ -32,67 +98,81 @@ def model_meta(model: nn.Module) -> dict[str, Any]:
     Raises:
         ValueError: adapters are merged into their weights, so that a reload would add them twice.
     """
-    model = unwrap(model)
-    adapters = _lora_meta(model)
-    head = model.class_head
+    model: EoMT = unwrap(model)
+    head, vit = model.class_head, model.backbone
     options = {key: getattr(head, key) for key in _HEAD_OPTIONS if hasattr(head, key)}
     if options.get("fixed_scale") is not None:
         options["scale"] = options.pop("fixed_scale")
-    attention = getattr(model.backbone.blocks[0], "attn", None)
-    names = getattr(model, "class_names", None)
     meta = {
         "format": FORMAT_NAME,
         "version": FORMAT_VERSION,
         "num_known": model.num_known,
         "has_anomaly": model.has_anomaly,
         "head": head_name(model),
+        # A learned scale is a tensor of the file.
         "head_options": {k: v for k, v in options.items() if isinstance(v, (int, float, str))},
         "num_queries": model.num_queries,
         "num_blocks": model.num_blocks,
-        "heads": getattr(attention, "num_heads", None),
-        "backbone": backbone_kind(model.backbone),
-        "norm_eps": norm_eps(model),
+        "heads": vit.blocks[0].attn.num_heads,
+        "backbone": backbone_kind(vit),
+        "norm_eps": vit.norm.eps,
         "image_size": list(model.image_size),
         "patch_size": model.patch_size,
         "grid": list(model_grid(model)),
-        "class_names": list(names) if names else None,
-        "score_statistics": {
-            name: list(pair) for name, pair in getattr(model, "score_statistics", {}).items()
-        },
-        "averaged": bool(getattr(model, "averaged", False)),
-        "lora": adapters,
+        "class_names": list(model.class_names) if model.class_names else None,
+        "score_statistics": {name: list(pair) for name, pair in model.score_statistics.items()},
+        "averaged": bool(model.averaged),
+        "lora": _lora_meta(model),
     }
-    if adapters:  # what an adapter file leaves to its base
+    if meta["lora"]:  # what an adapter file leaves to its base
         tensors = model_tensors(model)
         meta["frozen"] = sorted(name for name, t in tensors.items() if not t.requires_grad)
     for key in ("pixel_mean", "pixel_std"):
-        statistics = getattr(model, key, None)
-        meta[key] = None if statistics is None else statistics.flatten().tolist()
+        meta[key] = getattr(model, key).flatten().tolist()
     return plain(meta, "meta")
 
 
-def _lora_meta(model: nn.Module) -> dict[str, Any] | None:
-    modules = {}
-    dropout = 0.0
+def _lora_meta(model: EoMT) -> dict[str, Any] | None:
+    modules, dropout = {}, 0.0
     for name, module in model.named_modules():
         if not hasattr(module, "lora_A"):
             continue
         name = name.replace("_orig_mod.", "")
-        if getattr(module, "merged", False):
+        if module.merged:
             raise ValueError(
                 f"{name}: its adapter is merged into the weight; unmerge before saving"
             )
-        enable = getattr(module, "enable_lora", None)
+        enable = getattr(module, "enable_lora", None)  # only of fused layers
         modules[name] = {
             "rank": int(module.r),
             "alpha": float(module.lora_alpha),
             "enable": None if enable is None else [bool(p) for p in enable],
         }
+        # loralib puts a function here where nothing is dropped.
         dropout = float(getattr(module.lora_dropout, "p", 0.0))
     if not modules:
         return None
     first = next(iter(modules.values()))
     return {"rank": first["rank"], "alpha": first["alpha"], "dropout": dropout, "modules": modules}
+
+
+def meta_of_checkpoint(checkpoint: Checkpoint) -> dict[str, Any]:
+    """Return the metadata under which a checkpoint of any format is saved as one of ours.
+
+    Raises:
+        ValueError: a whole EoMT does not say its attention heads.
+    """
+    spec = checkpoint.spec
+    if checkpoint.format in ("anoseg", "anoseg_adapter") and checkpoint.meta:
+        return {**checkpoint.meta, "num_blocks": spec.num_blocks}
+    keys = "num_known has_anomaly head num_queries image_size patch_size grid class_names"
+    keys += " num_blocks backbone norm_eps pixel_mean pixel_std"
+    meta = {key: getattr(spec, key) for key in keys.split()}
+    meta = {key: list(v) if isinstance(v, tuple) else v for key, v in meta.items()}
+    # A bare ViT is completed by the model that it is loaded into; an EoMT must be built from this.
+    meta["heads"] = spec.heads if spec.num_queries is None else spec.attention_heads()
+    meta |= {"format": FORMAT_NAME, "version": FORMAT_VERSION, "lora": None}
+    return plain(meta, "meta")
 
 
 def plain(value: Any, where: str) -> Any:

@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -11,16 +11,16 @@ from torch import Tensor
 
 from anoseg_d2.checkpoint.lora_state import lora_module_names
 from anoseg_d2.checkpoint.names import variant_of
-from anoseg_d2.utils.constants import PIXEL_MEAN, PIXEL_STD
+from anoseg_d2.utils.constants import VIT_SIZES
 
 __all__ = [
+    "FACTS",
     "FORMAT_NAME",
     "FORMAT_VERSION",
     "Checkpoint",
     "ModelSpec",
-    "facts_of_file",
     "has_swiglu",
-    "pixel_statistics",
+    "read_fact",
 ]
 
 FORMAT_NAME = "anoseg_d2"
@@ -38,8 +38,8 @@ _DIMENSIONS = {
     "query.weight": 2,
 }
 
-# Width to attention heads of DINOv2's and DINOv3's ViTs: no tensor's shape shows them.
-_HEADS = {384: 6, 768: 12, 1024: 16, 1536: 24}
+# DINOv2's and DINOv3's attention heads by width: no tensor's shape shows them.
+_HEADS = {size.width: size.heads for size in VIT_SIZES.values()}
 
 
 @dataclass
@@ -68,7 +68,7 @@ class ModelSpec:
         head_options: arguments that the class head was built with.
         class_names: names of the K known classes.
         pixel_mean, pixel_std: input statistics of RGB 0..255.
-        adapters: LoRA modules to `{"rank", "alpha", "enable"}`, as the metadata say.
+        adapters: LoRA modules to `{"rank", "alpha", "enable"}`, as the metadata says.
         has_adapters: whether LoRA tensors are among the weights.
     """
 
@@ -117,7 +117,7 @@ class ModelSpec:
         spec._read_heads(state)
         for name, value in facts.items():
             if value is not None:
-                setattr(spec, name, _read_fact(name, value))
+                setattr(spec, name, read_fact(name, value))
         spec._read_grid(state)
         if spec.image_size is None and spec.grid and spec.patch_size:
             spec.image_size = tuple(side * spec.patch_size for side in spec.grid)
@@ -139,7 +139,7 @@ class ModelSpec:
         found = (re.match(r"backbone\.blocks\.([0-9]+)\.", name) for name in state)
         blocks = {int(match[1]) for match in found if match}
         if blocks and kernel is not None and blocks != set(range(len(blocks))):
-            raise ValueError(f"{len(blocks)} ViT blocks are there, one is numbered {max(blocks)}")
+            raise ValueError(f"found {len(blocks)} ViT blocks, but block index {max(blocks)}")
         self.depth = len(blocks) or None
 
     def _read_heads(self, state: Mapping[str, Tensor]) -> None:
@@ -180,6 +180,29 @@ class ModelSpec:
                 f"{self.width} is none of DINOv2's or DINOv3's; give them (--num-heads)"
             )
         return heads
+
+    def complete(
+        self,
+        num_blocks: int | None = None,
+        heads: int | None = None,
+        image_size: Sequence[int] | None = None,
+    ) -> None:
+        """Add what the file does not state about its model; None adds nothing.
+
+        Raises:
+            ValueError: the file states something else, or patches do not fill the image.
+        """
+        image_size = tuple(image_size) if image_size else None
+        given = {"num_blocks": num_blocks, "heads": heads, "image_size": image_size}
+        for name, value in given.items():
+            known = getattr(self, name)
+            if value and known and known != value:
+                raise ValueError(f"{name} {value} is given, but the checkpoint says {known}")
+            setattr(self, name, known or value)
+        if image_size:
+            if self.patch_size is None or any(side % self.patch_size for side in image_size):
+                raise ValueError(f"image_size {image_size}: patches have {self.patch_size} pixels")
+            self.grid = tuple(side // self.patch_size for side in image_size)
 
     def known(self) -> dict[str, Any]:
         """Return the fields that are known, by name, for printing."""
@@ -223,179 +246,78 @@ def has_swiglu(state: Mapping[str, Tensor]) -> bool:
 # ---- what a file says about its model -------------------------------------------------------
 
 
-def _integer(value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 1_000_000:
-        raise ValueError("a positive integer is needed")
-    return value
-
-
-def _boolean(value: Any) -> bool:
-    if not isinstance(value, bool):
-        raise ValueError("True or False is needed")
-    return value
-
-
-def _text(value: Any) -> str:
-    if not isinstance(value, str):
-        raise ValueError("a name is needed")
-    return value
-
-
-def _positive(value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf:
-        raise ValueError("a positive number is needed")
-    return float(value)
-
-
-def _pair(value: Any) -> tuple[int, int]:
-    if not isinstance(value, (list, tuple)) or len(value) != 2:
-        raise ValueError("two positive integers are needed")
-    return _integer(value[0]), _integer(value[1])
-
-
-def _three(value: Any) -> tuple[float, ...]:
-    numbers = isinstance(value, (list, tuple)) and len(value) == 3
-    if not numbers or not all(isinstance(v, (int, float)) and math.isfinite(v) for v in value):
-        raise ValueError("three numbers are needed")
-    return tuple(float(v) for v in value)
-
-
-def _names(value: Any) -> list[str]:
-    if not isinstance(value, (list, tuple)):
-        raise ValueError("a list of names is needed")
-    return [_text(name) for name in value]
-
-
 def _options(value: Any) -> dict[str, Any]:
-    if not isinstance(value, Mapping) or not all(
-        isinstance(key, str) and isinstance(entry, (int, float, str))
-        for key, entry in value.items()
-    ):
+    if not all(isinstance(entry, (int, float, str)) for entry in dict(value).values()):
         raise ValueError("options with plain values are needed")
-    return dict(value)
+    return {_read(name, str): entry for name, entry in value.items()}
 
 
 def _adapters(value: Any) -> dict[str, dict[str, Any]]:
-    if not isinstance(value, Mapping):
-        raise ValueError("LoRA modules by name are needed")
     return {
-        _text(name): {
-            "rank": _integer(entry["rank"]),
-            "alpha": _positive(entry["alpha"]),
-            "enable": None
-            if entry["enable"] is None
-            else [_boolean(part) for part in entry["enable"]],
+        _read(name, str): {
+            "rank": _read(entry["rank"], int),
+            "alpha": _read(entry["alpha"], float),
+            "enable": None if entry["enable"] is None else _read(entry["enable"], [bool]),
         }
-        for name, entry in value.items()
+        for name, entry in dict(value).items()
     }
 
 
-# How each field that a file may state is checked and converted.
-_READERS: dict[str, Callable[[Any], Any]] = {
-    "heads": _integer,
-    "num_blocks": _integer,
-    "has_anomaly": _boolean,
-    "head": _text,
+# What a file may state about its model, and the form of each: a type, a list of any number of
+# them, a tuple of as many as it has, or a function that reads it.
+FACTS: dict[str, Any] = {
+    "heads": int,
+    "num_blocks": int,
+    "has_anomaly": bool,
+    "head": str,
     "head_options": _options,
-    "class_names": _names,
-    "image_size": _pair,
-    "grid": _pair,
-    "backbone": _text,
-    "norm_eps": _positive,
-    "pixel_mean": _three,
-    "pixel_std": _three,
+    "class_names": [str],
+    "image_size": (int, int),
+    "grid": (int, int),
+    "backbone": str,
+    "norm_eps": float,
+    "pixel_mean": (float, float, float),
+    "pixel_std": (float, float, float),
     "adapters": _adapters,
 }
 
 
-def _read_fact(name: str, value: Any) -> Any:
-    try:
-        return _READERS[name](value)
-    except (ValueError, TypeError, KeyError) as error:
-        raise ValueError(f"its metadata give {name} as {repr(value)[:80]}: {error}") from error
+def _read(value: Any, form: Any) -> Any:
+    """Convert a value to a form of `FACTS`; raises ValueError, TypeError or KeyError if it cannot.
 
-
-def facts_of_file(
-    fmt: str, state: Mapping[str, Tensor], meta: Mapping[str, Any], config: Mapping[str, Any] | None
-) -> dict[str, Any]:
-    """Collect what a file states about its model besides the shapes of its weights.
-
-    Args:
-        fmt: its format.
-        state: cleaned names of the file to tensors.
-        meta: metadata of our own files, else empty.
-        config: config.json next to a Hugging Face file.
-    Returns:
-        fields of `ModelSpec` by name, unchecked.
+    Whole numbers are sizes, so they are positive; no other number is negative either.
     """
-    if meta:
-        facts = {name: meta.get(name) for name in _READERS}
-        lora = meta.get("lora")
-        facts["adapters"] = lora.get("modules") if isinstance(lora, Mapping) else None
-        return facts
-    facts = {}
-    if fmt in ("eomt_official", "huggingface"):
-        facts |= {"head": "linear", "has_anomaly": False}
-        probabilities = state.get("attn_mask_probs")
-        if probabilities is not None:
-            facts["num_blocks"] = probabilities.numel()
-        for key in ("pixel_mean", "pixel_std"):
-            statistics = state.get(f"encoder.{key}", state.get(key))
-            if statistics is not None and statistics.any():  # all 0 in a delta
-                facts[key] = [255.0 * float(value) for value in statistics.flatten()]
-    if fmt == "huggingface" and config:
-        facts |= _facts_of_config(config)
-    return facts
+    if isinstance(form, (list, tuple)):
+        if not isinstance(value, (list, tuple)):
+            raise ValueError("a list is needed")
+        forms = form if isinstance(form, tuple) else form * len(value)
+        if len(forms) != len(value):
+            raise ValueError(f"{len(forms)} values are needed")
+        return type(form)(_read(*pair) for pair in zip(value, forms, strict=True))
+    if not isinstance(form, type):
+        return form(value)
+    # In Python, True is a whole number, and a whole number no float.
+    kinds = (int, float) if form is float else form
+    if not isinstance(value, kinds) or isinstance(value, bool) != (form is bool):
+        raise ValueError(f"a value of type {form.__name__} is needed")
+    if form is int and not 1 <= value <= 1_000_000:
+        raise ValueError("a number in 1..1000000 is needed")
+    if form is float and not 0 <= float(value) < math.inf:
+        raise ValueError("a finite number is needed that is not negative")
+    return form(value)
 
 
-def _facts_of_config(config: Mapping[str, Any]) -> dict[str, Any]:
-    model_type = config.get("model_type", "eomt")
-    if model_type not in ("eomt", "eomt_dinov3"):
-        raise ValueError(
-            f"config.json says model_type {model_type!r}; supported are 'eomt' and 'eomt_dinov3'"
-        )
-    # The defaults are those of transformers, which leaves them out of the file.
-    image, patch = config.get("image_size", 640), config.get("patch_size", 16)
-    image = _pair([image, image] if isinstance(image, int) else image)
-    patch = _integer(patch[0] if isinstance(patch, (list, tuple)) else patch)
-    labels = config.get("id2label") or {}
-    ours = config.get(FORMAT_NAME) or {}
-    if not isinstance(labels, Mapping) or not isinstance(ours, Mapping):
-        raise ValueError(f"config.json: id2label and {FORMAT_NAME} must be objects")
-    has_anomaly = bool(ours.get("has_anomaly", False))
-    names = [labels[key] for key in sorted(labels, key=int)]
-    return {
-        "heads": config.get("num_attention_heads", 16),
-        "norm_eps": config.get("layer_norm_eps", 1e-6),
-        "num_blocks": config.get("num_blocks", 4),
-        "image_size": image,
-        "grid": tuple(side // patch for side in image),
-        "class_names": (names[:-1] if has_anomaly else names) or None,
-        "has_anomaly": has_anomaly,
-    }
-
-
-def pixel_statistics(preprocessor: Mapping[str, Any]) -> dict[str, list[float]]:
-    """Return mean and deviation of RGB 0..255 that a Hugging Face image processor applies.
+def read_fact(name: str, value: Any, form: Any = None) -> Any:
+    """Check and convert what a file states about its model.
 
     Args:
-        preprocessor: content of preprocessor_config.json.
+        name: of the fact, for the message.
+        value: as the file has it.
+        form: see `FACTS`; None for the form that is stated there.
     Raises:
-        ValueError: its values are not numbers.
+        ValueError: the value has another form.
     """
-
-    def applies(step: str) -> bool:
-        return bool(preprocessor.get(f"do_{step}", True))
-
-    factor = preprocessor.get("rescale_factor", 1 / 255) if applies("rescale") else 1.0
-    factor = _positive(factor)
-    statistics = {}
-    for key, name, neutral, default in (
-        ("pixel_mean", "image_mean", 0.0, PIXEL_MEAN),
-        ("pixel_std", "image_std", 1.0, PIXEL_STD),
-    ):
-        values = (neutral,) * 3
-        if applies("normalize"):
-            values = _three(preprocessor.get(name, [v / 255 for v in default]))
-        statistics[key] = [round(value / factor, 6) for value in values]
-    return statistics
+    try:
+        return _read(value, FACTS[name] if form is None else form)
+    except (ValueError, TypeError, KeyError, OverflowError) as error:
+        raise ValueError(f"its metadata gives {name} as {repr(value)[:80]}: {error}") from error

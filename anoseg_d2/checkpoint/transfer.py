@@ -5,18 +5,22 @@ its grid, Q queries. The model is not changed before the whole plan is known to 
 """
 
 import logging
+import math
+import re
+from collections import Counter
 from collections.abc import Iterable
+from dataclasses import dataclass, field
 from fnmatch import fnmatch
+from pathlib import Path
 
 import torch
+from tabulate import tabulate
 from timm.layers import resample_patch_embed
-from torch import Tensor, nn
+from torch import Tensor
 
-from anoseg_d2.checkpoint.delta import warn_of_delta
 from anoseg_d2.checkpoint.formats import BARE_VITS
-from anoseg_d2.checkpoint.identity import model_tensors, weights_hash
 from anoseg_d2.checkpoint.lora_state import lora_module_names, merge_lora_state
-from anoseg_d2.checkpoint.report import LoadReport, LoadRow
+from anoseg_d2.checkpoint.metadata import head_name, model_grid, model_tensors, weights_hash
 from anoseg_d2.checkpoint.rules import (
     fold_position_prefix,
     linear_rows_of_arcface,
@@ -24,34 +28,109 @@ from anoseg_d2.checkpoint.rules import (
     transfer_class_rows,
 )
 from anoseg_d2.checkpoint.spec import Checkpoint
+from anoseg_d2.modeling.eomt import EoMT
 from anoseg_d2.modeling.ratio import RATIO_PREFIX
 from anoseg_d2.modeling.vit import backbone_kind
 from anoseg_d2.utils.constants import ARCFACE_SCALE
 
-__all__ = [
-    "head_name",
-    "load_into",
-    "load_same",
-    "model_grid",
-    "norm_eps",
-]
+__all__ = ["LoadReport", "LoadRow", "load_into", "load_same", "warn_of_delta"]
 
 logger = logging.getLogger(__name__)
 
 EMBED, KERNEL = "backbone.pos_embed", "backbone.patch_embed.proj.weight"
-ROWS, BIAS = "class_head.weight", "class_head.bias"
+ROWS, BIAS, SCALE = "class_head.weight", "class_head.bias", "class_head.scale"
 REGISTERS = "backbone.reg_token"
 # Actions after which a tensor is no longer what was trained.
 UNTRAINED = ("initialised", "inserted", "converted")
 # Parts that a bare ViT does not have, and parts that may start from an initialisation.
 _NEW_PARTS = ("query.", "class_head.", "mask_head.", "upscale.")
-_OPTIONAL = (".reg_token", ".lora_A", ".lora_B", "class_head.scale")
+_OPTIONAL = (".reg_token", ".lora_A", ".lora_B", SCALE)
 # Zero in DINOv3's released weights, so that some files leave them out.
 _ZERO = (".attn.q_bias", ".attn.v_bias")
+# What to do about a tensor of another shape.
+_HINTS = {
+    "query.weight": "; set MODEL.EOMT.NUM_QUERIES to the first number",
+    KERNEL: "; set MODEL.EOMT.SIZE (or WIDTH) to the checkpoint's",
+}
+_LORA_HINT = "; set MODEL.LORA.RANK and TARGETS as the checkpoint had them, or merge it first"
+
+
+@dataclass(frozen=True)
+class LoadRow:
+    """What happened to one tensor; a shape is None if that side does not have the tensor."""
+
+    name: str
+    action: str  # see LoadReport
+    stored: tuple[int, ...] | None = None
+    loaded: tuple[int, ...] | None = None
+    note: str = ""
+
+    def shapes(self) -> str:
+        """Write both shapes, or one where they are equal."""
+        both = [shape for shape in (self.stored, self.loaded) if shape is not None]
+        texts = ["x".join(map(str, shape)) or "scalar" for shape in both]
+        return " -> ".join(dict.fromkeys(texts))
+
+
+@dataclass
+class LoadReport:
+    """What happened to every tensor in one load.
+
+    Attributes:
+        source: what was read, and its format.
+        rows: one LoadRow per tensor of the model and per tensor of the file that went unused.
+            Actions: `loaded` as it is; `resampled` to another grid or patch size; `transferred`
+            without changing what the model computes; `merged` with its adapter; and those that
+            leave it untrained, `initialised`, `inserted` (class rows) and `converted` (to another
+            head or class list). Tensors of the file may be `ignored`.
+        file: what was read, for `describe_weights`; None if it came from memory.
+    """
+
+    source: str
+    rows: list[LoadRow] = field(default_factory=list)
+    file: Path | None = None
+
+    def names(self, action: str) -> list[str]:
+        """Return the names of the tensors that `action` happened to."""
+        return [row.name for row in self.rows if row.action == action]
+
+    def counts(self) -> dict[str, int]:
+        """Count the tensors per action, in order of appearance."""
+        return dict(Counter(row.action for row in self.rows))
+
+    def table(self, leave_out: tuple[str, ...] = ()) -> str:
+        """Lay the rows out as text; numbered siblings with the same fate share a line.
+
+        Args:
+            leave_out: actions whose rows are not shown.
+        Returns:
+            the table; empty if it would have no row.
+        """
+        number = re.compile(r"(?<=\.)\d+(?=\.)")
+        siblings: dict[tuple, list[list[int]]] = {}
+        for row in self.rows:
+            if row.action not in leave_out:
+                line = (number.sub("{}", row.name), row.action, row.shapes(), row.note)
+                siblings.setdefault(line, []).append([int(n) for n in number.findall(row.name)])
+        lines = []
+        for (pattern, *cells), numbers in siblings.items():
+            spans = (_span(set(column)) for column in zip(*numbers, strict=True))
+            lines.append([pattern.format(*spans), *cells])
+        if not lines:
+            return ""
+        return tabulate(lines, headers=["tensor", "action", "shape", "note"], disable_numparse=True)
+
+
+def _span(numbers: set[int]) -> str:
+    low, high = min(numbers), max(numbers)
+    if low == high:
+        return str(low)
+    whole = len(numbers) == high - low + 1 and len(numbers) > 2
+    return f"{{{low}..{high}}}" if whole else "{" + ",".join(map(str, sorted(numbers))) + "}"
 
 
 def load_into(
-    model: nn.Module,
+    model: EoMT,
     checkpoint: Checkpoint,
     *,
     allow_unused: Iterable[str] = (),
@@ -64,7 +143,7 @@ def load_into(
     class lists, adapters that the model lacks merged into their weights.
 
     Args:
-        model: an EoMT, with or without adapters, on any device.
+        model: with or without adapters, on any device.
         checkpoint: of `read_checkpoint`.
         allow_unused: names, dotted prefixes or globs of tensors that may stay unused in the
             checkpoint, or initialised in the model; "num_blocks" allows another number of blocks.
@@ -78,30 +157,37 @@ def load_into(
         ValueError: lists everything that no rule covers, or untrained tensors that are not
             allowed; the model is then unchanged.
     """
-    _require_same_backbone(model, checkpoint)
+    stored, ours = checkpoint.spec.backbone, backbone_kind(model.backbone)
+    if stored and stored != ours:  # one line instead of a page of missing and unknown names
+        raise ValueError(
+            f"{checkpoint.source} is built on {stored}, the model on {ours}; "
+            f"set MODEL.EOMT.BACKBONE {stored}"
+        )
     warn_of_delta(checkpoint)
     plan = _Plan(model, checkpoint, tuple(allow_unused), seed)
-    plan.allow_untrained = allow_untrained
     plan.check_model()
     if checkpoint.format == "anoseg_adapter":
         plan.plan_adapter_file()
-        return _report(plan)
-    # Each rule takes the tensors that it understands, and `plan_rest` accounts for what is left,
-    # so it comes last. Adapters come first, because the weights that they are merged into may be
-    # changed by a later rule. The class head comes before the rest, which would take the final
-    # norm whose gain an ArcFace conversion reads.
-    try:
+    else:
+        # Each rule takes the tensors that it understands, and `plan_rest` accounts for what is
+        # left, so it comes last. Adapters come first, because the weights that they are merged
+        # into may be changed by a later rule. The class head comes before the rest, which would
+        # take the final norm whose gain an ArcFace conversion reads.
         plan.plan_adapters()
-    except ValueError as error:
-        raise ValueError(f"{checkpoint.source}: {error}") from error
-    plan.plan_position_embedding()
-    plan.plan_patch_kernel()
-    plan.plan_class_head()
-    plan.plan_rest()
-    return _report(plan)
+        plan.plan_position_embedding()
+        plan.plan_patch_kernel()
+        plan.plan_class_head()
+        plan.plan_rest()
+    report = plan.commit(allow_untrained)
+    counts = ", ".join(f"{count} {action}" for action, count in report.counts().items())
+    # What was loaded as it is fills a page, and nobody has to look at it.
+    table = report.table(leave_out=("loaded",))
+    logger.info("Loaded %s: %s%s", report.source, counts, f"\n{table}" if table else "")
+    logger.debug("Every tensor of it:\n%s", report.table())
+    return report
 
 
-def load_same(model: nn.Module, checkpoint: Checkpoint) -> None:
+def load_same(model: EoMT, checkpoint: Checkpoint) -> None:
     """Load a checkpoint of exactly this model, with equal names and shapes.
 
     Raises:
@@ -111,47 +197,50 @@ def load_same(model: nn.Module, checkpoint: Checkpoint) -> None:
         raise ValueError(f"{checkpoint.source} was not saved by a training run: cannot resume it")
     plan = _Plan(model, checkpoint, (), 0)
     plan.check_model()
-    ours = {"head": head_name(model), "has_anomaly": getattr(model, "has_anomaly", None)}
+    meta = {**checkpoint.meta, "grid": tuple(checkpoint.spec.grid or ())}
+    ours = {"head": head_name(model), "has_anomaly": model.has_anomaly, "grid": model_grid(model)}
     for key, value in ours.items():
-        if value != checkpoint.meta.get(key):
-            plan.problems.append(f"{key}: {checkpoint.meta.get(key)} saved, {value} in the model")
-    if tuple(checkpoint.spec.grid or ()) != model_grid(model):
-        plan.problems.append(
-            f"grid: {checkpoint.spec.grid} saved, {model_grid(model)} in the model"
-        )
-    missing = set(plan.target) ^ set(plan.source)
-    plan.problems += [f"{name}: only on one side" for name in sorted(missing)]
+        if value != meta.get(key):
+            plan.problems.append(f"{key}: {meta.get(key)} saved, {value} in the model")
+    plan.problems += [f"{n}: only on one side" for n in sorted(set(plan.target) ^ set(plan.source))]
     for name in set(plan.target) & set(plan.source):
         plan.put(name, plan.source[name], "loaded")
     plan.commit()
 
 
-def _require_same_backbone(model: nn.Module, checkpoint: Checkpoint) -> None:
-    """Refuse another backbone in one line instead of a page of missing and unknown names."""
-    stored, ours = checkpoint.spec.backbone, backbone_kind(model.backbone)
-    if stored and stored != ours:
-        raise ValueError(
-            f"{checkpoint.source} is built on {stored}, the model on {ours}; "
-            f"set MODEL.EOMT.BACKBONE {stored}"
+def warn_of_delta(checkpoint: Checkpoint) -> None:
+    """Warn if a checkpoint looks like a difference to other weights, as EoMT's authors release.
+
+    The file itself does not state it. A trained LayerNorm has gains near 1; those of a difference
+    are near 0.
+    """
+    gains = [
+        tensor.float().flatten()
+        for name, tensor in checkpoint.state_dict.items()
+        if name.startswith("backbone.") and name.endswith(("norm1.weight", "norm2.weight"))
+    ]
+    if gains and torch.cat(gains).abs().mean() <= 0.02:
+        logger.warning(
+            "%s: the LayerNorm gains of the encoder are near 0. It looks like a delta that is to "
+            "be added to other weights: name them in MODEL.DELTA_BASE, or add them once with "
+            "`anoseg convert --delta-base`",
+            checkpoint.source,
         )
 
 
-def _report(plan: "_Plan") -> LoadReport:
-    report = plan.commit()
-    counts = ", ".join(f"{count} {action}" for action, count in report.counts().items())
-    # What was loaded as it is fills a page, and nobody has to look at it.
-    table = report.table(leave_out=("loaded",))
-    logger.info("Loaded %s: %s%s", report.source, counts, f"\n{table}" if table else "")
-    logger.debug("Every tensor of it:\n%s", report.table())
-    return report
-
-
 class _Plan:
-    """The decisions of one load; `commit` carries all of them out, or none."""
+    """The decisions of one load; `commit` carries all of them out, or none.
 
-    def __init__(self, model: nn.Module, checkpoint: Checkpoint, allow: tuple[str, ...], seed):
+    Attributes:
+        source: tensors of the file that no rule has taken yet.
+        target: all tensors of the model; `waiting` those that no rule has filled yet.
+        values: what will be written into the model.
+        rows: what the report will say.
+        problems: what no rule covers; a single one stops the load.
+    """
+
+    def __init__(self, model: EoMT, checkpoint: Checkpoint, allow: tuple[str, ...], seed: int):
         self.model, self.checkpoint, self.allow, self.seed = model, checkpoint, allow, seed
-        self.allow_untrained = True
         self.spec = checkpoint.spec
         self.source = dict(checkpoint.state_dict)
         self.target = model_tensors(model)
@@ -166,33 +255,32 @@ class _Plan:
         """Load `value` under `name`; it replaces what the file has there."""
         target, stored = self.waiting.pop(name, None), self.source.pop(name, None)
         if target is None:
-            self.problems.append(f"{name}: the model has no such tensor")
+            problem = "the model has no such tensor"
+        elif value.shape != target.shape:
+            lora = name.endswith((".lora_A", ".lora_B"))
+            hint = _LORA_HINT if lora else _HINTS.get(name, "")
+            shapes = tuple(value.shape), tuple(target.shape)
+            problem = f"{shapes[0]} in the checkpoint, {shapes[1]} in the model{hint}"
+        elif not value.is_floating_point():  # copy_ would convert integers silently
+            problem = f"holds {value.dtype}, not floating-point weights"
+        elif not torch.isfinite(value).all():
+            problem = "holds NaN or infinite values"
+        else:
+            self.values[name] = value
+            origin = None if stored is None else tuple(stored.shape)
+            kinds = [str(t.dtype).split(".")[-1] for t in (stored, target) if t is not None]
+            cast = " to ".join(kinds) if len(set(kinds)) > 1 else ""
+            self.rows.append(LoadRow(name, action, origin, tuple(target.shape), _join(note, cast)))
             return
-        origin = None if stored is None else tuple(stored.shape)
-        if value.shape != target.shape:
-            self.problems.append(
-                f"{name}: {tuple(value.shape)} in the checkpoint, {tuple(target.shape)} in the "
-                f"model{_shape_hint(name)}"
-            )
-            return
-        if not value.is_floating_point():
-            # copy_ would convert integers silently.
-            self.problems.append(f"{name}: holds {value.dtype}, not floating-point weights")
-            return
-        if not torch.isfinite(value).all():
-            self.problems.append(f"{name}: holds NaN or infinite values")
-            return
-        self.values[name] = value
-        kinds = [str(t.dtype).split(".")[-1] for t in (stored, target) if t is not None]
-        if len(set(kinds)) > 1:
-            note = _join(note, " to ".join(kinds))
-        self.rows.append(LoadRow(name, action, origin, tuple(target.shape), note))
+        self.problems.append(f"{name}: {problem}")
 
     def initialise(self, name: str, note: str) -> None:
+        """Leave a tensor of the model as it is."""
         shape = tuple(self.waiting.pop(name).shape)
         self.rows.append(LoadRow(name, "initialised", None, shape, note))
 
     def ignore(self, name: str, note: str) -> None:
+        """Leave a tensor of the file out."""
         shape = tuple(self.source.pop(name).shape)
         self.rows.append(LoadRow(name, "ignored", shape, None, note))
 
@@ -202,43 +290,40 @@ class _Plan:
     # The rules, in the order in which they run.
 
     def check_model(self) -> None:
-        """Refuse differences that no tensor shape would reveal."""
-        stored, ours = self.spec.num_blocks, getattr(self.model, "num_blocks", None)
-        if stored and ours and stored != ours and not self.allowed("num_blocks"):
-            self.problems.append(
-                f"num_blocks: queries enter the last {stored} blocks in the checkpoint, the last "
-                f"{ours} in the model; set MODEL.EOMT.NUM_BLOCKS {stored}"
-            )
-        heads = _attention_heads(self.model)
-        if heads and self.spec.heads and heads != self.spec.heads:
-            self.problems.append(
-                f"attention heads: {self.spec.heads} in the checkpoint, {heads} in the model; "
-                f"set MODEL.EOMT.HEADS {self.spec.heads}"
-            )
-        stored, ours = self.spec.norm_eps, norm_eps(self.model)
-        if stored and ours and abs(stored / ours - 1) > 1e-3 and not self.allowed("norm_eps"):
-            self.problems.append(
-                f"layer norm: eps {stored:g} in the checkpoint, {ours:g} in the model; "
-                f"set MODEL.EOMT.NORM_EPS {stored:g}"
-            )
-        for key in ("pixel_mean", "pixel_std"):
-            ours, stored = getattr(self.model, key, None), getattr(self.spec, key)
-            if ours is None or not stored:
+        """Refuse differences that no tensor's shape would reveal."""
+        model, spec = self.model, self.spec
+        compared = (
+            ("num_blocks", "NUM_BLOCKS", "queries enter the last {} blocks", model.num_blocks),
+            ("heads", "HEADS", "{} attention heads", model.backbone.blocks[0].attn.num_heads),
+            ("norm_eps", "NORM_EPS", "layer norms have eps {:g}", model.backbone.norm.eps),
+        )
+        for name, key, text, ours in compared:
+            stored = getattr(spec, name)
+            if not stored or math.isclose(stored, ours, rel_tol=1e-3):
                 continue
-            ours = [round(float(v), 3) for v in ours.flatten()]
-            if any(abs(a - b) > 0.01 for a, b in zip(ours, stored, strict=True)):
+            # Another number of heads is another network; the other two are a matter of judgement.
+            if name == "heads" or not self.allowed(name):
                 self.problems.append(
-                    f"{key}: the checkpoint was trained with {stored} (0..255), the model has "
-                    f"{ours}; set MODEL.{key.upper()}"
+                    f"{name}: {text.format(stored)} in the checkpoint, {ours:g} in the model; "
+                    f"set MODEL.EOMT.{key} {stored:g}"
+                )
+        for name in ("pixel_mean", "pixel_std"):
+            ours, stored = getattr(model, name).flatten().tolist(), getattr(spec, name)
+            # Files round these to a hundredth of a grey level.
+            if stored and any(abs(a - b) > 0.01 for a, b in zip(ours, stored, strict=True)):
+                self.problems.append(
+                    f"{name}: the checkpoint was trained with {stored} (0..255), the model has "
+                    f"{[round(value, 3) for value in ours]}; set MODEL.{name.upper()}"
                 )
 
     def plan_adapters(self) -> None:
         """Merge adapters that the model lacks; compare alpha of those that it has."""
-        stored = self.spec.adapters
-        theirs, ours = lora_module_names(self.source), set(lora_module_names(self.target))
-        merge = [name for name in theirs if name not in ours]
-        before = self.source
-        self.source = merge_lora_state(before, stored, merge)
+        before, present = self.source, set(lora_module_names(self.target))
+        merge = [name for name in lora_module_names(before) if name not in present]
+        try:
+            self.source = merge_lora_state(before, self.spec.adapters, merge)
+        except ValueError as error:
+            raise ValueError(f"{self.checkpoint.source}: {error}") from error
         for name in merge:
             if f"{name}.weight" in self.waiting:
                 self.put(f"{name}.weight", self.source[f"{name}.weight"], "merged", "LoRA added")
@@ -246,30 +331,34 @@ class _Plan:
                 shape = tuple(before[f"{name}.{part}"].shape)
                 note = "merged into its weight: the model has no adapter here"
                 self.rows.append(LoadRow(f"{name}.{part}", "merged", shape, None, note))
-        self._compare_adapter_scales(name for name in theirs if name in ours)
+        self._compare_adapter_scales()
 
-    def _compare_adapter_scales(self, names: Iterable[str]) -> None:
-        stored = self.spec.adapters
-        scales = _adapter_scales(self.model)
-        for name in (name for name in names if name in stored):
-            scale = stored[name]["alpha"] / stored[name]["rank"]
-            if name in scales and abs(scales[name] - scale) > 1e-9:
+    def _compare_adapter_scales(self) -> None:
+        """Refuse adapters that the model would scale otherwise: no tensor shows alpha."""
+        modules = {n.replace("_orig_mod.", ""): m for n, m in self.model.named_modules()}
+        for name in lora_module_names(self.source):
+            stored, module = self.spec.adapters.get(name), modules.get(name)
+            if stored is None or not hasattr(module, "scaling"):
+                continue
+            theirs, ours = stored["alpha"] / stored["rank"], float(module.scaling)
+            if abs(ours - theirs) > 1e-9:
                 self.problems.append(
-                    f"{name}: LoRA scaled by alpha / rank = {scale:g} in the checkpoint, "
-                    f"{scales[name]:g} in the model; set MODEL.LORA.ALPHA and RANK as it had them, "
+                    f"{name}: LoRA scaled by alpha / rank = {theirs:g} in the checkpoint, "
+                    f"{ours:g} in the model; set MODEL.LORA.ALPHA and RANK as it had them, "
                     "or merge it first (anoseg convert --merge)"
                 )
 
     def plan_adapter_file(self) -> None:
         """Load an adapter file, if the frozen rest of the model is the base that it belongs to."""
         frozen = {name: t for name, t in self.target.items() if name not in self.source}
-        missing = [name for name in self.source if name not in self.target]
-        missing_adapters = [n for n in frozen if n.endswith((".lora_A", ".lora_B"))]
-        self._compare_adapter_scales(lora_module_names(self.source))
-        if missing or missing_adapters:
-            self.problems += [f"{name}: the model has no such tensor" for name in missing]
-            self.problems += [f"{name}: missing in the adapter" for name in missing_adapters]
-        elif weights_hash(frozen) != self.checkpoint.meta.get("base_hash"):
+        unknown = [name for name in self.source if name not in self.target]
+        absent = [name for name in frozen if name.endswith((".lora_A", ".lora_B"))]
+        self._compare_adapter_scales()
+        self.problems += [f"{name}: the model has no such tensor" for name in unknown]
+        self.problems += [f"{name}: missing in the adapter" for name in absent]
+        # A model with other adapters has another frozen part anyway: say only the cause.
+        same = unknown or absent or weights_hash(frozen) == self.checkpoint.meta.get("base_hash")
+        if not same:
             self.problems.append(
                 "the frozen weights of the model are not those that this adapter was trained on; "
                 "load its base checkpoint first (same file, same crop, same patch size)"
@@ -284,8 +373,9 @@ class _Plan:
         stored, target = self.source[EMBED], self.waiting[EMBED]
         grid, prefix = self.spec.grid, self.spec.pos_prefix
         new_grid = model_grid(self.model)
-        new_prefix = target.shape[1] - new_grid[0] * new_grid[1]
+        new_prefix = target.shape[1] - math.prod(new_grid)
         if grid is None or prefix < 0:
+            # Rows that are no square could be any oblong: only equal numbers may be taken as equal.
             if stored.shape != target.shape:
                 self.problems.append(
                     f"{EMBED}: {stored.shape[1]} rows fit no known grid ({grid}); "
@@ -297,13 +387,14 @@ class _Plan:
         notes = []
         head = stored[:, :prefix].float()
         if prefix != new_prefix:
+            # The model only ever sees token plus position, so the sum may move into the token.
             notes.append("positions of the prefix folded into its tokens")
             head = torch.zeros(1, new_prefix, stored.shape[-1])
             folded = fold_position_prefix(self.source, prefix)
             for name in folded.keys() - {EMBED}:
                 self.put(name, folded[name], "transferred", "its position added to it")
         patches = resample_position_embedding(stored[:, prefix:], grid, new_grid)
-        resampled = tuple(grid) != tuple(new_grid)
+        resampled = tuple(grid) != new_grid
         if resampled:
             notes.append(f"grid {grid[0]}x{grid[1]} to {new_grid[0]}x{new_grid[1]}, bicubic")
         action = "resampled" if resampled else ("transferred" if notes else "loaded")
@@ -314,105 +405,85 @@ class _Plan:
         stored, target = self.source.get(KERNEL), self.waiting.get(KERNEL)
         if stored is None or target is None or stored.shape == target.shape:
             return
+        # Another width or number of channels is no resampling; `plan_rest` will name the shapes.
         if stored.dim() == 4 and stored.shape[:2] == target.shape[:2]:
             size = list(target.shape[-2:])
-            value = resample_patch_embed(stored.float(), size)
             note = f"patch {stored.shape[-1]} to {size[-1]} pixels"
-            self.put(KERNEL, value, "resampled", note)
+            self.put(KERNEL, resample_patch_embed(stored.float(), size), "resampled", note)
 
     def plan_class_head(self) -> None:
         """Transfer the class rows between heads and class lists."""
         if ROWS not in self.source or ROWS not in self.waiting:
             return
-        had, reason = self._stored_anomaly()
-        if reason:
-            if not self.allowed("class_head"):
-                self.problems.append(reason)
-            self._reinitialise_head("allowed: class lists differ" if reason else "")
+        num_rows, had = self.source[ROWS].shape[0], self.spec.has_anomaly
+        known = self.model.num_known
+        if had is None:  # a file without metadata: one row too many is the anomaly's
+            had = num_rows - 2 == known
+        stored = num_rows - 1 - int(had)
+        if stored == known:
+            self._compare_head_options()
+            self._plan_class_rows(had)
+            self._plan_class_bias(had)
             return
-        has = bool(getattr(self.model, "has_anomaly", False))
-        self._compare_head_options()
-        note = self._plan_rows(had, has)
-        self._plan_bias(had, has)
-        if note:
-            logger.info("class head: %s", note)
+        if not self.allowed("class_head"):
+            anomaly = " and the anomaly class" if had else ""
+            self.problems.append(
+                f"class_head: {stored} known classes in the checkpoint{anomaly}, {known} in the "
+                f"model. Set MODEL.EOMT.NUM_CLASSES {stored} to keep its classes, or start a new "
+                'head with MODEL.ALLOW_UNUSED_WEIGHTS ["class_head"]'
+            )
+        # Off both sides, also after a problem, or `plan_rest` would name each tensor once more.
+        for name in [n for n in self.source if n.startswith("class_head.")]:
+            self.ignore(name, "allowed: class lists differ")
+        for name in [n for n in self.waiting if n.startswith("class_head.")]:
+            self.initialise(name, "allowed: class lists differ")
 
     def _compare_head_options(self) -> None:
         """Warn if the same head is configured differently, which changes its logits."""
-        head = self.model.class_head
         if head_name(self.model) != self.spec.head:
             return
         for key, stored in self.spec.head_options.items():
-            ours = getattr(head, "fixed_scale" if key == "scale" else key, None)
+            # A learned scale is a tensor, and loaded as such.
+            name = "fixed_scale" if key == "scale" else key
+            ours = getattr(self.model.class_head, name, None)
             if ours is not None and ours != stored:
                 source = self.checkpoint.source
                 logger.warning("class head: %s was %s in %s, is %s here", key, stored, source, ours)
 
-    def _stored_anomaly(self) -> tuple[bool, str]:
-        """Whether the file has the anomaly row, or why its class list does not fit the model's."""
-        num_rows, had = self.source[ROWS].shape[0], self.spec.has_anomaly
-        known = getattr(self.model, "num_known", None)
-        if known is None:
-            known = self.waiting[ROWS].shape[0] - 1 - int(getattr(self.model, "has_anomaly", False))
-        if had is None:
-            had = num_rows - 2 == known
-        stored = num_rows - 1 - int(had)
-        if stored == known:
-            return had, ""
-        return had, (
-            f"class_head: {stored} known classes in the checkpoint"
-            f"{' and the anomaly class' if had else ''}, {known} in the model. Set "
-            f"MODEL.EOMT.NUM_CLASSES {stored} to keep its classes, or start a new head with "
-            'MODEL.ALLOW_UNUSED_WEIGHTS ["class_head"]'
-        )
-
-    def _reinitialise_head(self, note: str) -> None:
-        for name in [n for n in self.source if n.startswith("class_head.")]:
-            self.ignore(name, note)
-        for name in [n for n in self.waiting if n.startswith("class_head.")]:
-            self.initialise(name, note)
-
-    def _plan_rows(self, had: bool, has: bool) -> str:
-        rows, note = transfer_class_rows(self.source[ROWS], had, has, self.seed)
-        action = "inserted" if has and not had else "converted" if note else "loaded"
+    def _plan_class_rows(self, had: bool) -> None:
+        rows, note = transfer_class_rows(self.source[ROWS], had, self.model.has_anomaly, self.seed)
+        action = _row_action(had, self.model.has_anomaly)
         old, new = self.spec.head, head_name(self.model)
         if old == "arcface" and BIAS in self.waiting:
-            state = {**self.source, ROWS: rows}
-            rows, factor = linear_rows_of_arcface(state, self._arcface_scale())
-            note = "; ".join(
-                filter(None, (note, f"unit rows times {factor:.3g} (arcface s / |f|)"))
-            )
+            # The other head multiplies whole vectors, so rows get the length that s would give.
+            scale = self.source.get(SCALE, self.spec.head_options.get("scale") or ARCFACE_SCALE)
+            rows, factor = linear_rows_of_arcface({**self.source, ROWS: rows}, float(scale))
+            note = _join(note, f"unit rows times {factor:.3g} (arcface s / |f|)")
             action = "converted" if action == "loaded" else action
         elif old and new and old != new:
             note = _join(note, f"{old} to {new}, rows keep their direction")
             action = "converted" if action == "loaded" else action
+        if note:
+            logger.info("class head: %s", note)
         self.put(ROWS, rows.to(self.waiting[ROWS].dtype), action, note)
-        return note
+        if old != new and SCALE in self.source:
+            self.ignore(SCALE, "belongs to the arcface head")
 
-    def _arcface_scale(self) -> float:
-        """s of the stored arcface head, learned or fixed."""
-        stored = self.source.get("class_head.scale")
-        options = self.spec.head_options
-        return float(stored) if stored is not None else float(options.get("scale") or ARCFACE_SCALE)
-
-    def _plan_bias(self, had: bool, has: bool) -> None:
+    def _plan_class_bias(self, had: bool) -> None:
         if BIAS in self.source and BIAS in self.waiting:
-            bias, note = transfer_class_rows(self.source[BIAS], had, has)
-            action = "inserted" if has and not had else "converted" if note else "loaded"
-            self.put(BIAS, bias, action, note)
+            bias, note = transfer_class_rows(self.source[BIAS], had, self.model.has_anomaly)
+            self.put(BIAS, bias, _row_action(had, self.model.has_anomaly), note)
         elif BIAS in self.source:
             self.ignore(BIAS, f"{head_name(self.model) or 'the head'} has no bias")
         elif BIAS in self.waiting:
             zero = torch.zeros(self.waiting[BIAS].shape)
             self.put(BIAS, zero, "converted", "zero: the head of the checkpoint has no bias")
-        other_head = head_name(self.model) != self.spec.head
-        if other_head and "class_head.scale" in self.source:
-            self.ignore("class_head.scale", "belongs to the arcface head")
 
     def plan_rest(self) -> None:
         """Load equal names, and account for what is left on either side."""
         for name in [name for name in self.source if name in self.waiting]:
             self.put(name, self.source[name], "loaded")
+        # A ViT that an EoMT format holds without any head is as bare as timm's.
         bare = self.checkpoint.format in BARE_VITS or not any(
             name.startswith(_NEW_PARTS) for name in self.checkpoint.state_dict
         )
@@ -436,7 +507,7 @@ class _Plan:
             self.rows.append(LoadRow(name, "ignored", None, None, reason))
 
     @torch.no_grad()
-    def commit(self) -> LoadReport:
+    def commit(self, allow_untrained: bool = True) -> LoadReport:
         """Write the tensors into the model, unless there is any problem."""
         label = f"{self.checkpoint.source} ({self.checkpoint.format})"
         if self.problems:
@@ -448,79 +519,40 @@ class _Plan:
                 + "\n".join(shown)
                 + "\nTensors that may be left out are named in MODEL.ALLOW_UNUSED_WEIGHTS"
             )
-        self._check_trained(label)
+        self._check_trained(label, allow_untrained)
         for name, value in self.values.items():
             self.target[name].copy_(value)
+        # In the model's order, not in that of the rules; what it does not have comes last.
         order = {name: index for index, name in enumerate(self.target)}
         self.rows.sort(key=lambda row: order.get(row.name, len(order)))
         return LoadReport(label, self.rows, self.checkpoint.file)
 
-    def _check_trained(self, label: str) -> None:
+    def _check_trained(self, label: str, allow_untrained: bool) -> None:
         """Name tensors that nobody has trained as the model would use them, or refuse them."""
-        report = LoadReport(label, self.rows)
-        if any(name == REGISTERS for name in report.names("initialised")):
-            count = self.target[REGISTERS].shape[1]
+        untrained = [row for row in self.rows if row.action in UNTRAINED]
+        if any(row.name == REGISTERS for row in untrained):
             logger.warning(
                 "%s has no register tokens, the model has %d: they start untrained. Set "
                 "MODEL.EOMT.NUM_REGISTERS 0 to build it without them",
                 label,
-                count,
+                self.target[REGISTERS].shape[1],
             )
-        untrained = [row for row in self.rows if row.action in UNTRAINED]
-        if self.allow_untrained or not untrained:
-            return
-        table = LoadReport(label, untrained).table()
-        raise ValueError(
-            f"{label} leaves {len(untrained)} tensors of the model untrained; nothing was loaded:\n"
-            f"{table}\nEvaluate the checkpoint that was trained for this config, change the config "
-            "to the checkpoint's (head, ANOMALY_CLASS, NUM_REGISTERS, LORA, RATIO), or set "
-            "MODEL.ALLOW_UNTRAINED True to use it all the same"
-        )
+        if untrained and not allow_untrained:
+            raise ValueError(
+                f"{label} leaves {len(untrained)} tensors of the model untrained; nothing was "
+                f"loaded:\n{LoadReport(label, untrained).table()}\n"
+                "Evaluate the checkpoint that was trained for this config, change the config to "
+                "the checkpoint's (head, ANOMALY_CLASS, NUM_REGISTERS, LORA, RATIO), or set "
+                "MODEL.ALLOW_UNTRAINED True to use it all the same"
+            )
 
 
-_HINTS = {
-    "query.weight": "; set MODEL.EOMT.NUM_QUERIES to the first number",
-    KERNEL: "; set MODEL.EOMT.SIZE (or WIDTH) to the checkpoint's",
-}
+def _row_action(had: bool, has: bool) -> str:
+    """What happens to class rows when the anomaly row is inserted, dropped or neither."""
+    if had == has:
+        return "loaded"
+    return "inserted" if has else "converted"
 
 
 def _join(*notes: str) -> str:
     return "; ".join(note for note in notes if note)
-
-
-def _shape_hint(name: str) -> str:
-    if name.endswith((".lora_A", ".lora_B")):
-        return "; set MODEL.LORA.RANK and TARGETS as the checkpoint had them, or merge it first"
-    return _HINTS.get(name, "")
-
-
-def model_grid(model: nn.Module) -> tuple[int, int]:
-    """Return (rows, columns) of the patches that the model sees."""
-    grid = getattr(getattr(model.backbone, "patch_embed", None), "grid_size", None)
-    if grid is None:
-        grid = (side // model.patch_size for side in model.image_size)
-    return tuple(grid)
-
-
-def _attention_heads(model: nn.Module) -> int | None:
-    blocks = getattr(getattr(model, "backbone", None), "blocks", None)
-    return getattr(getattr(blocks[0], "attn", None), "num_heads", None) if blocks else None
-
-
-def norm_eps(model: nn.Module) -> float | None:
-    """Return the epsilon of the ViT's layer norms."""
-    return getattr(getattr(model.backbone, "norm", None), "eps", None)
-
-
-def head_name(model: nn.Module) -> str | None:
-    """Return the name that the type of the model's class head is registered under, or None."""
-    # Its own name only: a subclass that nobody registered would inherit that of its parent.
-    return vars(type(getattr(model, "class_head", None))).get("name")
-
-
-def _adapter_scales(model: nn.Module) -> dict[str, float]:
-    return {
-        name.replace("_orig_mod.", ""): float(module.scaling)
-        for name, module in model.named_modules()
-        if hasattr(module, "lora_A") and hasattr(module, "scaling")
-    }

@@ -19,24 +19,25 @@ Exit status: 0 written; 2 a mistake in the call or in a file, which one message 
 """
 
 import argparse
-import json
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 from anoseg_d2.checkpoint import Checkpoint, read_checkpoint
-from anoseg_d2.checkpoint.adapters import adapter_payload, join_adapter
-from anoseg_d2.checkpoint.delta import add_delta, warn_of_delta
+from anoseg_d2.checkpoint.adapters import adapter_payload, join_adapter, merge_adapters
 from anoseg_d2.checkpoint.files import write_checkpoint, write_tensors
-from anoseg_d2.checkpoint.formats_out import to_huggingface, to_official
-from anoseg_d2.checkpoint.from_config import check_shapes
+from anoseg_d2.checkpoint.formats_out import (
+    class_head_of,
+    to_huggingface,
+    to_official,
+    write_folder,
+)
+from anoseg_d2.checkpoint.from_config import add_delta, check_shapes
 from anoseg_d2.checkpoint.hub import push_folder
-from anoseg_d2.checkpoint.lora_state import lora_module_names, merge_lora_state
-from anoseg_d2.checkpoint.spec import FORMAT_NAME, FORMAT_VERSION
+from anoseg_d2.checkpoint.metadata import meta_of_checkpoint
+from anoseg_d2.checkpoint.transfer import warn_of_delta
 from anoseg_d2.report.model_card import guess_base_model, model_card
 from anoseg_d2.report.results import find_results, is_of_weights, read_results
 from anoseg_d2.utils import cli
-from anoseg_d2.utils.files import write_atomic, write_json
 from anoseg_d2.utils.ranges import integer
 
 OPTIONS = {
@@ -69,9 +70,11 @@ def convert(args: argparse.Namespace) -> None:
     if checkpoint.spec.num_queries is not None and checkpoint.format != "anoseg_adapter":
         check_shapes(checkpoint)
     if args.merge:
-        checkpoint = merged(checkpoint)
+        count = len(checkpoint.spec.adapters)
+        checkpoint = merge_adapters(checkpoint)
+        cli.say(f"merged {count} adapters")
     warn_of_delta(checkpoint)
-    complete(checkpoint, args)
+    checkpoint.spec.complete(args.num_blocks, args.num_heads, args.image_size)
     written = WRITERS[args.to](checkpoint, Path(args.output), args)
     sizes = checkpoint.spec.known()
     sizes.pop("adapters", None)  # one line per layer
@@ -155,78 +158,19 @@ def check_output(output: Path, args: argparse.Namespace) -> None:
         raise ValueError(f"{target} exists; remove it or pass --overwrite")
 
 
-def merged(checkpoint: Checkpoint) -> Checkpoint:
-    """Return the checkpoint with its adapters added into their weights.
-
-    Raises:
-        ValueError: there are no adapters, or it is an adapter file without its base.
-    """
-    names = lora_module_names(checkpoint.state_dict)
-    if not names:
-        raise ValueError(f"{checkpoint.source} has no LoRA adapters: nothing to merge")
-    if checkpoint.format == "anoseg_adapter":
-        raise ValueError(f"{checkpoint.source} needs its base weights: give --base")
-    state = merge_lora_state(checkpoint.state_dict, checkpoint.spec.adapters)
-    gone = ("lora", "adapter", "base_hash", "frozen")
-    meta = {key: value for key, value in checkpoint.meta.items() if key not in gone}
-    cli.say(f"merged {len(names)} adapters")
-    spec = replace(checkpoint.spec, adapters={}, has_adapters=False)
-    return replace(checkpoint, state_dict=state, spec=spec, meta=meta | {"lora": None})
-
-
-def complete(checkpoint: Checkpoint, args: argparse.Namespace) -> None:
-    """Add the user's options to what the file states.
-
-    Raises:
-        ValueError: they contradict each other.
-    """
-    spec = checkpoint.spec
-    for key, option in (("num_blocks", "num_blocks"), ("heads", "num_heads")):
-        given, known = getattr(args, option), getattr(spec, key)
-        flag = f"--{option.replace('_', '-')}"
-        if given and known and known != given:
-            raise ValueError(f"{flag} {given}: {args.source} says {known}")
-        setattr(spec, key, known or given)
-    if not args.image_size:
-        return
-    given = tuple(args.image_size)
-    shown = f"--image-size {given[0]} {given[1]}"
-    if spec.image_size and spec.image_size != given:
-        raise ValueError(f"{shown}: {args.source} says {spec.image_size}")
-    if spec.patch_size is None or any(side % spec.patch_size for side in given):
-        raise ValueError(f"{shown}: patches have {spec.patch_size} pixels")
-    spec.image_size, spec.grid = given, tuple(side // spec.patch_size for side in given)
-
-
-def write_official(checkpoint: Checkpoint, output: Path, args: argparse.Namespace) -> str:
-    """Write the official EoMT names: hub layout for .bin, else Lightning's `state_dict`."""
-    state = to_official(checkpoint, approximate=args.approximate)
-    if output.suffix == ".safetensors":
-        write_tensors(state, output)
-    else:
-        write_checkpoint(state if output.suffix == ".bin" else {"state_dict": state}, output)
-    return str(output)
-
-
 def write_huggingface(checkpoint: Checkpoint, output: Path, args: argparse.Namespace) -> str:
-    """Write a folder for `EomtForUniversalSegmentation.from_pretrained`, and upload it if asked."""
+    """Write a folder for transformers with its model card, and upload it if asked."""
     results = find_figures(checkpoint, args)  # report mistakes before anything is written
-    state, config, preprocessor = to_huggingface(checkpoint, approximate=args.approximate)
-    write_tensors(state, output / "model.safetensors")
-    for name, content in (("config", config), ("preprocessor_config", preprocessor)):
-        write_json(output / f"{name}.json", content)
-    spec = checkpoint.spec
-    head = spec.head or ("linear" if spec.has_bias else "arcface")
+    folder = to_huggingface(checkpoint, approximate=args.approximate)
     text = model_card(
         checkpoint,
         args.push or output.resolve().name,
         results,
         license=args.license,
-        base_model=args.base_model or guess_base_model(spec, args.source),
-        approximated=args.approximate and head != "linear",
+        base_model=args.base_model or guess_base_model(checkpoint.spec, args.source),
+        approximated=args.approximate and class_head_of(checkpoint.spec) != "linear",
     )
-    write_atomic(output / "README.md", text.encode())
-    files = ["README.md", "config.json", "preprocessor_config.json", "model.safetensors"]
+    files = write_folder(output, *folder, text)
     if args.push:
         cli.say(f"uploaded to {push_folder(output, args.push, files, args.private)}")
     return f"{output}/ ({', '.join(files)})"
@@ -258,21 +202,20 @@ def find_figures(checkpoint: Checkpoint, args: argparse.Namespace) -> dict | Non
     return None
 
 
+def write_official(checkpoint: Checkpoint, output: Path, args: argparse.Namespace) -> str:
+    """Write the official EoMT names: hub layout for .bin, else Lightning's `state_dict`."""
+    state = to_official(checkpoint, approximate=args.approximate)
+    if output.suffix == ".safetensors":
+        write_tensors(state, output)
+    else:
+        write_checkpoint(state if output.suffix == ".bin" else {"state_dict": state}, output)
+    return str(output)
+
+
 def write_anoseg(checkpoint: Checkpoint, output: Path, args: argparse.Namespace) -> str:
     """Write our own format, with the metadata of the source."""
-    spec = checkpoint.spec
-    if checkpoint.format in ("anoseg", "anoseg_adapter") and checkpoint.meta:
-        meta = dict(checkpoint.meta)
-    else:
-        keys = "num_known has_anomaly head num_queries image_size patch_size grid class_names"
-        keys += " num_blocks backbone norm_eps pixel_mean pixel_std"
-        meta = {key: getattr(spec, key) for key in keys.split()}
-        whole = spec.num_queries is not None
-        meta |= {"format": FORMAT_NAME, "version": FORMAT_VERSION, "lora": None}
-        meta["heads"] = spec.attention_heads() if whole else spec.heads
-    meta["num_blocks"] = spec.num_blocks
     state = {name: tensor.detach() for name, tensor in checkpoint.state_dict.items()}
-    write_checkpoint({"model": state, "meta": json.loads(json.dumps(meta))}, output)
+    write_checkpoint({"model": state, "meta": meta_of_checkpoint(checkpoint)}, output)
     return str(output)
 
 

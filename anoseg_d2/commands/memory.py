@@ -70,20 +70,16 @@ def run(args: argparse.Namespace) -> None:
         raise ValueError(f"--output {output} must end in .pth or .safetensors")
     records = find_records(args)
 
-    from anoseg_d2.checkpoint import model_meta
-    from anoseg_d2.checkpoint.files import write_checkpoint
-    from anoseg_d2.checkpoint.identity import model_tensors
+    from anoseg_d2.checkpoint import save_weights
     from anoseg_d2.modeling.memory import backbone_hash
     from anoseg_d2.prediction.build_memory import add_memory
     from anoseg_d2.prediction.predictor import AnomalyPredictor
 
     model = AnomalyPredictor.from_pretrained(args.weights, args.opts).model
     found = add_memory(model, records, args.rows, args.seed, args.coreset)
-    state = {name: tensor.detach() for name, tensor in model_tensors(model).items()}
-    meta = model_meta(model)
     (block,) = model.patch_maps["memory"].blocks
-    meta["memory"] = {"block": block, "backbone_sha256": backbone_hash(state, block)}
-    write_checkpoint({"model": state, "meta": meta}, output)
+    backbone = backbone_hash(model.state_dict(), block)
+    save_weights(model, output, memory={"block": block, "backbone_sha256": backbone})
     cli.say(f"wrote {output}: {found}")
 
 

@@ -18,11 +18,11 @@ from detectron2.utils import comm
 from torch import nn
 
 import anoseg_d2
-from anoseg_d2.checkpoint.identity import file_hash, model_tensors, weights_hash
+from anoseg_d2.checkpoint.metadata import model_tensors, weights_hash
 from anoseg_d2.engine.evaluate import versions
 from anoseg_d2.evaluation.run_folder import dataset_folder
 from anoseg_d2.utils.config_files import flat_items
-from anoseg_d2.utils.files import read_json, write_json
+from anoseg_d2.utils.files import file_hash, read_json, write_json
 
 __all__ = ["UnfinishedEvaluation"]
 

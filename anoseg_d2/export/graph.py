@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from anoseg_d2.checkpoint.identity import weights_hash
+from anoseg_d2.checkpoint.metadata import weights_hash
 from anoseg_d2.export.fixed_resize import FixedResize
 from anoseg_d2.export.spec import ExportSpec
 from anoseg_d2.modeling import scores, windows

@@ -7,7 +7,7 @@ import yaml
 from huggingface_hub import EvalResult, ModelCardData
 
 from anoseg_d2 import __version__
-from anoseg_d2.checkpoint.identity import weights_hash
+from anoseg_d2.checkpoint.metadata import weights_hash
 from anoseg_d2.checkpoint.spec import Checkpoint, ModelSpec
 from anoseg_d2.utils.constants import VIT_SIZES
 

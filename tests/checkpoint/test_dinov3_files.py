@@ -4,15 +4,14 @@ import pytest
 import timm
 import torch
 import transformers
+from checkpoint_models import save_adapter
 
 from anoseg_d2 import AnomalyPredictor
 from anoseg_d2.checkpoint import (
     AnosegCheckpointer,
     build_config_overrides,
-    load_adapter,
     load_into,
     read_checkpoint,
-    save_adapter,
 )
 from anoseg_d2.checkpoint.formats_out import to_official
 from anoseg_d2.commands import convert
@@ -207,7 +206,7 @@ def test_a_checkpoint_of_ours_comes_back_with_adapters_and_without(tmp_path):
     save_adapter(source, tmp_path / "adapter.pth")
     base = model(seed=2, lora=True)
     base.load_state_dict({n: t for n, t in source.state_dict().items() if "lora" not in n}, False)
-    load_adapter(base, tmp_path / "adapter.pth")
+    load_into(base, read_checkpoint(tmp_path / "adapter.pth"))
     assert torch.equal(logits(base), logits(source))
 
 

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from loralib import MergedLinear
 
 from anoseg_d2.checkpoint.formats import clean_names, recognise, to_anoseg
-from anoseg_d2.checkpoint.identity import weights_hash
 from anoseg_d2.checkpoint.lora_state import lora_delta, merge_lora_state
+from anoseg_d2.checkpoint.metadata import weights_hash
 from anoseg_d2.checkpoint.rules import fold_position_prefix, linear_rows_of_arcface
 from anoseg_d2.checkpoint.spec import ModelSpec
 

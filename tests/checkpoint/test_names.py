@@ -68,12 +68,12 @@ def test_every_tensor_of_a_model_survives_the_round_trip(key):
 @pytest.mark.parametrize(
     "facts, message",
     [
-        ({"heads": "six"}, "heads as 'six': a positive integer"),
+        ({"heads": "six"}, "heads as 'six': .*int"),
         ({"num_blocks": True}, "num_blocks as True"),
         ({"num_blocks": 10**9}, "num_blocks"),
-        ({"has_anomaly": 1}, "has_anomaly as 1: True or False"),
+        ({"has_anomaly": 1}, "has_anomaly as 1: .*bool"),
         ({"grid": (4, 0)}, "grid"),
-        ({"grid": "44"}, "grid as '44': two positive integers"),
+        ({"grid": "44"}, "grid as '44': .*list"),
         ({"class_names": [1, 2]}, "class_names"),
         ({"pixel_std": [1.0, float("nan"), 2.0]}, "pixel_std"),
         ({"norm_eps": -1.0}, "norm_eps"),
@@ -92,5 +92,5 @@ def test_blocks_that_are_missing_in_the_middle_are_noticed():
         "backbone.blocks.0.norm1.weight": torch.zeros(8),
         "backbone.blocks.999999999.norm1.weight": torch.zeros(8),
     }
-    with pytest.raises(ValueError, match="2 ViT blocks are there, one is numbered 999999999"):
+    with pytest.raises(ValueError, match="2 ViT blocks.*999999999"):
         ModelSpec.from_state(state, {})

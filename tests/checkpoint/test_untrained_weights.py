@@ -14,7 +14,7 @@ from anoseg_d2.checkpoint import (
     weights_hash,
 )
 from anoseg_d2.checkpoint.from_config import load_weights
-from anoseg_d2.checkpoint.identity import file_hash
+from anoseg_d2.utils.files import file_hash
 
 
 def saved(model, folder):

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from checkpoint_models import save_adapter
 from huggingface_hub import errors
 from PIL import Image
 from torch.nn import functional as F
@@ -18,10 +19,9 @@ from anoseg_d2.checkpoint import (
     load_into,
     model_meta,
     read_checkpoint,
-    save_adapter,
     weights_hash,
 )
-from anoseg_d2.checkpoint.delta import add_delta
+from anoseg_d2.checkpoint.from_config import add_delta
 from anoseg_d2.checkpoint.spec import ModelSpec
 from anoseg_d2.commands import convert
 from anoseg_d2.modeling import EoMT

@@ -10,15 +10,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from checkpoint_models import save_adapter
 from PIL import Image
 
-from anoseg_d2.checkpoint import AnosegCheckpointer, save_adapter, weights_hash
-from anoseg_d2.checkpoint.identity import file_hash
+from anoseg_d2.checkpoint import AnosegCheckpointer, weights_hash
 from anoseg_d2.commands import export as tool
 from anoseg_d2.export.check import draw_image
 from anoseg_d2.export.spec import Difference, ExportCheckError
 from anoseg_d2.modeling.lora import merge_lora
 from anoseg_d2.prediction.predictor import AnomalyPredictor
+from anoseg_d2.utils.files import file_hash
 
 ROOT = Path(__file__).resolve().parents[2]
 NAMES = ["road", "pavement", "sky"]

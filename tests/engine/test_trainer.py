@@ -17,7 +17,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from anoseg_d2.checkpoint import AnosegCheckpointer
 from anoseg_d2.checkpoint.from_config import resolve_weights
-from anoseg_d2.checkpoint.identity import model_tensors
+from anoseg_d2.checkpoint.metadata import model_tensors
 from anoseg_d2.config import check_config
 from anoseg_d2.data.builtin import register_cards
 from anoseg_d2.data.loader import training_dicts

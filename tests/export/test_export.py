@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from anoseg_d2.checkpoint import load_into, read_checkpoint
-from anoseg_d2.checkpoint.identity import weights_hash
+from anoseg_d2.checkpoint.metadata import weights_hash
 from anoseg_d2.data.image_io import read_image
 from anoseg_d2.export import write as export
 from anoseg_d2.export.check import _compare, draw_image, open_session, run_file
