@@ -1,21 +1,19 @@
-"""Every configuration key of the project: its default, its meaning and its range.
+"""Every configuration key of the project, once: its default, what it may be, and its meaning.
 
-The comment above a key or behind it is its meaning in docs/config.md; keys of detectron2 that are
-read here have theirs in `RANGES`.
-
-Neither torch nor detectron2 is imported before a config is built, so that a misspelt key is
-answered at once.
+docs/config.md is made from `KEYS`. Options that a class holds, such as those of adapters, are
+declared there (`utils/options.py`), and their keys are taken from its fields.
 """
 
 import functools
-import importlib.util
-import math
-from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
+from collections.abc import Callable, Iterable
 
+from anoseg_d2.modeling.heads import CLASS_HEADS
+from anoseg_d2.modeling.lora import LoraOptions
+from anoseg_d2.modeling.postprocess import POSTPROCESS
+from anoseg_d2.modeling.scores import PATCH_MAPS, available_scores
+from anoseg_d2.modeling.vit import EoMTOptions, VitOptions, check_image_size
 from anoseg_d2.utils.cli import import_modules
 from anoseg_d2.utils.config_files import (
-    assigned_keys,
     find_config,
     flat_items,
     override_pairs,
@@ -23,27 +21,11 @@ from anoseg_d2.utils.config_files import (
     require_key,
     set_value,
 )
-from anoseg_d2.utils.constants import (
-    ARCFACE_SCALE,
-    NO_OBJECT_WEIGHT,
-    PIXEL_MEAN,
-    PIXEL_STD,
-    VIT_SIZES,
-)
-from anoseg_d2.utils.ranges import Rule, integer, number, one_of, sequence, text
+from anoseg_d2.utils.constants import ARCFACE_SCALE, NO_OBJECT_WEIGHT, PIXEL_MEAN, PIXEL_STD
+from anoseg_d2.utils.options import Key, keys_of, options_of
+from anoseg_d2.utils.ranges import Rule, flag, integer, number, one_of, registered, sequence, text
 
-__all__ = [
-    "CHECKS",
-    "RANGES",
-    "add_anoseg_config",
-    "changed_keys",
-    "check_config",
-    "check_key_names",
-    "load_config",
-]
-
-# Patches of a window: attention compares each with each, so this needs about 100 GiB already.
-MAX_TOKENS = 65_536
+__all__ = ["CHECKS", "KEYS", "add_anoseg_config", "changed_keys", "check_config", "load_config"]
 
 
 def load_config(
@@ -69,7 +51,11 @@ def load_config(
     cfg = get_cfg()
     add_anoseg_config(cfg)
     known = [key for key, _ in flat_items(cfg)]
-    for key, value in _given_items(config_file, overrides):
+    file = find_config(config_file) if config_file else None
+    for key, value in flat_items(read_yaml(file)) if file else ():
+        require_key(key, known, f" in {file}")
+        set_value(cfg, key, value)
+    for key, value in override_pairs(overrides or []):
         require_key(key, known)
         set_value(cfg, key, value)
     cfg.MODEL.IMPORTS = list(dict.fromkeys([*imports, *cfg.MODEL.IMPORTS]))
@@ -77,28 +63,24 @@ def load_config(
     return cfg
 
 
-def check_key_names(config_file: str = "", overrides: Iterable | None = None) -> None:
-    """Refuse a misspelt key or a missing file at once: takes no torch, no detectron2.
+def add_anoseg_config(cfg) -> None:
+    """Add the project's keys to detectron2's defaults, in place.
 
-    Raises:
-        FileNotFoundError, ValueError: as `load_config`.
+    Args:
+        cfg: node from `detectron2.config.get_cfg()`.
     """
-    found = importlib.util.find_spec("detectron2")
-    if found is None:
-        return  # importing it will say so
-    defaults = Path(found.origin).parent / "config" / "defaults.py"
-    cfg = assigned_keys(defaults.read_text(encoding="utf-8"), "_C")
-    _add_keys(cfg)
-    known = [key for key, _ in flat_items(cfg)]
-    for key, _ in _given_items(config_file, overrides):
-        require_key(key, known)
+    import torch
 
-
-def _given_items(config_file: str, overrides: Iterable | None) -> Iterator[tuple[str, object]]:
-    """Yield the keys and values of a file and then of the command line."""
-    if config_file:
-        yield from flat_items(read_yaml(find_config(config_file)))
-    yield from override_pairs(overrides or [])
+    cfg.MODEL.DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+    for key, entry in KEYS.items():
+        if entry.default is THEIRS:
+            continue
+        *parts, leaf = key.split(".")
+        node = cfg
+        for part in parts:
+            node = node.setdefault(part, type(cfg)())
+        # Each config gets a list of its own, so that changing one changes no default.
+        node[leaf] = list(entry.default) if isinstance(entry.default, list) else entry.default
 
 
 def check_config(cfg) -> None:
@@ -108,23 +90,28 @@ def check_config(cfg) -> None:
         ValueError: names the key, its value and its range, or the key to use instead.
         ImportError: a module of MODEL.IMPORTS is missing.
     """
-    RANGES["MODEL.IMPORTS"].check("MODEL.IMPORTS", cfg.MODEL.IMPORTS)
+    # These modules may add names to registries, and checks of their own.
+    KEYS["MODEL.IMPORTS"].rule.check("MODEL.IMPORTS", cfg.MODEL.IMPORTS)
     import_modules(cfg.MODEL.IMPORTS)
+    _refuse_unread_keys(cfg)
+    for key, entry in KEYS.items():
+        entry.rule.check(key, _get(cfg, key))
+    for check in CHECKS:
+        check(cfg)
+
+
+def _refuse_unread_keys(cfg) -> None:
+    """Refuse detectron2 keys that were changed although nothing here reads them."""
     defaults = _defaults()
-    for key, value in flat_items(cfg):
-        if key not in defaults:
-            continue  # a key of the user's own
-        default, is_read = defaults[key], key in RANGES or key in READ_FLAGS
-        if isinstance(default, bool) and is_read and not isinstance(value, bool):
-            raise ValueError(f"{key} is {value!r}; it must be True or False")
-        if key in _detectron2_keys() and not is_read and _lists(value) != _lists(default):
+    for key in _detectron2_keys():
+        if key in KEYS and KEYS[key].rule is not FIXED:
+            continue
+        value, default = _get(cfg, key), defaults[key]
+        if _lists(value) != _lists(default):
             raise ValueError(
                 f"{key} is {value!r}, but nothing here reads it: leave it at {default!r} and "
                 f"{_instead(key)}"
             )
-    for key, rule in RANGES.items():
-        rule.check(key, _get(cfg, key))
-    _check_together(cfg)
 
 
 def changed_keys(cfg) -> dict[str, object]:
@@ -138,7 +125,7 @@ def changed_keys(cfg) -> dict[str, object]:
 
 
 def _lists(value):
-    """Tuples as lists, which is what they become in a config file."""
+    """Return tuples as lists, which is what they become in a config file."""
     return [_lists(entry) for entry in value] if isinstance(value, (list, tuple)) else value
 
 
@@ -147,10 +134,10 @@ def _get(cfg, key: str):
 
 
 @functools.cache
-def _detectron2_keys() -> frozenset[str]:
+def _detectron2_keys() -> tuple[str, ...]:
     from detectron2.config import get_cfg
 
-    return frozenset(key for key, _ in flat_items(get_cfg()))
+    return tuple(key for key, _ in flat_items(get_cfg()))
 
 
 @functools.cache
@@ -162,305 +149,17 @@ def _defaults() -> dict[str, object]:
     return dict(flat_items(cfg))
 
 
-def _check_together(cfg) -> None:
-    """Check what several keys must agree on."""
-    node, size = cfg.MODEL.EOMT, VIT_SIZES[cfg.MODEL.EOMT.SIZE]
-    depth, width = node.DEPTH or size.depth, node.WIDTH or size.width
-    heads = node.HEADS or size.heads
-    criterion, lora, solver = cfg.MODEL.CRITERION, cfg.MODEL.LORA, cfg.SOLVER
-    # Rotary positions turn pairs of channels along two axes, so a head has a multiple of four.
-    step = 4 * heads if node.BACKBONE == "dinov3" else heads
-    if width % step:
-        raise ValueError(
-            f"MODEL.EOMT.WIDTH is {width}; with MODEL.EOMT.HEADS {heads} it must be a multiple of "
-            f"{step}"
-        )
-    if node.SIZE == "G" and node.BACKBONE == "dinov3":
-        raise ValueError("MODEL.EOMT.SIZE is 'G'; with MODEL.EOMT.BACKBONE dinov3: S, B or L")
-    if any(side % node.PATCH_SIZE for side in cfg.INPUT.CROP_SIZE):
-        near = [max(1, round(s / node.PATCH_SIZE)) * node.PATCH_SIZE for s in cfg.INPUT.CROP_SIZE]
-        raise ValueError(
-            f"INPUT.CROP_SIZE {tuple(cfg.INPUT.CROP_SIZE)} is not divisible by "
-            f"MODEL.EOMT.PATCH_SIZE {node.PATCH_SIZE}; nearest: {tuple(near)}"
-        )
-    tokens = math.prod(side // node.PATCH_SIZE for side in cfg.INPUT.CROP_SIZE)
-    if tokens > MAX_TOKENS:
-        raise ValueError(
-            f"INPUT.CROP_SIZE {tuple(cfg.INPUT.CROP_SIZE)} with MODEL.EOMT.PATCH_SIZE "
-            f"{node.PATCH_SIZE} has {tokens:,} patches; at most {MAX_TOKENS:,}"
-        )
-    if depth < node.NUM_BLOCKS:
-        raise ValueError(f"MODEL.EOMT.NUM_BLOCKS is {node.NUM_BLOCKS}; the ViT has {depth} blocks")
-    if width < lora.RANK:
-        raise ValueError(f"MODEL.LORA.RANK is {lora.RANK}; the ViT's width allows 1..{width}")
-    if lora.BLOCKS and not lora.BLOCKS[0] <= lora.BLOCKS[-1] < depth:
-        raise ValueError(
-            f"MODEL.LORA.BLOCKS is {list(lora.BLOCKS)}; it must be [first, last] with "
-            f"0 <= first <= last <= {depth - 1}, or empty for all blocks"
-        )
-    if cfg.MODEL.RATIO.ALONE and lora.ENABLED:
-        raise ValueError(
-            "MODEL.RATIO.ALONE is True and so is MODEL.LORA.ENABLED, but nothing except the ratio "
-            "head trains then; leave LORA off: adapters of the checkpoint are merged as it is read"
-        )
-    if criterion.OUTLIER_UPPER > criterion.OUTLIER_LOWER:
-        raise ValueError(
-            f"MODEL.CRITERION.OUTLIER_UPPER is {criterion.OUTLIER_UPPER}; it must be at most "
-            f"OUTLIER_LOWER, {criterion.OUTLIER_LOWER}"
-        )
-    if solver.WARMUP_NEW + solver.WARMUP_VIT > 1:
-        raise ValueError(
-            f"SOLVER.WARMUP_NEW {solver.WARMUP_NEW} and SOLVER.WARMUP_VIT {solver.WARMUP_VIT} "
-            "are fractions of one run: together they must be at most 1"
-        )
-    if solver.IMS_PER_BATCH % solver.ACCUMULATION:
-        raise ValueError(
-            f"SOLVER.IMS_PER_BATCH {solver.IMS_PER_BATCH} is not divisible by "
-            f"SOLVER.ACCUMULATION {solver.ACCUMULATION}"
-        )
-    if solver.REFERENCE_WORLD_SIZE and solver.IMS_PER_BATCH % solver.REFERENCE_WORLD_SIZE:
-        raise ValueError(
-            f"SOLVER.IMS_PER_BATCH {solver.IMS_PER_BATCH} is not divisible by "
-            f"SOLVER.REFERENCE_WORLD_SIZE {solver.REFERENCE_WORLD_SIZE}"
-        )
-    if cfg.SOLVER.BEST_FIGURE and not cfg.TEST.EVAL_PERIOD:
-        raise ValueError(
-            f"SOLVER.BEST_FIGURE is {cfg.SOLVER.BEST_FIGURE!r}, but TEST.EVAL_PERIOD is 0: nothing "
-            "is evaluated before the end of the run; set the period in steps"
-        )
-    for check in CHECKS:
-        check(cfg)
-
-
-def add_anoseg_config(cfg) -> None:
-    """Add the project's keys to detectron2's defaults, in place.
-
-    Args:
-        cfg: node from `detectron2.config.get_cfg()`.
-    """
-    import torch
-
-    cfg.MODEL.DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-    _add_keys(cfg)
-
-
-def _add_keys(cfg) -> None:
-    # Tracker that gets figures and pictures as well as TensorBoard, if it is installed
-    cfg.TRACKER = "none"
-    cfg.MODEL.META_ARCHITECTURE = "EoMT"  # the network, by its name in detectron2's registry
-    # Mean of the training images, RGB in 0..255; subtracted once, inside the model
-    cfg.MODEL.PIXEL_MEAN = list(PIXEL_MEAN)
-    cfg.MODEL.PIXEL_STD = list(PIXEL_STD)  # their standard deviation, likewise
-    cfg.MODEL.IMPORTS = []  # Python modules that register heads, scores or filters of your own
-    _add_model_keys(cfg)
-    _add_head_keys(cfg)
-    _add_criterion_keys(cfg)
-    _add_lora_keys(cfg)
-    _add_ratio_keys(cfg)
-    _add_data_keys(cfg)
-    _add_solver_keys(cfg)
-    _add_test_keys(cfg)
-
-
-def _add_model_keys(cfg) -> None:
-    node = cfg.MODEL.EOMT = type(cfg)()
-    node.BACKBONE = "dinov2"  # kind of ViT: dinov2, or dinov3 (rotary positions)
-    node.SIZE = "L"  # S, B, L, G: ViT small to giant (G: only DINOv2); query blocks follow it
-    node.DEPTH = 0  # blocks of the ViT; a custom ViT sets DEPTH, WIDTH and HEADS
-    node.WIDTH = 0  # channels of the ViT
-    node.HEADS = 0  # attention heads of the ViT
-    node.PATCH_SIZE = 16  # side of a patch, pixels; 14-pixel weights are resampled when loaded
-    # Register tokens: DINOv3 and DINOv2 with registers have 4, DINOv2 without has 0
-    node.NUM_REGISTERS = 4
-    node.NUM_CLASSES = 19  # K, the number of known classes
-    node.ANOMALY_CLASS = False  # learn the anomaly as class K, from pasted objects
-    node.NUM_QUERIES = 100  # learned queries, each of which predicts one mask and its class
-    node.NUM_BLOCKS = 0  # last ViT blocks that see the queries; 0: by SIZE (S, B 3; L 4; G 5)
-    node.DROP_PATH = 0.0  # stochastic depth of the ViT
-    # Epsilon of the ViT's layer norms; 0: the backbone's own (1e-6, DINOv3 1e-5)
-    node.NORM_EPS = 0.0
-    # Queries attend to their own masks in training, less and less within a run; off in fine-tuning
-    node.MASKED_ATTENTION = True
-    node.ANNEALING_POWER = 0.9  # a mask is kept with probability (1 - progress)^power
-    # What is not kept for the backward pass: none; heads (predictions: half the memory, no slower);
-    # all (ViT blocks too, which are computed again: least memory, slower)
-    node.RECOMPUTE = "heads"
-    node.COMPILE = False  # compile the ViT blocks with torch.compile
-    # Weights that the encoder of MODEL.WEIGHTS is a difference to (EoMT's DINOv3 releases)
-    cfg.MODEL.DELTA_BASE = ""
-    # Names or prefixes of tensors that may stay unused in a checkpoint, such as "class_head"
-    cfg.MODEL.ALLOW_UNUSED_WEIGHTS = []
-    # Evaluate also with tensors that the checkpoint lacks, or that were converted, not trained
-    cfg.MODEL.ALLOW_UNTRAINED = False
-
-
-def _add_head_keys(cfg) -> None:
-    node = cfg.MODEL.HEAD = type(cfg)()
-    node.NAME = "linear"  # class head; your own is registered by a module of MODEL.IMPORTS
-    node.LOGIT_NORM = type(cfg)()
-    node.LOGIT_NORM.TAU = 0.04  # temperature that normalised logits are divided by
-    # What is normalised; logits: the vector of logits (Wei et al. 2022); cosine: features and rows
-    node.LOGIT_NORM.FORM = "logits"
-    # Logits at inference; trained: normalised as in training; raw: W x + b
-    node.LOGIT_NORM.INFERENCE = "trained"
-    node.ARCFACE = type(cfg)()
-    node.ARCFACE.SCALE = ARCFACE_SCALE  # factor on the cosines
-    node.ARCFACE.LEARN_SCALE = False  # train that factor too
-    node.ARCFACE.MARGIN = 0.5  # added to the angle of the true class, radians; known classes only
-    node.ARCFACE.MARGIN_RAMP = 0.1  # fraction of the run over which the margin grows; 0: none
-
-
-def _add_criterion_keys(cfg) -> None:
-    node = cfg.MODEL.CRITERION = type(cfg)()
-    node.MASK_WEIGHT = 5.0  # weight of the binary cross entropy of masks
-    node.DICE_WEIGHT = 5.0  # weight of the dice loss of masks
-    node.CLASS_WEIGHT = 2.0  # weight of the cross entropy of classes
-    node.NO_OBJECT_WEIGHT = NO_OBJECT_WEIGHT  # weight of the no-object class in it
-    node.MATCH_MASK_COST = 5.0  # weight of the mask loss in matching queries with classes
-    node.MATCH_DICE_COST = 5.0  # weight of the dice loss in matching
-    node.MATCH_CLASS_COST = 2.0  # weight of the class probability in matching
-    node.MATCH_POINTS = 12544  # points of an image at which masks are matched
-    node.LOSS_POINTS = 12544  # points of a matched mask at which the loss is taken
-    # LOSS_POINTS are chosen from this many times as many random ones
-    node.OVERSAMPLE_RATIO = 3.0
-    node.IMPORTANCE_RATIO = 0.75  # fraction of LOSS_POINTS where the mask is least certain
-    # What void pixels do; negative: they push every mask down; exclude: they have no loss
-    node.VOID = "negative"
-    node.OUTLIER_WEIGHT = 0.0  # weight of RbA's hinge on pasted and known pixels; 0: none
-    node.OUTLIER_UPPER = -0.7  # the hinge pushes the RbA score of known pixels below this
-    node.OUTLIER_LOWER = -0.1  # the hinge pushes the RbA score of pasted pixels above this
-
-
-def _add_lora_keys(cfg) -> None:
-    node = cfg.MODEL.LORA = type(cfg)()
-    node.ENABLED = False  # freeze the ViT and train low-rank adapters in it
-    node.TARGETS = ["q", "k", "v", "proj", "fc1", "fc2"]  # the layers that get adapters
-    node.RANK = 8  # rank of an adapter
-    node.ALPHA = 16.0  # an adapter's output is multiplied by ALPHA / RANK
-    node.DROPOUT = 0.1  # dropout on the input of the adapters
-    node.BLOCKS = []  # [first, last] ViT block with adapters, inclusive; empty: all
-    node.TRAIN_NORMS = False  # train the layer norms of the ViT too
-    node.LR_FACTOR = 3.0  # learning rate of the adapters over BASE_LR
-
-
-def _add_ratio_keys(cfg) -> None:
-    node = cfg.MODEL.RATIO = type(cfg)()
-    node.ENABLED = False  # train a head for the `ratio` score next to the rest, on pasted objects
-    node.ALONE = False  # train only that head: the checkpoint it is trained on stays as it is
-    node.CELLS = 4  # cells along each side of a patch, each with a score of its own
-    node.THRESHOLD = 0.5  # a cell is unknown where more than this fraction of its pixels is
-    node.LR_FACTOR = 10.0  # learning rate of the head over BASE_LR
-
-
-def _add_data_keys(cfg) -> None:
-    cfg.DATASETS.CARDS = []  # dataset cards to register: yaml files, or names of shipped cards
-    # Accept another number of images than a dataset is known to have
-    cfg.DATASETS.ALLOW_COUNT_MISMATCH = False
-    cfg.INPUT.FORMAT = "RGB"  # order of the channels
-    cfg.INPUT.MIN_SIZE_TEST = 0  # detectron2's predictor resizes nothing, because windows do
-    cfg.INPUT.CROP_SIZE = (1024, 1024)  # (H, W) that the model sees, divisible by PATCH_SIZE
-    cfg.INPUT.COLOR_JITTER = True  # change brightness, contrast, saturation and hue in training
-    # Range of a random factor in training, on the scale that fits the image inside the crop
-    cfg.INPUT.SCALE_JITTER = (0.5, 2.0)
-    cfg.INPUT.FLIP = True  # mirror half of the training images
-    cfg.INPUT.WINDOW_BATCH = 0  # most windows that are predicted at once, of all images
-    node = cfg.INPUT.CUT_PASTE = type(cfg)()  # pasting while loading, without the offline generator
-    node.ENABLED = False  # paste unknown objects while loading
-    # COCO's instances_train2017.json, relative to DETECTRON2_DATASETS or absolute
-    node.COCO_JSON = ""
-    node.COCO_IMAGES = ""  # the folder of its photographs, likewise
-    node.CUTOUTS = ""  # folder of images with an alpha channel, pasted as unknown objects
-    node.TEXTURES = ""  # folder of photographs that fill random blobs
-    node.STUFF_JSON = ""  # COCO's stuff_*.json: patches of surfaces out of COCO_IMAGES
-    # COCO categories that are never pasted as unknown objects; empty: those that Cityscapes knows
-    node.DROP_CATEGORIES = []
-    node.MIN_AREA = 1000.0  # least area of a COCO object, pixels
-    node.KEEP_CUT = False  # take objects that their photograph's border cuts off (the paper does)
-    node.RATIO = 0.5  # fraction of the images that receive objects (the paper: 1.0)
-    node.COUNT = (1, 3)  # fewest and most unknown objects of an image
-    node.PARTS = 0.0  # fraction of the unknown objects of which only a random part is pasted
-    node.CONTROL_OBJECTS = 0  # at most this many known COCO objects under their own label
-    node.CONTROL_LEAST = 0  # at least this many known COCO objects
-    # At most this many segments of known things, cut from other training frames by their labels
-    node.CLOSED_SET_OBJECTS = 0
-    node.CLOSED_SET_LEAST = 0  # at least this many of these segments
-    node.CLOSED_SET_RAREST_FIRST = False  # paste each known class equally often
-    node.SCALE = (0.5, 1.5)  # range of the factor on an object's size
-    node.MAX_FRACTION = 0.4  # greatest size, as a fraction of the frame's height and width
-    node.MIN_SIDE = 32  # least side of a pasted object, pixels
-    node.PLACEMENT = "uniform"  # where objects are put: anywhere, or with their foot on the ground
-    # What SCALE applies to: uniform, the size in the photograph; perspective, a size by the row
-    node.SCALE_MODE = "uniform"
-    node.PERSPECTIVE_SIDE = 0.08  # longest side at the frame's bottom, fraction of its short side
-    node.PERSPECTIVE_MIN_SIDE = 8  # takes the place of MIN_SIDE in perspective, pixels
-    node.FEATHER = (5.0, 0.1)  # sigma of the alpha's blur: min(first, second * sqrt(mask area)) px
-    node.RIM = 2  # pixels cleaned inside an object's outline (the paper: 0)
-    node.OPAQUE_CORE = False  # the eroded mask stays fully opaque, whatever the blur
-    node.BLENDING = ["feather"]  # kinds of blending; of several, one is drawn for each object
-    node.COLOR_JITTER = False  # change the objects' colours, as the training augmentation does
-    node.BLUR = 0.0  # objects are blurred by a sigma up to this, pixels of their photograph
-    node.NOISE = 0.0  # objects get noise with a deviation up to this, grey levels
-    node.MAX_REDRAWS = 20  # how often an object that found no place is replaced
-
-
-def _add_solver_keys(cfg) -> None:
-    cfg.SOLVER.OPTIMIZER = "ADAMW"  # the optimiser
-    cfg.SOLVER.BASE_LR = 1e-4  # peak learning rate of new parameters and of the last ViT block
-    cfg.SOLVER.WEIGHT_DECAY = 0.05  # weight decay of every parameter except adapters
-    # Factor on the learning rate for each step from the last ViT block to the first
-    cfg.SOLVER.LAYER_DECAY = 0.8
-    cfg.SOLVER.DECAY_QUERY_BLOCKS = True  # False: the blocks that see the queries keep BASE_LR
-    cfg.SOLVER.WARMUP_NEW = 0.025  # warm-up of new parameters, as a fraction of MAX_ITER
-    cfg.SOLVER.WARMUP_VIT = 0.05  # warm-up of the ViT, which begins after the first one, likewise
-    cfg.SOLVER.POLY_POWER = 0.9  # the learning rate then falls as (1 - progress)^power
-    cfg.SOLVER.CLIP_GRADIENTS.ENABLED = True  # clip the gradient of a step
-    cfg.SOLVER.CLIP_GRADIENTS.CLIP_TYPE = (
-        "full_model"  # what is clipped: one norm over every parameter
-    )
-    cfg.SOLVER.CLIP_GRADIENTS.CLIP_VALUE = 0.01  # largest norm of a step's gradient
-    cfg.SOLVER.ACCUMULATION = 1  # micro-batches per step; IMS_PER_BATCH stays the whole batch
-    # Kind of mixed precision; auto: bf16 where the device has it, fp16 on older GPUs, else none
-    cfg.SOLVER.AMP.PRECISION = "auto"
-    cfg.SOLVER.KEEP_CHECKPOINTS = 3  # newest periodic checkpoints that stay
-    # Also keep model_best.pth by this evaluated figure, such as "road_anomaly/anomaly/rba.auprc"
-    cfg.SOLVER.BEST_FIGURE = ""
-    cfg.SOLVER.EMA = type(cfg)()
-    cfg.SOLVER.EMA.ENABLED = False  # keep an averaged copy and evaluate it too: model_ema.pth
-    cfg.SOLVER.EMA.DECAY = 0.999  # weight of the average so far in each step
-
-
-def _add_test_keys(cfg) -> None:
-    # Queries that change no map by more than this are left out before masks are enlarged
-    cfg.TEST.QUERY_TOLERANCE = 1e-4
-    # Run the network in the mixed precision that SOLVER.AMP.PRECISION names; scores stay float32
-    cfg.TEST.AMP = False
-    cfg.TEST.WINDOW_OVERLAP = 0.0  # least overlap of neighbouring windows, fraction of a window
-    cfg.TEST.FLIP = False  # average with the mirrored image: every window twice, twice the time
-    # Average over these enlargements of the image; at 2 a window covers half of what it does at 1
-    cfg.TEST.SCALES = (1.0,)
-    # Give `sem_seg` one-hot (K, H, W), as detectron2's evaluators take it, instead of (H, W) ids
-    cfg.TEST.SEM_SEG_MAPS = False
-    node = cfg.TEST.ANOMALY = type(cfg)()
-    # Scores to evaluate, or ensembles such as "rba+anomaly"; empty: all that the model offers
-    node.SCORES = []
-    node.TEMPERATURE = 1.0  # temperature of the class softmax behind msp and entropy
-    # Radius, in patches, of the guided filter that draws scores to the photograph's edges; 0: none
-    node.GUIDED_FILTER = 0.0
-    node.POSTPROCESS = []  # registered filters of the score map, in order
-    node.EXACT = False  # sort every pixel, on disk, instead of counting with certified bounds
-    node.COMPONENTS = True  # also component metrics (a second pass over the scores)
-    node.REPORT_IMAGES = True  # keep thumbnails for the report page
-
-
 def _is_device(value) -> bool:
     import torch
 
     try:
-        device = torch.device(value)
-    except (RuntimeError, TypeError):
+        device = torch.device(value) if isinstance(value, str) else None
+    except RuntimeError:
+        return False
+    if device is None:
         return False
     if device.type == "cuda":
-        return torch.cuda.is_available() and (device.index or 0) < torch.cuda.device_count()
+        return (device.index or 0) < torch.cuda.device_count()
     return device.type in ("cpu", "mps", "xpu")
 
 
@@ -471,6 +170,13 @@ def _devices() -> str:
     return f"cpu, or cuda ({count} found here), cuda:0, ..."
 
 
+def _architectures() -> list[str]:
+    # detectron2's registry answers an unknown name with a KeyError that lists nothing.
+    from detectron2.modeling import META_ARCH_REGISTRY
+
+    return [name for name, _ in META_ARCH_REGISTRY]
+
+
 def _is_expected_result(value) -> bool:
     if not isinstance(value, (list, tuple)) or len(value) != 4:
         return False
@@ -478,161 +184,322 @@ def _is_expected_result(value) -> bool:
     return all(isinstance(n, str) for n in names) and all(number().allows(v) for v in numbers)
 
 
+def _check_network(cfg) -> None:
+    """Check what the ViT, the crop and the adapters must agree on."""
+    vit = options_of(cfg, "MODEL.EOMT", VitOptions)
+    check_image_size(cfg.INPUT.CROP_SIZE, vit.patch_size)
+    if vit.shape.depth < cfg.MODEL.EOMT.NUM_BLOCKS:
+        raise ValueError(
+            f"MODEL.EOMT.NUM_BLOCKS is {cfg.MODEL.EOMT.NUM_BLOCKS}; the ViT has {vit.shape.depth} "
+            "blocks"
+        )
+    options_of(cfg, "MODEL.LORA", LoraOptions).check_fits(vit.shape.depth, vit.shape.width)
+    if cfg.MODEL.RATIO.ALONE and cfg.MODEL.LORA.ENABLED:
+        raise ValueError(
+            "MODEL.RATIO.ALONE is True and so is MODEL.LORA.ENABLED, but nothing except the ratio "
+            "head trains then; leave LORA off: adapters of the checkpoint are merged as it is read"
+        )
+
+
+def _check_criterion(cfg) -> None:
+    node = cfg.MODEL.CRITERION
+    if node.OUTLIER_UPPER > node.OUTLIER_LOWER:
+        raise ValueError(
+            f"MODEL.CRITERION.OUTLIER_UPPER is {node.OUTLIER_UPPER}; it must be at most "
+            f"OUTLIER_LOWER, {node.OUTLIER_LOWER}"
+        )
+
+
+def _check_solver(cfg) -> None:
+    """Check what the lengths and sizes of a run must agree on."""
+    solver, batch = cfg.SOLVER, cfg.SOLVER.IMS_PER_BATCH
+    if solver.WARMUP_NEW + solver.WARMUP_VIT > 1:
+        raise ValueError(
+            f"SOLVER.WARMUP_NEW {solver.WARMUP_NEW} and SOLVER.WARMUP_VIT {solver.WARMUP_VIT} "
+            "are fractions of one run: together they must be at most 1"
+        )
+    for key in ("ACCUMULATION", "REFERENCE_WORLD_SIZE"):
+        if solver[key] and batch % solver[key]:
+            raise ValueError(
+                f"SOLVER.IMS_PER_BATCH {batch} is not divisible by SOLVER.{key} {solver[key]}"
+            )
+    if solver.BEST_FIGURE and not cfg.TEST.EVAL_PERIOD:
+        raise ValueError(
+            f"SOLVER.BEST_FIGURE is {solver.BEST_FIGURE!r}, but TEST.EVAL_PERIOD is 0: nothing "
+            "is evaluated before the end of the run; set the period in steps"
+        )
+
+
+def _check_scores(cfg) -> None:
+    # Maps of patch tokens come with the weights, so a config cannot know which are missing.
+    available_scores(cfg.MODEL.EOMT.ANOMALY_CLASS, cfg.TEST.ANOMALY.SCORES, PATCH_MAPS)
+
+
+# What several keys must agree on. A module of MODEL.IMPORTS may append a function of its own.
+CHECKS: list[Callable[[object], None]] = [
+    _check_network,
+    _check_criterion,
+    _check_solver,
+    _check_scores,
+]
+
+THEIRS = object()  # a key of detectron2 that keeps its default
+FLAG = flag()
+FIXED = Rule("fixed", lambda value: True)  # other values are refused: nothing reads the key
 _FRACTION = number(0, 1)
 _NOT_NEGATIVE = number(0)
 _POSITIVE = number(0, above=True)
-
-# What each key may be; True and False need no entry. Keys that must fit each other are checked in
-# `_check_together`. The modules that hold heads and filters narrow their keys to registered names.
-RANGES: dict[str, Rule] = {
-    "MODEL.META_ARCHITECTURE": text(empty=False),  # which names: modeling/eomt.py
-    # Device of the model
-    "MODEL.DEVICE": Rule(_devices, _is_device),
-    # Checkpoint to start from or to evaluate: path, folder, hf://, timm://, dinov2
-    "MODEL.WEIGHTS": text(),
-    "MODEL.PIXEL_MEAN": sequence(number(0, 255), (3,)),
-    "MODEL.PIXEL_STD": sequence(number(0, 255, above=True), (3,)),
-    "MODEL.IMPORTS": sequence(text(empty=False)),
-    "MODEL.DELTA_BASE": text(),
-    "MODEL.ALLOW_UNUSED_WEIGHTS": sequence(text(empty=False)),
-    "MODEL.EOMT.BACKBONE": one_of("dinov2", "dinov3"),
-    "MODEL.EOMT.SIZE": one_of("S", "B", "L", "G"),
-    "MODEL.EOMT.DEPTH": integer(0, 100, "0: by SIZE"),
-    "MODEL.EOMT.WIDTH": integer(0, 8192, "0: by SIZE"),
-    "MODEL.EOMT.HEADS": integer(0, 1000, "0: by SIZE"),
-    "MODEL.EOMT.PATCH_SIZE": integer(1, 128),
-    "MODEL.EOMT.NUM_REGISTERS": integer(0, 1000),
-    "MODEL.EOMT.NUM_CLASSES": integer(1, 253),  # labels are bytes: anomaly and void follow
-    "MODEL.EOMT.NUM_QUERIES": integer(1, 2000),
-    "MODEL.EOMT.NUM_BLOCKS": integer(0, 100, "0: by SIZE"),
-    "MODEL.EOMT.DROP_PATH": number(0, 0.99),
-    "MODEL.EOMT.NORM_EPS": _FRACTION,
-    "MODEL.EOMT.ANNEALING_POWER": _POSITIVE,
-    "MODEL.EOMT.RECOMPUTE": one_of("none", "heads", "all"),
-    "MODEL.HEAD.NAME": text(empty=False),  # which names: modeling/heads.py
-    "MODEL.HEAD.LOGIT_NORM.TAU": _POSITIVE,
-    "MODEL.HEAD.LOGIT_NORM.FORM": one_of("logits", "cosine"),
-    "MODEL.HEAD.LOGIT_NORM.INFERENCE": one_of("trained", "raw"),
-    "MODEL.HEAD.ARCFACE.SCALE": _POSITIVE,
-    "MODEL.HEAD.ARCFACE.MARGIN": number(0, 3.14),
-    "MODEL.HEAD.ARCFACE.MARGIN_RAMP": _FRACTION,
-    "MODEL.CRITERION.MASK_WEIGHT": _NOT_NEGATIVE,
-    "MODEL.CRITERION.DICE_WEIGHT": _NOT_NEGATIVE,
-    "MODEL.CRITERION.CLASS_WEIGHT": _NOT_NEGATIVE,
-    "MODEL.CRITERION.NO_OBJECT_WEIGHT": _NOT_NEGATIVE,
-    "MODEL.CRITERION.MATCH_MASK_COST": _NOT_NEGATIVE,
-    "MODEL.CRITERION.MATCH_DICE_COST": _NOT_NEGATIVE,
-    "MODEL.CRITERION.MATCH_CLASS_COST": _NOT_NEGATIVE,
-    "MODEL.CRITERION.MATCH_POINTS": integer(0, 10**6, "0: every pixel of the mask grid"),
-    "MODEL.CRITERION.LOSS_POINTS": integer(0, 10**6, "0: every pixel of the mask grid"),
-    "MODEL.CRITERION.OVERSAMPLE_RATIO": number(1, 10),
-    "MODEL.CRITERION.IMPORTANCE_RATIO": _FRACTION,
-    "MODEL.CRITERION.VOID": one_of("negative", "exclude"),
-    "MODEL.CRITERION.OUTLIER_WEIGHT": _NOT_NEGATIVE,
-    "MODEL.CRITERION.OUTLIER_UPPER": number(),
-    "MODEL.CRITERION.OUTLIER_LOWER": number(),
-    "MODEL.LORA.TARGETS": sequence(one_of("q", "k", "v", "proj", "fc1", "fc2")),
-    "MODEL.LORA.RANK": integer(1, 100_000),
-    "MODEL.LORA.ALPHA": _POSITIVE,
-    "MODEL.LORA.DROPOUT": number(0, 0.99),
-    "MODEL.LORA.BLOCKS": sequence(integer(0), (0, 2)),
-    "MODEL.LORA.LR_FACTOR": number(0, 1000),
-    "MODEL.RATIO.CELLS": integer(1, 32),
-    "MODEL.RATIO.THRESHOLD": number(0, 0.99),
-    "MODEL.RATIO.LR_FACTOR": number(0, 1000),
-    # Datasets to train on; with several, all of their images
-    "DATASETS.TRAIN": sequence(text(empty=False)),
-    # Datasets to evaluate on, one after the other
-    "DATASETS.TEST": sequence(text(empty=False)),
-    "DATASETS.CARDS": sequence(text(empty=False)),
-    # Processes that load images, per rank
-    "DATALOADER.NUM_WORKERS": integer(0, 1000),
-    "INPUT.CROP_SIZE": sequence(integer(1, 16_384), (2,)),
-    "INPUT.SCALE_JITTER": sequence(number(0, 16, above=True), (2,), ascending=True),
-    "INPUT.WINDOW_BATCH": integer(0, 10_000, "0: up to 8"),
-    "INPUT.CUT_PASTE.COCO_JSON": text(),
-    "INPUT.CUT_PASTE.COCO_IMAGES": text(),
-    "INPUT.CUT_PASTE.CUTOUTS": text(),
-    "INPUT.CUT_PASTE.TEXTURES": text(),
-    "INPUT.CUT_PASTE.STUFF_JSON": text(),
-    "INPUT.CUT_PASTE.PARTS": _FRACTION,
-    "INPUT.CUT_PASTE.DROP_CATEGORIES": sequence(text(empty=False)),
-    "INPUT.CUT_PASTE.MIN_AREA": number(0),
-    "INPUT.CUT_PASTE.RATIO": _FRACTION,
-    "INPUT.CUT_PASTE.COUNT": sequence(integer(0, 100), (2,), ascending=True),
-    "INPUT.CUT_PASTE.CONTROL_LEAST": integer(0, 100),
-    "INPUT.CUT_PASTE.CLOSED_SET_OBJECTS": integer(0, 100),
-    "INPUT.CUT_PASTE.CLOSED_SET_LEAST": integer(0, 100),
-    "INPUT.CUT_PASTE.SCALE": sequence(number(0, 100, above=True), (2,), ascending=True),
-    "INPUT.CUT_PASTE.MAX_FRACTION": number(0, 1, above=True),
-    "INPUT.CUT_PASTE.MIN_SIDE": integer(1, 16_384),
-    "INPUT.CUT_PASTE.PERSPECTIVE_SIDE": number(0, 10, above=True),
-    "INPUT.CUT_PASTE.PERSPECTIVE_MIN_SIDE": integer(1, 16_384),
-    "INPUT.CUT_PASTE.RIM": integer(0, 100),
-    "INPUT.CUT_PASTE.BLENDING": sequence(one_of("feather", "hard", "poisson")),
-    "INPUT.CUT_PASTE.BLUR": number(0, 100),
-    "INPUT.CUT_PASTE.NOISE": number(0, 100),
-    "INPUT.CUT_PASTE.MAX_REDRAWS": integer(0, 10_000),
-    "INPUT.CUT_PASTE.CONTROL_OBJECTS": integer(0, 100),
-    "INPUT.CUT_PASTE.PLACEMENT": one_of("uniform", "road"),
-    "INPUT.CUT_PASTE.SCALE_MODE": one_of("uniform", "perspective"),
-    "INPUT.CUT_PASTE.FEATHER": sequence(number(0, 1000), (2,)),
-    "SOLVER.OPTIMIZER": one_of("ADAMW"),
-    # Steps of the run
-    "SOLVER.MAX_ITER": integer(1),
-    "SOLVER.BASE_LR": number(0, 1000),
-    "SOLVER.WEIGHT_DECAY": number(0, 1000),
-    # Images of a step, over all ranks and micro-batches
-    "SOLVER.IMS_PER_BATCH": integer(1, 4096),
-    # Number of ranks that the config is written for; with others, batch, steps and rate scale
-    "SOLVER.REFERENCE_WORLD_SIZE": integer(0, also="0: the config is not scaled"),
-    # Steps between two checkpoints
-    "SOLVER.CHECKPOINT_PERIOD": integer(1),
-    "SOLVER.KEEP_CHECKPOINTS": integer(0, also="0: all of them"),
-    "SOLVER.BEST_FIGURE": text(),
-    "SOLVER.LAYER_DECAY": number(0, 1, above=True),
-    "SOLVER.WARMUP_NEW": _FRACTION,
-    "SOLVER.WARMUP_VIT": _FRACTION,
-    "SOLVER.POLY_POWER": _NOT_NEGATIVE,
-    "SOLVER.CLIP_GRADIENTS.CLIP_VALUE": _POSITIVE,
-    "SOLVER.ACCUMULATION": integer(1),
-    "SOLVER.AMP.PRECISION": one_of("auto", "bf16", "fp16"),
-    "SOLVER.EMA.DECAY": _FRACTION,
-    # Steps between two evaluations within a training
-    "TEST.EVAL_PERIOD": integer(0, also="0: only after the last step"),
-    # Figures that the run must reach, checked after its last evaluation
-    "TEST.EXPECTED_RESULTS": sequence(
-        Rule("[dataset, figure, value, tolerance]", _is_expected_result)
-    ),
-    "TEST.QUERY_TOLERANCE": number(0, 0.1),
-    "TEST.WINDOW_OVERLAP": number(0, 0.95),
-    "TEST.SCALES": sequence(number(1, 8), (1, 2, 3, 4)),
-    "TEST.ANOMALY.SCORES": sequence(text(empty=False)),
-    "TEST.ANOMALY.TEMPERATURE": _POSITIVE,
-    "TEST.ANOMALY.GUIDED_FILTER": number(0, 4),
-    "TEST.ANOMALY.POSTPROCESS": sequence(text(empty=False)),  # modeling/postprocess.py
-    # Folder of everything that the run writes
-    "OUTPUT_DIR": text(empty=False),
-    # Seed of everything random
-    "SEED": integer(-1, 2**31 - 1, "-1: drawn anew in every run"),
-    # Steps between two pictures of fixed test images in TensorBoard: photo, label, classes, score
-    "VIS_PERIOD": integer(0, also="0: none"),
-    "TRACKER": one_of("none", "wandb", "mlflow"),
-    # Version of detectron2's config format
-    "VERSION": one_of(2),
-}
-
-# Further checks of a whole config, added by the modules that know what is allowed.
-CHECKS: list[Callable[[object], None]] = []
-
-# Flags of detectron2 that are read here; `tests/test_config.py` finds out which keys are.
-READ_FLAGS = (
-    "SOLVER.CLIP_GRADIENTS.ENABLED",
-    # Train in mixed precision, of the kind that SOLVER.AMP.PRECISION names
-    "SOLVER.AMP.ENABLED",
-    # Let cuDNN search for the fastest kernels in training
-    "CUDNN_BENCHMARK",
+_ARCHITECTURE = Rule(
+    lambda: "one of " + ", ".join(_architectures()), lambda value: value in _architectures()
 )
+_EXPECTED = Rule("[dataset, figure, value, tolerance]", _is_expected_result)
+
+# fmt: off
+KEYS: dict[str, Key] = {
+    "MODEL.META_ARCHITECTURE": Key("EoMT", _ARCHITECTURE,
+        "The network, by its name in detectron2's registry"),
+    "MODEL.PIXEL_MEAN": Key(list(PIXEL_MEAN), sequence(number(0, 255), (3,)),
+        "Mean of the training images, RGB in 0..255; subtracted once, inside the model"),
+    "MODEL.PIXEL_STD": Key(list(PIXEL_STD), sequence(number(0, 255, above=True), (3,)),
+        "Their standard deviation, likewise"),
+    "MODEL.IMPORTS": Key([], sequence(text(empty=False)),
+        "Python modules that register heads, scores or filters of your own"),
+    "MODEL.DELTA_BASE": Key("", text(),
+        "Weights that the encoder of MODEL.WEIGHTS is a difference to (EoMT's DINOv3 releases)"),
+    "MODEL.ALLOW_UNUSED_WEIGHTS": Key([], sequence(text(empty=False)),
+        'Names or prefixes of tensors that may stay unused in a checkpoint, such as "class_head"'),
+    "MODEL.ALLOW_UNTRAINED": Key(False, FLAG,
+        "Evaluate also with tensors that the checkpoint lacks, or that were converted, not "
+        "trained"),
+    "MODEL.DEVICE": Key(THEIRS, Rule(_devices, _is_device), "Device of the model"),
+    "MODEL.WEIGHTS": Key(THEIRS, text(),
+        "Checkpoint to start from or to evaluate: path, folder, hf://, timm://, dinov2"),
+    **keys_of("MODEL.EOMT", VitOptions),
+    **keys_of("MODEL.EOMT", EoMTOptions),
+    "MODEL.HEAD.NAME": Key("linear", registered(CLASS_HEADS),
+        "Class head; your own is registered by a module of MODEL.IMPORTS"),
+    "MODEL.HEAD.LOGIT_NORM.TAU": Key(0.04, _POSITIVE,
+        "Temperature that normalised logits are divided by"),
+    "MODEL.HEAD.LOGIT_NORM.FORM": Key("logits", one_of("logits", "cosine"),
+        "What is normalised; logits: the vector of logits (Wei et al. 2022); cosine: features "
+        "and rows"),
+    "MODEL.HEAD.LOGIT_NORM.INFERENCE": Key("trained", one_of("trained", "raw"),
+        "Logits at inference; trained: normalised as in training; raw: W x + b"),
+    "MODEL.HEAD.ARCFACE.SCALE": Key(ARCFACE_SCALE, _POSITIVE, "Factor on the cosines"),
+    "MODEL.HEAD.ARCFACE.LEARN_SCALE": Key(False, FLAG, "Train that factor too"),
+    "MODEL.HEAD.ARCFACE.MARGIN": Key(0.5, number(0, 3.14),
+        "Added to the angle of the true class, radians; known classes only"),
+    "MODEL.HEAD.ARCFACE.MARGIN_RAMP": Key(0.1, _FRACTION,
+        "Fraction of the run over which the margin grows; 0: none"),
+    "MODEL.CRITERION.MASK_WEIGHT": Key(5.0, _NOT_NEGATIVE,
+        "Weight of the binary cross entropy of masks"),
+    "MODEL.CRITERION.DICE_WEIGHT": Key(5.0, _NOT_NEGATIVE, "Weight of the dice loss of masks"),
+    "MODEL.CRITERION.CLASS_WEIGHT": Key(2.0, _NOT_NEGATIVE,
+        "Weight of the cross entropy of classes"),
+    "MODEL.CRITERION.NO_OBJECT_WEIGHT": Key(NO_OBJECT_WEIGHT, _NOT_NEGATIVE,
+        "Weight of the no-object class in it"),
+    "MODEL.CRITERION.MATCH_MASK_COST": Key(5.0, _NOT_NEGATIVE,
+        "Weight of the mask loss in matching queries with classes"),
+    "MODEL.CRITERION.MATCH_DICE_COST": Key(5.0, _NOT_NEGATIVE,
+        "Weight of the dice loss in matching"),
+    "MODEL.CRITERION.MATCH_CLASS_COST": Key(2.0, _NOT_NEGATIVE,
+        "Weight of the class probability in matching"),
+    "MODEL.CRITERION.MATCH_POINTS": Key(12544, integer(0, 10**6, "0: every pixel of the mask grid"),
+        "Points of an image at which masks are matched"),
+    "MODEL.CRITERION.LOSS_POINTS": Key(12544, integer(0, 10**6, "0: every pixel of the mask grid"),
+        "Points of a matched mask at which the loss is taken"),
+    "MODEL.CRITERION.OVERSAMPLE_RATIO": Key(3.0, number(1, 10),
+        "LOSS_POINTS are chosen from this many times as many random ones"),
+    "MODEL.CRITERION.IMPORTANCE_RATIO": Key(0.75, _FRACTION,
+        "Fraction of LOSS_POINTS where the mask is least certain"),
+    "MODEL.CRITERION.VOID": Key("negative", one_of("negative", "exclude"),
+        "What void pixels do; negative: they push every mask down; exclude: they have no loss"),
+    "MODEL.CRITERION.OUTLIER_WEIGHT": Key(0.0, _NOT_NEGATIVE,
+        "Weight of RbA's hinge on pasted and known pixels; 0: none"),
+    "MODEL.CRITERION.OUTLIER_UPPER": Key(-0.7, number(),
+        "The hinge pushes the RbA score of known pixels below this"),
+    "MODEL.CRITERION.OUTLIER_LOWER": Key(-0.1, number(),
+        "The hinge pushes the RbA score of pasted pixels above this"),
+    **keys_of("MODEL.LORA", LoraOptions),
+    "MODEL.RATIO.ENABLED": Key(False, FLAG,
+        "Train a head for the `ratio` score next to the rest, on pasted objects"),
+    "MODEL.RATIO.ALONE": Key(False, FLAG,
+        "Train only that head: the checkpoint it is trained on stays as it is"),
+    "MODEL.RATIO.CELLS": Key(4, integer(1, 32),
+        "Cells along each side of a patch, each with a score of its own"),
+    "MODEL.RATIO.THRESHOLD": Key(0.5, number(0, 0.99),
+        "A cell is unknown where more than this fraction of its pixels is"),
+    "MODEL.RATIO.LR_FACTOR": Key(10.0, number(0, 1000), "Learning rate of the head over BASE_LR"),
+    "DATASETS.CARDS": Key([], sequence(text(empty=False)),
+        "Dataset cards to register: yaml files, or names of shipped cards"),
+    "DATASETS.ALLOW_COUNT_MISMATCH": Key(False, FLAG,
+        "Accept another number of images than a dataset is known to have"),
+    "DATASETS.TRAIN": Key(THEIRS, sequence(text(empty=False)),
+        "Datasets to train on; with several, all of their images"),
+    "DATASETS.TEST": Key(THEIRS, sequence(text(empty=False)),
+        "Datasets to evaluate on, one after the other"),
+    "DATALOADER.NUM_WORKERS": Key(THEIRS, integer(0, 1000), "Processes that load images, per rank"),
+    "INPUT.FORMAT": Key("RGB", FIXED, "Order of the channels"),
+    "INPUT.MIN_SIZE_TEST": Key(0, FIXED,
+        "Detectron2's predictor resizes nothing, because windows do"),
+    "INPUT.CROP_SIZE": Key((1024, 1024), sequence(integer(1, 16_384), (2,)),
+        "(H, W) that the model sees, divisible by PATCH_SIZE"),
+    "INPUT.COLOR_JITTER": Key(True, FLAG,
+        "Change brightness, contrast, saturation and hue in training"),
+    "INPUT.SCALE_JITTER": Key((0.5, 2.0), sequence(number(0, 16, above=True), (2,), ascending=True),
+        "Range of a random factor in training, on the scale that fits the image inside the crop"),
+    "INPUT.FLIP": Key(True, FLAG, "Mirror half of the training images"),
+    "INPUT.WINDOW_BATCH": Key(0, integer(0, 10_000, "0: up to 8"),
+        "Most windows that are predicted at once, of all images"),
+    "INPUT.CUT_PASTE.ENABLED": Key(False, FLAG, "Paste unknown objects while loading"),
+    "INPUT.CUT_PASTE.COCO_JSON": Key("", text(),
+        "COCO's instances_train2017.json, relative to DETECTRON2_DATASETS or absolute"),
+    "INPUT.CUT_PASTE.COCO_IMAGES": Key("", text(), "The folder of its photographs, likewise"),
+    "INPUT.CUT_PASTE.CUTOUTS": Key("", text(),
+        "Folder of images with an alpha channel, pasted as unknown objects"),
+    "INPUT.CUT_PASTE.TEXTURES": Key("", text(), "Folder of photographs that fill random blobs"),
+    "INPUT.CUT_PASTE.STUFF_JSON": Key("", text(),
+        "COCO's stuff_*.json: patches of surfaces out of COCO_IMAGES"),
+    "INPUT.CUT_PASTE.DROP_CATEGORIES": Key([], sequence(text(empty=False)),
+        "COCO categories that are never pasted as unknown objects; empty: those that "
+        "Cityscapes knows"),
+    "INPUT.CUT_PASTE.MIN_AREA": Key(1000.0, number(0), "Least area of a COCO object, pixels"),
+    "INPUT.CUT_PASTE.KEEP_CUT": Key(False, FLAG,
+        "Take objects that their photograph's border cuts off (the paper does)"),
+    "INPUT.CUT_PASTE.RATIO": Key(0.5, _FRACTION,
+        "Fraction of the images that receive objects (the paper: 1.0)"),
+    "INPUT.CUT_PASTE.COUNT": Key((1, 3), sequence(integer(0, 100), (2,), ascending=True),
+        "Fewest and most unknown objects of an image"),
+    "INPUT.CUT_PASTE.PARTS": Key(0.0, _FRACTION,
+        "Fraction of the unknown objects of which only a random part is pasted"),
+    "INPUT.CUT_PASTE.CONTROL_OBJECTS": Key(0, integer(0, 100),
+        "At most this many known COCO objects under their own label"),
+    "INPUT.CUT_PASTE.CONTROL_LEAST": Key(0, integer(0, 100),
+        "At least this many known COCO objects"),
+    "INPUT.CUT_PASTE.CLOSED_SET_OBJECTS": Key(0, integer(0, 100),
+        "At most this many segments of known things, cut from other training frames by their "
+        "labels"),
+    "INPUT.CUT_PASTE.CLOSED_SET_LEAST": Key(0, integer(0, 100),
+        "At least this many of these segments"),
+    "INPUT.CUT_PASTE.CLOSED_SET_RAREST_FIRST": Key(False, FLAG,
+        "Paste each known class equally often"),
+    "INPUT.CUT_PASTE.SCALE": Key((0.5, 1.5),
+        sequence(number(0, 100, above=True), (2,), ascending=True),
+        "Range of the factor on an object's size"),
+    "INPUT.CUT_PASTE.MAX_FRACTION": Key(0.4, number(0, 1, above=True),
+        "Greatest size, as a fraction of the frame's height and width"),
+    "INPUT.CUT_PASTE.MIN_SIDE": Key(32, integer(1, 16_384),
+        "Least side of a pasted object, pixels"),
+    "INPUT.CUT_PASTE.PLACEMENT": Key("uniform", one_of("uniform", "road"),
+        "Where objects are put: anywhere, or with their foot on the ground"),
+    "INPUT.CUT_PASTE.SCALE_MODE": Key("uniform", one_of("uniform", "perspective"),
+        "What SCALE applies to: uniform, the size in the photograph; perspective, a size by "
+        "the row"),
+    "INPUT.CUT_PASTE.PERSPECTIVE_SIDE": Key(0.08, number(0, 10, above=True),
+        "Longest side at the frame's bottom, fraction of its short side"),
+    "INPUT.CUT_PASTE.PERSPECTIVE_MIN_SIDE": Key(8, integer(1, 16_384),
+        "Takes the place of MIN_SIDE in perspective, pixels"),
+    "INPUT.CUT_PASTE.FEATHER": Key((5.0, 0.1), sequence(number(0, 1000), (2,)),
+        "Sigma of the alpha's blur: min(first, second * sqrt(mask area)) px"),
+    "INPUT.CUT_PASTE.RIM": Key(2, integer(0, 100),
+        "Pixels cleaned inside an object's outline (the paper: 0)"),
+    "INPUT.CUT_PASTE.OPAQUE_CORE": Key(False, FLAG,
+        "The eroded mask stays fully opaque, whatever the blur"),
+    "INPUT.CUT_PASTE.BLENDING": Key(["feather"], sequence(one_of("feather", "hard", "poisson")),
+        "Kinds of blending; of several, one is drawn for each object"),
+    "INPUT.CUT_PASTE.COLOR_JITTER": Key(False, FLAG,
+        "Change the objects' colours, as the training augmentation does"),
+    "INPUT.CUT_PASTE.BLUR": Key(0.0, number(0, 100),
+        "Objects are blurred by a sigma up to this, pixels of their photograph"),
+    "INPUT.CUT_PASTE.NOISE": Key(0.0, number(0, 100),
+        "Objects get noise with a deviation up to this, grey levels"),
+    "INPUT.CUT_PASTE.MAX_REDRAWS": Key(20, integer(0, 10_000),
+        "How often an object that found no place is replaced"),
+    "SOLVER.OPTIMIZER": Key("ADAMW", one_of("ADAMW"), "The optimiser"),
+    "SOLVER.BASE_LR": Key(1e-4, number(0, 1000),
+        "Peak learning rate of new parameters and of the last ViT block"),
+    "SOLVER.WEIGHT_DECAY": Key(0.05, number(0, 1000),
+        "Weight decay of every parameter except adapters"),
+    "SOLVER.LAYER_DECAY": Key(0.8, number(0, 1, above=True),
+        "Factor on the learning rate for each step from the last ViT block to the first"),
+    "SOLVER.DECAY_QUERY_BLOCKS": Key(True, FLAG,
+        "False: the blocks that see the queries keep BASE_LR"),
+    "SOLVER.WARMUP_NEW": Key(0.025, _FRACTION,
+        "Warm-up of new parameters, as a fraction of MAX_ITER"),
+    "SOLVER.WARMUP_VIT": Key(0.05, _FRACTION,
+        "Warm-up of the ViT, which begins after the first one, likewise"),
+    "SOLVER.POLY_POWER": Key(0.9, _NOT_NEGATIVE,
+        "The learning rate then falls as (1 - progress)^power"),
+    "SOLVER.ACCUMULATION": Key(1, integer(1),
+        "Micro-batches per step; IMS_PER_BATCH stays the whole batch"),
+    "SOLVER.KEEP_CHECKPOINTS": Key(3, integer(0, also="0: all of them"),
+        "Newest periodic checkpoints that stay"),
+    "SOLVER.BEST_FIGURE": Key("", text(),
+        "Also keep model_best.pth by this evaluated figure, such as "
+        '"road_anomaly/anomaly/rba.auprc"'),
+    "SOLVER.MAX_ITER": Key(THEIRS, integer(1), "Steps of the run"),
+    "SOLVER.IMS_PER_BATCH": Key(THEIRS, integer(1, 4096),
+        "Images of a step, over all ranks and micro-batches"),
+    "SOLVER.REFERENCE_WORLD_SIZE": Key(THEIRS, integer(0, also="0: the config is not scaled"),
+        "Number of ranks that the config is written for; with others, batch, steps and rate scale"),
+    "SOLVER.CHECKPOINT_PERIOD": Key(THEIRS, integer(1), "Steps between two checkpoints"),
+    "SOLVER.CLIP_GRADIENTS.ENABLED": Key(True, FLAG, "Clip the gradient of a step"),
+    "SOLVER.CLIP_GRADIENTS.CLIP_TYPE": Key("full_model", FIXED,
+        "What is clipped: one norm over every parameter"),
+    "SOLVER.CLIP_GRADIENTS.CLIP_VALUE": Key(0.01, _POSITIVE, "Largest norm of a step's gradient"),
+    "SOLVER.AMP.PRECISION": Key("auto", one_of("auto", "bf16", "fp16"),
+        "Kind of mixed precision; auto: bf16 where the device has it, fp16 on older GPUs, else "
+        "none"),
+    "SOLVER.AMP.ENABLED": Key(THEIRS, FLAG,
+        "Train in mixed precision, of the kind that SOLVER.AMP.PRECISION names"),
+    "SOLVER.EMA.ENABLED": Key(False, FLAG,
+        "Keep an averaged copy and evaluate it too: model_ema.pth"),
+    "SOLVER.EMA.DECAY": Key(0.999, _FRACTION, "Weight of the average so far in each step"),
+    "TEST.QUERY_TOLERANCE": Key(1e-4, number(0, 0.1),
+        "Queries that change no map by more than this are left out before masks are enlarged"),
+    "TEST.AMP": Key(False, FLAG,
+        "Run the network in the mixed precision that SOLVER.AMP.PRECISION names; scores stay "
+        "float32"),
+    "TEST.WINDOW_OVERLAP": Key(0.0, number(0, 0.95),
+        "Least overlap of neighbouring windows, fraction of a window"),
+    "TEST.FLIP": Key(False, FLAG,
+        "Average with the mirrored image: every window twice, twice the time"),
+    "TEST.SCALES": Key((1.0,), sequence(number(1, 8), (1, 2, 3, 4)),
+        "Average over these enlargements of the image; at 2 a window covers half of what it "
+        "does at 1"),
+    "TEST.SEM_SEG_MAPS": Key(False, FLAG,
+        "Give `sem_seg` one-hot (K, H, W), as detectron2's evaluators take it, instead of (H, "
+        "W) ids"),
+    "TEST.EVAL_PERIOD": Key(THEIRS, integer(0, also="0: only after the last step"),
+        "Steps between two evaluations within a training"),
+    "TEST.EXPECTED_RESULTS": Key(THEIRS, sequence(_EXPECTED),
+        "Figures that the run must reach, checked after its last evaluation"),
+    "TEST.ANOMALY.SCORES": Key([], sequence(text(empty=False)),
+        'Scores to evaluate, or ensembles such as "rba+anomaly"; empty: all that the model offers'),
+    "TEST.ANOMALY.TEMPERATURE": Key(1.0, _POSITIVE,
+        "Temperature of the class softmax behind msp and entropy"),
+    "TEST.ANOMALY.GUIDED_FILTER": Key(0.0, number(0, 4),
+        "Radius, in patches, of the guided filter that draws scores to the photograph's edges; "
+        "0: none"),
+    "TEST.ANOMALY.POSTPROCESS": Key([], sequence(registered(POSTPROCESS)),
+        "Registered filters of the score map, in order"),
+    "TEST.ANOMALY.EXACT": Key(False, FLAG,
+        "Sort every pixel, on disk, instead of counting with certified bounds"),
+    "TEST.ANOMALY.COMPONENTS": Key(True, FLAG,
+        "Also component metrics (a second pass over the scores)"),
+    "TEST.ANOMALY.REPORT_IMAGES": Key(True, FLAG, "Keep thumbnails for the report page"),
+    "TRACKER": Key("none", one_of("none", "wandb", "mlflow"),
+        "Tracker that gets figures and pictures as well as TensorBoard, if it is installed"),
+    "OUTPUT_DIR": Key(THEIRS, text(empty=False), "Folder of everything that the run writes"),
+    "SEED": Key(THEIRS, integer(-1, 2**31 - 1, "-1: drawn anew in every run"),
+        "Seed of everything random"),
+    "VIS_PERIOD": Key(THEIRS, integer(0, also="0: none"),
+        "Steps between two pictures of fixed test images in TensorBoard: photo, label, "
+        "classes, score"),
+    "VERSION": Key(THEIRS, one_of(2), "Version of detectron2's config format"),
+    "CUDNN_BENCHMARK": Key(THEIRS, FLAG, "Let cuDNN search for the fastest kernels in training"),
+}
+# fmt: on
 
 # What to use instead of a detectron2 key, or of a whole branch, that nothing here reads.
 _INSTEAD = {

@@ -28,13 +28,14 @@ ROOT = Path(__file__).resolve().parent.parent
 
 # A room may import rooms of lower levels, and of its own level what is listed after it.
 LEVELS = (
-    ("config", "utils"),
+    ("utils",),
     ("data", "modeling"),
+    ("config",),  # takes keys from the option classes of the rooms below
     ("evaluation", "checkpoint"),
     ("report",),
     ("engine", "prediction", "export"),
     ("commands", "cli", "__main__"),
-    ("train_net", "demo", "tools", "datasets", "experiments", "benchmarks"),
+    ("train_net", "demo", "tools", "datasets", "experiments", "benchmarks", "dev"),
 )
 # Registration and the index of public names reach every room; nothing else may.
 INDEX = "anoseg_d2"

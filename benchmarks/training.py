@@ -46,7 +46,7 @@ from anoseg_d2.config import load_config
 from anoseg_d2.engine.step import SavedBytes
 from anoseg_d2.modeling import EoMT, at_once, lora
 from anoseg_d2.modeling.criterion import LossNormalizers, targets_from_sem_seg
-from anoseg_d2.modeling.vit import vit_size
+from anoseg_d2.utils.constants import VIT_SIZES
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 CLASSES_PER_IMAGE = 8
@@ -123,7 +123,7 @@ class Official(nn.Module):
         spec = importlib.util.spec_from_file_location("official_loss", path)
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
-        base = vit_size(size)
+        base = VIT_SIZES[size]
         name = f"vit_{base.timm_name}_patch14_reg4_dinov2"
         # With a path of weights, which the class itself does not read, timm downloads nothing.
         encoder = ViT((crop, crop), backbone_name=name, ckpt_path="random")
@@ -283,7 +283,7 @@ def build_row(name: str, args: argparse.Namespace) -> Row:
     cfg.merge_from_list(["MODEL.EOMT.SIZE", args.size, "INPUT.CROP_SIZE", (args.crop, args.crop)])
     cfg.merge_from_list(["MODEL.EOMT.NUM_QUERIES", args.queries])
     if name == "stage4_last_half":
-        depth = vit_size(args.size).depth
+        depth = VIT_SIZES[args.size].depth
         cfg.MODEL.LORA.BLOCKS = [depth // 2, depth - 1]
     return Row(Ours(cfg), args.precision)
 

@@ -16,8 +16,9 @@ from anoseg_d2.config import load_config
 from anoseg_d2.modeling.eomt import EoMT
 from anoseg_d2.modeling.memory import MEMORY_ROWS, PatchMemory, backbone_hash, memory_block
 from anoseg_d2.modeling.ratio import RATIO_PREFIX, RatioHead, cells_of, ratio_blocks
-from anoseg_d2.modeling.vit import BACKBONES, vit_size
+from anoseg_d2.modeling.vit import BACKBONES, VitOptions
 from anoseg_d2.utils.constants import VIT_SIZES
+from anoseg_d2.utils.options import options_of
 
 __all__ = [
     "add_delta",
@@ -70,7 +71,7 @@ def resolve_weights(cfg) -> str:
         raise ValueError(
             f"MODEL.WEIGHTS is {weights}, MODEL.EOMT.BACKBONE is {node.BACKBONE}: set both alike"
         )
-    size = vit_size(node.SIZE).timm_name
+    size = options_of(cfg, "MODEL.EOMT", VitOptions).shape.timm_name
     if weights == "dinov3":
         return f"timm://vit_{size}_patch16_dinov3_qkvb.lvd1689m"
     registers = "_reg4" if node.NUM_REGISTERS else ""

@@ -23,7 +23,6 @@ import re
 import sys
 from pathlib import Path
 
-from anoseg_d2.config import load_config
 from anoseg_d2.data.image_io import read_image
 from anoseg_d2.export.spec import (
     FORMATS,
@@ -226,6 +225,7 @@ def find_thresholds(
 
 def load_model(args: argparse.Namespace):
     """Load the checkpoint's model, an `EoMT`, on the CPU in eval mode."""
+    from anoseg_d2.config import load_config
     from anoseg_d2.prediction.predictor import AnomalyPredictor
 
     overrides = ["MODEL.DEVICE", "cpu", "MODEL.EOMT.COMPILE", False, *args.opts]

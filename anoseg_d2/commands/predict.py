@@ -21,7 +21,6 @@ import tempfile
 
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from anoseg_d2.config import check_key_names, load_config
 from anoseg_d2.prediction.input_files import find_inputs
 from anoseg_d2.prediction.job import PredictionJob
 from anoseg_d2.prediction.outputs import OUTPUTS, ScoreOutputs, check_outputs
@@ -133,8 +132,6 @@ def main(argv=None) -> int:
 
 def run(args) -> int:
     cli.check_options(args, OPTIONS)
-    # Mistakes that need no torch come first, because importing torch takes seconds.
-    check_key_names(args.config_file or "", args.opts)
     cli.import_modules(args.imports)
     names = list(dict.fromkeys(name.strip() for name in args.score.split(",") if name.strip()))
     options = output_options(args, names)
@@ -189,6 +186,7 @@ def make_output_folder(path: str) -> None:
 
 def build_predictor(args, names: list[str]):
     """Return the `AnomalyPredictor` that the weights describe, or that of the config file."""
+    from anoseg_d2.config import load_config
     from anoseg_d2.prediction.predictor import AnomalyPredictor
 
     if not args.config_file:

@@ -12,7 +12,6 @@ import os
 import re
 import tempfile
 
-from anoseg_d2.config import check_key_names
 from anoseg_d2.utils import cli
 from anoseg_d2.utils.config_files import find_config
 from anoseg_d2.utils.ranges import integer
@@ -90,7 +89,6 @@ def run(args: argparse.Namespace) -> None:
         raise ValueError("--resume continues a run that --overwrite deletes; give one of them")
     if args.config_file:
         args.config_file = str(find_config(args.config_file))  # detectron2 opens it too
-    check_key_names(args.config_file, args.opts)
 
     from anoseg_d2.config import load_config
     from anoseg_d2.engine import check_inputs, claim_output_dir, is_torchrun, launch_ranks

@@ -12,6 +12,7 @@ import contextlib
 import itertools
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 
 import torch
 from detectron2.config import configurable
@@ -21,7 +22,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from anoseg_d2.config import RANGES, check_config
 from anoseg_d2.modeling import scores
 from anoseg_d2.modeling.annealing import (
     QueryMask,
@@ -38,21 +38,16 @@ from anoseg_d2.modeling.criterion import (
 )
 from anoseg_d2.modeling.heads import CLASS_HEADS, ClassHead, build_head
 from anoseg_d2.modeling.inference import infer_images
-from anoseg_d2.modeling.lora import adapt_backbone
+from anoseg_d2.modeling.lora import LoraOptions, adapt_backbone
 from anoseg_d2.modeling.postprocess import POSTPROCESS
 from anoseg_d2.modeling.ratio import RatioHead, ratio_blocks
-from anoseg_d2.modeling.vit import backbone_kind, build_vit, default_num_blocks
+from anoseg_d2.modeling.vit import EoMTOptions, VitOptions, backbone_kind, build_vit
+from anoseg_d2.utils.cli import import_modules
 from anoseg_d2.utils.constants import PIXEL_MEAN, PIXEL_STD
+from anoseg_d2.utils.options import options_of
 from anoseg_d2.utils.precision import amp_dtype
-from anoseg_d2.utils.ranges import Rule
 
 __all__ = ["EoMT"]
-
-# detectron2's registry answers an unknown name with a KeyError that lists nothing.
-RANGES["MODEL.META_ARCHITECTURE"] = Rule(
-    lambda: "one of " + ", ".join(name for name, _ in META_ARCH_REGISTRY),
-    lambda value: isinstance(value, str) and value in META_ARCH_REGISTRY,
-)
 
 
 class _Doubling(nn.ConvTranspose2d):
@@ -241,35 +236,25 @@ class EoMT(nn.Module):
 
     @classmethod
     def from_config(cls, cfg) -> dict:
-        check_config(cfg)
-        node = cfg.MODEL.EOMT
-        backbone = build_vit(
-            node.SIZE,
-            image_size=tuple(cfg.INPUT.CROP_SIZE),
-            backbone=node.BACKBONE,
-            patch_size=node.PATCH_SIZE,
-            num_registers=node.NUM_REGISTERS,
-            depth=node.DEPTH,
-            width=node.WIDTH,
-            heads=node.HEADS,
-            drop_path=node.DROP_PATH,
-            norm_eps=node.NORM_EPS,
-        )
-        adapt_backbone(backbone, cfg.MODEL.LORA)
-        if node.COMPILE:
+        import_modules(cfg.MODEL.IMPORTS)
+        vit = options_of(cfg, "MODEL.EOMT", VitOptions)
+        options = options_of(cfg, "MODEL.EOMT", EoMTOptions)
+        backbone = build_vit(image_size=cfg.INPUT.CROP_SIZE, **asdict(vit))
+        adapt_backbone(backbone, options_of(cfg, "MODEL.LORA", LoraOptions))
+        if options.compile:
             for block in backbone.blocks:
                 block.compile()
-        num_classes = node.NUM_CLASSES + int(node.ANOMALY_CLASS)
+        num_classes = options.num_classes + int(options.anomaly_class)
         return {
             "backbone": backbone,
-            "head": build_head(cfg, backbone.embed_dim, node.NUM_CLASSES, node.ANOMALY_CLASS),
-            "num_known": node.NUM_CLASSES,
-            "has_anomaly": node.ANOMALY_CLASS,
-            "num_queries": node.NUM_QUERIES,
-            "num_blocks": node.NUM_BLOCKS or default_num_blocks(node.SIZE),
-            "masked_attention": node.MASKED_ATTENTION,
-            "annealing_power": node.ANNEALING_POWER,
-            "recompute": node.RECOMPUTE,
+            "head": build_head(cfg, backbone.embed_dim, options.num_classes, options.anomaly_class),
+            "num_known": options.num_classes,
+            "has_anomaly": options.anomaly_class,
+            "num_queries": options.num_queries,
+            "num_blocks": options.num_blocks or vit.shape.num_blocks,
+            "masked_attention": options.masked_attention,
+            "annealing_power": options.annealing_power,
+            "recompute": options.recompute,
             "criterion": SetCriterion(num_classes, **SetCriterion.from_config(cfg)),
             "ratio": cfg.MODEL.RATIO.ENABLED,
             "ratio_threshold": cfg.MODEL.RATIO.THRESHOLD,

@@ -13,9 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from anoseg_d2.config import RANGES
 from anoseg_d2.utils.constants import ARCFACE_SCALE
-from anoseg_d2.utils.ranges import registered
 from anoseg_d2.utils.registry import Registry
 
 __all__ = [
@@ -29,7 +27,6 @@ __all__ = [
 ]
 
 CLASS_HEADS = Registry("class head")
-RANGES["MODEL.HEAD.NAME"] = registered(CLASS_HEADS)
 
 # For float32 cosines closer to +-1 than this, the angle has no usable derivative.
 COSINE_LIMIT = 1.0 - 1e-6

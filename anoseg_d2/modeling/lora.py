@@ -7,6 +7,7 @@ backward pass keeps one copy of a layer's input (`_LowRankLinear`).
 """
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import loralib
 import torch
@@ -14,8 +15,12 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from anoseg_d2.utils.options import check_options, names_of, option
+from anoseg_d2.utils.ranges import integer, number, one_of, sequence
+
 __all__ = [
     "LORA_TARGETS",
+    "LoraOptions",
     "adapt_backbone",
     "LoRALinear",
     "LoRAMergedLinear",
@@ -28,6 +33,43 @@ __all__ = [
 
 LORA_TARGETS = ("q", "k", "v", "proj", "fc1", "fc2")
 _QKV = ("q", "k", "v")
+
+
+@dataclass(frozen=True)
+class LoraOptions:
+    """Which layers of the ViT get adapters, and of what kind."""
+
+    enabled: bool = option(False, says="freeze the ViT and train low-rank adapters in it")
+    targets: tuple[str, ...] = option(
+        list(LORA_TARGETS), sequence(one_of(*LORA_TARGETS)), "the layers that get adapters"
+    )
+    rank: int = option(8, integer(1, 100_000), "rank of an adapter")
+    alpha: float = option(
+        16.0, number(0, above=True), "an adapter's output is multiplied by ALPHA / RANK"
+    )
+    dropout: float = option(0.1, number(0, 0.99), "dropout on the input of the adapters")
+    blocks: tuple[int, ...] = option(
+        [],
+        sequence(integer(0), (0, 2), ascending=True),
+        "[first, last] ViT block with adapters, inclusive; empty: all",
+    )
+    train_norms: bool = option(False, says="train the layer norms of the ViT too")
+    lr_factor: float = option(3.0, number(0, 1000), "learning rate of the adapters over BASE_LR")
+
+    def __post_init__(self):
+        check_options(self)
+        if not self.targets:
+            name = names_of(self, "targets")[0]
+            raise ValueError(f"{name} is empty; give some of {', '.join(LORA_TARGETS)}")
+
+    def check_fits(self, depth: int, width: int) -> None:
+        """Raise ValueError if a ViT of `depth` blocks and `width` channels has no such adapters."""
+        if self.rank > width:
+            raise ValueError(f"MODEL.LORA.RANK is {self.rank}; the ViT's width allows 1..{width}")
+        if self.blocks and self.blocks[1] >= depth:
+            raise ValueError(
+                f"MODEL.LORA.BLOCKS is {list(self.blocks)}; the ViT has blocks 0..{depth - 1}"
+            )
 
 
 class _LowRankLinear(torch.autograd.Function):
@@ -280,32 +322,23 @@ def inject_lora(
     Returns:
         names of the replaced layers.
     Raises:
-        ValueError: unknown target, rank below 1, no ViT block, a block that does not exist, or
+        ValueError: an option out of its range, no ViT block, a block that does not exist, or
             layers that are already adapted.
     """
-    _check_options(targets, rank, dropout)
+    options = LoraOptions(
+        targets=targets, rank=rank, alpha=alpha, dropout=dropout, blocks=blocks or ()
+    )
     found = list(_vit_blocks(model))
     if not found:
         raise ValueError("found no timm ViT block (attn.qkv, mlp.fc1, ...) to adapt in this model")
-    first, last = blocks or (0, len(found) - 1)
-    if not 0 <= first <= last < len(found):
-        raise ValueError(f"LoRA blocks {first}..{last}: the model has blocks 0..{len(found) - 1}")
+    options.check_fits(len(found), found[0][1].attn.qkv.in_features)
+    first, last = options.blocks or (0, len(found) - 1)
     replaced = []
     for prefix, block in found[first : last + 1]:
         replaced += [
             f"{prefix}.{name}" for name in _adapt_block(block, targets, rank, alpha, dropout)
         ]
     return replaced
-
-
-def _check_options(targets, rank: int, dropout: float) -> None:
-    unknown = sorted(set(targets) - set(LORA_TARGETS))
-    if unknown or not targets:
-        raise ValueError(f"LoRA targets {list(targets)}: allowed are {', '.join(LORA_TARGETS)}")
-    if rank < 1:
-        raise ValueError(f"LoRA rank must be at least 1, is {rank}")
-    if not 0 <= dropout < 1:
-        raise ValueError(f"LoRA dropout must be in 0..1, is {dropout}")
 
 
 def _vit_blocks(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
@@ -376,18 +409,18 @@ def merge_lora(model: nn.Module) -> nn.Module:
     return model
 
 
-def adapt_backbone(backbone: nn.Module, node) -> None:
-    """Insert the adapters that `cfg.MODEL.LORA` asks for and freeze the rest of the backbone."""
-    if not node.ENABLED:
+def adapt_backbone(backbone: nn.Module, options: LoraOptions) -> None:
+    """Insert the adapters that the options ask for and freeze the rest of the backbone."""
+    if not options.enabled:
         return
     inject_lora(
         backbone,
-        tuple(node.TARGETS),
-        node.RANK,
-        node.ALPHA,
-        node.DROPOUT,
-        tuple(node.BLOCKS) or None,
+        options.targets,
+        options.rank,
+        options.alpha,
+        options.dropout,
+        options.blocks,
     )
     for name, parameter in backbone.named_parameters():
-        is_norm = node.TRAIN_NORMS and ("norm" in name)
+        is_norm = options.train_norms and ("norm" in name)
         parameter.requires_grad_("lora_" in name or is_norm)

@@ -8,14 +8,11 @@ import torch
 from torch import Tensor
 from torchvision.transforms.v2 import functional as TF
 
-from anoseg_d2.config import RANGES
-from anoseg_d2.utils.ranges import registered, sequence
 from anoseg_d2.utils.registry import Registry
 
 __all__ = ["POSTPROCESS", "gaussian", "road_prior"]
 
 POSTPROCESS = Registry("post-processing filter")
-RANGES["TEST.ANOMALY.POSTPROCESS"] = sequence(registered(POSTPROCESS))
 
 ROAD, SIDEWALK = 0, 1  # Cityscapes train ids
 

@@ -22,7 +22,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from anoseg_d2.config import CHECKS
 from anoseg_d2.utils.registry import Registry
 
 __all__ = [
@@ -327,14 +326,6 @@ def available_scores(
         if (has_anomaly or not score.needs_anomaly)
         and all(map_name in patch_maps for map_name in _patch_maps_of(name))
     ]
-
-
-def _check_config(cfg) -> None:
-    # Maps of patch tokens come with the weights, so a config cannot know which are missing.
-    available_scores(cfg.MODEL.EOMT.ANOMALY_CLASS, cfg.TEST.ANOMALY.SCORES, PATCH_MAPS)
-
-
-CHECKS.append(_check_config)
 
 
 def _patch_maps_of(name: str) -> list[str]:

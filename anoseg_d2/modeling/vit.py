@@ -3,7 +3,9 @@
 Shape letters: B images, N tokens, C width, (H, W) image size in pixels.
 """
 
+import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 
 import timm
@@ -11,20 +13,136 @@ from timm.layers import LayerNorm
 from torch import nn
 
 from anoseg_d2.utils.constants import VIT_SIZES, ViTSize
+from anoseg_d2.utils.options import check_options, names_of, option
+from anoseg_d2.utils.ranges import integer, number, one_of
 
-__all__ = ["BACKBONES", "backbone_kind", "build_vit", "default_num_blocks", "vit_size"]
+__all__ = [
+    "BACKBONES",
+    "EoMTOptions",
+    "VitOptions",
+    "backbone_kind",
+    "build_vit",
+    "check_image_size",
+]
 
 
-def vit_size(size: str) -> ViTSize:
-    """Return a size by name; ValueError for an unknown one."""
-    if size not in VIT_SIZES:
-        raise ValueError(f"MODEL.EOMT.SIZE is {size!r}; known: {', '.join(VIT_SIZES)}")
-    return VIT_SIZES[size]
+# Patches of a window: attention compares each with each, so this needs about 100 GiB already.
+MAX_TOKENS = 65_536
 
 
-def default_num_blocks(size: str) -> int:
-    """Return how many last blocks see the queries: S and B 3, L 4, G 5 (arXiv:2503.19108)."""
-    return vit_size(size).num_blocks
+@dataclass(frozen=True)
+class VitOptions:
+    """Architecture of the ViT."""
+
+    backbone: str = option(
+        "dinov2", one_of("dinov2", "dinov3"), "kind of ViT: dinov2, or dinov3 (rotary positions)"
+    )
+    size: str = option(
+        "L",
+        one_of("S", "B", "L", "G"),
+        "S, B, L, G: ViT small to giant (G: only DINOv2); query blocks follow it",
+    )
+    depth: int = option(
+        0,
+        integer(0, 100, "0: by SIZE"),
+        "blocks of the ViT; a custom ViT sets DEPTH, WIDTH and HEADS",
+    )
+    width: int = option(0, integer(0, 8192, "0: by SIZE"), "channels of the ViT")
+    heads: int = option(0, integer(0, 1000, "0: by SIZE"), "attention heads of the ViT")
+    patch_size: int = option(
+        16,
+        integer(1, 128),
+        "side of a patch, pixels; 14-pixel weights are resampled when loaded",
+    )
+    num_registers: int = option(
+        4,
+        integer(0, 1000),
+        "register tokens: DINOv3 and DINOv2 with registers have 4, DINOv2 without has 0",
+    )
+    drop_path: float = option(0.0, number(0, 0.99), "stochastic depth of the ViT")
+    norm_eps: float = option(
+        0.0,
+        number(0, 1),
+        "epsilon of the ViT's layer norms; 0: the backbone's own (1e-6, DINOv3 1e-5)",
+    )
+
+    def __post_init__(self):
+        check_options(self)
+        size, backbone, width, heads = names_of(self, "size", "backbone", "width", "heads")
+        if self.size == "G" and self.backbone == "dinov3":
+            raise ValueError(f"{size} is 'G'; with {backbone} dinov3: S, B or L")
+        # Rotary positions turn pairs of channels along two axes, so a head has a multiple of four.
+        step = (4 if self.backbone == "dinov3" else 1) * self.shape.heads
+        if self.shape.width % step:
+            raise ValueError(
+                f"{width} is {self.shape.width}; with {heads} {self.shape.heads} it must be a "
+                f"multiple of {step}"
+            )
+
+    @property
+    def shape(self) -> ViTSize:
+        """Depth, width and heads of `size`, or those that were set."""
+        base = VIT_SIZES[self.size]
+        return base._replace(
+            depth=self.depth or base.depth,
+            width=self.width or base.width,
+            heads=self.heads or base.heads,
+        )
+
+
+@dataclass(frozen=True)
+class EoMTOptions:
+    """What EoMT adds to its ViT, apart from head and criterion."""
+
+    num_classes: int = option(
+        19,
+        integer(1, 253),  # labels are bytes: anomaly and void follow
+        "K, the number of known classes",
+    )
+    anomaly_class: bool = option(False, says="learn the anomaly as class K, from pasted objects")
+    num_queries: int = option(
+        100, integer(1, 2000), "learned queries, each of which predicts one mask and its class"
+    )
+    num_blocks: int = option(
+        0,
+        integer(0, 100, "0: by SIZE"),
+        "last ViT blocks that see the queries; 0: by SIZE (S, B 3; L 4; G 5)",
+    )
+    masked_attention: bool = option(
+        True,
+        says="queries attend to their own masks in training, less and less within a run; off in "
+        "fine-tuning",
+    )
+    annealing_power: float = option(
+        0.9, number(0, above=True), "a mask is kept with probability (1 - progress)^power"
+    )
+    recompute: str = option(
+        "heads",
+        one_of("none", "heads", "all"),
+        "activation memory: none saves nothing; heads frees the prediction heads (half the memory, "
+        "same speed); all also recomputes the ViT blocks (least memory, slower)",
+    )
+    compile: bool = option(False, says="compile the ViT blocks with torch.compile")
+
+    def __post_init__(self):
+        check_options(self)
+
+
+def check_image_size(image_size: tuple[int, int], patch_size: int) -> None:
+    """Raise ValueError unless patches tile an image (H, W), and are not too many for attention."""
+    size = tuple(image_size)
+    if any(side % patch_size or side <= 0 for side in size):
+        near = tuple(max(1, round(side / patch_size)) * patch_size for side in size)
+        raise ValueError(
+            f"INPUT.CROP_SIZE {size} is not divisible by MODEL.EOMT.PATCH_SIZE {patch_size}; "
+            f"nearest: {near}"
+        )
+    tokens = math.prod(side // patch_size for side in size)
+    if tokens > MAX_TOKENS:
+        raise ValueError(
+            f"INPUT.CROP_SIZE {size} with MODEL.EOMT.PATCH_SIZE {patch_size} has {tokens:,} "
+            f"patches; at most {MAX_TOKENS:,}"
+        )
 
 
 def _build_dinov2(size: str, num_registers: int, norm_eps: float, **options) -> nn.Module:
@@ -43,8 +161,6 @@ def _build_dinov3(size: str, num_registers: int, norm_eps: float, **options) -> 
     In training the coordinates are rescaled by a random factor of up to 2, as in the pre-training
     of DINOv3 and in EoMT.
     """
-    if size == "giant":
-        raise ValueError("MODEL.EOMT.SIZE G exists only for DINOv2; DINOv3 has S, B and L")
     vit = timm.create_model(
         f"vit_{size}_patch16_dinov3_qkvb",
         num_reg_tokens=num_registers,
@@ -67,19 +183,7 @@ def backbone_kind(vit: nn.Module) -> str:
     return "dinov3" if getattr(vit, "rope", None) is not None else "dinov2"
 
 
-def build_vit(
-    size: str = "L",
-    *,
-    image_size: tuple[int, int],
-    backbone: str = "dinov2",
-    patch_size: int = 16,
-    num_registers: int = 4,
-    depth: int = 0,
-    width: int = 0,
-    heads: int = 0,
-    drop_path: float = 0.0,
-    norm_eps: float = 0.0,
-) -> nn.Module:
+def build_vit(size: str = "L", *, image_size: tuple[int, int], **options) -> nn.Module:
     """Build a timm ViT without weights.
 
     The position embedding of DINOv2 holds patches only (`no_embed_class`), so that it can be
@@ -88,39 +192,27 @@ def build_vit(
     Args:
         size: "S", "B", "L", or "G" (DINOv2 only).
         image_size: (H, W) in pixels, each divisible by `patch_size`.
-        backbone: "dinov2" or "dinov3".
-        patch_size: side of a patch in pixels.
-        num_registers: register tokens next to CLS: 4 for DINOv3 and the `reg4` weights of DINOv2,
-            0 for those without.
-        depth, width, heads: override `size` where not 0 (tiny models for tests).
-        drop_path: stochastic depth rate.
-        norm_eps: epsilon of the layer norms; 0 for the backbone's own (1e-6, DINOv3 1e-5).
+        options: the other fields of `VitOptions` by name.
     Returns:
         timm `VisionTransformer` (DINOv2) or `Eva` (DINOv3) with prefix `[cls, registers]` and no
         classifier.
     Raises:
-        ValueError: unknown size or backbone, a size that the backbone does not have, or an image
+        ValueError: an option out of its range, a size that the backbone does not have, or an image
             size that the patch does not divide.
     """
-    if any(side % patch_size or side <= 0 for side in image_size):
-        raise ValueError(
-            f"INPUT.CROP_SIZE {tuple(image_size)} is not divisible by "
-            f"MODEL.EOMT.PATCH_SIZE {patch_size}; nearest: "
-            f"{tuple(max(1, round(side / patch_size)) * patch_size for side in image_size)}"
-        )
-    if backbone not in BACKBONES:
-        raise ValueError(f"MODEL.EOMT.BACKBONE is {backbone!r}; known: {', '.join(BACKBONES)}")
-    base = vit_size(size)
-    return BACKBONES[backbone](
-        base.timm_name,
-        num_registers,
-        norm_eps,
+    wanted = VitOptions(size=size, **options)
+    check_image_size(image_size, wanted.patch_size)
+    shape = wanted.shape
+    return BACKBONES[wanted.backbone](
+        shape.timm_name,
+        wanted.num_registers,
+        wanted.norm_eps,
         pretrained=False,
         num_classes=0,
         img_size=tuple(image_size),
-        patch_size=patch_size,
-        depth=depth or base.depth,
-        embed_dim=width or base.width,
-        num_heads=heads or base.heads,
-        drop_path_rate=drop_path,
+        patch_size=wanted.patch_size,
+        depth=shape.depth,
+        embed_dim=shape.width,
+        num_heads=shape.heads,
+        drop_path_rate=wanted.drop_path,
     )

@@ -2,6 +2,7 @@
 
 import ast
 import difflib
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,9 @@ import yaml
 from yacs.config import CfgNode
 
 from anoseg_d2.utils.files import read_bytes
+from anoseg_d2.utils.ranges import number, shown, text
 
 __all__ = [
-    "assigned_keys",
     "find_config",
     "flat_items",
     "load_yaml",
@@ -24,7 +25,7 @@ __all__ = [
 ]
 
 # Far above any config. With aliases, a yaml file of ten lines can stand for billions of values.
-_MAX_BYTES, _MAX_VALUES, _MAX_DEPTH = 1_000_000, 100_000, 100
+_MAX_BYTES, _MAX_VALUES, _MAX_DEPTH, _MAX_BASES = 1_000_000, 100_000, 100, 50
 _WORDS = {bool: "True or False", int: "an integer", float: "a number", str: "a string"}
 
 
@@ -52,7 +53,7 @@ def find_config(config: str | Path) -> Path:
     Raises:
         FileNotFoundError: it is neither; the message lists the shipped configs.
     """
-    path = Path(config).expanduser()
+    path = _user_path(config)
     if path.is_file():
         return path
     names = shipped_configs()
@@ -64,34 +65,115 @@ def find_config(config: str | Path) -> Path:
     )
 
 
-def read_yaml(path, _children: tuple = ()) -> dict:
+def read_yaml(path) -> dict:
     """Read a yaml file and merge it over its `_BASE_` (a path relative to it, or a list of paths).
 
     Raises:
         FileNotFoundError: the file or one of its bases does not exist.
         ValueError: it is not plain yaml of keys and values (see `load_yaml`), or its own base.
     """
-    path = Path(path)
-    if path.resolve() in _children:
+    return _read_with_bases(Path(path), (), {})
+
+
+def _read_with_bases(path: Path, children: tuple[Path, ...], done: dict[Path, dict]) -> dict:
+    """Read a file below `children`; `done` keeps what was read, as many files may share a base."""
+    name = path.resolve()
+    if name in done:
+        return done[name]
+    if name in children:
         raise ValueError(f"{path} is its own _BASE_")
+    if len(children) > _MAX_BASES:
+        raise ValueError(f"{path} is the last of more than {_MAX_BASES} files in a row by _BASE_")
     if not path.is_file():
-        child = f", the _BASE_ of {_children[-1]}," if _children else ""
+        child = f", the _BASE_ of {children[-1]}," if children else ""
         raise FileNotFoundError(f"config file {path}{child} does not exist")
     content = load_yaml(path)
-    if content is None:
-        content = {}
+    content = {} if content is None else content
     if not isinstance(content, dict):
         raise ValueError(f"{path} must hold keys and values, not a {type(content).__name__}")
     bases = content.pop("_BASE_", [])
     bases = [bases] if isinstance(bases, str) else bases
-    if not isinstance(bases, list) or not all(isinstance(base, str) and base for base in bases):
+    if not isinstance(bases, list) or not all(text(empty=False).allows(base) for base in bases):
         raise ValueError(f"{path}: _BASE_ is {bases!r}; it must be a path or a list of paths")
     merged: dict = {}
     for base in bases:
-        parent = path.parent / Path(base).expanduser()
-        _update(merged, read_yaml(parent, (*_children, path.resolve())))
-    _update(merged, content)
+        parent = path.parent / _user_path(base)
+        merged = _merged(merged, _read_with_bases(parent, (*children, name), done))
+    done[name] = _merged(merged, content)
+    return done[name]
+
+
+def _user_path(text: str | Path) -> Path:
+    try:
+        return Path(text).expanduser()
+    except RuntimeError as error:  # no such user, or no home
+        raise ValueError(f"path {text}: {error}") from error
+
+
+def _merged(below: dict, above: dict) -> dict:
+    """Return `below` with the values of `above`; neither is changed, because bases are shared."""
+    merged = dict(below)
+    for key, value in above.items():
+        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
+        merged[key] = _merged(merged[key], value) if both else value
     return merged
+
+
+# fvcore's `load_yaml_with_base` would be shorter, but it takes the last of two equal keys, reads a
+# base once for every file that names it, and hangs or crashes on the files that are refused here.
+class _Loader(yaml.SafeLoader):
+    """Safe loader for files of strangers: of bounded size, with each key once, no base 60."""
+
+    def __init__(self, stream):
+        super().__init__(stream)
+        self.depth = 0
+        self.sizes: dict[int, int] = {}  # of each node, with its aliases written out
+
+    def compose_node(self, parent, index):
+        is_alias = self.check_event(yaml.AliasEvent)
+        self.depth += 1
+        if self.depth > _MAX_DEPTH:
+            raise ValueError(f"nested more than {_MAX_DEPTH} levels deep")
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        if not is_alias:
+            parts = node.value if isinstance(node, yaml.CollectionNode) else []
+            if isinstance(node, yaml.MappingNode):
+                parts = [part for pair in parts for part in pair]
+            # A node that is not finished is an alias of what it is part of.
+            self.sizes[id(node)] = 1 + sum(self.sizes.get(id(p), _MAX_VALUES) for p in parts)
+            if self.sizes[id(node)] > _MAX_VALUES:
+                raise ValueError(
+                    f"it holds more than {_MAX_VALUES:,} values, or an alias of itself"
+                )
+        return node
+
+    def construct_mapping(self, node, deep=False):
+        names = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        for name in {name for name in names if names.count(name) > 1 and name != "<<"}:
+            raise ValueError(f"key {name!r} is given twice")
+        return super().construct_mapping(node, deep)
+
+
+# In yaml 1.1, `1:30` is a number of base 60, whose digits take quadratic time; here it is text. So
+# are numbers that no key could hold, which Python may refuse to write.
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, regex) for tag, regex in pairs if not tag.endswith((":int", ":float"))]
+    for first, pairs in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:int",
+    re.compile(r"[-+]?(0x[0-9a-fA-F]{1,16}|[0-9][0-9_]{0,30})$"),
+    "-+0123456789",
+)
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(
+        r"[-+]?(([0-9][0-9_]{0,300}\.[0-9_]{0,300}|\.[0-9][0-9_]{0,300})([eE][-+]?[0-9]{1,5})?"
+        r"|\.(inf|Inf|INF))$|\.(nan|NaN|NAN)$"
+    ),
+    "-+.0123456789",
+)
 
 
 def load_yaml(path) -> Any:
@@ -100,53 +182,17 @@ def load_yaml(path) -> Any:
     Args:
         path: an existing file.
     Raises:
-        ValueError: it is not yaml, not UTF-8, too large, too deep, or endless through aliases.
+        ValueError: it is not yaml, not UTF-8, too large, too deep, endless through aliases, or has
+            a key twice.
     """
     try:
         if Path(path).stat().st_size > _MAX_BYTES:
             raise ValueError(f"it has more than {_MAX_BYTES:,} bytes")
-        text = read_bytes(path).decode("utf-8")
-        _refuse_size(text)
-        _count_values(yaml.compose(text, Loader=yaml.SafeLoader), {})
-        return yaml.safe_load(text)
-    # PyYAML passes on the errors of dates and numbers that do not exist, and of unhashable keys.
+        return _Loader(read_bytes(path).decode("utf-8")).get_single_data()
+    # PyYAML passes on the errors of dates that do not exist, and of unhashable keys.
     except (yaml.YAMLError, ValueError, TypeError, RecursionError, OverflowError) as error:
         reason = " ".join(str(error).split())[:500] or type(error).__name__
         raise ValueError(f"{path} is not a readable yaml file: {reason}") from error
-
-
-def _refuse_size(text: str) -> None:
-    depth = 0
-    for count, event in enumerate(yaml.parse(text, Loader=yaml.SafeLoader)):
-        if count > _MAX_VALUES:
-            raise ValueError(f"it holds more than {_MAX_VALUES:,} values, or an alias of itself")
-        depth += isinstance(event, yaml.CollectionStartEvent)
-        depth -= isinstance(event, yaml.CollectionEndEvent)
-        if depth > _MAX_DEPTH:
-            raise ValueError(f"nested more than {_MAX_DEPTH} levels deep")
-
-
-def _count_values(node: yaml.Node | None, counts: dict[int, int]) -> int:
-    """Return how many values a node holds once its aliases are written out."""
-    if not isinstance(node, yaml.CollectionNode):
-        return 1
-    if id(node) not in counts:
-        counts[id(node)] = _MAX_VALUES  # what it counts as inside of itself
-        parts = node.value
-        if isinstance(node, yaml.MappingNode):
-            parts = [part for pair in node.value for part in pair]
-        counts[id(node)] = 1 + sum(_count_values(part, counts) for part in parts)
-    if counts[id(node)] > _MAX_VALUES:
-        raise ValueError(f"it holds more than {_MAX_VALUES:,} values, or an alias of itself")
-    return counts[id(node)]
-
-
-def _update(target: dict, source: dict) -> None:
-    for key, value in source.items():
-        if isinstance(value, dict) and isinstance(target.get(key), dict):
-            _update(target[key], value)
-        else:
-            target[key] = value
 
 
 def flat_items(node: dict, prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -170,16 +216,24 @@ def override_pairs(overrides: Iterable) -> Iterator[tuple[str, Any]]:
     yield from zip(overrides[::2], overrides[1::2], strict=True)
 
 
-def require_key(key: str, known: list[str]) -> None:
-    """Raise ValueError, suggesting similar keys, unless `key` is one of the `known` keys."""
+def require_key(key: str, known: list[str], where: str = "") -> None:
+    """Raise ValueError, suggesting similar keys, unless `key` is one of the `known` keys.
+
+    Args:
+        key: dotted name.
+        known: every key.
+        where: ends "unknown config key X", such as " in my.yaml".
+    """
     if key in known:
         return
     inside = [name for name in known if name.startswith(f"{key}.")]
     if inside:
-        raise ValueError(f"{key} is a group of keys: set one of {', '.join(inside[:4])}, ...")
+        raise ValueError(
+            f"{key}{where} is a group of keys: set one of {', '.join(inside[:4])}, ..."
+        )
     near = difflib.get_close_matches(str(key), known, n=3, cutoff=0.5)
-    hint = f"; did you mean {' or '.join(near)}?" if near else "; see anoseg_d2/config.py"
-    raise ValueError(f"unknown config key {key}{hint}")
+    hint = f"; did you mean {' or '.join(near)}?" if near else "; see docs/config.md"
+    raise ValueError(f"unknown config key {key}{where}{hint}")
 
 
 def set_value(cfg: CfgNode, key: str, value: Any) -> None:
@@ -206,14 +260,15 @@ def _as_type_of(default: Any, value: Any, key: str) -> Any:
     if isinstance(default, str) and isinstance(value, (str, int, float)):
         return str(value)  # `OUTPUT_DIR 2024` means the string
     if isinstance(default, float) and type(literal) is int:
-        return float(literal)
+        # The range refuses an integer that is larger than any float.
+        return float(literal) if number().allows(literal) else literal
     if isinstance(default, (list, tuple)) and isinstance(literal, (list, tuple)):
         return type(default)(literal)
     if isinstance(default, (list, tuple)):
         wanted = f"a list such as {default!r}" if default else "a list"
     else:
         wanted = _WORDS.get(type(default), type(default).__name__)
-    raise ValueError(f"{key} is {value!r}; it must be {wanted}")
+    raise ValueError(f"{key} is {shown(value)}; it must be {wanted}")
 
 
 def _literal(value: Any) -> Any:
@@ -223,33 +278,3 @@ def _literal(value: Any) -> Any:
         return ast.literal_eval(value)
     except (ValueError, SyntaxError, MemoryError, RecursionError):
         return value
-
-
-def assigned_keys(source: str, root: str) -> CfgNode:
-    """List the keys that a Python file of defaults assigns, without running it.
-
-    Args:
-        source: text of a file such as detectron2's `config/defaults.py`, with lines such as
-            `_C.MODEL.DEVICE = "cuda"`.
-        root: name of the root node.
-    Returns:
-        config node in which every leaf is None.
-    """
-    tree: CfgNode = CfgNode()
-    for statement in ast.parse(source).body:
-        if isinstance(statement, ast.Assign):
-            dotted = ast.unparse(statement.targets[0])
-            if dotted.startswith(f"{root}."):
-                _plant(tree, dotted.split(".")[1:], statement.value)
-    return tree
-
-
-def _plant(tree: CfgNode, path: list[str], value: ast.expr) -> None:
-    """Add the key `path` to `tree`: a node if `CN(...)` is assigned, else None."""
-    for part in path[:-1]:
-        tree = tree[part]
-    is_node = isinstance(value, ast.Call) and ast.unparse(value.func) == "CN"
-    tree[path[-1]] = CfgNode() if is_node else None
-    if is_node and value.args:
-        for key in value.args[0].keys:
-            tree[path[-1]][ast.literal_eval(key)] = None

@@ -1,12 +1,16 @@
 """Rules that check config values and say in words what is allowed."""
 
 import math
+import sys
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import Any
 
-__all__ = ["Rule", "flag", "integer", "number", "one_of", "registered", "sequence", "text"]
+__all__ = ["Rule", "flag", "integer", "number", "one_of", "registered", "sequence", "shown", "text"]
+
+
+_LARGEST = sys.float_info.max
 
 
 @dataclass(frozen=True)
@@ -33,7 +37,16 @@ class Rule:
     def check(self, key: str, value: Any) -> None:
         """Raise ValueError, with key, value and what is allowed, unless `value` is allowed."""
         if not self.allows(value):
-            raise ValueError(f"{key} is {value!r}; it must be {self.says}")
+            raise ValueError(f"{key} is {shown(value)}; it must be {self.says}")
+
+
+def shown(value: Any) -> str:
+    """Return a value as an error shows it, which may come from a file of thousands of digits."""
+    try:
+        text = repr(value)
+    except ValueError:  # Python writes no integer of more than 4,300 digits
+        return "a number of thousands of digits"
+    return text if len(text) <= 300 else f"{text[:300]}..."
 
 
 def integer(low: int, high: int | None = None, also: str = "") -> Rule:
@@ -62,7 +75,8 @@ def number(low: float = -math.inf, high: float = math.inf, *, above: bool = Fals
         says += f" {high:g}"
 
     def allows(value):
-        real = isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+        # Compared, not converted: an integer may be larger than any float.
+        real = isinstance(value, Real) and not isinstance(value, bool) and abs(value) <= _LARGEST
         return real and low <= value <= high and not (above and value == low)
 
     return Rule(says, allows)

@@ -23,7 +23,7 @@ from corpus import OUT, Case
 from PIL import Image
 
 from anoseg_d2.commands import train
-from anoseg_d2.config import RANGES, load_config
+from anoseg_d2.config import FIXED, KEYS, load_config
 from anoseg_d2.utils.config_files import flat_items
 
 NAN, INF = float("nan"), float("inf")
@@ -66,7 +66,7 @@ def every_key(world, broken):
     """Values of wrong types for every key: refused by name unless the key's range allows them."""
     cfg = load_config(str(world.config))
     for key, default in flat_items(cfg):
-        if key not in RANGES and not isinstance(default, bool):
+        if key not in KEYS or KEYS[key].rule is FIXED:
             continue
         for value in WRONG:
             if _may_be(default, value, key):

@@ -369,8 +369,8 @@ def test_adapters_that_would_do_nothing_are_refused(tiny_vit):
         ({"targets": ()}, ["q, k, v, proj, fc1, fc2"]),
         ({"rank": 0}, ["rank", "0"]),
         ({"dropout": 1.0}, ["dropout", "1.0"]),
-        ({"blocks": (1, 3)}, ["1..3", "0..2"]),
-        ({"blocks": (2, 1)}, ["2..1", "0..2"]),
+        ({"blocks": (1, 3)}, ["[1, 3]", "0..2"]),
+        ({"blocks": (2, 1)}, ["(2, 1)", "smaller first"]),
     ],
 )
 def test_wrong_options_are_refused_by_name(tiny_vit, options, words):

@@ -76,3 +76,46 @@ def test_a_base_that_is_not_a_path_is_refused(tmp_path, base):
     path.write_text(f"_BASE_: {base}\n")
     with pytest.raises(ValueError, match=r"child.yaml: _BASE_ is .* it must be a path"):
         read_yaml(path)
+
+
+@pytest.mark.parametrize(
+    "text,words",
+    [
+        ("SEED: 1\nSEED: 2\n", "key 'SEED' is given twice"),
+        ("SOLVER: {MAX_ITER: 1, MAX_ITER: 2}\n", "key 'MAX_ITER' is given twice"),
+        ('_BASE_: "a\\0b"\n', "_BASE_ is .* it must be a path"),
+        ("_BASE_: ~no_such_user_here/x.yaml\n", "no_such_user_here"),
+        ("SEEDS: 1\n", "unknown config key SEEDS in .*child.yaml"),
+        ("5: 1\n", "unknown config key 5 in .*child.yaml"),
+        (f"SEED: {'1:' * 5000}1\n", "SEED is '1:1:.*; it must be an integer"),
+        (f"SEED: {'9' * 5000}\n", "SEED is "),
+        (f"SOLVER: {{BASE_LR: {'9' * 400}}}\n", "SOLVER.BASE_LR is "),
+    ],
+)
+def test_what_a_file_of_a_stranger_may_hold_is_refused_by_file_or_key(tmp_path, text, words):
+    path = tmp_path / "child.yaml"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=words) as caught:
+        load_config(str(path))
+    assert len(str(caught.value)) < 1000
+
+
+def test_bases_that_many_files_share_are_read_once(tmp_path):
+    for number in range(40):
+        both = f"[{number + 1}.yaml, {number + 1}.yaml]"
+        (tmp_path / f"{number}.yaml").write_text(f"_BASE_: {both}\nA: {{B{number}: 1}}\n")
+    (tmp_path / "40.yaml").write_text("A: {B40: 1}\n")
+    assert len(read_yaml(tmp_path / "0.yaml")["A"]) == 41
+
+
+def test_a_long_chain_of_bases_is_refused(tmp_path):
+    for number in range(60):
+        (tmp_path / f"{number}.yaml").write_text(f"_BASE_: {number + 1}.yaml\n")
+    with pytest.raises(ValueError, match="51.yaml is the last of more than 50 files"):
+        read_yaml(tmp_path / "0.yaml")
+
+
+def test_numbers_are_read_as_yaml_1_2_has_them(tmp_path):
+    path = tmp_path / "numbers.yaml"
+    path.write_text("[7, -1_000, 0x1f, 1.5, -.5, 1.e+3, .inf, 1:30, 1e-4]\n")
+    assert load_yaml(path) == [7, -1000, 31, 1.5, -0.5, 1e3, float("inf"), "1:30", "1e-4"]
