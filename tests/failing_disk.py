@@ -3,11 +3,10 @@
 import builtins
 import errno
 import os
-import tempfile
 
 REAL_OPEN = builtins.open
 CODES = (errno.ENOSPC, errno.EIO)
-SYSTEM_CALLS = ((os, "replace"), (os, "fsync"), (os, "chmod"), (tempfile, "mkstemp"))
+SYSTEM_CALLS = ((os, "replace"), (os, "fsync"))
 
 
 class FailAt:

@@ -39,7 +39,7 @@ from anoseg_d2.checkpoint.hub import (
 )
 from anoseg_d2.checkpoint.metadata import weights_hash
 from anoseg_d2.checkpoint.spec import FORMAT_NAME, FORMAT_VERSION, Checkpoint, ModelSpec
-from anoseg_d2.utils.files import atomic_path, read_bytes, read_json, remove_abandoned
+from anoseg_d2.utils.files import atomic_path, read_bytes, read_json
 
 __all__ = ["last_checkpoint", "read_checkpoint", "write_checkpoint", "write_tensors"]
 
@@ -109,7 +109,6 @@ def write_checkpoint(payload: Mapping[str, Any], path) -> None:
         checksum = _checksum(meta, payload["model"])
         write_tensors(payload["model"], path, {FORMAT_NAME: meta, _CHECKSUM: checksum})
         return
-    remove_abandoned(path)
     with atomic_path(path) as partial, _as_os_error():
         torch.save(dict(payload), partial)
 
@@ -126,7 +125,6 @@ def write_tensors(
     Raises:
         OSError: it cannot be written; names the path and the free space.
     """
-    remove_abandoned(path)
     # Each tensor gets memory of its own: the format refuses views of one storage.
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in state.items()}
     metadata = {"format": "pt", **(metadata or {})}

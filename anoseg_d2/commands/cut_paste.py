@@ -37,7 +37,7 @@ from anoseg_d2.data.image_io import read_image, read_label, write_image
 from anoseg_d2.data.label_rules import LABEL_RULES
 from anoseg_d2.utils import cli
 from anoseg_d2.utils.constants import ANOMALY, ANOMALY_COLOR, KNOWN, PASTED_ID, VOID
-from anoseg_d2.utils.files import check_name, remove_abandoned, write_atomic
+from anoseg_d2.utils.files import check_name, write_atomic
 from anoseg_d2.utils.ranges import integer, number
 
 DEFAULTS = CutPasteOptions()
@@ -216,8 +216,6 @@ def prepare(args) -> int:
     summary = summarise(job, records)
     if everything is not None:
         text = json.dumps(summary, indent=1, sort_keys=True) + "\n"
-        for name in ("summary.json", CARD):
-            remove_abandoned(job.output / name)
         write_atomic(job.output / "summary.json", text.encode())
         write_card(job, summary["images"]["made"])
     _print_summary(summary, job.output, everything is not None)

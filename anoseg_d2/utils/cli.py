@@ -7,9 +7,10 @@ import argparse
 import importlib
 import logging
 import os
+import re
 import signal
 import sys
-import time
+import traceback
 from collections.abc import Callable, Iterable, Mapping
 
 from tqdm import tqdm
@@ -26,7 +27,9 @@ __all__ = [
     "check_options",
     "duration",
     "import_modules",
+    "is_out_of_memory",
     "one_message",
+    "printable",
     "run_command",
     "say",
     "set_verbosity",
@@ -41,10 +44,22 @@ MAX_WORKERS = 1000
 # For a user's mistake or a limit of the machine, one line says enough. Anything else is a defect
 # of ours, and then we need the traceback.
 USER_ERRORS = (ValueError, OSError, ImportError, MemoryError, FloatingPointError)
-# RuntimeErrors that say as much: no memory left, or symbolic links in a circle (`Path.resolve`).
-_NO_DEFECT = ("out of memory", "can't allocate memory", "not enough memory", "alloc_failed")
-_NO_DEFECT += ("symlink loop",)
+# What errors of any type say when memory has run out, on CPUs and GPUs.
+_NO_MEMORY = ("out of memory", "allocate memory", "not enough memory", "alloc_failed", "bad_alloc")
+# Other RuntimeErrors that are no defect of ours, and what the user can do.
+_LIMITS = {
+    "can't start new thread": "this machine allows no more threads or memory; OMP_NUM_THREADS=1 "
+    "and fewer workers need less",
+    "dataloader worker": "a worker process was lost, often for want of memory; fewer "
+    "DATALOADER.NUM_WORKERS need less",
+    "shared memory": "fewer DATALOADER.NUM_WORKERS, or a larger /dev/shm (docker: --shm-size)",
+    "symlink loop": "",
+    "home directory": "a path begins with ~ and there is no such user",
+}
 
+
+# Control characters, line separators, and those that turn the direction of writing.
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 
 # -1 after --quiet, 1 after --verbose; of the whole process, like the streams that it is about.
 _verbosity = 0
@@ -60,24 +75,12 @@ def add_verbosity_options(parser: argparse.ArgumentParser, default=None) -> None
     """
     default = _verbosity if default is None else default
     group = parser.add_mutually_exclusive_group()
-    group.add_argument(
-        "-q",
-        "--quiet",
-        dest="verbosity",
-        action="store_const",
-        const=-1,
-        default=default,
-        help="print only warnings and errors",
-    )
-    group.add_argument(
-        "-v",
-        "--verbose",
-        dest="verbosity",
-        action="store_const",
-        const=1,
-        default=default,
-        help="print more, and the whole traceback of an error",
-    )
+    for letter, name, value, text in (
+        ("-q", "--quiet", -1, "print only warnings and errors"),
+        ("-v", "--verbose", 1, "print more, and the whole traceback of an error"),
+    ):
+        options = {"dest": "verbosity", "action": "store_const", "const": value}
+        group.add_argument(letter, name, default=default, help=text, **options)
 
 
 def set_verbosity(verbosity: int) -> None:
@@ -95,7 +98,7 @@ def set_verbosity(verbosity: int) -> None:
 def say(text: object = "", file=None) -> None:
     """Print a line of a command's own output, unless it was called with `--quiet`."""
     if _verbosity >= 0:
-        print(text, file=file, flush=True)
+        print(printable(text, keep="\n\t"), file=file, flush=True)
 
 
 def run_command(
@@ -116,50 +119,95 @@ def run_command(
     # SIGINT needs it too, because shells start background jobs with SIGINT ignored.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler)
-    # Names of files may hold bytes that are not UTF-8, which a strict stream would not print.
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):  # tests and notebooks put other streams there
-            stream.reconfigure(errors="backslashreplace")
+    _prepare_streams()
     try:
         return work() or 0
     except KeyboardInterrupt:
         print(stopped, file=sys.stderr)
         return 130
     except (*USER_ERRORS, RuntimeError) as error:
-        defect = isinstance(error, RuntimeError) and not _is_no_defect(error)
+        explained = isinstance(error, USER_ERRORS) or is_out_of_memory(error)
+        defect = not explained and _advice(error) is None
         if defect or verbosity > 0 or os.environ.get(TRACEBACK):
             raise
-        print(f"error: {one_message(error)}", file=sys.stderr)
+        print(printable(f"error: {one_message(error)}", keep="\n\t"), file=sys.stderr)
         return 2
     finally:
         set_verbosity(before)  # a caller in Python may run the next command loud again
 
 
-def _is_no_defect(error: RuntimeError) -> bool:
+def _prepare_streams() -> None:
+    """Make stdout and stderr take everything that is written to them."""
+    # A closed stream (`>&-`, some daemons) is None in Python. Its number would go to the next file
+    # that is opened, and what C code prints would end up in there.
+    while (handle := os.open(os.devnull, os.O_RDWR)) < 3:
+        os.set_inheritable(handle, True)
+    os.close(handle)
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
+        # Names of files may hold bytes that are not UTF-8, which a strict stream would not print.
+        elif hasattr(getattr(sys, name), "reconfigure"):  # tests and notebooks put others there
+            getattr(sys, name).reconfigure(errors="backslashreplace")
+    # A log that cannot be written, on a full disk, must not print a page for every line.
+    logging.raiseExceptions = False
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether `error` was raised because memory ran out, on any device."""
     words = str(error).lower()
-    return any(phrase in words for phrase in _NO_DEFECT)
+    return isinstance(error, MemoryError) or any(phrase in words for phrase in _NO_MEMORY)
+
+
+def _advice(error: BaseException) -> str | None:
+    """Return what to do about a limit of the machine; None if `error` is not about one."""
+    words = str(error).lower()
+    if isinstance(error, ConnectionError) and _was_raised_in(error, "multiprocessing"):
+        words = "dataloader worker"  # it died while it handed over a batch
+    return next((advice for phrase, advice in _LIMITS.items() if phrase in words), None)
+
+
+def _was_raised_in(error: BaseException, package: str) -> bool:
+    frames = (frame for frame, _ in traceback.walk_tb(error.__traceback__))
+    return any(frame.f_globals.get("__name__", "").startswith(package) for frame in frames)
 
 
 def one_message(error: BaseException) -> str:
     """Return the message of an error without the traceback that a worker process adds to it."""
     text = str(error).strip() or type(error).__name__
-    if "Traceback (most recent call last)" not in text:
-        return text
-    # The last line is "SomeError: message"; only the message is for the user.
-    return text.splitlines()[-1].partition(": ")[2] or text.splitlines()[-1]
+    if "Traceback (most recent call last)" in text:
+        # The last line is "SomeError: message"; only the message is for the user.
+        text = text.splitlines()[-1].partition(": ")[2] or text.splitlines()[-1]
+    advice = _advice(error)
+    return f"{text} ({advice})" if advice else text
 
 
-class Progress:
-    """Progress of a long job: a bar on a terminal, otherwise a line from time to time.
+def printable(text: object, keep: str = "") -> str:
+    """Replace control characters by escapes such as `\\x1b`, line breaks too.
 
-    A job of a few seconds shows nothing, and neither does any job after `--quiet`.
+    For names that come from strangers: in a terminal they could set its title, or forge a message.
+
+    Args:
+        text: what is printed.
+        keep: control characters that stay.
+    """
+
+    def escape(found: re.Match) -> str:
+        return found[0] if found[0] in keep else found[0].encode("unicode_escape").decode()
+
+    return _CONTROL.sub(escape, str(text))
+
+
+class Progress(tqdm):
+    """Progress of a long job: a bar on a terminal, elsewhere a line from time to time.
+
+    After `--quiet` it shows nothing.
 
     Args:
         what: what was done to each item, such as "checked".
-        total: number of steps.
+        total: number of steps; None when nobody knows.
         unit: name of the items.
-        period: seconds between lines if stderr is not a terminal.
-        delay: seconds before the first line.
+        period: seconds between two lines if stderr is not a terminal.
 
     Example::
 
@@ -169,53 +217,38 @@ class Progress:
                 progress.update()
     """
 
-    def __init__(
-        self,
-        what: str,
-        total: int,
-        unit: str = "images",
-        period: float = 30.0,
-        delay: float = 5.0,
-    ):
-        self.what, self.total, self.unit = what, total, unit
-        self.period, self.delay = period, delay
-        self.done = 0
-        self._start = time.monotonic()
-        self._shown = None  # never shown; not 0, because a monotonic clock may start anywhere
-        self._bar = tqdm(
+    monitor_interval = 0  # no thread of tqdm's: `update` looks at the clock every time
+
+    def __init__(self, what: str, total: int | None, unit: str = "images", period: float = 30.0):
+        self.in_lines = sys.stderr is None or not sys.stderr.isatty()
+        super().__init__(
+            desc=printable(what),
             total=total,
-            desc=what,
             unit=f" {unit}",
-            disable=True if _verbosity < 0 else None,
+            disable=_verbosity < 0 or sys.stderr is None,
             leave=False,
-            delay=min(delay, 1.0),
+            delay=1.0 if not self.in_lines else 0.0,
+            miniters=1,
+            mininterval=period if self.in_lines else 0.1,
         )
 
-    def __enter__(self):
-        return self
+    def display(self, msg=None, pos=None):
+        """Show the state; an empty `msg` clears a bar, but lines that were printed stay."""
+        if not self.in_lines:
+            super().display(msg, pos)
+        elif msg is None and self.n:
+            spent = self.format_dict["elapsed"]
+            if self.total is None:
+                line = f"{self.desc} {self.n}{self.unit} in {duration(spent)}"
+            else:
+                left = spent / self.n * (self.total - self.n)
+                line = f"{self.desc} {self.n}/{self.total}{self.unit}, {duration(left)} left"
+            print(line, file=sys.stderr, flush=True)
 
-    def __exit__(self, *_):
-        self._bar.close()
-
-    def update(self, steps: int = 1) -> None:
-        """Count finished steps."""
-        self.done += steps
-        self._bar.update(steps)
-        if not self._bar.disable or _verbosity < 0:
-            return
-        now = time.monotonic()
-        if self._shown is None:
-            due = now - self._start >= self.delay
-        else:
-            due = now - self._shown >= self.period or self.done == self.total
-        if due:
-            left = (now - self._start) / max(self.done, 1) * (self.total - self.done)
-            print(
-                f"{self.what} {self.done}/{self.total} {self.unit}, {duration(left)} left",
-                file=sys.stderr,
-                flush=True,
-            )
-            self._shown = now
+    def close(self):
+        """Remove the bar."""
+        self.disable = self.disable or self.in_lines
+        super().close()
 
 
 def check_options(args: argparse.Namespace, rules: Mapping[str, Rule]) -> None:

@@ -2,21 +2,17 @@
 
 import contextlib
 import errno
-import glob
+import functools
 import hashlib
 import json
 import math
 import os
+import platform
 import re
+import secrets
 import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-
-try:
-    import fcntl
-except ImportError:  # not a Unix
-    fcntl = None
 
 __all__ = [
     "atomic_path",
@@ -27,11 +23,16 @@ __all__ = [
     "read_bytes",
     "read_json",
     "remove_abandoned",
+    "temporary_path",
     "without_nan",
     "write_atomic",
     "write_json",
 ]
 
+# How names of files that are being written begin.
+_OURS = ".anoseg-"
+# What a file system answers to a call that it does not have.
+_NOT_SUPPORTED = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EPERM)
 _SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
 
 
@@ -62,6 +63,52 @@ def file_hash(path) -> str:
     return digest.hexdigest()
 
 
+def temporary_path(folder, suffix: str = ".tmp") -> Path:
+    """Return a new name in `folder` that says which process of which machine writes there.
+
+    The name does not hold that of the final file, which may already be as long as names can be.
+    """
+    writer = f"{_machine()}-{os.getpid()}-{secrets.token_hex(8)}"
+    return Path(folder, f"{_OURS}{writer}{suffix}")
+
+
+def remove_abandoned(folder) -> None:
+    """Delete the temporary files in a folder whose writers were killed.
+
+    Only files named by `temporary_path` are ours to delete, and only on the machine where they were
+    written can we know that nobody is still writing them.
+    """
+    for path in Path(folder).glob(f"{_OURS}{_machine()}-*"):
+        writer = path.name.removeprefix(f"{_OURS}{_machine()}-").partition("-")[0]
+        if writer.isdecimal() and not path.is_dir() and not _is_alive(int(writer)):
+            path.unlink(missing_ok=True)
+
+
+@functools.cache
+def _machine() -> str:
+    """Return eight digits that differ wherever process ids belong to other processes."""
+    place = platform.node()
+    with contextlib.suppress(OSError):  # containers of one name have process ids of their own
+        place += f" {os.stat('/proc/self/ns/pid').st_ino}"
+    return hashlib.sha256(place.encode()).hexdigest()[:8]
+
+
+def _is_alive(process: int) -> bool:
+    if os.name == "nt":
+        return True  # os.kill would end it
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):  # somebody else's process
+        return True
+    with contextlib.suppress(OSError):
+        # A process that has ended keeps its number until its parent asks, in containers for ever.
+        state = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
+        return state not in "ZX"
+    return True
+
+
 @contextlib.contextmanager
 def atomic_path(path, suffix: str = ".tmp") -> Iterator[Path]:
     """Yield a temporary path next to `path` that replaces it when the block succeeds.
@@ -74,69 +121,37 @@ def atomic_path(path, suffix: str = ".tmp") -> Iterator[Path]:
     Raises:
         OSError: the file cannot be written; the message names `path` and the free space.
     """
-    path, temporary = Path(path), ""
+    path = Path(path)
     # Renaming onto a device such as /dev/null would delete it.
     if path.exists() and not path.is_file():
         raise OSError(errno.EEXIST, "cannot be written: it is not a regular file", str(path))
+    temporary = temporary_path(path.parent, suffix)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(
-            dir=path.parent, prefix=f".{path.name}.", suffix=suffix
-        )
-        with _locked(handle):
-            yield Path(temporary)
+        with name_failed_write(path, temporary):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            yield temporary
             publish(temporary, path)
-    except BaseException as error:
-        if temporary:
-            with contextlib.suppress(OSError):
-                os.unlink(temporary)
-        # The error of a failed write names neither the file nor the free space.
-        unnamed = not temporary or getattr(error, "filename", None) in (None, temporary)
-        if isinstance(error, OSError) and unnamed:
-            raise OSError(
-                error.errno, f"{error.strerror or error} ({_free_space(path)})", str(path)
-            ) from error
-        raise
-
-
-@contextlib.contextmanager
-def _locked(handle: int) -> Iterator[None]:
-    """Hold a lock while a temporary file is written, so that `remove_abandoned` spares it."""
-    if fcntl is None:  # Windows cannot rename an open file
-        os.close(handle)
-        yield
-        return
-    try:
-        with contextlib.suppress(OSError):  # some network file systems have no locks
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
     finally:
-        os.close(handle)
+        with contextlib.suppress(OSError):  # it is gone once it is published
+            temporary.unlink()
 
 
 @contextlib.contextmanager
-def name_failed_write(path) -> Iterator[None]:
-    """Raise an OSError that names no file, as of a full disk, again with `path` and the space."""
+def name_failed_write(path, temporary=None) -> Iterator[None]:
+    """Raise an OSError that names no file, as of a full disk, again with `path` and the space.
+
+    Args:
+        path: what could not be written.
+        temporary: name under which it was being written, which tells the user nothing.
+    """
     try:
         yield
     except OSError as error:
-        if error.filename is not None:
+        if error.filename not in (None, temporary, str(temporary)):
             raise
         # numpy reports a short write without an errno.
         code, reason = error.errno or errno.EIO, error.strerror or error
         raise OSError(code, f"{reason} ({_free_space(Path(path))})", str(path)) from error
-
-
-def remove_abandoned(path) -> None:
-    """Delete temporary files of `atomic_path(path)` whose writers were killed."""
-    path = Path(path)
-    if fcntl is None:
-        return
-    for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
-        # Only a living writer holds the lock: another process may be writing the same file now.
-        with contextlib.suppress(OSError), open(left, "rb") as stream:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            left.unlink()
 
 
 def _free_space(path: Path) -> str:
@@ -147,12 +162,14 @@ def _free_space(path: Path) -> str:
 
 
 def publish(temporary, path) -> None:
-    """Flush a temporary file to disk, give it the usual permissions and rename it to `path`."""
+    """Flush a temporary file to disk and rename it to `path`."""
     with open(temporary, "rb") as stream:
-        os.fsync(stream.fileno())
-    umask = os.umask(0)  # the only way to read it is to set it
-    os.umask(umask)
-    os.chmod(temporary, 0o666 & ~umask)  # mkstemp grants access only to the owner
+        try:
+            os.fsync(stream.fileno())
+        except OSError as error:
+            # Some network and FUSE file systems have no such call; the file is written anyway.
+            if error.errno not in _NOT_SUPPORTED:
+                raise
     os.replace(temporary, path)
 
 
@@ -201,12 +218,19 @@ def read_json(path):
     Raises:
         FileNotFoundError: the file does not exist.
         OSError: it cannot be read.
-        ValueError: it is not valid JSON.
+        ValueError: it is not valid JSON, or holds an integer that no float can hold.
     """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no such file: {path}")
     try:
-        return json.loads(read_bytes(path).decode("utf-8"))
+        return json.loads(read_bytes(path).decode("utf-8"), parse_int=_bounded)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not valid JSON: {error}") from error
+
+
+def _bounded(digits: str) -> int:
+    """Read an integer; a larger one than a float can hold would fail wherever it is used."""
+    if len(digits) > 300:
+        raise ValueError(f"an integer has {len(digits)} digits")
+    return int(digits)

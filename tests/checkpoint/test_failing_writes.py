@@ -60,7 +60,7 @@ def test_whichever_call_fails_the_run_resumes_from_a_whole_file(
         assert (extra["iteration"], weights_hash(resumed.state_dict())) in ((1, first), (2, second))
     else:
         raise AssertionError("the save never passed")
-    assert number > 8
+    assert number > 6  # two files of three calls each, at least
     assert {path.name for path in tmp_path.iterdir()} == complete
     assert read_checkpoint(tmp_path).extra["iteration"] == 2
 

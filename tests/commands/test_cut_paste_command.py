@@ -24,6 +24,7 @@ from anoseg_d2.data.cut_paste.job import read_manifest
 from anoseg_d2.data.dataset_card import read_card
 from anoseg_d2.data.image_io import read_image, read_label
 from anoseg_d2.data.label_rules import LABEL_RULES, load_label
+from anoseg_d2.utils.files import temporary_path
 
 SCRIPT = Path(__file__).parents[2] / "datasets" / "prepare_cut_paste.py"
 SHAPE = (96, 192)
@@ -180,17 +181,17 @@ def test_a_killed_run_is_resumed_to_the_same_bytes(tmp_path):
     }
     assert 8 <= len(finished) < 60 and not (output / "manifest.jsonl").exists()
     victim = next(iter(finished))
-    part = victim.with_name(f".{victim.name}.abc.tmp")
-    leftover = (
-        output / "leftImg8bit" / "train" / "bonn" / ".bonn_000029_000019_leftImg8bit.png.x.tmp"
-    )
-    leftover.parent.mkdir(parents=True, exist_ok=True)
-    for path in (part, leftover):
+    mine = victim.with_name(".notes.tmp")
+    live = temporary_path(output / "progress")
+    killed = live.with_name(live.name.replace(f"-{os.getpid()}-", f"-{process.pid}-"))
+    for path in (mine, live, killed):
         path.write_bytes(b"half")
     assert make(inputs, output) == 0
     assert all(path.stat().st_mtime_ns == stamp for path, stamp in finished.items())
     assert make(inputs, whole) == 0
-    part.unlink()  # beside a finished image, where no run writes any more
+    assert not killed.exists()
+    mine.unlink()
+    live.unlink()
     assert content(output) == content(whole)
 
 

@@ -409,7 +409,7 @@ def test_progress_of_a_training_is_read(caplog):
 
 
 def test_progress_of_our_own_commands_is_read(capsys):
-    with cli.Progress("pasted", 4, delay=0) as progress:
+    with cli.Progress("pasted", 4, period=0) as progress:
         progress.update()
     line = capsys.readouterr().err.splitlines()[0]
     assert parse_progress(line).text == "1/4 images"

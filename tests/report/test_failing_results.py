@@ -89,8 +89,8 @@ def test_whichever_call_of_an_evaluation_fails_the_next_one_is_complete(
     failed = fail_at_every_call(
         monkeypatch, errno.ENOSPC, lambda: evaluate(images, output), output, CALLS
     )
-    # Two kept maps; and by five calls each thumbnails, two crops, two result.json, a report of six.
-    assert failed == 2 + 11 * 5
+    # Two kept maps; and by three calls each thumbnails, two crops, two result.json, a report of six.
+    assert failed == 2 + 11 * 3
     found, expected = content(output), content(tmp_path / "whole")
     assert found.keys() == expected.keys()
     same = [name for name in found if found[name] == expected[name]]
@@ -116,6 +116,6 @@ def test_whichever_call_fails_tables_and_figures_are_whole(tmp_path, monkeypatch
             raise OSError(error)
 
     failed = fail_at_every_call(monkeypatch, errno.EIO, work, output, CALLS)
-    # Six files by five calls each; two tables, and two figures that matplotlib writes itself.
-    assert failed == (6 * 5 if tool is compare else 2 * 5 + 2 * 4)
+    # Six files by three calls each; two tables, and two figures that matplotlib writes itself.
+    assert failed == (6 * 3 if tool is compare else 2 * 3 + 2 * 2)
     assert {p.suffix for p in output.iterdir()} >= ({".html"} if tool is compare else {".pdf"})

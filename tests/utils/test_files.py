@@ -1,5 +1,6 @@
 """Files appear whole, replace only files, and leave nothing when their writer is killed."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -20,24 +21,68 @@ with atomic_path(sys.argv[1]) as temporary:
 
 
 def test_only_temporary_files_of_killed_writers_are_removed(tmp_path):
-    pytest.importorskip("fcntl")
     path = tmp_path / "model [1].pth"
     write_atomic(path, b"whole")
-    write_atomic(tmp_path / "other.pth", b"whole")
+    others = {".notes.tmp", ".anoseg-notes", "data.tmp"}
+    for name in others:
+        (tmp_path / name).touch()
+    elsewhere = tmp_path / ".anoseg-00000000-1-0123456789abcdef.tmp"  # of another machine
+    elsewhere.touch()
     command = [sys.executable, "-c", WRITE, str(path)]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     with subprocess.Popen(command, env=os.environ, **pipes) as writer:
         assert writer.stdout.readline() == "writing\n"
-        (temporary,) = tmp_path.glob(".*.tmp")
-        remove_abandoned(path)
-        assert temporary.exists()
+        (temporary,) = tmp_path.glob(f".anoseg-*-{writer.pid}-*.tmp")
+        remove_abandoned(tmp_path)
+        assert temporary.read_bytes() == b"half"
         writer.send_signal(signal.SIGKILL)
         writer.wait()
-        remove_abandoned(tmp_path / "other.pth")
-        assert temporary.exists()
-        remove_abandoned(path)
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["model [1].pth", "other.pth"]
+    remove_abandoned(tmp_path)
+    left = {p.name for p in tmp_path.iterdir()}
+    assert left == {path.name, elsewhere.name, *others}
     assert path.read_bytes() == b"whole"
+
+
+@pytest.mark.parametrize("code", ["EINVAL", "ENOSYS", "ENOTSUP", "EPERM"])
+def test_a_file_system_without_fsync_and_chmod_can_be_written(tmp_path, monkeypatch, code):
+    def refuse(*_):
+        raise OSError(getattr(errno, code), "not here")
+
+    for call in ("fsync", "chmod"):
+        monkeypatch.setattr(os, call, refuse)
+    write_atomic(tmp_path / "file", b"content")
+    assert (tmp_path / "file").read_bytes() == b"content"
+
+
+def test_a_disk_that_fails_is_reported_with_the_name_and_the_space(tmp_path, monkeypatch):
+    def fail(*_):
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(OSError, match="MiB free.*model.pth"):
+        write_atomic(tmp_path / "model.pth", b"content")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_name_may_be_as_long_as_the_file_system_takes(tmp_path):
+    path = tmp_path / ("n" * 251 + ".png")
+    write_atomic(path, b"content")
+    assert path.read_bytes() == b"content"
+    with pytest.raises(OSError, match="n{300}"):
+        write_atomic(tmp_path / ("n" * 300), b"content")
+
+
+def test_a_written_file_has_the_usual_permissions(tmp_path):
+    write_atomic(tmp_path / "file", b"")
+    (tmp_path / "usual").touch()
+    assert (tmp_path / "file").stat().st_mode == (tmp_path / "usual").stat().st_mode
+
+
+def test_an_integer_beyond_a_float_is_named_with_its_file(tmp_path):
+    path = tmp_path / "results.json"
+    path.write_text('{"auprc": 1' + "0" * 400 + "}")
+    with pytest.raises(ValueError, match="results.json.*401 digits"):
+        read_json(path)
 
 
 def test_a_pipe_or_device_is_not_replaced(tmp_path):
@@ -50,7 +95,7 @@ def test_a_pipe_or_device_is_not_replaced(tmp_path):
 
 def test_an_output_inside_a_file_is_named(tmp_path):
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(OSError, match="file/inside"):
+    with pytest.raises(OSError, match="file"):
         write_atomic(tmp_path / "file" / "inside", b"content")
 
 

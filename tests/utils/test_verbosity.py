@@ -1,7 +1,13 @@
 """What all commands share: how much they say, and what a mistake or a long job looks like."""
 
 import argparse
+import io
 import logging
+import multiprocessing
+import re
+import shutil
+import subprocess
+import sys
 
 import pytest
 
@@ -49,40 +55,123 @@ def test_verbose_shows_the_log_and_the_traceback():
         cli.run_command(work, verbosity=1)
 
 
-@pytest.fixture
-def clock(monkeypatch):
-    """Seconds that pass when the test says so."""
-    now = [100.0]
-    monkeypatch.setattr(cli.time, "monotonic", lambda: now[0])
-    return now
-
-
-def test_a_job_of_a_few_seconds_shows_no_progress(clock, capsys):
+def test_a_short_job_shows_no_progress(capsys):
     with cli.Progress("read", 4) as progress:
         for _ in range(4):
-            clock[0] += 1
             progress.update()
     assert capsys.readouterr() == ("", "")
 
 
-def test_a_longer_job_says_how_far_it_is_and_what_is_left(clock, capsys):
-    with cli.Progress("read", 100) as progress:
-        for _ in range(100):
-            clock[0] += 1
+@pytest.mark.parametrize(
+    ("total", "pattern"),
+    [(3, r"read (\d)/3 images, \d+ s left"), (None, r"read (\d) images in \d+ s")],
+)
+def test_a_long_job_without_a_terminal_says_how_far_it_is_line_by_line(capsys, total, pattern):
+    with cli.Progress("read", total, period=0) as progress:
+        for _ in range(3):
             progress.update()
-    assert capsys.readouterr().err.splitlines() == [
-        "read 5/100 images, 95 s left",
-        "read 35/100 images, 65 s left",
-        "read 65/100 images, 35 s left",
-        "read 95/100 images, 5 s left",
-        "read 100/100 images, 0 s left",
-    ]
+    lines = capsys.readouterr().err.split("\n")
+    assert [re.fullmatch(pattern, line)[1] for line in lines[:-1]] == ["1", "2", "3"]
+    assert lines[-1] == ""
 
 
-def test_a_quiet_job_shows_no_progress_at_all(clock, capsys):
+def test_a_terminal_gets_a_bar_that_goes_away(monkeypatch):
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    with cli.Progress("read", 3) as progress:
+        progress.start_t -= 60  # as if a minute had passed
+        progress.last_print_t -= 60
+        progress.update()
+    shown = sys.stderr.getvalue()
+    assert "read:  33%" in shown and shown.rstrip("\r ").count("\n") == 0
+
+
+def test_a_quiet_job_shows_no_progress_at_all(capsys):
     cli.set_verbosity(-1)
-    with cli.Progress("read", 2) as progress:
-        for _ in range(2):
-            clock[0] += 60
-            progress.update()
+    with cli.Progress("read", 2, period=0) as progress:
+        progress.update(2)
     assert capsys.readouterr() == ("", "")
+
+
+def test_names_of_strangers_cannot_steer_the_terminal(capsys):
+    name = "a\x1b]0;title\x07\nerror: all is well \u202etxt.png"
+    assert cli.printable(name) == r"a\x1b]0;title\x07\nerror: all is well \u202etxt.png"
+    assert cli.printable("Straße_日本 😀.png") == "Straße_日本 😀.png"
+    cli.say("two\nlines\tand \x1b[2J")
+    assert capsys.readouterr().out == "two\nlines\tand \\x1b[2J\n"
+
+    def work():
+        raise ValueError("no such file: \x1b[2J")
+
+    assert cli.run_command(work) == 2
+    assert "\x1b" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("error", "word"),
+    [
+        (RuntimeError("can't start new thread"), "threads"),
+        (RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed."), "NUM_WORKERS"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), "allocate"),
+        (RuntimeError("std::bad_alloc"), "bad_alloc"),
+        (MemoryError(), "MemoryError"),
+    ],
+)
+def test_limits_of_the_machine_are_answered_in_one_line(error, word, capsys):
+    def work():
+        raise error
+
+    assert cli.run_command(work) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ") and word in line
+
+
+def test_a_defect_keeps_its_traceback():
+    def work():
+        raise RuntimeError("shapes differ")
+
+    with pytest.raises(RuntimeError, match="shapes"):
+        cli.run_command(work)
+
+
+def test_a_worker_that_dies_with_a_batch_in_its_hands_is_said():
+    def work():
+        here, there = multiprocessing.Pipe()
+        there.close()
+        here.send_bytes(b"")
+
+    def lost():
+        try:
+            work()
+        except ConnectionError as error:
+            raise error
+
+    with pytest.raises(ConnectionError) as caught:
+        lost()
+    assert "NUM_WORKERS" in cli.one_message(caught.value)
+    assert "NUM_WORKERS" not in cli.one_message(ConnectionResetError("of a registry"))
+
+
+CLOSED = """
+import sys
+from anoseg_d2.utils import cli
+def work():
+    with open(sys.argv[1], "w") as file, cli.Progress("read", 2, period=0) as progress:
+        progress.update(2)
+        print(sys.stdout.isatty(), sys.stderr.isatty())
+        print("to stderr", file=sys.stderr)
+sys.exit(cli.run_command(work))
+"""
+
+
+@pytest.mark.skipif(shutil.which("sh") is None, reason="no shell here")
+@pytest.mark.parametrize("closing", [">&-", "2>&-", ">&- 2>&-", "<&- >&- 2>&-"])
+def test_closed_streams_crash_nothing_and_lead_into_no_file(closing, tmp_path):
+    path = tmp_path / "file"
+    command = ["sh", "-c", f'exec "$0" -c "$1" "$2" {closing}', sys.executable, CLOSED, str(path)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert (done.returncode, path.read_text()) == (0, "")
+    assert "Error" not in done.stdout + done.stderr

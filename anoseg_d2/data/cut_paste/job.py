@@ -146,8 +146,7 @@ def claim_output(job: CutPasteJob) -> str:
         ValueError: the folder was made differently or holds something else; the message names
             the differences.
     """
-    for name in (CONFIG, INPUTS, MANIFEST):
-        remove_abandoned(job.output / name)
+    remove_abandoned(job.output)
     config, inputs = job.config(), job.inputs()
     digest = hashlib.sha256(json.dumps([config, inputs], sort_keys=True).encode()).hexdigest()
     path = job.output / CONFIG
@@ -331,12 +330,8 @@ def _write_frame(job, frame, image, label, clean: bool) -> None:
 def _remove_leftovers(job, todo) -> None:
     """Delete files that a killed run left half-written for the same images."""
     folders = {path.parent for index in todo for path in job.paths(job.frames[index])}
-    names = {path.name for index in todo for path in job.paths(job.frames[index])}
     for folder in folders | {job.output / PROGRESS}:
-        for part in folder.glob(".*.tmp"):
-            final = part.name[1:].rsplit(".", 2)[0]
-            if final in names or final.removesuffix(".json") in {f"{i:06d}" for i in todo}:
-                part.unlink(missing_ok=True)
+        remove_abandoned(folder)
 
 
 def _read_record(job, index) -> dict | None:
