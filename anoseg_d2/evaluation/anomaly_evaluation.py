@@ -1,7 +1,6 @@
 """The detectron2 evaluator of anomaly scores: figures of one dataset, and what the report shows."""
 
 import logging
-import re
 import shutil
 from collections import OrderedDict
 from pathlib import Path
@@ -26,8 +25,6 @@ __all__ = ["AnomalyEvaluator"]
 logger = logging.getLogger(__name__)
 
 TPR_LEVELS = (0.8, 0.9, 0.95, 0.99)  # true-positive rates whose thresholds results.json states
-# Temporary names of the files that an evaluation writes whole.
-_HALF_WRITTEN = re.compile(r"\.(.+\.(?:json|npz))\.\w{8}\.tmp")
 
 
 class AnomalyEvaluator(DatasetEvaluator):
@@ -242,10 +239,8 @@ def _remove_litter(folder: Path) -> None:
         for left in folder.glob(pattern):
             logger.info("removing %s, left by a run that was killed", left)
             shutil.rmtree(left, ignore_errors=True)
-    for file in folder.rglob(".*.tmp"):
-        # A file of the user's own may end in .tmp too, and another process may be writing ours.
-        if ours := _HALF_WRITTEN.fullmatch(file.name):
-            remove_abandoned(file.with_name(ours[1]))
+    for place in (folder, *(path for path in folder.rglob("*") if path.is_dir())):
+        remove_abandoned(place)
 
 
 def _flat(scores: dict) -> dict:

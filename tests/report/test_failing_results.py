@@ -89,7 +89,7 @@ def test_whichever_call_of_an_evaluation_fails_the_next_one_is_complete(
     failed = fail_at_every_call(
         monkeypatch, errno.ENOSPC, lambda: evaluate(images, output), output, CALLS
     )
-    # Two kept maps; and by three calls each thumbnails, two crops, two result.json, a report of six.
+    # Two kept maps; by three calls each thumbnails, two crops, two result.json, a report of six.
     assert failed == 2 + 11 * 3
     found, expected = content(output), content(tmp_path / "whole")
     assert found.keys() == expected.keys()
