@@ -6,30 +6,16 @@ import re
 import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
-import setup_env as script
+import setup_env
 import yaml
 
 import anoseg_d2
 
 ROOT = Path(__file__).resolve().parent.parent
-
-
-@pytest.fixture
-def setup_env(tmp_path, monkeypatch):
-    """tools/setup_env.py as a module."""
-    return script
-
-
-@pytest.fixture
-def environment(setup_env, tmp_path):
-    """An environment folder whose Python is the one that runs the tests."""
-    folder = tmp_path / "venv"
-    (folder / "bin").mkdir(parents=True)
-    (folder / "bin" / "python").symlink_to(sys.executable)
-    return setup_env.Environment.at(folder)
 
 
 def make_target(*arguments):
@@ -42,175 +28,129 @@ def make_target(*arguments):
 needs_make = pytest.mark.skipif(shutil.which("make") is None, reason="no make here")
 
 
-def test_set_up_script_parses_under_old_pythons():
-    source = (ROOT / "tools" / "setup_env.py").read_text()
-    ast.parse(source, feature_version=(3, 6))
-    assert "from __future__" not in source
-
-
-def test_set_up_script_needs_only_the_standard_library():
-    tree = ast.parse((ROOT / "tools" / "setup_env.py").read_text())
-    imported = {
-        alias.name for n in ast.walk(tree) if isinstance(n, ast.Import) for alias in n.names
-    }
-    imported |= {n.module for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)}
-    assert imported <= sys.stdlib_module_names
+def test_the_set_up_script_runs_under_old_pythons_without_any_package():
+    script = ROOT / "tools" / "setup_env.py"
+    ast.parse(script.read_text(), feature_version=(3, 6))
+    command = [sys.executable, "-I", "-S", str(script), "--help"]
+    assert "--detectron2-only" in subprocess.run(command, capture_output=True, text=True).stdout
 
 
 @pytest.mark.parametrize("version", [(2, 7), (3, 9), (3, 14)])
-def test_unsuitable_python_is_named_with_the_way_out(setup_env, version, monkeypatch):
-    monkeypatch.setattr(setup_env.shutil, "which", lambda name: None)
-    with pytest.raises(setup_env.SetupError, match=r"3\.10 to 3\.13; install .*make PYTHON="):
+def test_an_unsuitable_python_is_named_with_the_way_out(version):
+    with pytest.raises(setup_env.SetupError, match=r"3\.10 to 3\.13.*make PYTHON="):
         setup_env.check_python(version)
 
 
-def test_a_suitable_python_that_is_here_is_offered(setup_env, monkeypatch):
-    monkeypatch.setattr(setup_env.shutil, "which", lambda name: name)
-    monkeypatch.setattr(setup_env, "runs", lambda name: name != "python3.13")
-    with pytest.raises(setup_env.SetupError, match=r"use python3\.12: make PYTHON=python3\.12"):
-        setup_env.check_python((3, 9))
+@pytest.mark.parametrize("minor", [10, 11, 12, 13])
+def test_a_suitable_python_passes(minor):
+    setup_env.check_python((3, minor, 0))
 
 
-def test_suitable_python_passes(setup_env):
-    for minor in (10, 11, 12, 13):
-        setup_env.check_python((3, minor, 0))
+def set_up(*options, **variables):
+    """Run the script as `make` does."""
+    command = [sys.executable, str(ROOT / "tools" / "setup_env.py"), *map(str, options)]
+    environment = {**os.environ, **variables}
+    return subprocess.run(command, capture_output=True, text=True, env=environment)
 
 
-def test_no_space_is_said_before_anything_is_made(setup_env, tmp_path, monkeypatch, capsys):
+def test_a_strange_folder_is_not_overwritten(tmp_path):
+    (tmp_path / "thesis.txt").touch()
+    done = set_up("--venv", tmp_path)
+    assert done.returncode == 1 and "is not an environment" in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_no_space_is_said_before_anything_is_made(tmp_path, monkeypatch):
     usage = shutil.disk_usage(tmp_path)._replace(free=int(1e9))
-    monkeypatch.setattr(setup_env.shutil, "disk_usage", lambda place: usage)
-    monkeypatch.setattr(sys, "argv", ["setup_env.py", "--venv", str(tmp_path / "venv")])
-    assert setup_env.main() == 1
-    assert "not enough space: " in capsys.readouterr().err
+    monkeypatch.setattr(shutil, "disk_usage", lambda place: usage)
+    with pytest.raises(setup_env.SetupError, match="not enough space.*make VENV="):
+        setup_env.make_environment(tmp_path / "venv")
     assert not (tmp_path / "venv").exists()
 
 
-def test_needed_space_shrinks_by_what_is_installed(setup_env, environment, monkeypatch):
-    usage = shutil.disk_usage(environment.folder)._replace(free=int(1e9))
-    monkeypatch.setattr(setup_env.shutil, "disk_usage", lambda place: usage)
-    with pytest.raises(setup_env.SetupError, match="not enough space"):
-        setup_env.require_space(environment, 2.0)
-    monkeypatch.setattr(setup_env, "size_gb", lambda folder: 1.2)
-    setup_env.require_space(environment, 2.0)
+def test_an_importable_detectron2_is_kept():
+    done = set_up("--detectron2-only")
+    assert done.returncode == 0 and "keeping the detectron2 in" in done.stdout
 
 
-def test_what_is_installed_is_said_first(setup_env, environment, monkeypatch, capsys):
-    monkeypatch.setattr(setup_env, "require_space", lambda *_: None)
-    setup_env.announce(environment)
-    said = capsys.readouterr().out
-    for fact in ("torch 2.", "detectron2 0.7.2", "packages", f"{setup_env.CUDA_GB} GB"):
-        assert fact in said
+@pytest.fixture
+def environment(tmp_path):
+    """A real environment in which nothing is installed, not even pip."""
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path / "venv"], check=True)
+    return setup_env.Environment(tmp_path / "venv", tmp_path / "venv" / "bin" / "python")
 
 
-def test_no_network_is_one_line_and_no_traceback(setup_env, environment, monkeypatch, capsys):
-    for name in ("PIP_FIND_LINKS", "PIP_EXTRA_INDEX_URL"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("PIP_CONFIG_FILE", "/dev/null")
-    monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:9/simple")
-    with pytest.raises(setup_env.SetupError, match="no package registry can be reached") as caught:
-        setup_env.step(environment, "a package", ["--retries", "0", "anoseg-no-such-package"])
-    assert "\n" not in str(caught.value)
+def put(environment, path, text=""):
+    """Write a file into an environment's packages."""
+    assert environment.runs("import sysconfig; print(sysconfig.get_path('purelib'))")
+    file = Path(environment.said, path)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(text)
+    return file
 
 
-def test_a_failure_for_want_of_space_is_named(setup_env):
-    with pytest.raises(setup_env.SetupError, match="no space left"):
-        setup_env.explain("ERROR: [Errno 28] No space left on device\n", "torch")
-
-
-def test_half_installed_packages_are_forgotten(setup_env, environment, monkeypatch, tmp_path):
-    site = tmp_path / "site-packages"
-    for name, complete in (("whole-1.0.dist-info", True), ("half-1.0.dist-info", False)):
-        (site / name).mkdir(parents=True)
-        (site / name / "METADATA").touch()
-        if complete:
-            (site / name / "RECORD").touch()
-    monkeypatch.setattr(setup_env.Environment, "site_packages", lambda self: site)
-    setup_env.remove_half_installed(environment)
-    assert [path.name for path in site.iterdir()] == ["whole-1.0.dist-info"]
-
-
-def test_a_strange_folder_is_not_overwritten(setup_env, tmp_path):
-    (tmp_path / "venv").mkdir()
-    (tmp_path / "venv" / "thesis.txt").touch()
-    with pytest.raises(setup_env.SetupError, match="is not an environment with pip"):
-        setup_env.create_venv(setup_env.Environment.at(tmp_path / "venv"))
-    assert (tmp_path / "venv" / "thesis.txt").exists()
-
-
-class Recorder:
-    """Stands for the steps that install, and says which ran."""
-
-    def __init__(self, setup_env, monkeypatch, fail_at=None):
-        self.ran, self.fail_at = [], fail_at
-        monkeypatch.setattr(setup_env, "announce", lambda e: None)
-        monkeypatch.setattr(setup_env, "check_space", lambda e: None)
-        monkeypatch.setattr(setup_env, "check_imports", lambda e: self.note("check"))
-        monkeypatch.setattr(setup_env, "remove_half_installed", lambda e: None)
-        monkeypatch.setattr(setup_env, "add_detectron2", lambda e: self.note("detectron2"))
-        monkeypatch.setattr(setup_env, "install_torch", lambda e: self.note("torch"))
-        monkeypatch.setattr(setup_env, "step", lambda e, what, options: self.note(what))
-
-    def note(self, what):
-        if what == self.fail_at:
-            raise KeyboardInterrupt
-        self.ran.append(what)
-
-
-def test_a_second_set_up_does_nothing(setup_env, environment, monkeypatch):
-    recorder = Recorder(setup_env, monkeypatch)
-    setup_env.make_environment(environment.folder)
-    first = list(recorder.ran)
-    setup_env.make_environment(environment.folder)
-    assert recorder.ran == first
-    assert first[-1] == "check"
-
-
-def test_an_interrupted_set_up_goes_on(setup_env, environment, monkeypatch):
-    Recorder(setup_env, monkeypatch, fail_at="detectron2")
-    with pytest.raises(KeyboardInterrupt):
-        setup_env.make_environment(environment.folder)
-    recorder = Recorder(setup_env, monkeypatch)
-    setup_env.make_environment(environment.folder)
-    assert recorder.ran[-1] == "check"
-
-
-def test_new_pins_make_the_set_up_run_again(setup_env, environment, monkeypatch, tmp_path):
-    recorder = Recorder(setup_env, monkeypatch)
-    setup_env.make_environment(environment.folder)
-    pins = shutil.copytree(ROOT / "requirements", tmp_path / "requirements")
-    (pins / "lock.txt").write_text("numpy==1.0\n")
-    monkeypatch.setattr(setup_env, "REQUIREMENTS", pins)
-    setup_env.make_environment(environment.folder)
-    assert recorder.ran.count("check") == 2
-
-
-def test_an_importable_detectron2_is_kept(setup_env, environment, monkeypatch, capsys):
-    monkeypatch.setattr(
-        setup_env.Environment, "evaluate", lambda self, code: (0, "/x/detectron2/engine/e.py", "")
-    )
-    monkeypatch.setattr(setup_env, "step", lambda *_: pytest.fail("installed something"))
-    setup_env.add_detectron2(environment)
-    assert "keeping the detectron2 in /x/detectron2" in capsys.readouterr().out
-
-
-def test_a_broken_build_of_detectron2_is_not_replaced(setup_env, environment, monkeypatch):
-    monkeypatch.setattr(setup_env.Environment, "evaluate", lambda self, code: (1, "", "undefined"))
-    monkeypatch.setattr(setup_env.Environment, "version_of", lambda self, name: "0.6")
-    with pytest.raises(setup_env.SetupError, match="does not import .undefined.; repair it"):
+def test_a_broken_build_of_detectron2_is_not_replaced(environment):
+    put(environment, "detectron2/__init__.py", "raise ImportError('undefined symbol')")
+    put(environment, "detectron2-0.6.dist-info/METADATA", "Name: detectron2\nVersion: 0.6\n")
+    with pytest.raises(setup_env.SetupError, match="undefined symbol.*repair it"):
         setup_env.add_detectron2(environment)
 
 
-@pytest.mark.parametrize(
-    ("found", "installs"),
-    [(None, True), ("2.13.0+cpu", False), ("2.14.1+cpu", True), ("2.14.1", True), ("1.13.1", True)],
-)
-def test_only_another_usable_torch_is_kept(setup_env, environment, monkeypatch, found, installs):
-    versions = {"torch": found, "torchvision": "0.28.0"}
-    monkeypatch.setattr(setup_env.Environment, "version_of", lambda self, name: versions[name])
-    ran = []
-    monkeypatch.setattr(setup_env, "step", lambda e, what, options: ran.append(options))
-    setup_env.install_torch(environment)
-    assert bool(ran) is installs
+def test_what_pip_was_interrupted_in_is_forgotten(environment):
+    put(environment, "pip/__init__.py")
+    whole = put(environment, "whole-1.0.dist-info/RECORD")
+    half = put(environment, "half-1.0.dist-info/METADATA")
+    setup_env.create(environment)
+    assert whole.exists() and not half.parent.exists()
+
+
+def test_a_second_set_up_does_nothing_until_the_pins_change(environment, capsys):
+    stamp = environment.folder / "anoseg_ready"
+    stamp.write_text(setup_env.fingerprint())
+    setup_env.make_environment(environment.folder)
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_registry_out_of_reach_is_one_line_with_the_way_out(environment):
+    here = setup_env.Environment(environment.folder, sys.executable)
+    with pytest.raises(setup_env.SetupError, match="PIP_INDEX_URL") as caught:
+        here.pip("download", "--retries", "0", "-i", "http://127.0.0.1:9/simple", "no-such-thing")
+    assert "\n" not in str(caught.value)
+
+
+def test_the_compiled_part_of_a_wheel_is_not_installed(tmp_path):
+    wheel = tmp_path / "thing-1.0-cp310-cp310-linux_x86_64.whl"
+    files = {
+        "thing/__init__.py": "",
+        "thing/_C.cpython-310-x86_64-linux-gnu.so": "compiled",
+        "thing-1.0.dist-info/METADATA": "Metadata-Version: 2.1\nName: thing\nVersion: 1.0\n",
+        "thing-1.0.dist-info/WHEEL": "Wheel-Version: 1.0\nGenerator: by hand\n"
+        "Root-Is-Purelib: false\nTag: cp310-cp310-linux_x86_64\n",
+        "thing-1.0.dist-info/RECORD": "thing/__init__.py,,\n"
+        "thing/_C.cpython-310-x86_64-linux-gnu.so,,\nthing-1.0.dist-info/RECORD,,\n",
+    }
+    with zipfile.ZipFile(wheel, "w") as archive:
+        for name, text in files.items():
+            archive.writestr(name, text)
+    command = [sys.executable, "-m", "pip", "install", "-q", "--no-index", "--no-deps", "--target"]
+    subprocess.run([*command, tmp_path / "site", setup_env.pure_wheel(wheel)], check=True)
+    installed = {path.name for path in (tmp_path / "site" / "thing").iterdir()}
+    assert "__init__.py" in installed and not any(name.endswith(".so") for name in installed)
+
+
+# What detectron2's tutorials and projects import.
+USED = ["config", "data", "data.datasets", "data.transforms", "engine", "evaluation", "export"]
+USED += ["layers", "model_zoo", "modeling", "projects.point_rend", "solver", "structures"]
+USED += ["tracking", "utils.collect_env", "utils.events", "utils.logger", "utils.visualizer"]
+
+
+def test_a_detectron2_user_finds_all_of_detectron2():
+    code = "import importlib, sys\nfor name in sys.argv[1:]: importlib.import_module(name)\n"
+    code += "from detectron2 import model_zoo\n"
+    code += "print(model_zoo.get_config('COCO-Detection/faster_rcnn_R_50_FPN_1x.yaml').VERSION)"
+    command = [sys.executable, "-c", code, *(f"detectron2.{name}" for name in USED)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert (done.returncode, done.stdout.strip()) == (0, "2"), done.stderr[-500:]
 
 
 def test_detectron2_is_pinned_by_hash():
@@ -253,16 +193,7 @@ def test_the_hashed_pins_are_those_of_the_lock():
     assert plain("hashed.txt") == plain("lock.txt")
 
 
-def test_set_up_installs_by_hash(setup_env, environment, monkeypatch):
-    asked = {}
-    Recorder(setup_env, monkeypatch)
-    monkeypatch.setattr(setup_env, "step", lambda e, what, options: asked.update({what: options}))
-    setup_env.make_environment(environment.folder)
-    by_hash = {what for what, options in asked.items() if "--require-hashes" in options}
-    assert by_hash == {"pip and setuptools", "the other packages"}
-
-
-def test_pins_lie_within_the_ranges_of_the_package(setup_env):
+def test_pins_lie_within_the_ranges_of_the_package():
     from packaging.requirements import Requirement
 
     source = (ROOT / "setup.py").read_text()
@@ -270,7 +201,9 @@ def test_pins_lie_within_the_ranges_of_the_package(setup_env):
     lists = {n.targets[0].id: n.value for n in tree.body if isinstance(n, ast.Assign)}
     ranges = [Requirement(text) for text in ast.literal_eval(lists["REQUIRES"])]
     pinned = dict(
-        pair.lower().split() for name in ("torch.txt", "lock.txt") for pair in setup_env.pins(name)
+        pin.lower().split("==")
+        for name in ("torch.txt", "lock.txt")
+        for pin in setup_env.pins(name)
     )
     for requirement in ranges:
         assert requirement.specifier.contains(pinned[requirement.name.lower()]), requirement
@@ -337,10 +270,12 @@ def test_make_alone_lists_the_targets():
         assert target in said
 
 
-def test_every_pinned_package_has_its_licence_listed(setup_env):
+def test_every_pinned_package_has_its_licence_listed():
     page = (ROOT / "docs" / "licences.md").read_text()
     listed = set(re.findall(r"^\| ([\w.-]+) \| \d[\w.]* \| \S.* \|$", page, re.M))
     names = {
-        n for f in ("torch.txt", "lock.txt", "detectron2.txt") for n in setup_env.pins(f, False)
+        pin.partition("==")[0]
+        for name in ("torch.txt", "lock.txt", "detectron2.txt")
+        for pin in setup_env.pins(name)
     }
     assert listed == names

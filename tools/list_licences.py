@@ -58,7 +58,7 @@ def main() -> int:
     print(HEAD)
     silent = []
     for pin in sorted({p for f in ("torch.txt", "lock.txt", "detectron2.txt") for p in pins(f)}):
-        name, version = pin.split()
+        name, version = pin.split("==")
         try:
             stated, installed = licence(name), metadata(name)["Version"].partition("+")[0]
         except PackageNotFoundError:
