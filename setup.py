@@ -26,6 +26,7 @@ REQUIRES = [
     "pycocotools>=2.0.7",
     "safetensors>=0.4",
     "PyYAML>=6.0",
+    "jinja2>=3.1",
     "matplotlib>=3.8",
     "tqdm>=4.66",
     "fvcore>=0.1.5.post20221221",  # (d2)
@@ -112,7 +113,7 @@ setup(
     classifiers=CLASSIFIERS,
     cmdclass={"build_py": BuildWithConfigs},
     packages=find_packages(include=["anoseg_d2", "anoseg_d2.*"]),
-    package_data={"anoseg_d2": ["py.typed", "data/cards/*.yaml", "report/*.html"]},
+    package_data={"anoseg_d2": ["py.typed", "data/cards/*.yaml", "report/*.html", "report/*.md"]},
     entry_points={"console_scripts": ["anoseg = anoseg_d2.cli:main"]},
     python_requires=">=3.10",
     install_requires=REQUIRES,

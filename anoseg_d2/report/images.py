@@ -2,14 +2,15 @@
 
 import base64
 import io
+from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import cv2
 import numpy as np
 from detectron2.data import MetadataCatalog
 from PIL import Image
 
+from anoseg_d2.data.class_colors import class_colors
 from anoseg_d2.evaluation.run_folder import dataset_folder
 from anoseg_d2.evaluation.thumbnails import load_thumbnails, thumbnail_name
 from anoseg_d2.report.runs import Run
@@ -23,7 +24,6 @@ from anoseg_d2.utils.constants import (
 )
 from anoseg_d2.utils.visualization import (
     anomaly_palette,
-    class_palette,
     fit_long_side,
     heat_map,
     outline,
@@ -33,7 +33,17 @@ from anoseg_d2.utils.visualization import (
     score_range,
 )
 
-__all__ = ["BUDGET", "class_colors", "collect_failures", "collect_images", "color_ranges"]
+__all__ = [
+    "BUDGET",
+    "characters",
+    "collect_failures",
+    "collect_images",
+    "color_ranges",
+    "false_components",
+    "kept_crop",
+    "run_classes",
+    "seen_classes",
+]
 
 
 # Characters of the page that images may take; text, curves and the gallery stay far below the rest.
@@ -54,12 +64,12 @@ class _Tier:
 _TIERS = (_Tier(480, 480, 70), _Tier(400, 320, 60), _Tier(320, 240, 50), _Tier(240, 160, 40))
 
 
-def data_uri(image: np.ndarray, quality: int) -> str:
+def _photo_uri(image: np.ndarray, quality: int) -> str:
     """Encode (H, W, 3) uint8 RGB as a WebP data URI."""
     return _uri(Image.fromarray(np.ascontiguousarray(image)), "webp", quality=quality, method=2)
 
 
-def indexed_uri(values: np.ndarray, palette: np.ndarray) -> str:
+def _indexed_uri(values: np.ndarray, palette: np.ndarray) -> str:
     """Encode (H, W) uint8 as a PNG data URI with a (256, 3) uint8 palette, without loss."""
     image = Image.fromarray(np.ascontiguousarray(values))
     image.putpalette(palette.tobytes())
@@ -72,14 +82,24 @@ def _uri(image: Image.Image, form: str, **options) -> str:
     return f"data:image/{form};base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
-def _thumbnail_path(run: Run, dataset: str, image_id: str) -> Path | None:
-    if run.folder is None:
+def _thumbnails(run: Run, dataset: str, image_id: str) -> dict | None:
+    """Load what a run kept of an image, None if it kept nothing."""
+    if run.folder is None or dataset not in run.records:
         return None
-    return dataset_folder(run.folder, dataset) / "images" / thumbnail_name(image_id)
+    path = dataset_folder(run.folder, dataset) / "images" / thumbnail_name(image_id)
+    return load_thumbnails(path) if path.is_file() else None
+
+
+def _all_thumbnails(run: Run) -> Iterator[dict]:
+    for dataset, record in run.of_kind("anomaly").items():
+        for image in record["per_image"]:
+            stored = _thumbnails(run, dataset, image["image_id"])
+            if stored is not None:
+                yield stored
 
 
 def color_ranges(runs: list[Run]) -> dict[tuple[str, str], tuple[float, float]]:
-    """One colour scale per run and score, over the thumbnails of all its datasets.
+    """Choose one colour scale per run and score, over the thumbnails of all its datasets.
 
     Returns:
         {(run name, score): (lowest, highest)}.
@@ -87,93 +107,80 @@ def color_ranges(runs: list[Run]) -> dict[tuple[str, str], tuple[float, float]]:
     ranges = {}
     for run in runs:
         samples: dict[str, list[np.ndarray]] = {}
-        for dataset, record in run.of_kind("anomaly").items():
-            for image in record["per_image"]:
-                path = _thumbnail_path(run, dataset, image["image_id"])
-                if path and path.is_file():
-                    for score, values in load_thumbnails(path)["scores"].items():
-                        samples.setdefault(score, []).append(values[::4, ::4])
+        for stored in _all_thumbnails(run):
+            for score, values in stored["scores"].items():
+                samples.setdefault(score, []).append(values[::4, ::4])
         ranges.update({(run.name, score): score_range(s) for score, s in samples.items()})
     return ranges
 
 
-def _classes(run: Run) -> tuple[list[str], np.ndarray]:
-    """Names of a run's classes and a (256, 3) palette; colours are generated where none are known.
+def run_classes(run: Run) -> tuple[list[str], np.ndarray]:
+    """Return the names of a run's classes, with the anomaly after them, and a (256, 3) palette.
 
-    A model of another dataset than Cityscapes has classes of its own. Its closed set knows them,
-    if one with as many classes was evaluated.
+    A model of another dataset than Cityscapes has classes of its own. Its closed set knows their
+    names and colours, if one with as many classes was evaluated.
     """
-    closed = {name: r["result"].get("IoU", {}) for name, r in run.of_kind("closed_set").items()}
+    closed = {
+        name: list(r["result"].get("IoU", {})) for name, r in run.of_kind("closed_set").items()
+    }
     count = run.model.get("num_known")
     if not isinstance(count, int) or not 0 < count < VOID:
         count = max([len(CITYSCAPES_CLASSES), *map(len, closed.values())])
     fitting = next((name for name, classes in closed.items() if len(classes) == count), None)
-    if count == len(CITYSCAPES_CLASSES):
-        names, colors = list(CITYSCAPES_CLASSES), None
-    else:
-        names, colors = [f"class {index}" for index in range(count)], None
-    if fitting:
-        names = list(closed[fitting])
-        colors = MetadataCatalog.get(fitting).get("stuff_colors", None)
-    palette = class_palette(VOID, colors)  # also for a learned class after the known ones
+    colors = MetadataCatalog.get(fitting).get("stuff_colors", None) if fitting else None
+    names, palette = class_colors(count, closed.get(fitting), colors)
     palette[count] = ANOMALY_COLOR
     return [*names, "anomaly"], palette
 
 
-def class_colors(run: Run) -> list[tuple[str, str]]:
-    """Name and CSS colour of every class that the run's kept predictions hold."""
-    names, palette = _classes(run)
+def seen_classes(run: Run) -> list[tuple[str, str]]:
+    """Return name and CSS colour of every class that the run's kept predictions hold."""
+    names, palette = run_classes(run)
     seen = np.zeros(256, bool)
-    for dataset, record in run.of_kind("anomaly").items():
-        for image in record["per_image"]:
-            path = _thumbnail_path(run, dataset, image["image_id"])
-            stored = load_thumbnails(path)["sem_seg"] if path and path.is_file() else None
-            if stored is not None:
-                seen[np.unique(stored)] = True
+    for stored in _all_thumbnails(run):
+        if stored["sem_seg"] is not None:
+            seen[np.unique(stored["sem_seg"])] = True
     return [
         (names[i] if i < len(names) else f"class {i}", "rgb({},{},{})".format(*palette[i]))
         for i in np.flatnonzero(seen[:VOID])
     ]
 
 
-def _encode(
-    tier: _Tier, runs, dataset: str, image_id: str, ranges: dict, shown: set
-) -> dict | None:
+def _encode(tier: _Tier, runs, dataset: str, image_id: str, ranges, shown: set) -> dict | None:
     """One image's photo and label from the first run that kept them, maps from every run."""
     entry: dict = {"id": image_id, "runs": {}}
     for run in runs:
-        path = _thumbnail_path(run, dataset, image_id)
-        if dataset not in run.records or path is None or not path.is_file():
+        stored = _thumbnails(run, dataset, image_id)
+        if stored is None:
             continue
-        stored = load_thumbnails(path)
         size = fit_long_side(*stored["label"].shape, tier.photo_side)
         if "photo" not in entry:
-            entry["photo"] = data_uri(resize_image(stored["photo"], size), tier.quality)
+            entry["photo"] = _photo_uri(resize_image(stored["photo"], size), tier.quality)
             label = resize_label(stored["label"], size, keep=1)
-            entry["label"] = indexed_uri(label, anomaly_palette())
+            entry["label"] = _indexed_uri(label, anomaly_palette())
         maps: dict = {"heat": {}}
         if stored["sem_seg"] is not None:
             classes = resize_label(stored["sem_seg"], size)
-            maps["prediction"] = indexed_uri(classes, _classes(run)[1])
+            maps["prediction"] = _indexed_uri(classes, run_classes(run)[1])
         heat_size = fit_long_side(*stored["label"].shape, tier.heat_side)
         for score, values in stored["scores"].items():
             if (run.name, score) in shown:
                 colors = heat_map(resize_score(values, heat_size), *ranges[(run.name, score)])
-                maps["heat"][score] = data_uri(colors, tier.quality)
+                maps["heat"][score] = _photo_uri(colors, tier.quality)
         entry["runs"][run.name] = maps
     return entry if "photo" in entry else None
 
 
-def _characters(value) -> int:
+def characters(value) -> int:
+    """Count the characters that the strings in nested dicts take on the page."""
     if isinstance(value, dict):
-        return sum(_characters(entry) for entry in value.values())
+        return sum(characters(entry) for entry in value.values())
     return len(value) if isinstance(value, str) else 0
 
 
 def _worst_first(runs: list[Run], dataset: str) -> list[str]:
     """Image ids by the average precision of the last run's best score, lowest first."""
-    holders = [run for run in runs if dataset in run.records]
-    run = holders[-1]
+    run = [run for run in runs if dataset in run.records][-1]
     best = run.best_score()
     ids = {i["image_id"]: i["ap"].get(best) for i in run.records[dataset]["per_image"]}
     return sorted(ids, key=lambda i: (ids[i] is None, ids[i], i))
@@ -184,11 +191,12 @@ def _fit(runs, order: dict, ranges: dict, budget: int):
     everything = set(ranges)
     best = {(run.name, run.best_score()) for run in runs} & everything
     total = sum(len(ids) for ids in order.values())
+    # Three images of each set stand for all: encoding every image at every tier would take long.
     sample = [(dataset, i) for dataset, ids in order.items() for i in ids[:: max(1, len(ids) // 3)]]
     for shown in (everything, best):
         for tier in _TIERS:
             entries = [_encode(tier, runs, *key, ranges, shown) for key in sample]
-            sizes = [_characters(entry) for entry in entries if entry]
+            sizes = [characters(entry) for entry in entries if entry]
             mean = sum(sizes) / max(1, len(sizes))
             if mean * total <= 0.9 * budget:
                 return tier, shown, total
@@ -198,6 +206,10 @@ def _fit(runs, order: dict, ranges: dict, budget: int):
 def collect_images(runs: list[Run], ranges: dict, budget: int = BUDGET) -> tuple[dict, list[str]]:
     """Encode every evaluated image as small as the budget asks for.
 
+    Args:
+        runs: evaluated models of different names.
+        ranges: of `color_ranges`.
+        budget: characters.
     Returns:
         {dataset: [image]}, worst first; image: `id`, `photo`, `label` (data URIs), `runs`
         {run: {`prediction`, `heat` {score: data URI}}};
@@ -211,12 +223,10 @@ def collect_images(runs: list[Run], ranges: dict, budget: int = BUDGET) -> tuple
         notes.append("Heat maps are kept for the best score of each model, to bound the page.")
     if limit < total:
         notes.append(f"The worst {limit} of {total} images are kept, to bound the page.")
-        share = limit / total
-        order = {dataset: ids[: max(1, int(len(ids) * share))] for dataset, ids in order.items()}
-    images = {}
+        order = {d: ids[: max(1, int(len(ids) * limit / total))] for d, ids in order.items()}
+    images: dict[str, list] = {dataset: [] for dataset in datasets}
     with Progress("report: encoded", sum(map(len, order.values()))) as progress:
         for dataset, ids in order.items():
-            images[dataset] = []
             for image_id in ids:
                 entry = _encode(tier, runs, dataset, image_id, ranges, shown)
                 images[dataset] += [entry] if entry else []
@@ -233,63 +243,63 @@ def collect_failures(runs: list[Run], ranges: dict, budget: int = _GALLERY_BUDGE
     Returns:
         dicts with `run`, `dataset`, `kind`, `score`, `image`, `text`, `photo`, `heat`.
     """
-    found = []
+    groups: dict[tuple, list] = {}  # of crops, or of what they can be loaded from, worst first
     for run in runs:
         for dataset, record in run.of_kind("anomaly").items():
-            for failure in record["failures"]:
-                rank = int(failure["file"].rsplit("-", 1)[1].removesuffix(".npz"))
-                found.append((run, dataset, failure["kind"], failure["score"], rank, failure))
-            for score, components in _false_components(run, dataset).items():
-                for rank, component in enumerate(components):
-                    found.append((run, dataset, "component", score, rank, component))
+            # Their files are numbered from the worst on.
+            for failure in sorted(record["failures"], key=lambda failure: failure["file"]):
+                key = (run.name, dataset, failure["kind"], failure["score"])
+                groups.setdefault(key, []).append((run, failure))
+            for score, crops in false_components(run, dataset).items():
+                key = (run.name, dataset, "component", score)
+                groups[key] = [(run, crop) for crop in crops]
     limit = budget // _CROP_CHARACTERS
-    if len(found) > limit:
-        found = [f for f in found if f[3] == f[0].best_score()]
-    groups = len({(f[0].name, *f[1:4]) for f in found})
-    per_group = max(1, limit // max(1, groups))
+    if sum(map(len, groups.values())) > limit:
+        best = {(run.name, run.best_score()) for run in runs}
+        groups = {key: found for key, found in groups.items() if (key[0], key[3]) in best}
     encoded = []
-    for run, dataset, kind, score, rank, failure in found:
-        if rank < per_group:
-            crop = _kept_crop(run, dataset, failure) if "file" in failure else failure
+    for (name, dataset, kind, score), found in groups.items():
+        for run, failure in found[: max(1, limit // len(groups))]:
+            crop = kept_crop(run, dataset, failure) if "file" in failure else failure
             if crop is not None:
-                ends = ranges.get((run.name, score)) or score_range([crop["score"]])
-                entry = {"run": run.name, "dataset": dataset, "kind": kind, "score": score}
+                ends = ranges.get((name, score)) or score_range([crop["score"]])
+                entry = {"run": name, "dataset": dataset, "kind": kind, "score": score}
                 encoded.append({**entry, **_encode_crop(crop, ends)})
     return encoded
 
 
-def _kept_crop(run: Run, dataset: str, failure: dict) -> dict | None:
-    """A crop that the evaluator wrote, with the place of the mistake inside of it."""
-    folder = dataset_folder(run.folder, dataset)
-    if not (folder / "failures" / failure["file"]).is_file():
+def kept_crop(run: Run, dataset: str, failure: dict) -> dict | None:
+    """Load a crop that the evaluator wrote, with the place of the mistake inside of it."""
+    path = dataset_folder(run.folder, dataset) / "failures" / failure["file"]
+    if not path.is_file():
         return None
-    with np.load(folder / "failures" / failure["file"], allow_pickle=False) as stored:
-        crop = {key: stored[key] for key in ("photo", "label", "score")}
-    thumbnail = _thumbnail_path(run, dataset, failure["image_id"])
-    if thumbnail.is_file():
+    with np.load(path, allow_pickle=False) as file:
+        crop = {key: file[key] for key in ("photo", "label", "score")}
+    stored = _thumbnails(run, dataset, failure["image_id"])
+    if stored is not None:
         # The gallery moves a crop inside the image, so that its centre need not be the place.
-        size = load_thumbnails(thumbnail)["size"]
         crop["place"] = [
             int(at - np.clip(at - side // 2, 0, max(0, extent - side)))
-            for at, side, extent in zip(failure["place"], crop["label"].shape, size, strict=True)
+            for at, side, extent in zip(
+                failure["place"], crop["label"].shape, stored["size"], strict=True
+            )
         ]
     value = failure["value"]
     text = "infinite score" if value is None else f"score {value:.4g}"
     return {**crop, "image": failure["image_id"], "text": text}
 
 
-def _false_components(run: Run, dataset: str, side: int = 128) -> dict:
-    """Crops of the false components that the evaluator found at native size, per score."""
+def false_components(run: Run, dataset: str, side: int = 128) -> dict[str, list[dict]]:
+    """Cut the false components that the evaluator found at native size out of thumbnails."""
     record = run.records[dataset]
     found: dict[str, list[dict]] = {}
     for score, components in record.get("false_components", {}).items():
+        threshold = record["result"]["scores"].get(score, {}).get("best_f1_threshold")
+        above = "" if threshold is None else f" above {threshold:.4g}"
         for component in components:
-            path = _thumbnail_path(run, dataset, component["image_id"])
-            stored = load_thumbnails(path) if path is not None and path.is_file() else {}
-            if score in stored.get("scores", {}):
+            stored = _thumbnails(run, dataset, component["image_id"])
+            if stored is not None and score in stored["scores"]:
                 crop = _component_crop(stored, score, component, side)
-                threshold = record["result"]["scores"].get(score, {}).get("best_f1_threshold")
-                above = "" if threshold is None else f" above {threshold:.4g}"
                 crop["text"] = f"{component['area']:,} pixels{above}"
                 found.setdefault(score, []).append(crop)
     return found
@@ -321,6 +331,7 @@ def _component_crop(stored: dict, score: str, component: dict, side: int) -> dic
 
 
 def _encode_crop(crop: dict, ends: tuple[float, float]) -> dict:
+    """Mark the anomaly and the mistake in photograph and heat map, and encode both."""
     anomaly = crop["label"] == ANOMALY
     photo = outline(crop["photo"], anomaly, ANOMALY_COLORS[ANOMALY])
     heat = outline(heat_map(crop["score"], *ends), anomaly, (255, 255, 255))
@@ -331,11 +342,12 @@ def _encode_crop(crop: dict, ends: tuple[float, float]) -> dict:
         point = crop["place"][::-1]
         size = max(9, crop["label"].shape[1] // 12)
         for image in (photo, heat):
+            # Black below the colour, so that the cross is seen on anything.
             for color, width in (((0, 0, 0), 4), (_MARK, 2)):
                 cv2.drawMarker(image, point, color, cv2.MARKER_CROSS, size, width)
     return {
         "image": crop["image"],
         "text": crop["text"],
-        "photo": data_uri(photo, 60),
-        "heat": data_uri(heat, 50),
+        "photo": _photo_uri(photo, 60),
+        "heat": _photo_uri(heat, 50),
     }

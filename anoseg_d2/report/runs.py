@@ -25,13 +25,11 @@ __all__ = [
     "LOWER_IS_BETTER",
     "Cell",
     "Run",
-    "best_values",
     "cell",
     "leading_scores",
     "load_run",
     "load_runs",
     "methods",
-    "overview",
     "unique_names",
 ]
 
@@ -53,7 +51,6 @@ DETAIL_FIGURES = (
 )
 CLOSED_FIGURES = ("mIoU", "pixel_accuracy", "mean_accuracy", "ECE")
 LOWER_IS_BETTER = ("fpr95", "ECE")
-MEAN = "mean over sets"
 # Certified bounds this close (in percent) would print as the figure itself.
 _TIGHT = 0.01
 
@@ -266,30 +263,6 @@ def cell(repeats: list[Run], datasets: list[str], score: str | None, figure: str
     return Cell(statistics.fmean(values), spread, bounds)
 
 
-def overview(runs: list[Run]) -> tuple[list[tuple[str, str]], list[dict]]:
-    """Lay out the main table: one row per method and score.
-
-    Returns:
-        columns, (group, figure) pairs, where group is a dataset or "mean over sets";
-        rows, dicts with `model`, `runs` (how many), `score` and {(group, figure): Cell}.
-    """
-    closed = _union(run.of_kind("closed_set") for run in runs)
-    anomaly = _union(run.of_kind("anomaly") for run in runs)
-    columns = [(name, "mIoU") for name in closed]
-    if len(anomaly) > 1:
-        columns += [(MEAN, figure) for figure in ("auprc", "fpr95")]
-    columns += [(name, figure) for name in anomaly for figure in ("auprc", "fpr95")]
-    rows = []
-    for name, repeats in methods(runs).items():
-        for score in _union(run.score_names() for run in repeats) or [None]:
-            row = {"model": name, "runs": len(repeats), "score": score}
-            for group, figure in columns:
-                datasets = anomaly if group == MEAN else [group]
-                row[group, figure] = cell(repeats, datasets, score, figure)
-            rows.append(row)
-    return columns, rows
-
-
 def leading_scores(runs: list[Run]) -> dict[str, str | None]:
     """Each method's best score (see `results.best_score`) by the means over its runs."""
     best = {}
@@ -303,14 +276,4 @@ def leading_scores(runs: list[Run]) -> dict[str, str | None]:
             for dataset in datasets
         }
         best[name] = best_score({"datasets": means})
-    return best
-
-
-def best_values(columns, rows) -> dict:
-    """The best value of every column; None where it is empty or all rows have the same."""
-    best = {}
-    for column in columns:
-        values = [row[column].value for row in rows if row[column].value is not None]
-        choose = min if column[1] in LOWER_IS_BETTER else max
-        best[column] = choose(values) if len(set(values)) > 1 else None
     return best

@@ -16,7 +16,8 @@ from anoseg_d2.evaluation.anomaly_evaluation import AnomalyEvaluator
 from anoseg_d2.evaluation.closed_set_evaluation import ClosedSetEvaluator
 from anoseg_d2.report import images as report_images
 from anoseg_d2.report.curves import curve_figures
-from anoseg_d2.report.runs import Cell, best_values, load_run
+from anoseg_d2.report.runs import Cell, load_run
+from anoseg_d2.report.tables import Row, Table
 from anoseg_d2.report.write import combine_reports, write_report
 from anoseg_d2.utils.files import read_json, without_nan, write_json
 
@@ -118,9 +119,9 @@ def test_a_column_of_equal_figures_has_no_best():
     column = ("set", "mIoU")
 
     def best(*values):
-        return best_values([column], [{column: Cell(value)} for value in values])[column]
+        return Table([column], [Row("a", 1, None, {column: Cell(v)}) for v in values]).best
 
-    assert best(66.4, 66.4) is None and best(66.4, None, 60.0) == 66.4
+    assert best(66.4, 66.4) == {} and best(66.4, None, 60.0) == {column: 66.4}
 
 
 class Outline(html.parser.HTMLParser):
@@ -159,7 +160,8 @@ def test_a_name_that_is_not_utf8_is_shown_with_escapes(runs, tmp_path):
 
 def test_braces_in_a_name_are_text_too(runs):
     run = load_run(runs / "strong", name="{brace}")
-    assert 'data-run="{brace}"' in curve_figures([run])
+    plots = curve_figures([run])[0]["plots"]
+    assert all('data-run="{brace}"' in plot for plot in plots)
 
 
 def test_a_script_end_in_a_name_does_not_end_the_data(runs, tmp_path):
@@ -211,7 +213,7 @@ def test_too_many_images_are_shrunk_then_left_out_and_said_so(runs):
     found = [load_run(runs / "strong", name="strong")]
     ranges = report_images.color_ranges(found)
     whole, _ = report_images.collect_images(found, ranges)
-    size = report_images._characters
+    size = report_images.characters
     everything = sum(size(image) for images in whole.values() for image in images)
     for share in (0.6, 0.3):
         images, notes = report_images.collect_images(found, ranges, int(everything * share))
@@ -252,8 +254,8 @@ addEventListener("load", async () => {
   /* Cards so low that the end of the page never leaves the view. */
   document.head.append(Object.assign(document.createElement("style"),
     {textContent: ".card { height: 20px; overflow: hidden; }"}));
-  const seen = {falling, rising, curves: all("path.curve:not(.off)").length,
-    dots: all("circle.curve:not(.off)").map(dot => dot.textContent)};
+  const seen = {falling, rising, curves: all("g.line:not(.off)").length,
+    dots: all("g.dot:not(.off)").map(dot => dot.querySelector("title").textContent)};
   choose("set", "test_anomaly");
   document.getElementById("more").scrollIntoView(); await pause();
   seen.short = all(".card").length;
@@ -322,15 +324,15 @@ def test_the_page_works_in_a_browser(runs, tmp_path, width):
 
 def test_every_class_has_a_colour_of_its_own(runs):
     run = load_run(runs / "weak", model={"num_known": 133})
-    names, palette = report_images._classes(run)
+    names, palette = report_images.run_classes(run)
     assert len(names) == 134 and len({tuple(color) for color in palette[:134]}) == 134
     assert palette[:134].any(axis=1).all(), "a class that is black looks like void"
-    seen = report_images.class_colors(run)
+    seen = report_images.seen_classes(run)
     assert [name for name, _ in seen] == ["class 0", "class 1", "class 2"]
 
 
 def test_names_and_colours_are_those_of_a_fitting_closed_set(runs):
-    names, palette = report_images._classes(load_run(runs / "weak", model={"num_known": 3}))
+    names, palette = report_images.run_classes(load_run(runs / "weak", model={"num_known": 3}))
     assert names == ["road", "car", "sky", "anomaly"] and palette[1].tolist() == [0, 0, 142]
 
 
@@ -347,7 +349,7 @@ def test_false_components_are_shown_with_the_box_and_area_of_native_size(tmp_pat
     evaluator.reset()
     evaluator.process(images, [{"scores": {"s": score}, "sem_seg": label}])
     evaluator.evaluate()
-    (found,) = report_images._false_components(load_run(tmp_path / "run"), "test_one")["s"]
+    (found,) = report_images.false_components(load_run(tmp_path / "run"), "test_one")["s"]
     assert found["text"] == "630 pixels above 2"
     rows, columns = np.nonzero(found["component"])
     assert (np.ptp(rows) + 1, np.ptp(columns) + 1) == (9, 12)  # thumbnails are 0.4 times as large
@@ -357,7 +359,7 @@ def test_false_components_are_shown_with_the_box_and_area_of_native_size(tmp_pat
 def test_the_cross_is_on_the_worst_pixel(runs):
     run = load_run(runs / "weak")
     for failure in run.records["test_anomaly"]["failures"]:
-        crop = report_images._kept_crop(run, "test_anomaly", failure)
+        crop = report_images.kept_crop(run, "test_anomaly", failure)
         if failure["kind"] == "false":
             assert crop["score"][tuple(crop["place"])] == pytest.approx(failure["value"], rel=1e-3)
 
