@@ -1,6 +1,7 @@
 """Our checkpoints in the formats of others, and back: same outputs."""
 
 import json
+import re
 
 import merge_lora
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 import torch
 import yaml
 from checkpoint_models import save_adapter
-from huggingface_hub import errors
+from huggingface_hub import ModelCard, errors
 from PIL import Image
 from torch.nn import functional as F
 
@@ -231,7 +232,7 @@ def test_a_model_card_has_the_figures_of_the_run(tmp_path):
         ("auprc", 91.23, "AUPRC (rba)"),
         ("fpr95", 7.5, "FPR95 (rba)"),
     ]
-    assert "| road_anomaly | `rba` | 91.23 | 7.50 |  | -0.25 |" in text
+    assert "| road_anomaly | rba | 91.23 | 7.50 |  | -0.25 |" in text
     assert "my_val: mIoU 70.50 %" in text and "| trained on | my_train |" in text
     assert 'from_pretrained("exported")' in text
     assert weights_hash(read_checkpoint(source).state_dict) in text
@@ -259,6 +260,19 @@ def test_a_card_says_that_the_head_was_approximated(tmp_path):
     about, text = front_matter(target / "README.md")
     assert "approximation" in text and "Of the original model" in text
     assert "model-index" not in about  # the hub would show them as figures of these weights
+
+
+def test_names_of_strangers_are_text_on_the_card(tmp_path):
+    names = ["<img src=x onerror=alert(7)>", "](javascript:alert(7))", "a\n---\nlicense: mit\n---"]
+    scores = {name: {"auprc": 50.0} for name in names}
+    results = {**RESULTS, "datasets": {name: {"scores": scores} for name in names}}
+    write_json(tmp_path / "report/results.json", results)
+    run(saved(tiny(), tmp_path), "--to", "huggingface", "--output", tmp_path / "```x")
+    card = ModelCard.load(tmp_path / "```x" / "README.md")
+    assert card.data.license == "unknown" and len(card.data.eval_results) == 9
+    body = card.text
+    assert "\\<img" in body and "\\](javascript" in body and "| a --- license: mit --- |" in body
+    assert not re.search(r"(?<!\\)(<img|\]\()", body) and body.count("```") == 4
 
 
 @pytest.mark.parametrize(
