@@ -80,7 +80,7 @@ def test_commands_are_found_where_they_are():
         assert counts[name] > 0, name
     for name in ("docs/scaling.md", "docs/export.md", "datasets/README.md", "benchmarks/README.md"):
         assert counts[name] > 1, name
-    assert counts["anoseg_d2/commands/train.py"] == 4
+    assert counts["anoseg_d2/commands/train.py"] > 1
 
 
 @pytest.mark.parametrize("path", SCRIPTS, ids=str)

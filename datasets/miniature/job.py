@@ -136,14 +136,14 @@ def _is_made(output: Path, options: MiniatureOptions, overwrite: bool) -> bool:
             f"{output} holds a miniature of other options: {'; '.join(different)}. "
             "Replace it with --overwrite, or choose another --output."
         )
-    missing = [name for task in _tasks(options) for name in _files(*task)]
+    missing = [name for task in list_tasks(options) for name in _files(*task)]
     missing = [name for name in [_COCO_JSON, *missing] if not (output / name).is_file()]
     if missing:
         logger.warning("%s lacks %d files, first %s: made again", output, len(missing), missing[0])
     return not missing
 
 
-def _tasks(options: MiniatureOptions) -> list[tuple[str, int]]:
+def list_tasks(options: MiniatureOptions) -> list[tuple[str, int]]:
     counts = {"train": options.train, "val": options.val, "coco": options.coco}
     counts.update({name: plan.images for name, plan in BENCHMARKS.items()})
     return [(name, index) for name, count in counts.items() for index in range(count)]
@@ -165,7 +165,7 @@ def _files(name: str, index: int) -> tuple[str, ...]:
 
 
 def _draw_all(folder: Path, options: MiniatureOptions, workers: int, progress) -> None:
-    tasks = [(folder, options, name, index) for name, index in _tasks(options)]
+    tasks = [(folder, options, name, index) for name, index in list_tasks(options)]
     annotations = {}
     with closing(_run(tasks, workers)) as results:  # ends the workers before anybody tidies up
         for done, (name, index, found) in enumerate(results, 1):

@@ -47,7 +47,7 @@ def made(tmp_path_factory, _small_benchmarks):
 @pytest.fixture
 def few(monkeypatch):
     """A few images of each set, so that making them is quick."""
-    monkeypatch.setattr(module, "_tasks", lambda options: FEW)
+    monkeypatch.setattr(module, "list_tasks", lambda options: FEW)
 
 
 @pytest.fixture
