@@ -150,9 +150,9 @@ def test_unreadable_labels_are_named_and_the_rest_is_taken(tmp_path):
 
 
 def test_sets_without_such_classes_are_refused(frames):
-    with pytest.raises(ValueError, match="is a class of this dataset; its classes: road"):
+    with pytest.raises(ValueError, match="class of this dataset.*road"):
         ClosedSetObjects(frames, read_label, {"road": 7})
-    with pytest.raises(ValueError, match="has no object to paste; left out: .* under 1e"):
+    with pytest.raises(ValueError, match="no object to paste.*1e"):
         ClosedSetObjects(frames, read_label, KNOWN, min_area=1e6)
 
 

@@ -223,9 +223,7 @@ def test_wrong_folders_and_files_say_what_is_there(tmp_path):
 
 
 def test_no_eligible_object_says_why(tmp_path):
-    with pytest.raises(
-        ValueError, match="no object to paste; left out: 1 of categories left out, 1"
-    ):
+    with pytest.raises(ValueError, match="no object to paste.*1 of categories"):
         coco(tmp_path, [{"category_id": 1}, {"area": 10}])
 
 
@@ -337,7 +335,7 @@ def test_sources_are_a_registry(tmp_path):
     assert len(OBJECT_SOURCES["coco"](json_file=path, images=tmp_path)) == 1
     with pytest.raises(
         ValueError,
-        match="unknown object source 'rocks'; known: coco, coco_stuff, cutouts, textures",
+        match="'rocks'.*coco_stuff.*cutouts",
     ):
         OBJECT_SOURCES["rocks"]
     with pytest.raises(ValueError, match="'coco' is already registered"):
@@ -397,5 +395,5 @@ def test_entries_of_wrong_types_are_named(tmp_path):
 def test_a_source_of_which_nothing_can_be_read_is_refused_before_any_work(tmp_path):
     path = write_coco(tmp_path, [{}] * 3)
     (tmp_path / "a.jpg").write_text("no image")
-    with pytest.raises(ValueError, match=r"none of 3 objects tried can be read.*a\.jpg"):
+    with pytest.raises(ValueError, match=r"3 objects.*a\.jpg"):
         CocoObjects(path, tmp_path).refuse_if_unreadable()

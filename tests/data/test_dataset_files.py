@@ -81,5 +81,5 @@ def test_two_copies_at_once_are_refused_and_a_link_to_the_same_is_one(tmp_path):
     assert len(find_files("mine", tmp_path, [LAYOUT]).pairs) == 1
     (tmp_path / "Set").unlink()
     touch(tmp_path, "Set/images/a.jpg", "Set/labels/a.png")
-    with pytest.raises(ValueError, match="2 copies or layouts were found.*plain in .*Set"):
+    with pytest.raises(ValueError, match="2 copies.*plain in"):
         find_files("mine", tmp_path, [LAYOUT])

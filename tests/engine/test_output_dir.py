@@ -98,5 +98,5 @@ def test_a_pipe_where_a_file_is_written_is_refused_and_not_waited_for(tmp_path, 
 
 def test_a_last_checkpoint_that_is_not_text_is_named(tmp_path):
     (tmp_path / "last_checkpoint").write_bytes(bytes(range(256)))
-    with pytest.raises(ValueError, match="last_checkpoint must hold the name of a checkpoint"):
+    with pytest.raises(ValueError, match="last_checkpoint.*name"):
         last_checkpoint(tmp_path)

@@ -51,7 +51,7 @@ def test_on_several_ranks_the_images_of_the_broken_loss_are_named(tmp_path, monk
     trainer.model.query.weight.register_hook(lambda grad: grad * float("nan"))
     other = (float("inf"), ["theirs.png"])
     monkeypatch.setattr(comm, "all_gather", lambda mine: [mine, other])
-    with pytest.raises(FloatingPointError, match="the loss is inf .*Images: theirs.png. Last"):
+    with pytest.raises(FloatingPointError, match="inf.*theirs.png"):
         trainer.train()
 
 

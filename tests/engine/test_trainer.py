@@ -381,14 +381,14 @@ def test_average_starts_from_the_loaded_weights_not_from_chance(run_cfg, tmp_pat
 
 
 def test_a_batch_that_accumulation_does_not_divide_is_refused(run_cfg):
-    with pytest.raises(ValueError, match="IMS_PER_BATCH 2 is not divisible by .*ACCUMULATION 3"):
+    with pytest.raises(ValueError, match="IMS_PER_BATCH 2.*divisible.*ACCUMULATION 3"):
         Trainer(run_cfg("uneven", "SOLVER.ACCUMULATION", 3))
 
 
 def test_missing_weights_and_unknown_sets_are_named_before_anything_starts(run_cfg):
     with pytest.raises(FileNotFoundError, match="no/model.pth does not exist.*stage"):
         run_cfg("missing", "MODEL.WEIGHTS", "no/model.pth")
-    with pytest.raises(ValueError, match="no dataset named 'citiscapes'.*cityscapes_19_train"):
+    with pytest.raises(ValueError, match="dataset.*'citiscapes'.*cityscapes_19_train"):
         run_cfg("unknown", "DATASETS.TRAIN", ("citiscapes",))
     with pytest.raises(ValueError, match="DATASETS.TRAIN is empty"):
         run_cfg("empty", "DATASETS.TRAIN", ())
@@ -400,9 +400,7 @@ def test_evaluation_without_weights_is_refused(tiny_cfg, tmp_path, monkeypatch):
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
     anomaly_set(tmp_path)
     cfg = tiny_cfg("DATASETS.TEST", ("test_anomaly",), "MODEL.WEIGHTS", "")
-    with pytest.raises(
-        ValueError, match="--eval-only needs the checkpoint to evaluate: give MODEL.WEIGHTS"
-    ):
+    with pytest.raises(ValueError, match="--eval-only.*checkpoint.*MODEL.WEIGHTS"):
         check_inputs(cfg, training=False)
 
 

@@ -74,7 +74,7 @@ def test_an_unknown_track_is_refused(tmp_path):
     small_sets.register(
         "test_anomaly", images, label_rule=small_sets.ANOMALY_RULE, component_track="sky"
     )
-    with pytest.raises(ValueError, match="component_track 'sky'; known: anomaly, obstacle"):
+    with pytest.raises(ValueError, match="component_track 'sky'.*anomaly"):
         AnomalyEvaluator("test_anomaly")
 
 

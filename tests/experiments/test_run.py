@@ -183,12 +183,12 @@ def test_a_wrong_step_is_refused(recipe, step):
 def test_a_step_cannot_be_named_out_of_its_folder(recipe):
     steps = yaml.safe_load(recipe.read_text())["steps"]
     edit(recipe, steps=[*steps, {"name": "../up", "minutes": 1, "run": "x", "makes": "y"}])
-    with pytest.raises(ValueError, match="step name '../up' cannot be used as a file name"):
+    with pytest.raises(ValueError, match="step.*'../up'"):
         load_recipe(recipe)
 
 
 def test_an_unknown_step_lists_the_known_ones(recipe):
-    with pytest.raises(ValueError, match="'fourth'; there are data, first, second, third"):
+    with pytest.raises(ValueError, match="'fourth'.*second"):
         choose(load_recipe(recipe), only=["fourth"])
 
 
