@@ -30,6 +30,7 @@ from anoseg_d2.config import load_config
 from anoseg_d2.data.builtin import register_cards
 from anoseg_d2.data.image_io import read_image
 from anoseg_d2.data.label_rules import load_label
+from anoseg_d2.engine.fit_memory import HELD_OUT, collect_tokens
 from anoseg_d2.evaluation.metrics import PixelMetrics
 from anoseg_d2.export.check import draw_image
 from anoseg_d2.modeling import scores
@@ -38,7 +39,6 @@ from anoseg_d2.modeling.eomt import EoMT
 from anoseg_d2.modeling.guided_filter import GuidedFilter
 from anoseg_d2.modeling.memory import PatchMemory, choose_rows, memory_block
 from anoseg_d2.modeling.ratio import RatioHead, ratio_blocks
-from anoseg_d2.prediction.build_memory import HELD_OUT, collect_tokens
 from anoseg_d2.prediction.predictor import AnomalyPredictor
 from anoseg_d2.utils.cli import Progress
 from anoseg_d2.utils.files import write_json

@@ -71,8 +71,8 @@ def run(args: argparse.Namespace) -> None:
     records = find_records(args)
 
     from anoseg_d2.checkpoint import save_weights
+    from anoseg_d2.engine.fit_memory import add_memory
     from anoseg_d2.modeling.memory import backbone_hash
-    from anoseg_d2.prediction.build_memory import add_memory
     from anoseg_d2.prediction.predictor import AnomalyPredictor
 
     model = AnomalyPredictor.from_pretrained(args.weights, args.opts).model

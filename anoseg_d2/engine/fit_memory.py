@@ -1,4 +1,4 @@
-"""Build the memory of normal patches from photographs, for the `memory` score."""
+"""Fit the memory of normal patches to photographs, for the `memory` score."""
 
 import torch
 from torch import Tensor
