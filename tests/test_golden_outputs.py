@@ -38,6 +38,8 @@ REMOVED_KEYS = frozenset(
     {
         *("MODEL.CRITERION.ORDER_WEIGHT", "MODEL.CRITERION.ORDER_MARGINS"),
         "TEST.ANOMALY.MASK_POOLING",
+        *("INPUT.CUT_PASTE.STUFF_JSON", "INPUT.CUT_PASTE.BLENDING", "INPUT.CUT_PASTE.BLUR"),
+        *("INPUT.CUT_PASTE.NOISE", "INPUT.CUT_PASTE.COLOR_JITTER"),
     }
 )
 STATISTICS = {
@@ -430,9 +432,8 @@ def blob(side: int, seed: int, label=None) -> PasteObject:
 PASTING = {
     "paper": {"ratio": 1.0},
     "perspective": {"ratio": 1.0, "size": "perspective"},
-    "hard": {"ratio": 1.0, "blending": ("hard",), "rim": 0},
+    "hard": {"ratio": 1.0, "feather": (0.0, 0.0), "rim": 0},
     "opaque core": {"ratio": 1.0, "opaque_core": True},
-    "changed objects": {"ratio": 1.0, "color_jitter": True, "blur": 1.5, "noise": 5.0},
     "parts": {"ratio": 1.0, "scale": (0.5, 2.0), "feather": (3.0, 0.02)},
 }
 

@@ -90,11 +90,6 @@ def _add_inputs(parser) -> None:
     )
     group.add_argument("--textures", metavar="DIR", help="photographs to fill random blobs with")
     group.add_argument(
-        "--stuff-json",
-        metavar="FILE",
-        help="COCO stuff_*.json of the same photographs: also paste patches of surfaces",
-    )
-    group.add_argument(
         "--keep-category",
         nargs="+",
         metavar="NAME",
@@ -183,13 +178,6 @@ def _add_choices(parser) -> None:
         help="px cleaned inside outlines (default: %(default)s; paper: 0)",
     )  # fmt: skip
     group.add_argument("--opaque-core", action="store_true", help="no feather inside the outline")
-    group.add_argument(
-        "--blending", nargs="+", choices=("feather", "hard", "poisson"),
-        default=DEFAULTS.blending, help="one is chosen for each object (default: feather)",
-    )  # fmt: skip
-    group.add_argument("--color-jitter", action="store_true", help="change the objects' colours")
-    group.add_argument("--blur", type=float, default=DEFAULTS.blur, help="largest sigma, px")
-    group.add_argument("--noise", type=float, default=DEFAULTS.noise, help="largest, grey levels")
     group.add_argument("--max-redraws", type=int, default=DEFAULTS.max_redraws, metavar="N")
 
 
@@ -259,10 +247,6 @@ def build_job(args) -> CutPasteJob:
         feather=tuple(args.feather),
         rim=args.rim,
         opaque_core=args.opaque_core,
-        blending=tuple(args.blending),
-        color_jitter=args.color_jitter,
-        blur=args.blur,
-        noise=args.noise,
         max_redraws=args.max_redraws,
     )
     outliers, controls = _sources(args, reader)
@@ -318,10 +302,8 @@ def _scenes(args):
 
 def _sources(args, reader):
     outliers, controls = [], []
-    if bool(args.coco_json or args.stuff_json) != bool(args.coco_images):
-        raise ValueError(
-            "--coco-json (or --stuff-json) and --coco-images belong together; give both"
-        )
+    if bool(args.coco_json) != bool(args.coco_images):
+        raise ValueError("--coco-json and --coco-images belong together; give both")
     if args.coco_json:
         drop = set(OVERLAP) | set(() if args.keep_extra else EXTRA_OVERLAP)
         drop = (drop | set(args.drop_category)) - set(args.keep_category)
@@ -333,9 +315,6 @@ def _sources(args, reader):
             controls.append(OBJECT_SOURCES["coco"](labels=_control_labels(reader), **common))
     elif args.controls[1]:
         raise ValueError("--controls pastes COCO objects of known classes; give --coco-json")
-    if args.stuff_json:
-        stuff = {"json_file": args.stuff_json, "images": args.coco_images}
-        outliers.append(OBJECT_SOURCES["coco_stuff"](**stuff))
     outliers += [OBJECT_SOURCES["cutouts"](folder=args.cutouts)] if args.cutouts else []
     outliers += [OBJECT_SOURCES["textures"](folder=args.textures)] if args.textures else []
     if not outliers:

@@ -125,10 +125,10 @@ def _online_cut_paste(cfg) -> OnlineCutPaste | None:
     node = cfg.INPUT.CUT_PASTE
     if not node.ENABLED:
         return None
-    if not (node.COCO_JSON or node.STUFF_JSON or node.CUTOUTS or node.TEXTURES):
+    if not (node.COCO_JSON or node.CUTOUTS or node.TEXTURES):
         raise ValueError(
             "INPUT.CUT_PASTE.ENABLED is True, but INPUT.CUT_PASTE.COCO_JSON is empty, and so are "
-            "STUFF_JSON, CUTOUTS and TEXTURES; give COCO's instances_train2017.json and train2017"
+            "CUTOUTS and TEXTURES; give COCO's instances_train2017.json and train2017"
         )
     # Labels are already train ids when this pastes, so ground and anomaly are given as train ids.
     train_ids = _train_ids_by_name(cfg)
@@ -149,10 +149,6 @@ def _online_cut_paste(cfg) -> OnlineCutPaste | None:
         feather=tuple(node.FEATHER),
         rim=node.RIM,
         opaque_core=node.OPAQUE_CORE,
-        blending=tuple(node.BLENDING),
-        color_jitter=node.COLOR_JITTER,
-        blur=node.BLUR,
-        noise=node.NOISE,
         max_redraws=node.MAX_REDRAWS,
         anomaly_value=cfg.MODEL.EOMT.NUM_CLASSES,
     )
@@ -165,9 +161,9 @@ def _online_cut_paste(cfg) -> OnlineCutPaste | None:
 def _object_sources(node, train_ids: dict[str, int]):
     """Build the sources of unknown and of known objects."""
     outliers, controls = [], []
-    if bool(node.COCO_JSON or node.STUFF_JSON) != bool(node.COCO_IMAGES):
+    if bool(node.COCO_JSON) != bool(node.COCO_IMAGES):
         raise ValueError(
-            "INPUT.CUT_PASTE.COCO_JSON (or STUFF_JSON) and INPUT.CUT_PASTE.COCO_IMAGES belong "
+            "INPUT.CUT_PASTE.COCO_JSON and INPUT.CUT_PASTE.COCO_IMAGES belong "
             "together; one of them is empty"
         )
     if node.COCO_JSON:
@@ -183,9 +179,6 @@ def _object_sources(node, train_ids: dict[str, int]):
             "INPUT.CUT_PASTE.CONTROL_OBJECTS pastes COCO objects, but INPUT.CUT_PASTE.COCO_JSON "
             "is empty"
         )
-    if node.STUFF_JSON:
-        stuff = [datasets_root() / path for path in (node.STUFF_JSON, node.COCO_IMAGES)]
-        outliers.append(OBJECT_SOURCES["coco_stuff"](*stuff))
     for name, folder in (("cutouts", node.CUTOUTS), ("textures", node.TEXTURES)):
         if folder:
             outliers.append(OBJECT_SOURCES[name](folder=datasets_root() / folder))

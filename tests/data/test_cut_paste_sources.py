@@ -17,7 +17,6 @@ from anoseg_d2.data.cut_paste.shapes import part_of
 from anoseg_d2.data.cut_paste.sources import (
     OBJECT_SOURCES,
     CocoObjects,
-    CocoStuff,
     CutOutFolder,
     ObjectSource,
     TextureFolder,
@@ -258,42 +257,6 @@ def test_textures_are_blobs_filled_from_the_photograph(tmp_path):
         assert item.mask[len(item.mask) // 2, len(item.mask) // 2]
 
 
-def stuff_file(folder):
-    """Three surfaces of one photograph: grass on the left, a blanket, and a carpet too small."""
-    path = write_coco(folder, [])
-    content = json.loads(path.read_text())
-    content["categories"] = [
-        {"id": 124, "name": "grass"}, {"id": 93, "name": "blanket"}, {"id": 101, "name": "carpet"}
-    ]  # fmt: skip
-    masks = np.zeros((3, H, W), np.uint8)
-    masks[0, :, :40], masks[1, 20:, 60:], masks[2, :20, 60:90] = 1, 1, 1
-    for number, mask in enumerate(masks):
-        rle = coco_mask.encode(np.asfortranarray(mask))
-        content["annotations"].append({
-            "id": number, "image_id": 0, "iscrowd": 0, "area": int(mask.sum()),
-            "category_id": content["categories"][number]["id"],
-            "segmentation": {"size": rle["size"], "counts": rle["counts"].decode()},
-        })  # fmt: skip
-    path.write_text(json.dumps(content))
-    return path, masks[1] > 0
-
-
-def test_stuff_gives_patches_inside_surfaces_that_cityscapes_does_not_know(tmp_path):
-    path, blanket = stuff_file(tmp_path)
-    source = CocoStuff(path, tmp_path)
-    assert [source.category(index) for index in range(len(source))] == ["blanket"]
-    assert source.skipped == {"of categories left out": 1, "under 4000 px": 1}
-    shapes = set()
-    for seed in range(10):
-        item = source.load(0, np.random.default_rng(seed))
-        assert item.mask.any() and not (item.mask & ~blanket).any()
-        assert item.mask.sum() < blanket.sum() and item.label is None
-        assert item.source["source"] == "coco_stuff" and item.source["category"] == "blanket"
-        assert np.ptp(np.nonzero(item.mask), axis=1).max() < 0.75 * H
-        shapes.add(int(item.mask.sum()))
-    assert len(shapes) > 5
-
-
 @settings(max_examples=60, deadline=None)
 @example(seed=321, height=20, width=20)  # the blob misses its own middle
 @given(seed=st.integers(0, 10**6), height=st.integers(1, 60), width=st.integers(1, 60))
@@ -327,7 +290,7 @@ def test_empty_and_missing_folders_are_refused(tmp_path, kind):
 def test_every_source_is_registered_when_the_package_is_imported():
     code = "from anoseg_d2.data.cut_paste import OBJECT_SOURCES; print(*sorted(OBJECT_SOURCES))"
     printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout
-    assert printed.split() == ["closed_set", "coco", "coco_stuff", "cutouts", "textures"]
+    assert printed.split() == ["closed_set", "coco", "cutouts", "textures"]
 
 
 def test_sources_are_a_registry(tmp_path):
@@ -335,7 +298,7 @@ def test_sources_are_a_registry(tmp_path):
     assert len(OBJECT_SOURCES["coco"](json_file=path, images=tmp_path)) == 1
     with pytest.raises(
         ValueError,
-        match="'rocks'.*coco_stuff.*cutouts",
+        match="'rocks'.*coco.*cutouts",
     ):
         OBJECT_SOURCES["rocks"]
     with pytest.raises(ValueError, match="'coco' is already registered"):

@@ -168,8 +168,7 @@ def test_pasting_by_config_can_set_every_option_of_the_offline_job(monkeypatch):
     node.CLOSED_SET_LEAST, node.CLOSED_SET_OBJECTS = 3, 6
     node.SCALE_MODE, node.PLACEMENT = "perspective", "road"
     node.PERSPECTIVE_SIDE, node.PERSPECTIVE_MIN_SIDE, node.FEATHER = 0.2, 3, (1.0, 0.5)
-    node.OPAQUE_CORE, node.COLOR_JITTER, node.BLUR, node.NOISE = True, True, 2.0, 9.0
-    node.BLENDING, node.MAX_REDRAWS = ["hard", "poisson"], 4
+    node.OPAQUE_CORE, node.MAX_REDRAWS = True, 4
     paste = AnosegDatasetMapper(cfg, True).cut_paste
     assert paste.outliers[0] == {"drop": ("cow",), "min_area": 7.0, "keep_cut": True}
     assert paste.closed_set == ["segments"]

@@ -294,7 +294,6 @@ VALUES = (
     ("INPUT.FORMAT", "BGR"),
     ("INPUT.CUT_PASTE.RATIO", "2"),
     ("INPUT.CUT_PASTE.COUNT", "(3, 1)"),
-    ("INPUT.CUT_PASTE.BLENDING", "['magic']"),
     ("INPUT.CUT_PASTE.ENABLED", "yes"),
     ("INPUT.CUT_PASTE.ENABLED", "True"),
 )
@@ -1227,8 +1226,6 @@ def options(world, broken):
             (paste("--max-fraction", "5"), "fraction"),
             (paste("--min-side", "0"), "side"),
             (paste("--feather", "-1", "0"), "feather"),
-            (paste("--blur", "-1"), "blur"),
-            (paste("--noise", "nan"), "noise"),
             (paste("--rim", "-1"), "rim"),
             (paste("--compress-level", "11"), "compress"),
             (paste("--split", "../../escaped"), "escaped"),

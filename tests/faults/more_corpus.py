@@ -84,7 +84,7 @@ def _may_be(default, value: str, key: str) -> bool:
             return True
         # Choices are refused; names of files and folders may be anything.
         free = key.endswith(("WEIGHTS", "DELTA_BASE", "COCO_JSON", "COCO_IMAGES", "CUTOUTS"))
-        return free or key.endswith(("TEXTURES", "OUTPUT_DIR", "STUFF_JSON"))
+        return free or key.endswith(("TEXTURES", "OUTPUT_DIR"))
     if isinstance(default, (list, tuple)):
         return value == "[]"
     if isinstance(default, int):
@@ -1107,7 +1107,7 @@ def more_options(world, broken):
                 "--ratio",
             )
             + ("--max-fraction", "--min-side", "--perspective-side", "--perspective-min-side")
-            + ("--rim", "--blur", "--noise", "--max-redraws", "--parts"),
+            + ("--rim", "--max-redraws", "--parts"),
         ),
     }
     for door, (call, given) in numbers.items():

@@ -34,6 +34,8 @@ from anoseg_d2.utils.files import read_json, remove_abandoned, write_atomic
 __all__ = ["CutPasteJob", "claim_output", "collect_manifest", "read_manifest", "run_job"]
 
 _PNG_END = b"\0\0\0\0IEND\xaeB`\x82"  # the last chunk of every png file
+# Options that no longer exist, as they were in every folder that can still be continued.
+_FORMER_OPTIONS = {"blending": ["feather"], "blur": 0.0, "color_jitter": False, "noise": 0.0}
 ALGORITHM = 1  # increased whenever the same options give other pixels
 CONFIG, INPUTS, MANIFEST, PROGRESS = (
     "cut_paste.json",
@@ -109,7 +111,7 @@ class CutPasteJob:
             "benchmark": self.benchmark,
             "compress_level": self.compress_level,
             "label_rule": self.reader.rule.name,
-            "options": dataclasses.asdict(self.options),
+            "options": {**dataclasses.asdict(self.options), **_FORMER_OPTIONS},
             "sources": sources,
         }
         return json.loads(json.dumps(config))

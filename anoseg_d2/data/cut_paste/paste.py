@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 import cv2
 import numpy as np
 
-from anoseg_d2.data.augmentation import jitter_colors
 from anoseg_d2.utils.constants import PASTED_ID
 
 __all__ = ["CutPasteOptions", "PasteObject", "paste_objects"]
@@ -27,11 +26,8 @@ _LIMITS = {
     "min_side": (1, 16_384),
     "perspective_min_side": (1, 16_384),
     "rim": (0, 100),
-    "blur": (0, 100),
-    "noise": (0, 100),
     "max_redraws": (0, 10_000),
 }
-_BLENDINGS = ("feather", "hard", "poisson")
 _CHOICES = {
     "size": ("native", "perspective"),
     "placement": ("uniform", "road"),
@@ -91,13 +87,6 @@ class CutPasteOptions:
             colours are replaced by those further inside: outlines are drawn by hand and often
             include some background. 0 keeps the colours.
         opaque_core: whether the eroded mask stays fully opaque, however wide the blur.
-        blending: ways to blend an object into the scene, one of which is chosen for each object:
-            `feather`, `hard` (no blur), `poisson` (Pérez et al. 2003: the scene's colours at the
-            outline, the object's gradients inside).
-        color_jitter: whether to change brightness, contrast, saturation and hue of objects, with
-            the ranges of the training augmentation.
-        blur: largest sigma with which objects are blurred, pixels of the photograph.
-        noise: largest standard deviation of the normal noise on objects, grey levels.
         anomaly_value: label value of pasted unknown objects.
         max_redraws: how often an object without a visible label pixel is redrawn.
     """
@@ -118,19 +107,12 @@ class CutPasteOptions:
     feather: tuple[float, float] = (5.0, 0.1)
     rim: int = 2
     opaque_core: bool = False
-    blending: tuple[str, ...] = ("feather",)
-    color_jitter: bool = False
-    blur: float = 0.0
-    noise: float = 0.0
     anomaly_value: int = PASTED_ID
     max_redraws: int = 20
 
     def __post_init__(self):
         for name, allowed in _CHOICES.items():
             _require(name, getattr(self, name), getattr(self, name) in allowed, f"one of {allowed}")
-        ways = tuple(self.blending)
-        known = ways and set(ways) <= set(_BLENDINGS)
-        _require("blending", ways, known, f"one or more of {_BLENDINGS}")
         for name in ("count", "control_count", "closed_set_count"):
             low, high = getattr(self, name)
             _require(name, (low, high), 0 <= low <= high <= 100, "0 <= least <= most <= 100")
@@ -212,7 +194,7 @@ def paste_objects(
     _count_visible(placements, label.shape)
     placements = [p if p is not None and p.visible else None for p in placements]
     image, label = image.copy(), label.copy()
-    sigmas = [_blend(image, label, p, generator, options) if p else None for p in placements]
+    sigmas = [_blend(image, label, p, options) if p else None for p in placements]
     values = [_label_value(item, options) for item in objects]
     return image, label, list(map(_record, objects, placements, values, sigmas))
 
@@ -414,66 +396,10 @@ def _blur(values, sigma, pad):
     return cv2.GaussianBlur(values, (side, side), sigma, borderType=cv2.BORDER_CONSTANT)
 
 
-def _varied(item: PasteObject, generator, options: CutPasteOptions) -> PasteObject:
-    """Return the object with colours changed, blurred and noisy, as the options ask."""
-    image = item.image
-    if options.color_jitter:
-        image = jitter_colors(image, generator)
-    if options.blur:
-        sigma = generator.uniform(0, options.blur)
-        pad = int(np.ceil(KERNEL_SIGMAS * sigma))
-        weight = item.mask.astype(np.float32)
-        # Weighted by the mask, so that the photograph's background does not bleed in.
-        blurred = _blur(image * weight[..., None], sigma, pad) if pad else image
-        weight = _blur(weight, sigma, pad) if pad else np.ones_like(weight)
-        blurred = blurred / np.maximum(weight, 1e-6)[..., None]
-        image = np.rint(blurred).clip(0, 255).astype(np.uint8)
-    if options.noise:
-        grain = generator.normal(0, generator.uniform(0, options.noise), image.shape)
-        image = np.rint(image + grain).clip(0, 255).astype(np.uint8)
-    return dataclasses.replace(item, image=image)
-
-
-def _clone(image, placement: _Placement, colours: np.ndarray) -> np.ndarray | None:
-    """Return the object's box of `image` with the object cloned in; None at the frame's border."""
-    mask = placement.mask
-    (h, w), x, y = mask.shape, placement.x, placement.y
-    if min(x, y) < 2 or y + h + 2 > image.shape[0] or x + w + 2 > image.shape[1]:
-        return None  # Poisson's equation needs the scene's colours on all sides
-    scene = np.ascontiguousarray(image[y - 2 : y + h + 2, x - 2 : x + w + 2])
-    inside = np.pad(mask, 2)
-    source = np.where(inside[..., None], np.pad(colours, ((2, 2), (2, 2), (0, 0))), scene)
-    # OpenCV centres the mask's tight box on the given point.
-    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-    top, left = int(rows[0]) + 2, int(columns[0]) + 2
-    middle = (
-        left + int(columns[-1] - columns[0] + 1) // 2,
-        top + int(rows[-1] - rows[0] + 1) // 2,
-    )
-    filled = np.rint(source).clip(0, 255).astype(np.uint8)
-    cloned = cv2.seamlessClone(
-        filled, scene, inside.astype(np.uint8) * 255, middle, cv2.NORMAL_CLONE
-    )
-    return cloned[2:-2, 2:-2]
-
-
-def _blend(image, label, placement: _Placement, generator, options: CutPasteOptions) -> float:
+def _blend(image, label, placement: _Placement, options: CutPasteOptions) -> float:
     """Blend one object into `image` and `label`; return the feather's sigma."""
     mask = placement.mask
-    if options.color_jitter or options.blur or options.noise:
-        placement.object = _varied(placement.object, generator, options)
-    ways = options.blending
-    way = ways[int(generator.integers(len(ways)))] if len(ways) > 1 else ways[0]
-    if way == "poisson":
-        cloned = _clone(image, placement, _resize_colours(placement.object, mask, options.rim))
-        if cloned is not None:
-            h, w = mask.shape
-            box = np.s_[placement.y : placement.y + h, placement.x : placement.x + w]
-            image[box][mask] = cloned[mask]
-            label[box][mask] = _label_value(placement.object, options)
-            return 0.0
     sigma = min(options.feather[0], options.feather[1] * float(np.sqrt(mask.sum())))
-    sigma = 0.0 if way == "hard" else sigma
     pad = int(np.ceil(KERNEL_SIGMAS * sigma))
     alpha = _alpha(mask, sigma, pad, options.opaque_core)[..., None]
     inside = np.pad(mask, pad)

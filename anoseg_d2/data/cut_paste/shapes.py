@@ -18,15 +18,12 @@ LEAST_SIDE = 8  # of a blob, pixels: smaller ones have no outline to speak of
 PART_SIDES = (0.4, 0.8)
 
 
-def part_of(
-    item: PasteObject, generator: np.random.Generator, sides: tuple[float, float] | None = None
-) -> PasteObject:
+def part_of(item: PasteObject, generator: np.random.Generator) -> PasteObject:
     """Return a random part of an object: what one blob around one of its pixels covers of it.
 
     Args:
         item: object to cut.
         generator: source of all random numbers.
-        sides: range of the blob's longest side, pixels; None takes it from `PART_SIDES`.
     Returns:
         the object with a smaller mask, connected and not empty; its record says `part`.
     Raises:
@@ -35,9 +32,8 @@ def part_of(
     rows, columns = np.nonzero(item.mask)
     if len(rows) == 0:
         raise ValueError(f"an object's mask is empty ({item.source})")
-    if sides is None:
-        longest = 1 + max(int(np.ptp(rows)), int(np.ptp(columns)))
-        sides = tuple(fraction * longest for fraction in PART_SIDES)
+    longest = 1 + max(int(np.ptp(rows)), int(np.ptp(columns)))
+    sides = tuple(fraction * longest for fraction in PART_SIDES)
     side = max(int(generator.uniform(*sides)), LEAST_SIDE)
     chosen = int(generator.integers(len(rows)))
     y, x = int(rows[chosen]), int(columns[chosen])

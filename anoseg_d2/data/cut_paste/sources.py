@@ -1,11 +1,10 @@
-"""Sources of pasted objects: COCO objects and surfaces, folders of cut-outs, and textures.
+"""Sources of pasted objects: COCO objects, folders of cut-outs, and textures.
 
 A source is chosen by name from `OBJECT_SOURCES`. Every source lists what it cannot use in
 `problems` (kind -> names) and counts what its rules leave out in `skipped` (rule -> number), so
 that nothing disappears silently.
 """
 
-import dataclasses
 import hashlib
 import json
 from collections import Counter, defaultdict
@@ -17,7 +16,7 @@ from PIL import Image, ImageOps
 from pycocotools import mask as coco_mask
 
 from anoseg_d2.data.cut_paste.paste import PasteObject
-from anoseg_d2.data.cut_paste.shapes import LEAST_SIDE, draw_blob, part_of
+from anoseg_d2.data.cut_paste.shapes import LEAST_SIDE, draw_blob
 from anoseg_d2.data.image_io import IMAGE_EXTENSIONS, MAX_PIXELS, read_image
 from anoseg_d2.utils.files import read_bytes
 from anoseg_d2.utils.folders import walk_files
@@ -30,8 +29,6 @@ __all__ = [
     "OVERLAP",
     "CocoObjects",
     "CutOutFolder",
-    "STUFF_OVERLAP",
-    "CocoStuff",
     "ObjectSource",
     "TextureFolder",
 ]
@@ -40,16 +37,6 @@ __all__ = [
 OVERLAP = ("person", "bicycle", "car", "motorcycle", "bus", "train", "truck")
 EXTRA_OVERLAP = ("traffic light", "stop sign", "potted plant")
 CONTROL_CLASSES = OVERLAP  # these have the same names in COCO and Cityscapes
-# Surfaces of COCO-Stuff that Cityscapes knows under some name, or that hold its things.
-STUFF_OVERLAP = (
-    *("road", "pavement", "platform", "railroad", "gravel", "dirt", "ground-other", "mud", "sand"),
-    *("building-other", "house", "skyscraper", "roof", "bridge", "tent", "structural-other"),
-    *("door-stuff", "window-other", "window-blind", "stairs", "banner", "light", "solid-other"),
-    *("wall-brick", "wall-concrete", "wall-other", "wall-panel", "wall-stone", "wall-tile"),
-    *("wall-wood", "fence", "railing", "cage", "net", "stone", "metal"),
-    *("tree", "bush", "branch", "leaves", "plant-other", "grass", "moss", "flower"),
-    *("hill", "mountain", "playingfield", "sky-other", "clouds", "fog", "other"),
-)
 EDGE_MARGIN = 3  # polygons of objects that the border cuts off end a pixel or two before it
 
 # Name -> class; `@OBJECT_SOURCES.register("mine")` adds your own source.
@@ -287,40 +274,6 @@ class CocoObjects(ObjectSource):
             )
         if missing:
             self.problems["photographs missing"] = missing
-
-
-@OBJECT_SOURCES.register("coco_stuff")
-class CocoStuff(CocoObjects):
-    """Patches of surfaces: blobs cut out of COCO's stuff segments (`stuff_*.json`).
-
-    Args:
-        json_file: `stuff_train2017.json` or another file in the same format as `instances_*.json`.
-        images: folder of its photographs.
-        drop: names of surfaces left out, by default those that Cityscapes knows.
-        min_area: smallest area of the whole segment, pixels.
-        side: range of a patch's longest side, as a fraction of the photograph's short side.
-    Raises:
-        FileNotFoundError, ValueError: as `CocoObjects`.
-    """
-
-    def __init__(
-        self,
-        json_file,
-        images,
-        drop=STUFF_OVERLAP,
-        min_area: float = 4000,
-        side: tuple[float, float] = (0.25, 0.75),
-    ):
-        # Most segments reach their photograph's border; a blob's own outline hides that.
-        super().__init__(json_file, images, drop, min_area=min_area, keep_cut=True)
-        self.side = tuple(side)
-        self.settings |= {"side": list(self.side)}
-
-    def load(self, index, generator) -> PasteObject:
-        item = super().load(index)
-        short = min(item.mask.shape)
-        patch = part_of(item, generator, tuple(fraction * short for fraction in self.side))
-        return dataclasses.replace(patch, source={**patch.source, "source": "coco_stuff"})
 
 
 def _read_coco(path: Path) -> tuple[dict, str]:
