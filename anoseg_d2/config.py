@@ -7,10 +7,12 @@ declared there (`utils/options.py`), and their keys are taken from its fields.
 import functools
 from collections.abc import Callable, Iterable
 
-from anoseg_d2.modeling.heads import CLASS_HEADS
+from anoseg_d2.modeling.criterion import CriterionOptions
+from anoseg_d2.modeling.heads import CLASS_HEADS, ArcFaceOptions, LogitNormOptions
+from anoseg_d2.modeling.inference import InferenceOptions
 from anoseg_d2.modeling.lora import LoraOptions
-from anoseg_d2.modeling.postprocess import POSTPROCESS
-from anoseg_d2.modeling.scores import PATCH_MAPS, available_scores
+from anoseg_d2.modeling.patch_heads import PATCH_HEADS, RatioOptions
+from anoseg_d2.modeling.scores import available_scores
 from anoseg_d2.modeling.vit import EoMTOptions, VitOptions, check_image_size
 from anoseg_d2.utils.cli import import_modules
 from anoseg_d2.utils.config_files import (
@@ -21,7 +23,7 @@ from anoseg_d2.utils.config_files import (
     require_key,
     set_value,
 )
-from anoseg_d2.utils.constants import ARCFACE_SCALE, NO_OBJECT_WEIGHT, PIXEL_MEAN, PIXEL_STD
+from anoseg_d2.utils.constants import PIXEL_MEAN, PIXEL_STD
 from anoseg_d2.utils.options import Key, keys_of, options_of
 from anoseg_d2.utils.ranges import Rule, flag, integer, number, one_of, registered, sequence, text
 
@@ -201,13 +203,9 @@ def _check_network(cfg) -> None:
         )
 
 
-def _check_criterion(cfg) -> None:
-    node = cfg.MODEL.CRITERION
-    if node.OUTLIER_UPPER > node.OUTLIER_LOWER:
-        raise ValueError(
-            f"MODEL.CRITERION.OUTLIER_UPPER is {node.OUTLIER_UPPER}; it must be at most "
-            f"OUTLIER_LOWER, {node.OUTLIER_LOWER}"
-        )
+def _check_options(cfg) -> None:
+    """Check what the options of a class must agree on, by building it."""
+    options_of(cfg, "MODEL.CRITERION", CriterionOptions)
 
 
 def _check_solver(cfg) -> None:
@@ -232,13 +230,13 @@ def _check_solver(cfg) -> None:
 
 def _check_scores(cfg) -> None:
     # Maps of patch tokens come with the weights, so a config cannot know which are missing.
-    available_scores(cfg.MODEL.EOMT.ANOMALY_CLASS, cfg.TEST.ANOMALY.SCORES, PATCH_MAPS)
+    available_scores(cfg.MODEL.EOMT.ANOMALY_CLASS, cfg.TEST.ANOMALY.SCORES, PATCH_HEADS)
 
 
 # What several keys must agree on. A module of MODEL.IMPORTS may append a function of its own.
 CHECKS: list[Callable[[object], None]] = [
     _check_network,
-    _check_criterion,
+    _check_options,
     _check_solver,
     _check_scores,
 ]
@@ -278,58 +276,11 @@ KEYS: dict[str, Key] = {
     **keys_of("MODEL.EOMT", EoMTOptions),
     "MODEL.HEAD.NAME": Key("linear", registered(CLASS_HEADS),
         "Class head; your own is registered by a module of MODEL.IMPORTS"),
-    "MODEL.HEAD.LOGIT_NORM.TAU": Key(0.04, _POSITIVE,
-        "Temperature that normalised logits are divided by"),
-    "MODEL.HEAD.LOGIT_NORM.FORM": Key("logits", one_of("logits", "cosine"),
-        "What is normalised; logits: the vector of logits (Wei et al. 2022); cosine: features "
-        "and rows"),
-    "MODEL.HEAD.LOGIT_NORM.INFERENCE": Key("trained", one_of("trained", "raw"),
-        "Logits at inference; trained: normalised as in training; raw: W x + b"),
-    "MODEL.HEAD.ARCFACE.SCALE": Key(ARCFACE_SCALE, _POSITIVE, "Factor on the cosines"),
-    "MODEL.HEAD.ARCFACE.LEARN_SCALE": Key(False, FLAG, "Train that factor too"),
-    "MODEL.HEAD.ARCFACE.MARGIN": Key(0.5, number(0, 3.14),
-        "Added to the angle of the true class, radians; known classes only"),
-    "MODEL.HEAD.ARCFACE.MARGIN_RAMP": Key(0.1, _FRACTION,
-        "Fraction of the run over which the margin grows; 0: none"),
-    "MODEL.CRITERION.MASK_WEIGHT": Key(5.0, _NOT_NEGATIVE,
-        "Weight of the binary cross entropy of masks"),
-    "MODEL.CRITERION.DICE_WEIGHT": Key(5.0, _NOT_NEGATIVE, "Weight of the dice loss of masks"),
-    "MODEL.CRITERION.CLASS_WEIGHT": Key(2.0, _NOT_NEGATIVE,
-        "Weight of the cross entropy of classes"),
-    "MODEL.CRITERION.NO_OBJECT_WEIGHT": Key(NO_OBJECT_WEIGHT, _NOT_NEGATIVE,
-        "Weight of the no-object class in it"),
-    "MODEL.CRITERION.MATCH_MASK_COST": Key(5.0, _NOT_NEGATIVE,
-        "Weight of the mask loss in matching queries with classes"),
-    "MODEL.CRITERION.MATCH_DICE_COST": Key(5.0, _NOT_NEGATIVE,
-        "Weight of the dice loss in matching"),
-    "MODEL.CRITERION.MATCH_CLASS_COST": Key(2.0, _NOT_NEGATIVE,
-        "Weight of the class probability in matching"),
-    "MODEL.CRITERION.MATCH_POINTS": Key(12544, integer(0, 10**6, "0: every pixel of the mask grid"),
-        "Points of an image at which masks are matched"),
-    "MODEL.CRITERION.LOSS_POINTS": Key(12544, integer(0, 10**6, "0: every pixel of the mask grid"),
-        "Points of a matched mask at which the loss is taken"),
-    "MODEL.CRITERION.OVERSAMPLE_RATIO": Key(3.0, number(1, 10),
-        "LOSS_POINTS are chosen from this many times as many random ones"),
-    "MODEL.CRITERION.IMPORTANCE_RATIO": Key(0.75, _FRACTION,
-        "Fraction of LOSS_POINTS where the mask is least certain"),
-    "MODEL.CRITERION.VOID": Key("negative", one_of("negative", "exclude"),
-        "What void pixels do; negative: they push every mask down; exclude: they have no loss"),
-    "MODEL.CRITERION.OUTLIER_WEIGHT": Key(0.0, _NOT_NEGATIVE,
-        "Weight of RbA's hinge on pasted and known pixels; 0: none"),
-    "MODEL.CRITERION.OUTLIER_UPPER": Key(-0.7, number(),
-        "The hinge pushes the RbA score of known pixels below this"),
-    "MODEL.CRITERION.OUTLIER_LOWER": Key(-0.1, number(),
-        "The hinge pushes the RbA score of pasted pixels above this"),
+    **keys_of("MODEL.HEAD.LOGIT_NORM", LogitNormOptions),
+    **keys_of("MODEL.HEAD.ARCFACE", ArcFaceOptions),
+    **keys_of("MODEL.CRITERION", CriterionOptions),
     **keys_of("MODEL.LORA", LoraOptions),
-    "MODEL.RATIO.ENABLED": Key(False, FLAG,
-        "Train a head for the `ratio` score next to the rest, on pasted objects"),
-    "MODEL.RATIO.ALONE": Key(False, FLAG,
-        "Train only that head: the checkpoint it is trained on stays as it is"),
-    "MODEL.RATIO.CELLS": Key(4, integer(1, 32),
-        "Cells along each side of a patch, each with a score of its own"),
-    "MODEL.RATIO.THRESHOLD": Key(0.5, number(0, 0.99),
-        "A cell is unknown where more than this fraction of its pixels is"),
-    "MODEL.RATIO.LR_FACTOR": Key(10.0, number(0, 1000), "Learning rate of the head over BASE_LR"),
+    **keys_of("MODEL.RATIO", RatioOptions),
     "DATASETS.CARDS": Key([], sequence(text(empty=False)),
         "Dataset cards to register: yaml files, or names of shipped cards"),
     "DATASETS.ALLOW_COUNT_MISMATCH": Key(False, FLAG,
@@ -349,8 +300,6 @@ KEYS: dict[str, Key] = {
     "INPUT.SCALE_JITTER": Key((0.5, 2.0), sequence(number(0, 16, above=True), (2,), ascending=True),
         "Range of a random factor in training, on the scale that fits the image inside the crop"),
     "INPUT.FLIP": Key(True, FLAG, "Mirror half of the training images"),
-    "INPUT.WINDOW_BATCH": Key(0, integer(0, 10_000, "0: up to 8"),
-        "Most windows that are predicted at once, of all images"),
     "INPUT.CUT_PASTE.ENABLED": Key(False, FLAG, "Paste unknown objects while loading"),
     "INPUT.CUT_PASTE.COCO_JSON": Key("", text(),
         "COCO's instances_train2017.json, relative to DETECTRON2_DATASETS or absolute"),
@@ -445,34 +394,14 @@ KEYS: dict[str, Key] = {
     "SOLVER.EMA.ENABLED": Key(False, FLAG,
         "Keep an averaged copy and evaluate it too: model_ema.pth"),
     "SOLVER.EMA.DECAY": Key(0.999, _FRACTION, "Weight of the average so far in each step"),
-    "TEST.QUERY_TOLERANCE": Key(1e-4, number(0, 0.1),
-        "Queries that change no map by more than this are left out before masks are enlarged"),
+    **keys_of("", InferenceOptions),
     "TEST.AMP": Key(False, FLAG,
         "Run the network in the mixed precision that SOLVER.AMP.PRECISION names; scores stay "
         "float32"),
-    "TEST.WINDOW_OVERLAP": Key(0.0, number(0, 0.95),
-        "Least overlap of neighbouring windows, fraction of a window"),
-    "TEST.FLIP": Key(False, FLAG,
-        "Average with the mirrored image: every window twice, twice the time"),
-    "TEST.SCALES": Key((1.0,), sequence(number(1, 8), (1, 2, 3, 4)),
-        "Average over these enlargements of the image; at 2 a window covers half of what it "
-        "does at 1"),
-    "TEST.SEM_SEG_MAPS": Key(False, FLAG,
-        "Give `sem_seg` one-hot (K, H, W), as detectron2's evaluators take it, instead of (H, "
-        "W) ids"),
     "TEST.EVAL_PERIOD": Key(THEIRS, integer(0, also="0: only after the last step"),
         "Steps between two evaluations within a training"),
     "TEST.EXPECTED_RESULTS": Key(THEIRS, sequence(_EXPECTED),
         "Figures that the run must reach, checked after its last evaluation"),
-    "TEST.ANOMALY.SCORES": Key([], sequence(text(empty=False)),
-        'Scores to evaluate, or ensembles such as "rba+anomaly"; empty: all that the model offers'),
-    "TEST.ANOMALY.TEMPERATURE": Key(1.0, _POSITIVE,
-        "Temperature of the class softmax behind msp and entropy"),
-    "TEST.ANOMALY.GUIDED_FILTER": Key(0.0, number(0, 4),
-        "Radius, in patches, of the guided filter that draws scores to the photograph's edges; "
-        "0: none"),
-    "TEST.ANOMALY.POSTPROCESS": Key([], sequence(registered(POSTPROCESS)),
-        "Registered filters of the score map, in order"),
     "TEST.ANOMALY.EXACT": Key(False, FLAG,
         "Sort every pixel, on disk, instead of counting with certified bounds"),
     "TEST.ANOMALY.COMPONENTS": Key(True, FLAG,

@@ -13,6 +13,7 @@ in AUPRC and FPR95.
 """
 
 import argparse
+import dataclasses
 import json
 import math
 import platform
@@ -197,7 +198,7 @@ def main():
     check.INT8_DIFFERING_PIXELS = 1.0  # a result here, like differences of scores
     torch.manual_seed(0)
     model = build_predictor(args).model
-    model.asked_scores = list(args.scores)
+    model.inference = dataclasses.replace(model.inference, scores=list(args.scores))
     result = {
         "machine": platform.machine(),
         "threads": args.threads,

@@ -17,6 +17,7 @@ is that of unfiltered scores in both.
 """
 
 import argparse
+import dataclasses
 from collections.abc import Iterable
 from itertools import islice
 from pathlib import Path
@@ -121,7 +122,7 @@ def find_thresholds(args, weights: str, results: str, predictor) -> dict[str, fl
     model, thresholds = predictor.model, {}
     for name in args.scores:
         try:
-            scores.check_statistics(model.check_scores([name]), model.score_statistics)
+            scores.check_statistics(model.check_scores([name]), model.info.score_statistics)
         except ValueError as error:
             print(f"{weights}: without {name}: {error}")
             continue
@@ -159,7 +160,8 @@ def main() -> None:
     for weights, evaluated in zip(args.weights, results, strict=True):
         predictor = AnomalyPredictor.from_pretrained(weights, ["MODEL.DEVICE", "cpu", *args.opts])
         thresholds = find_thresholds(args, weights, evaluated, predictor)
-        predictor.model.asked_scores = list(thresholds)
+        model = predictor.model
+        model.inference = dataclasses.replace(model.inference, scores=list(thresholds))
         with open_video(args.video) as reader:
             total = min(filter(None, (reader.frames, args.max_frames)), default=0)
             with Progress(Path(weights).name, total) as progress:

@@ -116,7 +116,7 @@ def measure_network(args, predictor: AnomalyPredictor) -> list[dict]:
 def measure_scores(args, predictor: AnomalyPredictor, size: tuple[int, int]) -> list[dict]:
     """Time every score of an image against only the network on its windows."""
     model, image = predictor.model, draw_image(*size)
-    plan = plan_windows(size, model.image_size, model.window_overlap)
+    plan = plan_windows(size, model.image_size, model.inference.window_overlap)
     crops = cut_windows(image, plan)
 
     def network():
@@ -128,7 +128,9 @@ def measure_scores(args, predictor: AnomalyPredictor, size: tuple[int, int]) -> 
     )
     with torch.inference_mode():
         coefficients = predict_windows(model, crops[:1], model.score_names)[1]
-    kept = choose_queries({k: v[0] for k, v in coefficients.items()}, model.query_tolerance)[1]
+    kept = choose_queries(
+        {k: v[0] for k, v in coefficients.items()}, model.inference.query_tolerance
+    )[1]
     return [
         {
             "row": f"{len(model.score_names)} scores, {size[0]}x{size[1]}, {len(crops)} windows",

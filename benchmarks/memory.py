@@ -18,6 +18,7 @@ such as the queries, stay random: `memory` does not depend on them.
 """
 
 import argparse
+import dataclasses
 import platform
 
 import torch
@@ -36,9 +37,9 @@ from anoseg_d2.export.check import draw_image
 from anoseg_d2.modeling import scores
 from anoseg_d2.modeling.criterion import targets_from_sem_seg
 from anoseg_d2.modeling.eomt import EoMT
-from anoseg_d2.modeling.guided_filter import GuidedFilter
-from anoseg_d2.modeling.memory import PatchMemory, choose_rows, memory_block
-from anoseg_d2.modeling.ratio import RatioHead, ratio_blocks
+from anoseg_d2.modeling.filters import GuidedFilter
+from anoseg_d2.modeling.patch_heads import PATCH_HEADS, PatchMemory, RatioHead, free_block
+from anoseg_d2.modeling.patch_heads.memory import choose_rows
 from anoseg_d2.prediction.predictor import AnomalyPredictor
 from anoseg_d2.utils.cli import Progress
 from anoseg_d2.utils.files import write_json
@@ -59,7 +60,7 @@ def build_model(args: argparse.Namespace) -> EoMT:
 def add_memory(model: EoMT, name: str, rows: torch.Tensor, block: int) -> None:
     """Add a memory, and a score that reads it."""
     model.patch_maps[name] = PatchMemory(rows, block)
-    scores.PATCH_MAPS.register(name)("benchmarks/memory.py adds it")
+    PATCH_HEADS.register(name)(type("Memory", (PatchMemory,), {}))
     scores.register_score(name, maps=(name,))(lambda maps, num_known: maps[name][:, 0])
 
 
@@ -69,7 +70,7 @@ def measure_rows(args, model: EoMT) -> list[dict]:
     source = argparse.Namespace(dataset=args.dataset, images=args.images)
     records = find_records(source)[: args.limit]
     records = [r for index, r in enumerate(records) if index % HELD_OUT] or records
-    block = memory_block(len(model.backbone.blocks), model.num_blocks)
+    block = free_block(len(model.backbone.blocks), model.num_blocks)
     generator = torch.Generator().manual_seed(args.seed)
     tokens = collect_tokens(model, block, records, 10**9, generator)
     add_memory(model, f"all {len(tokens)}", tokens, block)
@@ -117,9 +118,10 @@ def measure_inference(args, model: EoMT) -> list[dict]:
     That is: memories of random rows, the ratio head, and the guided filter of one score.
     """
     width, depth = model.backbone.embed_dim, len(model.backbone.blocks)
-    block, blocks = memory_block(depth, model.num_blocks), ratio_blocks(depth, model.num_blocks)
+    block = free_block(depth, model.num_blocks)
+    blocks = RatioHead.choose_blocks(depth, model.num_blocks)
     parts = {f"memory {n}": PatchMemory(torch.randn(n, width), block) for n in args.random}
-    parts["ratio"] = RatioHead(width, blocks, cells=load_config("", []).MODEL.RATIO.CELLS)
+    parts["ratio"] = RatioHead(width, blocks)
     grid = model.backbone.patch_embed.grid_size
     image = draw_image(*model.image_size)
     with torch.inference_mode():
@@ -133,9 +135,9 @@ def measure_inference(args, model: EoMT) -> list[dict]:
     own = model.patch_maps
 
     def filtered():
-        model.guided_filter = 0.5
+        model.inference = dataclasses.replace(model.inference, guided_filter=0.5)
         model([{"image": image}], score_names=["rba"])
-        model.guided_filter = 0.0
+        model.inference = dataclasses.replace(model.inference, guided_filter=0.0)
 
     def unfiltered():
         model([{"image": image}], score_names=["rba"])

@@ -17,6 +17,7 @@ has the anomaly class, of `odds`. `anomaly` is the same for all heads.
 """
 
 import argparse
+import dataclasses
 import statistics
 from collections.abc import Iterable
 
@@ -29,11 +30,11 @@ from anoseg_d2.data.builtin import register_cards
 from anoseg_d2.engine import Trainer, set_up_run
 from anoseg_d2.modeling import scores
 from anoseg_d2.modeling.eomt import EoMT
-from anoseg_d2.modeling.ratio import RatioHead
+from anoseg_d2.modeling.patch_heads import PATCH_HEADS, PatchHead, RatioHead
 from anoseg_d2.utils.files import write_json
 
 
-class SideBySide(nn.Module):
+class SideBySide(PatchHead):
     """Several heads in the place of one, whose loss is the sum of theirs.
 
     Args:
@@ -41,9 +42,9 @@ class SideBySide(nn.Module):
     """
 
     def __init__(self, heads: dict[str, RatioHead]):
-        super().__init__()
+        first = next(iter(heads.values()))
+        super().__init__(first.width, first.blocks)
         self.heads = nn.ModuleDict(heads)
-        self.blocks = next(iter(heads.values())).blocks
 
     def loss(self, *args) -> torch.Tensor:
         return sum(head.loss(*args) for head in self.heads.values())
@@ -60,7 +61,8 @@ class HeadsTrainer(Trainer):
         own, heads = model.patch_maps["ratio"], {}
         for cells, seed in cls.variants:
             torch.manual_seed(seed)
-            head = RatioHead(model.backbone.embed_dim, own.blocks, own.threshold, cells)
+            options = dataclasses.replace(own.options, cells=cells)
+            head = RatioHead(model.backbone.embed_dim, own.blocks, options)
             heads[f"cells{cells}_seed{seed}"] = head.to(model.device)
         model.patch_maps["ratio"] = SideBySide(heads)
         return model
@@ -87,7 +89,7 @@ def add_scores(model: EoMT) -> list[str]:
     names = ["anomaly"] if model.has_anomaly else []
     for name, head in model.patch_maps.pop("ratio").heads.items():
         model.patch_maps[name] = head
-        scores.PATCH_MAPS.register(name)("benchmarks/ratio.py adds it")
+        PATCH_HEADS.register(name)(type("Head", (RatioHead,), {}))
         for score in ("ratio", "odds") if model.has_anomaly else ("ratio",):
             parts = scores.SCORES[score]
             maps = tuple(name if m == "ratio" else m for m in parts.maps)

@@ -25,6 +25,7 @@ checkout of github.com/tue-mps/eomt, with its attention masks.
 
 import argparse
 import contextlib
+import functools
 import importlib.util
 import json
 import platform
@@ -44,8 +45,9 @@ from torch.utils._pytree import tree_leaves
 
 from anoseg_d2.config import load_config
 from anoseg_d2.engine.step import SavedBytes
-from anoseg_d2.modeling import EoMT, at_once, lora
+from anoseg_d2.modeling import EoMT, layer_losses, lora
 from anoseg_d2.modeling.criterion import LossNormalizers, targets_from_sem_seg
+from anoseg_d2.modeling.layer_losses import LayerLosses
 from anoseg_d2.utils.constants import VIT_SIZES
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -81,10 +83,14 @@ class Ours(EoMT):
     def predict(self, images: Tensor) -> list[tuple[Tensor, ...]]:
         if self.recompute == "none":
             return self.predict_masks(images)
-        losses = {}
-        with mock.patch.object(self, "criterion", _Sums()):
-            self.run_network(images, predict=self._losses_at_once([], NO_DIVISORS, losses))
-        return [(loss,) for loss in losses.values()]
+        layers = LayerLosses(
+            *(_Sums(), [], self.class_head, NO_DIVISORS),
+            num_layers=self.num_blocks + 1,
+            at_once=True,
+        )
+        predict = functools.partial(layers.predict, self._apply_heads)
+        self.run_network(images, predict=predict)
+        return [(loss,) for loss in layers.losses().values()]
 
     def score(self, predictions: list[tuple[Tensor, ...]], labels: Tensor) -> Tensor:
         if self.recompute != "none":
@@ -265,7 +271,7 @@ def _fake_tensors(model: nn.Module):
         # A dropout mask's seed decides nothing about sizes.
         stack.enter_context(mock.patch.object(lora, "draw_seed", lambda: 0))
         # The losses arrive in the backward pass as their sum.
-        stack.enter_context(mock.patch.object(at_once, "common_factor", lambda factors: 1.0))
+        stack.enter_context(mock.patch.object(layer_losses, "common_factor", lambda factors: 1.0))
         if isinstance(model, Official):
             # Whether queries are freed from their masks: never, at the start of a run.
             stack.enter_context(

@@ -150,7 +150,7 @@ WRONG = [
     ("MODEL.HEAD.LOGIT_NORM.TAU", 0, "a number above 0"),
     ("MODEL.CRITERION.MATCH_POINTS", -1, "an integer in 0.."),
     ("MODEL.CRITERION.VOID", "ignore", "one of negative, exclude"),
-    ("MODEL.CRITERION.OUTLIER_UPPER", 0.5, "at most OUTLIER_LOWER"),
+    ("MODEL.CRITERION.OUTLIER_UPPER", 0.5, "CRITERION.OUTLIER_LOWER"),
     ("MODEL.LORA.RANK", 0, "an integer in 1.."),
     ("MODEL.LORA.RANK", 1025, "1..1024"),
     ("MODEL.LORA.BLOCKS", [1], "0 or 2 entries"),
@@ -316,7 +316,7 @@ def test_every_detectron2_key_is_either_read_or_refused():
 
 def test_modules_of_ones_own_are_imported_before_names_are_checked(tmp_path, monkeypatch):
     (tmp_path / "my_filters_for_a_test.py").write_text(
-        "from anoseg_d2.modeling.postprocess import POSTPROCESS\n"
+        "from anoseg_d2.modeling.filters import POSTPROCESS\n"
         "POSTPROCESS.register('upside_down')(lambda score, sem_seg: -score)\n"
     )
     monkeypatch.syspath_prepend(tmp_path)

@@ -22,7 +22,8 @@ from anoseg_d2 import cli
 from anoseg_d2.checkpoint import model_meta
 from anoseg_d2.config import load_config
 from anoseg_d2.data.builtin import DATASETS
-from anoseg_d2.modeling.scores import PATCH_MAPS, SCORES, ensemble_parts
+from anoseg_d2.modeling.patch_heads import PATCH_HEADS
+from anoseg_d2.modeling.scores import SCORES, ensemble_parts
 from anoseg_d2.prediction.video import VideoWriter
 from anoseg_d2.utils.config_files import find_config
 
@@ -221,7 +222,7 @@ def check_options(args, what):
         assert options["dataset"] in (None, *DATASETS)
     if "score" in options and what in ("predict", "demo/demo.py", "submit"):
         parts = [part for name in options["score"].split(",") for part in ensemble_parts(name)]
-        assert set(parts) <= {*SCORES, *PATCH_MAPS}
+        assert set(parts) <= {*SCORES, *PATCH_HEADS}
 
 
 # --- those that run --------------------------------------------------------------------------

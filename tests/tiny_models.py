@@ -1,5 +1,6 @@
 """Small models and samples for tests, plain functions so that child processes can build them."""
 
+import dataclasses
 import weakref
 
 import torch
@@ -8,6 +9,7 @@ from anoseg_d2.config import load_config
 from anoseg_d2.modeling.criterion import SetCriterion
 from anoseg_d2.modeling.eomt import EoMT
 from anoseg_d2.modeling.heads import CLASS_HEADS
+from anoseg_d2.modeling.inference import InferenceOptions
 from anoseg_d2.modeling.lora import inject_lora
 from anoseg_d2.modeling.vit import build_vit
 
@@ -37,7 +39,7 @@ def tiny_eomt(
         vit: options of `tiny_vit`.
         head_options: arguments of the head.
         lora: options of `inject_lora`; the ViT is frozen then.
-        kw: arguments of EoMT.
+        kw: arguments of EoMT, and options of `InferenceOptions`.
     """
     backbone = tiny_vit(**(vit or {}))
     if lora is not None:
@@ -46,7 +48,9 @@ def tiny_eomt(
             parameter.requires_grad_("lora_" in name)
     width = backbone.embed_dim
     built = CLASS_HEADS[head](width, num_known, has_anomaly, **(head_options or {}))
-    options = {"num_queries": 5, "num_blocks": 2, "num_known": num_known}
+    names = {field.name for field in dataclasses.fields(InferenceOptions)}
+    inference = InferenceOptions(**{name: kw.pop(name) for name in names & set(kw)})
+    options = {"num_queries": 5, "num_blocks": 2, "num_known": num_known, "inference": inference}
     options["criterion"] = tiny_criterion(num_known + has_anomaly)
     return EoMT(backbone=backbone, head=built, has_anomaly=has_anomaly, **{**options, **kw})
 
@@ -105,3 +109,13 @@ def saved_bytes(model, *arguments):
         sizes.pop(parameter.untyped_storage().data_ptr(), None)
     assert losses
     return sum(sizes.values())
+
+
+def set_inference(model, **options):
+    """Change options of inference of a model."""
+    model.inference = dataclasses.replace(model.inference, **options)
+
+
+def set_info(model, **facts):
+    """Change what is known about a model."""
+    model.info = dataclasses.replace(model.info, **facts)

@@ -9,13 +9,13 @@ from torch import nn
 
 from anoseg_d2.checkpoint.files import read_checkpoint
 from anoseg_d2.checkpoint.lora_state import lora_module_names
-from anoseg_d2.checkpoint.metadata import model_tensors
+from anoseg_d2.checkpoint.metadata import head_name, model_tensors
 from anoseg_d2.checkpoint.spec import FORMAT_NAME, Checkpoint, ModelSpec
 from anoseg_d2.checkpoint.transfer import LoadReport, load_into
 from anoseg_d2.config import load_config
 from anoseg_d2.modeling.eomt import EoMT
-from anoseg_d2.modeling.memory import MEMORY_ROWS, PatchMemory, backbone_hash, memory_block
-from anoseg_d2.modeling.ratio import RATIO_PREFIX, RatioHead, cells_of, ratio_blocks
+from anoseg_d2.modeling.heads import CLASS_HEADS
+from anoseg_d2.modeling.patch_heads import PATCH_HEADS, PATCH_PREFIX
 from anoseg_d2.modeling.vit import BACKBONES, VitOptions
 from anoseg_d2.utils.constants import VIT_SIZES
 from anoseg_d2.utils.options import options_of
@@ -148,8 +148,9 @@ def load_checkpoint(
 ) -> LoadReport:
     """Load a checkpoint that has already been read, as the config says; see `load_weights`."""
     checkpoint = with_delta_base(cfg, checkpoint)
-    checkpoint = _attach_memory(model, checkpoint, training)
-    checkpoint = _attach_ratio(model, checkpoint, training)
+    if not training:
+        _restore_class_head(model, checkpoint)
+    checkpoint = _attach_patch_heads(model, checkpoint, training)
     report = load_into(
         model,
         checkpoint,
@@ -160,59 +161,67 @@ def load_checkpoint(
     restore_statistics(model, checkpoint)
     names = checkpoint.spec.class_names
     # A model in training has those of its dataset already.
-    if names and len(names) == model.num_known and model.class_names is None:
-        model.class_names = list(names)
-    model.averaged = not training and bool(checkpoint.meta.get("averaged"))
+    if names and len(names) == model.num_known and model.info.class_names is None:
+        model.info = dataclasses.replace(model.info, class_names=tuple(names))
+    averaged = not training and bool(checkpoint.meta.get("averaged"))
+    model.info = dataclasses.replace(model.info, averaged=averaged)
     return report
 
 
-def _attach_memory(model: nn.Module, checkpoint: Checkpoint, training: bool) -> Checkpoint:
-    """Give the model the memory of normal patches that a checkpoint holds.
+def _restore_class_head(model: EoMT, checkpoint: Checkpoint) -> None:
+    """Give a class head of the user's own the options that a checkpoint was trained with.
 
-    A model that is about to be trained gets none: its backbone will change.
+    Those of the built-in heads come through config keys.
+    """
+    name, stored = checkpoint.spec.head, checkpoint.spec.head_options
+    head = model.class_head
+    if not stored or any(name == known for known, _ in _HEAD_KEYS) or head_name(model) != name:
+        return
+    if head.stored_options() != stored:
+        logger.info("Class head %s: options of the checkpoint, %s", name, stored)
+        sizes = model.backbone.embed_dim, model.num_known, model.has_anomaly
+        model.class_head = CLASS_HEADS[name](*sizes, **stored).to(model.device)
+
+
+def _attach_patch_heads(model: EoMT, checkpoint: Checkpoint, training: bool) -> Checkpoint:
+    """Give the model the patch heads that a checkpoint holds.
+
+    A model that is about to be trained keeps those that its config names. Others are dropped: they
+    would not follow the tokens that they read.
 
     Raises:
-        ValueError: the memory was built from another backbone.
+        ValueError: a head is not registered, or was made for another backbone.
     """
-    rows = checkpoint.state_dict.get(MEMORY_ROWS)
-    if rows is None:
-        return checkpoint
-    rest = {name: value for name, value in checkpoint.state_dict.items() if name != MEMORY_ROWS}
-    if training:
-        logger.warning("%s: its memory of patches is dropped in training", checkpoint.source)
-        return dataclasses.replace(checkpoint, state_dict=rest)
-    about = checkpoint.meta.get("memory") or {}
-    block = memory_block(len(model.backbone.blocks), model.num_blocks)
-    if about.get("block") != block or about.get("backbone_sha256") != backbone_hash(rest, block):
-        raise ValueError(
-            f"{checkpoint.source}: its memory was built from another backbone, so its scores would "
-            "mean nothing; build it again with `anoseg memory`"
-        )
-    model.patch_maps["memory"] = PatchMemory(rows, block).to(model.device)
-    return checkpoint
-
-
-def _attach_ratio(model: nn.Module, checkpoint: Checkpoint, training: bool) -> Checkpoint:
-    """Give the model a ratio head for the one that a checkpoint holds.
-
-    A model that is about to be trained has one where MODEL.RATIO says so; else the checkpoint's is
-    dropped, because it would not follow the tokens that it reads.
-    """
-    state = checkpoint.state_dict
-    names = [name for name in state if name.startswith(RATIO_PREFIX)]
-    if not names or "ratio" in model.patch_maps:
-        return checkpoint
-    if not training:
-        blocks = ratio_blocks(len(model.backbone.blocks), model.num_blocks)
-        head = RatioHead(model.backbone.embed_dim, blocks, cells=cells_of(state))
-        model.patch_maps["ratio"] = head.requires_grad_(False).to(model.device)
-        return checkpoint
-    logger.warning(
-        "%s: its ratio head is dropped in training; MODEL.RATIO.ENABLED True continues to train it",
-        checkpoint.source,
-    )
-    rest = {name: value for name, value in state.items() if name not in names}
-    return dataclasses.replace(checkpoint, state_dict=rest)
+    of_heads = {n: t for n, t in checkpoint.state_dict.items() if n.startswith(PATCH_PREFIX)}
+    rest = {n: t for n, t in checkpoint.state_dict.items() if n not in of_heads}
+    states = checkpoint.meta.get("patch_heads") or {}
+    kept = {}
+    for name in dict.fromkeys(n.removeprefix(PATCH_PREFIX).split(".")[0] for n in of_heads):
+        prefix = f"{PATCH_PREFIX}{name}."
+        tensors = {n: t for n, t in of_heads.items() if n.startswith(prefix)}
+        if training and name not in model.patch_maps:
+            how = PATCH_HEADS[name].wanted if name in PATCH_HEADS else "MODEL.IMPORTS knows it"
+            logger.warning(
+                "%s: its %s head is dropped in training; %s", checkpoint.source, name, how
+            )
+            continue
+        kept |= tensors
+        state = states.get(name) or checkpoint.meta.get(name) or {}
+        if training or (name in model.patch_maps and model.patch_maps[name].state() == state):
+            continue
+        if name not in PATCH_HEADS:
+            raise ValueError(
+                f"{checkpoint.source}: holds a patch head {name!r}, which nothing registers; name "
+                "the module that does in MODEL.IMPORTS"
+            )
+        own = {n.removeprefix(prefix): t for n, t in tensors.items()}
+        head = PATCH_HEADS[name].from_state(state, own, model.backbone, model.num_blocks)
+        try:
+            head.check_backbone(rest)
+        except ValueError as error:
+            raise ValueError(f"{checkpoint.source}: {error}") from error
+        model.patch_maps[name] = head.requires_grad_(False).to(model.device)
+    return dataclasses.replace(checkpoint, state_dict={**rest, **kept})
 
 
 def restore_statistics(model: nn.Module, checkpoint: Checkpoint) -> None:
@@ -224,7 +233,7 @@ def restore_statistics(model: nn.Module, checkpoint: Checkpoint) -> None:
         raise ValueError(
             f"checkpoint {checkpoint.source}: score_statistics must be {{score: [mean, spread]}}"
         ) from error
-    model.score_statistics = found
+    model.info = dataclasses.replace(model.info, score_statistics=found)
 
 
 def build_config_overrides(checkpoint: Checkpoint) -> list[Any]:

@@ -26,9 +26,6 @@ __all__ = [
     "weights_hash",
 ]
 
-# Arguments of a class head that its logits depend on, so that they need no config.
-_HEAD_OPTIONS = ("scale", "fixed_scale", "margin", "tau", "form", "inference")
-
 
 def model_tensors(model: nn.Module) -> dict[str, Tensor]:
     """Return parameters and persistent buffers by name, without `torch.compile`'s prefixes."""
@@ -94,23 +91,19 @@ def model_meta(model: nn.Module) -> dict[str, Any]:
         and pixel_std (RGB 0..255), class_names,
         score_statistics, averaged (whether the weights are a training's moving average), lora
         (None, or rank, alpha, dropout and modules), and with adapters frozen, the names of the
-        tensors that did not train.
+        tensors that did not train, and patch_heads and memory, what `PatchHead.from_state` needs.
     Raises:
         ValueError: adapters are merged into their weights, so that a reload would add them twice.
     """
     model: EoMT = unwrap(model)
-    head, vit = model.class_head, model.backbone
-    options = {key: getattr(head, key) for key in _HEAD_OPTIONS if hasattr(head, key)}
-    if options.get("fixed_scale") is not None:
-        options["scale"] = options.pop("fixed_scale")
+    vit, info = model.backbone, model.info
     meta = {
         "format": FORMAT_NAME,
         "version": FORMAT_VERSION,
         "num_known": model.num_known,
         "has_anomaly": model.has_anomaly,
         "head": head_name(model),
-        # A learned scale is a tensor of the file.
-        "head_options": {k: v for k, v in options.items() if isinstance(v, (int, float, str))},
+        "head_options": model.class_head.stored_options(),
         "num_queries": model.num_queries,
         "num_blocks": model.num_blocks,
         "heads": vit.blocks[0].attn.num_heads,
@@ -119,14 +112,20 @@ def model_meta(model: nn.Module) -> dict[str, Any]:
         "image_size": list(model.image_size),
         "patch_size": model.patch_size,
         "grid": list(model_grid(model)),
-        "class_names": list(model.class_names) if model.class_names else None,
-        "score_statistics": {name: list(pair) for name, pair in model.score_statistics.items()},
-        "averaged": bool(model.averaged),
+        "class_names": list(info.class_names) if info.class_names else None,
+        "score_statistics": {name: list(pair) for name, pair in info.score_statistics.items()},
+        "averaged": info.averaged,
         "lora": _lora_meta(model),
     }
     if meta["lora"]:  # what an adapter file leaves to its base
         tensors = model_tensors(model)
         meta["frozen"] = sorted(name for name, t in tensors.items() if not t.requires_grad)
+    patch_heads = {name: head.state() for name, head in model.patch_maps.items()}
+    patch_heads = {name: state for name, state in patch_heads.items() if state}
+    if "memory" in patch_heads:  # a place of its own, from before there were others
+        meta["memory"] = patch_heads.pop("memory")
+    if patch_heads:
+        meta["patch_heads"] = patch_heads
     for key in ("pixel_mean", "pixel_std"):
         meta[key] = getattr(model, key).flatten().tolist()
     return plain(meta, "meta")

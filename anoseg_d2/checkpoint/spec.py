@@ -247,7 +247,8 @@ def has_swiglu(state: Mapping[str, Tensor]) -> bool:
 
 
 def _options(value: Any) -> dict[str, Any]:
-    if not all(isinstance(entry, (int, float, str)) for entry in dict(value).values()):
+    plain = (int, float, str, list, tuple, type(None))
+    if not all(isinstance(entry, plain) for entry in dict(value).values()):
         raise ValueError("options with plain values are needed")
     return {_read(name, str): entry for name, entry in value.items()}
 

@@ -29,7 +29,7 @@ from anoseg_d2.checkpoint.rules import (
 )
 from anoseg_d2.checkpoint.spec import Checkpoint
 from anoseg_d2.modeling.eomt import EoMT
-from anoseg_d2.modeling.ratio import RATIO_PREFIX
+from anoseg_d2.modeling.patch_heads import PATCH_PREFIX
 from anoseg_d2.modeling.vit import backbone_kind
 from anoseg_d2.utils.constants import ARCFACE_SCALE
 
@@ -442,10 +442,9 @@ class _Plan:
         """Warn if the same head is configured differently, which changes its logits."""
         if head_name(self.model) != self.spec.head:
             return
+        options = self.model.class_head.stored_options()
         for key, stored in self.spec.head_options.items():
-            # A learned scale is a tensor, and loaded as such.
-            name = "fixed_scale" if key == "scale" else key
-            ours = getattr(self.model.class_head, name, None)
+            ours = options.get(key)
             if ours is not None and ours != stored:
                 source = self.checkpoint.source
                 logger.warning("class head: %s was %s in %s, is %s here", key, stored, source, ours)
@@ -492,7 +491,7 @@ class _Plan:
                 self.initialise(name, "not part of a bare ViT")
             elif bare and name.endswith(_ZERO):
                 self.put(name, torch.zeros(self.waiting[name].shape), "initialised", "zero")
-            elif name.endswith(_OPTIONAL) or name.startswith(RATIO_PREFIX):
+            elif name.endswith(_OPTIONAL) or name.startswith(PATCH_PREFIX):
                 self.initialise(name, "not in the checkpoint")
             elif self.allowed(name):
                 self.initialise(name, "not in the checkpoint; allowed by name")

@@ -72,14 +72,11 @@ def run(args: argparse.Namespace) -> None:
 
     from anoseg_d2.checkpoint import save_weights
     from anoseg_d2.engine.fit_memory import add_memory
-    from anoseg_d2.modeling.memory import backbone_hash
     from anoseg_d2.prediction.predictor import AnomalyPredictor
 
     model = AnomalyPredictor.from_pretrained(args.weights, args.opts).model
     found = add_memory(model, records, args.rows, args.seed, args.coreset)
-    (block,) = model.patch_maps["memory"].blocks
-    backbone = backbone_hash(model.state_dict(), block)
-    save_weights(model, output, memory={"block": block, "backbone_sha256": backbone})
+    save_weights(model, output)
     cli.say(f"wrote {output}: {found}")
 
 

@@ -1,12 +1,16 @@
 """Fit the memory of normal patches to photographs, for the `memory` score."""
 
+import dataclasses
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from anoseg_d2.checkpoint.metadata import model_tensors
 from anoseg_d2.data.image_io import read_image
 from anoseg_d2.data.label_rules import load_label
-from anoseg_d2.modeling.memory import PatchMemory, choose_rows, memory_block
+from anoseg_d2.modeling.patch_heads import PatchMemory, free_block
+from anoseg_d2.modeling.patch_heads.memory import backbone_hash, choose_rows
 from anoseg_d2.modeling.windows import cut_windows, plan_windows
 from anoseg_d2.utils.cli import Progress, say
 
@@ -28,7 +32,7 @@ def add_memory(model, records: list[tuple], rows: int, seed: int, coreset: bool)
     Returns:
         a sentence on what was found.
     """
-    block = memory_block(len(model.backbone.blocks), model.num_blocks)
+    block = free_block(len(model.backbone.blocks), model.num_blocks)
     held_out = records[::HELD_OUT] if len(records) > 1 else records
     inside = [r for r in records if r not in held_out] or records
     generator = torch.Generator().manual_seed(seed)
@@ -37,9 +41,12 @@ def add_memory(model, records: list[tuple], rows: int, seed: int, coreset: bool)
     if coreset:
         say(f"choosing {min(rows, len(tokens))} of {len(tokens)} patches")
     kept = choose_rows(tokens, rows, generator, coreset)
-    model.patch_maps["memory"] = PatchMemory(kept, block).to(model.device)
+    made_by = backbone_hash(model_tensors(model), block)
+    memory = PatchMemory(kept, block, backbone_sha256=made_by)
+    model.patch_maps["memory"] = memory.to(model.device)
     mean, spread = _measure(model, held_out)
-    model.score_statistics = {**model.score_statistics, "memory": (mean, spread)}
+    statistics = {**model.info.score_statistics, "memory": (mean, spread)}
+    model.info = dataclasses.replace(model.info, score_statistics=statistics)
     return (
         f"{len(kept)} rows of {len(inside)} images; on {len(held_out)} others the score of known "
         f"pixels is {mean:.3f} +- {spread:.3f}"
@@ -78,7 +85,7 @@ def collect_tokens(model, block: int, records, wanted: int, generator) -> Tensor
 def _image_tokens(model, block: int, path, known) -> Tensor:
     """Return the known patch tokens of all windows of an image, (P, C) on the CPU."""
     image = torch.from_numpy(read_image(path)).permute(2, 0, 1)
-    plan = plan_windows(tuple(image.shape[-2:]), model.image_size, model.window_overlap)
+    plan = plan_windows(tuple(image.shape[-2:]), model.image_size, model.inference.window_overlap)
     crops = cut_windows(image, plan)
     unknown = torch.zeros(plan.resized)
     if known is not None:

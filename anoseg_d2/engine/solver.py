@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
-from anoseg_d2.modeling.ratio import RATIO_PREFIX
+from anoseg_d2.modeling.patch_heads import PATCH_HEADS, PATCH_PREFIX
 
 __all__ = ["ParameterRule", "build_optimizer", "build_scheduler", "learning_rate_factor"]
 
@@ -58,7 +58,7 @@ def parameter_rule(name: str, cfg, num_blocks: int, num_query_blocks: int) -> Pa
 
     ViT block i of N has lr * decay^(N - 1 - i), patch, position and prefix tokens decay^(N - 1),
     the final norm lr. Adapters count as new: no layer decay, no weight decay, a factor of their
-    own. The ratio head has a factor of its own as well.
+    own. Patch heads, such as `ratio`, are groups of their own, each with its factor.
 
     Args:
         name: as in `EoMT.named_parameters()`.
@@ -69,8 +69,10 @@ def parameter_rule(name: str, cfg, num_blocks: int, num_query_blocks: int) -> Pa
     solver = cfg.SOLVER
     if "lora_" in name:
         return ParameterRule("lora", cfg.MODEL.LORA.LR_FACTOR, 0.0)
-    if name.startswith(RATIO_PREFIX):
-        return ParameterRule("ratio", cfg.MODEL.RATIO.LR_FACTOR, solver.WEIGHT_DECAY)
+    if name.startswith(PATCH_PREFIX):
+        head = name.removeprefix(PATCH_PREFIX).split(".")[0]
+        factor = PATCH_HEADS[head].learning_rate_factor(cfg)
+        return ParameterRule(head, factor, solver.WEIGHT_DECAY)
     if not name.startswith("backbone."):
         return ParameterRule("new", 1.0, solver.WEIGHT_DECAY)
     block = re.match(r"backbone\.blocks\.(\d+)\.", name)

@@ -14,6 +14,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from anoseg_d2.modeling.criterion import present_classes
+from anoseg_d2.modeling.patch_heads import PATCH_HEADS
 from anoseg_d2.utils.unwrap import unwrap
 
 __all__ = ["SavedBytes", "StepTrainer"]
@@ -61,10 +62,13 @@ class StepTrainer(SimpleTrainer):
         data_time = time.perf_counter() - start
         # Masks are averaged over the whole batch, so the count is taken before it is split.
         core = unwrap(self.model)
-        options = ()
+        options = {}
         if hasattr(core, "criterion"):
             counts = [len(present_classes(x["sem_seg"])) for batch in batches for x in batch]
-            options = (core.criterion.normalizers(counts, core.num_queries),)
+            options["normalizers"] = core.criterion.normalizers(counts, core.num_queries)
+            if self.scaler.is_enabled():
+                one = torch.ones((), device=self.device_type)
+                options["loss_scale"] = self.scaler.scale(one)
         self.optimizer.zero_grad(set_to_none=True)
         total: dict[str, torch.Tensor] = {}
         for index, batch in enumerate(batches):
@@ -76,17 +80,13 @@ class StepTrainer(SimpleTrainer):
 
     def _backward(self, batch, options, last: bool) -> dict[str, torch.Tensor]:
         distributed = isinstance(self.model, DistributedDataParallel)
-        if self.scaler.is_enabled():
-            unwrap(self.model).loss_scale = self.scaler.scale(
-                torch.ones((), device=self.device_type)
-            )
         measure = contextlib.nullcontext()
         if self.activation_bytes is None:
             measure = SavedBytes(self.model.parameters())
         # Gradients cross ranks once per step, with the last micro-batch.
         with self.model.no_sync() if distributed and not last else contextlib.nullcontext():
             with measure, torch.autocast(self.device_type, self.dtype, enabled=bool(self.dtype)):
-                losses = self.model(batch, *options)
+                losses = self.model(batch, **options)
             if self.activation_bytes is None:
                 self.activation_bytes = measure.total
             self.scaler.scale(sum(losses.values())).backward()
@@ -126,14 +126,16 @@ class StepTrainer(SimpleTrainer):
     def _clip(self) -> dict[str, float]:
         """Clip the gradients; returns their norms from before.
 
-        The ratio head is clipped by a norm of its own. It takes no part in the other losses, and
+        Each patch head is clipped by a norm of its own. It takes no part in the other losses, and
         in one norm with them its gradient would shrink theirs: switching it on would change how
         everything else trains.
         """
-        norms = {}
-        for name, apart in (("grad_norm", False), ("grad_norm_ratio", True)):
-            groups = [g for g in self.optimizer.param_groups if (g.get("kind") == "ratio") == apart]
+        norms, apart = {}, set(PATCH_HEADS)
+        for kind in (None, *PATCH_HEADS):
+            groups = self.optimizer.param_groups
+            groups = [g for g in groups if (g["kind"] if g.get("kind") in apart else None) == kind]
             parameters = [p for group in groups for p in group["params"]]
+            name = "grad_norm" if kind is None else f"grad_norm_{kind}"
             if not parameters:
                 continue
             if self.clip_norm > 0:

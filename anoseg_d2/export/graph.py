@@ -10,7 +10,7 @@ from anoseg_d2.checkpoint.metadata import weights_hash
 from anoseg_d2.export.fixed_resize import FixedResize
 from anoseg_d2.export.spec import ExportSpec
 from anoseg_d2.modeling import scores, windows
-from anoseg_d2.modeling.guided_filter import GuidedFilter
+from anoseg_d2.modeling.filters import POSTPROCESS, GuidedFilter
 from anoseg_d2.modeling.inference import filter_radius, predict_windows, read_scores
 from anoseg_d2.modeling.lora import merge_lora
 
@@ -31,23 +31,23 @@ class ExportModel(nn.Module):
 
     def __init__(self, model: nn.Module, spec: ExportSpec):
         super().__init__()
-        names = model.check_scores(spec.scores)
-        scores.check_statistics(names, model.score_statistics)
-        if model.inference_dtype is not None:
+        names, options = model.check_scores(spec.scores), model.inference
+        scores.check_statistics(names, model.info.score_statistics)
+        if options.dtype is not None:
             raise ValueError(
                 "TEST.AMP is True, but an export sets its own precision; set it to False"
             )
-        if len(model.scales) > 1:
+        if len(options.scales) > 1:
             raise ValueError(
-                f"TEST.SCALES is {model.scales}; an exported file sees the image at one scale. "
+                f"TEST.SCALES is {options.scales}; an exported file sees the image at one scale. "
                 "Export with TEST.SCALES (1.0,), or run one file for each scale and average"
             )
-        if model.guided_filter > 0 and spec.any_size:
+        if options.guided_filter > 0 and spec.any_size:
             raise ValueError(
-                f"TEST.ANOMALY.GUIDED_FILTER is {model.guided_filter}; its radius in pixels "
+                f"TEST.ANOMALY.GUIDED_FILTER is {options.guided_filter}; its radius in pixels "
                 "depends on the size of the image: export for one image size, or with 0"
             )
-        if model.postprocess and spec.batch is None:
+        if options.postprocess and spec.batch is None:
             raise ValueError(
                 "TEST.ANOMALY.POSTPROCESS works image by image and needs a batch of a fixed size"
             )
@@ -56,8 +56,8 @@ class ExportModel(nn.Module):
         self.names = names
         self.weights_sha256 = weights_hash(self.model.state_dict())
         size = tuple(spec.image_size or model.image_size)
-        options = model.window_overlap, model.flip, *model.scales
-        self.plan = windows.plan_windows(size, model.image_size, *options)
+        cuts = options.window_overlap, options.flip, *options.scales
+        self.plan = windows.plan_windows(size, model.image_size, *cuts)
         self.filter_radius = filter_radius(model, self.plan, size)
         self.resize = FixedResize(size, self.plan.resized) if size != self.plan.resized else None
         if spec.half:
@@ -113,10 +113,11 @@ class ExportModel(nn.Module):
         return merger.mean()
 
     def _filter(self, score_maps: dict[str, Tensor], sem_seg: Tensor, image: Tensor) -> dict:
-        if self.model.guided_filter > 0:
+        if self.model.inference.guided_filter > 0:
             guide = GuidedFilter(image, self.filter_radius)
             score_maps = {name: guide(value) for name, value in score_maps.items()}
-        for function in self.model.postprocess:
+        for chosen in self.model.inference.postprocess:
+            function = POSTPROCESS[chosen]
             score_maps = {
                 name: torch.stack([function(*pair) for pair in zip(value, sem_seg, strict=True)])
                 for name, value in score_maps.items()

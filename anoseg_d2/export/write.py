@@ -47,6 +47,7 @@ def describe(
         threshold_dataset: the dataset that was evaluated.
     """
     inner, spec = model.model, model.spec
+    statistics = inner.info.score_statistics
     parts = {part for name in spec.scores for part in scores.ensemble_parts(name) if "+" in name}
     height, width = ("height", "width") if spec.any_size else spec.image_size or inner.image_size
     values = {
@@ -63,8 +64,8 @@ def describe(
         "resized": list(inner.image_size if spec.any_size else model.plan.resized),
         "origins": [list(origin) for origin in model.plan.origins],
         "flipped": model.plan.flipped,
-        "score_statistics": {name: list(inner.score_statistics[name]) for name in sorted(parts)},
-        "temperature": inner.temperature,
+        "score_statistics": {name: list(statistics[name]) for name in sorted(parts)},
+        "temperature": inner.inference.temperature,
         "thresholds_tpr95": dict(thresholds or {}),
         "thresholds_dataset": json.dumps(threshold_dataset),
         "precision": "float16" if spec.half else "int8" if spec.int8 else "float32",

@@ -9,7 +9,9 @@
   into the weights.
 - `SCORES`, `anomaly_scores`, `register_score`: the registered anomaly scores, all computed from one
   forward pass, and how to add one.
-- `PatchMemory`, `RatioHead`: scores of patch tokens, from known patches and from pasted outliers.
+- `PATCH_HEADS`, `PatchHead`: the registered maps of patch tokens (`PatchMemory`, `RatioHead`), and
+  the base class for your own.
+- `InferenceOptions`, `ModelInfo`: how a model is used, and what is known about it.
 - `POSTPROCESS`: the registered filters of a score map.
 - `plan_windows`: how an image of any size is cut into what the network sees.
 """
@@ -30,9 +32,13 @@ _EXPORTS = {
     "SCORES": "scores",
     "anomaly_scores": "scores",
     "register_score": "scores",
-    "PatchMemory": "memory",
-    "RatioHead": "ratio",
-    "POSTPROCESS": "postprocess",
+    "PATCH_HEADS": "patch_heads",
+    "PatchHead": "patch_heads",
+    "PatchMemory": "patch_heads",
+    "RatioHead": "patch_heads",
+    "InferenceOptions": "inference",
+    "ModelInfo": "model_info",
+    "POSTPROCESS": "filters",
     "plan_windows": "windows",
 }
 __all__ = list(_EXPORTS)

@@ -4,23 +4,27 @@ Shape letters: B images, Q queries, R class rows, T targets of one image, M matc
 (H, W) label size, (h, w) mask grid.
 """
 
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-from detectron2.utils import comm
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 from torch.nn import functional as F
 
 from anoseg_d2.modeling import losses
 from anoseg_d2.modeling.heads import ClassHead
 from anoseg_d2.modeling.matcher import assign, pair_costs
 from anoseg_d2.utils.constants import NO_OBJECT_WEIGHT, VOID
+from anoseg_d2.utils.options import check_options, names_of, option, options_of
+from anoseg_d2.utils.ranges import integer, number, one_of
 
 __all__ = [
+    "CriterionOptions",
     "LossNormalizers",
     "Matches",
     "SetCriterion",
     "Target",
+    "of_layer",
     "present_classes",
     "targets_from_sem_seg",
 ]
@@ -120,6 +124,66 @@ def _gather_matches(
     return Matches(images, queries, classes[starts.to(device)[images] + indices])
 
 
+@dataclass(frozen=True)
+class CriterionOptions:
+    """Options of `SetCriterion`."""
+
+    mask_weight: float = option(5.0, number(0), "weight of the binary cross entropy of masks")
+    dice_weight: float = option(5.0, number(0), "weight of the dice loss of masks")
+    class_weight: float = option(2.0, number(0), "weight of the cross entropy of classes")
+    no_object_weight: float = option(
+        NO_OBJECT_WEIGHT, number(0), "weight of the no-object class in it"
+    )
+    match_mask_cost: float = option(
+        5.0, number(0), "weight of the mask loss in matching queries with classes"
+    )
+    match_dice_cost: float = option(5.0, number(0), "weight of the dice loss in matching")
+    match_class_cost: float = option(2.0, number(0), "weight of the class probability in matching")
+    match_points: int = option(
+        12544,
+        integer(0, 10**6, "0: every pixel of the mask grid"),
+        "points of an image at which masks are matched",
+    )
+    loss_points: int = option(
+        12544,
+        integer(0, 10**6, "0: every pixel of the mask grid"),
+        "points of a matched mask at which the loss is taken",
+    )
+    oversample_ratio: float = option(
+        3.0, number(1, 10), "LOSS_POINTS are chosen from this many times as many random ones"
+    )
+    importance_ratio: float = option(
+        0.75, number(0, 1), "fraction of LOSS_POINTS where the mask is least certain"
+    )
+    void: str = option(
+        "negative",
+        one_of("negative", "exclude"),
+        "what void pixels do; negative: they push every mask down; exclude: they have no loss",
+    )
+    outlier_weight: float = option(
+        0.0, number(0), "weight of RbA's hinge on pasted and known pixels; 0: none"
+    )
+    outlier_upper: float = option(
+        -0.7, number(), "the hinge pushes the RbA score of known pixels below this"
+    )
+    outlier_lower: float = option(
+        -0.1, number(), "the hinge pushes the RbA score of pasted pixels above this"
+    )
+
+    def __post_init__(self):
+        check_options(self)
+        if self.outlier_upper > self.outlier_lower:
+            upper, lower = names_of(self, "outlier_upper", "outlier_lower")
+            raise ValueError(
+                f"{upper} is {self.outlier_upper}; it must be at most {lower}, {self.outlier_lower}"
+            )
+
+
+def of_layer(losses: dict[str, Tensor], layer: int, final: bool) -> dict[str, Tensor]:
+    """Name the losses of a prediction layer: those of the last one keep their names."""
+    return losses if final else {f"{name}_{layer}": loss for name, loss in losses.items()}
+
+
 class SetCriterion(nn.Module):
     """Losses of "Your ViT is Secretly an Image Segmentation Model" (arXiv:2503.19108).
 
@@ -129,66 +193,18 @@ class SetCriterion(nn.Module):
 
     Args:
         num_classes: number of class rows without no-object.
-        mask_weight, dice_weight, class_weight: weights of the three losses.
-        no_object_weight: weight of no-object rows in the cross entropy.
-        match_weights: costs of BCE, dice and class in the matching.
-        match_points, loss_points: number of points; 0 takes every pixel of the mask grid.
-        oversample_ratio, importance_ratio: see `losses.uncertain_points`.
-        void: "negative" counts void and padding as outside every mask, "exclude" leaves them out
-            of losses and matching.
-        outlier_weight, outlier_upper, outlier_lower: see `losses.outlier_hinge`; weight 0 is off.
+        options: of `CriterionOptions`, by name.
     """
 
-    def __init__(
-        self,
-        num_classes: int,
-        *,
-        mask_weight: float = 5.0,
-        dice_weight: float = 5.0,
-        class_weight: float = 2.0,
-        no_object_weight: float = NO_OBJECT_WEIGHT,
-        match_weights: tuple[float, float, float] = (5.0, 5.0, 2.0),
-        match_points: int = 12544,
-        loss_points: int = 12544,
-        oversample_ratio: float = 3.0,
-        importance_ratio: float = 0.75,
-        void: str = "negative",
-        outlier_weight: float = 0.0,
-        outlier_upper: float = -0.7,
-        outlier_lower: float = -0.1,
-    ):
+    def __init__(self, num_classes: int, **options):
         super().__init__()
-        if void not in ("negative", "exclude"):
-            raise ValueError(f"MODEL.CRITERION.VOID is {void!r}; allowed: negative, exclude")
         self.num_classes = num_classes
-        self.mask_weight, self.dice_weight = mask_weight, dice_weight
-        self.class_weight, self.no_object_weight = class_weight, no_object_weight
-        self.match_weights = tuple(match_weights)
-        self.match_points, self.loss_points = match_points, loss_points
-        self.oversample_ratio, self.importance_ratio = oversample_ratio, importance_ratio
-        self.exclude_void = void == "exclude"
-        self.outlier_weight = outlier_weight
-        self.outlier_upper, self.outlier_lower = outlier_upper, outlier_lower
+        self.options = CriterionOptions(**options)
 
     @classmethod
     def from_config(cls, cfg) -> dict:
         """Return the arguments other than `num_classes` from `cfg.MODEL.CRITERION`."""
-        node = cfg.MODEL.CRITERION
-        return {
-            "mask_weight": node.MASK_WEIGHT,
-            "dice_weight": node.DICE_WEIGHT,
-            "class_weight": node.CLASS_WEIGHT,
-            "no_object_weight": node.NO_OBJECT_WEIGHT,
-            "match_weights": (node.MATCH_MASK_COST, node.MATCH_DICE_COST, node.MATCH_CLASS_COST),
-            "match_points": node.MATCH_POINTS,
-            "loss_points": node.LOSS_POINTS,
-            "oversample_ratio": node.OVERSAMPLE_RATIO,
-            "importance_ratio": node.IMPORTANCE_RATIO,
-            "void": node.VOID,
-            "outlier_weight": node.OUTLIER_WEIGHT,
-            "outlier_upper": node.OUTLIER_UPPER,
-            "outlier_lower": node.OUTLIER_LOWER,
-        }
+        return vars(options_of(cfg, "MODEL.CRITERION", CriterionOptions))
 
     def normalizers(self, num_targets: list[int], num_queries: int) -> LossNormalizers:
         """Return the divisors for one optimiser step; every rank must call this.
@@ -199,12 +215,12 @@ class SetCriterion(nn.Module):
         """
         matched = float(sum(min(count, num_queries) for count in num_targets))
         unmatched = num_queries * len(num_targets) - matched
-        totals = torch.tensor([matched, matched + self.no_object_weight * unmatched])
-        if comm.get_world_size() > 1:
-            if torch.distributed.get_backend() == "nccl":
+        totals = torch.tensor([matched, matched + self.options.no_object_weight * unmatched])
+        if distributed.is_available() and distributed.is_initialized():
+            if distributed.get_backend() == "nccl":
                 totals = totals.to(torch.device("cuda", torch.cuda.current_device()))
-            torch.distributed.all_reduce(totals)
-            totals = totals / comm.get_world_size()
+            distributed.all_reduce(totals)
+            totals = totals / distributed.get_world_size()
         num_masks, class_weight = totals.tolist()
         return LossNormalizers(max(num_masks, 1.0), max(class_weight, 1e-6), len(num_targets))
 
@@ -236,8 +252,7 @@ class SetCriterion(nn.Module):
         ):
             final = layer == len(predictions) - 1
             values = self.layer_losses(prediction, targets, matched, head, normalizers, final)
-            suffix = "" if final else f"_{layer}"
-            result.update({f"{name}{suffix}": value for name, value in values.items()})
+            result |= of_layer(values, layer, final)
         return result
 
     def layer_losses(
@@ -265,7 +280,7 @@ class SetCriterion(nn.Module):
         )
         class_targets[matches.images, matches.queries] = matches.classes
         row_weights = class_logits.new_ones(self.num_classes + 1)
-        row_weights[-1] = self.no_object_weight
+        row_weights[-1] = self.options.no_object_weight
         class_loss = losses.weighted_cross_entropy(
             head.loss_logits(class_logits, class_targets),
             class_targets,
@@ -274,15 +289,23 @@ class SetCriterion(nn.Module):
         )
         mask_loss, dice_loss = self._mask_losses(mask_logits, targets, matches, normalizers)
         result = {
-            "loss_mask": self.mask_weight * mask_loss,
-            "loss_dice": self.dice_weight * dice_loss,
-            "loss_class": self.class_weight * class_loss,
+            "loss_mask": self.options.mask_weight * mask_loss,
+            "loss_dice": self.options.dice_weight * dice_loss,
+            "loss_class": self.options.class_weight * class_loss,
         }
-        if final and self.outlier_weight > 0:
+        if final and self.options.outlier_weight > 0:
             fraction = len(targets) / normalizers.num_images
-            result["loss_outlier"] = (fraction * self.outlier_weight) * self._outlier_loss(
-                mask_logits, class_logits, targets, head.num_known
+            known, outlier = _pixel_kinds(targets, head.num_known, mask_logits.shape[-2:])
+            hinge = losses.outlier_hinge(
+                mask_logits.float(),
+                class_logits,
+                known,
+                outlier,
+                head.num_known,
+                self.options.outlier_upper,
+                self.options.outlier_lower,
             )
+            result["loss_outlier"] = (fraction * self.options.outlier_weight) * hinge
         return result
 
     @torch.no_grad()
@@ -313,7 +336,11 @@ class SetCriterion(nn.Module):
         """Return the matching costs (Q, T) of one image and layer."""
         if len(target.classes) == 0:
             return class_logits.new_zeros(len(class_logits), 0)
-        points = self._match_points(mask_logits)
+        options = self.options
+        if options.match_points == 0:
+            points = losses.dense_points(*mask_logits.shape[-2:], mask_logits.device)[None]
+        else:  # one set for all queries and targets of the image
+            points = torch.rand(1, options.match_points, 2, device=mask_logits.device)
         images = torch.zeros_like(target.classes)
         sem_seg = target.sem_seg[None]
         return pair_costs(
@@ -321,15 +348,9 @@ class SetCriterion(nn.Module):
             losses.sample_class_masks(sem_seg, images, target.classes, points),
             class_logits,
             target.classes,
-            self.match_weights,
-            losses.sample_valid(sem_seg, images, points)[0] if self.exclude_void else None,
+            (options.match_mask_cost, options.match_dice_cost, options.match_class_cost),
+            losses.sample_valid(sem_seg, images, points)[0] if options.void == "exclude" else None,
         )
-
-    def _match_points(self, mask_logits: Tensor) -> Tensor:
-        """Return one set of points (1, P, 2) for all queries and targets of an image."""
-        if self.match_points == 0:
-            return losses.dense_points(*mask_logits.shape[-2:], mask_logits.device)[None]
-        return torch.rand(1, self.match_points, 2, device=mask_logits.device)
 
     def _mask_losses(self, mask_logits, targets, matches, normalizers):
         if len(matches.images) == 0:
@@ -347,7 +368,7 @@ class SetCriterion(nn.Module):
                 sem_seg, matches.images, matches.classes, points
             )
             valid = None
-            if self.exclude_void:
+            if self.options.void == "exclude":
                 valid = losses.sample_valid(sem_seg, matches.images, points)
         return (
             losses.bce_loss(point_logits, point_targets, normalizers.num_masks, valid),
@@ -355,23 +376,12 @@ class SetCriterion(nn.Module):
         )
 
     def _loss_points(self, matched: Tensor) -> Tensor:
-        if self.loss_points == 0:
+        options = self.options
+        if options.loss_points == 0:
             points = losses.dense_points(*matched.shape[-2:], matched.device)
             return points.expand(len(matched), -1, -1)
         return losses.uncertain_points(
-            matched, self.loss_points, self.oversample_ratio, self.importance_ratio
-        )
-
-    def _outlier_loss(self, mask_logits, class_logits, targets, num_known: int) -> Tensor:
-        known, outlier = _pixel_kinds(targets, num_known, mask_logits.shape[-2:])
-        return losses.outlier_hinge(
-            mask_logits.float(),
-            class_logits,
-            known,
-            outlier,
-            num_known,
-            self.outlier_upper,
-            self.outlier_lower,
+            matched, options.loss_points, options.oversample_ratio, options.importance_ratio
         )
 
 

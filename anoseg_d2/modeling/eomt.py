@@ -9,10 +9,12 @@ Shape letters: B images, Q queries, C width, N tokens, K known classes, R class 
 """
 
 import contextlib
-import itertools
+import dataclasses
+import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from typing import Any
 
 import torch
 from detectron2.config import configurable
@@ -29,7 +31,6 @@ from anoseg_d2.modeling.annealing import (
     draw_query_mask,
     keep_probability,
 )
-from anoseg_d2.modeling.at_once import losses_at_once
 from anoseg_d2.modeling.criterion import (
     LossNormalizers,
     SetCriterion,
@@ -37,10 +38,11 @@ from anoseg_d2.modeling.criterion import (
     targets_from_sem_seg,
 )
 from anoseg_d2.modeling.heads import CLASS_HEADS, ClassHead, build_head
-from anoseg_d2.modeling.inference import infer_images
+from anoseg_d2.modeling.inference import InferenceOptions, infer_images
+from anoseg_d2.modeling.layer_losses import KeepsGraph, LayerLosses, reason_to_keep, say_once
 from anoseg_d2.modeling.lora import LoraOptions, adapt_backbone
-from anoseg_d2.modeling.postprocess import POSTPROCESS
-from anoseg_d2.modeling.ratio import RatioHead, ratio_blocks
+from anoseg_d2.modeling.model_info import ModelInfo
+from anoseg_d2.modeling.patch_heads import PATCH_HEADS, PatchHead
 from anoseg_d2.modeling.vit import EoMTOptions, VitOptions, backbone_kind, build_vit
 from anoseg_d2.utils.cli import import_modules
 from anoseg_d2.utils.constants import PIXEL_MEAN, PIXEL_STD
@@ -120,25 +122,14 @@ class EoMT(nn.Module):
         masked_attention: mask the attention of queries in training, annealed over the run.
         annealing_power: exponent of the keep-probability.
         recompute: what is not kept for the backward pass: "none" keeps everything; "heads" nothing
-            of the predictions, half of what a step keeps, see `_losses_at_once`; "all" nothing of
+            of the predictions, half of what a step keeps, see `layer_losses`; "all" nothing of
             the ViT blocks either, which the backward pass computes again. Gradients do not change.
         criterion: losses; None for the defaults.
-        ratio: train a head for the `ratio` score on the patch tokens.
-        ratio_threshold, ratio_cells: see `RatioHead`.
-        ratio_alone: train only that head; everything else is frozen.
+        patch_heads: name in `PATCH_HEADS` to the options of that head, None for the defaults.
+        train_only: name of the one patch head that trains; everything else is frozen.
+        inference: how images are segmented and scored.
+        info: what is known about the model besides its weights.
         pixel_mean, pixel_std: statistics of RGB 0..255; applied once, here.
-        score_names: anomaly scores at inference; empty for all that apply.
-        temperature: temperature of the softmax behind `msp` and `entropy`.
-        guided_filter: radius of the `GuidedFilter` of every score map in patches; 0 for none.
-        postprocess: names in `POSTPROCESS`, applied to each score map in order.
-        window_overlap, flip: see `windows.plan_windows`.
-        scales: see `windows.plan_windows`; maps are the mean of all scales.
-        window_batch: most windows per forward pass, of one image or several; 0 for 8. It is
-            halved where memory runs out, and stays lowered.
-        query_tolerance: see `inference.choose_queries`.
-        inference_dtype: type of mixed precision that the network uses at inference; None for
-            none.
-        sem_seg_maps: give `sem_seg` as one-hot (K, H, W) maps, as detectron2's evaluators expect.
     """
 
     @configurable
@@ -155,28 +146,19 @@ class EoMT(nn.Module):
         annealing_power: float = 0.9,
         recompute: str = "heads",
         criterion: SetCriterion | None = None,
-        ratio: bool = False,
-        ratio_threshold: float = 0.5,
-        ratio_cells: int = 4,
-        ratio_alone: bool = False,
+        patch_heads: Mapping[str, Any] | None = None,
+        train_only: str | None = None,
+        inference: InferenceOptions = InferenceOptions(),  # noqa: B008 - frozen
+        info: ModelInfo = ModelInfo(),  # noqa: B008 - frozen
         pixel_mean: tuple[float, ...] = PIXEL_MEAN,
         pixel_std: tuple[float, ...] = PIXEL_STD,
-        score_names: tuple[str, ...] = (),
-        temperature: float = 1.0,
-        guided_filter: float = 0.0,
-        postprocess: tuple[str, ...] = (),
-        window_overlap: float = 0.0,
-        flip: bool = False,
-        scales: tuple[float, ...] = (1.0,),
-        window_batch: int = 0,
-        query_tolerance: float = 1e-4,
-        inference_dtype: torch.dtype | None = None,
-        sem_seg_maps: bool = False,
     ):
         super().__init__()
         width, depth = backbone.embed_dim, len(backbone.blocks)
         if not 1 <= num_blocks <= depth:
             raise ValueError(f"MODEL.EOMT.NUM_BLOCKS is {num_blocks}; the ViT has {depth} blocks")
+        if recompute not in ("none", "heads", "all"):
+            raise ValueError(f"MODEL.EOMT.RECOMPUTE is {recompute!r}; allowed: none, heads, all")
         self.backbone = backbone
         self.num_known, self.has_anomaly = num_known, has_anomaly
         self.num_queries, self.num_blocks = num_queries, num_blocks
@@ -198,41 +180,23 @@ class EoMT(nn.Module):
         self.upscale = nn.Sequential(*(ScaleBlock(width) for _ in range(num_upscale)))
         self.criterion = criterion or SetCriterion(num_known + int(has_anomaly))
         self.masked_attention, self.annealing_power = masked_attention, annealing_power
-        if recompute not in ("none", "heads", "all"):
-            raise ValueError(f"MODEL.EOMT.RECOMPUTE is {recompute!r}; allowed: none, heads, all")
         self.recompute = recompute
-        self.asked_scores = list(score_names)
-        self.class_names: list[str] | None = None  # from a dataset or a checkpoint
-        # Maps of patch tokens by name, `memory` and `ratio`, which come with a checkpoint.
-        self.patch_maps = nn.ModuleDict()
-        self.ratio_alone = ratio_alone
-        if ratio_alone:
-            self.requires_grad_(False)
-        if ratio or ratio_alone:
-            if self.patch_size % ratio_cells:
-                raise ValueError(
-                    f"MODEL.RATIO.CELLS is {ratio_cells}; patches of {self.patch_size} pixels "
-                    "(MODEL.EOMT.PATCH_SIZE) cannot be divided into so many along their side"
-                )
-            # Built last, so that the random numbers that initialise the other parts do not change.
-            blocks = ratio_blocks(depth, num_blocks)
-            self.patch_maps["ratio"] = RatioHead(width, blocks, ratio_threshold, ratio_cells)
-        scores.available_scores(has_anomaly, score_names, scores.PATCH_MAPS)
-        self.query_tolerance = query_tolerance
-        self.inference_dtype = inference_dtype
-        self.sem_seg_maps = sem_seg_maps
-        self.temperature = temperature
-        # Mean and spread of scores on known pixels, for ensembles; stored with checkpoints.
-        self.score_statistics: dict[str, tuple[float, float]] = {}
-        self.averaged = False  # whether the weights are the moving average of a training
-        self.postprocess = [POSTPROCESS[name] for name in postprocess]
-        self.guided_filter = guided_filter
-        self.window_overlap, self.flip, self.scales = window_overlap, flip, tuple(scales)
-        self.window_batch = window_batch
+        self.inference, self.info = inference, info
         self.progress = 0.0
-        self.loss_scale: Tensor | float = 1.0  # of the losses in float16, see `losses_at_once`
+        self._keeps = ""  # why predictions are kept whatever `recompute` says, once that is known
         for name, values in (("pixel_mean", pixel_mean), ("pixel_std", pixel_std)):
             self.register_buffer(name, torch.tensor(values).view(3, 1, 1), persistent=False)
+        # Built last, so that the random numbers that initialise the other parts do not change.
+        # Checkpoints know the patch heads by this attribute.
+        self.patch_maps = nn.ModuleDict()
+        for name, options in (patch_heads or {}).items():
+            self.add_patch_head(name, options)
+        self.train_only = train_only
+        if train_only is not None:
+            self.requires_grad_(False)
+            self.patch_maps[train_only].requires_grad_(True)
+        # Patch heads may still come with a checkpoint, so only the other needs are checked.
+        scores.available_scores(has_anomaly, inference.scores, PATCH_HEADS)
 
     @classmethod
     def from_config(cls, cfg) -> dict:
@@ -245,6 +209,10 @@ class EoMT(nn.Module):
             for block in backbone.blocks:
                 block.compile()
         num_classes = options.num_classes + int(options.anomaly_class)
+        precision = None
+        if cfg.TEST.AMP:
+            precision = amp_dtype(cfg.SOLVER.AMP.PRECISION, torch.device(cfg.MODEL.DEVICE))
+        asked = {name: head.from_config(cfg) for name, head in PATCH_HEADS.items()}
         return {
             "backbone": backbone,
             "head": build_head(cfg, backbone.embed_dim, options.num_classes, options.anomaly_class),
@@ -256,28 +224,28 @@ class EoMT(nn.Module):
             "annealing_power": options.annealing_power,
             "recompute": options.recompute,
             "criterion": SetCriterion(num_classes, **SetCriterion.from_config(cfg)),
-            "ratio": cfg.MODEL.RATIO.ENABLED,
-            "ratio_threshold": cfg.MODEL.RATIO.THRESHOLD,
-            "ratio_cells": cfg.MODEL.RATIO.CELLS,
-            "ratio_alone": cfg.MODEL.RATIO.ALONE,
+            "patch_heads": {
+                name: options for name, options in asked.items() if options is not None
+            },
+            "train_only": "ratio" if cfg.MODEL.RATIO.ALONE else None,
+            "inference": options_of(cfg, "", InferenceOptions, dtype=precision),
             "pixel_mean": cfg.MODEL.PIXEL_MEAN,
             "pixel_std": cfg.MODEL.PIXEL_STD,
-            "score_names": cfg.TEST.ANOMALY.SCORES,
-            "temperature": cfg.TEST.ANOMALY.TEMPERATURE,
-            "guided_filter": cfg.TEST.ANOMALY.GUIDED_FILTER,
-            "postprocess": cfg.TEST.ANOMALY.POSTPROCESS,
-            "window_overlap": cfg.TEST.WINDOW_OVERLAP,
-            "flip": cfg.TEST.FLIP,
-            "scales": cfg.TEST.SCALES,
-            "window_batch": cfg.INPUT.WINDOW_BATCH,
-            "query_tolerance": cfg.TEST.QUERY_TOLERANCE,
-            "inference_dtype": (
-                amp_dtype(cfg.SOLVER.AMP.PRECISION, torch.device(cfg.MODEL.DEVICE))
-                if cfg.TEST.AMP
-                else None
-            ),
-            "sem_seg_maps": cfg.TEST.SEM_SEG_MAPS,
         }
+
+    def add_patch_head(self, name: str, options: Any = None) -> PatchHead:
+        """Build the patch head that is registered as `name`, and attach it to the model.
+
+        Args:
+            name: name in `PATCH_HEADS`.
+            options: of its `options_class`; None for the defaults.
+        """
+        kind = PATCH_HEADS[name]
+        blocks = kind.choose_blocks(len(self.backbone.blocks), self.num_blocks)
+        head = kind(self.backbone.embed_dim, blocks, options)
+        head.check(self.patch_size)
+        self.patch_maps[name] = head.to(self.device)
+        return head
 
     @property
     def device(self) -> torch.device:
@@ -294,6 +262,30 @@ class EoMT(nn.Module):
         """Side of a patch in pixels."""
         return self.backbone.patch_embed.patch_size[0]
 
+    @property
+    def class_names(self):  # until the engine reads `info`
+        return self.info.class_names
+
+    @class_names.setter
+    def class_names(self, value):
+        self.info = dataclasses.replace(self.info, class_names=value and tuple(value))
+
+    @property
+    def score_statistics(self):
+        return self.info.score_statistics
+
+    @score_statistics.setter
+    def score_statistics(self, value):
+        self.info = dataclasses.replace(self.info, score_statistics=value)
+
+    @property
+    def averaged(self):
+        return self.info.averaged
+
+    @averaged.setter
+    def averaged(self, value):
+        self.info = dataclasses.replace(self.info, averaged=value)
+
     def set_progress(self, progress: float) -> None:
         """Set the fraction of the training run that is done, which annealing and margin follow."""
         self.progress = progress
@@ -304,101 +296,93 @@ class EoMT(nn.Module):
         batched_inputs: list[dict],
         normalizers: LossNormalizers | None = None,
         score_names: Sequence[str] | None = None,
+        loss_scale: Tensor | float = 1.0,
     ):
         """Return losses in training, scores in evaluation.
 
         Args:
             batched_inputs: per image `image` (3, H, W) RGB 0..255, uint8 or float; in training of
                 size `image_size` with `sem_seg` (H, W) int64, 255 void; in evaluation of any size,
-                uint8, with optional `height` and `width` of the output.
-            normalizers: see `SetCriterion.forward`.
+                with optional `height` and `width` of the output.
+            normalizers: those of the whole training step; None if this batch is the whole step.
             score_names: scores to give in evaluation; None for the model's own.
+            loss_scale: what losses will be multiplied by before the backward pass, in float16.
         Returns:
-            training: `{loss name: scalar}`, weighted. Evaluation: per image `sem_seg` (H, W) int64
-            argmax over the known classes, `scores` {name: (H, W) float32}, `confidence` (H, W)
-            float32 in 0..1.
+            training: `{loss name: scalar}`, weighted. Evaluation: see `infer_images`.
         """
-        if self.training:
-            return self._losses(batched_inputs, normalizers)
-        # detectron2's DefaultPredictor gives floats; windows are resized as bytes.
-        inputs = [{**x, "image": _as_bytes(x["image"])} for x in batched_inputs]
-        results = infer_images(self, inputs, score_names)
-        if self.sem_seg_maps:
-            for result in results:
-                one_hot = F.one_hot(result["sem_seg"], self.num_known)
-                result["sem_seg"] = one_hot.permute(2, 0, 1).float()
-        return results
+        if not self.training:
+            return infer_images(self, batched_inputs, score_names)
+        images, targets = self._collate(batched_inputs)
+        if normalizers is None:
+            counts = [len(target.classes) for target in targets]
+            normalizers = self.criterion.normalizers(counts, self.num_queries)
+        losses, tokens = self._layer_losses(images, targets, normalizers, loss_scale)
+        sem_seg = torch.stack([target.sem_seg for target in targets])
+        for name, head in self.patch_maps.items():
+            with torch.autocast(self.device.type, enabled=False):
+                per_image = head.loss(tokens, sem_seg, self.num_known)
+            if per_image is not None:
+                # Every image counts alike, however a step is split into micro-batches.
+                losses[f"loss_{name}"] = per_image.sum() / normalizers.num_images
+        return losses
 
     def train(self, mode: bool = True) -> "EoMT":
         """Set the mode as `nn.Module.train` does; a frozen ViT stays without its dropout."""
         super().train(mode)
-        if self.ratio_alone:
+        if self.train_only is not None:
             self.backbone.eval()
         return self
 
-    def _losses(self, batched_inputs: list[dict], normalizers: LossNormalizers | None):
+    def _collate(self, batched_inputs: list[dict]) -> tuple[Tensor, list[Target]]:
+        """Return images (B, 3, H, W) and targets on the device of the model."""
         images = _to_device(torch.stack([x["image"] for x in batched_inputs]), self.device)
+        # A patch head alone learns from pasted objects, whether the network knows their class.
+        num_classes = self.num_known + 1 if self.train_only else self.criterion.num_classes
         # Classes are found on the host, where the labels are; on a GPU the host would have to wait.
-        num_classes = self.num_known + 1 if self.ratio_alone else self.criterion.num_classes
         targets = [
             targets_from_sem_seg(x["sem_seg"], num_classes).to(self.device) for x in batched_inputs
         ]
-        blocks = self.patch_maps["ratio"].blocks if "ratio" in self.patch_maps else ()
-        losses: dict[str, Tensor] = {}
-        at_once = self.recompute != "none" and not self.ratio_alone and torch.is_grad_enabled()
-        predict = self._losses_at_once(targets, normalizers, losses) if at_once else None
-        predictions, tokens = self.run_network(images, self.ratio_alone, blocks, predict)
-        with torch.autocast(self.device.type, enabled=False):
-            if not self.ratio_alone and not at_once:
-                losses = self.criterion(predictions, targets, self.class_head, normalizers)
-            if blocks:
-                sem_seg = torch.stack([target.sem_seg for target in targets])
-                per_image = self.patch_maps["ratio"].loss(tokens, sem_seg, self.num_known)
-                # Every image counts alike, however a step is split into micro-batches.
-                count = len(targets) if normalizers is None else normalizers.num_images
-                losses["loss_ratio"] = per_image.sum() / count
-        return losses
+        return images, targets
 
-    def _losses_at_once(
-        self, targets: list[Target], normalizers: LossNormalizers | None, losses: dict
-    ) -> Callable[[Tensor], tuple[Tensor, Tensor | None]]:
-        """Return a stand-in for `_apply_heads` that also writes a prediction's losses to `losses`.
+    def _layer_losses(
+        self, images: Tensor, targets: list[Target], normalizers: LossNormalizers, loss_scale
+    ) -> tuple[dict[str, Tensor], dict[int, Tensor]]:
+        """Run the network, and return the losses of its predictions and the patch heads' tokens."""
+        blocks = sorted({block for head in self.patch_maps.values() for block in head.blocks})
+        if self.train_only is not None:  # no prediction is needed
+            return {}, self.run_network(images, True, blocks, lambda x: (None, None))[1]
 
-        Every prediction is matched by itself, and its gradient is taken before the next block runs.
-        """
-        if normalizers is None:
-            counts = [len(target.classes) for target in targets]
-            normalizers = self.criterion.normalizers(counts, self.num_queries)
-        # All that `_apply_heads` uses: the parameters of any other module would get no gradient.
-        heads = (self.backbone.norm, self.upscale, self.mask_head, self.class_head)
-        layers = itertools.count()
+        def run(at_once: bool) -> tuple[dict[str, Tensor], dict[int, Tensor]]:
+            layers = LayerLosses(
+                *(self.criterion, targets, self.class_head, normalizers),
+                num_layers=self.num_blocks + 1,
+                at_once=at_once,
+                scale=loss_scale,
+            )
+            predict = functools.partial(layers.predict, self._apply_heads)
+            _, tokens = self.run_network(images, blocks=blocks, predict=predict)
+            return layers.losses(), tokens
 
-        def lose(prediction: tuple[Tensor, Tensor], layer: int) -> dict[str, Tensor]:
-            final = layer == self.num_blocks
-            with torch.autocast(self.device.type, enabled=False):
-                (matches,) = self.criterion.match_layers([prediction], targets)
-                found = self.criterion.layer_losses(
-                    prediction, targets, matches, self.class_head, normalizers, final
-                )
-            return found if final else {f"{name}_{layer}": loss for name, loss in found.items()}
+        if self.recompute != "none" and torch.is_grad_enabled():
+            reason = self._keeps or reason_to_keep(self.criterion, self._parts_of_predictions())
+            try:
+                if not reason:
+                    return run(at_once=True)
+            except KeepsGraph as error:
+                reason = self._keeps = str(error)
+            say_once(f"{reason}: predictions are kept, as with MODEL.EOMT.RECOMPUTE none")
+        return run(at_once=False)
 
-        def predict(x: Tensor) -> tuple[Tensor, Tensor | None]:
-            layer = next(layers)
-
-            def run(x: Tensor) -> tuple[dict[str, Tensor], Tensor]:
-                prediction = self._apply_heads(x)
-                return lose(prediction, layer), prediction[0]
-
-            found, mask_logits = losses_at_once(run, x, heads, self.loss_scale)
-            losses.update(found)
-            return mask_logits, None
-
-        return predict
+    def _parts_of_predictions(self) -> list[nn.Module]:
+        """Return every module except the ViT's blocks and the patch heads."""
+        apart = (self.backbone, self.patch_maps)
+        own = [module for module in self.children() if not any(module is a for a in apart)]
+        return [self.backbone.norm, *own]
 
     @property
     def score_names(self) -> list[str]:
         """Anomaly scores at inference; ValueError when one needs what the model does not have."""
-        return self.check_scores(self.asked_scores)
+        return self.check_scores(self.inference.scores)
 
     def check_scores(self, names: Sequence[str]) -> list[str]:
         """Return the scores in `names`, or all that apply when there are none.
@@ -410,9 +394,9 @@ class EoMT(nn.Module):
 
     def inference_precision(self):
         """Return the context that the network runs in at inference."""
-        if self.inference_dtype is None:
+        if self.inference.dtype is None:
             return contextlib.nullcontext()
-        return torch.autocast(self.device.type, self.inference_dtype)
+        return torch.autocast(self.device.type, self.inference.dtype)
 
     def predict_masks(
         self, images: Tensor, final_only: bool = False
@@ -521,7 +505,3 @@ class EoMT(nn.Module):
         keep = keep_probability(self.progress, start, end, self.annealing_power)
         grid, prefix = self.backbone.patch_embed.grid_size, self.backbone.num_prefix_tokens
         return draw_query_mask(mask_logits, grid, prefix, keep)
-
-
-def _as_bytes(image: Tensor) -> Tensor:
-    return image if image.dtype == torch.uint8 else image.round().clamp(0, 255).to(torch.uint8)

@@ -7,21 +7,28 @@ into what the cross entropy sees, given the targets of the matched queries: this
 acts. Everything runs in float32 whatever autocast says.
 """
 
+import dataclasses
 import math
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from anoseg_d2.utils.constants import ARCFACE_SCALE
+from anoseg_d2.utils.options import check_options, option, options_of
+from anoseg_d2.utils.ranges import number, one_of
 from anoseg_d2.utils.registry import Registry
 
 __all__ = [
     "CLASS_HEADS",
     "ArcFaceHead",
+    "ArcFaceOptions",
     "ClassHead",
     "LinearHead",
     "LogitNormHead",
+    "LogitNormOptions",
     "add_angular_margin",
     "build_head",
 ]
@@ -39,13 +46,20 @@ class ClassHead(nn.Module):
         width: C, width of the query features.
         num_known: K.
         has_anomaly: whether row K is the learned anomaly class.
+        options: of `options_class`, by name; checkpoints hold them as plain values.
     """
 
-    def __init__(self, width: int, num_known: int, has_anomaly: bool = False):
+    # Frozen dataclass of the head's options; None without options.
+    options_class: ClassVar[type | None] = None
+
+    def __init__(self, width: int, num_known: int, has_anomaly: bool = False, **options):
         super().__init__()
         self.width = width
         self.num_known = num_known
         self.has_anomaly = has_anomaly
+        if options and self.options_class is None:
+            raise TypeError(f"{type(self).__name__} has no options; found {', '.join(options)}")
+        self.options = self.options_class(**options) if self.options_class else None
 
     @property
     def num_rows(self) -> int:
@@ -70,22 +84,49 @@ class ClassHead(nn.Module):
 
     @classmethod
     def from_config(cls, cfg) -> dict:
-        """Return the arguments, other than the common three, that a config has for this head."""
+        """Return the options that a config has for this head, by name."""
         return {}
+
+    def stored_options(self) -> dict[str, Any]:
+        """Return what checkpoints hold of the options, as plain values."""
+        return {} if self.options is None else dataclasses.asdict(self.options)
 
 
 @CLASS_HEADS.register("linear")
 class LinearHead(ClassHead):
     """W x + b, as in EoMT (arXiv:2503.19108)."""
 
-    def __init__(self, width: int, num_known: int, has_anomaly: bool = False):
-        super().__init__(width, num_known, has_anomaly)
+    def __init__(self, width: int, num_known: int, has_anomaly: bool = False, **options):
+        super().__init__(width, num_known, has_anomaly, **options)
         linear = nn.Linear(width, self.num_rows)
         self.weight, self.bias = linear.weight, linear.bias
 
     def forward(self, features: Tensor) -> Tensor:
         with torch.autocast(features.device.type, enabled=False):
             return F.linear(features.float(), self.weight.float(), self.bias.float())
+
+
+@dataclass(frozen=True)
+class LogitNormOptions:
+    """Options of the `logit_norm` head."""
+
+    tau: float = option(
+        0.04, number(0, above=True), "temperature that normalised logits are divided by"
+    )
+    form: str = option(
+        "logits",
+        one_of("logits", "cosine"),
+        "what is normalised; logits: the vector of logits (Wei et al. 2022); cosine: features and "
+        "rows",
+    )
+    inference: str = option(
+        "trained",
+        one_of("trained", "raw"),
+        "logits at inference; trained: normalised as in training; raw: W x + b",
+    )
+
+    def __post_init__(self):
+        check_options(self)
 
 
 @CLASS_HEADS.register("logit_norm")
@@ -97,43 +138,47 @@ class LogitNormHead(LinearHead):
     fall only through its direction. The `cosine` form normalises features and rows instead and
     uses no bias.
 
-    Args:
-        tau: temperature.
-        form: "logits" or "cosine".
-        inference: "trained" gives the normalised logits in eval mode too, "raw" gives W x + b as
-            Wei et al. do; they differ by one positive factor per query (form "logits").
+    At inference, "raw" logits are W x + b, as Wei et al. take them; they differ from those of
+    training by one positive factor per query (form "logits").
     """
 
-    def __init__(
-        self,
-        width: int,
-        num_known: int,
-        has_anomaly: bool = False,
-        *,
-        tau: float = 0.04,
-        form: str = "logits",
-        inference: str = "trained",
-    ):
-        super().__init__(width, num_known, has_anomaly)
-        _require("MODEL.HEAD.LOGIT_NORM.FORM", form, ("logits", "cosine"))
-        _require("MODEL.HEAD.LOGIT_NORM.INFERENCE", inference, ("trained", "raw"))
-        if not tau > 0:
-            raise ValueError(f"MODEL.HEAD.LOGIT_NORM.TAU must be positive, is {tau}")
-        self.tau, self.form, self.inference = tau, form, inference
+    options_class = LogitNormOptions
+
+    def __init__(self, width: int, num_known: int, has_anomaly: bool = False, **options):
+        super().__init__(width, num_known, has_anomaly, **options)
         # A parameter that no loss reaches would stop DistributedDataParallel.
-        self.bias.requires_grad_(form != "cosine")
+        self.bias.requires_grad_(self.options.form != "cosine")
 
     @classmethod
     def from_config(cls, cfg) -> dict:
-        node = cfg.MODEL.HEAD.LOGIT_NORM
-        return {"tau": node.TAU, "form": node.FORM, "inference": node.INFERENCE}
+        return vars(options_of(cfg, "MODEL.HEAD.LOGIT_NORM", LogitNormOptions))
 
     def forward(self, features: Tensor) -> Tensor:
-        raw = self.inference == "raw" and not self.training
-        if self.form == "cosine" and not raw:
-            return cosine_logits(features, self.weight) / self.tau
+        options = self.options
+        raw = options.inference == "raw" and not self.training
+        if options.form == "cosine" and not raw:
+            return cosine_logits(features, self.weight) / options.tau
         logits = super().forward(features)
-        return logits if raw else normalize_logits(logits, self.tau)
+        return logits if raw else normalize_logits(logits, options.tau)
+
+
+@dataclass(frozen=True)
+class ArcFaceOptions:
+    """Options of the `arcface` head."""
+
+    scale: float = option(ARCFACE_SCALE, number(0, above=True), "factor on the cosines")
+    learn_scale: bool = option(False, says="train that factor too")
+    margin: float = option(
+        0.5,
+        number(0, math.pi / 2),
+        "added to the angle of the true class, radians; known classes only",
+    )
+    margin_ramp: float = option(
+        0.1, number(0, 1), "fraction of the run over which the margin grows; 0: none"
+    )
+
+    def __post_init__(self):
+        check_options(self)
 
 
 @CLASS_HEADS.register("arcface")
@@ -144,58 +189,36 @@ class ArcFaceHead(ClassHead):
     arXiv:1801.07698). theta is the angle between the normalised query feature and the normalised
     class row; there is no bias. The margin acts in `loss_logits` only, on the row that a query
     is matched to, if that is a known class: neither on the anomaly row nor on no-object.
-
-    Args:
-        scale: s, radius of the hypersphere.
-        learn_scale: whether s is a trained parameter.
-        margin: m in radians, 0..pi/2.
-        margin_ramp: fraction of the run over which the margin grows linearly from 0; 0 for none.
     """
 
-    def __init__(
-        self,
-        width: int,
-        num_known: int,
-        has_anomaly: bool = False,
-        *,
-        scale: float = ARCFACE_SCALE,
-        learn_scale: bool = False,
-        margin: float = 0.5,
-        margin_ramp: float = 0.0,
-    ):
-        super().__init__(width, num_known, has_anomaly)
-        if not 0 <= margin <= math.pi / 2:
-            raise ValueError(f"MODEL.HEAD.ARCFACE.MARGIN must be in 0..pi/2 radians, is {margin}")
-        if not scale > 0:
-            raise ValueError(f"MODEL.HEAD.ARCFACE.SCALE must be positive, is {scale}")
+    options_class = ArcFaceOptions
+
+    def __init__(self, width: int, num_known: int, has_anomaly: bool = False, **options):
+        super().__init__(width, num_known, has_anomaly, **options)
         self.weight = nn.Linear(width, self.num_rows, bias=False).weight
-        self.fixed_scale = None if learn_scale else float(scale)
-        if learn_scale:
-            self.scale = nn.Parameter(torch.tensor(float(scale)))
-        self.margin, self.margin_ramp = margin, margin_ramp
+        if self.options.learn_scale:
+            self.scale = nn.Parameter(torch.tensor(float(self.options.scale)))
         self.progress = 0.0
 
     @classmethod
     def from_config(cls, cfg) -> dict:
-        node = cfg.MODEL.HEAD.ARCFACE
-        return {
-            "scale": node.SCALE,
-            "learn_scale": node.LEARN_SCALE,
-            "margin": node.MARGIN,
-            "margin_ramp": node.MARGIN_RAMP,
-        }
+        return vars(options_of(cfg, "MODEL.HEAD.ARCFACE", ArcFaceOptions))
+
+    def stored_options(self) -> dict[str, Any]:
+        # A learned scale is a tensor of the checkpoint, and the ramp is over when it is used.
+        stored = {"margin": self.options.margin, "scale": float(self.options.scale)}
+        return {k: v for k, v in stored.items() if k != "scale" or not self.options.learn_scale}
 
     def _scale(self):
-        return self.fixed_scale if self.fixed_scale is not None else self.scale.float()
+        return self.scale.float() if self.options.learn_scale else float(self.options.scale)
 
     def set_progress(self, progress: float) -> None:
         self.progress = progress
 
     def current_margin(self) -> float:
         """Return the margin in radians at this point of the run."""
-        if self.margin_ramp <= 0:
-            return self.margin
-        return self.margin * min(1.0, self.progress / self.margin_ramp)
+        margin, ramp = self.options.margin, self.options.margin_ramp
+        return margin * min(1.0, self.progress / ramp) if ramp > 0 else margin
 
     def forward(self, features: Tensor) -> Tensor:
         return self._scale() * cosine_logits(features, self.weight)
@@ -254,8 +277,3 @@ def build_head(cfg, width: int, num_known: int, has_anomaly: bool) -> ClassHead:
     """Build the head that `cfg.MODEL.HEAD.NAME` names."""
     head = CLASS_HEADS[cfg.MODEL.HEAD.NAME]
     return head(width, num_known, has_anomaly, **head.from_config(cfg))
-
-
-def _require(key: str, value: str, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        raise ValueError(f"{key} is {value!r}; allowed: {', '.join(allowed)}")

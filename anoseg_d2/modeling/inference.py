@@ -15,14 +15,16 @@ window, (H, W) output.
 
 import logging
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from anoseg_d2.modeling import scores
-from anoseg_d2.modeling.guided_filter import GuidedFilter
+from anoseg_d2.modeling.filters import POSTPROCESS, GuidedFilter
 from anoseg_d2.modeling.windows import (
     WindowPlan,
     cut_windows,
@@ -31,8 +33,11 @@ from anoseg_d2.modeling.windows import (
     resize_pixels,
     resize_rows,
 )
+from anoseg_d2.utils.options import check_options, option
+from anoseg_d2.utils.ranges import integer, number, registered, sequence, text
 
 __all__ = [
+    "InferenceOptions",
     "WindowPrediction",
     "choose_queries",
     "filter_radius",
@@ -54,6 +59,81 @@ MOST_WINDOWS = 8
 
 # Devices other than CUDA raise a plain RuntimeError, which can only be recognised by its message.
 _NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "alloc_failed")
+
+
+@dataclass(frozen=True)
+class InferenceOptions:
+    """How a model segments and scores images; `EoMT.inference` is replaced as a whole.
+
+    Args:
+        dtype: type of mixed precision that the network uses; None for none.
+    """
+
+    scores: tuple[str, ...] = option(
+        [],
+        sequence(text(empty=False)),
+        'scores to evaluate, or ensembles such as "rba+anomaly"; empty: all that the model offers',
+        key="TEST.ANOMALY.SCORES",
+    )
+    temperature: float = option(
+        1.0,
+        number(0, above=True),
+        "temperature of the class softmax behind msp and entropy",
+        key="TEST.ANOMALY.TEMPERATURE",
+    )
+    guided_filter: float = option(
+        0.0,
+        number(0, 4),
+        "radius, in patches, of the guided filter that draws scores to the photograph's edges; "
+        "0: none",
+        key="TEST.ANOMALY.GUIDED_FILTER",
+    )
+    postprocess: tuple[str, ...] = option(
+        [],
+        sequence(registered(POSTPROCESS)),
+        "registered filters of the score map, in order",
+        key="TEST.ANOMALY.POSTPROCESS",
+    )
+    window_overlap: float = option(
+        0.0,
+        number(0, 0.95),
+        "least overlap of neighbouring windows, fraction of a window",
+        key="TEST.WINDOW_OVERLAP",
+    )
+    flip: bool = option(
+        False,
+        says="average with the mirrored image: every window twice, twice the time",
+        key="TEST.FLIP",
+    )
+    scales: tuple[float, ...] = option(
+        (1.0,),
+        sequence(number(1, 8), (1, 2, 3, 4)),
+        "average over these enlargements of the image; at 2 a window covers half of what it does "
+        "at 1",
+        key="TEST.SCALES",
+    )
+    window_batch: int = option(
+        0,
+        integer(0, 10_000, "0: up to 8"),
+        "most windows that are predicted at once, of all images",
+        key="INPUT.WINDOW_BATCH",
+    )
+    query_tolerance: float = option(
+        1e-4,
+        number(0, 0.1),
+        "queries that change no map by more than this are left out before masks are enlarged",
+        key="TEST.QUERY_TOLERANCE",
+    )
+    sem_seg_maps: bool = option(
+        False,
+        says="give `sem_seg` one-hot (K, H, W), as detectron2's evaluators take it, instead of "
+        "(H, W) ids",
+        key="TEST.SEM_SEG_MAPS",
+    )
+    dtype: torch.dtype | None = None
+
+    def __post_init__(self):
+        check_options(self)
 
 
 class WindowPrediction(NamedTuple):
@@ -92,21 +172,24 @@ def infer_images(
 
     Args:
         model: an `EoMT`; its `window_batch` is lowered when memory runs out, and stays lowered.
-        samples: per image `image` (3, H, W) RGB 0..255 of any size, with optional `height` and
-            `width` of the output.
+        samples: per image `image` (3, H, W) RGB 0..255 of any size, uint8 or float, with optional
+            `height` and `width` of the output.
         score_names: scores to give; None for the model's own.
     Returns:
-        per image `sem_seg` (H, W) int64, `scores` {name: (H, W) float32} and `confidence` (H, W)
-        float32.
+        per image `sem_seg` (H, W) int64 argmax over the known classes, `scores` {name: (H, W)
+        float32} and `confidence` (H, W) float32 in 0..1.
     Raises:
         ValueError: the model cannot give a score, or `plan_windows` refuses an image.
         RuntimeError: there is not enough memory for a single window.
     """
     names = model.check_scores(score_names) if score_names else model.score_names
+    options = model.inference
+    # detectron2's DefaultPredictor gives floats; windows are resized as bytes.
+    samples = [{**sample, "image": _as_bytes(sample["image"])} for sample in samples]
     plans = [
         [
-            plan_windows(size, model.image_size, model.window_overlap, model.flip, scale)
-            for scale in model.scales
+            plan_windows(size, model.image_size, options.window_overlap, options.flip, scale)
+            for scale in options.scales
         ]
         for size in (tuple(sample["image"].shape[-2:]) for sample in samples)
     ]
@@ -120,8 +203,15 @@ def infer_images(
             with torch.autocast(model.device.type, enabled=False):
                 result = _read_image(model, views, size, names)
                 result["scores"] = _filter(model, result, views, sample["image"])
+            if options.sem_seg_maps:
+                one_hot = F.one_hot(result["sem_seg"], model.num_known)
+                result["sem_seg"] = one_hot.permute(2, 0, 1).float()
             results.append(result)
     return results
+
+
+def _as_bytes(image: Tensor) -> Tensor:
+    return image if image.dtype == torch.uint8 else image.round().clamp(0, 255).to(torch.uint8)
 
 
 def _unflipped(predictions: Iterator[WindowPrediction], plan: WindowPlan) -> list[WindowPrediction]:
@@ -141,7 +231,7 @@ def _predict_all(model, samples, plans, names) -> Iterator[WindowPrediction]:
     )
     waiting: list[Tensor] = []
     while True:
-        limit = model.window_batch or MOST_WINDOWS
+        limit = model.inference.window_batch or MOST_WINDOWS
         waiting += islice(crops, max(0, limit - len(waiting)))
         if not waiting:
             return
@@ -151,7 +241,8 @@ def _predict_all(model, samples, plans, names) -> Iterator[WindowPrediction]:
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
-            model.window_batch = smaller_batch(len(batch), model.image_size, error)
+            fewer = smaller_batch(len(batch), model.image_size, error)
+            model.inference = replace(model.inference, window_batch=fewer)
             continue
         waiting = waiting[limit:]
         yield from predictions
@@ -178,7 +269,7 @@ def predict_windows(
     mask_logits, class_logits = predictions[-1]
     with torch.autocast(images.device.type, enabled=False):
         coefficients = scores.linear_coefficients(
-            class_logits, model.num_known, names, model.temperature
+            class_logits, model.num_known, names, model.inference.temperature
         )
         tokens = {block: value.float() for block, value in tokens.items()}
         grid = model.backbone.patch_embed.grid_size
@@ -191,7 +282,7 @@ def _select(model, mask_logits, coefficients, patch_maps) -> list[WindowPredicti
     windows = []
     for index, logits in enumerate(mask_logits):
         own = {name: value[index] for name, value in coefficients.items()}
-        order, kept = choose_queries(own, model.query_tolerance)
+        order, kept = choose_queries(own, model.inference.query_tolerance)
         order = order[: max(kept.values())]
         ordered = {name: value[order].T for name, value in own.items()}
         windows.append(
@@ -278,13 +369,14 @@ def _read_image(model, views: list[View], size, names) -> dict:
 def _filter(model, result: dict, views: list[View], image: Tensor) -> dict[str, Tensor]:
     """Apply the filters that the model has to the finished score maps of an image."""
     score_maps, sem_seg = result["scores"], result["sem_seg"]
-    if model.guided_filter > 0:
+    if model.inference.guided_filter > 0:
         size = tuple(sem_seg.shape)
         radius = filter_radius(model, views[0].plan, size)
         guide = GuidedFilter(resize_image(image, size)[None].to(sem_seg.device), radius)
         score_maps = {name: guide(value[None])[0] for name, value in score_maps.items()}
-    for function in model.postprocess:
-        score_maps = {name: function(value, sem_seg) for name, value in score_maps.items()}
+    for name in model.inference.postprocess:
+        function = POSTPROCESS[name]
+        score_maps = {score: function(value, sem_seg) for score, value in score_maps.items()}
     return score_maps
 
 
@@ -297,8 +389,8 @@ def filter_radius(model, plan: WindowPlan, size: tuple[int, int]) -> float:
         size: (H, W) of the output.
     """
     # The longer sides, because rounding changes their ratio least.
-    enlarged = max(plan.resized) / model.scales[0] / max(size)
-    return model.guided_filter * model.patch_size / enlarged
+    enlarged = max(plan.resized) / model.inference.scales[0] / max(size)
+    return model.inference.guided_filter * model.patch_size / enlarged
 
 
 def _strips(views: list[View], size) -> Iterator[tuple[int, int]]:
@@ -384,7 +476,9 @@ def read_scores(model: nn.Module, maps: dict[str, Tensor], names: Iterable[str])
     exporting = torch.compiler.is_exporting()
     return {
         "sem_seg": known.argmax(dim=1) if exporting else _first_argmax(known, best),
-        "scores": scores.scores_from_maps(maps, model.num_known, names, model.score_statistics),
+        "scores": scores.scores_from_maps(
+            maps, model.num_known, names, model.info.score_statistics
+        ),
         # The maximum of `known_distribution`, to the bit: rounding keeps the order of its classes.
         "confidence": best / total.clamp(min=1) + (1 - total).clamp(min=0) / model.num_known,
     }

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from anoseg_d2.modeling.scores import combine_masks, rba
 from anoseg_d2.utils.constants import VOID
 
 __all__ = [
@@ -207,8 +208,7 @@ def outlier_hinge(
         scalar; a side without pixels adds 0.
     """
     probs = class_logits.softmax(dim=-1)[..., :num_known]
-    claimed = torch.einsum("bqk,bqhw->bkhw", probs, mask_logits.sigmoid())
-    score = -claimed.tanh().sum(dim=1)
+    score = rba({"probs": combine_masks(probs, mask_logits)}, num_known)
     too_odd = F.relu(score - upper).square() * known
     too_normal = F.relu(lower - score).square() * outlier
     return 0.5 * (

@@ -9,8 +9,8 @@ and resized as maps, and a score is a small pure function of the result. Higher 
 anomalous; everything is float32. The formulas below write P_c = sum_q p[q, c] m[q] and
 G_c = sum_q relu(L[q, c] - L[q, no-object]) m[q].
 
-Some maps do not come from the masks but from patch tokens (`PATCH_MAPS`); windows merge them in
-the same way.
+Some maps do not come from the masks but from patch heads (`PATCH_HEADS`), under the names of these;
+windows merge them in the same way.
 
 `rba+anomaly` is the ensemble of two (or more) scores: the mean of their z-scores, with mean and
 spread measured once on closed-set images, so that metrics pooled over images stay meaningful.
@@ -22,11 +22,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from anoseg_d2.modeling.patch_heads import PATCH_HEADS
 from anoseg_d2.utils.registry import Registry
 
 __all__ = [
     "LINEAR_MAPS",
-    "PATCH_MAPS",
     "SCORES",
     "Score",
     "anomaly_scores",
@@ -44,8 +44,6 @@ __all__ = [
 
 # name -> function of (class_logits (B, Q, R), K, temperature) that returns coefficients (B, Q, M).
 LINEAR_MAPS = Registry("linear map")
-# name -> how a model gets this map of its patch tokens, for error messages.
-PATCH_MAPS = Registry("patch map")
 SCORES = Registry("score")
 # Smallest probability of the anomaly class that `odds` tells from none: ten times the error that
 # TEST.QUERY_TOLERANCE allows by default.
@@ -56,7 +54,7 @@ class Score(NamedTuple):
     """A registered score.
 
     formula: maps `{name: (B, M, H, W)}` and K -> (B, H, W).
-    maps: names in `LINEAR_MAPS` or `PATCH_MAPS` that the formula reads.
+    maps: names in `LINEAR_MAPS` or `PATCH_HEADS` that the formula reads.
     needs_anomaly: whether the model must have the learned anomaly class.
     learned: whether it reads something that was trained on outliers.
     """
@@ -77,7 +75,7 @@ def register_score(
 
     Args:
         name: name of the score.
-        maps: names in `LINEAR_MAPS` or `PATCH_MAPS` that the formula reads.
+        maps: names in `LINEAR_MAPS` or `PATCH_HEADS` that the formula reads.
         needs_anomaly: the model must have the learned anomaly class.
         learned: the score reads something that was trained on outliers; None: as needs_anomaly.
     Raises:
@@ -93,19 +91,13 @@ def register_score(
 
     def add(formula):
         for map_name in maps:
-            if map_name not in PATCH_MAPS:
+            if map_name not in PATCH_HEADS:
                 LINEAR_MAPS[map_name]
         was_learned = needs_anomaly if learned is None else learned
         SCORES.register(name)(Score(formula, maps, needs_anomaly, was_learned))
         return formula
 
     return add
-
-
-PATCH_MAPS.register("memory")("`anoseg memory` adds one to a checkpoint")
-PATCH_MAPS.register("ratio")(
-    "MODEL.RATIO.ENABLED True trains one in stages 3 and 4, configs/ratio.yaml on a checkpoint"
-)
 
 
 @LINEAR_MAPS.register("probs")
@@ -235,7 +227,7 @@ def uno(maps: dict[str, Tensor], num_known: int) -> Tensor:
 def memory(maps: dict[str, Tensor], num_known: int) -> Tensor:
     """1 - max over known patch tokens of their cosine with this patch's token.
 
-    Range: 0 for a patch of the memory to 2. See `anoseg_d2.modeling.memory`.
+    Range: 0 for a patch of the memory to 2. See `PatchMemory`.
     """
     return maps["memory"][:, 0]
 
@@ -244,7 +236,7 @@ def memory(maps: dict[str, Tensor], num_known: int) -> Tensor:
 def ratio(maps: dict[str, Tensor], num_known: int) -> Tensor:
     """log p(unknown) - log p(known) of a patch, by a small head on its tokens.
 
-    Range: any real number; above 0 where unknown is more likely. See `anoseg_d2.modeling.ratio`.
+    Range: any real number; above 0 where unknown is more likely. See `RatioHead`.
     """
     return maps["ratio"][:, 0]
 
@@ -303,7 +295,7 @@ def available_scores(
     Args:
         has_anomaly: whether it has the anomaly class.
         names: the scores asked for, which keep their order; None or empty for all that apply.
-        patch_maps: names in `PATCH_MAPS` of the maps that the model makes of its patch tokens.
+        patch_maps: names in `PATCH_HEADS` of the maps that the model makes of its patch tokens.
     Raises:
         ValueError: an unknown name, or a score that needs what the model does not have.
     """
@@ -318,7 +310,7 @@ def available_scores(
             if map_name not in patch_maps:
                 raise ValueError(
                     f"score {name!r} needs a model with {map_name!r}, which this one does not "
-                    f"have: {PATCH_MAPS[map_name]}"
+                    f"have: {PATCH_HEADS[map_name].wanted}"
                 )
     return asked or [
         name
@@ -329,7 +321,7 @@ def available_scores(
 
 
 def _patch_maps_of(name: str) -> list[str]:
-    return [map_name for map_name in SCORES[name].maps if map_name in PATCH_MAPS]
+    return [map_name for map_name in SCORES[name].maps if map_name in PATCH_HEADS]
 
 
 def ensemble_parts(name: str) -> list[str]:

@@ -79,12 +79,12 @@ class AnomalyPredictor:
     @property
     def class_names(self) -> list[str]:
         """Names of the known classes, in the order of `sem_seg`'s values."""
-        return class_colors(self.model.num_known, self.model.class_names)[0]
+        return class_colors(self.model.num_known, self.model.info.class_names)[0]
 
     @property
     def palette(self) -> np.ndarray:
         """Colours of the known classes: (256, 3) uint8 RGB, to index with `sem_seg`."""
-        return class_colors(self.model.num_known, self.model.class_names)[1]
+        return class_colors(self.model.num_known, self.model.info.class_names)[1]
 
     def __call__(self, images):
         """Predict one image or several.

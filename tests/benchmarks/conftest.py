@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from anoseg_d2.modeling import scores
+from anoseg_d2.modeling import PATCH_HEADS, SCORES
 
 FOLDER = Path(__file__).parents[2] / "benchmarks"
 
@@ -20,7 +20,7 @@ def load_benchmark():
         spec.loader.exec_module(module)
         return module
 
-    before = [(registry, set(registry)) for registry in (scores.SCORES, scores.PATCH_MAPS)]
+    before = [(registry, set(registry)) for registry in (SCORES, PATCH_HEADS)]
     yield load
     for registry, names in before:
         for name in set(registry) - names:

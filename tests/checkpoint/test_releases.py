@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tiny_models import set_info
 
 import anoseg_d2
 from anoseg_d2 import AnomalyPredictor
@@ -48,7 +49,9 @@ def test_a_released_checkpoint_gives_the_scores_that_it_gave(release):
     for name, values in golden["scores"].items():
         np.testing.assert_allclose(result["scores"][name][::6, ::8], values, rtol=1e-5, atol=2e-5)
     assert result["sem_seg"][::6, ::8].tolist() == golden["sem_seg"]
-    assert {n: list(v) for n, v in model.score_statistics.items()} == golden["score_statistics"]
+    assert {n: list(v) for n, v in model.info.score_statistics.items()} == golden[
+        "score_statistics"
+    ]
 
 
 @pytest.mark.parametrize("release", RELEASES)
@@ -74,8 +77,8 @@ def make(version):
     for name, parameter in model.named_parameters():
         torch.nn.init.normal_(parameter, 1.0 if "norm" in name and "weight" in name else 0.0, 0.3)
         parameter.requires_grad_("lora_" in name or not name.startswith("backbone."))
-    model.class_names = ["road", "car", "sky"]
-    model.score_statistics = {"rba": (-1.5, 0.25), "anomaly": (0.125, 0.5)}
+    set_info(model, class_names=["road", "car", "sky"])
+    set_info(model, score_statistics={"rba": (-1.5, 0.25), "anomaly": (0.125, 0.5)})
     path = FOLDER / f"{version}.pth"
     if path.exists():
         raise SystemExit(f"{path} exists: the files of a release never change")
@@ -84,7 +87,7 @@ def make(version):
     golden = {
         "scores": {k: v[::6, ::8].round(6).tolist() for k, v in sorted(result["scores"].items())},
         "sem_seg": result["sem_seg"][::6, ::8].tolist(),
-        "score_statistics": model.score_statistics,
+        "score_statistics": model.info.score_statistics,
         "spec": read_checkpoint(path).spec.known(),
     }
     (FOLDER / f"{version}.json").write_text(json.dumps(golden, separators=(",", ":")) + "\n")

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tiny_models import set_info
 
 from anoseg_d2.checkpoint import model_meta
 from anoseg_d2.commands import app
@@ -28,7 +29,7 @@ BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stab
 def weights(tmp_path, tiny_eomt):
     """A checkpoint in the folder of a run that was evaluated."""
     model = tiny_eomt(has_anomaly=True)
-    model.class_names = ["lawn", "path", "<shed>"]
+    set_info(model, class_names=["lawn", "path", "<shed>"])
     run = tmp_path / "run"
     (run / "report").mkdir(parents=True)
     torch.save({"model": model.state_dict(), "meta": model_meta(model)}, run / "model_final.pth")

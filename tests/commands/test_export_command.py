@@ -12,6 +12,7 @@ import pytest
 import torch
 from checkpoint_models import save_adapter
 from PIL import Image
+from tiny_models import set_info
 
 from anoseg_d2.checkpoint import AnosegCheckpointer, weights_hash
 from anoseg_d2.commands import export as tool
@@ -31,8 +32,8 @@ def checkpoint(tiny_eomt, tmp_path):
     model = tiny_eomt(has_anomaly=True, lora={"rank": 2}, vit={"depth": 2}, num_blocks=1)
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.2)
-    model.class_names = NAMES
-    model.score_statistics = {"rba": (-1.0, 0.2), "anomaly": (0.1, 0.1)}
+    set_info(model, class_names=NAMES)
+    set_info(model, score_statistics={"rba": (-1.0, 0.2), "anomaly": (0.1, 0.1)})
     AnosegCheckpointer(model.eval(), str(tmp_path), save_to_disk=True).save("model")
     return str(tmp_path / "model.pth")
 

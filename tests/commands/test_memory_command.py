@@ -5,6 +5,7 @@ import pytest
 import small_sets
 import torch
 from PIL import Image
+from tiny_models import set_info
 
 from anoseg_d2.checkpoint import model_meta, read_checkpoint
 from anoseg_d2.commands import convert, memory
@@ -47,7 +48,7 @@ def test_the_checkpoint_has_a_memory_that_recognises_its_images(
     assert "rows of 3 images; on 1 others" in capsys.readouterr().out
     predictor = AnomalyPredictor.from_pretrained(str(output))
     assert "memory" in predictor.score_names
-    statistics = predictor.model.score_statistics["memory"]
+    statistics = predictor.model.info.score_statistics["memory"]
     held_out = predictor(photos / "0.png")["scores"]["memory"]
     assert statistics == pytest.approx((held_out.mean(), held_out.std()), abs=1e-4)
     assert predictor(photos / "1.png")["scores"]["memory"].max() < 1e-4 < held_out.max()
@@ -101,7 +102,7 @@ def test_patches_with_void_or_unknown_pixels_are_left_out(tool, weights, tmp_pat
     predictor = AnomalyPredictor.from_pretrained(str(output))
     score = predictor(images[0]["file_name"])["scores"]["memory"]
     known = score[:, :32]  # the mean and spread are those of known pixels, too
-    statistics = predictor.model.score_statistics["memory"]
+    statistics = predictor.model.info.score_statistics["memory"]
     assert statistics == pytest.approx((known.mean(), known.std()), abs=1e-4)
     assert statistics[0] != pytest.approx(score.mean(), abs=1e-4)
 
@@ -173,7 +174,7 @@ def test_public_checkpoints_get_a_memory(tool, photos, tmp_path, make, name):
 @pytest.mark.parametrize("lora", [None, {"rank": 2}], ids=["whole", "adapters merged"])
 def test_memory_and_statistics_survive_conversion(tool, photos, tmp_path, tiny_eomt, lora):
     model = tiny_eomt(has_anomaly=True, lora=lora)
-    model.score_statistics = {"rba": (-0.6, 0.2)}
+    set_info(model, score_statistics={"rba": (-0.6, 0.2)})
     for name, parameter in model.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.1)
@@ -187,8 +188,8 @@ def test_memory_and_statistics_survive_conversion(tool, photos, tmp_path, tiny_e
         )
         for path in (tmp_path / "m.pth", output)
     )
-    assert set(after.model.score_statistics) == {"rba", "memory"}
-    assert after.model.score_statistics == before.model.score_statistics
+    assert set(after.model.info.score_statistics) == {"rba", "memory"}
+    assert after.model.info.score_statistics == before.model.info.score_statistics
     maps = [p(photos / "2.png")["scores"] for p in (before, after)]
     for name, score in maps[0].items():
         np.testing.assert_array_equal(maps[1][name], score)

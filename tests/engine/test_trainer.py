@@ -25,7 +25,7 @@ from anoseg_d2.engine.solver import build_optimizer, build_scheduler
 from anoseg_d2.engine.step import StepTrainer
 from anoseg_d2.engine.trainer import Trainer, check_inputs
 from anoseg_d2.modeling import EoMT
-from anoseg_d2.modeling.ratio import RATIO_PREFIX
+from anoseg_d2.modeling.patch_heads import PATCH_PREFIX
 from anoseg_d2.prediction.predictor import AnomalyPredictor
 
 LORA = ("MODEL.LORA.ENABLED", True, "MODEL.LORA.RANK", 2)
@@ -442,7 +442,7 @@ def test_everything_else_trains_to_the_same_bits_with_the_ratio_head():
         model = run_steps(cfg, batches, clip_norm=1e-3).model
         states.append({name: value.detach() for name, value in model_tensors(model).items()})
     own = {name for name in states[1] if name not in states[0]}
-    assert own and all(name.startswith(RATIO_PREFIX) for name in own)
+    assert own and all(name.startswith(PATCH_PREFIX + "ratio.") for name in own)
     for name, expected in states[0].items():
         assert torch.equal(states[1][name], expected), name
 
@@ -472,7 +472,7 @@ def test_alone_the_ratio_head_leaves_the_checkpoint_as_it_is(run_alone):
     for name, value in start.state_dict().items():
         assert torch.equal(after[name], value), name
     changed = {name for name in after if not torch.equal(after[name], before[name])}
-    assert changed == {name for name in after if name.startswith(RATIO_PREFIX)}
+    assert changed == {name for name in after if name.startswith(PATCH_PREFIX + "ratio.")}
     predictor = AnomalyPredictor.from_pretrained(cfg.OUTPUT_DIR + "/model_final.pth")
     assert "ratio" in predictor.score_names and "anomaly" not in predictor.score_names
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tiny_models import set_inference, set_info
 from torch import nn
 
 from anoseg_d2.checkpoint import load_into, read_checkpoint
@@ -20,7 +21,7 @@ from anoseg_d2.export.graph import ExportModel
 from anoseg_d2.export.spec import OPSET, ExportCheckError, ExportSpec
 from anoseg_d2.export.write import describe, export_model
 from anoseg_d2.modeling import EoMT
-from anoseg_d2.modeling.memory import PatchMemory
+from anoseg_d2.modeling.patch_heads.memory import PatchMemory
 from anoseg_d2.modeling.vit import build_vit
 
 STATISTICS = {"rba": (-1.2, 0.3), "anomaly": (0.1, 0.2)}
@@ -33,7 +34,7 @@ def make_model(tiny_eomt):
     def make(head="linear", vit=None, **options):
         sizes = {"num_known": 5, "num_blocks": 1, "num_queries": 12}
         model = tiny_eomt(head, vit={"depth": 2, **(vit or {})}, **sizes, **options).eval()
-        model.score_statistics = dict(STATISTICS)
+        set_info(model, score_statistics=dict(STATISTICS))
         for seed in range(20):
             randomize(model, seed)
             classes = model([{"image": image} for image in photographs(2, 32, 32)])
@@ -58,7 +59,7 @@ def photographs(count, height, width):
 
 def answers(model, images, names):
     """What the model itself says: {output: (B, H, W)}."""
-    model.asked_scores = list(names)
+    set_inference(model, scores=list(names))
     results = model([{"image": image} for image in images])
     flat = [
         {**r["scores"], "sem_seg": r["sem_seg"], "confidence": r["confidence"]} for r in results
@@ -177,7 +178,7 @@ def test_filters_of_score_maps_are_part_of_the_graph(make_model):
 
 def test_a_model_in_mixed_precision_is_refused(make_model):
     model = make_model()
-    model.inference_dtype = torch.bfloat16
+    set_inference(model, dtype=torch.bfloat16)
     with pytest.raises(ValueError, match="TEST.AMP is True"):
         ExportModel(model, ExportSpec(("rba",)))
 
@@ -215,7 +216,7 @@ def test_scores_that_the_model_cannot_give_are_refused(make_model, tmp_path, nam
 
 def test_an_ensemble_without_statistics_is_refused(make_model, tmp_path):
     model = make_model(has_anomaly=True)
-    model.score_statistics = {}
+    set_info(model, score_statistics={})
     with pytest.raises(ValueError, match="needs mean and spread of rba, anomaly"):
         export_model(model, tmp_path / "m.onnx", ExportSpec(("rba+anomaly",)))
     assert not list(tmp_path.iterdir())

@@ -35,7 +35,7 @@ MARGINS = [0.1, 0.3, 0.5, 1.0, math.pi / 2]
 
 
 def arcface(**options):
-    return ArcFaceHead(WIDTH, KNOWN, has_anomaly=True, **options)
+    return ArcFaceHead(WIDTH, KNOWN, has_anomaly=True, **{"margin_ramp": 0.0, **options})
 
 
 def at_angle(row, theta):
@@ -289,12 +289,12 @@ def test_zero_features_give_finite_logits_and_gradients(name, options):
 @pytest.mark.parametrize(
     "build,words",
     [
-        (lambda: arcface(margin=2.0), ["MARGIN", "2.0", "pi/2"]),
-        (lambda: arcface(margin=-0.1), ["MARGIN", "-0.1"]),
-        (lambda: arcface(scale=0.0), ["SCALE", "positive"]),
-        (lambda: LogitNormHead(WIDTH, KNOWN, tau=0.0), ["TAU", "positive"]),
-        (lambda: LogitNormHead(WIDTH, KNOWN, form="l2"), ["FORM", "l2", "cosine"]),
-        (lambda: LogitNormHead(WIDTH, KNOWN, inference="no"), ["INFERENCE", "no", "raw"]),
+        (lambda: arcface(margin=2.0), ["margin", "2.0", "1.57"]),
+        (lambda: arcface(margin=-0.1), ["margin", "-0.1"]),
+        (lambda: arcface(scale=0.0), ["scale", "0.0"]),
+        (lambda: LogitNormHead(WIDTH, KNOWN, tau=0.0), ["tau", "0.0"]),
+        (lambda: LogitNormHead(WIDTH, KNOWN, form="l2"), ["form", "l2", "cosine"]),
+        (lambda: LogitNormHead(WIDTH, KNOWN, inference="no"), ["inference", "no", "raw"]),
         (lambda: CLASS_HEADS["arcfase"], ["arcfase", "linear", "logit_norm", "arcface"]),
         (lambda: CLASS_HEADS.register("linear")(LinearHead), ["linear", "already"]),
     ],
@@ -310,12 +310,17 @@ def test_config_reaches_every_option_of_a_head(tiny_cfg):
     cfg = tiny_cfg("MODEL.HEAD.NAME", "arcface", "MODEL.HEAD.ARCFACE.SCALE", 12.0)
     cfg.merge_from_list(["MODEL.HEAD.ARCFACE.MARGIN", 0.3, "MODEL.HEAD.ARCFACE.MARGIN_RAMP", 0.2])
     head = build_head(cfg, WIDTH, KNOWN, True)
-    assert (head.fixed_scale, head.margin, head.margin_ramp) == (12.0, 0.3, 0.2)
+    assert vars(head.options) == {
+        "scale": 12.0,
+        "learn_scale": False,
+        "margin": 0.3,
+        "margin_ramp": 0.2,
+    }
     cfg = tiny_cfg("MODEL.HEAD.NAME", "logit_norm", "MODEL.HEAD.LOGIT_NORM.TAU", 0.2)
     cfg.merge_from_list(["MODEL.HEAD.LOGIT_NORM.FORM", "cosine"])
     cfg.merge_from_list(["MODEL.HEAD.LOGIT_NORM.INFERENCE", "raw"])
     head = build_head(cfg, WIDTH, KNOWN, True)
-    assert (head.tau, head.form, head.inference) == (0.2, "cosine", "raw")
+    assert vars(head.options) == {"tau": 0.2, "form": "cosine", "inference": "raw"}
 
 
 def test_the_head_of_the_docs_trains_and_scores(tmp_path, tiny_cfg, tiny_batch):

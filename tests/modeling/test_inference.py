@@ -4,12 +4,12 @@ import logging
 
 import pytest
 import torch
+from tiny_models import set_inference
 from torch.nn import functional as F
 
 from anoseg_d2.modeling import EoMT, inference
 from anoseg_d2.modeling.inference import choose_queries, is_out_of_memory
-from anoseg_d2.modeling.memory import PatchMemory
-from anoseg_d2.modeling.ratio import RatioHead
+from anoseg_d2.modeling.patch_heads import PatchMemory, RatioHead, RatioOptions
 from anoseg_d2.modeling.scores import (
     combine_masks,
     known_distribution,
@@ -44,14 +44,16 @@ def slow_twin(model, sample, names):
     image = sample["image"]
     size = (sample.get("height", image.shape[1]), sample.get("width", image.shape[2]))
     views = []
-    for scale in model.scales:
-        options = model.window_overlap, model.flip, scale
+    for scale in model.inference.scales:
+        options = model.inference.window_overlap, model.inference.flip, scale
         plan = plan_windows(tuple(image.shape[-2:]), model.image_size, *options)
         mask_logits, class_logits = model.predict_masks(cut_windows(image, plan))[-1]
         enlarged = F.interpolate(mask_logits, size=plan.window, mode="bilinear")
         enlarged[plan.flipped] = enlarged[plan.flipped].flip(-1)
         maps = {}
-        coefficients = linear_coefficients(class_logits, model.num_known, names, model.temperature)
+        coefficients = linear_coefficients(
+            class_logits, model.num_known, names, model.inference.temperature
+        )
         for name, value in coefficients.items():
             merged = merge_windows(combine_masks(value, enlarged), plan)
             maps[name] = F.interpolate(merged[None], size=size, mode="bilinear")
@@ -98,7 +100,7 @@ def with_patch_maps(model):
     """Add a memory and a head with two rows and blocks at random."""
     torch.nn.init.normal_(model.query.weight)
     model.patch_maps["memory"] = PatchMemory(torch.randn(6, 32), 0)
-    model.patch_maps["ratio"] = RatioHead(32, (0, 2), cells=2)
+    model.patch_maps["ratio"] = RatioHead(32, (0, 2), RatioOptions(cells=2))
     return model.eval()
 
 
@@ -111,7 +113,7 @@ def test_with_flip_a_symmetric_image_has_symmetric_maps_of_every_score(tiny_eomt
     for name, score in found["scores"].items():
         torch.testing.assert_close(score, score.flip(-1), rtol=0, atol=1e-6, msg=name)
     assert torch.equal(found["sem_seg"], found["sem_seg"].flip(-1))
-    model.flip = False
+    set_inference(model, flip=False)
     score = model([sample])[0]["scores"]["rba"]
     assert (score - score.flip(-1)).abs().max() > 1e-4, "without it, the maps are not symmetric"
 
@@ -131,10 +133,10 @@ def test_several_scales_are_the_mean_of_each_alone(tiny_eomt):
     sample = {"image": torch.randint(256, (3, 40, 80), dtype=torch.uint8)}
     alone = []
     for scale in (1.0, 2.0):
-        model.scales = (scale,)
+        set_inference(model, scales=(scale,))
         # These are linear in the maps, so that the mean of the scores is the score of the mean.
         alone.append(model([sample], score_names=["ratio", "memory", "anomaly"])[0]["scores"])
-    model.scales = (1.0, 2.0)
+    set_inference(model, scales=(1.0, 2.0))
     together = model([sample], score_names=["ratio", "memory", "anomaly"])[0]["scores"]
     for name, score in together.items():
         mean = (alone[0][name] + alone[1][name]) / 2
@@ -175,7 +177,7 @@ def test_an_outer_autocast_is_amp_of_the_network_alone_for_every_score(tiny_eomt
     sample = {"image": torch.randint(256, (3, 64, 64), dtype=torch.uint8)}
     with torch.autocast("cpu", torch.bfloat16):
         found = model([sample])[0]["scores"]
-    model.inference_dtype = torch.bfloat16
+    set_inference(model, dtype=torch.bfloat16)
     expected = model([sample])[0]["scores"]
     assert {"memory", "ratio", "rba", "uno"} <= found.keys()
     for name, score in expected.items():
@@ -184,7 +186,7 @@ def test_an_outer_autocast_is_amp_of_the_network_alone_for_every_score(tiny_eomt
 
 def test_amp_rounds_the_network_and_nothing_after_it(tiny_cfg, monkeypatch):
     model = EoMT(tiny_cfg("TEST.AMP", True, "SOLVER.AMP.PRECISION", "bf16")).eval()
-    assert EoMT(tiny_cfg()).inference_dtype is None
+    assert EoMT(tiny_cfg()).inference.dtype is None
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.2)
     sample = {"image": torch.randint(256, (3, 40, 64), dtype=torch.uint8)}
@@ -199,7 +201,7 @@ def test_amp_rounds_the_network_and_nothing_after_it(tiny_cfg, monkeypatch):
     model.backbone.blocks[0].mlp.fc1.register_forward_hook(lambda *a: seen.append(a[2].dtype))
     model([sample])
     assert seen[0] == torch.bfloat16 and set(seen[1:]) == {torch.float32}
-    model.inference_dtype = None
+    set_inference(model, dtype=None)
     expected = model([sample])[0]
     for name, value in found["scores"].items():
         assert value.dtype == torch.float32
@@ -245,9 +247,9 @@ def test_leaving_queries_out_stays_within_the_tolerance_of_the_whole_model(tiny_
     with torch.no_grad():
         model.class_head.bias[-1] = 7.5
     sample = {"image": torch.randint(256, (3, 50, 90), dtype=torch.uint8)}
-    model.query_tolerance = 0.0
+    set_inference(model, query_tolerance=0.0)
     whole = model([sample], score_names=["rba_sum", "anomaly"])[0]["scores"]
-    model.query_tolerance = 1e-2
+    set_inference(model, query_tolerance=1e-2)
     fewer = model([sample], score_names=["rba_sum", "anomaly"])[0]["scores"]
     assert 0 < (fewer["anomaly"] - whole["anomaly"]).abs().max() < 1e-2
     # The sum over three known classes, each within the tolerance.
@@ -271,7 +273,7 @@ def test_out_of_memory_lowers_the_batch_once_and_for_all(tiny_eomt, panorama, ca
     with caplog.at_level(logging.WARNING):
         found = model([panorama, panorama])
     assert tried == [8, 4, 2, 2, 2, 2, 2, 2, 2]
-    assert model.window_batch == 2
+    assert model.inference.window_batch == 2
     assert [record.getMessage() for record in caplog.records] == [
         "out of memory with 8 windows per forward; continuing with INPUT.WINDOW_BATCH 4",
         "out of memory with 4 windows per forward; continuing with INPUT.WINDOW_BATCH 2",
@@ -298,7 +300,7 @@ def test_other_errors_are_not_taken_for_want_of_memory(tiny_eomt, panorama):
 
 @pytest.mark.parametrize("size", [(2160, 3840), (3840, 2160), (512, 4096)], ids=str)
 def test_large_images_are_read_in_strips_of_bounded_size(tiny_eomt, monkeypatch, size):
-    model = tiny_eomt(score_names=("rba",)).eval()
+    model = tiny_eomt(scores=("rba",)).eval()
     strips = []
 
     def read_scores(model, maps, names):

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tiny_models import set_info
 
 from anoseg_d2 import AnomalyPredictor
 from anoseg_d2.data.image_io import read_image
@@ -13,7 +14,7 @@ from anoseg_d2.prediction.predictor import as_bgr
 @pytest.fixture
 def predictor(tiny_eomt):
     built = AnomalyPredictor.__new__(AnomalyPredictor)
-    built.model = tiny_eomt(score_names=("rba",)).eval()
+    built.model = tiny_eomt(scores=("rba",)).eval()
     return built
 
 
@@ -192,7 +193,7 @@ def test_the_classes_of_a_checkpoint_have_their_names_and_colours(tmp_path, tiny
     from anoseg_d2.checkpoint import model_meta
 
     model = tiny_eomt()
-    model.class_names = ["lawn", "path", "shed"]
+    set_info(model, class_names=["lawn", "path", "shed"])
     torch.save({"model": model.state_dict(), "meta": model_meta(model)}, tmp_path / "tiny.pth")
     predictor = AnomalyPredictor.from_pretrained(str(tmp_path / "tiny.pth"))
     assert predictor.class_names == ["lawn", "path", "shed"]

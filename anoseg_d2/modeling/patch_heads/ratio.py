@@ -13,64 +13,83 @@ pixels.
 
 import math
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from anoseg_d2.modeling.memory import memory_block
+from anoseg_d2.modeling.patch_heads.base import PATCH_HEADS, PatchHead, free_block
 from anoseg_d2.utils.constants import VOID
+from anoseg_d2.utils.options import check_options, option, options_of
+from anoseg_d2.utils.ranges import integer, number
 
-__all__ = ["RATIO_PREFIX", "RatioHead", "cell_labels", "cells_of", "ratio_blocks"]
+__all__ = ["RatioHead", "RatioOptions", "cell_labels"]
 
-# Start of the head's names in a checkpoint.
-RATIO_PREFIX = "patch_maps.ratio."
 HIDDEN = (256, 128)
 
 
-class RatioHead(nn.Module):
-    """The patch map behind the `ratio` score: an MLP with two outputs per cell, known and unknown.
+@dataclass(frozen=True)
+class RatioOptions:
+    """Options of the `ratio` head."""
+
+    enabled: bool = option(
+        False, says="train a head for the `ratio` score next to the rest, on pasted objects"
+    )
+    alone: bool = option(
+        False, says="train only that head: the checkpoint it is trained on stays as it is"
+    )
+    cells: int = option(
+        4, integer(1, 32), "cells along each side of a patch, each with a score of its own"
+    )
+    threshold: float = option(
+        0.5,
+        number(0, 0.99),
+        "a cell is unknown where more than this fraction of its pixels is",
+    )
+    lr_factor: float = option(10.0, number(0, 1000), "learning rate of the head over BASE_LR")
+
+    def __post_init__(self):
+        check_options(self)
+
+
+@PATCH_HEADS.register("ratio")
+class RatioHead(PatchHead):
+    """The patch head behind the `ratio` score: an MLP with two outputs per cell, known and unknown.
 
     Args:
         width: C.
         blocks: ViT blocks, counted from 0, whose outputs it reads.
-        threshold: see `cell_labels`; only training reads it.
-        cells: along each side of a patch.
+        options: `RatioOptions`; None for the defaults.
     """
 
-    def __init__(self, width: int, blocks: Iterable[int], threshold: float = 0.5, cells: int = 1):
-        super().__init__()
-        self.blocks, self.threshold, self.cells = tuple(blocks), threshold, cells
+    options_class = RatioOptions
+    wanted = (
+        "MODEL.RATIO.ENABLED True trains one in stages 3 and 4, configs/ratio.yaml on a checkpoint"
+    )
+
+    def __init__(self, width: int, blocks: Iterable[int], options: RatioOptions | None = None):
+        super().__init__(width, blocks, options)
+        self.threshold, self.cells = self.options.threshold, self.options.cells
         self.layers = nn.Sequential(
             nn.Linear(len(self.blocks) * width, HIDDEN[0]),
             nn.GELU(),
             nn.Linear(HIDDEN[0], HIDDEN[1]),
             nn.GELU(),
-            nn.Linear(HIDDEN[1], 2 * cells**2),
+            nn.Linear(HIDDEN[1], 2 * self.cells**2),
         )
 
     def forward(self, tokens: Mapping[int, Tensor], grid: tuple[int, int]) -> Tensor:
-        """Return log p(unknown) - log p(known).
-
-        Args:
-            tokens: {block: (B, N, C)}.
-            grid: (gh, gw).
-        Returns:
-            (B, 1, h, w) float32.
-        """
+        """Return log p(unknown) - log p(known), (B, 1, h, w) float32."""
         known, unknown = self._logits(tokens, grid).unbind(dim=1)
         # The softmax divides both by the same sum, so the difference of the logits is enough.
         return (unknown - known)[:, None]
 
     def loss(self, tokens: Mapping[int, Tensor], sem_seg: Tensor, num_known: int) -> Tensor:
-        """Return the cross entropy of each image, averaged over its labelled cells.
+        """Return the cross entropy of each image, averaged over its labelled cells; 0 without any.
 
-        Args:
-            tokens: {block: (B, N, C)}; no gradient reaches them.
-            sem_seg: (B, H, W) integers: 0..num_known - 1 known, above it unknown, 255 void.
-            num_known: K.
-        Returns:
-            (B,) float32; 0 for an image without labels.
+        No gradient reaches the tokens.
         """
         height, width = sem_seg.shape[-2:]
         patches = next(iter(tokens.values())).shape[1]
@@ -82,6 +101,43 @@ class RatioHead(nn.Module):
         count = (labels != VOID).sum(dim=(1, 2))
         return values.sum(dim=(1, 2)) / count.clamp(min=1)
 
+    @classmethod
+    def choose_blocks(cls, depth: int, num_blocks: int) -> tuple[int, ...]:
+        """Return the blocks half way, before the queries, and the last one."""
+        return tuple(sorted({max(depth // 2 - 1, 0), free_block(depth, num_blocks), depth - 1}))
+
+    @classmethod
+    def from_config(cls, cfg) -> RatioOptions | None:
+        options = options_of(cfg, "MODEL.RATIO", RatioOptions)
+        return options if options.enabled or options.alone else None
+
+    @classmethod
+    def learning_rate_factor(cls, cfg) -> float:
+        return cfg.MODEL.RATIO.LR_FACTOR
+
+    def check(self, patch_size: int) -> None:
+        if patch_size % self.cells:
+            raise ValueError(
+                f"MODEL.RATIO.CELLS is {self.cells}; patches of {patch_size} pixels "
+                "(MODEL.EOMT.PATCH_SIZE) cannot be divided into so many along their side"
+            )
+
+    def state(self) -> dict[str, Any]:
+        return {}  # blocks follow from the ViT, cells from the tensors, and nothing else is used
+
+    @classmethod
+    def from_state(
+        cls,
+        state: Mapping[str, Any],
+        tensors: Mapping[str, Tensor],
+        vit: nn.Module,
+        num_blocks: int,
+    ) -> "RatioHead":
+        last = max(name for name in tensors if name.endswith("bias"))
+        cells = math.isqrt(len(tensors[last]) // 2)
+        blocks = cls.choose_blocks(len(vit.blocks), num_blocks)
+        return cls(vit.embed_dim, blocks, RatioOptions(cells=cells))
+
     def _logits(self, tokens: Mapping[int, Tensor], grid: tuple[int, int]) -> Tensor:
         """Return the outputs (B, 2, h, w)."""
         # The first layer has its own gains and biases, so the norm needs none.
@@ -89,24 +145,6 @@ class RatioHead(nn.Module):
         parts = [F.layer_norm(part, part.shape[-1:]) for part in parts]
         outputs = self.layers(torch.cat(parts, dim=-1))
         return F.pixel_shuffle(outputs.mT.unflatten(-1, grid), self.cells)
-
-
-def ratio_blocks(depth: int, num_blocks: int) -> tuple[int, ...]:
-    """Return the blocks that the head reads, counted from 0: half way, memory's, last.
-
-    Args:
-        depth: number of ViT blocks.
-        num_blocks: last blocks that see the queries.
-    Raises:
-        ValueError: the queries enter before the first block.
-    """
-    return tuple(sorted({max(depth // 2 - 1, 0), memory_block(depth, num_blocks), depth - 1}))
-
-
-def cells_of(state: Mapping[str, Tensor]) -> int:
-    """Return the cells along the side of a patch, of a head whose tensors are in a checkpoint."""
-    last = max(name for name in state if name.startswith(RATIO_PREFIX) and name.endswith("bias"))
-    return math.isqrt(len(state[last]) // 2)
 
 
 def cell_labels(sem_seg: Tensor, num_known: int, side: int, threshold: float) -> Tensor:

@@ -14,7 +14,8 @@ from anoseg_d2.export import ExportSpec
 from anoseg_d2.export.graph import ExportModel
 from anoseg_d2.modeling import EoMT
 from anoseg_d2.modeling.inference import predict_windows
-from anoseg_d2.modeling.ratio import RATIO_PREFIX, RatioHead, cell_labels, ratio_blocks
+from anoseg_d2.modeling.patch_heads import RatioHead, RatioOptions
+from anoseg_d2.modeling.patch_heads.ratio import cell_labels
 from anoseg_d2.modeling.scores import is_implicit, scores_from_maps
 from anoseg_d2.modeling.windows import cut_windows, merge_windows, plan_windows
 from anoseg_d2.prediction.predictor import AnomalyPredictor
@@ -40,13 +41,17 @@ def test_cells_are_labelled_by_their_pixels():
 
 
 def test_it_reads_the_middle_the_last_block_before_the_queries_and_the_last():
-    assert ratio_blocks(12, 3) == (5, 8, 11) and ratio_blocks(24, 4) == (11, 19, 23)
-    assert ratio_blocks(3, 2) == (0, 2)
+    assert RatioHead.choose_blocks(12, 3) == (5, 8, 11) and RatioHead.choose_blocks(24, 4) == (
+        11,
+        19,
+        23,
+    )
+    assert RatioHead.choose_blocks(3, 2) == (0, 2)
 
 
 @pytest.mark.parametrize("cells", [1, 2])
 def test_no_gradient_reaches_the_tokens(cells):
-    head = RatioHead(8, (0, 2), cells=cells)
+    head = RatioHead(8, (0, 2), RatioOptions(cells=cells))
     tokens = {block: torch.randn(2, 4, 8, requires_grad=True) for block in (0, 2)}
     sem_seg = torch.tensor([0, 3]).repeat_interleave(8).expand(2, 16, 16)
     head.loss(tokens, sem_seg, 3).sum().backward()
@@ -66,7 +71,7 @@ def train(head, tokens, sem_seg, steps):
 
 def test_separable_tokens_are_learned():
     torch.manual_seed(0)
-    head = RatioHead(8, (0,))
+    head = RatioHead(8, (0,), RatioOptions(cells=1))
     tokens = 0.5 * torch.randn(4, 16, 8)
     unknown = torch.rand(4, 16) < 0.3
     tokens[unknown] += torch.tensor([4.0, 0, 0, 0, 0, 0, 0, -4.0])
@@ -82,7 +87,7 @@ def test_separable_tokens_are_learned():
 def test_cells_lie_where_their_pixels_do():
     """Each token says which of the four cells of its patch are unknown."""
     torch.manual_seed(0)
-    head = RatioHead(8, (0,), cells=2)
+    head = RatioHead(8, (0,), RatioOptions(cells=2))
     unknown = torch.rand(16, 6, 4) < 0.4  # patches in a grid of 2 x 3, their cells row by row
     tokens = torch.where(unknown, 1.0, -1.0)
     tokens = torch.cat([tokens, -tokens], dim=-1) + 0.05 * torch.randn(16, 6, 8)
@@ -95,11 +100,11 @@ def test_cells_lie_where_their_pixels_do():
 
 def test_cells_that_do_not_divide_a_patch_are_refused(tiny_eomt):
     with pytest.raises(ValueError, match=r"MODEL.RATIO.CELLS is 3; patches of 16 pixels"):
-        tiny_eomt(ratio=True, ratio_cells=3)
+        tiny_eomt(patch_heads={"ratio": RatioOptions(cells=3)})
 
 
 def test_an_image_without_labels_has_no_loss_but_a_graph():
-    head = RatioHead(8, (0,))
+    head = RatioHead(8, (0,), RatioOptions(cells=1))
     loss = head.loss({0: torch.randn(1, 4, 8)}, torch.full((1, 16, 16), 255), 3)
     loss.sum().backward()
     assert loss.tolist() == [0] and all(p.grad is not None for p in head.parameters())
@@ -109,20 +114,21 @@ def test_the_rest_of_the_model_has_the_gradients_that_it_has_without(tiny_eomt, 
     gradients = []
     for ratio in (False, True):
         torch.manual_seed(0)
-        model = tiny_eomt(has_anomaly=True, masked_attention=False, ratio=ratio).train()
+        heads = {"ratio": None} if ratio else None
+        model = tiny_eomt(has_anomaly=True, masked_attention=False, patch_heads=heads).train()
         losses = model(outlier_batch(tiny_batch))
         assert ("loss_ratio" in losses) == ratio
         sum(losses.values()).backward()
         gradients.append({name: p.grad for name, p in model.named_parameters()})
     own = [name for name in gradients[1] if name not in gradients[0]]
-    assert own and all(name.startswith(RATIO_PREFIX) for name in own)
+    assert own and all(name.startswith("patch_maps.ratio.") for name in own)
     assert all(gradients[1][name].abs().sum() > 0 for name in own)
     for name, expected in gradients[0].items():
         assert torch.equal(gradients[1][name], expected), name
 
 
 def test_micro_batches_add_up_to_the_loss_of_the_step(tiny_eomt, tiny_batch):
-    model = tiny_eomt(has_anomaly=True, masked_attention=False, ratio=True).train()
+    model = tiny_eomt(has_anomaly=True, masked_attention=False, patch_heads={"ratio": None}).train()
     samples = outlier_batch(tiny_batch)
     samples[1]["sem_seg"][:, 16:] = 255  # unequal numbers of labelled patches
     normalizers = model.criterion.normalizers([3, 3], model.num_queries)
@@ -132,9 +138,11 @@ def test_micro_batches_add_up_to_the_loss_of_the_step(tiny_eomt, tiny_batch):
 
 def test_alone_only_the_head_trains_and_known_classes_suffice(tiny_eomt, tiny_batch):
     lora = {"dropout": 0.5}
-    model = tiny_eomt(lora=lora, vit={"drop_path": 0.5}, ratio_alone=True).train()
+    model = tiny_eomt(
+        lora=lora, vit={"drop_path": 0.5}, patch_heads={"ratio": None}, train_only="ratio"
+    ).train()
     trained = [name for name, p in model.named_parameters() if p.requires_grad]
-    assert trained and all(name.startswith(RATIO_PREFIX) for name in trained)
+    assert trained and all(name.startswith("patch_maps.ratio.") for name in trained)
     first, second = (model(outlier_batch(tiny_batch)) for _ in range(2))
     assert list(first) == ["loss_ratio"]
     assert torch.equal(first["loss_ratio"], second["loss_ratio"]), "the frozen ViT drops nothing"
@@ -142,7 +150,7 @@ def test_alone_only_the_head_trains_and_known_classes_suffice(tiny_eomt, tiny_ba
 
 
 def test_windows_merge_the_ratio_like_every_map(tiny_eomt):
-    model = tiny_eomt(window_overlap=0.3, ratio=True).eval()
+    model = tiny_eomt(window_overlap=0.3, patch_heads={"ratio": None}).eval()
     image = torch.randint(256, (3, 40, 90), dtype=torch.uint8)
     plan = plan_windows((40, 90), (32, 32), 0.3)
     with torch.no_grad():
@@ -166,11 +174,11 @@ def test_odds_add_the_log_odds_of_the_class_and_the_ratio():
 
 
 def test_odds_need_the_class_and_the_head(tiny_eomt):
-    assert "odds" in tiny_eomt(has_anomaly=True, ratio=True).score_names
-    assert "odds" not in tiny_eomt(ratio=True).score_names
+    assert "odds" in tiny_eomt(has_anomaly=True, patch_heads={"ratio": None}).score_names
+    assert "odds" not in tiny_eomt(patch_heads={"ratio": None}).score_names
     assert not is_implicit("odds")
     with pytest.raises(ValueError, match=r"'odds' needs a model with the anomaly class"):
-        tiny_eomt(ratio=True).check_scores(["odds"])
+        tiny_eomt(patch_heads={"ratio": None}).check_scores(["odds"])
     with pytest.raises(ValueError, match=r"'odds' needs a model with 'ratio'"):
         tiny_eomt(has_anomaly=True).check_scores(["odds"])
 
@@ -178,7 +186,7 @@ def test_odds_need_the_class_and_the_head(tiny_eomt):
 @pytest.mark.slow
 @pytest.mark.parametrize("half", [False, True])
 def test_the_traced_graph_equals_the_model(tiny_eomt, half):
-    model = tiny_eomt(has_anomaly=True, ratio=True).eval()
+    model = tiny_eomt(has_anomaly=True, patch_heads={"ratio": None}).eval()
     image = torch.randint(256, (1, 3, 50, 90), dtype=torch.uint8)
     spec = ExportSpec(("rba", "ratio", "odds"), image_size=(50, 90), half=half)
     graph = torch.export.export(ExportModel(model, spec), (image,)).module()
@@ -198,7 +206,7 @@ def test_a_model_without_one_says_how_to_get_it(tiny_eomt):
 @pytest.fixture(params=[1, 4])
 def trained(request, tmp_path, tiny_eomt):
     """A model with a ratio head of one cell per patch or several, and its checkpoint."""
-    model = tiny_eomt(ratio=True, ratio_cells=request.param).eval()
+    model = tiny_eomt(patch_heads={"ratio": RatioOptions(cells=request.param)}).eval()
     AnosegCheckpointer(model, str(tmp_path)).save("trained")
     return model, tmp_path / "trained.pth"
 
@@ -227,7 +235,7 @@ def test_a_checkpoint_without_one_starts_it_in_training_and_is_refused_in_evalua
     checkpoint = read_checkpoint(tmp_path / "plain.pth")
     report = load_checkpoint(cfg, EoMT(cfg), checkpoint, training=True)
     started = report.names("initialised")
-    assert started and all(name.startswith(RATIO_PREFIX) for name in started)
+    assert started and all(name.startswith("patch_maps.ratio.") for name in started)
     with pytest.raises(ValueError, match=r"untrained(.|\n)*patch_maps.ratio(.|\n)*RATIO"):
         load_checkpoint(cfg, EoMT(cfg), checkpoint)
 

@@ -9,7 +9,8 @@ from torch.utils._pytree import tree_leaves
 from anoseg_d2.config import load_config
 from anoseg_d2.modeling import EoMT
 from anoseg_d2.modeling.inference import predict_windows
-from anoseg_d2.modeling.memory import PatchMemory, backbone_hash, choose_rows, memory_block
+from anoseg_d2.modeling.patch_heads import PatchMemory, free_block
+from anoseg_d2.modeling.patch_heads.memory import backbone_hash, choose_rows
 from anoseg_d2.modeling.windows import cut_windows, merge_windows, plan_windows
 
 
@@ -26,7 +27,7 @@ def test_the_cosine_equals_a_loop():
 def test_rows_in_chunks_equal_all_rows_at_once(monkeypatch):
     tokens, memory = torch.randn(1, 5, 8), PatchMemory(torch.randn(50, 8), 0)
     whole = memory({0: tokens}, (1, 5))
-    monkeypatch.setattr("anoseg_d2.modeling.memory._COSINES", 35)  # seven rows at once
+    monkeypatch.setattr("anoseg_d2.modeling.patch_heads.memory._COSINES", 35)  # seven rows at once
     torch.testing.assert_close(memory({0: tokens}, (1, 5)), whole)
 
 
@@ -77,7 +78,7 @@ def test_every_size_gives_the_tokens_that_memory_and_ratio_read(backbone, size, 
     overrides += ["INPUT.CROP_SIZE", (64, 96), "MODEL.RATIO.ENABLED", True]
     with torch.device("meta"):  # shapes only: no size takes memory or time
         model = EoMT(load_config("", overrides)).eval()
-    assert memory_block(len(model.backbone.blocks), model.num_blocks) == block
+    assert free_block(len(model.backbone.blocks), model.num_blocks) == block
     assert model.patch_maps["ratio"].blocks == blocks
     model._apply_heads = lambda x: None  # autocast knows no meta device
     tokens = model.run_network(torch.empty(1, 3, 64, 96, device="meta"), True, blocks)[1]
@@ -95,7 +96,7 @@ def test_a_row_of_the_memory_scores_zero():
 
 
 def with_memory(model, images):
-    block = memory_block(len(model.backbone.blocks), model.num_blocks)
+    block = free_block(len(model.backbone.blocks), model.num_blocks)
     with torch.no_grad():
         tokens = model.run_network(images, blocks=[block])[1][block]
     model.patch_maps["memory"] = PatchMemory(tokens.flatten(0, 1), block)
@@ -127,9 +128,9 @@ def test_tokens_are_those_before_the_queries_enter(tiny_eomt, tiny_batch):
     before = model.run_network(image, blocks=[0])[1][0]
     torch.nn.init.normal_(model.query.weight)
     assert torch.equal(model.run_network(image, blocks=[0])[1][0], before)
-    assert memory_block(12, 3) == 8 and memory_block(24, 4) == 19
+    assert free_block(12, 3) == 8 and free_block(24, 4) == 19
     with pytest.raises(ValueError, match="all 3 blocks"):
-        memory_block(3, 3)
+        free_block(3, 3)
 
 
 def test_a_coreset_holds_the_rare_patch_that_chance_misses():

@@ -1,14 +1,17 @@
-"""The guided filter: equal to its definition, and to what the model and its exports apply."""
+"""Filters of score maps: equal to their definitions, and to what models and exports apply."""
 
 import numpy as np
 import pytest
 import torch
+from scipy.ndimage import gaussian_filter
+from tiny_models import set_inference
 from torch.nn import functional as F
 
+from anoseg_d2.config import load_config
 from anoseg_d2.export.graph import ExportModel
 from anoseg_d2.export.spec import ExportSpec
 from anoseg_d2.modeling import EoMT
-from anoseg_d2.modeling.guided_filter import PLAIN, GuidedFilter
+from anoseg_d2.modeling.filters import PLAIN, POSTPROCESS, GuidedFilter, gaussian, road_prior
 
 
 def by_definition(image, score, radius):
@@ -72,22 +75,22 @@ def test_the_model_filters_every_score_with_a_radius_in_patches(tiny_eomt, tiny_
     # 40 x 70 pixels are resized to 32 x 56: a patch of 16 pixels covers 20 of the photograph's.
     sample = {"image": torch.randint(256, (3, 40, 70), dtype=torch.uint8)}
     plain = model([sample])[0]
-    model.guided_filter = 0.75
+    set_inference(model, guided_filter=0.75)
     found = model([sample])[0]
     guide = GuidedFilter(sample["image"][None], 15.0)
     for name, score in plain["scores"].items():
         torch.testing.assert_close(found["scores"][name], guide(score[None])[0], msg=name)
     assert torch.equal(found["sem_seg"], plain["sem_seg"])
     # A larger output has the same radius relative to the image, whatever the scale.
-    model.scales = (2.0,)
+    set_inference(model, scales=(2.0,))
     larger = model([sample | {"height": 80, "width": 140}])[0]
-    model.guided_filter = 0.0
+    set_inference(model, guided_filter=0.0)
     unfiltered = model([sample | {"height": 80, "width": 140}])[0]
     image = F.interpolate(sample["image"][None].float(), size=(80, 140), mode="bilinear")
     expected = GuidedFilter(image, 30.0)(unfiltered["scores"]["rba"][None])[0]
     torch.testing.assert_close(larger["scores"]["rba"], expected, rtol=0, atol=0.02)
-    assert EoMT(tiny_cfg()).guided_filter == 0
-    assert EoMT(tiny_cfg("TEST.ANOMALY.GUIDED_FILTER", 0.5)).guided_filter == 0.5
+    assert EoMT(tiny_cfg()).inference.guided_filter == 0
+    assert EoMT(tiny_cfg("TEST.ANOMALY.GUIDED_FILTER", 0.5)).inference.guided_filter == 0.5
 
 
 def test_an_exported_model_filters_as_the_model_does(tiny_eomt):
@@ -101,3 +104,31 @@ def test_an_exported_model_filters_as_the_model_does(tiny_eomt):
         torch.testing.assert_close(found[1][index], expected["anomaly"], rtol=0, atol=1e-4)
     with pytest.raises(ValueError, match="GUIDED_FILTER is 0.5; its radius in pixels depends"):
         ExportModel(model, ExportSpec(("rba",), any_size=True))
+
+
+def test_gaussian_is_scipys_within_the_kernels_reach():
+    score = torch.rand(40, 50, generator=torch.Generator().manual_seed(0))
+    expected = gaussian_filter(score.numpy().astype(np.float64), 2.0, mode="mirror", truncate=3.0)
+    np.testing.assert_allclose(gaussian(score, None).numpy(), expected, atol=1e-5)
+
+
+def test_gaussian_keeps_a_constant_and_a_single_row():
+    constant = torch.full((9, 9), 0.3)
+    torch.testing.assert_close(gaussian(constant, None), constant)
+    row = torch.rand(1, 9)
+    assert torch.equal(gaussian(row, None), row)
+
+
+def test_road_prior_keeps_what_lies_on_the_ground_and_what_interrupts_it():
+    # columns: ground from row 1 with an obstacle in it; none; pavement from row 2
+    sem_seg = torch.tensor([[10, 10, 10], [0, 10, 10], [13, 2, 1], [0, 2, 1]])
+    score = torch.arange(12.0).view(4, 3) + 1
+    low = 1.0
+    expected = torch.tensor([[low, low, low], [4, low, low], [7, low, 9], [10, low, 12]])
+    assert torch.equal(road_prior(score, sem_seg), expected)
+
+
+def test_filters_are_off_by_default_and_chosen_by_name():
+    assert list(load_config().TEST.ANOMALY.POSTPROCESS) == []
+    with pytest.raises(ValueError, match="unknown post-processing filter 'blur'.*gaussian"):
+        POSTPROCESS["blur"]

@@ -1,0 +1,23 @@
+"""What is known about a model besides its weights."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+__all__ = ["ModelInfo"]
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """Facts about a model that its checkpoint holds; `EoMT.info` is replaced as a whole.
+
+    Example: `model.info = dataclasses.replace(model.info, averaged=True)`.
+
+    Args:
+        class_names: of the known classes, from a dataset or a checkpoint; None if unknown.
+        score_statistics: mean and standard deviation of scores on known pixels, for ensembles.
+        averaged: whether the weights are the moving average of a training.
+    """
+
+    class_names: tuple[str, ...] | None = None
+    score_statistics: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    averaged: bool = False

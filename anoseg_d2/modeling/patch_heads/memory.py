@@ -1,0 +1,182 @@
+"""A memory of known patches says how far a patch is from all that normal photographs show.
+
+The score needs no training and no outliers. "Far Away in the Deep Space" (cDNP, Galesso et al.,
+arXiv:2211.06660) and AnomalyDINO (arXiv:2405.14529) score patches by their nearest neighbour among
+known ones; here it is the cosine to the nearest of a few thousand tokens. They come from the last
+ViT block before the queries enter, which neither queries nor mask losses have touched, or from
+several blocks.
+
+Shape letters: B images, N patches, C width, M blocks, R rows of the memory.
+"""
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from anoseg_d2.modeling.patch_heads.base import PATCH_HEADS, PatchHead
+
+__all__ = ["PatchMemory", "backbone_hash", "choose_rows"]
+
+# Cosines held at once, of all windows of a batch together: 32 MiB.
+_COSINES = 2**23
+# Rows compared at once in an exported graph, whose batch may be open.
+_EXPORTED_ROWS = 4096
+
+
+@PATCH_HEADS.register("memory")
+class PatchMemory(PatchHead):
+    """The patch head behind the `memory` score.
+
+    The distance of a token is 1 - cosine to the nearest row of its block. With `mean` and `spread`,
+    the distances of each block are standardised before the mean over blocks is taken, so that no
+    block drowns the others.
+
+    Args:
+        rows: (R, C) or (M, R, C) known patch tokens of any norm; kept with norm 1 in float16.
+        blocks: ViT block, counted from 0, whose output the rows are, or M blocks.
+        mean, spread: (M,) of the distances of each block on known patches; None for raw distances.
+        backbone_sha256: `backbone_hash` of the weights that the rows were computed with.
+    """
+
+    wanted = "`anoseg memory` adds one to a checkpoint"
+
+    def __init__(
+        self,
+        rows: Tensor,
+        blocks: int | Iterable[int],
+        mean: Tensor | None = None,
+        spread: Tensor | None = None,
+        backbone_sha256: str | None = None,
+    ):
+        blocks = (blocks,) if isinstance(blocks, int) else tuple(blocks)
+        if rows.dim() not in (2, 3) or rows.numel() == 0 or not torch.isfinite(rows).all():
+            raise ValueError(
+                f"a memory must be (rows, width) finite numbers, or (blocks, rows, width); found "
+                f"shape {tuple(rows.shape)}"
+            )
+        if len(blocks) != (1 if rows.dim() == 2 else len(rows)):
+            raise ValueError(f"a memory of blocks {blocks} has rows {tuple(rows.shape)}")
+        super().__init__(rows.shape[-1], blocks)
+        self.register_buffer("rows", F.normalize(rows.float(), dim=-1).half())
+        self.register_buffer("mean", None if mean is None else mean.float())
+        self.register_buffer("spread", None if spread is None else spread.float())
+        self.backbone_sha256 = backbone_sha256
+        self._unit: Tensor | None = None  # the rows in float32, made when they are first compared
+
+    def forward(self, tokens: Mapping[int, Tensor], grid: tuple[int, int]) -> Tensor:
+        """Return the distance from the rows, (B, 1, gh, gw) float32: 0..2 unless standardised."""
+        rows = self._unit_rows().view(len(self.blocks), -1, self.width)
+        found = [
+            self._distance(tokens[block], own) for block, own in zip(self.blocks, rows, strict=True)
+        ]
+        if self.mean is not None:
+            found = [
+                (distance - mean) / spread
+                for distance, mean, spread in zip(found, self.mean, self.spread, strict=True)
+            ]
+        distance = found[0] if len(found) == 1 else torch.stack(found).mean(dim=0)
+        return distance.unflatten(-1, grid)[:, None]
+
+    def _distance(self, tokens: Tensor, rows: Tensor) -> Tensor:
+        """Return 1 - cosine of tokens (B, N, C) to the nearest of rows (R, C): (B, N)."""
+        unit = F.normalize(tokens.float(), dim=-1)
+        nearest = None
+        for some in rows.split(self._rows_at_once(unit)):
+            best = (unit @ some.T).amax(dim=-1)
+            nearest = best if nearest is None else torch.maximum(nearest, best)
+        return 1 - nearest.clamp(max=1)
+
+    def state(self) -> dict[str, Any]:
+        # Files with a single block are of before there were several.
+        blocks = {"block": self.blocks[0]} if len(self.blocks) == 1 else {"blocks": [*self.blocks]}
+        return {**blocks, "backbone_sha256": self.backbone_sha256}
+
+    @classmethod
+    def from_state(
+        cls,
+        state: Mapping[str, Any],
+        tensors: Mapping[str, Tensor],
+        vit: nn.Module,
+        num_blocks: int,
+    ) -> "PatchMemory":
+        blocks = state.get("blocks") or (state.get("block"),)
+        if not all(isinstance(b, int) and 0 <= b < len(vit.blocks) for b in blocks):
+            blocks = cls.choose_blocks(len(vit.blocks), num_blocks)
+        statistics = (tensors.get(name) for name in ("mean", "spread"))
+        return cls(tensors["rows"], blocks, *statistics, state.get("backbone_sha256"))
+
+    def check_backbone(self, state: Mapping[str, Tensor]) -> None:
+        if self.backbone_sha256 != backbone_hash(state, max(self.blocks)):
+            raise ValueError(
+                "its memory was built from another backbone, so its scores would mean nothing; "
+                "build it again with `anoseg memory`"
+            )
+
+    def _unit_rows(self) -> Tensor:
+        """Return the rows in float32: kept, because converting them takes a fifth of the time."""
+        if torch.compiler.is_exporting():
+            return self._normalized()
+        if self._unit is None or self._unit.device != self.rows.device:
+            self._unit = self._normalized()
+        return self._unit
+
+    def _load_from_state_dict(self, *args, **options) -> None:
+        self._unit = None
+        super()._load_from_state_dict(*args, **options)
+
+    def _normalized(self) -> Tensor:
+        # float16 rounds a row; normalised again, its cosine with itself is 1.
+        return F.normalize(self.rows.float(), dim=-1)
+
+    def _rows_at_once(self, unit: Tensor) -> int:
+        if torch.compiler.is_exporting():
+            return _EXPORTED_ROWS
+        return max(_COSINES // unit[..., 0].numel(), 1)
+
+
+def backbone_hash(state: Mapping[str, Tensor], block: int) -> str:
+    """Return the sha256 of the weights that the tokens of a block are computed with.
+
+    The position embedding is left out, so that a checkpoint keeps its memory when it is
+    resampled for another crop.
+
+    Args:
+        state: tensors by our names, with adapters merged.
+        block: ViT block, counted from 0.
+    """
+    prefixes = ("backbone.patch_embed.", "backbone.cls_token", "backbone.reg_token")
+    prefixes += tuple(f"backbone.blocks.{index}." for index in range(block + 1))
+    digest = hashlib.sha256()
+    for name in sorted(name for name in state if name.startswith(prefixes)):
+        digest.update(f"{name} {tuple(state[name].shape)}\n".encode())
+        digest.update(state[name].detach().cpu().float().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def choose_rows(tokens: Tensor, count: int, generator: torch.Generator, coreset: bool) -> Tensor:
+    """Choose rows for a memory.
+
+    Args:
+        tokens: (P, C) candidates.
+        count: most rows to choose.
+        generator: source of randomness.
+        coreset: greedily choose the token that is farthest from all chosen ones (k-center, as in
+            PatchCore, arXiv:2106.08265) instead of at random. A few rows then cover rare patches
+            too, at a cost of count * P * C multiplications.
+    Returns:
+        (min(count, P), C).
+    """
+    order = torch.randperm(len(tokens), generator=generator)
+    if not coreset or len(tokens) <= count:
+        return tokens[order[:count]]
+    unit = F.normalize(tokens.float(), dim=-1)
+    chosen = [int(order[0])]
+    nearest = unit @ unit[chosen[0]]
+    while len(chosen) < count:
+        chosen.append(int(nearest.argmin()))
+        nearest = torch.maximum(nearest, unit @ unit[chosen[-1]])
+    return tokens[chosen]
