@@ -7,6 +7,7 @@ from pathlib import Path
 
 from anoseg_d2.data.dataset_files import FoundFiles, Layout, find_files
 from anoseg_d2.data.label_rules import LabelRule
+from anoseg_d2.utils.cli import printable
 from anoseg_d2.utils.files import check_name
 
 __all__ = ["Dataset", "allow_count_mismatch"]
@@ -152,4 +153,4 @@ class Dataset:
 
 
 def _some(paths: tuple[Path, ...], limit: int = 3) -> str:
-    return ", ".join([str(path) for path in paths[:limit]] + ["..."] * (len(paths) > limit))
+    return ", ".join([printable(path) for path in paths[:limit]] + ["..."] * (len(paths) > limit))

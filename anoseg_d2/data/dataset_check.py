@@ -18,6 +18,7 @@ from anoseg_d2.data.image_io import (
     read_palette,
 )
 from anoseg_d2.data.label_rules import LabelRule
+from anoseg_d2.utils.cli import printable
 from anoseg_d2.utils.constants import ANOMALY, VOID
 
 __all__ = ["DatasetReport", "check_dataset"]
@@ -113,8 +114,8 @@ def check_dataset(
         report.verdict, report.problems = "broken", [str(error)]
         return report
     report.layout, report.folder, report.images = found.layout, str(found.folder), len(found.pairs)
-    report.images_without_label = list(map(str, found.images_without_label))
-    report.labels_without_image = list(map(str, found.labels_without_image))
+    report.images_without_label = list(map(printable, found.images_without_label))
+    report.labels_without_image = list(map(printable, found.labels_without_image))
     report.problems = dataset.problems(found)
     pairs = found.pairs
     if 0 < sample < len(pairs):
@@ -160,7 +161,8 @@ def _read_pair(pair: tuple[str, str], rule: LabelRule) -> _File:
     file.size = f"{image.shape[1]}x{image.shape[0]}"
     if image.shape[:2] != stored.shape:
         label_size = f"{stored.shape[1]}x{stored.shape[0]}"
-        file.size_differs = f"{pair[0]} is {file.size}, its label {pair[1]} is {label_size}"
+        photo, label = map(printable, pair)
+        file.size_differs = f"{photo} is {file.size}, its label {label} is {label_size}"
     file.values = _count(stored)
     if file.kinds[1].mode == "P":
         colors = read_palette(pair[1])

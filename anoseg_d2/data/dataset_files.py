@@ -14,6 +14,7 @@ from pathlib import Path
 
 from anoseg_d2.data.image_io import IMAGE_EXTENSIONS
 from anoseg_d2.data.path_pattern import PathPattern
+from anoseg_d2.utils.cli import printable
 from anoseg_d2.utils.folders import same_name, walk_files
 
 __all__ = ["FoundFiles", "Layout", "find_files", "match_files"]
@@ -92,7 +93,8 @@ def match_files(folder, pattern: str) -> dict[str, Path]:
         key = "__".join(captured[name] for name in sorted(captured))
         if key in found:
             raise ValueError(
-                f"two files for {key!r}: {found[key]} and {path}; keep one (pattern {pattern!r})"
+                f"two files for {key!r}: {printable(found[key])} and {printable(path)}; keep one "
+                f"(pattern {pattern!r})"
             )
         found[key] = path
     return found
@@ -166,7 +168,7 @@ def _in_folder(folder: Path, layout: Layout) -> FoundFiles | None:
 
 
 def _kept(files: dict[str, Path], layout: Layout) -> dict[str, Path]:
-    return {key: path for key, path in files.items() if re.fullmatch(layout.frames, key)}
+    return {key: path for key, path in files.items() if re.fullmatch(layout.frames, key, re.DOTALL)}
 
 
 def _nothing_found(name: str, root: Path, layouts: Sequence[Layout]) -> str:
@@ -191,4 +193,5 @@ def _nothing_found(name: str, root: Path, layouts: Sequence[Layout]) -> str:
 
 def _listing(folder: Path, limit: int = 8) -> str:
     names = sorted(os.listdir(folder))
+    names = list(map(printable, names))
     return ", ".join(names[:limit] + (["..."] if len(names) > limit else [])) or "nothing"

@@ -21,6 +21,7 @@ from anoseg_d2.data.cut_paste.sources import (
 )
 from anoseg_d2.data.image_io import read_image
 from anoseg_d2.data.label_rules import load_label
+from anoseg_d2.utils.cli import printable
 
 __all__ = ["AnosegDatasetMapper", "sample_generator"]
 
@@ -100,10 +101,10 @@ class AnosegDatasetMapper:
             return {**sample, "image": _to_tensor(image), "height": height, "width": width}
         label = load_label(sample["sem_seg_file_name"], dataset_dict["label_rule"])
         if image.shape[:2] != label.shape:
+            photo, stored = (printable(sample[key]) for key in ("file_name", "sem_seg_file_name"))
             raise ValueError(
-                f"{sample['file_name']} is {image.shape[1]}x{image.shape[0]}, but its label "
-                f"{sample['sem_seg_file_name']} is {label.shape[1]}x{label.shape[0]} (width x "
-                "height); they must agree"
+                f"{photo} is {image.shape[1]}x{image.shape[0]}, but its label {stored} is "
+                f"{label.shape[1]}x{label.shape[0]} (width x height); they must agree"
             )
         # detectron2's own loaders do not number samples, but they seed numpy in each worker.
         seed, number, index = (

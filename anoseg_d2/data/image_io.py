@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
+from anoseg_d2.utils.cli import printable
 from anoseg_d2.utils.files import write_atomic
 
 __all__ = [
@@ -24,6 +25,8 @@ __all__ = [
     "read_image",
     "read_label",
     "read_palette",
+    "to_rgb",
+    "warn_of_transparency",
     "write_image",
 ]
 
@@ -95,7 +98,7 @@ def read_facts(path) -> ImageFacts:
 def _open(path) -> tuple[Image.Image, ImageFacts]:
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"no such image file: {path}")
+        raise FileNotFoundError(f"no such image file: {printable(path)}")
     try:
         image = Image.open(path, formats=_FORMATS)
         if image.width * image.height > MAX_PIXELS:
@@ -108,7 +111,7 @@ def _open(path) -> tuple[Image.Image, ImageFacts]:
         orientation = _orientation(image) if "exif" in image.info else 1
         return image, ImageFacts(*image.size, image.mode, bits, orientation)
     except _UNREADABLE as error:
-        raise ValueError(f"cannot read image {path}: {error}") from error
+        raise ValueError(f"cannot read image {printable(path)}: {error}") from error
 
 
 def _load(path) -> tuple[Image.Image, ImageFacts]:
@@ -117,7 +120,7 @@ def _load(path) -> tuple[Image.Image, ImageFacts]:
         image.load()
         return image, replace(facts, orientation=_orientation(image))
     except _UNREADABLE as error:
-        raise ValueError(f"cannot read image {path}: {error}") from error
+        raise ValueError(f"cannot read image {printable(path)}: {error}") from error
 
 
 def _orientation(image: Image.Image) -> int:
@@ -143,32 +146,53 @@ def read_image(path, labelled: bool = False) -> np.ndarray:
             16-bit values that fill only 12 bits or fewer; the message names it.
     """
     image, facts = _load(path)
-    if image.mode == "F":
-        raise ValueError(
-            f"{path} holds 32-bit floats, whose range is unknown; save it with 8 or 16 bits"
-        )
     if labelled and not facts.size_tells_turn:
         warnings.warn(
-            f"{path} is turned by its EXIF orientation {facts.orientation}; a label that was drawn "
-            "on the image as it is stored is wrong in every pixel",
+            f"{printable(path)} is turned by its EXIF orientation {facts.orientation}; a label "
+            "that was drawn on the image as it is stored is wrong in every pixel",
             stacklevel=2,
+        )
+    pixels = to_rgb(image, path)
+    if facts.bits == 16 and not image.mode.startswith("I"):
+        _refuse_narrow_range(int(pixels.max()), path)
+    return pixels
+
+
+def to_rgb(image: Image.Image, name) -> np.ndarray:
+    """Convert an image of any mode, as `read_image` says.
+
+    Args:
+        image: Pillow's.
+        name: for messages.
+    Returns:
+        (H, W, 3) uint8, RGB.
+    Raises:
+        ValueError: it holds floats, or 16-bit values that fill only 12 bits or fewer.
+    """
+    if image.mode == "F":
+        raise ValueError(
+            f"{printable(name)} holds 32-bit floats, whose range is unknown; save it with 8 or 16 "
+            "bits"
         )
     if image.has_transparency_data and image.convert("RGBA").getextrema()[3][0] < 255:
-        warnings.warn(
-            f"{path} has transparent pixels, which show the colours that are stored under them",
-            stacklevel=2,
-        )
+        warn_of_transparency(name)
     image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I"):
         values = np.asarray(image).astype(np.int64)
         # Some writers store 8-bit values in 32-bit integers; only wider ones are scaled down.
         if image.mode.startswith("I;16") or values.max() > 255:
-            values = high_byte(values, path)
+            values = high_byte(values, name)
         return np.repeat(values.clip(0, 255).astype(np.uint8)[..., None], 3, axis=2)
-    pixels = np.array(image.convert("RGB"))
-    if facts.bits == 16:
-        _refuse_narrow_range(int(pixels.max()), path)
-    return pixels
+    return np.array(image.convert("RGB"))
+
+
+def warn_of_transparency(name) -> None:
+    """Warn that pixels are seen which the image does not show."""
+    warnings.warn(
+        f"{printable(name)} has transparent pixels, which show the colours that are stored under "
+        "them",
+        stacklevel=3,
+    )
 
 
 def high_byte(values: np.ndarray, name) -> np.ndarray:
@@ -188,6 +212,7 @@ def high_byte(values: np.ndarray, name) -> np.ndarray:
 
 def _refuse_narrow_range(highest: int, name) -> None:
     """Refuse images of 16 bits that hardly use them, from their highest value's high byte."""
+    name = printable(name)
     if 0 < highest < 16:
         raise ValueError(
             f"{name} is stored with 16 bits, but its values fill 12 bits or fewer, as those of "
@@ -213,11 +238,12 @@ def read_label(path) -> np.ndarray:
             pixel: fractions, colours, transparent pixels; and for a label that EXIF turns.
     """
     image, facts = _load(path)
+    name = printable(path)
     if image.mode == "F":
-        raise ValueError(f"{path} holds fractions; a label map has one integer per pixel")
+        raise ValueError(f"{name} holds fractions; a label map has one integer per pixel")
     if facts.orientation != 1:
         raise ValueError(
-            f"{path} has EXIF orientation {facts.orientation}, which label maps do not have; store "
+            f"{name} has EXIF orientation {facts.orientation}, which label maps do not have; store "
             "its pixels the way the photograph is seen"
         )
     label = np.array(image)
@@ -226,12 +252,12 @@ def read_label(path) -> np.ndarray:
         colors = label[..., bands != "A"]
         if facts.bits == 16 or (colors != colors[..., :1]).any():
             raise ValueError(
-                f"{path} is a colour picture. A label map has one integer per pixel: replace every "
+                f"{name} is a colour picture. A label map has one integer per pixel: replace every "
                 "colour by a number, and save a png with one channel of 8 or 16 bits"
             )
         if (label[..., bands == "A"] != 255).any():
             raise ValueError(
-                f"{path} has transparent pixels, and it is unknown whether they count; give them a "
+                f"{name} has transparent pixels, and it is unknown whether they count; give them a "
                 "value of their own, and save a png with one channel"
             )
         label = np.ascontiguousarray(label[..., 0])

@@ -11,6 +11,7 @@ from pathlib import PurePath
 import numpy as np
 
 from anoseg_d2.data.image_io import read_label
+from anoseg_d2.utils.cli import printable
 from anoseg_d2.utils.constants import PASTED_ID, VOID
 
 __all__ = ["LABEL_RULES", "LabelReader", "LabelRule", "load_label"]
@@ -93,7 +94,7 @@ class LabelRule:
         """
         if len(seen) < 2:
             return None
-        (one, first), (other, second) = sorted(seen.items())
+        (one, first), (other, second) = sorted((v, printable(file)) for v, file in seen.items())
         return (
             f"some labels hold {one} and others {other}, so it is unknown which of the two is the "
             f"anomaly: {first} has {one}, {second} has {other}. Use the label files of one "
@@ -112,8 +113,8 @@ class LabelRule:
             problem = f"label values {_listed(np.unique(wrong))} are not covered by the rule"
         allowed = _listed(sorted(value for value, _ in self.values))
         raise ValueError(
-            f"{where}: {problem} (rule {self.name!r}). Found: {found}. Allowed: {allowed}."
-            + (f" {self.hint}" if self.hint else "")
+            f"{printable(where)}: {problem} (rule {self.name!r}). Found: {found}. "
+            f"Allowed: {allowed}." + (f" {self.hint}" if self.hint else "")
         )
 
 

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from anoseg_d2.data.image_io import IMAGE_EXTENSIONS
 from anoseg_d2.prediction.video import VIDEO_EXTENSIONS
+from anoseg_d2.utils.cli import printable
 from anoseg_d2.utils.folders import same_name, walk_files
 
 __all__ = ["InputFile", "find_inputs"]
@@ -57,7 +58,7 @@ def find_inputs(arguments) -> tuple[list[InputFile], list[str]]:
         else:
             reason = "no such file or folder"
         if not found:
-            missing.append(f"{argument}: {reason}")
+            missing.append(f"{printable(argument)}: {reason}")
         for entry in found:
             paths.setdefault(entry.resolve(), entry)
     return _named(list(paths.values())), missing
@@ -95,7 +96,8 @@ def _named(paths: list[Path]) -> list[InputFile]:
         if number > 1:
             first = taken[same_name(path.stem).lower()]
             logger.warning(
-                "outputs of %s are named %s, because %s has the same name", path, name, first
+                "outputs of %s are named %s, because %s has the same name",
+                *map(printable, (path, name, first)),
             )
         taken[key] = path
         files.append(InputFile(path, name, path.suffix.lower() in VIDEO_EXTENSIONS))

@@ -13,15 +13,13 @@ from anoseg_d2.data.image_io import read_image
 from anoseg_d2.prediction.outputs import ScoreOutputs
 from anoseg_d2.prediction.temporal import TemporalFilter
 from anoseg_d2.prediction.video import open_video
-from anoseg_d2.utils.cli import Progress
+from anoseg_d2.utils.cli import Progress, printable
 
 __all__ = ["PredictionJob"]
 
-_BAR = "{desc} {n_fmt}/{total_fmt} |{bar}| {rate_noinv_fmt}, {remaining} left"
 # Most images that are read ahead, predicted together, or finished but not yet written.
 _WAITING = 4
 _BATCH_PIXELS = 2_000_000  # a batch ends here: large images fill the network with their own windows
-_ENDLESS_BAR = "{desc} {n_fmt}, {rate_noinv_fmt}, {elapsed} elapsed"
 
 
 class PredictionJob:
@@ -54,7 +52,7 @@ class PredictionJob:
     def fail(self, sentence) -> None:
         """Count an input that cannot be read and report it on stderr."""
         self.failed += 1
-        tqdm.write(f"error: {sentence}", file=sys.stderr)
+        tqdm.write(printable(f"error: {sentence}"), file=sys.stderr)
 
     def images(self, files) -> None:
         """Predict still images, each an `InputFile`.
@@ -135,42 +133,29 @@ class PredictionJob:
         except (ValueError, OSError) as error:
             return self.fail(error)
         is_camera = isinstance(source, int)
-        with reader, contextlib.ExitStack() as stack:
+        temporal = None if self.temporal is None else TemporalFilter(self.temporal)
+        total = min(filter(None, (reader.frames, self.max_frames)), default=None)
+        with reader, Progress(name, total) as progress, contextlib.ExitStack() as stack:
             fps = self._camera_rate(reader) if is_camera else reader.fps
             sound_of = None if is_camera else source
             writers = {
                 score: stack.enter_context(outputs.video(name, str(source), fps, sound_of))
                 for score, outputs in self.outputs.items()
             }
-            try:
-                self._frames(reader, writers, name, is_camera)
-            except KeyboardInterrupt:
-                # Ctrl-C is how a user ends a recording, so its outputs are finished normally.
-                if not is_camera:
-                    raise
+            # Ctrl-C is how a user ends a recording, so its outputs are finished normally.
+            with contextlib.suppress(*([KeyboardInterrupt] if is_camera else [])):
+                frames = islice(self._readable(reader), self.max_frames)
+                for index, (frame, when) in enumerate(frames):
+                    result = self.predictor(frame)
+                    scores = result["scores"]
+                    if temporal is not None:
+                        scores = temporal(frame, scores)
+                    when = None if is_camera else when
+                    for score, write in writers.items():
+                        write(index, when, frame[..., ::-1], scores[score], result["sem_seg"])
+                    self.done += 1
+                    progress.update()
         self.seconds += time.monotonic() - start
-
-    def _frames(self, reader, writers: dict, name: str, is_camera: bool) -> None:
-        temporal = None if self.temporal is None else TemporalFilter(self.temporal)
-        total = min(filter(None, (reader.frames, self.max_frames)), default=None)
-        with _progress(name, total) as bar:
-            for index, (frame, when) in enumerate(self._readable(reader)):
-                result = self.predictor(frame)
-                scores = result["scores"]
-                if temporal is not None:
-                    scores = temporal(frame, scores)
-                for score, write in writers.items():
-                    write(
-                        index,
-                        None if is_camera else when,
-                        frame[..., ::-1],
-                        scores[score],
-                        result["sem_seg"],
-                    )
-                self.done += 1
-                bar.update()
-                if index + 1 == self.max_frames:
-                    break
 
     def _readable(self, reader):
         """Yield frames up to the end, or up to where the file is damaged."""
@@ -187,9 +172,3 @@ class PredictionJob:
             self.predictor(frame)
             return min(reader.fps, 1 / max(time.monotonic() - start, 1e-3))
         return reader.fps
-
-
-def _progress(what: str, total: int | None) -> tqdm:
-    """Return a bar with images per second and time left, shown only on a terminal."""
-    form = _BAR if total else _ENDLESS_BAR
-    return tqdm(desc=what, total=total, unit=" images", bar_format=form, disable=None)

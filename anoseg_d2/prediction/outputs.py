@@ -1,6 +1,7 @@
 """Write every requested output of one score, for images and for videos."""
 
 import contextlib
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from anoseg_d2.evaluation.map_files import write_map
 from anoseg_d2.prediction.detections import CocoWriter, find_detections
 from anoseg_d2.prediction.pictures import add_color_bar, display_range, draw_detections, glow
 from anoseg_d2.prediction.video import VideoWriter
+from anoseg_d2.utils.cli import printable
 from anoseg_d2.utils.visualization import class_palette, color_classes, overlay
 
 __all__ = ["OUTPUTS", "ScoreOutputs", "check_outputs"]
@@ -26,6 +28,9 @@ OUTPUTS = {
 }
 _PICTURES = ("overlay", "heatmap", "contours", "segmentation")
 _NEED_THRESHOLD = ("contours", "json")
+_LEAST_CONTRAST = 0.02  # of the colour scale, between the scores of nearly all pixels
+
+logger = logging.getLogger(__name__)
 
 
 def check_outputs(kinds, threshold: float | None) -> None:
@@ -83,6 +88,7 @@ class ScoreOutputs:
         facts = {"score": name, "threshold": threshold, "min_size": min_size, **(info or {})}
         self._json = CocoWriter(self.folder / "components.json", facts)
         self.palette = class_palette(255) if palette is None else palette
+        self._warned = False
         self._has_components = any(kind in _NEED_THRESHOLD for kind in self.kinds)
 
     def __enter__(self) -> "ScoreOutputs":
@@ -122,6 +128,8 @@ class ScoreOutputs:
         """Return the requested pictures by kind, and add the components to the json."""
         if self.value_range is None:
             self.value_range = display_range(self.name, score)
+        if "heatmap" in self.kinds or "overlay" in self.kinds:
+            self._warn_of_one_color(score, file_name)
         detections = []
         if self._has_components:
             detections = find_detections(score, self.threshold, self.min_size)
@@ -134,6 +142,19 @@ class ScoreOutputs:
             "segmentation": lambda: overlay(photo, color_classes(sem_seg, self.palette), 0.6),
         }
         return {kind: draw[kind]() for kind in self.kinds if kind in _PICTURES}
+
+    def _warn_of_one_color(self, score: np.ndarray, file_name: str) -> None:
+        """Say once, with what to do, that the colours of a score cannot show anything."""
+        low, high = self.value_range
+        ends = np.quantile(score.ravel()[:: max(1, score.size // 10**5)], (0.005, 0.995))
+        if self._warned or np.ptp(np.clip(ends, low, high)) >= _LEAST_CONTRAST * (high - low):
+            return
+        self._warned = True
+        logger.warning(
+            "the heat map of %s is nearly of one colour: %s is %.4g to %.4g there, and the scale "
+            "goes from %.4g to %.4g; --range sets another one",
+            *(printable(file_name), self.name, *ends, low, high),
+        )
 
     def _write_raw(self, name: str, score: np.ndarray) -> None:
         for kind in ("raw_png", "raw_npy"):

@@ -13,7 +13,13 @@ from anoseg_d2.checkpoint import build_config_overrides, read_checkpoint
 from anoseg_d2.checkpoint.from_config import load_checkpoint, load_weights
 from anoseg_d2.config import load_config
 from anoseg_d2.data.class_colors import class_colors
-from anoseg_d2.data.image_io import IMAGE_EXTENSIONS, high_byte, read_image
+from anoseg_d2.data.image_io import (
+    IMAGE_EXTENSIONS,
+    high_byte,
+    read_image,
+    to_rgb,
+    warn_of_transparency,
+)
 from anoseg_d2.modeling import eomt  # noqa: F401  registers the meta-architecture
 from anoseg_d2.utils.folders import walk_files
 
@@ -155,7 +161,7 @@ def _read(image) -> np.ndarray:
     if isinstance(image, (str, os.PathLike)):
         return read_image(image)[..., ::-1]
     if hasattr(image, "convert"):
-        return np.asarray(image.convert("RGB"))[..., ::-1]
+        return to_rgb(image, "an image")[..., ::-1]
     return as_bgr(image)
 
 
@@ -189,4 +195,6 @@ def as_bgr(image: np.ndarray) -> np.ndarray:
         raise ValueError(
             f"an image is uint8 or uint16, not {image.dtype}; convert it to uint8 0..255"
         )
+    if image.shape[2] == 4 and image[..., 3].min() < 255:
+        warn_of_transparency("an image")
     return np.repeat(image, 3, axis=2) if image.shape[2] == 1 else image[..., :3]

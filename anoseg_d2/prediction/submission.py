@@ -101,11 +101,8 @@ def find_track_frames(root, track: Track, split: str = "all") -> list[InputFile]
         ValueError: there are more or fewer frames than in the release, or frames of no known name.
     """
     folder = _image_folder(Path(root), track)
-    paths = list(walk_files(folder, IMAGE_EXTENSIONS, depth=0))
-    names = Counter(path.stem for path in paths)
-    twice = [name for name, count in names.items() if count > 1]
-    if twice:
-        raise ValueError(f"{folder} contains several images named {_some(twice)}")
+    files = _images(folder)
+    names = [file.name for file in files]
     unknown = [name for name in names if track.split(name) is None]
     if unknown:
         raise ValueError(f"{folder} contains images that are not of this track: {_some(unknown)}")
@@ -121,8 +118,16 @@ def find_track_frames(root, track: Track, split: str = "all") -> list[InputFile]
             f"{folder} contains {', '.join(wrong)}. The benchmark needs all of them: unpack "
             "its archive again, or choose the frames with --split test or --split validation"
         )
-    chosen = [path for path in paths if split in ("all", track.split(path.stem))]
-    return [InputFile(path, path.stem, False) for path in chosen]
+    return [file for file in files if split in ("all", track.split(file.name))]
+
+
+def _images(folder: Path) -> list[InputFile]:
+    """List the images of a folder, whose names without extension must differ."""
+    paths = list(walk_files(folder, IMAGE_EXTENSIONS, depth=0))
+    twice = [name for name, count in Counter(path.stem for path in paths).items() if count > 1]
+    if twice:
+        raise ValueError(f"{folder} contains several images named {_some(twice)}")
+    return [InputFile(path, path.stem, False) for path in paths]
 
 
 def _image_folder(root: Path, track: Track) -> Path:
@@ -206,14 +211,10 @@ def find_fishyscapes_images(folder) -> list[InputFile]:
         ValueError: two images have one name.
     """
     folder = Path(folder)
-    paths = list(walk_files(folder, IMAGE_EXTENSIONS, depth=0)) if folder.is_dir() else []
-    if not paths:
+    files = _images(folder) if folder.is_dir() else []
+    if not files:
         raise FileNotFoundError(f"{folder} contains no images ({' '.join(IMAGE_EXTENSIONS)})")
-    names = Counter(path.stem for path in paths)
-    twice = [name for name, count in names.items() if count > 1]
-    if twice:
-        raise ValueError(f"{folder} contains several images named {_some(twice)}")
-    return [InputFile(path, path.stem, False) for path in paths]
+    return files
 
 
 class FishyscapesMaps:

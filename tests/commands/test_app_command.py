@@ -198,7 +198,7 @@ def test_the_page_works_in_a_browser(request, photo, tmp_path, width):
         window = driver.chromium.launch(**options).new_page(
             viewport={"width": width, "height": 900}, accept_downloads=True
         )
-        window.set_default_timeout(120_000)
+        window.set_default_timeout(60_000)
         elsewhere = []
         own = (url, "data:", "blob:")
         window.on("request", lambda r: r.url.startswith(own) or elsewhere.append(r.url))
@@ -220,7 +220,7 @@ def test_the_page_works_in_a_browser(request, photo, tmp_path, width):
         playwright.expect(window.locator("#components")).to_contain_text("3072")
         window.click("#score input")
         window.click("[role=option]:has-text('entropy')")
-        window.wait_for_selector("#score:has-text('entropy')")
+        playwright.expect(window.locator("#score input")).to_have_value("entropy")
         window.click("#prepare")
         with window.expect_download() as download:
             window.click("#files a:has-text('zip'), #files tr:has-text('zip') a")

@@ -94,6 +94,25 @@ def test_how_the_files_are_stored_is_said_for_the_whole_set(check, root, capsys)
     assert "labels palette of 8 bits (2)" in capsys.readouterr().out
 
 
+def test_names_of_strangers_reach_the_terminal_escaped(check, root, capsys, forget):
+    name = "a\nerror: all is well\x1b]0;title\x07"
+    for number in range(3):
+        write(root / f"own/images/{number}{name}.png", np.zeros((20, 30, 3), np.uint8))
+        write(root / f"own/labels/{number}{name}.png", np.zeros((20, 30), np.uint8))
+    (root / f"own/images/0{name}.png").write_bytes(b"no image")
+    (root / f"own/images/1{name}.png").unlink()
+    (root / f"own/labels/2{name}.png").unlink()
+    card = root / "card.yaml"
+    card.write_text(
+        "{name: own, kind: anomaly, root: own, images: 'images/{id}.png', "
+        "labels: 'labels/{id}.png', known: 0, anomaly: 1}"
+    )
+    run(check, root, "own", card=card)
+    said = "".join(capsys.readouterr())
+    assert r"a\nerror" in said and r"\x1b]0;title\x07" in said
+    assert "\x1b" not in said and not any(line.startswith("error") for line in said.splitlines())
+
+
 def test_a_truncated_image_and_a_text_file_are_named(check, root):
     image = track(root) / "images/validation0000.jpg"
     image.write_bytes(image.read_bytes()[:300])

@@ -132,6 +132,17 @@ def test_the_first_image_gives_an_unbounded_score_its_scale(tmp_path):
     assert (bright == heat_map(np.ones((1, 1)), 0, 1)[0, 0]).all()
 
 
+def test_a_heat_map_of_one_colour_is_said_once(tmp_path, caplog):
+    photo, score = scene()
+    outputs = ScoreOutputs(tmp_path, "rba", ["heatmap"])
+    outputs.write_image("a", "a.png", photo, score * 0.7 - 0.7)
+    assert not caplog.records
+    for name in "bc":
+        outputs.write_image(name, f"{name}.png", photo, score * 1e-3 + 2)
+    (record,) = caplog.records
+    assert "b.png is nearly of one colour" in record.getMessage()
+
+
 def test_a_video_gives_videos_maps_per_frame_and_records(tmp_path):
     photo, score = scene()
     with (
