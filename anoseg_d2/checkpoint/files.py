@@ -28,6 +28,7 @@ from anoseg_d2.checkpoint.formats import (
     facts_of_file,
     pixel_statistics,
     recognise,
+    take_teacher,
     to_anoseg,
 )
 from anoseg_d2.checkpoint.hub import (
@@ -55,7 +56,7 @@ _BROKEN += (struct.error, MemoryError, zlib.error)
 # Metadata key of our safetensors files: a hash over the other metadata and the tensors.
 _CHECKSUM = f"{FORMAT_NAME}_sha256"
 # Keys under which published checkpoints keep their weights.
-_NESTED = ("state_dict", "model", "model_state_dict")
+_NESTED = ("state_dict", "model", "model_state_dict", "teacher")
 
 
 def read_checkpoint(source, *, allow_pickle: bool = False) -> Checkpoint:
@@ -155,7 +156,10 @@ def _interpret(payload: dict[str, Any], path: Path, source: str) -> Checkpoint:
     extra = {} if nested is None else {k: v for k, v in payload.items() if k != nested}
     extra.pop("meta", None)
     state = clean_names(weights)
+    if nested == "teacher":  # one of several networks in the file, like those of a whole training
+        state = {f"teacher.{name}": tensor for name, tensor in state.items()}
     _check_tensors(state)
+    state, left = take_teacher(state)
     own = meta.get("format") == FORMAT_NAME
     if own:
         _check_version(meta)
@@ -166,16 +170,17 @@ def _interpret(payload: dict[str, Any], path: Path, source: str) -> Checkpoint:
         spec = ModelSpec.from_state(state, facts_of_file("anoseg", state, meta))
         return Checkpoint(state, "anoseg_adapter", spec, source, [], meta, extra)
     fmt = recognise(state)
+    transformers = fmt == "huggingface" or fmt.endswith("_transformers")
     config, preprocessor = (
-        _sibling_json(path, name) if fmt == "huggingface" else None for name in CONFIG_FILES
+        _sibling_json(path, name) if transformers else None for name in CONFIG_FILES
     )
-    facts = facts_of_file(fmt, state, meta if own else {}, config)
+    facts = facts_of_file(fmt, state, meta if own else {}, config, extra.get("hyper_parameters"))
     if preprocessor is not None:
         facts |= pixel_statistics(preprocessor)
     state, ignored = to_anoseg(state, fmt)
     kept = meta if own else (config or {})
     spec = ModelSpec.from_state(state, facts)
-    checkpoint = Checkpoint(state, fmt, spec, source, ignored, kept)
+    checkpoint = Checkpoint(state, fmt, spec, source, ignored + left, kept)
     checkpoint.extra = extra if own else {}
     return checkpoint
 
@@ -232,6 +237,11 @@ def _file_in_folder(folder: Path) -> Path:
     for path in (last, *(folder / name for name in WEIGHT_FILES)):
         if path is not None and path.is_file():
             return path
+    if (folder / "adapter_config.json").is_file():
+        raise ValueError(
+            f"folder {folder} holds only an adapter of peft: merge it into its base there and save "
+            "the whole model (`model.merge_and_unload().save_pretrained(folder)`)"
+        )
     found = ", ".join(sorted(entry.name for entry in folder.iterdir())[:8]) or "nothing"
     raise FileNotFoundError(
         f"folder {folder} holds no weights: expected one of {', '.join(WEIGHT_FILES)}, or "

@@ -8,6 +8,7 @@ Pure functions on dictionaries; the names of the tensors are in `names`.
 | `eomt_official` (Lightning, hub) | `encoder.backbone.*` and `q.weight`, mostly under `network.` |
 | `huggingface` `EomtForUniversalSegmentation` | `embeddings.patch_embeddings.*`, `query.weight` |
 | `dinov2` | the DINOv2 authors' ViT: `register_tokens`, `mask_token` or `mlp.w12` |
+| `dinov2_transformers` | the same ViT in transformers: `embeddings.position_embeddings` |
 | `dinov3` | the DINOv3 authors' ViT: `storage_tokens` |
 | `dinov3_transformers` | the same ViT in transformers: `embeddings.*` without queries |
 | `timm_vit` | any other ViT with timm's names |
@@ -32,6 +33,7 @@ __all__ = [
     "pixel_statistics",
     "recognise",
     "split_fused",
+    "take_teacher",
     "to_anoseg",
 ]
 
@@ -42,11 +44,12 @@ FORMATS = (
     "huggingface",
     "timm_vit",
     "dinov2",
+    "dinov2_transformers",
     "dinov3",
     "dinov3_transformers",
 )
 # Formats that hold only a ViT, without queries and heads.
-BARE_VITS = ("timm_vit", "dinov2", "dinov3", "dinov3_transformers")
+BARE_VITS = ("timm_vit", "dinov2", "dinov2_transformers", "dinov3", "dinov3_transformers")
 
 State = dict[str, Tensor]
 Ignored = list[tuple[str, str]]
@@ -63,28 +66,70 @@ _NOT_VIT = (
     (r"local_cls_norm\.", "only used in pre-training"),
     (r"(.*\.)?rope\w*\.", "constants of the rotary position embedding; computed"),
     (r".*\.bias_mask$", "keys have no bias"),
-    (r"(head|head_drop|fc_norm|head_dist)\.", "classifier of the pre-training"),
+    (r"(head|head_drop|fc_norm|head_dist|classifier)\.", "classifier of the pre-training"),
 )
 _DINOV3_GATED = (".mlp.gate_proj.", ".mlp.w1.", ".mlp.fc1_g.")
 
 
+# What wrappers put in front of names: DDP, Lightning, and transformers around its DINOv2 ...
+_PREFIXES = ("module.", "network.", "dinov2.", "dinov2_with_registers.")
+# ... and between their parts: `torch.compile`, FSDP, activation checkpointing.
+_WRAPPERS = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")
+# DINOv2 trains its blocks in chunks: `blocks.CHUNK.BLOCK.`, where BLOCK counts through all chunks.
+_CHUNK = re.compile(r"(?<![^.])blocks\.[0-9]+\.(?=[0-9]+\.)")
+_PEFT = re.compile(
+    r"\.(base_layer|original_module|modules_to_save|lora_[AB])\.|^base_model\.model\."
+)
+
+
 def clean_names(state: Mapping[Any, Any]) -> dict[str, Any]:
-    """Strip what wrappers add: `module.` (DDP), `network.` (Lightning), `_orig_mod.` (compile).
+    """Strip what wrappers add to names: DDP, Lightning, compile, FSDP, activation checkpointing.
 
     Raises:
-        ValueError: a name is not a string, or two tensors end up under one name.
+        ValueError: a name is not a string, two tensors end up under one name, or the wrapper
+            changed the tensors too.
     """
     cleaned: dict[str, Any] = {}
     for name, value in state.items():
         if not isinstance(name, str):
             raise ValueError(f"tensor name {name!r} is not a string but {type(name).__name__}")
-        new = name.replace("_orig_mod.", "")
-        while new.startswith(("module.", "network.")):
+        if _PEFT.search(name):
+            raise ValueError(
+                f"is a model wrapped by peft ({name}), whose file does not say how much its "
+                "adapters count: merge them there and save again "
+                "(`model.merge_and_unload().save_pretrained(folder)`)"
+            )
+        new = name
+        for wrapper in _WRAPPERS:
+            new = new.replace(wrapper, "")
+        if new.rpartition(".")[2].startswith(("_flat_param", "flat_param")):
+            raise ValueError(
+                f"holds FSDP's flattened parameters ({name}): gather them there and save again "
+                "(`StateDictType.FULL_STATE_DICT`)"
+            )
+        while new.startswith(_PREFIXES):
             new = new.split(".", 1)[1]
+        new = _CHUNK.sub("blocks.", new)
         if new in cleaned:
             raise ValueError(f"two tensors of the checkpoint are both named {new}, one is {name}")
         cleaned[new] = value
     return cleaned
+
+
+def take_teacher(state: Mapping[str, Any]) -> tuple[dict[str, Any], Ignored]:
+    """Take the ViT out of a file of DINOv2's training, which holds it as a student and a teacher.
+
+    Args:
+        state: cleaned names to tensors.
+    Returns:
+        tensors of the teacher's ViT, and (name, reason) of the others; or `state` and nothing.
+    """
+    prefix = "teacher.backbone."
+    if not any(name.startswith(prefix) for name in state):
+        return dict(state), []
+    teacher = {n.removeprefix(prefix): t for n, t in state.items() if n.startswith(prefix)}
+    reason = "only used in DINOv2's training, whose result is the teacher's ViT"
+    return teacher, [(name, reason) for name in state if not name.startswith(prefix)]
 
 
 def recognise(names: Iterable[str]) -> str:
@@ -104,6 +149,8 @@ def recognise(names: Iterable[str]) -> str:
         return "anoseg"
     if "storage_tokens" in names:
         return "dinov3"
+    if "embeddings.patch_embeddings.projection.weight" in names:
+        return "dinov2_transformers"
     if "embeddings.patch_embeddings.weight" in names:
         return "dinov3_transformers"
     if "patch_embed.proj.weight" in names and any(n.startswith("blocks.0.") for n in names):
@@ -230,6 +277,7 @@ def facts_of_file(
     state: Mapping[str, Tensor],
     meta: Mapping[str, Any],
     config: Mapping[str, Any] | None = None,
+    settings: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Collect what a file states about its model besides the shapes of its weights.
 
@@ -238,8 +286,11 @@ def facts_of_file(
         state: cleaned names of the file to tensors.
         meta: metadata of our own files, else empty.
         config: config.json next to a Hugging Face file.
+        settings: `hyper_parameters` of a Lightning file.
     Returns:
         fields of `ModelSpec` by name, unchecked.
+    Raises:
+        ValueError: config.json asks for something that our network does not do.
     """
     if meta:
         facts = {name: meta.get(name) for name in FACTS}
@@ -251,39 +302,66 @@ def facts_of_file(
         probabilities = state.get("attn_mask_probs")
         if probabilities is not None:  # one for each query block
             facts["num_blocks"] = probabilities.numel()
+            # Masks that are on when the model is used; annealing ends with 0.
+            on = probabilities.flatten().tolist()
+            facts["mask_probs"] = on if any(on) else None
+        size = settings.get("img_size") if isinstance(settings, Mapping) else None
+        facts["image_size"] = size if isinstance(size, (list, tuple)) else None
         for key in ("pixel_mean", "pixel_std"):
             statistics = state.get(f"encoder.{key}", state.get(key))
             if statistics is not None and statistics.any():  # all 0 in a delta
                 facts[key] = [255.0 * float(value) for value in statistics.flatten()]
-    if fmt == "huggingface" and config:
-        facts |= _facts_of_config(config)
+    if fmt in _CONFIGS and config:
+        facts |= _facts_of_config(fmt, config)
     return facts
 
 
-def _facts_of_config(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Read the config.json of `EomtForUniversalSegmentation`, or of its DINOv3 variant."""
-    model_type = config.get("model_type", "eomt")
-    if model_type not in ("eomt", "eomt_dinov3"):
+# Formats of transformers to the model_type that their config.json may name, and what it leaves out
+# of the file because it is the default there: heads, eps, image size, patch size.
+_CONFIGS = {
+    "huggingface": (("eomt", "eomt_dinov3"), 16, 1e-6, 640, 16),
+    "dinov2_transformers": (("dinov2", "dinov2_with_registers"), 12, 1e-6, 224, 14),
+    "dinov3_transformers": (("dinov3_vit",), 6, 1e-5, 224, 16),
+}
+
+
+def _facts_of_config(fmt: str, config: Mapping[str, Any]) -> dict[str, Any]:
+    """Read the config.json of transformers' EoMT, DINOv2 or DINOv3."""
+    types, heads, eps, image, patch = _CONFIGS[fmt]
+    model_type = config.get("model_type", types[0])
+    if model_type not in types:
         raise ValueError(
-            f"config.json says model_type {model_type!r}; supported are 'eomt' and 'eomt_dinov3'"
+            f"config.json says model_type {model_type!r}; supported with these weights: "
+            f"{', '.join(types)}"
         )
-    # The defaults are those of transformers, which leaves them out of the file.
-    image, patch = config.get("image_size", 640), config.get("patch_size", 16)
+    # Settings that no tensor shows, and that our network has only one value of.
+    rotary = config.get("rope_parameters") or {}
+    theta = rotary.get("rope_theta") if isinstance(rotary, Mapping) else rotary
+    theta = config.get("rope_theta", 100.0) if theta is None else theta
+    fixed = {"hidden_act": (config.get("hidden_act", "gelu"), "gelu"), "rope_theta": (theta, 100.0)}
+    for name, (found, ours) in fixed.items():
+        if found != ours:
+            raise ValueError(f"config.json says {name} {found!r}; only {ours!r} is supported")
+    image, patch = config.get("image_size", image), config.get("patch_size", patch)
     image = read_fact("image_size", [image, image] if isinstance(image, int) else image)
     patch = patch[0] if isinstance(patch, (list, tuple)) and patch else patch
     patch = read_fact("patch_size", patch, int)
+    facts = {
+        "heads": config.get("num_attention_heads", heads),
+        "norm_eps": config.get("layer_norm_eps", eps),
+        "image_size": image,
+        "grid": tuple(side // patch for side in image),
+    }
+    if fmt != "huggingface":
+        return facts  # what a bare ViT is trained for is no matter of the EoMT that it starts
     labels = config.get("id2label") or {}
     ours = config.get(FORMAT_NAME) or {}
     if not isinstance(labels, Mapping) or not isinstance(ours, Mapping):
         raise ValueError(f"config.json: id2label and {FORMAT_NAME} must be objects")
     has_anomaly = bool(ours.get("has_anomaly", False))
     names = [labels[key] for key in sorted(labels, key=int)]
-    return {
-        "heads": config.get("num_attention_heads", 16),
-        "norm_eps": config.get("layer_norm_eps", 1e-6),
+    return facts | {
         "num_blocks": config.get("num_blocks", 4),
-        "image_size": image,
-        "grid": tuple(side // patch for side in image),
         "class_names": (names[:-1] if has_anomaly else names) or None,
         "has_anomaly": has_anomaly,
     }

@@ -21,7 +21,14 @@ from anoseg_d2.checkpoint.spec import FORMAT_NAME, Checkpoint, ModelSpec
 from anoseg_d2.utils.constants import ARCFACE_SCALE, NO_OBJECT_WEIGHT, PIXEL_MEAN, PIXEL_STD
 from anoseg_d2.utils.files import write_atomic, write_json
 
-__all__ = ["class_head_of", "linear_state", "to_huggingface", "to_official", "write_folder"]
+__all__ = [
+    "class_head_of",
+    "linear_state",
+    "official_payload",
+    "to_huggingface",
+    "to_official",
+    "write_folder",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -100,9 +107,32 @@ def to_official(checkpoint: Checkpoint, *, approximate: bool = False) -> dict[st
     for key, default in (("pixel_mean", PIXEL_MEAN), ("pixel_std", PIXEL_STD)):
         values = torch.tensor(getattr(spec, key) or default) / 255
         official[f"network.encoder.{key}"] = values.reshape(1, 3, 1, 1)
-    official["network.attn_mask_probs"] = torch.zeros(_num_blocks(checkpoint))
+    official["network.attn_mask_probs"] = _mask_probs(checkpoint)
     official["criterion.empty_weight"] = empty_weight
     return official
+
+
+def official_payload(checkpoint: Checkpoint, suffix: str, *, approximate: bool = False) -> dict:
+    """Lay an EoMT out as the official code's files are: the hub's .bin, or Lightning's.
+
+    Args:
+        checkpoint, approximate: see `to_official`.
+        suffix: of the file. Only torch's other endings hold more than tensors.
+    Raises:
+        ValueError: as in `to_official`, or the file could not say the grid of the positions.
+    """
+    state, spec = to_official(checkpoint, approximate=approximate), checkpoint.spec
+    whole = suffix not in (".bin", ".safetensors")
+    payload = {"state_dict": state} if whole else state
+    rows, columns = spec.grid or (0, 0)
+    if rows == columns or not spec.pos_rows:
+        return payload
+    if not whole:
+        raise ValueError(
+            f"{checkpoint.source} sees a grid of {rows} x {columns} patches, and a {suffix} file "
+            "of the official format cannot say so: write a .ckpt, which can"
+        )
+    return payload | {"hyper_parameters": {"img_size": list(spec.image_size)}}
 
 
 def to_huggingface(
@@ -131,7 +161,7 @@ def to_huggingface(
     if positions is not None:
         named["embeddings.position_embeddings.weight"] = positions[0]
     _fill_absent(named, spec)
-    named["attn_mask_probs"] = torch.zeros(_num_blocks(checkpoint))
+    named["attn_mask_probs"] = _mask_probs(checkpoint)
     named["criterion.empty_weight"] = _empty_weight(state)
     return named, _config(checkpoint, state), _preprocessor(spec)
 
@@ -184,6 +214,11 @@ def _num_blocks(checkpoint: Checkpoint) -> int:
             f"{checkpoint.source} does not say how many query blocks it has (--num-blocks)"
         )
     return int(blocks)
+
+
+def _mask_probs(checkpoint: Checkpoint) -> Tensor:
+    """Return how much each query block masks attention when the model is used: as read, or 0."""
+    return torch.tensor(checkpoint.spec.mask_probs or [0.0] * _num_blocks(checkpoint))
 
 
 def _empty_weight(state: Mapping[str, Tensor]) -> Tensor:

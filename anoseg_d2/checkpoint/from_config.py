@@ -286,8 +286,11 @@ def check_shapes(checkpoint: Checkpoint) -> None:
             f"checkpoint {checkpoint.source}: does not say rank and alpha of the adapters of "
             f"{', '.join(sorted(unknown)[:3])}"
         )
-    # How the width is split into heads changes no shape, and not every file states it.
+    # How the width is split into heads changes no shape, nor does which of the rows is an anomaly
+    # class; not every file states them.
     spec = dataclasses.replace(checkpoint.spec, heads=1)
+    if spec.num_known is None and spec.num_rows:
+        spec.num_known, spec.has_anomaly = spec.num_rows - 1, False
     overrides = build_config_overrides(dataclasses.replace(checkpoint, spec=spec))
     cfg = load_config("", [*overrides, "MODEL.DEVICE", "cpu"])
     with torch.device("meta"):

@@ -63,6 +63,33 @@ _DINOV3_TRANSFORMERS = (
     *_TIMM,
 )
 
+# transformers writes its files with the second spelling of the attention, and names its modules
+# by the first.
+_DINOV2_TRANSFORMERS = (
+    Row("embeddings.cls_token", "backbone.cls_token"),
+    Row("embeddings.register_tokens", "backbone.reg_token"),
+    Row("embeddings.position_embeddings", "backbone.pos_embed"),
+    Row("embeddings.patch_embeddings.projection.", "backbone.patch_embed.proj."),
+    Row("encoder.layer.{n}.attention.q_proj.", "backbone.blocks.{n}.attn.q_proj.", True),
+    Row("encoder.layer.{n}.attention.k_proj.", "backbone.blocks.{n}.attn.k_proj.", True),
+    Row("encoder.layer.{n}.attention.v_proj.", "backbone.blocks.{n}.attn.v_proj.", True),
+    Row("encoder.layer.{n}.attention.o_proj.", "backbone.blocks.{n}.attn.proj.", True),
+    Row("encoder.layer.{n}.attention.attention.query.", "backbone.blocks.{n}.attn.q_proj."),
+    Row("encoder.layer.{n}.attention.attention.key.", "backbone.blocks.{n}.attn.k_proj."),
+    Row("encoder.layer.{n}.attention.attention.value.", "backbone.blocks.{n}.attn.v_proj."),
+    Row("encoder.layer.{n}.attention.output.dense.", "backbone.blocks.{n}.attn.proj."),
+    Row("encoder.layer.{n}.layer_scale{i}.lambda1", "backbone.blocks.{n}.ls{i}.gamma"),
+    Row("encoder.layer.{n}.", "backbone.blocks.{n}."),
+    Row("layernorm.", "backbone.norm."),
+)
+
+_DINOV2_TRANSFORMERS_GATED = (
+    Row("encoder.layer.{n}.mlp.weights_in.", "backbone.blocks.{n}.mlp.fc1.", True),
+    Row("encoder.layer.{n}.mlp.weights_out.", "backbone.blocks.{n}.mlp.fc2.", True),
+    Row("encoder.layer.{n}.mlp.down_proj.", "backbone.blocks.{n}.mlp.fc2."),
+    *_DINOV2_TRANSFORMERS,
+)
+
 _OFFICIAL = (Row("q.", "query."), Row("encoder.backbone.", "backbone."))
 
 # The official code takes its DINOv3 from transformers and moves the embeddings to where timm has
@@ -121,6 +148,8 @@ TABLES: dict[tuple[str, str], tuple[Row, ...]] = {
     ("timm_vit", "dinov3"): _TIMM,
     ("dinov2", "dinov2"): _DINOV2,
     ("dinov2", "dinov2_gated"): _DINOV2_GATED,
+    ("dinov2_transformers", "dinov2"): _DINOV2_TRANSFORMERS,
+    ("dinov2_transformers", "dinov2_gated"): _DINOV2_TRANSFORMERS_GATED,
     ("dinov3", "dinov3"): _DINOV3,
     ("dinov3_transformers", "dinov3"): _DINOV3_TRANSFORMERS,
     ("eomt_official", "dinov2"): _OFFICIAL,
@@ -144,7 +173,9 @@ _GATED_MARKS = (".mlp.gate_proj.", ".mlp.weights_in.", ".mlp.w12.")
 def variant_of(names) -> str:
     """Tell the kind of ViT by tensor names of any format: `dinov2`, `dinov2_gated` or `dinov3`."""
     names = list(names)
-    if any(name.endswith(_DINOV3_MARKS) for name in names):
+    # DINOv3's positions are computed; both share the names of transformers' attention.
+    learned = "embeddings.position_embeddings" in names
+    if not learned and any(name.endswith(_DINOV3_MARKS) for name in names):
         return "dinov3"
     gated = any(mark in name for name in names for mark in _GATED_MARKS)
     return "dinov2_gated" if gated else "dinov2"

@@ -57,9 +57,13 @@ class ModelSpec:
         norm_eps: epsilon of the ViT's layer norms.
         image_size: (H, W) in pixels that the model sees.
         grid: (rows, columns) of the patches.
+        grid_stated: whether the file says so; else the grid is a guess from the number of rows.
+        pos_rows: rows of the position embedding.
         pos_prefix: rows of the position embedding that come before those of the patches.
         num_queries: Q.
         num_blocks: last ViT blocks that see the queries.
+        mask_probs: probability of the attention mask of each query block when the model is used,
+            if a training left masks on.
         num_rows: R, rows of the class head: known classes, anomaly class if any, no-object.
         num_known: K, the known classes.
         has_anomaly: whether row K is the learned anomaly class.
@@ -82,9 +86,12 @@ class ModelSpec:
     norm_eps: float | None = None
     image_size: tuple[int, int] | None = None
     grid: tuple[int, int] | None = None
+    grid_stated: bool = field(default=False, repr=False)
+    pos_rows: int | None = field(default=None, repr=False)
     pos_prefix: int | None = None
     num_queries: int | None = None
     num_blocks: int | None = None
+    mask_probs: list[float] | None = None
     num_rows: int | None = None
     num_known: int | None = None
     has_anomaly: bool | None = None
@@ -155,9 +162,12 @@ class ModelSpec:
         if embed is None:
             self.pos_prefix = 0
             return
-        rows = embed.shape[1]
+        self.pos_rows = rows = embed.shape[1]
+        if self.grid is None and self.image_size and self.patch_size:
+            self.grid = tuple(side // self.patch_size for side in self.image_size)
         if self.grid:
-            self.pos_prefix = rows - self.grid[0] * self.grid[1]
+            self.grid_stated = True
+            self.pos_prefix = rows - math.prod(self.grid)
             return
         # Only our own files state their grid. The others are square, behind no prefix,
         # the class token's row, or rows of the class token and the registers.
@@ -193,6 +203,8 @@ class ModelSpec:
             ValueError: the file states something else, or patches do not fill the image.
         """
         image_size = tuple(image_size) if image_size else None
+        if image_size and self.pos_rows and not self.grid_stated:
+            self.image_size = None  # of a guessed grid, which the user knows better
         given = {"num_blocks": num_blocks, "heads": heads, "image_size": image_size}
         for name, value in given.items():
             known = getattr(self, name)
@@ -203,10 +215,18 @@ class ModelSpec:
             if self.patch_size is None or any(side % self.patch_size for side in image_size):
                 raise ValueError(f"image_size {image_size}: patches have {self.patch_size} pixels")
             self.grid = tuple(side // self.patch_size for side in image_size)
+            self.grid_stated = True
+        if image_size and self.pos_rows:
+            self.pos_prefix = self.pos_rows - math.prod(self.grid)
+            if self.pos_prefix not in (0, 1, 1 + self.num_registers):
+                raise ValueError(
+                    f"image_size {image_size} has {self.grid[0]} x {self.grid[1]} patches, but the "
+                    f"checkpoint has {self.pos_rows} positions"
+                )
 
     def known(self) -> dict[str, Any]:
-        """Return the fields that are known, by name, for printing."""
-        values = ((entry.name, getattr(self, entry.name)) for entry in fields(self))
+        """Return the sizes and settings that are known, by name, for printing."""
+        values = ((entry.name, getattr(self, entry.name)) for entry in fields(self) if entry.repr)
         return {name: value for name, value in values if value not in (None, {})}
 
 
@@ -277,6 +297,7 @@ FACTS: dict[str, Any] = {
     "grid": (int, int),
     "backbone": str,
     "norm_eps": float,
+    "mask_probs": [float],
     "pixel_mean": (float, float, float),
     "pixel_std": (float, float, float),
     "adapters": _adapters,

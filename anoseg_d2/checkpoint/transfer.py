@@ -374,15 +374,19 @@ class _Plan:
         grid, prefix = self.spec.grid, self.spec.pos_prefix
         new_grid = model_grid(self.model)
         new_prefix = target.shape[1] - math.prod(new_grid)
-        if grid is None or prefix < 0:
-            # Rows that are no square could be any oblong: only equal numbers may be taken as equal.
-            if stored.shape != target.shape:
-                self.problems.append(
-                    f"{EMBED}: {stored.shape[1]} rows fit no known grid ({grid}); "
-                    "set checkpoint.spec.grid (rows, columns) and checkpoint.spec.pos_prefix"
-                )
-                del self.source[EMBED], self.waiting[EMBED]
-                return
+        known = grid is not None and prefix is not None and prefix >= 0
+        if known and grid != new_grid and not self.spec.grid_stated:
+            # A guessed square that has as many patches as the model's oblong could be either.
+            known = math.prod(grid) != math.prod(new_grid)
+        if not known and (grid or stored.shape != target.shape):
+            self.problems.append(
+                f"{EMBED}: its {stored.shape[1]} rows fit no known grid, and the file does not "
+                "say which; say the crop it was trained at: `anoseg convert "
+                f"{self.checkpoint.source} --image-size H W --to anoseg --output FILE`"
+            )
+            del self.source[EMBED], self.waiting[EMBED]
+            return
+        if not known:  # no square, but as many rows as the model has
             grid, prefix = new_grid, new_prefix
         notes = []
         head = stored[:, :prefix].float()
@@ -528,6 +532,16 @@ class _Plan:
 
     def _check_trained(self, label: str, allow_untrained: bool) -> None:
         """Name tensors that nobody has trained as the model would use them, or refuse them."""
+        masks = self.spec.mask_probs
+        if masks and not allow_untrained and not self.allowed("attn_mask_probs"):
+            shown = ", ".join(f"{probability:g}" for probability in masks)
+            raise ValueError(
+                f"{label} was trained with attention masks that are still on (attn_mask_probs "
+                f"{shown}); nothing was loaded. Here a model is used without masks, so its masks "
+                "and classes would be others. Train it on, which anneals the masks away "
+                "(MODEL.EOMT.MASKED_ATTENTION), or use it without them all the same: "
+                'MODEL.ALLOW_UNUSED_WEIGHTS ["attn_mask_probs"]'
+            )
         untrained = [row for row in self.rows if row.action in UNTRAINED]
         if any(row.name == REGISTERS for row in untrained):
             logger.warning(

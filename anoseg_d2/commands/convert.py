@@ -27,8 +27,8 @@ from anoseg_d2.checkpoint.adapters import adapter_payload, join_adapter, merge_a
 from anoseg_d2.checkpoint.files import write_checkpoint, write_tensors
 from anoseg_d2.checkpoint.formats_out import (
     class_head_of,
+    official_payload,
     to_huggingface,
-    to_official,
     write_folder,
 )
 from anoseg_d2.checkpoint.from_config import add_delta, check_shapes
@@ -204,11 +204,9 @@ def find_figures(checkpoint: Checkpoint, args: argparse.Namespace) -> dict | Non
 
 def write_official(checkpoint: Checkpoint, output: Path, args: argparse.Namespace) -> str:
     """Write the official EoMT names: hub layout for .bin, else Lightning's `state_dict`."""
-    state = to_official(checkpoint, approximate=args.approximate)
-    if output.suffix == ".safetensors":
-        write_tensors(state, output)
-    else:
-        write_checkpoint(state if output.suffix == ".bin" else {"state_dict": state}, output)
+    payload = official_payload(checkpoint, output.suffix, approximate=args.approximate)
+    write = write_tensors if output.suffix == ".safetensors" else write_checkpoint
+    write(payload, output)
     return str(output)
 
 

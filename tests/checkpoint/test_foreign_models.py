@@ -1,0 +1,196 @@
+"""Models of other projects say all they are: what changes their outputs is used, or refused."""
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from checkpoint_models import assert_same_outputs, saved, tiny
+from safetensors.torch import load_file, save_file
+
+from anoseg_d2 import AnomalyPredictor
+from anoseg_d2.checkpoint import load_into, read_checkpoint
+from anoseg_d2.commands import convert
+
+PIXELS = torch.randn(2, 3, 56, 56, generator=torch.Generator().manual_seed(3))
+
+
+def vit_tensors(model):
+    state = model.state_dict()
+    return {n.removeprefix("backbone."): t for n, t in state.items() if n.startswith("backbone.")}
+
+
+def random_(module, seed=1):
+    generator = torch.Generator().manual_seed(seed)
+    for parameter in module.parameters():
+        torch.nn.init.normal_(parameter, std=0.2, generator=generator)
+    return module.eval()
+
+
+def convert_to(target, *arguments):
+    output = str(arguments[-1])
+    return convert.main([*map(str, arguments[:-1]), "--to", target, "--output", output])
+
+
+# ---- names that wrappers leave --------------------------------------------------------------
+
+
+def wrap_blocks(state, text):
+    return {name.replace("blocks.0.", f"blocks.0.{text}"): t for name, t in state.items()}
+
+
+@pytest.mark.parametrize(
+    "wrapped",
+    [
+        lambda vit: {"teacher": {f"backbone.{n}": t for n, t in vit.items()}},
+        lambda vit: {
+            "model": {
+                **{f"teacher.backbone.{n}": t for n, t in vit.items()},
+                **{f"student.backbone.{n}": t + 1 for n, t in vit.items()},
+                "teacher.dino_head.last_layer.weight": torch.zeros(3),
+            }
+        },
+        lambda vit: {n.replace("blocks.", "blocks.0.", 1): t for n, t in vit.items()},
+        lambda vit: {f"_fsdp_wrapped_module.{n}": t for n, t in vit.items()},
+        lambda vit: wrap_blocks(vit, "_checkpoint_wrapped_module."),
+    ],
+    ids=["teacher", "student and teacher", "block chunks", "fsdp", "activation checkpointing"],
+)
+def test_names_that_wrappers_leave_are_read(tmp_path, wrapped):
+    source, model = tiny(seed=1), tiny(seed=2)
+    torch.save(wrapped(vit_tensors(source)), tmp_path / "vit.pth")
+    load_into(model, read_checkpoint(tmp_path / "vit.pth"))
+    assert all(torch.equal(t, vit_tensors(source)[n]) for n, t in vit_tensors(model).items())
+
+
+def test_what_is_left_out_of_a_training_of_dinov2_is_named(tmp_path):
+    vit = {f"backbone.{n}": t for n, t in vit_tensors(tiny()).items()}
+    torch.save({"teacher": {**vit, "dino_head.mlp.0.weight": torch.zeros(2)}}, tmp_path / "t.pth")
+    report = load_into(tiny(), read_checkpoint(tmp_path / "t.pth"))
+    assert report.names("ignored") == ["teacher.dino_head.mlp.0.weight"]
+
+
+@pytest.mark.parametrize(
+    "name", ["backbone.blocks.0.attn.qkv.base_layer.weight", "base_model.model.q.weight"]
+)
+def test_a_model_wrapped_by_peft_is_refused_with_the_way_out(tmp_path, name):
+    torch.save({name: torch.zeros(2, 2)}, tmp_path / "wrapped.pth")
+    with pytest.raises(ValueError, match="peft.*merge_and_unload"):
+        read_checkpoint(tmp_path / "wrapped.pth")
+
+
+def test_a_folder_that_holds_only_an_adapter_of_peft_is_refused(tmp_path):
+    save_file({"a": torch.zeros(1)}, tmp_path / "adapter_model.safetensors")
+    (tmp_path / "adapter_config.json").write_text("{}")
+    with pytest.raises(ValueError, match="peft.*merge_and_unload"):
+        read_checkpoint(tmp_path)
+
+
+def test_flattened_parameters_are_refused_with_the_way_out(tmp_path):
+    torch.save({"_fsdp_wrapped_module._flat_param": torch.zeros(9)}, tmp_path / "flat.pth")
+    with pytest.raises(ValueError, match="FSDP.*FULL_STATE_DICT"):
+        read_checkpoint(tmp_path / "flat.pth")
+
+
+# ---- DINOv2 of transformers -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("registers", [0, 4])
+@pytest.mark.parametrize("gated", [False, True])
+@pytest.mark.parametrize("in_memory", [False, True], ids=["folder", "state dict"])
+def test_a_dinov2_of_transformers_gives_its_features(tmp_path, registers, gated, in_memory):
+    options = {"hidden_size": 24, "num_hidden_layers": 3, "num_attention_heads": 3}
+    options |= {"image_size": 56, "patch_size": 14, "use_swiglu_ffn": gated}
+    if registers:
+        config = transformers.Dinov2WithRegistersConfig(num_register_tokens=registers, **options)
+        theirs = random_(transformers.Dinov2WithRegistersModel(config))
+    else:
+        theirs = random_(transformers.Dinov2Model(transformers.Dinov2Config(**options)))
+    theirs.save_pretrained(tmp_path)
+    if in_memory:
+        (tmp_path / "model.safetensors").unlink()
+        torch.save(theirs.state_dict(), tmp_path / "pytorch_model.bin")
+    checkpoint = read_checkpoint(tmp_path)
+    spec = checkpoint.spec
+    assert (checkpoint.format, spec.depth, spec.heads) == ("dinov2_transformers", 3, 3)
+    assert (spec.grid, spec.pos_prefix, spec.num_registers) == ((4, 4), 1, registers)
+    if gated:  # MLPs of another width than any of our sizes
+        return
+    model = tiny(image_size=(56, 56), patch_size=14, num_registers=registers)
+    load_into(model, checkpoint)
+    with torch.no_grad():
+        expected = theirs(pixel_values=PIXELS).last_hidden_state
+        found = model.backbone.forward_features(PIXELS)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_another_activation_is_refused_by_name(tmp_path):
+    options = {"hidden_size": 24, "num_hidden_layers": 1, "num_attention_heads": 3}
+    config = transformers.Dinov2Config(hidden_act="relu", image_size=56, **options)
+    transformers.Dinov2Model(config).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="hidden_act 'relu'"):
+        read_checkpoint(tmp_path)
+
+
+# ---- attention masks that a training left on ------------------------------------------------
+
+
+@pytest.fixture
+def masked(tmp_path):
+    """A folder of transformers whose masks are on, as its fine-tuning leaves them."""
+    folder = tmp_path / "masked"
+    assert convert_to("huggingface", saved(tiny(), tmp_path), folder) == 0
+    state = load_file(folder / "model.safetensors")
+    state["attn_mask_probs"] = torch.tensor([0.5, 1.0])
+    save_file(state, folder / "model.safetensors", {"format": "pt"})
+    return folder
+
+
+def test_masks_that_are_on_are_refused_unless_they_are_left_out_knowingly(masked):
+    with pytest.raises(ValueError, match=r"attn_mask_probs 0.5, 1\).*MASKED_ATTENTION"):
+        AnomalyPredictor.from_pretrained(str(masked), ["MODEL.DEVICE", "cpu"])
+    allowed = ["MODEL.DEVICE", "cpu", "MODEL.ALLOW_UNUSED_WEIGHTS", ["attn_mask_probs"]]
+    AnomalyPredictor.from_pretrained(str(masked), allowed)
+    load_into(tiny(), read_checkpoint(masked))  # to be trained
+
+
+def test_masks_that_are_on_stay_on_in_every_format(masked, tmp_path):
+    assert convert_to("anoseg", masked, tmp_path / "ours.pth") == 0
+    with pytest.raises(ValueError, match="attn_mask_probs"):
+        AnomalyPredictor.from_pretrained(str(tmp_path / "ours.pth"), ["MODEL.DEVICE", "cpu"])
+    for target, output in (("official", "model.bin"), ("huggingface", "again")):
+        assert convert_to(target, tmp_path / "ours.pth", tmp_path / output) == 0
+        assert read_checkpoint(tmp_path / output).spec.mask_probs == [0.5, 1.0]
+
+
+# ---- grids of positions that are not square -------------------------------------------------
+
+
+def test_an_oblong_grid_goes_only_into_a_file_that_can_say_so(tmp_path, capsys):
+    model = tiny(image_size=(32, 128), seed=1)  # 2 x 8 patches, as many as 4 x 4
+    whole = saved(model, tmp_path)
+    assert convert_to("official", whole, tmp_path / "model.bin") == 2
+    assert "2 x 8" in capsys.readouterr().err
+    assert convert_to("official", whole, tmp_path / "model.ckpt") == 0
+    checkpoint = read_checkpoint(tmp_path / "model.ckpt")
+    assert checkpoint.spec.grid == (2, 8)
+    other = tiny(image_size=(32, 128), seed=2)
+    load_into(other, checkpoint)
+    assert_same_outputs(model, other)
+
+
+@pytest.mark.parametrize("size", [(32, 128), (32, 96)], ids=["as many as a square", "no square"])
+def test_a_grid_that_no_file_states_is_asked_for(tmp_path, size):
+    source = tiny(image_size=size, seed=1)
+    bare = tmp_path / "bare.pth"
+    torch.save(source.state_dict(), bare)
+    model = tiny(image_size=(32, 128) if size == (32, 128) else (64, 64))
+    with pytest.raises(ValueError, match="convert .*--image-size"):
+        load_into(model, read_checkpoint(bare))
+    stated, wrong = tmp_path / "stated.pth", tmp_path / "wrong.pth"
+    sizes = ["--image-size", *size, "--num-blocks", 2, "--num-heads", 3]
+    assert convert_to("anoseg", bare, *sizes, stated) == 0
+    other = tiny(image_size=size, seed=3)
+    load_into(other, read_checkpoint(stated))
+    assert np.array_equal(other.backbone.pos_embed.detach(), source.backbone.pos_embed.detach())
+    sizes[1:3] = [16, 16]
+    assert convert_to("anoseg", bare, *sizes, wrong) == 2
