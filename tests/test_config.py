@@ -71,7 +71,7 @@ def test_a_misspelt_key_names_the_nearest_one(write, wrong, right):
 
 
 def test_a_missing_file_is_named():
-    with pytest.raises(FileNotFoundError, match="--config-file no/such.yaml does not exist"):
+    with pytest.raises(FileNotFoundError, match="--config-file no/such.yaml.*exist"):
         load_config("no/such.yaml")
 
 
@@ -204,7 +204,7 @@ def test_a_value_out_of_range_is_named_with_its_key_and_range(key, value, allowe
 def test_a_config_made_in_python_is_checked_before_the_model_is_built(tiny_cfg):
     from anoseg_d2 import EoMT
 
-    with pytest.raises(ValueError, match="MODEL.EOMT.NUM_QUERIES is 0; it must be an integer"):
+    with pytest.raises(ValueError, match="MODEL.EOMT.NUM_QUERIES.*0.*integer"):
         EoMT(tiny_cfg("MODEL.EOMT.NUM_QUERIES", 0))
 
 
@@ -219,7 +219,7 @@ def test_integers_do_where_a_float_is_meant(write):
     ):
         assert value == expected and type(value) is float
     assert cfg.INPUT.SCALE_JITTER == (1, 2)
-    with pytest.raises(ValueError, match="MODEL.LORA.RANK is '8.5'; it must be an integer"):
+    with pytest.raises(ValueError, match="MODEL.LORA.RANK.*'8.5'.*integer"):
         load_config("", ["MODEL.LORA.RANK", "8.5"])
 
 
@@ -270,7 +270,7 @@ def test_aliases_that_stand_for_too_much_are_refused_at_once(write):
         lines.append(f"  KEY{level}: &a{level} [{', '.join([f'*a{level - 1}'] * 10)}]")
     bombs = ["\n".join([*lines, "  CARDS: *a8"]), "MODEL: &m\n  EOMT: *m", "MODEL: &m [*m]"]
     for bomb in bombs:
-        with pytest.raises(ValueError, match="more than 100,000 values, or an alias of itself"):
+        with pytest.raises(ValueError, match="100,000 values"):
             load_config(write(bomb))
 
 

@@ -23,7 +23,7 @@ def test_an_adapter_file_holds_what_trains_and_restores_the_outputs(tmp_path, su
 
 def test_an_adapter_refuses_another_base(tmp_path):
     save_adapter(adapted(), tmp_path / "adapter.pth")
-    with pytest.raises(ValueError, match="not those that this adapter was trained on"):
+    with pytest.raises(ValueError, match="not those.*adapter"):
         load_into(adapted(seed=1), read_checkpoint(tmp_path / "adapter.pth"))
     with pytest.raises(ValueError, match="no such tensor"):
         load_into(tiny("arcface"), read_checkpoint(tmp_path / "adapter.pth"))

@@ -129,7 +129,7 @@ def test_the_other_backbone_is_refused_in_one_line(tmp_path, ours, theirs):
 def test_vits_with_swiglu_are_refused_by_name(tmp_path):
     vit = timm.create_model("vit_small_plus_patch16_dinov3", depth=1, embed_dim=48, num_heads=3)
     torch.save(vit.state_dict(), tmp_path / "vit.pth")
-    with pytest.raises(ValueError, match=r"DINOv3 ViTs with SwiGLU \(S\+, H\+, 7B\) are not"):
+    with pytest.raises(ValueError, match="DINOv3.*SwiGLU"):
         read_checkpoint(tmp_path / "vit.pth")
 
 
@@ -287,7 +287,7 @@ def test_a_delta_becomes_a_predictor_in_one_call(tmp_path):
 def test_the_base_is_not_added_to_a_model_of_ours(tmp_path):
     AnosegCheckpointer(model(), str(tmp_path)).save("model")
     overrides = ["MODEL.DELTA_BASE", str(tmp_path / "model.pth")]
-    with pytest.raises(ValueError, match=r"model\.pth was saved whole.*MODEL\.DELTA_BASE"):
+    with pytest.raises(ValueError, match=r"model\.pth.*saved.*MODEL\.DELTA_BASE"):
         AnomalyPredictor.from_pretrained(str(tmp_path / "model.pth"), overrides)
 
 

@@ -155,7 +155,7 @@ def test_another_class_list_is_refused_unless_the_head_may_start_anew(tmp_path):
     checkpoint = read_checkpoint(saved(tiny(), tmp_path))
     model = tiny(num_known=7, seed=2)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    with pytest.raises(ValueError, match=r"5 known classes.*7 in the model.*NUM_CLASSES 5"):
+    with pytest.raises(ValueError, match="5 known classes.*7.*NUM_CLASSES 5"):
         load_into(model, checkpoint)
     assert all(torch.equal(t, before[name]) for name, t in model.state_dict().items())
     report = load_into(model, checkpoint, allow_unused=["class_head"])
@@ -187,7 +187,7 @@ def test_a_learned_scale_is_kept_and_never_dropped_unseen(tmp_path):
     other = tiny(ArcFaceHead(24, 5, learn_scale=True))
     load_into(other, checkpoint)
     assert other.class_head.scale.item() == 12.0
-    with pytest.raises(ValueError, match="class_head.scale: the model has no such tensor"):
+    with pytest.raises(ValueError, match="class_head.scale.*no such"):
         load_into(tiny("arcface"), checkpoint)
     assert load_into(tiny(), checkpoint).names("ignored") == ["class_head.scale"]
 
@@ -230,7 +230,7 @@ def test_what_fits_no_rule_is_an_error_and_changes_nothing(tmp_path, change, mes
 def test_integers_are_no_weights(tmp_path):
     checkpoint = read_checkpoint(saved(tiny(), tmp_path))
     checkpoint.state_dict["query.weight"] = torch.ones(6, 24, dtype=torch.int64)
-    with pytest.raises(ValueError, match="query.weight: holds torch.int64, not floating-point"):
+    with pytest.raises(ValueError, match="query.weight.*holds torch.int64"):
         load_into(tiny(), checkpoint)
 
 

@@ -60,7 +60,7 @@ NINE = "\n".join(
 def test_yaml_that_is_not_plain_is_refused_by_name(tmp_path, text):
     path = tmp_path / "broken.yaml"
     path.write_text(text)
-    with pytest.raises(ValueError, match=r"broken.yaml is not a readable yaml file: ."):
+    with pytest.raises(ValueError, match="broken.yaml.*readable"):
         load_yaml(path)
 
 
@@ -74,7 +74,7 @@ def test_aliases_that_stay_small_are_read(tmp_path):
 def test_a_base_that_is_not_a_path_is_refused(tmp_path, base):
     path = tmp_path / "child.yaml"
     path.write_text(f"_BASE_: {base}\n")
-    with pytest.raises(ValueError, match=r"child.yaml: _BASE_ is .* it must be a path"):
+    with pytest.raises(ValueError, match="child.yaml.*_BASE_.*path"):
         read_yaml(path)
 
 
@@ -111,7 +111,7 @@ def test_bases_that_many_files_share_are_read_once(tmp_path):
 def test_a_long_chain_of_bases_is_refused(tmp_path):
     for number in range(60):
         (tmp_path / f"{number}.yaml").write_text(f"_BASE_: {number + 1}.yaml\n")
-    with pytest.raises(ValueError, match="51.yaml is the last of more than 50 files"):
+    with pytest.raises(ValueError, match="51.yaml.*50 files"):
         read_yaml(tmp_path / "0.yaml")
 
 
