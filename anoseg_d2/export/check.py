@@ -15,7 +15,7 @@ from torchvision.transforms.v2 import functional as TF
 from anoseg_d2.export.spec import Difference, ExportCheckError
 from anoseg_d2.modeling.inference import infer_images
 
-__all__ = ["check_file", "draw_image", "open_session", "run_file"]
+__all__ = ["check_file", "compare_output", "draw_image", "open_session", "run_file"]
 
 # Largest difference of a score, and fraction of pixels whose class differs.
 TOLERANCE = 1e-3
@@ -51,7 +51,8 @@ def check_file(
         expected = _reference(model, spec, images)
         found = run_file(path, images.to(getattr(torch, spec.input)), spec.outputs)
         differences += [
-            _compare(name, found[name], expected[name], spec, tolerance) for name in spec.outputs
+            compare_output(name, found[name], expected[name], spec, tolerance)
+            for name in spec.outputs
         ]
     if not all(difference.passed for difference in differences):
         raise ExportCheckError(differences)
@@ -128,7 +129,8 @@ def _reference(model: nn.Module, spec, images: Tensor) -> dict[str, np.ndarray]:
     return {name: np.stack([values[name].numpy() for values in flat]) for name in spec.outputs}
 
 
-def _compare(name: str, found, expected, spec, tolerance: float | None) -> Difference:
+def compare_output(name: str, found, expected, spec, tolerance: float | None) -> Difference:
+    """Compare one output (B, H, W) of the file with the model's; see `check_file`."""
     if found.shape != expected.shape or found.dtype != expected.dtype:
         raise AssertionError((name, found.shape, found.dtype, expected.shape, expected.dtype))
     low, high = float(expected.min()), float(expected.max())

@@ -26,7 +26,7 @@ from anoseg_d2.export.graph import ExportModel
 from anoseg_d2.export.spec import FORMATS, OPSET, Difference, ExportSpec
 from anoseg_d2.modeling import scores
 
-__all__ = ["describe", "export_model"]
+__all__ = ["describe", "export_model", "publish", "trace"]
 
 # A protobuf message is limited to 2 GiB; larger weights go into a file next to the graph.
 EXTERNAL_BYTES = 1_800_000_000
@@ -126,7 +126,7 @@ def export_model(
     metadata = describe(wrapped, class_names, thresholds, threshold_dataset)
     with tempfile.TemporaryDirectory(dir=output.parent, prefix=".export") as folder:
         partial = Path(folder) / output.name
-        program = _trace(wrapped)
+        program = trace(wrapped)
         if file_format == "onnx":
             _write_onnx(program, partial, spec, metadata, external_bytes)
             if spec.int8:
@@ -135,7 +135,7 @@ def export_model(
             _write_pt2(program, partial, metadata)
         del wrapped, program
         differences = check_file(partial, model, spec, check_image, tolerance)
-        _publish(Path(folder), output)
+        publish(Path(folder), output)
     return differences
 
 
@@ -153,7 +153,7 @@ def _require(*packages: str) -> None:
 
 
 @torch.no_grad()
-def _trace(model: ExportModel) -> torch.export.ExportedProgram:
+def trace(model: ExportModel) -> torch.export.ExportedProgram:
     """Trace for the shapes that the spec leaves open."""
     spec = model.spec
     height, width = spec.image_size or model.plan.window
@@ -219,7 +219,7 @@ def _name_dimensions(graph, spec: ExportSpec) -> None:
                 value.shape[axis] = named[str(size)]
 
 
-def _publish(folder: Path, output: Path) -> None:
+def publish(folder: Path, output: Path) -> None:
     """Move the written files to their place, the graph last, and delete outdated weights."""
     names = sorted((path.name for path in folder.iterdir()), key=lambda name: name == output.name)
     for name in names:

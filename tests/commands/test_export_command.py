@@ -192,7 +192,7 @@ def test_a_failed_check_ends_with_status_1_and_without_a_file(
         raise ExportCheckError([bad])
 
     monkeypatch.setattr("anoseg_d2.export.write.check_file", fail)
-    monkeypatch.setattr("anoseg_d2.export.write._trace", lambda model: None)
+    monkeypatch.setattr("anoseg_d2.export.write.trace", lambda model: None)
     monkeypatch.setattr(torch.export, "save", lambda program, path, **_: path.write_text("bad"))
     before = sorted(tmp_path.iterdir())
     assert export(checkpoint, "--output", tmp_path / "model.pt2") == 1
