@@ -29,6 +29,9 @@ from anoseg_d2.utils.ranges import Rule, flag, integer, number, one_of, register
 
 __all__ = ["CHECKS", "KEYS", "add_anoseg_config", "changed_keys", "check_config", "load_config"]
 
+# Where a config keeps what it said when it was checked, next to yacs' own note that it is frozen.
+_CHECKED = "__checked__"
+
 
 def load_config(
     config_file: str = "", overrides: Iterable | None = None, imports: Iterable[str] = ()
@@ -88,6 +91,9 @@ def add_anoseg_config(cfg) -> None:
 def check_config(cfg) -> None:
     """Import MODEL.IMPORTS, then check every key before anything is built from it.
 
+    A config that was checked before, also by the process that it was pickled in, and has not
+    changed since is not checked again.
+
     Raises:
         ValueError: names the key, its value and its range, or the key to use instead.
         ImportError: a module of MODEL.IMPORTS is missing.
@@ -95,11 +101,14 @@ def check_config(cfg) -> None:
     # These modules may add names to registries, and checks of their own.
     KEYS["MODEL.IMPORTS"].rule.check("MODEL.IMPORTS", cfg.MODEL.IMPORTS)
     import_modules(cfg.MODEL.IMPORTS)
+    if cfg.__dict__.get(_CHECKED) == repr(cfg):
+        return
     _refuse_unread_keys(cfg)
     for key, entry in KEYS.items():
         entry.rule.check(key, _get(cfg, key))
     for check in CHECKS:
         check(cfg)
+    cfg.__dict__[_CHECKED] = repr(cfg)
 
 
 def _refuse_unread_keys(cfg) -> None:

@@ -22,6 +22,7 @@ from anoseg_d2 import cli
 from anoseg_d2.checkpoint import model_meta
 from anoseg_d2.config import load_config
 from anoseg_d2.data.builtin import DATASETS
+from anoseg_d2.engine import argument_parser
 from anoseg_d2.modeling.patch_heads import PATCH_HEADS
 from anoseg_d2.modeling.scores import SCORES, ensemble_parts
 from anoseg_d2.prediction.video import VideoWriter
@@ -156,6 +157,9 @@ def check_python(words, monkeypatch, module=False):
         assert all((ROOT / word).exists() for word in words[1:] if not word.startswith("-"))
     else:
         assert (ROOT / words[0]).is_file(), words[0]
+        if words[0] == "train_net.py":  # the page that a user copies: no main, and no side door
+            check_options(argument_parser().parse_args(words[1:]), "train")
+            return
         if words[0] != "tools/list_licences.py":  # it has no options
             check_options(parse(script(words[0]).main, words[1:], monkeypatch), words[0])
 

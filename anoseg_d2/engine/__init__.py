@@ -1,9 +1,10 @@
 """Training and evaluation on detectron2's trainer.
 
+- `run`, `argument_parser`: the road of `train_net` and `anoseg train`, for a `Trainer` of one's
+  own as well.
 - `Trainer`: detectron2's `DefaultTrainer` with this project's loaders, optimiser and evaluators.
 - `check_inputs`: finds every dataset and the weights before anything long starts.
 - `load_evaluated`: loads the weights that `--eval-only` evaluates.
-- `UnfinishedEvaluation`: which datasets an evaluation that was stopped has finished.
 - `claim_output_dir`: holds OUTPUT_DIR for one run.
 - `launch_ranks`: starts a job on one process or many, and ends it as one.
 - `is_torchrun`: whether torchrun started this process.
@@ -13,26 +14,22 @@
 - `measure_ensembles`: measures the statistics that ensembles of scores need.
 """
 
-from anoseg_d2.engine.evaluate import measure_ensembles
-from anoseg_d2.engine.launch import is_torchrun, launch_ranks
-from anoseg_d2.engine.output_dir import claim_output_dir
-from anoseg_d2.engine.run_log import set_up_run
-from anoseg_d2.engine.solver import build_optimizer, build_scheduler
-from anoseg_d2.engine.step import StepTrainer
-from anoseg_d2.engine.trainer import Trainer, check_inputs, load_evaluated
-from anoseg_d2.engine.unfinished import UnfinishedEvaluation
+# This module is light. Its function has its name, and takes its place as an attribute from here on.
+from anoseg_d2.engine.run import argument_parser, load_evaluated, run
+from anoseg_d2.utils.index import lazy_index
 
-__all__ = [
-    "StepTrainer",
-    "Trainer",
-    "UnfinishedEvaluation",
-    "build_optimizer",
-    "build_scheduler",
-    "check_inputs",
-    "claim_output_dir",
-    "is_torchrun",
-    "launch_ranks",
-    "load_evaluated",
-    "measure_ensembles",
-    "set_up_run",
-]
+# Resolved on first use, so that `anoseg train --help` answers before torch is loaded.
+_EXPORTS = {
+    "Trainer": "trainer",
+    "check_inputs": "preflight",
+    "claim_output_dir": "output_dir",
+    "launch_ranks": "launch",
+    "is_torchrun": "launch",
+    "StepTrainer": "step",
+    "build_optimizer": "solver",
+    "build_scheduler": "solver",
+    "set_up_run": "run_log",
+    "measure_ensembles": "evaluate",
+}
+__all__ = ["argument_parser", "load_evaluated", "run", *_EXPORTS]
+__getattr__, __dir__ = lazy_index(__name__, _EXPORTS)

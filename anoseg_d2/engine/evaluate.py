@@ -103,8 +103,8 @@ def evaluate_dataset(name: str, model, loader, evaluator: DatasetEvaluator) -> d
 def measure_ensembles(cfg, model: nn.Module, build_loader=build_test_loader) -> None:
     """Measure what the model's ensembles need, on the first closed set of DATASETS.TEST.
 
-    The figures stay with the model (`score_statistics`) and in its next checkpoint. Nothing
-    happens when there are no ensembles, or all is known.
+    The figures stay with the model (`score_statistics`) and in its next checkpoint. Does nothing if
+    there are no ensembles or their statistics are known.
 
     Args:
         build_loader: `(cfg, dataset name)` to a loader.
@@ -130,22 +130,24 @@ def measure_ensembles(cfg, model: nn.Module, build_loader=build_test_loader) -> 
     model.score_statistics = {**model.score_statistics, **found}
 
 
-def report_evaluation(cfg, model: nn.Module, evaluators: dict[str, DatasetEvaluator]) -> None:
+def report_evaluation(
+    cfg, model: nn.Module, evaluators: dict[str, DatasetEvaluator], facts: dict | None = None
+) -> None:
     """Log the figures of our evaluators, and write `report/` with them under OUTPUT_DIR.
 
     Args:
         cfg: config node.
-        model: that was evaluated; its `run_facts`, if it has any, go to results.json.
-        evaluators: by dataset. Those of the user's own leave nothing that the report could show.
+        model: that was evaluated.
+        evaluators: by dataset. User-defined evaluators do not appear in the report.
+        facts: more about the model, such as where its weights are from, for results.json.
     """
     ours = [name for name, evaluator in evaluators.items() if is_ours(evaluator)]
     if not ours:
         return
     # From the files: those of an interrupted evaluation were not evaluated again.
     _log_figures({name: load_run(cfg.OUTPUT_DIR, [name]).records[name]["result"] for name in ours})
-    facts = {**describe_model(cfg, unwrap(model)), **describe_run(cfg)}
-    facts |= getattr(unwrap(model), "run_facts", {})
-    write_report(cfg.OUTPUT_DIR, ours, model=facts, config=cfg.dump())
+    about = {**describe_model(cfg, unwrap(model)), **describe_run(cfg), **(facts or {})}
+    write_report(cfg.OUTPUT_DIR, ours, model=about, config=cfg.dump())
 
 
 def _log_figures(results: dict[str, dict]) -> None:

@@ -1,14 +1,16 @@
-"""OUTPUT_DIR belongs to one run: a lock, no silent overwriting, no litter of killed runs."""
+"""Lock OUTPUT_DIR to one run, refuse to overwrite results, clean up after killed runs.
+
+Only files that the project itself writes are ever deleted, and a link is never followed: the folder
+may be somebody's home, or come from a stranger's archive.
+"""
 
 import contextlib
+import fnmatch
 import logging
 import os
-import shutil
+import re
 from collections.abc import Iterator
 from pathlib import Path
-
-from anoseg_d2.evaluation.kept_maps import KEPT_PREFIX
-from anoseg_d2.evaluation.streaming.exact_counts import EXACT_PREFIX
 
 try:
     import fcntl
@@ -20,21 +22,30 @@ __all__ = ["claim_output_dir"]
 logger = logging.getLogger(__name__)
 
 LOCK = ".lock"
-# What a training writes; everything else in the folder is left alone.
-_RESULTS = ("model_*.pth", "last_checkpoint", "metrics.json", "events.out.tfevents.*")
-_APPENDED = ("log.txt", "metrics.json", "config.yaml", "last_checkpoint")
-_RESULT_FOLDERS = ("inference", "report", "ema")
-# Temporary names of files that were being written when a run was killed; averaged weights have
-# folders of their own.
-_LITTER = (
-    *("*.tmp", ".*.tmp", "**/*.part.mp4"),
-    *(f"{top}report/.*.tmp" for top in ("", "ema/")),
-    *(
-        f"{top}inference/**/{name}"
-        for top in ("", "ema/")
-        for name in (".*.tmp", ".spill-*", f"{KEPT_PREFIX}*", f"{EXACT_PREFIX}*")
-    ),
+# Opened by name and written in place; everything else appears whole under its name.
+_OPENED = (LOCK, "log.txt", "log.txt.rank*", "metrics.json", "config.yaml", "last_checkpoint")
+_CHECKPOINTS = tuple(
+    f"model_{which}.pth" for which in ("final", "ema", "best", "[0-9]" * 7, "[0-9]" * 8)
 )
+# Folder to the files that a run writes there; averaged weights have the same below `ema`.
+_WRITTEN = {
+    ".": (
+        *_CHECKPOINTS,
+        *("model_final_adapter.safetensors", "last_checkpoint", "config.yaml"),
+        *("metrics.json", "events.out.tfevents.[0-9]*"),
+    ),
+    "report": (
+        "index.html",
+        "curves.json",
+        *(f"results.{t}" for t in ("json", "csv", "md", "tex")),
+    ),
+    "inference": ("unfinished.json",),
+    "inference/*": ("result.json",),
+    "inference/*/images": ("*.npz",),
+    "inference/*/failures": ("*.npz",),
+}
+# `.NAME.RANDOM.tmp` while NAME is being written, see `utils.files.atomic_path`.
+_TEMPORARY = re.compile(r"\.(.+)\.[a-z0-9_]{8}\.tmp")
 
 
 @contextlib.contextmanager
@@ -49,24 +60,24 @@ def claim_output_dir(
         overwrite: what an earlier training left is deleted.
     Raises:
         ValueError: another process holds the folder, or it holds a run that is neither continued
-            nor overwritten.
+            nor overwritten, or a link or a pipe where a file is written.
         OSError: the folder cannot be made or written.
     """
     folder = Path(output_dir)
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"OUTPUT_DIR {folder} is a file; it must be a folder")
     folder.mkdir(parents=True, exist_ok=True)
-    for name in (LOCK, *_APPENDED):
-        if (folder / name).exists() and not (folder / name).is_file():
-            # Opening a pipe would wait for its other end, and that may never come.
-            raise ValueError(f"OUTPUT_DIR {folder}: {name} is not a regular file; move it away")
-    with open(folder / LOCK, "a+", encoding="utf-8") as lock:
+    for path in (path for pattern in _OPENED for path in folder.glob(pattern)):
+        # Through a link a file outside would be overwritten, and a pipe waits for its other end.
+        if path.is_symlink() or not path.is_file():
+            raise ValueError(
+                f"OUTPUT_DIR {folder}: {path.name} is not a regular file; move it away"
+            )
+    flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
+    with open(os.open(folder / LOCK, flags, 0o666), "r+", encoding="utf-8") as lock:
         _lock(lock, folder)
-        # Only now: nobody else is writing here, so temporary files are those of killed runs.
-        for pattern in _LITTER:
-            for path in folder.glob(pattern):
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
-        earlier = sorted(path.name for path in folder.glob("model_*.pth"))
+        _remove_litter(folder)
+        earlier = sorted(path.name for name in _CHECKPOINTS for path in folder.glob(name))
         if training and earlier and not resume:
             if not overwrite:
                 raise ValueError(
@@ -84,20 +95,57 @@ def _lock(stream, folder: Path) -> None:
         # The system drops this lock when the process ends, however it ends.
         fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
-        stream.seek(0)
         raise ValueError(
             f"OUTPUT_DIR {folder} is in use by another run (process {stream.read().strip()}); wait "
             "for it, or choose another OUTPUT_DIR"
         ) from error
+    except OSError as error:  # Lustre and some NFS and FUSE mounts have no locks
+        logger.warning(
+            "OUTPUT_DIR %s cannot be locked (%s): make sure that no second run writes there",
+            folder,
+            error.strerror,
+        )
     stream.truncate(0)
     stream.write(str(os.getpid()))
     stream.flush()
 
 
+def _remove_litter(folder: Path) -> None:
+    """Delete the temporary files of killed runs, and of nobody else."""
+    for path, names in _written(folder, ".*.tmp"):
+        temporary = _TEMPORARY.fullmatch(path.name)
+        ours = temporary and any(fnmatch.fnmatchcase(temporary[1], name) for name in names)
+        if ours and not path.is_symlink() and not _is_locked(path):
+            path.unlink()
+
+
+def _is_locked(path: Path) -> bool:
+    """Whether a living process, such as `anoseg convert`, is writing this temporary file."""
+    if fcntl is None:
+        return False
+    try:
+        with open(path, "rb") as stream:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:  # also where nothing can be locked: what cannot be known stays
+        return True
+    return False
+
+
 def _delete_run(folder: Path) -> None:
     logger.warning("--overwrite: deleting the run in %s", folder)
-    for pattern in _RESULTS:
-        for path in folder.glob(pattern):
+    for path, names in _written(folder, "*"):
+        if any(fnmatch.fnmatchcase(path.name, name) for name in names):
             path.unlink()
-    for name in _RESULT_FOLDERS:
-        shutil.rmtree(folder / name, ignore_errors=True)
+
+
+def _written(folder: Path, pattern: str) -> Iterator[tuple[Path, tuple[str, ...]]]:
+    """Yield the files that match `pattern` in the folders of a run, and the names of ours there."""
+    home = folder.resolve()
+    for top in (folder, folder / "ema"):
+        for part, names in _WRITTEN.items():
+            for place in [top] if part == "." else sorted(top.glob(part)):
+                # A folder may be a link to somewhere else, where nothing is for us to delete.
+                inside = place.resolve().is_relative_to(home)
+                for path in sorted(place.glob(pattern)) if inside else ():
+                    if path.is_file() or path.is_symlink():
+                        yield path, names

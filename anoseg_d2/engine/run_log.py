@@ -1,5 +1,7 @@
 """What a run says: how it differs from the defaults, its data, its steps, its figures."""
 
+import contextlib
+import functools
 import logging
 import os
 import sys
@@ -21,6 +23,7 @@ from tabulate import tabulate
 import anoseg_d2
 from anoseg_d2.config import changed_keys
 from anoseg_d2.utils.cli import duration, set_verbosity
+from anoseg_d2.utils.files import write_atomic
 
 __all__ = ["StepPrinter", "WriterHook", "figures_table", "log_data", "set_up_run"]
 
@@ -56,22 +59,36 @@ def set_up_run(cfg, *, verbosity: int = 0, training: bool = True) -> None:
     lines = [f"  {key}: {value!r}" for key, value in changed_keys(cfg).items()]
     logger.info("Config, where it differs from the defaults:\n%s", "\n".join(lines))
     if comm.is_main_process():
-        path = Path(cfg.OUTPUT_DIR, "config.yaml")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(cfg.dump(), encoding="utf-8")
+        write_atomic(Path(cfg.OUTPUT_DIR, "config.yaml"), cfg.dump().encode())
         logger.debug("The whole config:\n%s", cfg.dump())
     seed_all_rng(None if cfg.SEED < 0 else cfg.SEED + rank)
     torch.backends.cudnn.benchmark = bool(training and cfg.CUDNN_BENCHMARK)
 
 
 def _set_up_loggers(output_dir: str, rank: int, verbosity: int) -> None:
-    # Colours are for people; files and pipes get plain text.
-    color = sys.stdout.isatty() and "NO_COLOR" not in os.environ
+    # Colours are for people; files and pipes get plain text, and a daemon has no stream at all.
+    color = sys.stdout is not None and sys.stdout.isatty() and "NO_COLOR" not in os.environ
     terminal = {-1: logging.WARNING, 0: logging.INFO, 1: logging.DEBUG}[verbosity]
     for name in LOGGERS:
         for handler in setup_logger(output_dir, rank, name=name, color=color).handlers:
             on_terminal = handler.stream in (sys.stdout, sys.stderr)
             handler.setLevel(terminal if on_terminal else min(terminal, logging.INFO))
+            handler.handleError = functools.partial(_give_up, handler)
+            if on_terminal:
+                handler.addFilter(_is_not_detectron2s_traceback)
+
+
+def _give_up(handler: logging.StreamHandler, record: logging.LogRecord) -> None:
+    """Say once that a log cannot be written, such as on a full disk, and write no more to it."""
+    handler.setLevel(logging.CRITICAL + 1)
+    name = getattr(handler.stream, "name", "the log")
+    with contextlib.suppress(OSError, AttributeError):
+        print(f"warning: {name} ends here: {sys.exc_info()[1]}", file=sys.stderr)
+
+
+def _is_not_detectron2s_traceback(record: logging.LogRecord) -> bool:
+    """Leave the traceback that detectron2 logs to log.txt: the command ends with its message."""
+    return not str(record.msg).startswith("Exception during training")
 
 
 def _device(name: str) -> str:
@@ -83,7 +100,7 @@ def _device(name: str) -> str:
 
 
 def log_data(train: Iterable[str], test: Iterable[str]) -> None:
-    """Log the datasets of a run: what for, name, images, and the folder that holds them."""
+    """Log use, name, image count and folder of each dataset."""
     rows = []
     for use, names in (("train", train), ("test", test)):
         for name in names:

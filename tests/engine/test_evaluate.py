@@ -115,9 +115,10 @@ def test_untrained_weights_end_in_one_line_and_leave_no_figure(work, capsys):
     assert not list((work / "bare").rglob("result*.json"))
     cfg = config_of(work, *map(str, bare[:2]), "MODEL.ALLOW_UNTRAINED", True)
     model = model_of(cfg, 1)
-    load_evaluated(cfg, model)
-    assert "query.weight" in model.run_facts["untrained_tensors"]
-    assert "backbone.cls_token" not in model.run_facts["untrained_tensors"]
+    facts = load_evaluated(cfg, model)
+    assert facts["weights"] == str(work / "vit.pth")
+    assert "query.weight" in facts["untrained_tensors"]
+    assert "backbone.cls_token" not in facts["untrained_tensors"]
 
 
 def test_git_state_is_that_of_the_package_and_of_no_repository_around_it(tmp_path):

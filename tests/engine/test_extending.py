@@ -77,10 +77,10 @@ def test_each_overridden_build_method_takes_effect(tmp_path):
             return [*super().build_hooks(), steps]
 
         @classmethod
-        def test(cls, cfg, model, evaluators=None):
+        def test(cls, cfg, model, evaluators=None, **more):
             calls.append("test")
             assert model.mine
-            return super().test(cfg, model, evaluators)
+            return super().test(cfg, model, evaluators, **more)
 
     cfg = small_run(tmp_path, tested=True)
     trainer = trained(cfg, Mine)

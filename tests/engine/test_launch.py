@@ -14,6 +14,7 @@ from detectron2.engine import default_argument_parser
 from runs import small_run
 
 from anoseg_d2.commands import train
+from anoseg_d2.engine import argument_parser
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.skipif(
@@ -64,7 +65,7 @@ def ranks_of(process):
 
 def test_the_options_are_detectron2s_and_ours():
     theirs = {o for a in default_argument_parser()._actions for o in a.option_strings}
-    ours = {o for a in train.build_parser()._actions for o in a.option_strings}
+    ours = {o for a in argument_parser()._actions for o in a.option_strings}
     assert ours == theirs | {
         *("--import", "--overwrite", "--dry-run", "-q", "--quiet", "-v", "--verbose")
     }
@@ -76,8 +77,8 @@ def test_the_options_are_detectron2s_and_ours():
         (("--num-gpus", 0), "--num-gpus is 0; it must be in 1..256"),
         (("SOLVER.MAX_ITER", 0), "SOLVER.MAX_ITER is 0; it must be an integer of at least 1"),
         (("--eval-only",), "--eval-only needs the checkpoint to evaluate"),
-        (("--dry-run", "--resume"), "leave --eval-only, --resume out"),
-        (("--dry-run", "--num-gpus", 3), "which 3 processes cannot share"),
+        (("--dry-run", "--resume"), "leave --eval-only and --resume"),
+        (("--dry-run", "--num-gpus", 3), "not divisible by 3 processes"),
         (("--eval-only", "--resume"), "which has none; leave --resume out"),
         (("--eval-only", "DATASETS.TEST", "()"), "--eval-only has nothing to evaluate"),
         (("--import", "no_such_module"), "cannot import 'no_such_module'"),

@@ -1,5 +1,6 @@
-"""OUTPUT_DIR belongs to one run."""
+"""OUTPUT_DIR belongs to one run, and what else is in it belongs to the user."""
 
+import errno
 import os
 import subprocess
 import sys
@@ -7,7 +8,9 @@ import sys
 import pytest
 
 from anoseg_d2.checkpoint.files import last_checkpoint
+from anoseg_d2.engine import output_dir
 from anoseg_d2.engine.output_dir import claim_output_dir
+from anoseg_d2.utils.files import atomic_path
 
 HOLD = """
 import sys
@@ -16,15 +19,36 @@ with claim_output_dir(sys.argv[1]):
     print("held", flush=True)
     sys.stdin.read()
 """
+WRITTEN = (
+    *("model_0000009.pth", "model_final.pth", "model_ema.pth", "last_checkpoint", "metrics.json"),
+    *("model_final_adapter.safetensors", "events.out.tfevents.1764.host.1.0", "config.yaml"),
+    *("report/index.html", "report/results.json", "ema/report/results.csv"),
+    *("inference/a/result.json", "inference/a/images/1.npz", "ema/inference/a/result.json"),
+)
+MINE = (
+    *("notes.txt", "notes.tmp", ".draft.tmp", ".my.document.tmp", "data.tmp/thesis.txt"),
+    *("model_of_colleague.pth", "videos/holiday.part.mp4", ".git.tmp/config"),
+    *("report/thesis.docx", "report/.x.tmp", "inference/mine/notes.txt", "ema/plan.txt"),
+    *("inference/mine/.draft.tmp", "events.out.tfevents.txt", "model_x.pth/inside"),
+)
 
 
-def a_run(folder):
-    """What a training leaves."""
-    (folder / "report").mkdir(parents=True)
-    for name in ("model_0000009.pth", "model_final.pth", "last_checkpoint", "metrics.json"):
+def fill(folder, names):
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text("model_final.pth")
-    (folder / "notes.txt").write_text("mine")
-    return folder
+
+
+def files(folder):
+    found = (p.relative_to(folder).as_posix() for p in folder.rglob("*") if not p.is_dir())
+    return {name for name in found if name != ".lock"}
+
+
+@pytest.fixture
+def run(tmp_path):
+    """What a training leaves, among the user's own files."""
+    fill(tmp_path / "run", (*WRITTEN, *MINE))
+    return tmp_path / "run"
 
 
 def test_a_second_run_in_the_same_folder_is_refused_until_the_first_ends(tmp_path):
@@ -43,40 +67,81 @@ def test_a_second_run_in_the_same_folder_is_refused_until_the_first_ends(tmp_pat
         pass
 
 
-def test_a_new_training_into_a_finished_run_names_the_ways_out(tmp_path):
-    folder = a_run(tmp_path / "run")
+def test_a_new_training_into_a_finished_run_names_the_ways_out(run):
     refused = pytest.raises(ValueError, match="model_final.pth.*--resume.*--overwrite.*OUTPUT_DIR")
-    with refused, claim_output_dir(folder):
+    with refused, claim_output_dir(run):
         pass
-    with claim_output_dir(folder, training=False):
-        assert last_checkpoint(folder) == folder / "model_final.pth"
+    with claim_output_dir(run, training=False):
+        assert last_checkpoint(run) == run / "model_final.pth"
 
 
-def test_overwriting_deletes_the_run_and_nothing_else(tmp_path):
-    folder = a_run(tmp_path / "run")
-    with claim_output_dir(folder, overwrite=True):
-        assert sorted(path.name for path in folder.iterdir()) == [".lock", "notes.txt"]
-        assert last_checkpoint(folder) is None
+@pytest.mark.parametrize("training", [True, False])
+def test_a_start_deletes_nothing_of_the_users(run, training):
+    with claim_output_dir(run, training=training, resume=True):
+        assert files(run) == {*WRITTEN, *MINE}
 
 
-def test_temporary_files_of_killed_runs_are_removed(tmp_path):
-    folder = a_run(tmp_path / "run")
-    litter = [folder / ".model_0000019.pth.x1.tmp", folder / "tmpa1.tmp"]
-    for path in litter:
-        path.write_text("half")
-    evaluated = folder / "ema" / "inference" / "road_anomaly"
-    folders = [evaluated / name for name in (".spill-3", ".kept-maps-x1", "exact_scores_x1")]
-    for path in folders:
-        path.mkdir(parents=True)
-        (path / "0.npy").write_text("half")
-    litter += [evaluated / ".result.json.x1.tmp", folder / "report" / ".index.html.x1.tmp"]
-    litter[-1].write_text("half")
-    litter[-2].write_text("half")
-    (evaluated / "result.json").write_text("{}")
-    with claim_output_dir(folder, resume=True):
-        assert not any(path.exists() for path in (*litter, *folders))
-        assert (evaluated / "result.json").exists()
-        assert (folder / "model_final.pth").exists()
+def test_overwriting_deletes_the_files_of_a_run_and_nothing_else(run):
+    with claim_output_dir(run, overwrite=True):
+        assert files(run) == set(MINE)
+        assert last_checkpoint(run) is None
+
+
+def test_temporary_files_of_killed_runs_are_removed(run):
+    litter = (
+        *(".model_0000019.pth.a1b2c3_x.tmp", ".last_checkpoint.abcdefgh.tmp"),
+        *("report/.index.html.abcdefgh.tmp", "ema/inference/a/.result.json.abcdefgh.tmp"),
+    )
+    fill(run, litter)
+    with claim_output_dir(run, resume=True):
+        assert files(run) == {*WRITTEN, *MINE}
+
+
+def test_a_file_that_another_command_is_writing_stays(run):
+    pytest.importorskip("fcntl")
+    with atomic_path(run / "model_best.pth") as temporary:
+        temporary.write_text("half")
+        with claim_output_dir(run, training=False):
+            assert temporary.exists()
+    assert (run / "model_best.pth").read_text() == "half"
+
+
+@pytest.mark.parametrize("name", [".lock", "log.txt", "log.txt.rank1", "metrics.json"])
+def test_no_link_is_followed_out_of_the_folder(tmp_path, name):
+    victim = tmp_path / "victim"
+    victim.write_text("precious")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / name).symlink_to(victim)
+    with (
+        pytest.raises(ValueError, match=f"{name} is not a regular file"),
+        claim_output_dir(tmp_path / "run"),
+    ):
+        pass
+    assert victim.read_text() == "precious"
+
+
+def test_a_folder_that_is_a_link_to_somewhere_else_is_left_alone(tmp_path):
+    elsewhere = tmp_path / "elsewhere"
+    fill(elsewhere, ("results.json", ".index.html.abcdefgh.tmp"))
+    fill(tmp_path / "run", ("model_final.pth",))
+    (tmp_path / "run" / "report").symlink_to(elsewhere)
+    with claim_output_dir(tmp_path / "run", overwrite=True):
+        assert files(elsewhere) == {"results.json", ".index.html.abcdefgh.tmp"}
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])
+def test_a_file_system_without_locks_is_used_after_one_warning(
+    tmp_path, monkeypatch, caplog, number
+):
+    def flock(*_):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(output_dir.fcntl, "flock", flock)
+    fill(tmp_path / "run", (".last_checkpoint.abcdefgh.tmp",))
+    with claim_output_dir(tmp_path / "run"):
+        assert (tmp_path / "run" / ".lock").read_text() == str(os.getpid())
+    (said,) = caplog.messages
+    assert "cannot be locked" in said and str(tmp_path / "run") in said
 
 
 def test_an_output_folder_that_is_a_file_is_named(tmp_path):

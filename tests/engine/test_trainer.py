@@ -21,9 +21,9 @@ from anoseg_d2.checkpoint.metadata import model_tensors
 from anoseg_d2.config import check_config
 from anoseg_d2.data.builtin import register_cards
 from anoseg_d2.data.loader import training_dicts
+from anoseg_d2.engine import Trainer, check_inputs
 from anoseg_d2.engine.solver import build_optimizer, build_scheduler
 from anoseg_d2.engine.step import StepTrainer
-from anoseg_d2.engine.trainer import Trainer, check_inputs
 from anoseg_d2.modeling import EoMT
 from anoseg_d2.modeling.patch_heads import PATCH_PREFIX
 from anoseg_d2.prediction.predictor import AnomalyPredictor

@@ -1,0 +1,207 @@
+"""The road from a command line to a finished training or evaluation.
+
+`train_net` and `anoseg train` both call `run`. It reads and checks everything once, in the
+process that was started; what it found goes to the ranks, which only build and work.
+
+    run: load_config -> check_inputs -> claim_output_dir -> launch_ranks
+    run_rank, on every rank: set_up_run -> Trainer(cfg).train(), or Trainer.test(cfg, model)
+"""
+
+import argparse
+import contextlib
+import logging
+import os
+import re
+from pathlib import Path
+
+from anoseg_d2.utils import cli
+from anoseg_d2.utils.ranges import integer
+
+__all__ = ["argument_parser", "load_evaluated", "run", "run_rank"]
+
+logger = logging.getLogger(__name__)
+
+MAX_PROCESSES = 256  # on one machine
+
+
+def argument_parser(description: str | None = None) -> argparse.ArgumentParser:
+    """Build the parser of `train_net`: detectron2's usual options, and ours.
+
+    detectron2's own parser would do, but importing it takes seconds, and `--help` should not.
+
+    Args:
+        description: of the help page.
+    """
+    parser = argparse.ArgumentParser(
+        description=description or "Train or evaluate an EoMT anomaly segmenter.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    named = "yaml file, or the name of a shipped config"
+    add("--config-file", default="", metavar="FILE", help=named)
+    add("--resume", action="store_true", help="continue from the last checkpoint of OUTPUT_DIR")
+    add("--overwrite", action="store_true", help="delete the run that OUTPUT_DIR holds")
+    tried = "take one step, show the plan and the memory it needs, and keep nothing"
+    add("--dry-run", action="store_true", help=tried)
+    evaluated = "evaluate only; with --resume, the last checkpoint"
+    add("--eval-only", action="store_true", help=evaluated)
+    add("--num-gpus", type=int, default=1, help="processes on this machine, one per GPU")
+    add("--num-machines", type=int, default=1, help="number of machines")
+    add("--machine-rank", type=int, default=0, help="number of this machine, from 0")
+    add("--dist-url", default="auto", help="tcp://HOST:PORT of machine 0; auto: this machine only")
+    cli.add_import_option(parser)
+    cli.add_verbosity_options(parser)
+    add("opts", nargs=argparse.REMAINDER, help="config keys and values in turn: KEY VALUE ...")
+    return parser
+
+
+def run(trainer_class, args: argparse.Namespace) -> int:
+    """Check the request once, claim OUTPUT_DIR, and train or evaluate on every rank.
+
+    Args:
+        trainer_class: `Trainer` or a subclass, defined at the top level of its module so that the
+            other ranks can import it; None for `Trainer`.
+        args: as `argument_parser` gives them.
+    Returns:
+        exit status: 0, 2 after a user's mistake, 130 after an interruption.
+    """
+    stopped = "stopped; continue with the same command and --resume"
+    if args.eval_only:  # where --resume would evaluate other weights
+        stopped = "stopped; the same command continues after the datasets that are finished"
+    return cli.run_command(lambda: _run(trainer_class, args), stopped, args.verbosity)
+
+
+def _run(trainer_class, args: argparse.Namespace) -> None:
+    check_request(args)
+
+    # Only now: help and mistaken options are answered before torch is loaded.
+    from anoseg_d2.config import load_config
+    from anoseg_d2.engine.launch import is_torchrun, launch_ranks
+    from anoseg_d2.engine.output_dir import claim_output_dir
+    from anoseg_d2.engine.preflight import check_inputs, dry_run, listed_once
+    from anoseg_d2.engine.trainer import Trainer
+
+    trainer_class = trainer_class or Trainer
+    cfg = load_config(args.config_file, args.opts, args.imports)
+    cfg.freeze()
+    # torchrun restarts every rank after one has failed: go on from the last checkpoint then.
+    args.resume |= int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0
+    training = not args.eval_only
+    images = check_inputs(cfg, training, args.resume)
+    if args.dry_run:
+        with listed_once(images):
+            dry_run(trainer_class, cfg, args.num_gpus * args.num_machines)
+        return
+    is_follower = args.machine_rank or (is_torchrun() and int(os.environ["RANK"]))
+    claim = contextlib.nullcontext()  # the first process of all holds the folder for the others
+    if not is_follower:
+        claim = claim_output_dir(
+            cfg.OUTPUT_DIR, training=training, resume=args.resume, overwrite=args.overwrite
+        )
+    with claim:
+        launch_ranks(
+            run_rank,
+            args.num_gpus,
+            num_machines=args.num_machines,
+            machine_rank=args.machine_rank,
+            dist_url=args.dist_url,
+            args=(trainer_class, cfg, args, images),
+        )
+
+
+def run_rank(trainer_class, cfg, args: argparse.Namespace, images: dict[str, list[dict]]) -> None:
+    """Train or evaluate on one rank.
+
+    Args:
+        trainer_class: `Trainer` or a subclass.
+        cfg: frozen config node that was checked.
+        args: as `argument_parser` gives them.
+        images: of every dataset, as `check_inputs` found them.
+    """
+    from anoseg_d2.data.builtin import register_cards
+    from anoseg_d2.engine.preflight import listed_once
+    from anoseg_d2.engine.run_log import log_data, set_up_run
+
+    # A rank in a process of its own has neither the user's modules nor the cards' datasets yet.
+    cli.import_modules(cfg.MODEL.IMPORTS)
+    if not is_registered(images):
+        register_cards(cfg)
+    with listed_once(images):
+        set_up_run(cfg, verbosity=args.verbosity, training=not args.eval_only)
+        if not args.eval_only:
+            trainer = trainer_class(cfg)
+            trainer.resume_or_load(resume=args.resume)
+            trainer.train()
+            return
+        model = trainer_class.build_model(cfg)
+        log_data((), cfg.DATASETS.TEST)
+        facts = load_evaluated(cfg, model, resume=args.resume)
+        trainer_class.test(cfg, model, facts=facts, resume=True)
+
+
+def is_registered(names) -> bool:
+    """Whether detectron2 knows all these datasets."""
+    from detectron2.data import DatasetCatalog
+
+    return set(names) <= set(DatasetCatalog.list())
+
+
+def check_request(args: argparse.Namespace) -> None:
+    """Refuse options that exclude each other, and what detectron2's `launch` would fail on.
+
+    Raises:
+        ValueError: names the option, what was given and what is allowed.
+    """
+    if args.resume and args.overwrite:
+        raise ValueError("--resume continues a run that --overwrite deletes; give one of them")
+    if args.dry_run and (args.eval_only or args.resume):
+        raise ValueError(
+            "--dry-run tries a training from its start; leave --eval-only and --resume out"
+        )
+    if not 1 <= args.num_gpus <= MAX_PROCESSES:
+        raise ValueError(
+            f"--num-gpus is {args.num_gpus}; it must be in 1..{MAX_PROCESSES}. On a CPU: "
+            "--num-gpus 1 MODEL.DEVICE cpu"
+        )
+    cli.check_options(args, {"--num-machines": integer(1, 100_000)})
+    cli.check_options(args, {"--machine-rank": integer(0, args.num_machines - 1)})
+    address = re.fullmatch(r"tcp://[^/:]+:([0-9]{1,5})", args.dist_url)
+    if args.dist_url != "auto" and not (address and 0 < int(address[1]) < 65_536):
+        raise ValueError(f"--dist-url is {args.dist_url!r}; it must be auto or tcp://HOST:PORT")
+    if args.num_machines > 1 and args.dist_url == "auto":
+        raise ValueError(
+            f"--num-machines is {args.num_machines}, which needs the address of machine 0: "
+            "--dist-url tcp://HOST:PORT"
+        )
+
+
+def load_evaluated(cfg, model, resume: bool = False) -> dict:
+    """Load the weights that `--eval-only` evaluates.
+
+    Args:
+        cfg: config node.
+        model: built from it.
+        resume: load OUTPUT_DIR's last checkpoint instead of MODEL.WEIGHTS.
+    Returns:
+        facts for results.json: where the weights are from, and which tensors are untrained.
+    Raises:
+        FileNotFoundError, ValueError: see `load_weights`.
+    """
+    from anoseg_d2.checkpoint import describe_weights
+    from anoseg_d2.checkpoint.files import last_checkpoint
+    from anoseg_d2.checkpoint.from_config import load_weights, resolve_weights
+    from anoseg_d2.checkpoint.transfer import UNTRAINED
+
+    cfg = cfg.clone()
+    cfg.defrost()
+    if resume:
+        cfg.MODEL.WEIGHTS = str(last_checkpoint(Path(cfg.OUTPUT_DIR)))
+    report = load_weights(cfg, model)
+    if report.file is not None and report.file.name == "model_ema.pth":
+        model.averaged = True  # files of older versions say it only by their name
+    facts = {"weights": resolve_weights(cfg), **describe_weights(model, report.file)}
+    untrained = sorted(name for action in UNTRAINED for name in report.names(action))
+    if untrained:  # MODEL.ALLOW_UNTRAINED True
+        facts["untrained_tensors"] = untrained
+    logger.info("Evaluating %s", report.source)
+    return facts
