@@ -7,7 +7,7 @@ Three groups of rows; every figure is the median of CPU-wall seconds, both sides
     network   our network against transformers' EomtForUniversalSegmentation with the same weights,
               final prediction only, float32, and ours in mixed precision where it is named
     scores    every score at native size, segmentation and confidence, against only the network
-    folder    a folder as demo.py predicts it (reading, predicting and writing overlap) against
+    folder    a folder as `anoseg predict` does it (reading, predicting and writing overlap) against
               one image at a time
 Without --weights, the model is a random ViT of --size. All its queries matter,
 which is the worst case of TEST.QUERY_TOLERANCE; the row says how many each map kept.

@@ -24,18 +24,13 @@ PEER = "import torch"
 # Name to arguments of Python and the exit status that is expected.
 COMMANDS = {
     PEER: (["-c", "import torch"], 0),
-    "train_net.py --help": (["train_net.py", "--help"], 0),
-    "train_net.py, misspelt key": (
-        ["train_net.py", "--config-file", "arcface_lora", "SOLVER.MAX_ITR", "3"],
+    "train --help": (["-m", "anoseg_d2", "train", "--help"], 0),
+    "train, no process": (["-m", "anoseg_d2", "train", "--num-gpus", "0"], 2),
+    "predict --help": (["-m", "anoseg_d2", "predict", "--help"], 0),
+    "predict, no such input": (
+        ["-m", "anoseg_d2", "predict", "gone.png", "--weights", "w.pth"],
         2,
     ),
-    "train_net.py, no such config": (["train_net.py", "--config-file", "arcface_lra"], 2),
-    "demo.py --help": (["demo/demo.py", "--help"], 0),
-    "demo.py, misspelt key": (
-        ["demo/demo.py", "a.png", "--weights", "w.pth", "--opts", "MODEL.DEVISE", "cpu"],
-        2,
-    ),
-    "demo.py, no such input": (["demo/demo.py", "gone.png", "--weights", "w.pth"], 2),
 }
 
 

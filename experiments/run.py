@@ -34,7 +34,7 @@ from anoseg_d2.utils.files import read_json
 ROOT = Path(__file__).resolve().parent.parent
 
 TRAIN = "train_net.py"
-BUILD_MEMORY = "tools/build_memory.py"
+BUILD_MEMORY = ("-m", "anoseg_d2", "memory")
 
 
 def main(argv=None) -> int:
@@ -178,7 +178,7 @@ class Runner:
         mode = "--resume" if step.trains else "--eval-only"
         commands = [[sys.executable, TRAIN, "--config-file", str(step.config), mode, *overrides]]
         if step.memory:
-            build = [sys.executable, BUILD_MEMORY, str(step.weights), "--dataset", step.memory]
+            build = [sys.executable, *BUILD_MEMORY, str(step.weights), "--dataset", step.memory]
             build += ["--seed", str(step.seed), "--overwrite", "--output", str(step.loaded)]
             commands.insert(0, build)
         return commands

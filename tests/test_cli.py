@@ -15,14 +15,10 @@ from anoseg_d2.utils.cli import add_verbosity_options
 
 ROOT = Path(__file__).parents[1]
 SCRIPTS = {
-    "demo/demo.py": "predict",
     "tools/export_model.py": "export",
-    "tools/convert_checkpoint.py": "convert",
     "tools/evaluate_maps.py": "maps",
-    "tools/compare.py": "compare",
     "datasets/check.py": "check",
     "datasets/prepare_cut_paste.py": "cut-paste",
-    "tools/build_memory.py": "memory",
 }
 
 

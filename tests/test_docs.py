@@ -37,7 +37,7 @@ PAGES = sorted(
 SCRIPTS = sorted(
     path.relative_to(ROOT)
     for pattern in ("anoseg_d2/commands/*.py", "tools/*.py", "datasets/*.py", "experiments/*.py")
-    + ("benchmarks/*.py", "demo/*.py", "*.py")
+    + ("benchmarks/*.py", "dev/*.py", "*.py")
     for path in ROOT.glob(pattern)
 )
 OURS = ("anoseg", "python", ".venv/bin/python", "make", "torchrun", "srun")
@@ -160,7 +160,7 @@ def check_python(words, monkeypatch, module=False):
         if words[0] == "train_net.py":  # the page that a user copies: no main, and no side door
             check_options(argument_parser().parse_args(words[1:]), "train")
             return
-        if words[0] != "tools/list_licences.py":  # it has no options
+        if words[0] != "dev/list_licences.py":  # it has no options
             check_options(parse(script(words[0]).main, words[1:], monkeypatch), words[0])
 
 
@@ -222,9 +222,9 @@ def check_options(args, what):
         assert (ROOT / options["recipe"]).is_file()
     if what in ("check", "datasets/check.py") and not options["card"]:
         assert set(options["names"]) <= set(DATASETS)
-    if what in ("maps", "memory", "tools/evaluate_maps.py", "tools/build_memory.py"):
+    if what in ("maps", "memory", "tools/evaluate_maps.py"):
         assert options["dataset"] in (None, *DATASETS)
-    if "score" in options and what in ("predict", "demo/demo.py", "submit"):
+    if "score" in options and what in ("predict", "submit"):
         parts = [part for name in options["score"].split(",") for part in ensemble_parts(name)]
         assert set(parts) <= {*SCORES, *PATCH_HEADS}
 
@@ -235,7 +235,7 @@ def check_options(args, what):
 def runnable() -> list:
     """Commands that need nothing but photographs and a checkpoint, page by page in order."""
     pages = ("README.md", "GETTING_STARTED.md", "docs/memory.md", "docs/export.md")
-    wanted = ("anoseg predict", "anoseg memory", "anoseg export", "python demo", "python tools/exp")
+    wanted = ("anoseg predict", "anoseg memory", "anoseg export", "python tools/exp")
     found = []
     for page in pages:
         lines = [
@@ -286,4 +286,4 @@ def test_the_commands_of_a_page_run_one_after_the_other(lines, folder):
         before = set(folder.rglob("*"))
         main = cli.main if words[0] == "anoseg" else script(words[1]).main
         assert main(words[1:] if words[0] == "anoseg" else words[2:]) == 0, line
-        assert set(folder.rglob("*")) - before or "predict" in line or "demo" in line, line
+        assert set(folder.rglob("*")) - before or "predict" in line, line

@@ -3,7 +3,6 @@
 import json
 import re
 
-import merge_lora
 import numpy as np
 import pytest
 import torch
@@ -33,6 +32,7 @@ from anoseg_d2.report.model_card import guess_base_model
 from anoseg_d2.utils.files import write_json
 
 transformers = pytest.importorskip("transformers")
+MERGE = ("--to", "anoseg", "--merge")
 
 
 def tiny(head="linear", image_size=(64, 64), seed=0, num_registers=4, **kwargs):
@@ -497,9 +497,9 @@ def test_exports_have_adapters_merged(tmp_path):
 
 
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
-def test_merge_lora_writes_a_plain_checkpoint(tmp_path, capsys, suffix):
+def test_merging_writes_a_plain_checkpoint(tmp_path, capsys, suffix):
     model, merged = adapted("arcface"), tmp_path / f"merged{suffix}"
-    assert merge_lora.main([str(saved(model, tmp_path)), "--output", str(merged)]) == 0
+    assert convert.main([str(saved(model, tmp_path)), *MERGE, "--output", str(merged)]) == 0
     assert "merged 6 adapters" in capsys.readouterr().out
     checkpoint, plain = read_checkpoint(merged), tiny("arcface", seed=2)
     assert not checkpoint.spec.has_adapters
@@ -507,21 +507,21 @@ def test_merge_lora_writes_a_plain_checkpoint(tmp_path, capsys, suffix):
     assert_equal(ours(model), ours(plain))
 
 
-def test_merge_lora_takes_an_adapter_and_its_base(tmp_path, capsys):
+def test_merging_takes_an_adapter_and_its_base(tmp_path, capsys):
     model = adapted("arcface")
     base, adapter, merged = (tmp_path / name for name in ("base", "adapter.pth", "merged.pth"))
     base = saved(tiny("arcface"), base)  # adapted() starts from the same seed
     save_adapter(model, adapter)
     arguments = [str(adapter), "--output", str(merged)]
-    assert merge_lora.main(arguments) == 2
+    assert convert.main([*arguments, *MERGE]) == 2
     assert "give --base" in capsys.readouterr().err
-    assert merge_lora.main([*arguments, "--base", str(base)]) == 0
+    assert convert.main([*arguments, *MERGE, "--base", str(base)]) == 0
     plain = tiny("arcface", seed=2)
     load_into(plain, read_checkpoint(merged))
     assert_equal(ours(model), ours(plain))
     other = saved(tiny("arcface", seed=5), tmp_path / "other")
     arguments += ["--base", str(other), "--overwrite"]
-    assert merge_lora.main(arguments) == 2
+    assert convert.main([*arguments, *MERGE]) == 2
     assert "hash of the frozen weights differs" in capsys.readouterr().err
 
 
@@ -629,14 +629,13 @@ def test_a_tensor_of_another_shape_is_named_before_anything_is_written(tmp_path,
     assert not (tmp_path / "out.pth").exists()
 
 
-@pytest.mark.parametrize("command", [convert, merge_lora])
-def test_files_that_are_no_checkpoints_are_one_line_and_exit_status_2(tmp_path, capsys, command):
+@pytest.mark.parametrize("options", [MERGE[:2], MERGE], ids=["convert", "merge"])
+def test_files_that_are_no_checkpoints_are_one_line_and_exit_status_2(tmp_path, capsys, options):
     (tmp_path / "bytes.pth").write_bytes(b"\x80\x02nothing")
     (tmp_path / "empty.pth").touch()
     torch.save({1: torch.zeros(2)}, tmp_path / "integer_key.pth")
     torch.save([torch.zeros(2)], tmp_path / "list.pth")
-    output = ["--output", str(tmp_path / "out.pth")]
-    output += ["--to", "anoseg"] if command is convert else []
+    output = [*options, "--output", str(tmp_path / "out.pth")]
     for name in (
         "bytes.pth",
         "empty.pth",
@@ -645,7 +644,7 @@ def test_files_that_are_no_checkpoints_are_one_line_and_exit_status_2(tmp_path, 
         "absent.pth",
         "/dev/null",
     ):
-        assert command.main([str(tmp_path / name), *output]) == 2
+        assert convert.main([str(tmp_path / name), *output]) == 2
         error = capsys.readouterr().err
         assert error.startswith("error: ") and error.count("\n") == 1 and name in error
 

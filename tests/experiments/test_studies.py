@@ -50,6 +50,10 @@ def studies(tmp_path):
     return path
 
 
+def is_memory(command):
+    return tuple(command[1:4]) == run.BUILD_MEMORY
+
+
 @pytest.fixture
 def trained(monkeypatch):
     """Commands of the runs, which write a results.json at once."""
@@ -58,7 +62,7 @@ def trained(monkeypatch):
     def child(command, log, environment, tick):
         commands.append(command)
         tick(None)
-        if run.BUILD_MEMORY in command:
+        if is_memory(command):
             return 0, 0.0
         folder = Path(command[command.index("OUTPUT_DIR") + 1])
         (folder / "report").mkdir(parents=True, exist_ok=True)
@@ -93,13 +97,14 @@ def test_a_checkpoint_gets_its_memory_before_it_is_evaluated_with_each_seed(stud
     output = studies.parent / "ablations"
     built, evaluated = trained[-2:]
     with_memory = str(output / "seen" / "seed1" / "with_memory.pth")
-    assert built[1:3] == [run.BUILD_MEMORY, str(output / "base" / "seed1" / "model_final.pth")]
-    assert built[3:] == [
-        *("--dataset", "camvid_train", "--seed", "1", "--overwrite", "--output", with_memory)
+    assert is_memory(built)
+    assert built[4:] == [
+        str(output / "base" / "seed1" / "model_final.pth"),
+        *("--dataset", "camvid_train", "--seed", "1", "--overwrite", "--output", with_memory),
     ]
     assert "--eval-only" in evaluated
     assert evaluated[evaluated.index("MODEL.WEIGHTS") + 1] == with_memory
-    assert [c[1] for c in trained].count(run.BUILD_MEMORY) == 2
+    assert sum(map(is_memory, trained)) == 2
     digest = load_recipe(studies).steps[-1].digest
     studies.write_text(studies.read_text().replace("camvid_train", "camvid_drives_train"))
     assert load_recipe(studies).steps[-1].digest != digest

@@ -6,10 +6,10 @@ now and at another revision; and lists which room imports which. docs/architectu
 prints.
 
 Examples:
-    python benchmarks/code_figures.py
-    python benchmarks/code_figures.py --revision 206e4c4
-    python benchmarks/code_figures.py --imports
-    python benchmarks/code_figures.py --write docs/architecture.md --before 206e4c4
+    python dev/code_figures.py
+    python dev/code_figures.py --revision 206e4c4
+    python dev/code_figures.py --imports
+    python dev/code_figures.py --write docs/architecture.md --before 206e4c4
 """
 
 import argparse
@@ -35,7 +35,7 @@ LEVELS = (
     ("report",),
     ("engine", "prediction", "export"),
     ("commands", "cli", "__main__"),
-    ("train_net", "demo", "tools", "datasets", "experiments", "benchmarks", "dev"),
+    ("train_net", "tools", "datasets", "experiments", "benchmarks", "dev"),
 )
 # Registration and the index of public names reach every room; nothing else may.
 INDEX = "anoseg_d2"

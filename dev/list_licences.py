@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """List the licence of every pinned package, as its own metadata states it.
 
-    python tools/list_licences.py > docs/licences.md
+    python dev/list_licences.py > docs/licences.md
 
 Run it on Python 3.11 or newer; packages that only other Pythons or platforms need are listed from
 a table.
@@ -25,7 +25,7 @@ HEAD = """# Licences of the dependencies
 
 This project is under Apache-2.0 (`LICENSE`). The packages that `make demo` and `make test` install,
 at the versions that `requirements/` pins, with the licence that each states. Made by
-`python tools/list_licences.py > docs/licences.md`.
+`python dev/list_licences.py > docs/licences.md`.
 
 | package | version | licence |
 |---|---|---|"""
