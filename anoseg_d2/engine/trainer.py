@@ -256,6 +256,11 @@ class Trainer(DefaultTrainer):
         return memory_needs(self.model, self.cfg, self.activation_bytes)
 
     @property
+    def core(self) -> nn.Module:
+        """The network itself, without the wrapper that several processes need."""
+        return unwrap(self.model)
+
+    @property
     def activation_bytes(self) -> int:
         """Bytes of activations that autograd saved in the first step; 0 before it."""
         return self._trainer.activation_bytes or 0

@@ -1,6 +1,7 @@
 """One run checks once, in one process or many, for our `Trainer` and for a user's own."""
 
 import os
+import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +11,7 @@ from detectron2.data import DatasetCatalog
 from runs import small_run
 
 from anoseg_d2 import EoMT, Trainer
-from anoseg_d2.config import CHECKS, load_config
+from anoseg_d2.config import CHECKS, check_config
 from anoseg_d2.data.builtin import register_cards
 from anoseg_d2.engine import argument_parser, run
 from anoseg_d2.utils.files import read_json
@@ -56,16 +57,16 @@ def test_a_run_reads_its_yaml_checks_its_config_and_lists_each_dataset_once(tmp_
 def test_a_config_is_checked_again_only_after_a_change(tiny_cfg, counted):
     cfg = tiny_cfg()
     counted.clear()
-    EoMT(cfg)
-    EoMT(cfg.clone())
+    check_config(cfg)
+    check_config(pickle.loads(pickle.dumps(cfg.clone())))
     assert len(counted) == 1
     cfg.MODEL.EOMT.NUM_QUERIES = 4
-    EoMT(cfg)
+    check_config(cfg)
     assert len(counted) == 2
     cfg.MODEL.EOMT.NUM_QUERIES = 0
-    with pytest.raises(ValueError, match="NUM_QUERIES is 0"):
-        EoMT(cfg)
-    assert not load_config().is_frozen()
+    for build in (check_config, EoMT, Trainer):
+        with pytest.raises(ValueError, match="NUM_QUERIES is 0"):
+            build(cfg)
 
 
 MINE = """
