@@ -5,12 +5,12 @@ may be somebody's home, or come from a stranger's archive.
 """
 
 import contextlib
-import fnmatch
 import logging
 import os
-import re
 from collections.abc import Iterator
 from pathlib import Path
+
+from anoseg_d2.utils.files import remove_abandoned
 
 try:
     import fcntl
@@ -44,8 +44,6 @@ _WRITTEN = {
     "inference/*/images": ("*.npz",),
     "inference/*/failures": ("*.npz",),
 }
-# `.NAME.RANDOM.tmp` while NAME is being written, see `utils.files.atomic_path`.
-_TEMPORARY = re.compile(r"\.(.+)\.[a-z0-9_]{8}\.tmp")
 
 
 @contextlib.contextmanager
@@ -76,7 +74,8 @@ def claim_output_dir(
     flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
     with open(os.open(folder / LOCK, flags, 0o666), "r+", encoding="utf-8") as lock:
         _lock(lock, folder)
-        _remove_litter(folder)
+        for place, _ in _places(folder):
+            remove_abandoned(place)
         earlier = sorted(path.name for name in _CHECKPOINTS for path in folder.glob(name))
         if training and earlier and not resume:
             if not overwrite:
@@ -110,42 +109,20 @@ def _lock(stream, folder: Path) -> None:
     stream.flush()
 
 
-def _remove_litter(folder: Path) -> None:
-    """Delete the temporary files of killed runs, and of nobody else."""
-    for path, names in _written(folder, ".*.tmp"):
-        temporary = _TEMPORARY.fullmatch(path.name)
-        ours = temporary and any(fnmatch.fnmatchcase(temporary[1], name) for name in names)
-        if ours and not path.is_symlink() and not _is_locked(path):
-            path.unlink()
-
-
-def _is_locked(path: Path) -> bool:
-    """Whether a living process, such as `anoseg convert`, is writing this temporary file."""
-    if fcntl is None:
-        return False
-    try:
-        with open(path, "rb") as stream:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:  # also where nothing can be locked: what cannot be known stays
-        return True
-    return False
-
-
 def _delete_run(folder: Path) -> None:
     logger.warning("--overwrite: deleting the run in %s", folder)
-    for path, names in _written(folder, "*"):
-        if any(fnmatch.fnmatchcase(path.name, name) for name in names):
-            path.unlink()
+    for place, names in _places(folder):
+        for path in (path for name in names for path in place.glob(name)):
+            if path.is_file() or path.is_symlink():
+                path.unlink()
 
 
-def _written(folder: Path, pattern: str) -> Iterator[tuple[Path, tuple[str, ...]]]:
-    """Yield the files that match `pattern` in the folders of a run, and the names of ours there."""
+def _places(folder: Path) -> Iterator[tuple[Path, tuple[str, ...]]]:
+    """Yield the folders in which a run writes, and the names of its files there."""
     home = folder.resolve()
     for top in (folder, folder / "ema"):
         for part, names in _WRITTEN.items():
             for place in [top] if part == "." else sorted(top.glob(part)):
                 # A folder may be a link to somewhere else, where nothing is for us to delete.
-                inside = place.resolve().is_relative_to(home)
-                for path in sorted(place.glob(pattern)) if inside else ():
-                    if path.is_file() or path.is_symlink():
-                        yield path, names
+                if place.is_dir() and place.resolve().is_relative_to(home):
+                    yield place, names

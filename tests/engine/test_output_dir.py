@@ -19,6 +19,11 @@ with claim_output_dir(sys.argv[1]):
     print("held", flush=True)
     sys.stdin.read()
 """
+HALF = """
+import sys
+from anoseg_d2.utils.files import temporary_path
+print(*(temporary_path(folder) for folder in sys.argv[1:]))
+"""
 WRITTEN = (
     *("model_0000009.pth", "model_final.pth", "model_ema.pth", "last_checkpoint", "metrics.json"),
     *("model_final_adapter.safetensors", "events.out.tfevents.1764.host.1.0", "config.yaml"),
@@ -88,17 +93,18 @@ def test_overwriting_deletes_the_files_of_a_run_and_nothing_else(run):
 
 
 def test_temporary_files_of_killed_runs_are_removed(run):
-    litter = (
-        *(".model_0000019.pth.a1b2c3_x.tmp", ".last_checkpoint.abcdefgh.tmp"),
-        *("report/.index.html.abcdefgh.tmp", "ema/inference/a/.result.json.abcdefgh.tmp"),
-    )
-    fill(run, litter)
+    places = (run, run / "report", run / "inference" / "a" / "images", run / "ema" / "report")
+    places[2].mkdir(parents=True, exist_ok=True)
+    names = subprocess.run(  # a process that has ended
+        [sys.executable, "-c", HALF, *map(str, places)], capture_output=True, text=True, check=True
+    ).stdout.split()
+    assert len(names) == len(places)
+    fill(run, names)
     with claim_output_dir(run, resume=True):
         assert files(run) == {*WRITTEN, *MINE}
 
 
 def test_a_file_that_another_command_is_writing_stays(run):
-    pytest.importorskip("fcntl")
     with atomic_path(run / "model_best.pth") as temporary:
         temporary.write_text("half")
         with claim_output_dir(run, training=False):
@@ -122,11 +128,11 @@ def test_no_link_is_followed_out_of_the_folder(tmp_path, name):
 
 def test_a_folder_that_is_a_link_to_somewhere_else_is_left_alone(tmp_path):
     elsewhere = tmp_path / "elsewhere"
-    fill(elsewhere, ("results.json", ".index.html.abcdefgh.tmp"))
+    fill(elsewhere, ("results.json",))
     fill(tmp_path / "run", ("model_final.pth",))
     (tmp_path / "run" / "report").symlink_to(elsewhere)
     with claim_output_dir(tmp_path / "run", overwrite=True):
-        assert files(elsewhere) == {"results.json", ".index.html.abcdefgh.tmp"}
+        assert files(elsewhere) == {"results.json"}
 
 
 @pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])
@@ -137,7 +143,6 @@ def test_a_file_system_without_locks_is_used_after_one_warning(
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(output_dir.fcntl, "flock", flock)
-    fill(tmp_path / "run", (".last_checkpoint.abcdefgh.tmp",))
     with claim_output_dir(tmp_path / "run"):
         assert (tmp_path / "run" / ".lock").read_text() == str(os.getpid())
     (said,) = caplog.messages
