@@ -81,9 +81,14 @@ def _set_up_loggers(output_dir: str, rank: int, verbosity: int) -> None:
 def _give_up(handler: logging.StreamHandler, record: logging.LogRecord) -> None:
     """Say once that a log cannot be written, such as on a full disk, and write no more to it."""
     handler.setLevel(logging.CRITICAL + 1)
-    name = getattr(handler.stream, "name", "the log")
-    with contextlib.suppress(OSError, AttributeError):
-        print(f"warning: {name} ends here: {sys.exc_info()[1]}", file=sys.stderr)
+    error = sys.exc_info()[1]
+    if not isinstance(error, OSError):
+        return  # the other loggers of the run share the stream, which is closed by now
+    with contextlib.suppress(OSError):
+        print(f"warning: {handler.stream.name} ends here: {error}", file=sys.stderr)
+    if handler.stream not in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError):  # what it still holds has nowhere to go
+            handler.stream.close()
 
 
 def _is_not_detectron2s_traceback(record: logging.LogRecord) -> bool:
