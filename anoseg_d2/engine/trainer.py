@@ -43,7 +43,7 @@ from anoseg_d2.engine.hooks import (
 from anoseg_d2.engine.memory import memory_needs, parameter_table, ways_to_need_less
 from anoseg_d2.engine.pictures import PictureHook
 from anoseg_d2.engine.run_log import StepPrinter, WriterHook, log_data
-from anoseg_d2.engine.solver import build_optimizer, build_scheduler
+from anoseg_d2.engine.solver import build_optimizer, build_scheduler, follow_schedule
 from anoseg_d2.engine.step import StepTrainer
 from anoseg_d2.engine.trackers import TrackerWriter
 from anoseg_d2.engine.unfinished import UnfinishedEvaluation
@@ -193,11 +193,12 @@ class Trainer(DefaultTrainer):
         if resume and self.checkpointer.has_checkpoint():
             self.checkpointer.resume_or_load("", resume=True)
             self.start_iter = self.iter + 1
+            follow_schedule(self.scheduler)
             logger.info("Resuming at step %d of %d", self.start_iter, self.max_iter)
             if self.start_iter >= self.max_iter:
                 logger.warning(
                     "all %d steps are done: only the evaluation follows. Train longer with a "
-                    "larger SOLVER.MAX_ITER in another OUTPUT_DIR",
+                    "larger SOLVER.MAX_ITER",
                     self.max_iter,
                 )
         else:

@@ -196,6 +196,17 @@ def test_resuming_a_run_that_is_complete_says_so_and_changes_nothing(tmp_path, c
     assert (tmp_path / "run" / "model_final.pth").read_bytes() == before
 
 
+def test_a_finished_run_that_continues_starts_at_the_rate_of_its_new_schedule(tmp_path):
+    trained(small_run(tmp_path))
+    longer = trained(small_run(tmp_path, "run", "SOLVER.MAX_ITER", 10), resume=True)
+    fresh = trained(small_run(tmp_path, "fresh", "SOLVER.MAX_ITER", 10))
+    for name in ("lr/new", "lr/vit_block02"):
+        rates, expected = (
+            {step: rate for rate, step in t.storage.history(name).values()} for t in (longer, fresh)
+        )
+        assert expected[5] > 0 and rates == {step: expected[step] for step in range(5, 10)}
+
+
 def test_a_signal_in_the_last_step_leaves_a_complete_run(tmp_path):
     class Press(HookBase):
         def before_step(self):
