@@ -119,3 +119,13 @@ def set_inference(model, **options):
 def set_info(model, **facts):
     """Change what is known about a model."""
     model.info = dataclasses.replace(model.info, **facts)
+
+
+def merge_windows(maps, plan):
+    """Mean of window maps (n, M, h, w) where they overlap, (M, H, W): the plain way."""
+    (height, width), (rows, columns) = plan.resized, plan.window
+    total, count = maps.new_zeros(maps.shape[1], height, width), maps.new_zeros(height, width)
+    for window, (y, x) in zip(maps, plan.origins, strict=True):
+        total[:, y : y + rows, x : x + columns] += window
+        count[y : y + rows, x : x + columns] += 1
+    return total / count

@@ -14,7 +14,36 @@ from anoseg_d2.modeling.filters import POSTPROCESS, GuidedFilter
 from anoseg_d2.modeling.inference import filter_radius, predict_windows, read_scores
 from anoseg_d2.modeling.lora import merge_lora
 
-__all__ = ["ExportModel"]
+__all__ = ["ExportModel", "WindowMerger"]
+
+
+class WindowMerger:
+    """Take the mean of overlapping window maps, with operations that every runtime has.
+
+    The model itself merges strip by strip instead (`modeling/inference.py`), to save memory.
+
+    Args:
+        plan: where the windows are.
+    """
+
+    def __init__(self, plan: windows.WindowPlan):
+        self.plan = plan
+        self._sum: Tensor | None = None
+        self._count: Tensor | None = None
+
+    def add(self, maps: Tensor, index: int) -> None:
+        """Add the maps (..., h, w) of window `index`."""
+        if self._sum is None:
+            self._sum = maps.new_zeros(*maps.shape[:-2], *self.plan.resized)
+            self._count = maps.new_zeros(self.plan.resized)
+        y, x = self.plan.origins[index]
+        height, width = self.plan.window
+        self._sum[..., y : y + height, x : x + width] += maps
+        self._count[y : y + height, x : x + width] += 1
+
+    def mean(self) -> Tensor:
+        """Return the merged maps (..., H, W) at the size of the resized image."""
+        return self._sum.div_(self._count)
 
 
 class ExportModel(nn.Module):
@@ -99,7 +128,7 @@ class ExportModel(nn.Module):
         count, size = len(self.plan.origins), self.plan.window
         values = [mask_logits, coefficients, *patch_maps]
         mask_logits, coefficients, *patch_maps = (v.unflatten(0, (-1, count)) for v in values)
-        merger = windows.WindowMerger(self.plan)
+        merger = WindowMerger(self.plan)
         for index in range(count):
             logits = F.interpolate(mask_logits[:, index], size=size, mode="bilinear")
             maps = [scores.combine_masks(coefficients[:, index], logits)]

@@ -13,10 +13,8 @@ from torch.nn import functional as F
 from torchvision.transforms.v2 import functional as TF
 
 __all__ = [
-    "WindowMerger",
     "WindowPlan",
     "cut_windows",
-    "merge_windows",
     "plan_windows",
     "resize_image",
     "resize_pixels",
@@ -114,41 +112,6 @@ def resize_image(image: Tensor, size: tuple[int, int]) -> Tensor:
     if tuple(image.shape[-2:]) == tuple(size):
         return image
     return TF.resize(image, list(size), antialias=True)
-
-
-class WindowMerger:
-    """Take the mean of overlapping window maps.
-
-    Args:
-        plan: where the windows are.
-    """
-
-    def __init__(self, plan: WindowPlan):
-        self.plan = plan
-        self._sum: Tensor | None = None
-        self._count: Tensor | None = None
-
-    def add(self, maps: Tensor, index: int) -> None:
-        """Add the maps (..., h, w) of window `index`."""
-        if self._sum is None:
-            self._sum = maps.new_zeros(*maps.shape[:-2], *self.plan.resized)
-            self._count = maps.new_zeros(self.plan.resized)
-        y, x = self.plan.origins[index]
-        height, width = self.plan.window
-        self._sum[..., y : y + height, x : x + width] += maps
-        self._count[y : y + height, x : x + width] += 1
-
-    def mean(self) -> Tensor:
-        """Return the merged maps (..., H, W) at the size of the resized image."""
-        return self._sum.div_(self._count)
-
-
-def merge_windows(maps: Tensor, plan: WindowPlan) -> Tensor:
-    """Merge window maps (n, M, h, w) to (M, H, W); overlaps take their mean."""
-    merger = WindowMerger(plan)
-    for index, window_maps in enumerate(maps):
-        merger.add(window_maps, index)
-    return merger.mean()
 
 
 def row_weights(

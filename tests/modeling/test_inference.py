@@ -4,7 +4,7 @@ import logging
 
 import pytest
 import torch
-from tiny_models import set_inference
+from tiny_models import merge_windows, set_inference
 from torch.nn import functional as F
 
 from anoseg_d2.modeling import EoMT, inference
@@ -16,7 +16,7 @@ from anoseg_d2.modeling.scores import (
     linear_coefficients,
     scores_from_maps,
 )
-from anoseg_d2.modeling.windows import cut_windows, merge_windows, plan_windows
+from anoseg_d2.modeling.windows import cut_windows, plan_windows
 
 CPU_ERROR = (
     "[enforce fail at alloc_cpu.cpp:118] err == 0. DefaultCPUAllocator: can't allocate memory: "

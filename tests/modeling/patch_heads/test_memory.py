@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from tiny_models import merge_windows
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -11,7 +12,7 @@ from anoseg_d2.modeling import EoMT
 from anoseg_d2.modeling.inference import predict_windows
 from anoseg_d2.modeling.patch_heads import PatchMemory, free_block
 from anoseg_d2.modeling.patch_heads.memory import backbone_hash, choose_rows
-from anoseg_d2.modeling.windows import cut_windows, merge_windows, plan_windows
+from anoseg_d2.modeling.windows import cut_windows, plan_windows
 
 
 def test_the_cosine_equals_a_loop():

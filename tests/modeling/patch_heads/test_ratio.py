@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from tiny_models import tiny_cfg
+from tiny_models import merge_windows, tiny_cfg
 from torch.nn import functional as F
 
 from anoseg_d2.checkpoint import AnosegCheckpointer, read_checkpoint
@@ -17,7 +17,7 @@ from anoseg_d2.modeling.inference import predict_windows
 from anoseg_d2.modeling.patch_heads import RatioHead, RatioOptions
 from anoseg_d2.modeling.patch_heads.ratio import cell_labels
 from anoseg_d2.modeling.scores import is_implicit, scores_from_maps
-from anoseg_d2.modeling.windows import cut_windows, merge_windows, plan_windows
+from anoseg_d2.modeling.windows import cut_windows, plan_windows
 from anoseg_d2.prediction.predictor import AnomalyPredictor
 
 
