@@ -7,6 +7,7 @@ declared there (`utils/options.py`), and their keys are taken from its fields.
 import functools
 from collections.abc import Callable, Iterable
 
+from anoseg_d2.data.cut_paste.options import CutPasteOptions, ObjectOptions, read_options
 from anoseg_d2.modeling.criterion import CriterionOptions
 from anoseg_d2.modeling.heads import CLASS_HEADS, ArcFaceOptions, LogitNormOptions
 from anoseg_d2.modeling.inference import InferenceOptions
@@ -215,6 +216,8 @@ def _check_network(cfg) -> None:
 def _check_options(cfg) -> None:
     """Check what the options of a class must agree on, by building it."""
     options_of(cfg, "MODEL.CRITERION", CriterionOptions)
+    options_of(cfg, "INPUT.CUT_PASTE", ObjectOptions)
+    read_options(cfg)
 
 
 def _check_solver(cfg) -> None:
@@ -310,24 +313,8 @@ KEYS: dict[str, Key] = {
         "Range of a random factor in training, on the scale that fits the image inside the crop"),
     "INPUT.FLIP": Key(True, FLAG, "Mirror half of the training images"),
     "INPUT.CUT_PASTE.ENABLED": Key(False, FLAG, "Paste unknown objects while loading"),
-    "INPUT.CUT_PASTE.COCO_JSON": Key("", text(),
-        "COCO's instances_train2017.json, relative to DETECTRON2_DATASETS or absolute"),
-    "INPUT.CUT_PASTE.COCO_IMAGES": Key("", text(), "The folder of its photographs, likewise"),
-    "INPUT.CUT_PASTE.CUTOUTS": Key("", text(),
-        "Folder of images with an alpha channel, pasted as unknown objects"),
-    "INPUT.CUT_PASTE.TEXTURES": Key("", text(), "Folder of photographs that fill random blobs"),
-    "INPUT.CUT_PASTE.DROP_CATEGORIES": Key([], sequence(text(empty=False)),
-        "COCO categories that are never pasted as unknown objects; empty: those that "
-        "Cityscapes knows"),
-    "INPUT.CUT_PASTE.MIN_AREA": Key(1000.0, number(0), "Least area of a COCO object, pixels"),
-    "INPUT.CUT_PASTE.KEEP_CUT": Key(False, FLAG,
-        "Take objects that their photograph's border cuts off (the paper does)"),
-    "INPUT.CUT_PASTE.RATIO": Key(0.5, _FRACTION,
-        "Fraction of the images that receive objects (the paper: 1.0)"),
-    "INPUT.CUT_PASTE.COUNT": Key((1, 3), sequence(integer(0, 100), (2,), ascending=True),
-        "Fewest and most unknown objects of an image"),
-    "INPUT.CUT_PASTE.PARTS": Key(0.0, _FRACTION,
-        "Fraction of the unknown objects of which only a random part is pasted"),
+    **keys_of("INPUT.CUT_PASTE", ObjectOptions),
+    **keys_of("INPUT.CUT_PASTE", CutPasteOptions),
     "INPUT.CUT_PASTE.CONTROL_OBJECTS": Key(0, integer(0, 100),
         "At most this many known COCO objects under their own label"),
     "INPUT.CUT_PASTE.CONTROL_LEAST": Key(0, integer(0, 100),
@@ -337,32 +324,9 @@ KEYS: dict[str, Key] = {
         "labels"),
     "INPUT.CUT_PASTE.CLOSED_SET_LEAST": Key(0, integer(0, 100),
         "At least this many of these segments"),
-    "INPUT.CUT_PASTE.CLOSED_SET_RAREST_FIRST": Key(False, FLAG,
-        "Paste each known class equally often"),
-    "INPUT.CUT_PASTE.SCALE": Key((0.5, 1.5),
-        sequence(number(0, 100, above=True), (2,), ascending=True),
-        "Range of the factor on an object's size"),
-    "INPUT.CUT_PASTE.MAX_FRACTION": Key(0.4, number(0, 1, above=True),
-        "Greatest size, as a fraction of the frame's height and width"),
-    "INPUT.CUT_PASTE.MIN_SIDE": Key(32, integer(1, 16_384),
-        "Least side of a pasted object, pixels"),
-    "INPUT.CUT_PASTE.PLACEMENT": Key("uniform", one_of("uniform", "road"),
-        "Where objects are put: anywhere, or with their foot on the ground"),
     "INPUT.CUT_PASTE.SCALE_MODE": Key("uniform", one_of("uniform", "perspective"),
-        "What SCALE applies to: uniform, the size in the photograph; perspective, a size by "
-        "the row"),
-    "INPUT.CUT_PASTE.PERSPECTIVE_SIDE": Key(0.08, number(0, 10, above=True),
-        "Longest side at the frame's bottom, fraction of its short side"),
-    "INPUT.CUT_PASTE.PERSPECTIVE_MIN_SIDE": Key(8, integer(1, 16_384),
-        "Takes the place of MIN_SIDE in perspective, pixels"),
-    "INPUT.CUT_PASTE.FEATHER": Key((5.0, 0.1), sequence(number(0, 1000), (2,)),
-        "Sigma of the alpha's blur: min(first, second * sqrt(mask area)) px"),
-    "INPUT.CUT_PASTE.RIM": Key(2, integer(0, 100),
-        "Pixels cleaned inside an object's outline (the paper: 0)"),
-    "INPUT.CUT_PASTE.OPAQUE_CORE": Key(False, FLAG,
-        "The eroded mask stays fully opaque, whatever the blur"),
-    "INPUT.CUT_PASTE.MAX_REDRAWS": Key(20, integer(0, 10_000),
-        "How often an object that found no place is replaced"),
+        "What SCALE applies to: uniform, the size in the photograph; perspective, a size by the "
+        "row"),
     "SOLVER.OPTIMIZER": Key("ADAMW", one_of("ADAMW"), "The optimiser"),
     "SOLVER.BASE_LR": Key(1e-4, number(0, 1000),
         "Peak learning rate of new parameters and of the last ViT block"),

@@ -9,19 +9,14 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from anoseg_d2.data.augmentation import Augmentation
 from anoseg_d2.data.builtin import datasets_root
-from anoseg_d2.data.cut_paste import CutPasteOptions
 from anoseg_d2.data.cut_paste.closed_set import ClosedSetObjects, cache_folder
+from anoseg_d2.data.cut_paste.options import ObjectOptions, read_options
 from anoseg_d2.data.cut_paste.sampling import OnlineCutPaste
-from anoseg_d2.data.cut_paste.sources import (
-    CONTROL_CLASSES,
-    EXTRA_OVERLAP,
-    OBJECT_SOURCES,
-    OVERLAP,
-    CocoObjects,
-)
+from anoseg_d2.data.cut_paste.sources import control_source, outlier_sources
 from anoseg_d2.data.image_io import read_image
 from anoseg_d2.data.label_rules import load_label
 from anoseg_d2.utils.cli import printable
+from anoseg_d2.utils.options import options_of
 
 __all__ = ["AnosegDatasetMapper", "sample_generator"]
 
@@ -123,67 +118,28 @@ def _to_tensor(image: np.ndarray) -> torch.Tensor:
 
 def _online_cut_paste(cfg) -> OnlineCutPaste | None:
     """Build what INPUT.CUT_PASTE describes; pasted anomalies get train id K."""
-    node = cfg.INPUT.CUT_PASTE
-    if not node.ENABLED:
+    if not cfg.INPUT.CUT_PASTE.ENABLED:
         return None
-    if not (node.COCO_JSON or node.CUTOUTS or node.TEXTURES):
+    objects = options_of(cfg, "INPUT.CUT_PASTE", ObjectOptions)
+    if not (objects.coco_json or objects.cutouts or objects.textures):
         raise ValueError(
             "INPUT.CUT_PASTE.ENABLED is True, but INPUT.CUT_PASTE.COCO_JSON is empty, and so are "
             "CUTOUTS and TEXTURES; give COCO's instances_train2017.json and train2017"
         )
     # Labels are already train ids when this pastes, so ground and anomaly are given as train ids.
     train_ids = _train_ids_by_name(cfg)
-    options = CutPasteOptions(
-        ratio=node.RATIO,
-        count=tuple(node.COUNT),
-        parts=node.PARTS,
-        control_count=(node.CONTROL_LEAST, node.CONTROL_OBJECTS),
-        closed_set_count=(node.CLOSED_SET_LEAST, node.CLOSED_SET_OBJECTS),
-        scale=tuple(node.SCALE),
-        max_fraction=node.MAX_FRACTION,
-        min_side=node.MIN_SIDE,
-        size="native" if node.SCALE_MODE == "uniform" else node.SCALE_MODE,
-        perspective_side=node.PERSPECTIVE_SIDE,
-        perspective_min_side=node.PERSPECTIVE_MIN_SIDE,
-        placement=node.PLACEMENT,
+    options = read_options(
+        cfg,
         ground_labels=tuple(train_ids[name] for name in ("road", "sidewalk") if name in train_ids),
-        feather=tuple(node.FEATHER),
-        rim=node.RIM,
-        opaque_core=node.OPAQUE_CORE,
-        max_redraws=node.MAX_REDRAWS,
         anomaly_value=cfg.MODEL.EOMT.NUM_CLASSES,
     )
-    outliers, controls = _object_sources(node, train_ids)
-    closed_set = [_closed_set(cfg, train_ids)] if node.CLOSED_SET_OBJECTS else []
+    outliers = outlier_sources(objects, datasets_root())
+    controls = []
+    if options.control_count[1]:
+        controls = [control_source(objects, train_ids, datasets_root())]
+    closed_set = [_closed_set(cfg, train_ids)] if options.closed_set_count[1] else []
     seed = cfg.SEED if cfg.SEED >= 0 else int(np.random.SeedSequence().generate_state(1)[0])
     return OnlineCutPaste(outliers, options, seed, controls, closed_set)
-
-
-def _object_sources(node, train_ids: dict[str, int]):
-    """Build the sources of unknown and of known objects."""
-    outliers, controls = [], []
-    if bool(node.COCO_JSON) != bool(node.COCO_IMAGES):
-        raise ValueError(
-            "INPUT.CUT_PASTE.COCO_JSON and INPUT.CUT_PASTE.COCO_IMAGES belong "
-            "together; one of them is empty"
-        )
-    if node.COCO_JSON:
-        coco = [datasets_root() / path for path in (node.COCO_JSON, node.COCO_IMAGES)]
-        taken = {"min_area": node.MIN_AREA, "keep_cut": node.KEEP_CUT}
-        drop = tuple(node.DROP_CATEGORIES) or OVERLAP + EXTRA_OVERLAP
-        outliers.append(CocoObjects(*coco, drop=drop, **taken))
-        if node.CONTROL_OBJECTS:
-            labels = {name: train_ids[name] for name in CONTROL_CLASSES if name in train_ids}
-            controls.append(CocoObjects(*coco, labels=labels, **taken))
-    elif node.CONTROL_OBJECTS:
-        raise ValueError(
-            "INPUT.CUT_PASTE.CONTROL_OBJECTS pastes COCO objects, but INPUT.CUT_PASTE.COCO_JSON "
-            "is empty"
-        )
-    for name, folder in (("cutouts", node.CUTOUTS), ("textures", node.TEXTURES)):
-        if folder:
-            outliers.append(OBJECT_SOURCES[name](folder=datasets_root() / folder))
-    return outliers, controls
 
 
 def _closed_set(cfg, train_ids: dict[str, int]) -> ClosedSetObjects:

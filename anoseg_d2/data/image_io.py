@@ -21,6 +21,7 @@ __all__ = [
     "MAX_PIXELS",
     "ImageFacts",
     "high_byte",
+    "read_cut_out",
     "read_facts",
     "read_image",
     "read_label",
@@ -128,7 +129,7 @@ def _orientation(image: Image.Image) -> int:
     return found if isinstance(found, int) and 1 <= found <= 8 else 1
 
 
-def read_image(path, labelled: bool = False) -> np.ndarray:
+def read_image(path, labelled: bool = False, upright: bool = True) -> np.ndarray:
     """Read a photograph.
 
     EXIF orientation is applied, grayscale is repeated, CMYK and palettes are converted, an alpha
@@ -138,6 +139,7 @@ def read_image(path, labelled: bool = False) -> np.ndarray:
     Args:
         path: image file in one of the formats of `IMAGE_EXTENSIONS`.
         labelled: whether it has a label, which must be drawn on the turned image.
+        upright: whether EXIF orientation is applied.
     Returns:
         (H, W, 3) uint8, RGB.
     Raises:
@@ -152,18 +154,19 @@ def read_image(path, labelled: bool = False) -> np.ndarray:
             "that was drawn on the image as it is stored is wrong in every pixel",
             stacklevel=2,
         )
-    pixels = to_rgb(image, path)
+    pixels = to_rgb(image, path, upright)
     if facts.bits == 16 and not image.mode.startswith("I"):
         _refuse_narrow_range(int(pixels.max()), path)
     return pixels
 
 
-def to_rgb(image: Image.Image, name) -> np.ndarray:
+def to_rgb(image: Image.Image, name, upright: bool = True) -> np.ndarray:
     """Convert an image of any mode, as `read_image` says.
 
     Args:
         image: Pillow's.
         name: for messages.
+        upright: whether its EXIF orientation is applied.
     Returns:
         (H, W, 3) uint8, RGB.
     Raises:
@@ -176,7 +179,7 @@ def to_rgb(image: Image.Image, name) -> np.ndarray:
         )
     if image.has_transparency_data and image.convert("RGBA").getextrema()[3][0] < 255:
         warn_of_transparency(name)
-    image = ImageOps.exif_transpose(image)
+    image = ImageOps.exif_transpose(image) if upright else image
     if image.mode.startswith("I"):
         values = np.asarray(image).astype(np.int64)
         # Some writers store 8-bit values in 32-bit integers; only wider ones are scaled down.
@@ -193,6 +196,20 @@ def warn_of_transparency(name) -> None:
         "them",
         stacklevel=3,
     )
+
+
+def read_cut_out(path) -> tuple[np.ndarray, np.ndarray]:
+    """Read an object that was cut out of its photograph, upright.
+
+    Args:
+        path: image file with an alpha channel, or a transparent colour.
+    Returns:
+        (H, W, 3) uint8 RGB, and its alpha (H, W) uint8, 255 where it has none.
+    Raises:
+        FileNotFoundError, ValueError: as in `read_image`.
+    """
+    pixels = np.array(ImageOps.exif_transpose(_load(path)[0]).convert("RGBA"))
+    return np.ascontiguousarray(pixels[..., :3]), pixels[..., 3]
 
 
 def high_byte(values: np.ndarray, name) -> np.ndarray:

@@ -13,7 +13,8 @@
 """
 
 from anoseg_d2.data.cut_paste.closed_set import ClosedSetObjects
-from anoseg_d2.data.cut_paste.paste import CutPasteOptions, PasteObject, paste_objects
+from anoseg_d2.data.cut_paste.options import CutPasteOptions
+from anoseg_d2.data.cut_paste.paste import PasteObject, paste_objects
 from anoseg_d2.data.cut_paste.sampling import OnlineCutPaste, sample_and_paste
 from anoseg_d2.data.cut_paste.sources import OBJECT_SOURCES, ObjectSource
 

@@ -11,8 +11,15 @@ from anoseg_d2.data.dataset_files import FoundFiles, find_files
 from anoseg_d2.data.image_io import read_label
 from anoseg_d2.data.label_rules import LABEL_RULES, LabelRule
 from anoseg_d2.utils.constants import ANOMALY, CITYSCAPES_CLASSES, KNOWN, PASTED_ID, VOID
+from anoseg_d2.utils.files import check_name
 
-__all__ = ["Frame", "SceneLabelReader", "frames_of_cityscapes", "frames_of_dataset"]
+__all__ = [
+    "Frame",
+    "SceneLabelReader",
+    "find_scenes",
+    "frames_of_cityscapes",
+    "frames_of_dataset",
+]
 
 
 @dataclass(frozen=True)
@@ -87,6 +94,44 @@ def _label_ids() -> np.ndarray:
         if train_id != VOID:
             table[train_id] = value
     return table
+
+
+def find_scenes(
+    cityscapes: str | None, dataset: str | None, split: str | None
+) -> tuple[list[Frame], SceneLabelReader, str]:
+    """Find the scenes that a command names.
+
+    Args:
+        cityscapes: folder in Cityscapes layout, or None for `dataset`.
+        dataset: name of a registered closed set, or a dataset card.
+        split: such as `train`; None for the dataset's own, `train` if it has several.
+    Returns:
+        the frames, the reader of their labels, and the name of the split.
+    Raises:
+        FileNotFoundError, ValueError: there is no such dataset, or it has no such split.
+    """
+    if cityscapes:
+        split = check_name(split or "train", "split")
+        frames = frames_of_cityscapes(cityscapes, split)
+        return frames, SceneLabelReader(LABEL_RULES["cityscapes"]), split
+    # It imports detectron2, which Cityscapes does without.
+    from anoseg_d2.data.builtin import DATASETS, datasets_root, register_cards
+
+    name = dataset
+    if name not in DATASETS:  # a card, shipped or a file, and not one of its splits
+        splits = {DATASETS[n].split: n for n in register_cards(name)}
+        wanted = split or "train"
+        if wanted not in splits and (split or len(splits) > 1):
+            raise ValueError(
+                f"card {dataset} has {', '.join(splits.values())}, but no split {wanted}"
+            )
+        name = splits.get(wanted) or next(iter(splits.values()))
+    found = DATASETS[name]
+    if split and found.split and split != found.split:
+        raise ValueError(f"--dataset {name} is the split {found.split}, but --split is {split}")
+    split = check_name(split or found.split or "train", "split")
+    frames = frames_of_dataset(found, datasets_root())
+    return frames, SceneLabelReader(found.rule, found.classes), split
 
 
 def frames_of_cityscapes(folder, split: str) -> list[Frame]:

@@ -25,7 +25,7 @@ import cv2
 import numpy as np
 
 from anoseg_d2.data.cut_paste.frames import Frame, SceneLabelReader
-from anoseg_d2.data.cut_paste.paste import CutPasteOptions
+from anoseg_d2.data.cut_paste.options import CutPasteOptions
 from anoseg_d2.data.cut_paste.sampling import sample_and_paste
 from anoseg_d2.data.cut_paste.sources import ObjectSource
 from anoseg_d2.data.image_io import read_image, write_image
@@ -80,6 +80,11 @@ class CutPasteJob:
         twice = [stem for stem, number in stems.items() if number > 1]
         if self.benchmark and twice:
             raise ValueError(f"a benchmark keeps its images in one folder, but {twice} occur twice")
+
+    @property
+    def sources(self) -> list[ObjectSource]:
+        """Every source of objects."""
+        return [*self.outliers, *self.controls, *self.closed_set]
 
     def paths(self, frame: Frame) -> tuple[Path, Path]:
         """Return where an image and its label are written."""

@@ -14,24 +14,12 @@ from dataclasses import dataclass, field
 import cv2
 import numpy as np
 
-from anoseg_d2.utils.constants import PASTED_ID
+from anoseg_d2.data.cut_paste.options import CutPasteOptions
 
-__all__ = ["CutPasteOptions", "PasteObject", "paste_objects"]
+__all__ = ["PasteObject", "paste_objects"]
 
 KERNEL_SIGMAS = 4.0  # beyond this the feather adds less than a hundredth of a grey level
 HORIZON_FALLBACK = 0.4  # fraction of the height above the horizon if no ground is labelled
-_LIMITS = {
-    "ratio": (0, 1),
-    "parts": (0, 1),
-    "min_side": (1, 16_384),
-    "perspective_min_side": (1, 16_384),
-    "rim": (0, 100),
-    "max_redraws": (0, 10_000),
-}
-_CHOICES = {
-    "size": ("native", "perspective"),
-    "placement": ("uniform", "road"),
-}
 
 
 @dataclass(frozen=True)
@@ -51,86 +39,6 @@ class PasteObject:
     label: int | None = None
     source: dict = field(default_factory=dict)
     min_side: int | None = None
-
-
-@dataclass(frozen=True)
-class CutPasteOptions:
-    """Settings of the generator.
-
-    The paper states the defaults of `count`, `scale`, `max_fraction` and of the first `feather`
-    value (a blur of radius 5). Its text implies a `ratio` of 1.0. It has no `min_side` and no
-    `rim`, and its feather does not shrink with the object.
-
-    Args:
-        ratio: fraction of the images that receive objects, 0..1.
-        count: fewest and most unknown objects per image, drawn without replacement.
-        parts: fraction of the unknown objects of which only a random part is pasted, 0..1.
-        control_count: fewest and most objects of known classes per image; (0, 0) is off.
-        closed_set_count: fewest and most segments of other training frames per image; (0, 0) is
-            off.
-        scale: range of the factor on an object's native size (`size` native).
-        max_fraction: largest height and width of a pasted object, as fractions of the frame's.
-        min_side: smallest side of a pasted object, pixels, but at most half of what
-            `max_fraction` allows (which matters in frames under 160 pixels). An object too thin to
-            satisfy both limits is not placed.
-        size: `native` scales the object's own size; `perspective` makes it shrink with the row of
-            its base, from `perspective_side` at the bottom to 0 at the horizon.
-        perspective_side: longest side at the bottom of the frame as a fraction of the frame's short
-            side, before the factor from `scale`. 0.08 gives a median near 0.04, as in Lost and
-            Found.
-        perspective_min_side: replaces `min_side` in `perspective`, where small distant objects
-            are wanted.
-        placement: `uniform` in the frame, or `road`, with the object's base on a ground pixel.
-        ground_labels: label values that count as ground (Cityscapes ids of road and pavement).
-        feather: the alpha is blurred with sigma min(feather[0], feather[1] * sqrt(mask area)).
-        rim: width, in pixels of the photograph, of the band inside an object's outline whose
-            colours are replaced by those further inside: outlines are drawn by hand and often
-            include some background. 0 keeps the colours.
-        opaque_core: whether the eroded mask stays fully opaque, however wide the blur.
-        anomaly_value: label value of pasted unknown objects.
-        max_redraws: how often an object without a visible label pixel is redrawn.
-    """
-
-    ratio: float = 0.5
-    count: tuple[int, int] = (1, 3)
-    parts: float = 0.0
-    control_count: tuple[int, int] = (0, 0)
-    closed_set_count: tuple[int, int] = (0, 0)
-    scale: tuple[float, float] = (0.5, 1.5)
-    max_fraction: float = 0.4
-    min_side: int = 32
-    size: str = "native"
-    perspective_side: float = 0.08
-    perspective_min_side: int = 8
-    placement: str = "uniform"
-    ground_labels: tuple[int, ...] = (7, 8)
-    feather: tuple[float, float] = (5.0, 0.1)
-    rim: int = 2
-    opaque_core: bool = False
-    anomaly_value: int = PASTED_ID
-    max_redraws: int = 20
-
-    def __post_init__(self):
-        for name, allowed in _CHOICES.items():
-            _require(name, getattr(self, name), getattr(self, name) in allowed, f"one of {allowed}")
-        for name in ("count", "control_count", "closed_set_count"):
-            low, high = getattr(self, name)
-            _require(name, (low, high), 0 <= low <= high <= 100, "0 <= least <= most <= 100")
-        low, high = self.scale
-        _require("scale", self.scale, 0 < low <= high <= 100, "0 < least <= most <= 100")
-        _require("feather", self.feather, all(0 <= v <= 1000 for v in self.feather), "0..1000")
-        for name, (low, high) in _LIMITS.items():
-            _require(
-                name, getattr(self, name), low <= getattr(self, name) <= high, f"{low}..{high}"
-            )
-        for name, high in (("max_fraction", 1), ("perspective_side", 10)):
-            value = getattr(self, name)
-            _require(name, value, 0 < value <= high, f"above 0, at most {high}")
-
-
-def _require(name, value, holds: bool, allowed: str) -> None:
-    if not holds:
-        raise ValueError(f"cut-paste option {name} is {value!r}; allowed: {allowed}")
 
 
 @dataclass

@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from anoseg_d2.data.cut_paste.paste import CutPasteOptions, PasteObject, paste_objects
+from anoseg_d2.data.cut_paste.options import CutPasteOptions
+from anoseg_d2.data.cut_paste.paste import PasteObject, paste_objects
 from anoseg_d2.data.cut_paste.shapes import part_of
 from anoseg_d2.data.cut_paste.sources import ObjectSource
 

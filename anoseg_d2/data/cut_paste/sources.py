@@ -8,16 +8,16 @@ that nothing disappears silently.
 import hashlib
 import json
 from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path, PureWindowsPath
 
 import numpy as np
-from PIL import Image, ImageOps
 from pycocotools import mask as coco_mask
 
+from anoseg_d2.data.cut_paste.options import ObjectOptions
 from anoseg_d2.data.cut_paste.paste import PasteObject
 from anoseg_d2.data.cut_paste.shapes import LEAST_SIDE, draw_blob
-from anoseg_d2.data.image_io import IMAGE_EXTENSIONS, MAX_PIXELS, read_image
+from anoseg_d2.data.image_io import IMAGE_EXTENSIONS, MAX_PIXELS, read_cut_out, read_image
 from anoseg_d2.utils.files import read_bytes
 from anoseg_d2.utils.folders import walk_files
 from anoseg_d2.utils.registry import Registry
@@ -31,6 +31,8 @@ __all__ = [
     "CutOutFolder",
     "ObjectSource",
     "TextureFolder",
+    "control_source",
+    "outlier_sources",
 ]
 
 # COCO categories that are also in Cityscapes: those that the paper drops, and three more.
@@ -377,9 +379,10 @@ def _read_photo(path: Path, shape: tuple[int, int]) -> np.ndarray:
     image = read_image(path)
     if image.shape[:2] == shape:
         return image
-    with Image.open(path) as stored:
-        if stored.size[::-1] == shape:
-            return np.array(stored.convert("RGB"))
+    if image.shape[1::-1] == shape:
+        image = read_image(path, upright=False)
+    if image.shape[:2] == shape:
+        return image
     raise ValueError(
         f"photograph {path} is {image.shape[1]}x{image.shape[0]}, "
         f"its annotation says {shape[1]}x{shape[0]}"
@@ -421,7 +424,7 @@ class CutOutFolder(_Folder):
 
     def load(self, index, generator=None) -> PasteObject:
         name = self.names[index]
-        image, alpha = _read_cut_out(self.folder / name)
+        image, alpha = read_cut_out(self.folder / name)
         mask = alpha > 127
         if not mask.any() or mask.all():
             how = "transparent" if not mask.any() else "opaque, with nothing cut out"
@@ -429,18 +432,6 @@ class CutOutFolder(_Folder):
         source = {"source": "cutouts", "annotation_id": None, "source_image": name}
         source["category"] = Path(name).parent.name
         return PasteObject(image, mask, self.label, source)
-
-
-def _read_cut_out(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    try:
-        with Image.open(path) as stored:
-            if stored.width * stored.height > MAX_PIXELS:
-                raise ValueError(f"it declares {stored.width}x{stored.height} pixels")
-            image = ImageOps.exif_transpose(stored).convert("RGBA")
-    except (Image.DecompressionBombError, OSError, SyntaxError, ValueError) as error:
-        raise ValueError(f"cannot read cut-out {path}: {error}") from error
-    pixels = np.array(image)
-    return np.ascontiguousarray(pixels[..., :3]), pixels[..., 3]
 
 
 @OBJECT_SOURCES.register("textures")
@@ -468,3 +459,58 @@ class TextureFolder(_Folder):
         source |= {"category": "texture", "source_box": [x, y, x + side, y + side]}
         crop = np.ascontiguousarray(photo[y : y + side, x : x + side])
         return PasteObject(crop, draw_blob(side, generator), None, source)
+
+
+def outlier_sources(
+    options: ObjectOptions, root="", drop: Iterable[str] | None = None
+) -> list[ObjectSource]:
+    """Return the sources of unknown objects that the options name.
+
+    Args:
+        options: at least one of COCO, cut-outs and textures.
+        root: folder that relative paths start from.
+        drop: COCO categories left out; None for those of the options, or their default.
+    """
+    sources: list[ObjectSource] = []
+    if options.coco_json:
+        if drop is None:
+            drop = options.drop_categories or OVERLAP + EXTRA_OVERLAP
+        sources.append(_coco(options, root, drop=drop))
+    for name, folder in (("cutouts", options.cutouts), ("textures", options.textures)):
+        if folder:
+            sources.append(OBJECT_SOURCES[name](folder=Path(root, folder)))
+    return sources
+
+
+def control_source(options: ObjectOptions, known: Mapping[str, int], root="") -> CocoObjects:
+    """Return the source of known COCO objects, under their own label.
+
+    Args:
+        options: must name a COCO file.
+        known: class name -> label value of the scenes.
+        root: as in `outlier_sources`.
+    Raises:
+        ValueError: there is no COCO file, or the scenes have none of its classes.
+    """
+    if not options.coco_json:
+        raise ValueError(
+            "control objects are COCO objects of known classes: give --coco-json "
+            "(INPUT.CUT_PASTE.COCO_JSON), or no controls (INPUT.CUT_PASTE.CONTROL_OBJECTS 0)"
+        )
+    labels = {name: known[name] for name in CONTROL_CLASSES if name in known}
+    if not labels:
+        raise ValueError(
+            f"control objects: none of {', '.join(CONTROL_CLASSES)} is a class of this dataset; "
+            f"its classes: {', '.join(known)}"
+        )
+    return _coco(options, root, labels=labels)
+
+
+def _coco(options: ObjectOptions, root, **kind) -> CocoObjects:
+    return CocoObjects(
+        Path(root, options.coco_json),
+        Path(root, options.coco_images),
+        min_area=options.min_area,
+        keep_cut=options.keep_cut,
+        **kind,
+    )

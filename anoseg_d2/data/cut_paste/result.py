@@ -1,0 +1,149 @@
+"""What is written next to the images of a finished cut-paste set: summary, card and preview.
+
+OUTPUT/
+  summary.json  what was made, and what could not be used
+  card.yaml     registers the set, wherever it is moved
+  preview.jpg   some of the images, if it was asked for
+"""
+
+import json
+import re
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import yaml
+
+from anoseg_d2.data.cityscapes import IMAGE_SUFFIX
+from anoseg_d2.data.contact_sheet import contact_sheet, evenly_spread
+from anoseg_d2.data.cut_paste.job import CutPasteJob
+from anoseg_d2.data.image_io import read_image, read_label, write_image
+from anoseg_d2.utils.constants import ANOMALY, ANOMALY_COLOR, KNOWN, PASTED_ID, VOID
+from anoseg_d2.utils.files import remove_abandoned, write_atomic
+
+__all__ = ["how_to_use", "summarise", "write_card", "write_preview", "write_summary"]
+
+CARD, SUMMARY = "card.yaml", "summary.json"
+
+
+def summarise(job: CutPasteJob, records: Sequence[dict]) -> dict:
+    """Count what was made, and list what could not be used.
+
+    Args:
+        job: the job.
+        records: of its images, as `run_job` yields them.
+    Returns:
+        `images`, `objects`, `categories`, `objects left out` and `problems`, as plain json values.
+    """
+    objects = [item for record in records for item in record["objects"]]
+    pasted = [item for item in objects if item["dropped"] is None]
+    unknown = [item for item in pasted if item["label"] == job.options.anomaly_value]
+    problems = {
+        "images not made": [r["failed"] for r in records if r["failed"]],
+        "objects unreadable": sorted({text for r in records for text in r["problems"]}),
+        "objects without a place": [
+            f"{record['name']}: {item.get('source_image')}, annotation {item.get('annotation_id')}"
+            for record in records
+            for item in record["objects"]
+            if item["dropped"] is not None
+        ],
+    }
+    # Several sources may have met the same kind of problem.
+    for source in job.sources:
+        for kind, names in source.problems.items():
+            problems[kind] = sorted({*problems.get(kind, ()), *names})
+    return {
+        "images": {
+            "made": sum(not r["failed"] for r in records),
+            "with objects": sum(any(o["dropped"] is None for o in r["objects"]) for r in records),
+            "failed": len(problems["images not made"]),
+        },
+        "objects": {
+            "unknown": len(unknown),
+            "known": len(pasted) - len(unknown),
+            "without a place": len(objects) - len(pasted),
+        },
+        "categories": dict(Counter(item.get("category", "object") for item in pasted)),
+        "objects left out": {
+            f"{type(source).__name__} {number}": dict(source.skipped)
+            for number, source in enumerate(job.sources)
+        },
+        "problems": {kind: names for kind, names in problems.items() if names},
+    }
+
+
+def write_summary(job: CutPasteJob, summary: dict) -> None:
+    """Write `summary.json` and the card of a set whose images are all made."""
+    for name in (SUMMARY, CARD):
+        remove_abandoned(job.output / name)
+    text = json.dumps(summary, indent=1, sort_keys=True) + "\n"
+    write_atomic(job.output / SUMMARY, text.encode())
+    write_card(job, summary["images"]["made"])
+
+
+def write_card(job: CutPasteJob, made: int) -> None:
+    """Write `card.yaml`, which registers the result; its root is the folder of the card itself."""
+    card = {"name": _card_name(job), "root": "./", "source": "made by prepare_cut_paste.py"}
+    if job.benchmark:
+        card |= {
+            "kind": "anomaly",
+            "images": "images/{id}.png",
+            "labels": "labels_masks/{id}_labels_semantic.png",
+            "expected_images": made,
+            **{"known": KNOWN, "anomaly": ANOMALY, "void": VOID},
+        }
+    else:
+        coding = "labelIds" if job.reader.is_cityscapes else "labelTrainIds"
+        files = {
+            "images": f"leftImg8bit/{job.split}/*/{{id}}{IMAGE_SUFFIX}.png",
+            "labels": f"gtFine/{job.split}/*/{{id}}_gtFine_{coding}.png",
+            "expected_images": made,
+        }
+        card["splits"] = {job.split: files}
+        if job.reader.is_cityscapes:
+            card |= {"classes": "cityscapes", "label_values": "cityscapes_outlier"}
+        else:
+            classes = list(job.reader.classes)
+            card |= {"classes": classes, "label_values": {i: i for i in range(len(classes))}}
+            card |= {"void": VOID, "anomaly": PASTED_ID}
+    text = yaml.safe_dump(card, sort_keys=False, allow_unicode=True)
+    write_atomic(job.output / CARD, text.encode())
+
+
+def _card_name(job: CutPasteJob) -> str:
+    """Return the name of the card: the output folder's, prefixed so that no built-in has it."""
+    return "pasted_" + re.sub(r"[^A-Za-z0-9._+-]", "_", job.output.resolve().name)[:80]
+
+
+def how_to_use(job: CutPasteJob) -> str:
+    """Return the command that trains or evaluates on the result."""
+    card, name = job.output / CARD, _card_name(job)
+    cards = f"DATASETS.CARDS \"('{card}',)\""
+    if job.benchmark:
+        return f"evaluate on it: anoseg eval ... {cards} DATASETS.TEST \"('{name}',)\""
+    own = "" if job.reader.is_cityscapes else f" MODEL.EOMT.NUM_CLASSES {len(job.reader.classes)}"
+    return (
+        f"train on it: anoseg train --config-file arcface_full {cards} "
+        f"DATASETS.TRAIN \"('{name}_{job.split}',)\" MODEL.EOMT.ANOMALY_CLASS True{own}"
+    )
+
+
+def write_preview(job: CutPasteJob, records: Sequence[dict], number: int) -> Path:
+    """Write `preview.jpg` with up to `number` of the images that have objects; return its path.
+
+    Raises:
+        ValueError: no image has an object.
+    """
+    pasted = [r for r in records if any(item["dropped"] is None for item in r["objects"])]
+    if not pasted:
+        raise ValueError("nothing to preview: no image has a pasted object")
+    paths = [
+        job.paths(job.frames[pasted[index]["index"]])
+        for index in evenly_spread(len(pasted), number)
+    ]
+    value = ANOMALY if job.benchmark else job.options.anomaly_value
+    sheet = contact_sheet(
+        ((read_image(image), read_label(label)) for image, label in paths), {value: ANOMALY_COLOR}
+    )
+    write_image(job.output / "preview.jpg", sheet, quality=92)
+    return job.output / "preview.jpg"
