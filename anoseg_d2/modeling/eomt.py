@@ -359,7 +359,7 @@ class EoMT(nn.Module):
                 at_once=at_once,
                 scale=loss_scale,
             )
-            predict = functools.partial(layers.predict, self._apply_heads)
+            predict = functools.partial(layers.predict, self.apply_heads)
             _, tokens = self.run_network(images, blocks=blocks, predict=predict)
             return layers.losses(), tokens
 
@@ -440,7 +440,7 @@ class EoMT(nn.Module):
         x = vit.patch_embed((images.to(self.pixel_mean.dtype) - self.pixel_mean) / self.pixel_std)
         x, rope = self._add_positions(x)
         first = len(vit.blocks) - self.num_blocks
-        predict = predict or self._apply_heads
+        predict = predict or self.apply_heads
         predictions: list[tuple] = []
         tokens: dict[int, Tensor] = {}
         for index, block in enumerate(vit.blocks):
@@ -449,7 +449,7 @@ class EoMT(nn.Module):
             attention_mask = None
             if index >= first and not final_only:
                 predictions.append(predict(x))
-                attention_mask = self._attention_mask(predictions[-1][0], index - first)
+                attention_mask = self.attention_mask(predictions[-1][0], index - first)
             x = self._run_block(block, x, attention_mask, rope)
             if index in blocks:
                 prefix = vit.num_prefix_tokens + (index >= first) * self.num_queries
@@ -483,7 +483,7 @@ class EoMT(nn.Module):
             return checkpoint(block, x, use_reentrant=False, **options)
         return block(x, **options)
 
-    def _apply_heads(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def apply_heads(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return mask and class logits of one prediction layer; x (B, Q + prefix + patches, C)."""
         x = self.backbone.norm(x)
         queries = x[:, : self.num_queries]
@@ -497,7 +497,7 @@ class EoMT(nn.Module):
         mask_logits = mask_logits.contiguous().unflatten(2, features.shape[-2:])
         return mask_logits, self.class_head(queries)
 
-    def _attention_mask(self, mask_logits: Tensor, query_block: int) -> QueryMask | None:
+    def attention_mask(self, mask_logits: Tensor, query_block: int) -> QueryMask | None:
         """Draw the attention mask of a query block; None when all tokens see each other."""
         if not (self.training and self.masked_attention):
             return None

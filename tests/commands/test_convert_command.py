@@ -401,7 +401,7 @@ def test_official_input_statistics_are_compared(tmp_path):
     content = torch.load(path)
     content["state_dict"]["network.encoder.pixel_mean"] += 0.1
     torch.save(content, path)
-    with pytest.raises(ValueError, match="pixel_mean: the checkpoint was trained with"):
+    with pytest.raises(ValueError, match="pixel_mean.*trained"):
         load_into(tiny(), read_checkpoint(path))
 
 

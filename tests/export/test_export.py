@@ -105,7 +105,7 @@ def test_windows_inside_equal_the_model(make_model, size, overlap, flip):
 
 
 def test_several_scales_are_refused_and_a_single_one_is_not(make_model):
-    with pytest.raises(ValueError, match=r"TEST.SCALES is \(1.0, 2.0\); an exported file"):
+    with pytest.raises(ValueError, match=r"TEST.SCALES.*1.0, 2.0.*exported"):
         ExportModel(make_model(scales=(1.0, 2.0)), ExportSpec(("rba",)))
     model = make_model(scales=(2.0,))
     image = torch.randint(256, (1, 3, 40, 50), dtype=torch.uint8)

@@ -164,11 +164,9 @@ def test_norm_eps_and_weights_follow_the_config(tiny_cfg):
     with pytest.raises(ValueError, match="MODEL.EOMT.SIZE is 'XL'.* S, B, L, G"):
         resolve_weights(cfg)
     cfg.MODEL.WEIGHTS, cfg.MODEL.EOMT.SIZE = "dinov2", "S"
-    with pytest.raises(ValueError, match="MODEL.WEIGHTS is dinov2, MODEL.EOMT.BACKBONE is dinov3"):
+    with pytest.raises(ValueError, match="MODEL.WEIGHTS.*dinov2.*MODEL.EOMT.BACKBONE.*dinov3"):
         resolve_weights(cfg)
-    with pytest.raises(
-        ValueError, match="MODEL.EOMT.BACKBONE is 'dinov9'; it must be one of dinov2, dinov3"
-    ):
+    with pytest.raises(ValueError, match="MODEL.EOMT.BACKBONE.*'dinov9'.*must.*dinov2.*dinov3"):
         EoMT(tiny_cfg("MODEL.EOMT.BACKBONE", "dinov9"))
-    with pytest.raises(ValueError, match="SIZE is 'G'; with MODEL.EOMT.BACKBONE dinov3: S, B or L"):
+    with pytest.raises(ValueError, match="SIZE.*'G'.*with MODEL.EOMT.BACKBONE dinov3"):
         EoMT(tiny_cfg("MODEL.EOMT.BACKBONE", "dinov3", "MODEL.EOMT.SIZE", "G"))

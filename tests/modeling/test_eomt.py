@@ -355,7 +355,7 @@ def test_no_gradient_is_taken_where_none_is_wanted(tiny_eomt, tiny_batch):
 
 
 def test_an_unknown_recompute_mode_is_refused(tiny_eomt):
-    with pytest.raises(ValueError, match="RECOMPUTE is 'blocks'; allowed: none, heads, all"):
+    with pytest.raises(ValueError, match="RECOMPUTE.*'blocks'.*allowed"):
         tiny_eomt(recompute="blocks")
 
 

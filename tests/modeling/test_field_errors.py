@@ -71,18 +71,15 @@ def test_depth_mismatch_at_evaluation_is_refused(tiny_eomt, tmp_path, difference
 
 
 @pytest.mark.parametrize("progress", [0.0, 0.25, 0.5])
-def test_no_random_attention_masks_at_inference(tiny_eomt, progress, monkeypatch):
+def test_no_random_attention_masks_at_inference(tiny_eomt, progress):
     model = tiny_eomt().eval()
     model.set_progress(progress)  # training stopped while annealing was unfinished
     images = torch.rand(1, 3, 32, 32) * 255
     masks = []
-    original = model._run_block
-
-    def run_block(block, x, mask, rope):
-        masks.append(mask)
-        return original(block, x, mask, rope)
-
-    monkeypatch.setattr(model, "_run_block", run_block)
+    for block in model.backbone.blocks:
+        block.register_forward_pre_hook(
+            lambda block, x, options: masks.append(options["attn_mask"]), with_kwargs=True
+        )
     state = torch.get_rng_state()
     first = model.predict_masks(images)[-1]
     assert torch.equal(torch.get_rng_state(), state)

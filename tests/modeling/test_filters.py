@@ -102,7 +102,7 @@ def test_an_exported_model_filters_as_the_model_does(tiny_eomt):
         expected = model([{"image": image}])[0]["scores"]
         torch.testing.assert_close(found[0][index], expected["rba"], rtol=0, atol=1e-4)
         torch.testing.assert_close(found[1][index], expected["anomaly"], rtol=0, atol=1e-4)
-    with pytest.raises(ValueError, match="GUIDED_FILTER is 0.5; its radius in pixels depends"):
+    with pytest.raises(ValueError, match="GUIDED_FILTER.*0.5.*depends"):
         ExportModel(model, ExportSpec(("rba",), any_size=True))
 
 
@@ -130,5 +130,5 @@ def test_road_prior_keeps_what_lies_on_the_ground_and_what_interrupts_it():
 
 def test_filters_are_off_by_default_and_chosen_by_name():
     assert list(load_config().TEST.ANOMALY.POSTPROCESS) == []
-    with pytest.raises(ValueError, match="unknown post-processing filter 'blur'.*gaussian"):
+    with pytest.raises(ValueError, match="'blur'.*gaussian"):
         POSTPROCESS["blur"]

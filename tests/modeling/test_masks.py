@@ -16,7 +16,7 @@ QUERIES, PREFIX, GRID = 5, 2, (2, 2)
 def masked(model, logits, progress, block=0):
     model.train()
     model.set_progress(progress)
-    mask = model._attention_mask(logits, block)
+    mask = model.attention_mask(logits, block)
     return None if mask is None else mask.dense()
 
 
@@ -100,7 +100,7 @@ def test_masked_attention_equals_a_loop_over_queries(tiny_eomt):
     assert torch.equal(mask[:, 0], allowed)
     x = torch.randn(2, allowed.shape[-1], model.backbone.embed_dim)
     block = model.backbone.blocks[-1]
-    found = model._run_block(block, x, model._attention_mask(mask_logits, 0))
+    found = block(x, attn_mask=model.attention_mask(mask_logits, 0))
     torch.testing.assert_close(found, loop_attention(block, x, allowed), rtol=1e-5, atol=1e-5)
     assert (found - block(x)).abs().max() > 1e-3
 
@@ -109,7 +109,7 @@ def test_masked_attention_equals_a_loop_over_queries(tiny_eomt):
 def test_attention_in_two_calls_equals_one_call_with_the_whole_mask(tiny_eomt, backbone):
     model = tiny_eomt(vit={"backbone": backbone}).train()
     block = model.backbone.blocks[-1]
-    mask = model._attention_mask(torch.randn(2, QUERIES, 8, 8), 0)
+    mask = model.attention_mask(torch.randn(2, QUERIES, 8, 8), 0)
     x = torch.randn(2, mask.dense().shape[-1], model.backbone.embed_dim, requires_grad=True)
     weights = torch.randn_like(x)
     # In training every call of `get_embed` rescales the coordinates at random.
@@ -132,10 +132,10 @@ def test_a_query_mask_reaches_no_other_function_of_torch():
 def test_masks_come_from_the_prediction_before_their_block(tiny_eomt, monkeypatch):
     model = tiny_eomt().train()
     seen = []
-    original = model._attention_mask
+    original = model.attention_mask
     monkeypatch.setattr(
         model,
-        "_attention_mask",
+        "attention_mask",
         lambda logits, block: seen.append(logits) or original(logits, block),
     )
     predictions = model.predict_masks(torch.rand(1, 3, 32, 32) * 255)
@@ -240,7 +240,7 @@ def test_without_masked_attention_deep_supervision_stays(tiny_eomt):
 def test_masks_carry_no_gradient(tiny_eomt):
     model = tiny_eomt().train()
     logits = torch.randn(1, QUERIES, 8, 8, requires_grad=True)
-    assert not model._attention_mask(logits, 0).visible.requires_grad
+    assert not model.attention_mask(logits, 0).visible.requires_grad
 
 
 def test_bilinear_reading_of_the_grid_is_torchs_own():

@@ -157,7 +157,7 @@ def test_equal_sizes_are_left_as_they_are():
 
 
 def test_an_image_that_would_take_thousands_of_windows_is_refused_with_its_size():
-    with pytest.raises(ValueError, match=r"1x5000 pixels is too elongated.*1024x5120000"):
+    with pytest.raises(ValueError, match="1x5000.*elongated.*1024x5120000"):
         plan_windows((1, 5000), (1024, 1024))
     assert len(plan_windows((1, 5000), (32, 32)).origins) == 5000  # small windows suffice
 

@@ -81,8 +81,9 @@ def test_every_size_gives_the_tokens_that_memory_and_ratio_read(backbone, size, 
         model = EoMT(load_config("", overrides)).eval()
     assert free_block(len(model.backbone.blocks), model.num_blocks) == block
     assert model.patch_maps["ratio"].blocks == blocks
-    model._apply_heads = lambda x: None  # autocast knows no meta device
-    tokens = model.run_network(torch.empty(1, 3, 64, 96, device="meta"), True, blocks)[1]
+    images = torch.empty(1, 3, 64, 96, device="meta")
+    # Without the heads: autocast knows no meta device.
+    tokens = model.run_network(images, True, blocks, predict=lambda x: (None, None))[1]
     width = model.backbone.embed_dim
     assert {value.shape for value in tokens.values()} == {(1, 24, width)}
     memory = PatchMemory(torch.ones(3, width), block).to("meta")

@@ -99,7 +99,7 @@ def test_cells_lie_where_their_pixels_do():
 
 
 def test_cells_that_do_not_divide_a_patch_are_refused(tiny_eomt):
-    with pytest.raises(ValueError, match=r"MODEL.RATIO.CELLS is 3; patches of 16 pixels"):
+    with pytest.raises(ValueError, match="MODEL.RATIO.CELLS.*3.*patches.*16"):
         tiny_eomt(patch_heads={"ratio": RatioOptions(cells=3)})
 
 
@@ -177,7 +177,7 @@ def test_odds_need_the_class_and_the_head(tiny_eomt):
     assert "odds" in tiny_eomt(has_anomaly=True, patch_heads={"ratio": None}).score_names
     assert "odds" not in tiny_eomt(patch_heads={"ratio": None}).score_names
     assert not is_implicit("odds")
-    with pytest.raises(ValueError, match=r"'odds' needs a model with the anomaly class"):
+    with pytest.raises(ValueError, match="'odds'.*anomaly"):
         tiny_eomt(patch_heads={"ratio": None}).check_scores(["odds"])
     with pytest.raises(ValueError, match=r"'odds' needs a model with 'ratio'"):
         tiny_eomt(has_anomaly=True).check_scores(["odds"])
