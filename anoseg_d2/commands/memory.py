@@ -68,39 +68,27 @@ def run(args: argparse.Namespace) -> None:
         raise ValueError(f"{output} exists; remove it or pass --overwrite")
     if output.suffix not in (".pth", ".safetensors"):
         raise ValueError(f"--output {output} must end in .pth or .safetensors")
-    records = find_records(args)
+    # What needs no torch comes first, so that its mistakes are answered at once.
+    records = None if args.dataset else find_photographs(args.images)
 
     from anoseg_d2.checkpoint import save_weights
-    from anoseg_d2.engine.fit_memory import add_memory
+    from anoseg_d2.engine.fit_memory import add_memory, labelled_records
     from anoseg_d2.prediction.predictor import AnomalyPredictor
 
+    records = records or labelled_records(args.dataset)
     model = AnomalyPredictor.from_pretrained(args.weights, args.opts).model
     found = add_memory(model, records, args.rows, args.seed, args.coreset)
     save_weights(model, output)
     cli.say(f"wrote {output}: {found}")
 
 
-def find_records(args: argparse.Namespace) -> list[tuple]:
-    """Return (image path, its label and the dataset's metadata, or None) of every image."""
-    if args.dataset:
-        from detectron2.data import DatasetCatalog, MetadataCatalog
-
-        from anoseg_d2.data.builtin import DATASETS
-
-        if args.dataset not in DatasetCatalog.list():
-            known = ", ".join(sorted(DATASETS))
-            raise ValueError(f"--dataset {args.dataset!r} is not registered; known: {known}")
-        metadata = MetadataCatalog.get(args.dataset)
-        records = []
-        for record in DatasetCatalog.get(args.dataset):
-            label = record.get("sem_seg_file_name")
-            records.append((record["file_name"], label and (label, metadata)))
-        return records
+def find_photographs(folders: list[str]) -> list[tuple]:
+    """Return (path, None), as `add_memory` takes images without labels."""
     records = []
-    for folder in map(Path, args.images):
+    for folder in map(Path, folders):
         if not folder.is_dir():
             raise FileNotFoundError(f"--images {folder} is not a folder")
         records += [(path, None) for path in walk_files(folder, IMAGE_EXTENSIONS, depth=0)]
     if not records:
-        raise FileNotFoundError(f"no image in {', '.join(args.images)}")
+        raise FileNotFoundError(f"no image in {', '.join(folders)}")
     return records

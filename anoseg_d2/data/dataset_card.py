@@ -34,6 +34,7 @@ from anoseg_d2.data.dataset import Dataset
 from anoseg_d2.data.dataset_files import Layout
 from anoseg_d2.data.label_rules import LABEL_RULES, LabelRule
 from anoseg_d2.data.path_pattern import MAX_REPEATS, is_simple_regex, placeholders
+from anoseg_d2.utils.config_files import load_yaml
 from anoseg_d2.utils.constants import CITYSCAPES_CLASSES, CITYSCAPES_COLORS, VOID
 from anoseg_d2.utils.files import check_name, read_bytes
 from anoseg_d2.utils.visualization import class_palette
@@ -42,9 +43,6 @@ __all__ = ["CARDS_FOLDER", "find_card", "read_card", "shipped_cards"]
 
 CARDS_FOLDER = Path(__file__).parent / "cards"
 # Cards come from strangers, so everything that could be made to take forever has a limit.
-MAX_BYTES = 1_000_000
-MAX_DEPTH = 20
-MAX_DIGITS = 100
 MAX_WILDCARDS = 12
 MAX_CLASSES = 252  # train ids 253 to 255 have other meanings
 _FILE_KEYS = ("images", "labels", "frames", "expected_images")
@@ -100,21 +98,11 @@ class _Card:
 
     def __init__(self, path: Path):
         self.path = path
-        if path.stat().st_size > MAX_BYTES:
-            raise ValueError(f"{path}: a card has at most {MAX_BYTES:,} bytes")
-        try:
-            text = read_bytes(path).decode("utf-8")
-            _refuse_nests(text)
-            self.node = yaml.compose(text, Loader=yaml.SafeLoader)
-            self.card = yaml.safe_load(text)
-        # PyYAML also lets through the errors of impossible dates and of huge numbers.
-        except (yaml.YAMLError, ValueError, OverflowError) as error:
-            raise ValueError(f"{path}: not plain yaml: {error}") from error
+        self.card = load_yaml(path)
         if not isinstance(self.card, Mapping):
             raise ValueError(
                 f"{path}: a card is a mapping of keys, found {reprlib.repr(self.card)}"
             )
-        self._refuse_duplicates(self.node)
 
     def datasets(self) -> list[Dataset]:
         kind = self.card.get("kind", "closed_set")
@@ -150,12 +138,7 @@ class _Card:
     def anomaly_set(
         self, name: str, layout: Layout, expected: int | None, entry: Mapping, where: tuple
     ) -> Dataset:
-        values = dict.fromkeys(self.values("known", required=True), 0)
-        for value in self.values("anomaly", required=True):
-            if value in values:
-                self.fail("anomaly", value, "a value that known does not use")
-            values[value] = 1
-        rule = self.with_void(name, values, ("known", "anomaly"))
+        rule = self.rule(name, {}, {"known": 0, "anomaly": 1, "void": VOID})
         if "component_track" not in entry:
             entry, where = self.card, ()
         track = entry.get("component_track", "anomaly")
@@ -207,19 +190,14 @@ class _Card:
         expected = entry.get("expected_images")
         if expected is not None and (not _is_int(expected) or expected < 1):
             self.fail("expected_images", expected, "a positive integer", where)
-        frames = self.frames(entry, where)
-        return Layout(f"card {self.path.name}", (root,), images, labels, frames), expected
-
-    def frames(self, entry: Mapping, where: tuple) -> str:
-        """Return the regular expression of the ids that belong to the set; default: all."""
-        pattern = entry.get("frames", ".*")
-        if not is_simple_regex(pattern):
+        frames = entry.get("frames", ".*")
+        if not is_simple_regex(frames):
             allowed = (
                 "a simple regular expression that whole ids match, such as (a|b)_.*: one group of "
                 f"alternatives, at most {MAX_REPEATS} repeats of one character or class each"
             )
-            self.fail("frames", pattern, allowed, where)
-        return pattern
+            self.fail("frames", frames, allowed, where)
+        return Layout(f"card {self.path.name}", (root,), images, labels, frames), expected
 
     def patterns(self, entry: Mapping, key: str, where: tuple) -> tuple[str, ...]:
         given = entry.get(key)
@@ -260,17 +238,24 @@ class _Card:
                 f"a mapping of label value to train id or class name, or {_or(_NAMED_RULES)}",
             )
         values = {self.value(v, "label_values"): self.train_id(v, given[v], classes) for v in given}
-        for value in self.values("anomaly"):
-            if value in values:
-                self.fail("anomaly", value, "a value that label_values does not use")
-            values[value] = len(classes)
-        return self.with_void(name, values, ("label_values", "anomaly"))
+        return self.rule(name, values, {"anomaly": len(classes), "void": VOID})
 
-    def with_void(self, name: str, values: dict[int, int], others: tuple[str, ...]) -> LabelRule:
-        for value in self.values("void"):
-            if value in values:
-                self.fail("void", value, f"a value that {_or(others)} does not use")
-            values[value] = VOID
+    def rule(self, name: str, values: dict[int, int], keys: dict[str, int]) -> LabelRule:
+        """Make the label rule of `values` and those of further keys.
+
+        Args:
+            name: of the dataset.
+            values: label value -> train id, changed in place.
+            keys: key of the card -> train id of all its values.
+        """
+        used = ["label_values"] if values else []
+        for key, train_id in keys.items():
+            required = "known" in keys and key != "void"
+            for value in self.values(key, required):
+                if value in values:
+                    self.fail(key, value, f"a value that {_or(used)} does not use")
+                values[value] = train_id
+            used.append(key)
         return LabelRule(f"{name} ({self.path.name})", tuple(sorted(values.items())))
 
     def train_id(self, value, given, classes: tuple[str, ...]) -> int:
@@ -293,18 +278,21 @@ class _Card:
         return given
 
     def name(self) -> str:
+        """Return the card's name; it and those of splits must be safe as parts of paths."""
         name = self.text(self.card, "name")
         splits = self.card.get("splits")
-        for split in splits if isinstance(splits, Mapping) else ():
-            self.file_name(split, ("splits", split))
-        return self.file_name(name, ("name",))
-
-    def file_name(self, given, where: tuple) -> str:
-        """Return a name that is safe as part of a path, or raise the schema error."""
-        try:
-            return check_name(given if isinstance(given, str) else str(given), "dataset")
-        except ValueError as error:
-            self.fail(where[-1], given, str(error), where[:-1])
+        splits = splits if isinstance(splits, Mapping) else {}
+        names = {("splits", split): split for split in splits}
+        for where, given in {("name",): name, **names}.items():
+            try:
+                check_name(str(given), "dataset")
+            except ValueError:
+                allowed = (
+                    "a name of at most 100 letters, digits, '.', '_', '+' and '-', the first a "
+                    "letter or digit"
+                )
+                self.fail(where[-1], given, allowed, where[:-1])
+        return name
 
     def text(self, entry: Mapping, key: str) -> str:
         if not isinstance(entry.get(key), str) or not entry[key].strip():
@@ -319,24 +307,13 @@ class _Card:
     def fail(self, key, found, allowed: str, where: tuple = ()):
         """Raise the schema error of one key."""
         path = (*where, key)
-        line = _line(self.node, path)
+        # The file has been read before, so it is safe to read once more, for the line.
+        line = _line(yaml.compose(read_bytes(self.path), Loader=yaml.SafeLoader), path)
         place = f"{self.path}, line {line}" if line else str(self.path)
         dotted = ".".join(map(str, path))
         shown = repr(found)
         shown = shown if len(shown) <= 200 else f"{shown[:200]}..."
         raise ValueError(f"{place}: key {dotted!r}: found {shown}; allowed: {allowed}.")
-
-    def _refuse_duplicates(self, node) -> None:
-        if not isinstance(node, yaml.MappingNode):
-            return
-        seen = set()
-        for key, value in node.value:
-            name = str(key.value)
-            if name in seen:
-                line = key.start_mark.line + 1
-                raise ValueError(f"{self.path}, line {line}: key {name!r} is given twice.")
-            seen.add(name)
-            self._refuse_duplicates(value)
 
 
 def _line(node, path: tuple) -> int | None:
@@ -349,22 +326,6 @@ def _line(node, path: tuple) -> int | None:
             return line
         line, node = match[0].start_mark.line + 1, match[1]
     return line
-
-
-def _refuse_nests(text: str) -> None:
-    """Refuse yaml that would recurse endlessly or expand without limit when composed."""
-    depth = 0
-    for event in yaml.parse(text, Loader=yaml.SafeLoader):
-        if isinstance(event, yaml.AliasEvent):
-            raise ValueError("a card may not have aliases (`*name`); write the value out")
-        # Yaml reads 1:1:1 as base 60, which takes a time quadratic in the length.
-        plain = isinstance(event, yaml.ScalarEvent) and event.style is None
-        if plain and len(event.value) > MAX_DIGITS and not event.value.strip("+-_:.0123456789"):
-            raise ValueError(f"a number has at most {MAX_DIGITS} digits")
-        depth += isinstance(event, yaml.CollectionStartEvent)
-        depth -= isinstance(event, yaml.CollectionEndEvent)
-        if depth > MAX_DEPTH:
-            raise ValueError(f"nested more than {MAX_DEPTH} levels deep")
 
 
 def _is_pattern(given) -> bool:

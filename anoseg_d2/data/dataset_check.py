@@ -1,7 +1,7 @@
 """Check a dataset file by file: what is there, what is missing and what is wrong."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from multiprocessing.pool import ThreadPool
@@ -91,7 +91,7 @@ def check_dataset(
     root,
     sample: int = 0,
     workers: int = 1,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Callable[[int, int], object] = lambda done, total: None,
 ) -> DatasetReport:
     """Check one dataset.
 
@@ -122,28 +122,14 @@ def check_dataset(
         pairs = [pairs[index] for index in evenly_spread(len(pairs), sample)]
         report.notes.append(f"{sample} of {len(found.pairs)} images read")
     report.checked = len(pairs)
-    files = _read_all(
-        [(str(image), str(label)) for _, image, label in pairs], dataset.rule, workers, progress
-    )
+    read, files = partial(_read_pair, rule=dataset.rule), []
+    # Threads are enough: most of the work is decoding, which releases the interpreter lock.
+    with ThreadPool(max(workers, 1)) as pool:
+        for file in pool.imap(read, ((str(image), str(label)) for _, image, label in pairs)):
+            files.append(file)
+            progress(len(files), len(pairs))
     _summarise(report, dataset, files)
     return report
-
-
-def _read_all(pairs, rule: LabelRule, workers: int, progress) -> list[_File]:
-    read, files = partial(_read_pair, rule=rule), []
-
-    def gather(results: Iterable[_File]) -> list[_File]:
-        for file in results:
-            files.append(file)
-            if progress is not None:
-                progress(len(files), len(pairs))
-        return files
-
-    if workers <= 1:
-        return gather(map(read, pairs))
-    # Threads are enough: most of the work is decoding, which releases the interpreter lock.
-    with ThreadPool(workers) as pool:
-        return gather(pool.imap(read, pairs))
 
 
 def _read_pair(pair: tuple[str, str], rule: LabelRule) -> _File:

@@ -3,10 +3,12 @@
 import dataclasses
 
 import torch
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from torch import Tensor
 from torch.nn import functional as F
 
 from anoseg_d2.checkpoint.metadata import model_tensors
+from anoseg_d2.data.builtin import DATASETS
 from anoseg_d2.data.image_io import read_image
 from anoseg_d2.data.label_rules import load_label
 from anoseg_d2.modeling.patch_heads import PatchMemory, free_block
@@ -14,7 +16,7 @@ from anoseg_d2.modeling.patch_heads.memory import backbone_hash, choose_rows
 from anoseg_d2.modeling.windows import cut_windows, plan_windows
 from anoseg_d2.utils.cli import Progress, say
 
-__all__ = ["HELD_OUT", "add_memory", "collect_tokens"]
+__all__ = ["HELD_OUT", "add_memory", "collect_tokens", "labelled_records"]
 
 # One image out of this many is left out of the memory, to measure the score on.
 HELD_OUT = 10
@@ -51,6 +53,23 @@ def add_memory(model, records: list[tuple], rows: int, seed: int, coreset: bool)
         f"{len(kept)} rows of {len(inside)} images; on {len(held_out)} others the score of known "
         f"pixels is {mean:.3f} +- {spread:.3f}"
     )
+
+
+def labelled_records(name: str) -> list[tuple]:
+    """Return the images of a registered dataset as `add_memory` takes them.
+
+    Raises:
+        ValueError: no dataset has this name.
+    """
+    if name not in DatasetCatalog.list():
+        known = ", ".join(sorted(DATASETS))
+        raise ValueError(f"--dataset {name!r} is not registered; known: {known}")
+    metadata = MetadataCatalog.get(name)
+    records = []
+    for entry in DatasetCatalog.get(name):
+        label = entry.get("sem_seg_file_name")
+        records.append((entry["file_name"], label and (label, metadata)))
+    return records
 
 
 def _known_pixels(label) -> Tensor | None:

@@ -196,7 +196,7 @@ def test_schema_errors_name_the_line(card):
 
 
 def test_a_key_given_twice_is_refused(card):
-    with pytest.raises(ValueError, match="line 9: key 'root' is given twice"):
+    with pytest.raises(ValueError, match="card.yaml.* key 'root' is given twice"):
         read_card(card(CLOSED + "root: other\n"))
 
 
@@ -212,7 +212,7 @@ def test_patterns_cannot_leave_the_root(card):
 
 def test_cards_are_data_and_run_nothing(card, tmp_path):
     target = tmp_path / "made"
-    with pytest.raises(ValueError, match="not plain yaml"):
+    with pytest.raises(ValueError, match="card.yaml .*constructor"):
         read_card(card(f"name: !!python/object/apply:os.mkdir ['{target}']\n"))
     assert not target.exists()
 
@@ -283,6 +283,7 @@ BROKEN = {
     "looping": b"name: &a {b: *a}\n",
     "a list that holds itself": b"name: mine\nclasses: &a [*a]\n",
     "growing": b"a: &a [x, x]\nb: &b [*a, *a]\nname: *b\n",
+    "numbers of base 60": CLOSED.replace("void: [255, 9]", "void: " + "1:" * 400_000).encode(),
     "deep": b"name: " + b"[" * 100_000,
     "deep mappings": b"name: " + b"{a: " * 5000,
     "not UTF-8": "name: m\xfcnchen".encode("latin-1"),
