@@ -18,6 +18,7 @@ from anoseg_d2 import cli
 from anoseg_d2.checkpoint import model_meta
 from anoseg_d2.engine import argument_parser, run
 from anoseg_d2.modeling.heads import CLASS_HEADS
+from anoseg_d2.modeling.patch_heads import PATCH_HEADS
 from anoseg_d2.modeling.scores import SCORES
 from anoseg_d2.utils.files import write_json
 
@@ -132,12 +133,12 @@ def registries(monkeypatch):
     """What a block registers, and the module it is in, are forgotten after the test."""
     monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.setattr(sys, "argv", list(sys.argv))
-    before = [(registry, set(registry)) for registry in (CLASS_HEADS, SCORES)]
+    before = [(registry, set(registry)) for registry in (CLASS_HEADS, PATCH_HEADS, SCORES)]
     yield
     for registry, names in before:
         for name in set(registry) - names:
             registry.remove(name)
-    for name in ("my_score", "my_head"):
+    for name in ("my_score", "my_head", "my_patch_head"):
         sys.modules.pop(name, None)
 
 
@@ -154,7 +155,12 @@ def test_a_predictor_of_the_docs_predicts(name, folder):
 
 
 @pytest.mark.parametrize(
-    "name", [name for name, block in PARTS.items() if "@register_score" in block]
+    "name",
+    [
+        name
+        for name, block in PARTS.items()
+        if "\n@register_score" in block and "@PATCH" not in block
+    ],
 )
 def test_a_score_of_the_docs_evaluates(name, folder, registries):
     (folder / "my_score.py").write_text(PARTS[name])
@@ -175,6 +181,19 @@ def test_a_class_head_of_the_docs_trains_and_predicts(name, folder, registries):
     assert cli.main(["predict", "street.jpg", *weights, "--score", "rba"]) == 0
 
 
+def test_the_patch_head_of_the_docs_trains_with_its_options_and_predicts(folder, registries):
+    (name,) = [name for name, block in PARTS.items() if "@PATCH_HEADS" in block]
+    (folder / "my_patch_head.py").write_text(PARTS[name])
+    cfg = small_run(folder, "run", "SOLVER.MAX_ITER", 2, tested=True)
+    (folder / "tiny.yaml").write_text(cfg.dump())
+    mine = ("--import", "my_patch_head")
+    assert cli.main(["train", "--config-file", "tiny.yaml", *mine]) == 0
+    stored = torch.load(folder / "run/model_final.pth", weights_only=True)["meta"]["patch_heads"]
+    assert stored == {"probe": {"blocks": [0], "options": {"weight": 2.0}}}
+    photo = ("street.jpg", "--weights", "run/model_final.pth")
+    assert cli.main(["predict", *photo, *mine, "--score", "probe"]) == 0
+
+
 @pytest.mark.slow
 def test_the_consumer_of_the_docs_reads_an_exported_file(folder, capsys):
     (name,) = [name for name, block in PARTS.items() if "onnxruntime" in block]
@@ -189,5 +208,5 @@ def test_the_consumer_of_the_docs_reads_an_exported_file(folder, capsys):
 
 
 def test_no_block_is_left_out():
-    covered = ("import cv2", "@register_score", "@CLASS_HEADS", "onnxruntime")
+    covered = ("import cv2", "@register_score", "@CLASS_HEADS", "@PATCH_HEADS", "onnxruntime")
     assert [n for n, block in PARTS.items() if not any(word in block for word in covered)] == []

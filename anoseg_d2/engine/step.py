@@ -62,23 +62,23 @@ class StepTrainer(SimpleTrainer):
         data_time = time.perf_counter() - start
         # Masks are averaged over the whole batch, so the count is taken before it is split.
         core = unwrap(self.model)
-        options = {}
+        normalizers, options = (), {}
         if hasattr(core, "criterion"):
             counts = [len(present_classes(x["sem_seg"])) for batch in batches for x in batch]
-            options["normalizers"] = core.criterion.normalizers(counts, core.num_queries)
+            normalizers = (core.criterion.normalizers(counts, core.num_queries),)
             if self.scaler.is_enabled():
                 one = torch.ones((), device=self.device_type)
                 options["loss_scale"] = self.scaler.scale(one)
         self.optimizer.zero_grad(set_to_none=True)
         total: dict[str, torch.Tensor] = {}
         for index, batch in enumerate(batches):
-            losses = self._backward(batch, options, last=index == len(batches) - 1)
+            losses = self._backward(batch, normalizers, options, last=index == len(batches) - 1)
             for name, value in losses.items():
                 total[name] = total.get(name, 0) + value
         self._step(total, batches)
         self._write_metrics(total, data_time)
 
-    def _backward(self, batch, options, last: bool) -> dict[str, torch.Tensor]:
+    def _backward(self, batch, normalizers, options, last: bool) -> dict[str, torch.Tensor]:
         distributed = isinstance(self.model, DistributedDataParallel)
         measure = contextlib.nullcontext()
         if self.activation_bytes is None:
@@ -86,7 +86,7 @@ class StepTrainer(SimpleTrainer):
         # Gradients cross ranks once per step, with the last micro-batch.
         with self.model.no_sync() if distributed and not last else contextlib.nullcontext():
             with measure, torch.autocast(self.device_type, self.dtype, enabled=bool(self.dtype)):
-                losses = self.model(batch, **options)
+                losses = self.model(batch, *normalizers, **options)
             if self.activation_bytes is None:
                 self.activation_bytes = measure.total
             self.scaler.scale(sum(losses.values())).backward()

@@ -191,10 +191,9 @@ class EoMT(nn.Module):
         self.patch_maps = nn.ModuleDict()
         for name, options in (patch_heads or {}).items():
             self.add_patch_head(name, options)
-        self.train_only = train_only
+        self.train_only: str | None = None
         if train_only is not None:
-            self.requires_grad_(False)
-            self.patch_maps[train_only].requires_grad_(True)
+            self.train_alone(train_only)
         # Patch heads may still come with a checkpoint, so only the other needs are checked.
         scores.available_scores(has_anomaly, inference.scores, PATCH_HEADS)
 
@@ -246,6 +245,12 @@ class EoMT(nn.Module):
         head.check(self.patch_size)
         self.patch_maps[name] = head.to(self.device)
         return head
+
+    def train_alone(self, name: str) -> None:
+        """Train only the patch head `name`: everything else is frozen, and predicts nothing."""
+        self.requires_grad_(False)
+        self.patch_maps[name].requires_grad_(True)
+        self.train_only = name
 
     @property
     def device(self) -> torch.device:

@@ -435,6 +435,8 @@ def anomaly_scores(
     """
     has_anomaly = _has_anomaly(class_logits.shape[-1], num_known)
     names = available_scores(has_anomaly, names)
-    coefficients = linear_coefficients(class_logits, num_known, names, temperature)
-    maps = {name: combine_masks(value, mask_logits) for name, value in coefficients.items()}
-    return scores_from_maps(maps, num_known, names, statistics)
+    # Also within a caller's autocast: bfloat16 would merge thousands of pixels into one score.
+    with torch.autocast(class_logits.device.type, enabled=False):
+        coefficients = linear_coefficients(class_logits, num_known, names, temperature)
+        maps = {name: combine_masks(value, mask_logits) for name, value in coefficients.items()}
+        return scores_from_maps(maps, num_known, names, statistics)

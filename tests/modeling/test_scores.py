@@ -289,3 +289,13 @@ def test_a_score_of_patch_tokens_is_offered_only_by_a_model_that_has_its_map():
     assert "memory" in available_scores(False, patch_maps=["memory"])
     with pytest.raises(ValueError, match="'memory'.*anoseg memory"):
         available_scores(False, ["rba+memory"])
+
+
+def test_scores_are_the_same_within_a_callers_autocast():
+    class_logits, mask_logits = torch.randn(1, 9, KNOWN + 2), torch.randn(1, 9, 20, 30)
+    expected = anomaly_scores(class_logits, mask_logits, KNOWN)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = anomaly_scores(class_logits, mask_logits, KNOWN)
+    assert list(found) == list(expected) and "anomaly" in found
+    for name, score in expected.items():
+        assert torch.equal(found[name], score), name

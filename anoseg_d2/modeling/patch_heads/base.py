@@ -102,6 +102,14 @@ class PatchHead(nn.Module):
         """
         return None
 
+    @staticmethod
+    def grid_of(tokens: Mapping[int, Tensor], sem_seg: Tensor) -> tuple[int, int]:
+        """Return (gh, gw): patches are square, so their side follows from their number."""
+        height, width = sem_seg.shape[-2:]
+        patches = next(iter(tokens.values())).shape[1]
+        side = round((height * width / patches) ** 0.5)
+        return height // side, width // side
+
     def check(self, patch_size: int) -> None:
         """Raise ValueError if the head does not fit patches of this many pixels along a side."""
 

@@ -91,12 +91,10 @@ class RatioHead(PatchHead):
 
         No gradient reaches the tokens.
         """
-        height, width = sem_seg.shape[-2:]
-        patches = next(iter(tokens.values())).shape[1]
-        # Patches are square, so their side follows from their number.
-        side = round((height * width / patches) ** 0.5)
-        logits = self._logits(tokens, (height // side, width // side))
-        labels = cell_labels(sem_seg, num_known, side // self.cells, self.threshold)
+        grid = self.grid_of(tokens, sem_seg)
+        logits = self._logits(tokens, grid)
+        side = sem_seg.shape[-2] // (grid[0] * self.cells)
+        labels = cell_labels(sem_seg, num_known, side, self.threshold)
         values = F.cross_entropy(logits, labels, ignore_index=VOID, reduction="none")
         count = (labels != VOID).sum(dim=(1, 2))
         return values.sum(dim=(1, 2)) / count.clamp(min=1)
