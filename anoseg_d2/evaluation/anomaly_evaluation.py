@@ -17,7 +17,7 @@ from anoseg_d2.evaluation.metrics import PixelMetrics
 from anoseg_d2.evaluation.run_folder import dataset_folder, write_record
 from anoseg_d2.evaluation.set_figures import COMPONENT_FIGURES, SetFigures
 from anoseg_d2.evaluation.streaming.exact_counts import EXACT_PREFIX
-from anoseg_d2.evaluation.streaming.keys import to_numpy
+from anoseg_d2.evaluation.streaming.keys import as_floats, to_numpy
 from anoseg_d2.utils.files import check_name, remove_abandoned
 
 __all__ = ["AnomalyEvaluator"]
@@ -146,7 +146,8 @@ class AnomalyEvaluator(DatasetEvaluator):
                 f"{where}: the model gives no score {', '.join(missing)}; it gives "
                 f"{', '.join(scores)} (TEST.ANOMALY.SCORES)"
             )
-        chosen = {name: to_numpy(scores[name]).astype("float32", copy=False) for name in names}
+        # Not rounded: the figures depend on the order of the scores, and ties change it.
+        chosen = {name: as_floats(to_numpy(scores[name]), where) for name in names}
         for name, score in chosen.items():
             if score.shape != label.shape:
                 raise ValueError(

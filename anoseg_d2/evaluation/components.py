@@ -222,7 +222,10 @@ def component_metrics(
         raise ValueError(f"{where}: the threshold is NaN")
     score, label = (flat.reshape(shape) for flat in checked_pixels(score, label, where))
     truth = truth or GroundTruth.of(label, limits.min_truth)
-    places, hits = _predicted_pixels(truth, score > threshold)
+    # Python's float would be rounded to the type of the scores, perhaps to one of them.
+    cut = score.dtype.type(threshold)
+    cut = cut if cut == threshold else np.float64(threshold)
+    places, hits = _predicted_pixels(truth, score > cut)
     siou, ppv = _overlaps(truth, places, hits, limits.min_predicted)
     tp = (siou >= OVERLAPS[:, None]).sum(axis=1)
     fp = (ppv < OVERLAPS[:, None]).sum(axis=1)

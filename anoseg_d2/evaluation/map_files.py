@@ -6,6 +6,7 @@ unpacked. Nothing here runs code from a file: npy and npz are read without pickl
 """
 
 import io
+import logging
 import math
 import struct
 import tokenize
@@ -21,6 +22,7 @@ from PIL import Image, PngImagePlugin, UnidentifiedImageError
 from PIL.ImageMode import getmode
 
 from anoseg_d2.data.image_io import write_image
+from anoseg_d2.evaluation.streaming.keys import as_floats
 from anoseg_d2.utils.files import write_atomic
 
 __all__ = [
@@ -33,6 +35,7 @@ __all__ = [
     "write_map",
 ]
 
+logger = logging.getLogger(__name__)
 
 _HDF5 = (".hdf5", ".h5")
 MAP_EXTENSIONS = (".npy", ".npz", ".png", ".tif", ".tiff", *_HDF5)
@@ -89,7 +92,7 @@ class MapReader:
     negate: bool = False
 
     def __call__(self, path, expected: tuple[int, int] | None = None) -> np.ndarray:
-        """Read (H, W) float32, higher = more anomalous; see `read_map`."""
+        """Read (H, W) floats, higher = more anomalous; see `read_map`."""
         score = read_map(path, self.key, expected)
         return -score if self.negate else score
 
@@ -119,8 +122,8 @@ def read_map(path, key: str | None = None, expected: tuple[int, int] | None = No
         expected: (H, W) that the map must have, compared before any value is unpacked; None
             accepts up to `MAX_PIXELS`.
     Returns:
-        (H, W) float32; a leading or trailing axis of length 1 is dropped. Values beyond the range
-        of float32 become infinite.
+        (H, W) float32, or float64 where float32 does not hold every value; a leading or trailing
+        axis of length 1 is dropped.
     Raises:
         FileNotFoundError: `path` is not a regular file.
         ValueError: unreadable, not a single map of real numbers, another size, or NaN; the message
@@ -133,8 +136,10 @@ def read_map(path, key: str | None = None, expected: tuple[int, int] | None = No
         missing = int(np.isnan(values).sum()) if values.dtype.kind == "f" else 0
         if missing:
             raise _NotAMap(f"{missing} of {values.size} scores are NaN")
-        with np.errstate(over="ignore"):  # beyond float32's range is infinite, and orders as such
-            return values.astype(np.float32)
+        try:
+            return as_floats(values, "values")
+        except ValueError as error:
+            raise _NotAMap(str(error)) from error
 
 
 @contextmanager
@@ -256,7 +261,7 @@ def _image_values(image: Image.Image) -> np.ndarray:
     offset, scale = (float(image.info[name]) for name in (_OFFSET, _SCALE))
     if not math.isfinite(offset) or not math.isfinite(scale):
         raise _NotAMap(f"declares the scale {scale} and offset {offset}")
-    return offset + scale * values
+    return (offset + scale * values).astype(np.float32)  # as they were when they were written
 
 
 def _write_hdf5(path: Path, score: np.ndarray) -> None:
@@ -268,9 +273,16 @@ def _write_hdf5(path: Path, score: np.ndarray) -> None:
             f"{path}: scores reach {worst:g}, but float16 ends at {largest:g}. Only their order "
             "counts, so scale them, or choose a score with a fixed range such as rba"
         )
+    half = score.astype(np.float16)
+    before, after = np.unique(score).size, np.unique(half).size
+    if after < before:
+        logger.warning(
+            "%s: of %d distinct scores %d are left in float16, which the benchmark's tool reads",
+            *(path, before, after),
+        )
     buffer = io.BytesIO()
     with h5py.File(buffer, "w") as stored:
-        stored.create_dataset("value", data=score.astype(np.float16), compression=9)
+        stored.create_dataset("value", data=half, compression=9)
     write_atomic(path, buffer.getvalue())
 
 
@@ -302,13 +314,13 @@ def write_map(path, score: np.ndarray) -> None:
     what SegmentMeIfYouCan's tool reads: one float16 array named `value`, compressed.
 
     Args:
-        path: .npy (float32, exact), .png or .hdf5 (float16).
+        path: .npy (exact), .png or .hdf5 (float16; a warning says how many scores it merges).
         score: (H, W) floats; in a png infinities take the ends.
     Raises:
         ValueError: another extension, NaN, or scores that float16 cannot hold in an hdf5.
         ImportError: an hdf5 file, and h5py is not installed.
     """
-    path, score = Path(path), np.asarray(score, dtype=np.float32)
+    path, score = Path(path), as_floats(np.asarray(score), str(path))
     if np.isnan(score).any():
         raise ValueError(f"{path}: a score map with NaN cannot be read back")
     if path.suffix == ".npy":

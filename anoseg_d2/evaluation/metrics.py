@@ -15,7 +15,10 @@ bit-identical figures.
 Definitions. The threshold runs over the observed scores, a pixel is predicted anomalous at
 `score >= threshold`. AUPRC is average precision, the sum of (step in recall) * precision. FPR95
 is the false-positive rate at the highest threshold with TPR >= 0.95 (SegmentMeIfYouCan,
-arXiv:2104.14812); `strict=True` asks for TPR > 0.95 as RbA's code does (arXiv:2211.14293).
+arXiv:2104.14812; RbA's code, arXiv:2211.14293, asks for TPR > 0.95).
+
+Scores are ranked in the precision that they come in. Where float32 holds all of them, keys of 32
+bits are counted, else of 64 bits, and half as many pixels are kept.
 """
 
 from dataclasses import asdict
@@ -31,11 +34,17 @@ from anoseg_d2.evaluation.streaming.counts import (
     counts_from_state,
     touched_pages,
 )
-from anoseg_d2.evaluation.streaming.exact_counts import ExactCounts, estimate_exact_bytes
-from anoseg_d2.evaluation.streaming.keys import keys_to_scores, scores_to_keys, to_numpy
+from anoseg_d2.evaluation.streaming.exact_counts import ExactCounts
+from anoseg_d2.evaluation.streaming.keys import (
+    as_floats,
+    keys_to_scores,
+    scores_to_keys,
+    to_numpy,
+    wide_keys,
+)
 from anoseg_d2.utils.constants import ANOMALY, KNOWN, VOID
 
-__all__ = ["PixelMetrics", "checked_pixels", "estimate_exact_bytes"]
+__all__ = ["PixelMetrics", "checked_pixels"]
 
 
 _LABELS = (KNOWN, ANOMALY, VOID)
@@ -49,10 +58,7 @@ class PixelMetrics:
     Args:
         exact: keep every score on disk, for figures equal to scikit-learn's.
         tpr: true-positive rates in (0, 1] at which to report false-positive rate and precision.
-        strict: a rate counts as reached when TPR > it, rather than >=.
         spill_dir: parent of the temporary directory of `exact`; default the system's.
-        expected_pixels: labelled pixels to come, if known: with `exact`, disk space is checked
-            for all of them at once.
         budget: sizes of the tables, see `streaming.counts.Budget`.
     """
 
@@ -60,44 +66,44 @@ class PixelMetrics:
         self,
         exact: bool = False,
         tpr: tuple[float, ...] = (0.95,),
-        strict: bool = False,
         spill_dir: str | None = None,
-        expected_pixels: int | None = None,
         budget: Budget | None = None,
     ):
         wrong = [rate for rate in tpr if not 0 < rate <= 1]
         if wrong:
             raise ValueError(f"true-positive rates must lie in (0, 1], got {wrong}")
-        self.exact, self.strict, self.spill_dir = exact, strict, spill_dir
+        self.exact, self.spill_dir = exact, spill_dir
+        self.wide = False  # float32 cannot hold all scores
         self.tpr = tuple(sorted({float(rate) for rate in tpr} | {0.95}))
         self.budget = budget or Budget()
         self.pixels = dict.fromkeys(_LABELS, 0)
         self.infinite = 0  # labelled pixels
         self.images = 0
-        self._counts = ExactCounts(spill_dir, expected_pixels) if exact else PixelKeys(self.budget)
+        self._counts = ExactCounts(spill_dir) if exact else PixelKeys(self.budget)
 
     def update(self, scores, labels, where: str | None = None) -> None:
         """Count the pixels of one image.
 
         Args:
-            scores: array or tensor of any shape, higher = more anomalous. float16, bfloat16 and
-                float32 are taken as they are, float64 and integers are rounded to float32.
+            scores: array or tensor of any shape and type of real numbers, higher = more anomalous.
             labels: same shape, integers: 0 known, 1 anomaly, 255 void.
             where: name of the image for error messages; default its number.
         Raises:
-            ValueError: shapes differ, a score is NaN (void pixels included), or another label;
-                nothing has been counted then.
+            ValueError: shapes differ, a score is NaN (void pixels included) or beyond what float64
+                holds exactly, or another label; nothing has been counted then.
         """
         where = where or f"image number {self.images}"
         scores, labels = checked_pixels(scores, labels, where)
         if scores.size and not (np.isfinite(scores.min()) and np.isfinite(scores.max())):
             self.infinite += int((np.isinf(scores) & (labels != VOID)).sum())
+        if scores.dtype == np.float64:
+            self._widen()
         for start in range(0, scores.size, _UPDATE):
             self._count(scores[start : start + _UPDATE], labels[start : start + _UPDATE])
         self.images += 1
 
     def _count(self, scores: np.ndarray, labels: np.ndarray) -> None:
-        keys = scores_to_keys(scores)
+        keys = scores_to_keys(scores.astype(np.float64, copy=False) if self.wide else scores)
         anomalous, void = int((labels == ANOMALY).sum()), labels == VOID
         voids = int(void.sum())
         if voids:
@@ -108,6 +114,17 @@ class PixelMetrics:
         self._fold_if_full()
         for label, count in ((KNOWN, labels.size - anomalous), (ANOMALY, anomalous), (VOID, voids)):
             self.pixels[label] += count
+
+    def _widen(self) -> None:
+        """Count keys of 64 bits from now on."""
+        if self.wide:
+            return
+        self.wide = True
+        kept = self._counts.pixels if isinstance(self._counts, PixelKeys) else 0
+        if 2 * kept > self.budget.kept_pixels:
+            self._leave_pixels()  # twice as large, they would not be kept
+        self._counts.widen()
+        self._fold_if_full()
 
     def _fold_if_full(self) -> None:
         """Go over to a smaller representation once one passes its limit."""
@@ -130,21 +147,24 @@ class PixelMetrics:
 
         Commutative and associative to the bit. `other` stays as it is.
         """
-        for name in ("exact", "strict", "tpr", "budget"):
+        for name in ("exact", "tpr", "budget"):
             mine, theirs = getattr(self, name), getattr(other, name)
             if mine != theirs:
                 raise ValueError(f"cannot merge metrics with {name}={theirs} into {name}={mine}")
+        if other.wide:
+            self._widen()
+        widened = wide_keys if self.wide else np.asarray
         if self.exact:
             self._counts.merge(other._counts)
         elif isinstance(other._counts, PixelKeys):
             for keys, labels in list(other._counts.chunks()):
-                self._counts.add(keys, labels)
+                self._counts.add(widened(keys), labels)
                 self._fold_if_full()
         else:
             if isinstance(self._counts, PixelKeys):
                 self._leave_pixels()
             if isinstance(other._counts, KeyRuns):
-                self._counts.add_runs(other._counts.keys, other._counts.counts)
+                self._counts.add_runs(widened(other._counts.keys), other._counts.counts)
                 self._fold_if_full()
             else:
                 if isinstance(self._counts, KeyRuns):
@@ -166,7 +186,8 @@ class PixelMetrics:
             dict with string keys, of plain numbers, lists and numpy arrays; zeros left out.
         """
         return {
-            "options": {"exact": self.exact, "tpr": list(self.tpr), "strict": self.strict},
+            "options": {"exact": self.exact, "tpr": list(self.tpr)},
+            "wide": self.wide,
             "budget": asdict(self.budget),
             "pixels": [self.pixels[label] for label in _LABELS],
             "infinite": self.infinite,
@@ -180,6 +201,7 @@ class PixelMetrics:
         metrics = cls(**state["options"], budget=Budget(**state["budget"]), spill_dir=spill_dir)
         metrics.pixels = dict(zip(_LABELS, state["pixels"], strict=True))
         metrics.infinite, metrics.images = state["infinite"], state["images"]
+        metrics.wide = state["wide"]
         if metrics.exact:
             metrics._counts.merge_state(state["counts"])
         else:
@@ -195,7 +217,7 @@ class PixelMetrics:
         Returns:
             dict with `auprc`, `auroc`, `fpr95`, `best_f1` and for each a `*_bounds` pair;
             `threshold95` and `best_f1_threshold`, for `score >= threshold`, and `best_f1_cut`,
-            the float32 below it, for `score > cut`; `at_tpr`: {rate: {`fpr`, `fpr_bounds`,
+            the number below it, for `score > cut`; `at_tpr`: {rate: {`fpr`, `fpr_bounds`,
             `precision`, `precision_bounds`, `threshold`}}; `anomaly_pixels`, `known_pixels`,
             `void_pixels`, `infinite_pixels` (labelled pixels whose score is infinite: they count
             as the highest or lowest of all), `images`. A figure that is not defined is None, and
@@ -227,17 +249,14 @@ class PixelMetrics:
                 thin.add(segment)
         for name, pair in summary.bounds().items():
             result.update(_figure(name, pair))
-        best = keys_to_scores(summary.best_f1_key)
-        result["best_f1_threshold"] = float(best[0])
+        best = self._score(summary.best_f1_key)
+        result["best_f1_threshold"] = float(best)
         with np.errstate(over="ignore"):  # below the least finite float is -inf
-            result["best_f1_cut"] = float(np.nextafter(best, np.float32(-np.inf))[0])
-        result["at_tpr"] = {need.rate: _at(summary.at(need)) for need in needs}
+            result["best_f1_cut"] = float(np.nextafter(best, type(best)(-np.inf)))
+        result["at_tpr"] = {need.rate: self._at(summary.at(need)) for need in needs}
         at95 = result["at_tpr"][0.95]
         result.update(fpr95=at95["fpr"], fpr95_bounds=at95["fpr_bounds"])
         result["threshold95"] = at95["threshold"]
-        unreached = [rate for rate, point in result["at_tpr"].items() if point["fpr"] is None]
-        if unreached:
-            result["why"] = f"no threshold has a true-positive rate > {unreached[0]}"
         return result, None if thin is None else thin.points()
 
     def curve(self, max_points: int = 1000) -> dict | None:
@@ -247,7 +266,7 @@ class PixelMetrics:
             max_points: at most so many points, at least 5.
         Returns:
             None where `compute` has no figures, else float64 arrays (N,), thresholds descending:
-            `threshold` (float32), `recall` (= true-positive rate), `precision`,
+            `threshold`, `recall` (= true-positive rate), `precision`,
             `false_positive_rate`. The last point has recall 1.
         """
         if self._undefined():
@@ -269,7 +288,14 @@ class PixelMetrics:
         return None
 
     def _needs(self) -> list:
-        return [pixels_needed(rate, self.pixels[ANOMALY], self.strict) for rate in self.tpr]
+        return [pixels_needed(rate, self.pixels[ANOMALY]) for rate in self.tpr]
+
+    def _score(self, key: int) -> np.floating:
+        return keys_to_scores(np.array([key], self._counts.key_type))[0]
+
+    def _at(self, point: dict) -> dict:
+        figures = {**_figure("fpr", point["fpr"]), **_figure("precision", point["precision"])}
+        return {**figures, "threshold": float(self._score(point["key"]))}
 
     def _segments(self, needs):
         """Walk both curves once, from the highest score down."""
@@ -309,7 +335,7 @@ class _ThinCurve:
         kept = self._kept if self._last is None else [*self._kept, self._last]
         threshold, recall, precision, fpr = np.concatenate(kept, axis=1)
         return {
-            "threshold": threshold.astype(np.float32),
+            "threshold": threshold,
             "recall": recall,
             "precision": precision,
             "false_positive_rate": fpr,
@@ -317,7 +343,7 @@ class _ThinCurve:
 
 
 def checked_pixels(scores, labels, where: str) -> tuple[np.ndarray, np.ndarray]:
-    """Flat float32 scores and uint8 labels of an image, or an error that names it."""
+    """Flat scores (float32, or float64 where needed) and uint8 labels, or an error with `where`."""
     scores, labels = to_numpy(scores), to_numpy(labels)
     if scores.shape != labels.shape:
         raise ValueError(
@@ -332,13 +358,12 @@ def checked_pixels(scores, labels, where: str) -> tuple[np.ndarray, np.ndarray]:
         )
     if np.iscomplexobj(scores) or not np.issubdtype(scores.dtype, np.number):
         raise ValueError(f"{where}: scores must be real numbers, got {scores.dtype}")
-    with np.errstate(over="ignore"):  # beyond float32's range is infinite, and orders as such
-        scores = scores.reshape(-1).astype(np.float32, copy=False)
+    scores = scores.reshape(-1)
     # The minimum of anything with NaN is NaN, and needs no array of its own.
     if scores.size and np.isnan(scores.min()):
         missing = int(np.isnan(scores).sum())
         raise ValueError(f"{where}: {missing} of {scores.size} scores are NaN")
-    return scores, labels.reshape(-1).astype(np.uint8, copy=False)
+    return as_floats(scores, where), labels.reshape(-1).astype(np.uint8, copy=False)
 
 
 _LEGAL = np.isin(np.arange(256), (KNOWN, ANOMALY, VOID))
@@ -351,18 +376,10 @@ def _figure(name: str, pair: tuple[float, float]) -> dict:
     return {name: (low + high) / 2, f"{name}_bounds": bounds}
 
 
-def _at(point: dict | None) -> dict:
-    if point is None:
-        names = ("fpr", "fpr_bounds", "precision", "precision_bounds", "threshold")
-        return dict.fromkeys(names)
-    threshold = float(keys_to_scores(point["key"])[0])
-    figures = {**_figure("fpr", point["fpr"]), **_figure("precision", point["precision"])}
-    return {**figures, "threshold": threshold}
-
-
 def _undefined_figures(rates) -> dict:
     names = [
         name + end for name in ("auprc", "auroc", "fpr95", "best_f1") for end in ("", "_bounds")
     ]
     names += ["threshold95", "best_f1_threshold", "best_f1_cut"]
-    return {**dict.fromkeys(names), "at_tpr": {rate: _at(None) for rate in rates}}
+    at = dict.fromkeys(("fpr", "fpr_bounds", "precision", "precision_bounds", "threshold"))
+    return {**dict.fromkeys(names), "at_tpr": {rate: dict(at) for rate in rates}}

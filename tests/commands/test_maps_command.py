@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import small_sets
+from sklearn.metrics import average_precision_score
 
 from anoseg_d2.commands import maps as maps_command
 from anoseg_d2.data.builtin import register_all
@@ -238,3 +239,20 @@ def test_a_run_that_was_stopped_starts_over_with_the_same_figures(
     assert tool.main([*arguments(tmp_path, folder), "--output", str(tmp_path / "fresh")]) == 0
     assert results(tmp_path) == results(tmp_path, "fresh")
     assert len(list((tmp_path / "out/inference/test_anomaly/images").iterdir())) == len(images)
+
+
+@pytest.mark.parametrize("options", [[], ["--exact"]], ids=str)
+def test_saturated_probabilities_in_float64_keep_their_order(tool, maps, tmp_path, options):
+    images, folder = maps
+    pooled = []
+    for index, image in enumerate(images):
+        score = 1 - 1e-9 * np.exp(-score_of(image, index).astype(np.float64))
+        assert np.unique(score.astype(np.float32)).size <= 2
+        np.save(folder / f"{image['image_id']}.npy", score)
+        pooled.append((read_label(image["sem_seg_file_name"]).ravel(), score.ravel()))
+    assert tool.main(arguments(tmp_path, folder, "--no-images", *options)) == 0
+    labels, scores = (np.concatenate(part) for part in zip(*pooled, strict=True))
+    expected = average_precision_score(labels[labels != 255], scores[labels != 255])
+    found = results(tmp_path)["scores"]["score"]
+    assert found["auprc"] == pytest.approx(100 * expected, abs=1e-9) and expected > 0.1
+    assert found["mean_F1"] is not None

@@ -280,3 +280,12 @@ def test_more_pairs_than_a_table_holds_are_sorted():
         fast = component_overlaps(GroundTruth.of(label, 1), predicted, 1)
         for one, other in zip(fast, slow_components(label, predicted, 1, 1), strict=True):
             assert np.array_equal(one, other)
+
+
+def test_a_threshold_between_two_float32_is_not_rounded_to_one_of_them():
+    score = np.full((40, 40), np.float32(0.1))
+    label = np.ones((40, 40), np.uint8)
+    below = np.nextafter(np.float64(np.float32(0.1)), -np.inf)
+    assert np.float32(below) == np.float32(0.1)
+    assert component_metrics(score, label, below)["mean_F1"] == 1.0
+    assert component_metrics(score, label, np.float64(np.float32(0.1)))["mean_F1"] == 0.0

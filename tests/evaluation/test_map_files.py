@@ -29,6 +29,27 @@ def test_all_formats_give_the_same_map(tmp_path):
         np.testing.assert_array_equal(values, score)
 
 
+def test_values_that_float32_would_merge_stay_apart(tmp_path):
+    saturated = 1 - np.float64([[1e-9, 1e-10], [1e-11, 0.5]])
+    np.save(tmp_path / "a.npy", saturated)
+    np.save(tmp_path / "b.npy", np.int64([[2**24, 2**24 + 1]]))
+    np.save(tmp_path / "c.npy", np.int64([[2**53, 2**53 + 1]]))
+    assert read_map(tmp_path / "a.npy").tolist() == saturated.tolist()
+    assert read_map(tmp_path / "b.npy").tolist() == [[2**24, 2**24 + 1]]
+    with pytest.raises(ValueError, match="c.npy: .* of 2 distinct ones 1 would be left"):
+        read_map(tmp_path / "c.npy")
+    write_map(tmp_path / "d.npy", saturated)
+    assert read_map(tmp_path / "d.npy").tolist() == saturated.tolist()
+
+
+def test_float16_says_how_many_scores_it_merges(tmp_path, caplog):
+    pytest.importorskip("h5py", reason="h5py is optional and not installed")
+    write_map(tmp_path / "a.hdf5", np.float32([[1, 2, 1024]]))
+    assert not caplog.text
+    write_map(tmp_path / "b.hdf5", np.float32([[1, 1.0001, 1.0002, 2]]))
+    assert "b.hdf5" in caplog.text and "of 4 distinct scores 2 are left" in caplog.text
+
+
 def test_hdf5_as_segment_me_if_you_can_writes_it(tmp_path):
     h5py = pytest.importorskip("h5py", reason="h5py is optional and not installed")
     score = np.arange(12, dtype=np.float16).reshape(3, 4)
@@ -187,5 +208,5 @@ def test_a_changed_or_truncated_map_loads_or_ends_in_a_named_error(
     except ValueError as error:
         assert str(path) in str(error)
     else:
-        assert found.shape == SCORE.shape and found.dtype == np.float32
+        assert found.shape == SCORE.shape and found.dtype in (np.float32, np.float64)
         assert not np.isnan(found).any()

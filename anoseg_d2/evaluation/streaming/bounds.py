@@ -37,7 +37,7 @@ class Segment:
 
     Args:
         start: exact (tp, fp) above the first point.
-        keys: (N,) uint32, the lowest score (as a key) counted at each point.
+        keys: (N,) uint32 or uint64, the lowest score (as a key) counted at each point.
         tp_low, tp_high, fp_low, fp_high: (N,) int64, non-decreasing.
         tied: (N,) bool.
     """
@@ -163,21 +163,18 @@ class Need:
     """True positives at which a true-positive rate is reached."""
 
     rate: float
-    pixels: int | None
+    pixels: int
 
 
-def pixels_needed(rate: float, positives: int, strict: bool) -> Need:
-    """The least count whose share of the positives is >= rate (strict: > rate), in float64."""
-
-    def reached(count):
-        return count / positives > rate if strict else count / positives >= rate
-
-    count = int(np.ceil(rate * positives))
-    while count > 1 and reached(count - 1):
+def pixels_needed(rate: float, positives: int) -> Need:
+    """The least count whose fraction of the positives is >= rate, in float64."""
+    count = max(1, int(np.ceil(rate * positives)))
+    # The product may be rounded to the wrong side of an integer.
+    while count > 1 and (count - 1) / positives >= rate:
         count -= 1
-    while count <= positives and not reached(max(count, 1)):
+    while count / positives < rate:
         count += 1
-    return Need(rate, max(count, 1) if count <= positives else None)
+    return Need(rate, count)
 
 
 def _ratio(part, rest):
@@ -200,7 +197,7 @@ class Plan:
 
     def __init__(self, groups, positives: int, negatives: int, needs: list[Need]):
         self.positives, self.negatives = positives, negatives
-        self.needs = [need.pixels for need in needs if need.pixels is not None]
+        self.needs = [need.pixels for need in needs]
         self.best_f1 = 0.0
         tally = np.zeros(64)
         for cells in groups:
@@ -256,7 +253,7 @@ class CurveSummary:
         self._add_auroc(segment)
         self._add_f1(segment)
         for need in self.needs:
-            if need.pixels is not None and segment.start[0] < need.pixels <= segment.end[0]:
+            if segment.start[0] < need.pixels <= segment.end[0]:
                 self._points[need] = self._crossing(segment, need.pixels)
 
     def _add_auprc(self, s: Segment) -> None:
@@ -323,10 +320,8 @@ class CurveSummary:
     def best_f1_key(self) -> int:
         return self._f1_key
 
-    def at(self, need: Need) -> dict | None:
+    def at(self, need: Need) -> dict:
         """Bounds of `fpr` and `precision` where a true-positive rate is reached, and the key."""
-        if need not in self._points:
-            return None
         point = self._points[need]
         (tp_low, tp_high), (fp_low, fp_high) = point["tp"], point["fp"]
         return {

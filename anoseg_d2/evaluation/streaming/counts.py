@@ -21,6 +21,9 @@ only become more, so whether a limit was passed does not depend on order.
   score), the fold shows how it is spread inside a cell, up to the few pixels of other cells that
   share its counters. Their number is known, since cells are exact: it becomes a certified bound.
 
+Scores that float32 cannot hold are counted by keys of 64 bits, and in the sketch by the nearest
+float32: which of its keys are ties is then unknown, so only cells are used, and bounds are wider.
+
 Adaptive refinement by mass would need to take back an earlier coarsening once a range turns out
 to matter, which no order-free summary can; the fold keeps the low bits of all keys instead.
 """
@@ -31,9 +34,17 @@ from dataclasses import dataclass
 import numpy as np
 
 from anoseg_d2.evaluation.streaming.bounds import CHUNK, Cells, Segment, exact_segment
-from anoseg_d2.evaluation.streaming.keys import sorted_runs
+from anoseg_d2.evaluation.streaming.keys import narrow_keys, sorted_runs, wide_keys
 
-__all__ = ["Budget", "KeyRuns", "PagedSketch", "PixelKeys", "counts_from_state", "touched_pages"]
+__all__ = [
+    "Budget",
+    "KeyRuns",
+    "PagedSketch",
+    "PixelKeys",
+    "counts_from_state",
+    "sorted_segments",
+    "touched_pages",
+]
 
 _MIN_SHIFT = 4  # a page directory over finer cells would cost more than the cells
 _FOLD_RUN = 12  # low key bits that scrambling leaves in place: cells stay contiguous in the fold
@@ -48,16 +59,15 @@ class Budget:
         pages: pages of exact cells, each of `2 ** page_bits` cells.
         page_bits: see `pages`.
         fold_bits: low key bits of full resolution.
-        narrow_pixels: pixels up to which counters have 32 bits; beyond, 64 bits and half as many.
-        kept_pixels: labelled pixels up to which the score of each is kept, 4 bytes per pixel.
-            The default is as high as memory allows: at the limit, pixels and sketch exist together.
+        kept_pixels: labelled pixels up to which the score of each is kept, 4 bytes per pixel; half
+            as many where scores need 8. The default is as high as memory allows: at the limit,
+            pixels and sketch exist together.
     """
 
     runs: int = 1 << 18
     pages: int = 5 << 11
     page_bits: int = 9
     fold_bits: int = 22
-    narrow_pixels: int = (1 << 32) - 1
     kept_pixels: int = 10_000_000
 
 
@@ -68,11 +78,12 @@ class PixelKeys:
 
     def __init__(self, budget: Budget):
         self.budget = budget
+        self.key_type = np.uint32
         self.parts: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
         self.pixels = 0
 
     def add(self, keys: np.ndarray, labels: np.ndarray) -> None:
-        """Keep pixels: keys (N,) uint32 and labels (N,) uint8, 0 known, 1 anomaly."""
+        """Keep pixels: keys (N,) and labels (N,) uint8, 0 known, 1 anomaly."""
         anomalous = labels.view(bool)
         self.pixels += keys.size
         for parts, chosen in zip(self.parts, (keys[~anomalous], keys[anomalous]), strict=True):
@@ -82,7 +93,14 @@ class PixelKeys:
 
     def has_room(self, pixels: int) -> bool:
         """Return whether so many more pixels may be kept."""
-        return self.pixels + pixels <= self.budget.kept_pixels
+        limit = self.budget.kept_pixels * 4 // np.dtype(self.key_type).itemsize
+        return self.pixels + pixels <= limit
+
+    def widen(self) -> None:
+        """Go over to keys of 64 bits."""
+        self.key_type = np.uint64
+        for parts in self.parts:
+            parts[:] = [wide_keys(part) for part in parts]
 
     def chunks(self, release: bool = False) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Yield all pixels as arguments of `add`.
@@ -104,40 +122,47 @@ class PixelKeys:
     def _sorted(self, label: int) -> np.ndarray:
         parts = self.parts[label]
         if len(parts) != 1:
-            parts[:] = [np.concatenate(parts) if parts else np.zeros(0, np.uint32)]
+            parts[:] = [np.concatenate(parts) if parts else np.zeros(0, self.key_type)]
         parts[0].sort()
         return parts[0]
 
     def segments(self, plan=None) -> Iterator[Segment]:
-        """The curves, from the highest score down.
-
-        A score that no anomaly pixel has is no point of its own: between two scores of anomaly
-        pixels only the false positives grow, and one step holds them all.
-        """
-        known, anomaly = self._sorted(0), self._sorted(1)
-        tp = fp = 0
-        for thresholds, counts in _runs_from_the_top(anomaly):
-            keys = np.repeat(thresholds, 2)
-            tps, fps = np.empty(keys.size, np.int64), np.empty(keys.size, np.int64)
-            # Even places: the known pixels above a threshold; odd ones: all pixels that have it.
-            tps[1::2] = tp + np.cumsum(counts)
-            tps[0::2] = np.concatenate(([tp], tps[1:-1:2]))
-            fps[0::2] = known.size - np.searchsorted(known, thresholds, side="right")
-            fps[1::2] = known.size - np.searchsorted(known, thresholds, side="left")
-            between = fps[0::2] > np.concatenate(([fp], fps[1:-1:2]))
-            keys[0::2][between] = known[known.size - fps[0::2][between]]
-            held = np.ones(keys.size, bool)
-            held[0::2] = between
-            tps, fps = tps[held], fps[held]
-            tied = np.ones(tps.size, bool)
-            yield Segment((tp, fp), keys[held], tps, tps, fps, fps, tied)
-            tp, fp = int(tps[-1]), int(fps[-1])
-        if fp < known.size:
-            tps, fps = np.array([tp]), np.array([known.size])
-            yield Segment((tp, fp), known[:1], tps, tps, fps, fps, np.ones(1, bool))
+        """The curves, from the highest score down."""
+        yield from sorted_segments(self._sorted(0), self._sorted(1))
 
     def state(self) -> dict:
         return {"kind": "pixels", "known": self._sorted(0), "anomaly": self._sorted(1)}
+
+
+def sorted_segments(known, anomaly, tp: int = 0, fp: int = 0) -> Iterator[Segment]:
+    """The curves over pixels whose keys are sorted, from the highest score down.
+
+    A score that no anomaly pixel has is no point of its own: between two scores of anomaly pixels
+    only the false positives grow, and one step holds them all.
+
+    Args:
+        known, anomaly: (N,) ascending keys; may be on disk.
+        tp, fp: pixels above all of these.
+    """
+    last = fp + known.size
+    for thresholds, counts in _runs_from_the_top(anomaly):
+        keys = np.repeat(thresholds, 2)
+        tps, fps = np.empty(keys.size, np.int64), np.empty(keys.size, np.int64)
+        # Even places: the known pixels above a threshold; odd ones: all pixels that have it.
+        tps[1::2] = tp + np.cumsum(counts)
+        tps[0::2] = np.concatenate(([tp], tps[1:-1:2]))
+        fps[0::2] = last - np.searchsorted(known, thresholds, side="right")
+        fps[1::2] = last - np.searchsorted(known, thresholds, side="left")
+        between = fps[0::2] > np.concatenate(([fp], fps[1:-1:2]))
+        keys[0::2][between] = known[last - fps[0::2][between]]
+        held = np.ones(keys.size, bool)
+        held[0::2] = between
+        tps, fps = tps[held], fps[held]
+        yield Segment((tp, fp), keys[held], tps, tps, fps, fps, np.ones(tps.size, bool))
+        tp, fp = int(tps[-1]), int(fps[-1])
+    if fp < last:
+        tps, fps, lowest = np.array([tp]), np.array([last]), np.array(known[:1])
+        yield Segment((tp, fp), lowest, tps, tps, fps, fps, np.ones(1, bool))
 
 
 def _blocks(keys: np.ndarray, size: int) -> Iterator[np.ndarray]:
@@ -149,9 +174,11 @@ def _runs_from_the_top(keys: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarra
     """Distinct keys of an ascending array and how often each occurs, descending, in pieces."""
     end = keys.size
     while end:
-        # A piece starts where a run starts: equal keys are never torn apart.
-        start = int(np.searchsorted(keys, keys[max(0, end - CHUNK)], side="left"))
-        thresholds, counts = sorted_runs(keys[start:end])
+        first = max(0, end - CHUNK)
+        thresholds, counts = sorted_runs(np.array(keys[first:end]))
+        # Equal keys are never torn apart: the lowest of a piece may have more below it.
+        start = int(np.searchsorted(keys, thresholds[0], side="left"))
+        counts[0] += first - start
         yield thresholds[::-1], counts[::-1]
         end = start
 
@@ -166,8 +193,17 @@ class KeyRuns:
         self.keys = np.zeros(0, np.uint32)
         self.counts = np.zeros((2, 0), np.int64)  # known, anomaly
 
+    @property
+    def key_type(self):
+        """Of the keys: uint32, or uint64 after `widen`."""
+        return self.keys.dtype.type
+
+    def widen(self) -> None:
+        """Go over to keys of 64 bits."""
+        self.keys = wide_keys(self.keys)
+
     def add(self, keys: np.ndarray, labels: np.ndarray) -> None:
-        """Count pixels: keys (N,) uint32 and labels (N,) uint8, 0 known, 1 anomaly."""
+        """Count pixels: keys (N,) and labels (N,) uint8, 0 known, 1 anomaly."""
         anomalous = labels.astype(bool)
         known, known_counts = sorted_runs(np.sort(keys[~anomalous]))
         anomaly, anomaly_counts = sorted_runs(np.sort(keys[anomalous]))
@@ -211,9 +247,12 @@ class PagedSketch:
     """Exact cells in pages, and a fold of full resolution; see the top of the module."""
 
     exact = False
+    key_type = np.uint32
+    narrow_pixels = (1 << 32) - 1  # counters have 32 bits; beyond, 64 bits and half as many
 
     def __init__(self, budget: Budget):
         self.budget = budget
+        self.rounded = False  # float64 scores may have been merged
         self.shift = _MIN_SHIFT
         self.pixels = 0
         self.wide = False
@@ -239,12 +278,18 @@ class PagedSketch:
             touched = touched[0::2] | touched[1::2]
             sketch._coarsen()
         sketch.add_runs(runs.keys, runs.counts)
+        sketch.rounded = runs.key_type is np.uint64
         return sketch
 
+    def widen(self) -> None:
+        """Take note that keys of 64 bits are rounded from now on."""
+        self.rounded = True
+
     def add(self, keys: np.ndarray, labels: np.ndarray, counts: np.ndarray | None = None) -> None:
-        """Count pixels: keys (N,) uint32, labels (N,) uint8 0 or 1, optional counts (N,) int64."""
+        """Count pixels: keys (N,), labels (N,) uint8 0 or 1, optional counts (N,) int64."""
         if keys.size == 0:
             return
+        keys = narrow_keys(keys)
         self._make_room(keys.size if counts is None else int(counts.sum()))
         dtype = self.cells.dtype
         counts = np.ones(keys.size, dtype) if counts is None else counts.astype(dtype)
@@ -308,7 +353,7 @@ class PagedSketch:
     def _make_room(self, pixels: int) -> None:
         """Account for pixels to come; before a 32-bit counter could overflow, widen them all."""
         self.pixels += pixels
-        if self.wide or self.pixels <= self.budget.narrow_pixels:
+        if self.wide or self.pixels <= self.narrow_pixels:
             return
         self.wide = True
         self.capacity = self.budget.pages // 2
@@ -384,6 +429,13 @@ class PagedSketch:
             plan: called with all groups of cells first; returns which cells of a group to resolve
                 further, as a function of the group that gives (N,) bool.
         """
+        if self.rounded:
+            for cells in self.cell_groups(None):
+                segment = cells.coarse_segment()
+                # A score that was rounded up to the lowest key of its cell is just below it.
+                segment.keys = np.maximum(segment.keys, 1) - np.uint32(1)
+                yield segment
+            return
         limit = max(1, CHUNK >> self.shift)
         slots = self.slot_totals()
         wanted = plan(self.cell_groups(slots))
@@ -411,6 +463,7 @@ class PagedSketch:
             "shift": self.shift,
             "pixels": self.pixels,
             "wide": self.wide,
+            "rounded": self.rounded,
             "page_ids": self.page_ids[order],
             "cells": _packed(table[order].reshape(-1)),
             "fold": _packed(self.fold),
@@ -423,7 +476,7 @@ def touched_pages(parts: Iterable[np.ndarray], budget: Budget) -> np.ndarray:
     touched = np.zeros(1 << (32 - bits), bool)
     for keys in parts:
         for start in range(0, keys.size, CHUNK):
-            touched[keys[start : start + CHUNK] >> np.uint32(bits)] = True
+            touched[narrow_keys(keys[start : start + CHUNK]) >> np.uint32(bits)] = True
     return touched
 
 
@@ -449,13 +502,14 @@ def counts_from_state(state: dict, budget: Budget) -> PixelKeys | KeyRuns | Page
         for parts, name in zip(pixels.parts, ("known", "anomaly"), strict=True):
             parts.append(state[name])
             pixels.pixels += state[name].size
+            pixels.key_type = state[name].dtype.type
         return pixels
     if state["kind"] == "runs":
         runs = KeyRuns(budget)
         runs.keys, runs.counts = state["keys"], state["counts"]
         return runs
     sketch = PagedSketch(budget)
-    sketch.shift = state["shift"]
+    sketch.shift, sketch.rounded = state["shift"], state["rounded"]
     sketch._make_room(state["pixels"])
     sketch.page_ids = state["page_ids"]
     sketch.directory = sketch._empty_directory()

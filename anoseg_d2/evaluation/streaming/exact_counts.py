@@ -2,7 +2,8 @@
 
 A file holds the keys of one label whose highest 12 bits agree, 4 bytes per pixel in order of
 arrival. Reading a range back counts its 2 ** 20 possible keys, so that memory does not depend on
-how the scores are distributed.
+how the scores are distributed. Scores that float32 cannot hold go to files of 8 bytes per pixel,
+in the range of the nearest float32; these are sorted on disk.
 """
 
 import logging
@@ -15,23 +16,19 @@ from pathlib import Path
 import numpy as np
 
 from anoseg_d2.evaluation.streaming.bounds import CHUNK, Segment, exact_segment
-from anoseg_d2.evaluation.streaming.counts import Budget, KeyRuns
+from anoseg_d2.evaluation.streaming.counts import Budget, KeyRuns, sorted_segments
+from anoseg_d2.evaluation.streaming.keys import narrow_keys, wide_keys
 from anoseg_d2.utils.files import name_failed_write
 
-__all__ = ["EXACT_PREFIX", "ExactCounts", "estimate_exact_bytes"]
+__all__ = ["EXACT_PREFIX", "ExactCounts"]
 
 logger = logging.getLogger(__name__)
 
 # Folders with this prefix are temporary; what a killed run left is removed by the next one.
 EXACT_PREFIX = "exact_scores_"
 _LOW_BITS = 20
-_KEY_BYTES = 4
 _LABELS = ("known", "anomaly")
-
-
-def estimate_exact_bytes(labelled_pixels: int) -> int:
-    """Disk space that exact figures of so many labelled pixels take, in bytes."""
-    return _KEY_BYTES * labelled_pixels
+_WIDE = ".wide"  # ending of files of 8 bytes per pixel
 
 
 class ExactCounts:
@@ -39,45 +36,44 @@ class ExactCounts:
 
     Args:
         parent: where to make the directory; default the system's place for temporary files.
-        expected_pixels: labelled pixels to come: the space for all is checked at once.
     Raises:
-        OSError: the disk has less space than needed, here or when pixels are added.
+        OSError: the disk has less space than needed when pixels are added.
     """
 
     exact = True
 
-    def __init__(self, parent: str | None = None, expected_pixels: int | None = None):
+    def __init__(self, parent: str | None = None):
         self._folder = Path(tempfile.mkdtemp(prefix=EXACT_PREFIX, dir=parent))
         self._finalizer = weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
-        if expected_pixels is None:
-            logger.info("exact metrics take %d bytes per pixel in %s", _KEY_BYTES, self._folder)
-            return
-        logger.info(
-            "exact metrics of %d pixels take %.1f MB in %s",
-            expected_pixels,
-            estimate_exact_bytes(expected_pixels) / 1e6,
-            self._folder,
-        )
-        self._check_space(expected_pixels)
+        logger.info("exact metrics take 4 or 8 bytes per pixel in %s", self._folder)
 
-    def _check_space(self, pixels: int) -> None:
-        free, wanted = shutil.disk_usage(self._folder).free, estimate_exact_bytes(pixels)
+    @property
+    def key_type(self):
+        """Of the keys in segments: uint64 once any score needs it."""
+        return np.uint64 if any(self._folder.glob(f"*{_WIDE}")) else np.uint32
+
+    def widen(self) -> None:
+        """Do nothing: files of both widths stay next to each other until they are read."""
+
+    def _check_space(self, wanted: int) -> None:
+        free = shutil.disk_usage(self._folder).free
         if wanted > free:
             raise OSError(
-                f"exact metrics of {pixels} more pixels take {wanted / 1e6:.1f} MB, but "
-                f"{self._folder} has {free / 1e6:.1f} MB left; name another spill_dir, or use "
-                "exact=False, which takes none"
+                f"exact metrics take {wanted / 1e6:.1f} MB more, but {self._folder} has "
+                f"{free / 1e6:.1f} MB left; name another spill_dir, or use exact=False, which "
+                "takes none"
             )
 
     def add(self, keys: np.ndarray, labels: np.ndarray) -> None:
-        """Store pixels: keys (N,) uint32 and labels (N,) uint8, 0 known, 1 anomaly."""
-        self._check_space(keys.size)
+        """Store pixels: keys (N,) and labels (N,) uint8, 0 known, 1 anomaly."""
+        self._check_space(keys.nbytes)
         for label, name in enumerate(_LABELS):
             chosen = np.sort(keys[labels == label])
-            ranges = chosen >> np.uint32(_LOW_BITS)
+            ranges = narrow_keys(chosen) >> np.uint32(_LOW_BITS)
             starts = np.flatnonzero(np.diff(ranges, prepend=np.uint32(0xFFFFFFFF)))
             for start, end in zip(starts, np.append(starts, chosen.size)[1:], strict=True):
-                path = self._folder / f"{ranges[start]:03x}.{name}"
+                ending = _WIDE if keys.dtype == np.uint64 else ""
+                path = self._folder / f"{ranges[start]:03x}.{name}{ending}"
                 with name_failed_write(path), open(path, "ab") as file:
                     chosen[start:end].tofile(file)
 
@@ -97,7 +93,7 @@ class ExactCounts:
                 "they are merged, and name a spill_dir that all processes can read"
             )
         files = sorted(folder.iterdir())
-        self._check_space(sum(file.stat().st_size for file in files) // _KEY_BYTES)
+        self._check_space(sum(file.stat().st_size for file in files))
         for file in files:
             path = self._folder / file.name
             with name_failed_write(path), open(file, "rb") as source, open(path, "ab") as target:
@@ -110,7 +106,7 @@ class ExactCounts:
     def _counted(self, prefix: str) -> tuple[np.ndarray, np.ndarray]:
         """Keys of a range that occur, (N,) uint32 ascending, and their counts (2, N) int64."""
         paths = [self._folder / f"{prefix}.{name}" for name in _LABELS]
-        sizes = [path.stat().st_size // _KEY_BYTES if path.exists() else 0 for path in paths]
+        sizes = [path.stat().st_size // 4 if path.exists() else 0 for path in paths]
         if sum(sizes) <= CHUNK:
             runs = KeyRuns(Budget())
             parts = [
@@ -121,20 +117,47 @@ class ExactCounts:
         counts = np.zeros((2, 1 << _LOW_BITS), np.int64)
         for label, path in enumerate(paths):
             for start in range(0, sizes[label], CHUNK):
-                keys = np.fromfile(path, np.uint32, CHUNK, offset=start * _KEY_BYTES)
+                keys = np.fromfile(path, np.uint32, CHUNK, offset=start * 4)
                 low = keys & np.uint32((1 << _LOW_BITS) - 1)
                 np.add.at(counts[label], low, np.ones(low.size, np.int64))
         low = np.flatnonzero(counts[0] | counts[1])
         return ((int(prefix, 16) << _LOW_BITS) + low).astype(np.uint32), counts[:, low]
 
+    def _sorted_on_disk(self, prefix: str, name: str) -> np.ndarray:
+        """All keys of a range and label as one ascending array in a file, (N,) uint64."""
+        narrow, wide = self._folder / f"{prefix}.{name}", self._folder / f"{prefix}.{name}{_WIDE}"
+        if narrow.exists():
+            with name_failed_write(wide), open(wide, "ab") as target:
+                for start in range(0, narrow.stat().st_size, 4 * CHUNK):
+                    wide_keys(np.fromfile(narrow, np.uint32, CHUNK, offset=start)).tofile(target)
+            narrow.unlink()
+        if not wide.exists():
+            return np.zeros(0, np.uint64)
+        keys = np.memmap(wide, np.uint64, mode="r+")
+        keys.sort()
+        return keys
+
     def segments(self, plan=None) -> Iterator[Segment]:
         """The curves point by point, from the highest score down."""
         tp = fp = 0
-        for prefix in sorted({file.stem for file in self._folder.iterdir()}, reverse=True):
-            keys, counts = self._counted(prefix)
-            for end in range(keys.size, 0, -CHUNK):
-                part = slice(max(0, end - CHUNK), end)
-                known, anomalous = counts[:, part][:, ::-1]
-                segment = exact_segment(keys[part][::-1], anomalous, known, tp, fp)
+        wide = self.key_type is np.uint64
+        prefixes = {file.name.partition(".")[0] for file in self._folder.iterdir()}
+        for prefix in sorted(prefixes, reverse=True):
+            if wide:
+                found = sorted_segments(
+                    *(self._sorted_on_disk(prefix, name) for name in _LABELS), tp, fp
+                )
+            else:
+                found = self._range_segments(prefix, tp, fp)
+            for segment in found:
                 tp, fp = segment.end
                 yield segment
+
+    def _range_segments(self, prefix: str, tp: int, fp: int) -> Iterator[Segment]:
+        keys, counts = self._counted(prefix)
+        for end in range(keys.size, 0, -CHUNK):
+            part = slice(max(0, end - CHUNK), end)
+            known, anomalous = counts[:, part][:, ::-1]
+            segment = exact_segment(keys[part][::-1], anomalous, known, tp, fp)
+            tp, fp = segment.end
+            yield segment
