@@ -49,8 +49,15 @@ class MapEvaluator(AnomalyEvaluator):
         """Remove nothing: `record` adds to what is there."""
 
     def score_warnings(self, name: str, entry: dict) -> list[str]:
-        """Return the given warnings and the evaluator's own."""
-        return [*self._given_warnings, *super().score_warnings(name, entry)]
+        """Return the given warnings, the evaluator's own, and that the sign may be wrong."""
+        found = [*self._given_warnings, *super().score_warnings(name, entry)]
+        # Only here: maps of other methods come without a word about their sign.
+        if entry["auroc"] is not None and entry["auroc"] < 50:
+            found.append(
+                f"the AUROC of {name} is {entry['auroc']:.2f} %, under 50 %: known pixels score "
+                "higher than anomalies. If it looks like confidence, not anomaly: --negate"
+            )
+        return found
 
     def record(self, curves: dict, warnings: dict[str, list[str]]) -> dict:
         """Return the contents of result.json, with the other scores of an earlier one.

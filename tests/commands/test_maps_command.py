@@ -1,5 +1,6 @@
 """Anyone's score maps: read, checked, and evaluated as the evaluator would."""
 
+import html
 import re
 from pathlib import Path
 
@@ -239,6 +240,19 @@ def test_a_run_that_was_stopped_starts_over_with_the_same_figures(
     assert tool.main([*arguments(tmp_path, folder), "--output", str(tmp_path / "fresh")]) == 0
     assert results(tmp_path) == results(tmp_path, "fresh")
     assert len(list((tmp_path / "out/inference/test_anomaly/images").iterdir())) == len(images)
+
+
+def test_confidence_given_as_anomaly_is_noticed(tool, maps, tmp_path, caplog):
+    images, folder = maps
+    for index, image in enumerate(images):
+        np.save(folder / f"{image['image_id']}.npy", -score_of(image, index))
+    assert tool.main(arguments(tmp_path, folder)) == 0
+    (warning,) = results(tmp_path)["warnings"]
+    assert "AUROC" in warning and "under 50 %" in warning and "--negate" in warning
+    assert warning in caplog.text
+    assert warning in html.unescape((tmp_path / "out/report/index.html").read_text())
+    assert tool.main(arguments(tmp_path, folder, "--negate")) == 0
+    assert results(tmp_path)["warnings"] == []
 
 
 @pytest.mark.parametrize("options", [[], ["--exact"]], ids=str)
