@@ -2,7 +2,8 @@
 
 Convention: a prediction is the argmax over only the K known classes. The mean IoU runs over the
 classes that occur in the labels (or over the metadata's `present_classes`); a prediction of a class
-that never occurs counts as an error of the true class. Void and pasted-anomaly pixels are left out.
+that never occurs counts as an error of the true class. `mIoU_union` is the other convention in use:
+such a class has an IoU of 0 and is part of the mean. Void and pasted-anomaly pixels are left out.
 """
 
 from collections import OrderedDict
@@ -95,19 +96,23 @@ def closed_set_figures(counts: ClosedSetCounts, class_names, present=None) -> di
         class_names: K names.
         present: train ids that the means run over; None takes those that occur in the labels.
     Returns:
-        `mIoU`, `pixel_accuracy`, `mean_accuracy`, `ECE` in 0..100 or None, `IoU` {name: 0..100 or
-        None for a class outside of the mean}, `classes` (number in the mean), `images`, `pixels`,
-        and `why` where a figure is None.
+        `mIoU`, `mIoU_union`, `pixel_accuracy`, `mean_accuracy`, `ECE` in 0..100 or None, `IoU`
+        {name: 0..100 or None for a class outside of the mean}, `classes` (number in the mean),
+        `images`, `pixels`, and `why` where a figure is None.
     """
     hits = counts.confusion.diagonal().astype(np.float64)
     truth = counts.confusion.sum(axis=1).astype(np.float64)
     union = truth + counts.confusion.sum(axis=0) - hits
+    seen = union > 0
     chosen = [int(c) for c in (np.flatnonzero(truth) if present is None else present)]
-    chosen = [c for c in chosen if union[c] > 0]
+    chosen = [c for c in chosen if seen[c]]
     iou = {c: float(100 * hits[c] / union[c]) for c in chosen}
     recall = [100 * hits[c] / truth[c] for c in chosen if truth[c] > 0]
     figures = {
         "mIoU": float(np.mean(list(iou.values()))) if iou else None,
+        "mIoU_union": float(100 * np.mean(hits[union > 0] / union[union > 0]))
+        if union.any()
+        else None,
         "pixel_accuracy": float(100 * hits.sum() / truth.sum()) if truth.sum() else None,
         "mean_accuracy": float(np.mean(recall)) if recall else None,
         "ECE": _calibration_error(counts),

@@ -74,7 +74,9 @@ _ANOMALY = {
     "warnings": (None, [str]),
 }
 _CLOSED = {
-    **dict.fromkeys(("mIoU", "pixel_accuracy", "mean_accuracy", "ECE", *_COUNTS), _figure),
+    **dict.fromkeys(
+        ("mIoU", "mIoU_union", "pixel_accuracy", "mean_accuracy", "ECE", *_COUNTS), _figure
+    ),
     "IoU": {...: _figure},
 }
 CURVES = {...: _curve}

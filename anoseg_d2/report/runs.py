@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from anoseg_d2.evaluation.run_folder import dataset_folder, read_record, report_folder
-from anoseg_d2.evaluation.stored_form import CURVES, check_stored
+from anoseg_d2.evaluation.stored_form import CURVES, VERSION, check_stored
 from anoseg_d2.report.results import (
     best_score,
     find_results,
@@ -111,6 +111,7 @@ class Run:
     def results(self) -> dict:
         """The contents of results.json: percentages, None with `why` where there is no figure."""
         return {
+            "version": VERSION,
             "datasets": {name: r["result"] for name, r in self.of_kind("anomaly").items()},
             "closed_set": {name: r["result"] for name, r in self.of_kind("closed_set").items()},
             "model": self.model,

@@ -31,12 +31,12 @@ def test_a_case_by_hand():
     assert found["mIoU"] == pytest.approx((200 / 3 + 50) / 2)
     assert found["pixel_accuracy"] == 75.0
     assert found["mean_accuracy"] == pytest.approx((200 / 3 + 100) / 2)
-    assert found["classes"] == 2
+    assert found["classes"] == 2 and found["mIoU_union"] == pytest.approx(found["mIoU"])
 
 
 def test_a_class_that_never_occurs_is_an_error_of_the_true_one_but_not_averaged():
     found = figures([[0, 2]], [[0, 0]])
-    assert found["mIoU"] == 50.0
+    assert found["mIoU"] == 50.0 and found["mIoU_union"] == 25.0
     assert found["IoU"]["sky"] is None
 
 

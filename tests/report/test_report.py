@@ -63,7 +63,7 @@ def strict(path):
 
 def test_results_json_keeps_its_contract(runs):
     results = strict(runs / "weak/report/results.json")
-    assert set(results) == {"datasets", "closed_set", "model", "config"}
+    assert set(results) == {"version", "datasets", "closed_set", "model", "config"}
     assert results["model"] == {"weights": "weak.pth", "parameters": 7}
     found = results["datasets"]["test_anomaly"]
     assert {"images", "anomaly_pixels", "known_pixels", "void_pixels", "scores"} <= set(found)
