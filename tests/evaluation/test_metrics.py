@@ -521,10 +521,10 @@ def test_memory_stays_under_128_megabytes_on_every_way_over_the_limit(fraction, 
         assert metrics.pixels[0] + metrics.pixels[1] == metrics.budget.kept_pixels
         metrics.update(*more)
         metrics.compute()
-        assert kind(metrics) == "sketch"
         assert tracemalloc.get_traced_memory()[1] < 128e6
     finally:
         tracemalloc.stop()
+    assert kind(metrics) == "sketch"  # asked for here: the answer is a copy of all counts
 
 
 @pytest.mark.slow
