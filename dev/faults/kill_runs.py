@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Kill runs (-9) at random moments, start them again, and compare with an undisturbed run.
 
-    python tests/faults/kill_runs.py --kills 50 --json figures.json
-    python tests/faults/kill_runs.py --only training --kills 10 --seed 3
+    python dev/faults/kill_runs.py --kills 50 --json figures.json
+    python dev/faults/kill_runs.py --only training --kills 10 --seed 3
 
 Every kill starts a tiny job in a folder of its own, ends all of its processes, and gives the same
 command again (with --resume for a training). Kills of two kinds take turns. One comes from outside
@@ -34,10 +34,11 @@ import tempfile
 import time
 from collections import Counter
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import cycle
 from pathlib import Path
 
-import try_corpus
+import try_faults
 
 STEPS, PERIOD = 40, 2  # of the trainings, and between two of their checkpoints
 IMAGES = 60  # of the evaluations
@@ -52,8 +53,7 @@ class Job:
     """A command, how to give it again, and what it makes.
 
     Args:
-        door: the command, one of `try_corpus.DOORS`.
-        first, again: its arguments; {out} is the output folder.
+        first, again: its command line; {out} is the output folder.
         outcome: reads what must be equal from the output folder.
         marks: pattern of files whose number shows how far the job is; a training, which deletes
             its older checkpoints, is as far as the highest step in a file's name.
@@ -62,9 +62,8 @@ class Job:
     """
 
     name: str
-    door: str
-    first: tuple[str, ...]
-    again: tuple[str, ...]
+    first: list[str]
+    again: list[str]
     outcome: object
     marks: str
     total: int
@@ -76,14 +75,12 @@ class Job:
 class Process:
     """A command in a forked process, for which everything is imported already."""
 
-    def __init__(self, job: Job, argv: tuple[str, ...], output: Path, log: Path, replace=None):
-        from corpus import Case
-
+    def __init__(self, job: Job, argv: list[str], output: Path, log: Path, replace=None):
         output.mkdir(exist_ok=True)
-        case, usual = Case(job.door, job.name, argv, ""), os.replace
+        case, usual = try_faults.Case("", job.name, argv, []), os.replace
         os.replace = replace or usual  # the forked process keeps it
         try:
-            self.pid, self.status = try_corpus.start(case, output, log), None
+            self.pid, self.status = try_faults.start(case, output, log), None
         finally:
             os.replace = usual
 
@@ -172,7 +169,7 @@ def remembered(output: Path) -> dict:
     """Tensors of the checkpoint with a memory as bytes, by name."""
     import torch
 
-    state = torch.load(output / "memory.pth", weights_only=True)["model"]
+    state = torch.load(output / "m.pth", weights_only=True)["model"]
     return {name: tensor.numpy().tobytes() for name, tensor in state.items()}
 
 
@@ -203,30 +200,28 @@ def litter(output: Path) -> list[str]:
 
 def jobs(folder: Path) -> list[Job]:
     """Write the inputs; returns the jobs."""
-    import corpus
+    import world as makers
 
-    world = corpus.World(folder)
-    scenes = _many_scenes(world, 100)
-    _many_images(world, IMAGES)
-    remember = world.memory("--overwrite")
-    with_memory = folder / "memory"
-    paste, evaluate = world.paste(scenes=scenes), world.evaluate()
-    kept_labels = "inference/*/.kept-maps-*/*.label.npy"
-    scores = ("TEST.ANOMALY.SCORES", "['rba', 'memory']")
-    memory = Job("memory", "build_memory", remember, remember, remembered, "memory.pth", 1)
-    measure(memory, folder, with_memory)
-    use_memory = world.evaluate(*scores, weights=with_memory / "memory.pth")
-    common = (kept_labels, IMAGES)
+    world = makers.make_world(folder)
+    _repeat(world)
+    line = partial(try_faults.arguments, world=world)
+    remember = [*line("memory"), "--overwrite"]
+    memory = Job("memory", remember, remember, remembered, "m.pth", 1)
+    measure(memory, folder, folder / "memory")
+    evaluate, paste = line("eval"), line("cut-paste")
+    use_memory = line("eval", changed={"weights": folder / "memory/m.pth"})
+    use_memory += ["TEST.ANOMALY.SCORES", "['rba', 'memory']"]
+    common = (figures, "inference/*/.kept-maps-*/*.label.npy", IMAGES)
     return [
         *_trainings(folder, world),
-        Job("evaluation", "--eval-only", evaluate, evaluate, figures, *common),
-        Job("with a memory", "--eval-only", use_memory, use_memory, figures, *common),
+        Job("evaluation", evaluate, evaluate, *common),
+        Job("with a memory", use_memory, use_memory, *common),
         memory,
-        Job("cut-paste", "prepare_cut_paste", paste, paste, pasted, "**/*_leftImg8bit.png", 200),
+        Job("cut-paste", paste, paste, pasted, "**/*_leftImg8bit.png", 200),
     ]
 
 
-def _trainings(folder: Path, world) -> list[Job]:
+def _trainings(folder: Path, world: dict) -> list[Job]:
     """LoRA with dropout and averaging, on one process and on two, and the ratio head."""
     import runs
 
@@ -243,33 +238,24 @@ def _trainings(folder: Path, world) -> list[Job]:
     ):
         cfg = runs.small_run(folder, "run", *common, *overrides)
         cfg.DATASETS.TRAIN = ("faults",)
-        cfg.DATASETS.CARDS = [str(world.card)]
+        cfg.DATASETS.CARDS = [str(world["card"])]
         config = folder / f"{name}.yaml".replace(" ", "_")
         config.write_text(cfg.dump())
-        base, end = (*more, "--config-file", str(config)), ("OUTPUT_DIR", "{out}")
-        resume = (*base, "--resume", *end)
-        found.append(Job(name, "train_net", base + end, resume, weights, "model_*.pth", STEPS))
+        first = ["train", *more, "--config-file", str(config), "OUTPUT_DIR", "{out}"]
+        again = ["train", "--resume", *first[1:]]
+        found.append(Job(name, first, again, weights, "model_*.pth", STEPS))
     runs.write_dataset(folder, "faults", 4)  # small_run has named it otherwise
     return found
 
 
-def _many_scenes(world, count: int) -> Path:
-    """Repeat the scenes, so that the generation takes some seconds."""
-    folder = world.folder / "many"
-    shutil.copytree(world.scenes, folder)
-    for split in ("leftImg8bit", "gtFine"):
-        place = folder / split / "train" / "aachen"
-        for path in sorted(place.iterdir()):
-            for index in range(1, count):
-                name = path.name.replace("aachen_0000", f"aachen_{index:02d}00")
-                shutil.copy(path, place / name)
-    return folder
-
-
-def _many_images(world, count: int) -> None:
-    """Repeat the four images, so that an evaluation takes some seconds."""
-    for folder in (world.images, world.labels, world.folder / "anomaly/labels"):
-        for index in range(4, count):
+def _repeat(world: dict) -> None:
+    """Repeat scenes and images, so that a generation and an evaluation take some seconds."""
+    for path in sorted(world["scenes"].rglob("*.png")):
+        for index in range(1, 100):
+            name = path.name.replace("aachen_0000", f"aachen_{index:02d}00")
+            shutil.copy(path, path.with_name(name))
+    for folder in (world["photos"], *(world["photos"].with_name(n) for n in ("labels", "anomaly"))):
+        for index in range(4, IMAGES):
             shutil.copy(folder / f"{index % 4}.png", folder / f"{index}.png")
 
 
@@ -292,7 +278,7 @@ def reach(job: Job, process: Process, output: Path, point: float) -> bool:
     while process.poll() is None and seen < min(point, 1) * job.total:
         made = list(output.glob(job.marks))
         steps = [int(path.stem[6:]) + 1 for path in made if path.stem[6:].isdecimal()]
-        seen = max(steps, default=0) if job.door == "train_net" else len(made)
+        seen = max(steps, default=0) if job.first[0] == "train" else len(made)
         time.sleep(0.005)
     if point > 1:  # what follows the last file leaves no marks
         process.wait((point - 1) * job.seconds)
@@ -365,8 +351,8 @@ def main() -> int:
     parser.add_argument("--json", type=Path, help="write the table here as well")
     args = parser.parse_args()
     args.json = args.json and args.json.resolve()
-    try_corpus.make_ready()
-    try_corpus.import_doors()
+    try_faults.make_ready()
+    try_faults.import_commands()
     began, rng = time.monotonic(), random.Random(args.seed)
     tried, held, writes = Counter(), Counter(), Counter()
     with tempfile.TemporaryDirectory(prefix="kills-") as name:
