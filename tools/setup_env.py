@@ -90,8 +90,8 @@ def make_environment(folder):
         say(f"  keeping torch {found}")
         environment.pip("install", "torchvision", f"torch=={found}")
     else:
-        environment.pip("install", "-r", "torch.txt", "-c", "lock.txt")
-    environment.pip("install", "--require-hashes", "-r", "hashed.txt", "--no-build-isolation")
+        environment.pip("install", "-c", "lock.txt", "-r", "torch.txt")
+    environment.pip("install", "--require-hashes", "--no-build-isolation", "-r", "hashed.txt")
     add_detectron2(environment)
     environment.pip("install", "--no-deps", "--no-build-isolation", "--editable", str(ROOT))
     if not environment.runs("import " + IMPORTS):
@@ -169,19 +169,19 @@ class Environment:
     def pip(self, command, *options):
         """Run pip, which prints why it fails; names of files in requirements/ become paths."""
         options = [str(REQUIREMENTS / o) if (REQUIREMENTS / o).is_file() else o for o in options]
-        say(f"  {command} {' '.join(o for o in options if not o.startswith('-'))} ...")
+        say(f"  {command} {Path(options[-1]).name} ...")
         # Settings that would put packages elsewhere do not apply.
         elsewhere = ("PIP_USER", "PIP_TARGET", "PIP_PREFIX", "PIP_ROOT")
         variables = {k: v for k, v in os.environ.items() if k not in elsewhere}
         log = str(self.folder / "setup.log")
-        arguments = [command, "--no-input", "--disable-pip-version-check", "--quiet", "--log", log]
+        arguments = [command, "--no-input", "--disable-pip-version-check", "-qq", "--log", log]
         arguments += options
         # Temporary files are in the environment: only one disk needs room, and moves are renames.
         variables.setdefault("TMPDIR", str(self.folder))
         if subprocess.run([self.python, "-I", "-m", "pip"] + arguments, env=variables).returncode:
             raise SetupError(
-                f"pip could not {command} what is named above (details: {log}); check network and "
-                "disk, or name a registry of your own in PIP_INDEX_URL"
+                f"pip could not {command} what the line above names (details: {log}); check the "
+                "network and the disk, or name a registry of your own in PIP_INDEX_URL"
             )
 
 
@@ -197,8 +197,8 @@ def add_detectron2(environment):
             f"run `{environment.python} -m pip uninstall detectron2` and then this again"
         )
     with tempfile.TemporaryDirectory() as folder:
-        options = ["--no-deps", "--require-hashes", "-r", "detectron2.txt", "--dest", folder]
-        options += ["--only-binary=:all:", "--python-version", "3.10", "--platform", "linux_x86_64"]
+        options = ["--only-binary=:all:", "--python-version", "3.10", "--platform", "linux_x86_64"]
+        options += ["--dest", folder, "--no-deps", "--require-hashes", "-r", "detectron2.txt"]
         environment.pip("download", *options)
         (wheel,) = Path(folder).glob("*.whl")
         environment.pip("install", "--no-deps", str(pure_wheel(wheel)))

@@ -34,7 +34,6 @@ import tempfile
 import time
 from collections import Counter
 from dataclasses import dataclass, field
-from functools import partial
 from itertools import cycle
 from pathlib import Path
 
@@ -204,12 +203,15 @@ def jobs(folder: Path) -> list[Job]:
 
     world = makers.make_world(folder)
     _repeat(world)
-    line = partial(try_faults.arguments, world=world)
+
+    def line(call: str, **changed) -> list[str]:
+        return try_faults.arguments(try_faults.SPEC["calls"][call], world, changed)
+
     remember = [*line("memory"), "--overwrite"]
     memory = Job("memory", remember, remember, remembered, "m.pth", 1)
     measure(memory, folder, folder / "memory")
     evaluate, paste = line("eval"), line("cut-paste")
-    use_memory = line("eval", changed={"weights": folder / "memory/m.pth"})
+    use_memory = line("eval", weights=folder / "memory/m.pth")
     use_memory += ["TEST.ANOMALY.SCORES", "['rba', 'memory']"]
     common = (figures, "inference/*/.kept-maps-*/*.label.npy", IMAGES)
     return [
