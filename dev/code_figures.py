@@ -9,7 +9,8 @@ Examples:
     python dev/code_figures.py
     python dev/code_figures.py --revision 206e4c4
     python dev/code_figures.py --imports
-    python dev/code_figures.py --write docs/architecture.md --before 206e4c4
+    python dev/code_figures.py --write docs/architecture.md --before 7f478a2 \\
+        --beside PointRend=../detectron2:projects/PointRend
 """
 
 import argparse
@@ -84,7 +85,7 @@ class Figures:
 HEADER = ["files", "lines", "functions", "median", "9 in 10", "comments", "docstrings"]
 
 
-def sources(revision: str | None) -> dict[str, str]:
+def sources(revision: str | None, repository=ROOT, folder: str = ".") -> dict[str, str]:
     """Path to text of every Python file but the tests, now or at a revision."""
     if revision is None:
         listed = subprocess.run(
@@ -97,7 +98,7 @@ def sources(revision: str | None) -> dict[str, str]:
         files = {name: (ROOT / name).read_text() for name in listed if (ROOT / name).exists()}
     else:
         archive = subprocess.run(
-            ["git", "archive", revision], cwd=ROOT, capture_output=True, check=True
+            ["git", "archive", revision, folder], cwd=repository, capture_output=True, check=True
         ).stdout
         with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
             members = [m for m in tar.getmembers() if m.isfile() and m.name.endswith(".py")]
@@ -124,6 +125,25 @@ def table(files: dict[str, str]) -> list[str]:
     lines = ["| room | " + " | ".join(HEADER) + " |", "|---|" + "---:|" * len(HEADER)]
     rows = [(f"`{name}`", figures) for name, figures in sorted(rooms.items())]
     for name, figures in [*rows, ("**package**", package)]:
+        lines.append(f"| {name} | " + " | ".join(figures.row()) + " |")
+    return lines
+
+
+def beside(projects: list[str]) -> list[str]:
+    """Markdown lines: a row for the code of each project, and one for the package.
+
+    Args:
+        projects: NAME=REPOSITORY:FOLDER each; a clone, of which the last commit is counted.
+    """
+    lines = ["| project | " + " | ".join(HEADER) + " |", "|---|" + "---:|" * len(HEADER)]
+    for project in ["**package**", *projects]:
+        name, _, place = project.partition("=")
+        repository, _, folder = place.rpartition(":")
+        files = sources("HEAD", repository, folder) if place else sources(None)
+        figures = Figures()
+        for path, text in files.items():
+            if place or path.startswith("anoseg_d2/"):
+                figures.add(text)
         lines.append(f"| {name} | " + " | ".join(figures.row()) + " |")
     return lines
 
@@ -219,12 +239,21 @@ def main(argv=None) -> int:
     parser.add_argument("--imports", action="store_true", help="list which room imports which")
     parser.add_argument("--write", type=Path, metavar="PAGE", help="put all of it into a page")
     parser.add_argument("--before", metavar="REV", help="revision of its first table")
+    parser.add_argument(
+        "--beside",
+        action="append",
+        default=[],
+        metavar="NAME=REPOSITORY:FOLDER",
+        help="count the code of another project next to the package's; may be repeated",
+    )
     args = parser.parse_args(argv)
     files = sources(args.revision)
     if args.write:
         parts = {"rooms": drawing(import_map(files)), "after": table(files)}
         if args.before:
             parts["before"] = table(sources(args.before))
+        if args.beside:
+            parts["beside"] = beside(args.beside)
         write(args.write, parts)
         return 0
     if not args.imports:
