@@ -69,13 +69,16 @@ def propose(args: argparse.Namespace) -> None:
         full_name = f"{name}_{split.name}" if split.name else name
         if full_name in DATASETS:
             raise ValueError(f"the dataset name {full_name!r} is taken; choose another --name")
+    # A card describes each value once, so the splits are counted together.
     masks = [mask for split in splits for _, mask in split.pairs]
     total = min(args.sample or len(masks), len(masks))
     with cli.Progress("read", total, "masks") as progress:
         values = count_values(masks, args.sample, progress.update)
+    # Next to its images a card stays true when the folder is moved.
     inside = output.resolve().parent == folder.resolve()
     text = card_text(name, "." if inside else str(folder.resolve()), splits, values, args.kind)
     write_atomic(output, text.encode())
+    # Reading it back proves that what was written is a card.
     names = " ".join(dataset.name for dataset in read_card(output))
     for split in splits:
         cli.say(f"{len(split.pairs)} pairs: {split.images}, {split.labels}")

@@ -65,6 +65,7 @@ def check_all(args: argparse.Namespace) -> int:
     if args.list:
         print("\n".join(names))
         return 0
+    # With --json -, stdout holds nothing but the json.
     out = sys.stderr if args.json == "-" else sys.stdout
     reports = [_check(name, root, args, out) for name in names]
     counts = {v: sum(r.verdict == v for r in reports) for v in VERDICTS}
@@ -105,6 +106,7 @@ def _check(name: str, root: Path, args, out) -> DatasetReport:
 
     report = check_dataset(dataset, root, args.sample, args.workers, progress)
     cli.say(_as_text(report, brief=not args.names), file=out)
+    # Broken sets have no preview: their files cannot be read, or pairs do not fit.
     if args.preview and report.verdict not in ("absent", "broken"):
         pairs = dataset.find(root).pairs
         chosen = [pairs[index] for index in evenly_spread(len(pairs), args.preview_count)]
@@ -123,7 +125,7 @@ def _as_text(report: DatasetReport, brief: bool) -> str:
     """Format a report for the screen; `brief` gives an absent dataset one line only."""
     expected = "any number" if report.expected_images is None else report.expected_images
     lines = [f"{report.name}: {report.verdict.upper()}"]
-    if report.verdict == "absent":
+    if report.verdict == "absent":  # nobody has every set; a list of all would be long
         return lines[0] if brief else "\n".join([*lines, *_indented(report.problems)])
     if report.layout:
         lines.append(f"  layout: {report.layout}, in {report.folder}")

@@ -63,6 +63,7 @@ def main(arguments: list[str] | None = None) -> int:
 def run(args: argparse.Namespace) -> None:
     cli.check_options(args, OPTIONS)
     cli.import_modules(args.imports)
+    # Fitting takes minutes, so an output that cannot be written is refused before.
     output = Path(args.output)
     if output.exists() and not args.overwrite:
         raise ValueError(f"{output} exists; remove it or pass --overwrite")

@@ -136,6 +136,7 @@ def run(args) -> int:
     names = list(dict.fromkeys(name.strip() for name in args.score.split(",") if name.strip()))
     options = output_options(args, names)
     files, missing = find_inputs(args.inputs)
+    # One wrong name among many is reported and skipped; nothing but wrong names is a mistake.
     if not files and args.webcam is None:
         raise FileNotFoundError("no input found\n  " + "\n  ".join(missing))
     moving = args.webcam is not None or any(file.is_video for file in files)
@@ -146,6 +147,7 @@ def run(args) -> int:
     if args.tpr is not None:
         for name in names:
             cli.say(f"{name}: threshold {options[name]['threshold']:.6g} at {args.tpr:g} % TPR")
+    # Each score writes its json when the block ends, also after Ctrl-C.
     with contextlib.ExitStack() as stack:
         outputs = {
             name: stack.enter_context(
@@ -177,6 +179,7 @@ def make_output_folder(path: str) -> None:
     """
     try:
         os.makedirs(path, exist_ok=True)
+        # Permissions alone do not tell: the disk may be full, or mounted read-only.
         with tempfile.TemporaryFile(dir=path):
             pass
     except OSError as error:
@@ -187,7 +190,7 @@ def make_output_folder(path: str) -> None:
 def build_predictor(args, names: list[str]):
     """Return the `AnomalyPredictor` that the weights describe, or that of the config file."""
     from anoseg_d2.config import load_config
-    from anoseg_d2.prediction.predictor import AnomalyPredictor
+    from anoseg_d2.prediction.predictor import AnomalyPredictor  # it imports torch: seconds
 
     if not args.config_file:
         overrides = ["TEST.ANOMALY.SCORES", names, *args.opts]
@@ -215,6 +218,7 @@ def output_options(args, names: list[str]) -> dict[str, dict]:
     for name in names:
         kinds = [kind.strip() for kind in (args.outputs or "").split(",")]
         if args.outputs is None:
+            # Components need a threshold, so they are drawn only where there is one.
             kinds = ["overlay", "heatmap"]
             kinds += ["contours", "json"] if thresholds[name] is not None else []
         check_outputs(kinds, thresholds[name])
@@ -239,6 +243,7 @@ def choose_thresholds(args, names: list[str]) -> dict[str, float | None]:
         results = args.results or find_results(args.weights or "")
         if results is None:
             raise ValueError("--tpr reads its threshold from an evaluation: give --results")
+        # A threshold belongs to the weights that it was measured with.
         file = args.weights if os.path.isfile(args.weights or "") else None
         if not args.results and not is_of_weights(read_results(results), file):
             raise ValueError(
@@ -248,16 +253,17 @@ def choose_thresholds(args, names: list[str]) -> dict[str, float | None]:
         return {name: read_threshold(results, name, args.tpr, args.results_set) for name in names}
     if args.threshold is None:
         return dict.fromkeys(names)
+    # A plain number is enough for one score; with several, each needs its own.
     try:
         if "=" not in args.threshold and len(names) == 1:
             args.threshold = f"{names[0]}={args.threshold}"
-        pairs = (part.partition("=") for part in args.threshold.split(","))
-        given = {name.strip(): float(value) for name, _, value in pairs}
+        parts = [part.partition("=") for part in args.threshold.split(",")]
+        given = {name.strip(): float(value) for name, _, value in parts}
     except ValueError:
-        given = {}
+        parts, given = [], {}
     for value in given.values():
         number().check("--threshold", value)
-    if set(given) != set(names):
+    if set(given) != set(names) or len(parts) > len(given):
         wanted = ",".join(f"{name}=NUMBER" for name in names)
         raise ValueError(f"--threshold {args.threshold} does not fit; the scores need {wanted}")
     return given

@@ -104,10 +104,12 @@ def smiyc(args) -> None:
     """Write the maps of the chosen tracks, and say how to send them."""
     cli.import_modules(args.imports)
     method = check_name(args.method, "method")
+    # The maps are either predicted here or somebody's own; both at once would be mixed up.
     from_weights = bool(args.weights or args.config_file)
     if from_weights == bool(args.maps):
         raise ValueError("give --weights (or --config-file), or else --maps")
     root = Path(args.root).expanduser() if args.root else datasets_root()
+    # The benchmark's tool wants both tracks, but one can be sent alone.
     names = TRACKS if args.track == "both" else [args.track]
     # All tracks are found before the first map is predicted.
     frames = {name: find_track_frames(root, TRACKS[name], args.split) for name in names}
@@ -154,6 +156,7 @@ def claim(record: Path, identity: dict, about: dict) -> None:
     Raises:
         ValueError: the folder holds maps from elsewhere, which must not be mixed with these.
     """
+    # Maps that an interrupted run left are kept only if these would be the same.
     known = read_json(record) if record.is_file() else None
     if known is not None and any(known.get(key) != value for key, value in identity.items()):
         raise ValueError(
@@ -165,6 +168,7 @@ def claim(record: Path, identity: dict, about: dict) -> None:
 
 def predict(predictor, score: str, output, files: list[InputFile]) -> None:
     """Predict images into an output; ValueError if one of them cannot be read."""
+    # Unlike a folder of pictures, a leaderboard takes all maps or none.
     job = PredictionJob(predictor, {score: output})
     job.images(files)
     if job.failed:

@@ -90,6 +90,7 @@ def find_splits(folder, images: str | None = None, masks: str | None = None) -> 
     for name, image_pattern, mask_pattern in patterns:
         photos, labels = (match_files(folder, p) for p in (image_pattern, mask_pattern))
         pairs = [(photos[key], labels[key]) for key in sorted(photos.keys() & labels.keys())]
+        # They are named and left out: a card states how many pairs there are.
         paired = {path for pair in pairs for path in pair}
         unmatched = sorted({*photos.values(), *labels.values()} - paired)
         if pairs:
@@ -119,6 +120,7 @@ def _by_folders(folder: Path) -> list[tuple[str, str, str]]:
             for other in masks
             if files[parts].keys() & files[other].keys() and _differ_in_one(parts, other)
         ]
+        # Pictures of labels often lie next to the labels; which ones count is the user's to say.
         if len(partners) > 1:
             names = ", ".join(sorted("/".join(other) for other in partners))
             raise ValueError(
@@ -127,6 +129,7 @@ def _by_folders(folder: Path) -> list[tuple[str, str, str]]:
             )
         if partners:
             found.append((parts, *(str(PurePosixPath(*p, "{id}.*")) for p in (parts, *partners))))
+    # "trainannot" and "validation" name splits too.
     words = [[m[1].lower() for m in map(_SPLIT_WORDS.match, parts) if m] for parts, *_ in found]
     names = [w[-1] if w else "" for w in words]
     if len(set(names)) < len(names):
@@ -247,6 +250,7 @@ def card_text(
 
 
 def _anomaly_lines(values: dict[int, ValueCount], meaningful: list[int]) -> list[str]:
+    # Anomalies are rare; 254 and 1 are what releases use for them.
     rarest = min(meaningful, key=lambda value: values[value].pixels)
     candidates = (value for value in (PASTED_ID, 1, VOID) if value in meaningful)
     anomaly = meaningful[1] if len(meaningful) == 2 else next(candidates, rarest)

@@ -122,6 +122,7 @@ class _Card:
     def closed_set(self, name: str, layout: Layout, expected: int | None, *_) -> Dataset:
         classes, colors = self.classes()
         rule = self.closed_rule(name, classes)
+        # Averages of mIoU over classes that a set never labels would depend on the images chosen.
         present = tuple(train_id for train_id in rule.train_ids() if train_id < len(classes))
         return Dataset(
             name,
@@ -163,6 +164,7 @@ class _Card:
                 root,
                 "a folder below DETECTRON2_DATASETS or an absolute path, or ./ for the card's",
             )
+        # A card that lies next to its images works wherever the folder is put.
         if root == "." or root.startswith("./"):
             root = str(self.path.absolute().parent / root)
         if "splits" not in self.card:
@@ -215,6 +217,7 @@ class _Card:
         if not good or len(set(given)) < len(given) or len(given) > MAX_CLASSES:
             allowed = f"`cityscapes`, or a list of 1 to {MAX_CLASSES} different class names"
             self.fail("classes", given, allowed)
+        # Cityscapes' colours would suggest its classes.
         palette = class_palette(len(given), colors=())
         return tuple(given), tuple(map(tuple, palette[: len(given)].tolist()))
 

@@ -162,7 +162,7 @@ def _read_pair(pair: tuple[str, str], rule: LabelRule) -> _File:
 
 
 def _count(values: np.ndarray) -> Counter:
-    if values.dtype == np.uint8:
+    if values.dtype == np.uint8:  # needs no sorting, unlike np.unique
         counts = np.bincount(values.reshape(-1), minlength=256)
         present = np.flatnonzero(counts)
         return Counter(dict(zip(present.tolist(), counts[present].tolist(), strict=True)))
@@ -185,6 +185,7 @@ def _summarise(report: DatasetReport, dataset: Dataset, files: list[_File]) -> N
     report.wrong_values = [file.wrong_values for file in files if file.wrong_values]
     if report.problems:
         report.verdict = "incomplete"
+    # Which of two exclusive values is the anomaly can only be told from the whole set.
     seen: dict[int, str] = {}
     for file in files:
         seen = {**file.exclusive, **seen}

@@ -153,6 +153,7 @@ def _in_folder(folder: Path, layout: Layout) -> FoundFiles | None:
     for labels in (match_files(folder, pattern) for pattern in layout.labels):
         for images in (match_files(folder, pattern) for pattern in layout.images):
             labels, images = _kept(labels, layout), _kept(images, layout)
+            # Patterns are listed in the order of preference.
             shared = sorted(labels.keys() & images.keys())
             if not shared:
                 continue

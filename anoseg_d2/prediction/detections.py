@@ -46,6 +46,7 @@ def find_detections(score: np.ndarray, threshold: float, min_size: int = 1) -> l
     score = np.asarray(score)
     if np.isnan(threshold) or np.isnan(score).any():
         raise ValueError("components need a score and a threshold without NaN")
+    # One pass also gives the boxes and areas.
     _, ids, stats, _ = cv2.connectedComponentsWithStats(
         (score >= threshold).astype(np.uint8), connectivity=8
     )

@@ -43,7 +43,7 @@ def find_inputs(arguments) -> tuple[list[InputFile], list[str]]:
     """
     kinds = f"images ({' '.join(IMAGE_EXTENSIONS)}) or videos ({' '.join(VIDEO_EXTENSIONS)})"
     known = (*IMAGE_EXTENSIONS, *VIDEO_EXTENSIONS)
-    paths: dict[Path, Path] = {}
+    paths: dict[Path, Path] = {}  # by real path, so that links do not make a file count twice
     missing = []
     for argument in map(str, arguments):
         path, found = Path(argument), []
@@ -51,7 +51,7 @@ def find_inputs(arguments) -> tuple[list[InputFile], list[str]]:
             found = list(walk_files(path, known, depth=0))
             reason = f"the folder contains no {kinds}; for subfolders give '{argument}/**/*'"
         elif path.is_file():
-            found = [path]
+            found = [path]  # also where its name looks like a pattern: shot[1].png
         elif glob.has_magic(argument):
             found = _matching(path, known)
             reason = f"the pattern matches no {kinds}"

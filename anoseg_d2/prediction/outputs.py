@@ -119,6 +119,8 @@ class ScoreOutputs:
             score: (H, W) float32.
             sem_seg: (H, W) int64 train ids; only `segmentation` needs it.
         """
+        # Heat maps have flat colours that JPEG would smear; a low level of png is fast and nearly
+        # as small.
         for kind, picture in self._pictures(photo, score, file_name, sem_seg).items():
             options = {"quality": 92} if OUTPUTS[kind] == ".jpg" else {"compress_level": 3}
             write_image(self.path(kind, name), picture, **options)
@@ -135,6 +137,7 @@ class ScoreOutputs:
             detections = find_detections(score, self.threshold, self.min_size)
         if "json" in self.kinds:
             self._json.add(file_name, score.shape, detections, **fields)
+        # Only what was asked for is drawn.
         draw = {
             "overlay": lambda: glow(photo, score, *self.value_range),
             "heatmap": lambda: add_color_bar(score, *self.value_range, self.name, self.threshold),

@@ -71,6 +71,7 @@ class AnomalyPredictor:
         chosen = [] if device is None else ["MODEL.DEVICE", str(device)]
         overrides = [*build_config_overrides(checkpoint), *(overrides or []), *chosen]
         cfg = load_config(overrides=overrides)
+        # The checkpoint has been read already, to know its model; `__init__` would read it again.
         predictor = cls.__new__(cls)
         predictor.cfg = cfg
         predictor.model = build_model(cfg).eval()
@@ -110,6 +111,7 @@ class AnomalyPredictor:
         """
         if isinstance(images, (list, tuple)):
             return self._predict(images)
+        # Pillow's images are told by what they can do, so that Pillow's subclasses fit too.
         if isinstance(images, (np.ndarray, str, os.PathLike)) or hasattr(images, "convert"):
             return self._predict([images])[0]
         if isinstance(images, Iterable):
@@ -144,6 +146,7 @@ class AnomalyPredictor:
     def _predict(self, images) -> list[dict]:
         samples = []
         for image in images:
+            # The model takes RGB with channels first; here images are BGR, as in detectron2.
             channels = _read(image)[..., ::-1].transpose(2, 0, 1)
             samples.append({"image": torch.from_numpy(np.ascontiguousarray(channels))})
         return [

@@ -107,6 +107,7 @@ def find_track_frames(root, track: Track, split: str = "all") -> list[InputFile]
     if unknown:
         raise ValueError(f"{folder} contains images that are not of this track: {_some(unknown)}")
     found = Counter(track.split(name) for name in names)
+    # Snow and night are not in every copy; where they are, they must be whole.
     wanted = _ALWAYS_THERE if split == "all" else (split,)
     wrong = [
         f"{found[name]} {name} frames instead of {count}"
@@ -191,13 +192,14 @@ def convert_maps(
     """
     images = [{"image_id": frame.name, "file_name": str(frame.path)} for frame in frames]
     maps = MapFolder.find(folder, images, pattern)
+    # A missing map would count as a frame without anomalies.
     if maps.missing:
         raise ValueError(
             f"{len(maps.missing)} of {len(frames)} frames have no map in {folder}: "
             f"{_some(maps.missing)}"
         )
     for image, path in maps.pairs:
-        with Image.open(image["file_name"]) as photo:
+        with Image.open(image["file_name"]) as photo:  # reads only the header
             size = photo.size[::-1]
         write_map(output.path(image["image_id"]), reader(path, size))
         progress()

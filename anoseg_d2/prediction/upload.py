@@ -81,11 +81,13 @@ class Upload:
                 )
         except BaseException as error:
             self.discard()
+            # The user chose a file, not the folder that the page keeps it in.
             if isinstance(error, (ValueError, OSError)) and str(path.parent) in str(error):
                 raise ValueError(str(error).replace(f"{path.parent}/", "")) from error
             raise
 
     def _read_video(self, predictor, path: Path, max_frames: int, progress) -> None:
+        # Frames are written as they come: those of a minute do not fit into memory.
         with open_video(str(path)) as reader:
             self.fps = reader.fps
             total = min(filter(None, (reader.frames, max_frames)))
@@ -102,6 +104,7 @@ class Upload:
             low, high = self.extremes.get(name, ends)
             finite = score[np.isfinite(score)]
             self.extremes[name] = float(finite.min(initial=low)), float(finite.max(initial=high))
+        # The prefix keeps a score that is called `photo` apart from the photograph.
         scores = {f"score {name}": score for name, score in result["scores"].items()}
         np.savez(self._path(len(self.times)), photo=photo, sem_seg=result["sem_seg"], **scores)
         self.size = photo.shape[:2]

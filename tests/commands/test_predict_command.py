@@ -192,6 +192,7 @@ def test_a_missing_input_among_others_counts_as_unreadable(demo, tmp_path, weigh
         (["photos", "--outputs", ""], "unknown output"),
         (["photos", "--outputs", "json"], "give --threshold, or --tpr"),
         (["photos", "--threshold", "much"], "the scores need rba=NUMBER"),
+        (["photos", "--threshold", "rba=1,rba=2"], "the scores need rba=NUMBER"),
         (["photos", "--score", "rba,msp", "--threshold", "0"], "rba=NUMBER,msp=NUMBER"),
         (["photos", "--threshold", "0", "--tpr", "95"], "cannot be given together"),
         (["photos", "--tpr", "95"], "give --results"),
