@@ -14,6 +14,7 @@ import re
 from pathlib import Path
 
 from anoseg_d2.data.cut_paste.closed_set import ClosedSetObjects, cache_folder
+from anoseg_d2.data.cut_paste.coco_file import fold_name, looks_like
 from anoseg_d2.data.cut_paste.frames import find_scenes
 from anoseg_d2.data.cut_paste.job import CutPasteJob, claim_output, collect_manifest, run_job
 from anoseg_d2.data.cut_paste.options import CutPasteOptions, ObjectOptions
@@ -155,8 +156,12 @@ def build_job(args) -> CutPasteJob:
     objects = options_from(args, ObjectOptions)
     if not (objects.coco_json or objects.cutouts or objects.textures):
         raise ValueError("no objects: give --coco-json and --coco-images, --cutouts or --textures")
+    keep = set(map(fold_name, args.keep_category))
     drop = {*OVERLAP, *(() if args.keep_extra else EXTRA_OVERLAP), *args.drop_category}
-    outliers = outlier_sources(objects, drop=sorted(drop - set(args.keep_category)))
+    drop = sorted(name for name in drop if fold_name(name) not in keep)
+    # What was asked for by name needs no warning that it looks like a known class.
+    looks = [name for name in known if not looks_like(name, args.keep_category)]
+    outliers = outlier_sources(objects, looks, drop=drop)
     if objects.coco_json:
         check_names(args, outliers[0].names.values())
     closed_set = []
@@ -184,7 +189,8 @@ def build_job(args) -> CutPasteJob:
 def check_names(args, categories) -> None:
     """Refuse categories to keep or to drop that the COCO file does not have."""
     for option, names in (("keep", args.keep_category), ("drop", args.drop_category)):
-        if unknown := sorted(set(names) - set(categories)):
+        there = set(map(fold_name, categories))
+        if unknown := sorted(name for name in names if fold_name(name) not in there):
             raise ValueError(
                 f"--{option}-category: {', '.join(unknown)} not in {args.coco_json}; its "
                 f"categories: {', '.join(categories)}"
@@ -205,12 +211,12 @@ def print_summary(summary: dict, output: Path, complete: bool) -> None:
     """Print what was made, and at most 20 of each kind of problem."""
     for key in ("images", "objects", "categories"):
         counts = ", ".join(f"{name} {number}" for name, number in summary[key].items())
-        cli.say(f"{key}: {counts}")
+        cli.say(cli.printable(f"{key}: {counts}"))
     for source, rules in summary["objects left out"].items():
         cli.say(f"{source} left out: " + ", ".join(f"{n} {rule}" for rule, n in rules.items()))
     for kind, names in summary["problems"].items():
         cli.say(f"PROBLEM, {len(names)} {kind}:")
-        cli.say("\n".join(f"  {name}" for name in names[:20]))
+        cli.say("\n".join(f"  {cli.printable(name)}" for name in names[:20]))
         if len(names) > 20:
             cli.say(f"  ... and {len(names) - 20} more, in summary.json")
     cli.say(f"{'complete' if complete else 'this shard is done, others are not'}: {output}")

@@ -133,7 +133,7 @@ def _online_cut_paste(cfg) -> OnlineCutPaste | None:
         ground_labels=tuple(train_ids[name] for name in ("road", "sidewalk") if name in train_ids),
         anomaly_value=cfg.MODEL.EOMT.NUM_CLASSES,
     )
-    outliers = outlier_sources(objects, datasets_root())
+    outliers = outlier_sources(objects, train_ids, datasets_root())
     controls = []
     if options.control_count[1]:
         controls = [control_source(objects, train_ids, datasets_root())]

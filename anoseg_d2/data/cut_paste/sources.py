@@ -5,20 +5,28 @@ A source is chosen by name from `OBJECT_SOURCES`. Every source lists what it can
 that nothing disappears silently.
 """
 
-import hashlib
-import json
+import logging
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
-from pathlib import Path, PureWindowsPath
+from pathlib import Path
 
 import numpy as np
 from pycocotools import mask as coco_mask
 
+from anoseg_d2.data.cut_paste.coco_file import (
+    fold_name,
+    is_file_name,
+    looks_like,
+    mask_decides,
+    read_coco,
+    to_rle,
+    touches_edge,
+    whole_number,
+)
 from anoseg_d2.data.cut_paste.options import ObjectOptions
 from anoseg_d2.data.cut_paste.paste import PasteObject
 from anoseg_d2.data.cut_paste.shapes import LEAST_SIDE, draw_blob
 from anoseg_d2.data.image_io import IMAGE_EXTENSIONS, MAX_PIXELS, read_cut_out, read_image
-from anoseg_d2.utils.files import read_bytes
 from anoseg_d2.utils.folders import walk_files
 from anoseg_d2.utils.registry import Registry
 
@@ -35,11 +43,12 @@ __all__ = [
     "outlier_sources",
 ]
 
+logger = logging.getLogger(__name__)
+
 # COCO categories that are also in Cityscapes: those that the paper drops, and three more.
 OVERLAP = ("person", "bicycle", "car", "motorcycle", "bus", "train", "truck")
 EXTRA_OVERLAP = ("traffic light", "stop sign", "potted plant")
 CONTROL_CLASSES = OVERLAP  # these have the same names in COCO and Cityscapes
-EDGE_MARGIN = 3  # polygons of objects that the border cuts off end a pixel or two before it
 
 # Name -> class; `@OBJECT_SOURCES.register("mine")` adds your own source.
 OBJECT_SOURCES = Registry("object source")
@@ -114,13 +123,15 @@ class CocoObjects(ObjectSource):
     Args:
         json_file: `instances_*.json`.
         images: folder of its photographs.
-        drop: category names left out.
+        drop: category names left out, compared by `fold_name`.
         labels: category name -> label value; if given, only these categories are used, and
             pasted under that label (objects of known classes).
-        min_area: smallest area, pixels, as stated in the annotation, or of its mask if it states
-            none.
+        min_area: smallest area, pixels, as stated in the annotation, or of its mask if that cannot
+            be true.
         keep_cut: whether to use objects that the border of their photograph cuts off. They show a
             straight edge wherever they are pasted.
+        known: names of the scenes' classes; a category that looks like one of them, or like one
+            that is left out, is logged.
     Raises:
         FileNotFoundError, ValueError: a file or folder is missing, the file is not COCO, or no
             object is left.
@@ -134,16 +145,19 @@ class CocoObjects(ObjectSource):
         labels: Mapping[str, int] | None = None,
         min_area: float = 1000,
         keep_cut: bool = False,
+        known: Iterable[str] = (),
     ):
         super().__init__()
         self.images = Path(images)
         self.labels = dict(labels) if labels is not None else None
         self.drop = frozenset(drop)
+        self._folded_drop = frozenset(map(fold_name, drop))
+        self._folded_labels = {fold_name(name): value for name, value in (labels or {}).items()}
         self.min_area = min_area
         self.keep_cut = keep_cut
         if not self.images.is_dir():
             raise FileNotFoundError(f"no folder of COCO photographs: {self.images}")
-        content, digest = _read_coco(Path(json_file))
+        content, digest = read_coco(Path(json_file))
         self._index(content)
         self.settings = {
             "json_sha256": digest,
@@ -154,6 +168,19 @@ class CocoObjects(ObjectSource):
         }
         self.refuse_if_empty(f"{json_file} (min_area {min_area}, keep_cut {keep_cut})")
         self._list_files(Path(json_file))
+        if labels is None:
+            self._warn_of_known((*self.drop, *known))
+
+    def _warn_of_known(self, known: Iterable[str]) -> None:
+        """Log which categories are pasted as unknown although the scenes may know them."""
+        used = sorted({self.names[number] for number in set(self.category_ids.tolist())})
+        for name in used:
+            if (other := looks_like(name, sorted(set(known)))) is not None:
+                logger.warning(
+                    "category %r is pasted as unknown, but looks like %r, which the scenes may "
+                    "know: leave it out with --drop-category (INPUT.CUT_PASTE.DROP_CATEGORIES)",
+                    *(name, other),
+                )
 
     def __len__(self) -> int:
         return len(self.annotation_ids)
@@ -175,12 +202,12 @@ class CocoObjects(ObjectSource):
             "category": category,
             "category_id": int(self.category_ids[index]),
         }
-        label = None if self.labels is None else self.labels[category]
+        label = None if self.labels is None else self._folded_labels[fold_name(category)]
         return PasteObject(_read_photo(self.images / name, shape), mask, label, source)
 
     def _index(self, content: dict) -> None:
         """Keep eligible annotations in flat arrays, which are cheap to send to worker processes."""
-        self.names = {item["id"]: str(item["name"]) for item in content["categories"]}
+        self.names = {whole_number(item["id"]): item["name"] for item in content["categories"]}
         photos = self._usable_photos(content["images"])
         rows, blobs = [], []
         numbers: dict[int, int] = {}
@@ -189,72 +216,76 @@ class CocoObjects(ObjectSource):
             counts = self._eligible(annotation, photos)
             if counts is None:
                 continue
-            photo = photos[annotation["image_id"]]
-            if photo["id"] not in numbers:
-                numbers[photo["id"]] = len(numbers)
-                self.photo_names.append(photo["file_name"])
-                self.photo_shapes.append((int(photo["height"]), int(photo["width"])))
-            rows.append((annotation["id"], annotation["category_id"], numbers[photo["id"]]))
+            image = _image_id(annotation["image_id"])
+            if image not in numbers:
+                numbers[image] = len(numbers)
+                name, *shape = photos[image]
+                self.photo_names.append(name)
+                self.photo_shapes.append(tuple(shape))
+            ids = (whole_number(annotation[key]) for key in ("id", "category_id"))
+            rows.append((*ids, numbers[image]))
             blobs.append(counts)
         table = np.array(rows, np.int64).reshape(-1, 3)
         self.annotation_ids, self.category_ids, self.photo_of = table.T.copy()
         self._counts = np.frombuffer(b"".join(blobs), np.uint8)
         self._starts = np.cumsum([0, *map(len, blobs)])
 
-    def _usable_photos(self, entries: list) -> dict:
-        """Return image id -> entry; entries with an impossible file or size become problems."""
-        photos = {}
+    def _usable_photos(self, entries: list) -> dict[int | str, tuple[str, int, int]]:
+        """Return image id -> (file name, H, W); entries that cannot be used become problems."""
+        photos: dict[int | str, tuple[str, int, int]] = {}
         for entry in entries:
-            if not isinstance(entry, dict) or not _is_id(entry.get("id")):
+            number = _image_id(entry.get("id")) if isinstance(entry, dict) else None
+            if number is None:
                 self._problem("image entries without an id", repr(entry)[:60])
                 continue
-            where = f"image {entry['id']}"
-            size = (entry.get("height"), entry.get("width"))
-            if not _is_file_name(entry.get("file_name")):
-                name = repr(entry.get("file_name"))[:80]
-                self._problem("photographs named outside their folder", f"{where}: {name}")
-            elif not all(_is_id(side) and side > 0 for side in size):
-                self._problem("image entries of no usable size", where)
-            elif size[0] * size[1] > MAX_PIXELS:
-                self._problem("image entries of no usable size", f"{where}: {size[1]}x{size[0]}")
+            name, where = entry.get("file_name"), f"image {number}"
+            height, width = (whole_number(entry.get(key)) or 0 for key in ("height", "width"))
+            if not is_file_name(name):
+                text = f"{where}: {repr(name)[:80]}"
+                self._problem("photographs named outside their folder", text)
+            elif min(height, width) < 1 or height * width > MAX_PIXELS:
+                self._problem("image entries of no usable size", f"{where}: {width}x{height}")
             else:
-                photos[entry["id"]] = entry
+                photos[number] = name, height, width
         return photos
 
     def _eligible(self, annotation, photos: dict) -> bytes | None:
         """Return the compressed RLE of an annotation to paste, or count why not and return None."""
-        if not isinstance(annotation, dict) or not _is_id(annotation.get("id")):
-            return self._problem("annotations without an id", repr(annotation)[:60])
-        where = f"annotation {annotation['id']}"
-        category = annotation.get("category_id")
-        if not _is_id(category) or category not in self.names:
+        number = whole_number(annotation.get("id")) if isinstance(annotation, dict) else None
+        if number is None:
+            kind = "annotations without an id that is a whole number"
+            return self._problem(kind, repr(annotation)[:60])
+        where = f"annotation {number}"
+        category = whole_number(annotation.get("category_id"))
+        if category not in self.names:
             return self._problem("annotations of a category that is not listed", where)
         if not self._wanted(self.names[category]):
             return self._skip("of categories left out")
         if annotation.get("iscrowd"):
             return self._skip("crowds")
-        area = annotation.get("area")
-        if isinstance(area, int | float) and area < self.min_area:
-            return self._skip(f"under {self.min_area:g} px")
-        image = annotation.get("image_id")
-        photo = photos.get(image) if _is_id(image) else None
+        area, small = annotation.get("area"), f"under {self.min_area:g} px"
+        if not mask_decides(area) and area < self.min_area:
+            return self._skip(small)
+        photo = photos.get(_image_id(annotation.get("image_id")))
         if photo is None:
             return self._problem("annotations whose image entry is missing or unusable", where)
         try:
-            rle = _to_rle(annotation.get("segmentation"), photo["height"], photo["width"])
+            rle = to_rle(annotation.get("segmentation"), *photo[1:])
         except (ValueError, TypeError, IndexError, OverflowError) as error:
             return self._problem("unusable masks", f"{where} ({error})")
         pixels = int(coco_mask.area(rle))
         if pixels == 0:
             return self._problem("empty masks", where)
-        if not isinstance(area, int | float) and pixels < self.min_area:
-            return self._skip(f"under {self.min_area:g} px")
-        if not self.keep_cut and _touches_edge(rle):
+        if mask_decides(area, pixels) and pixels < self.min_area:
+            return self._skip(small)
+        if not self.keep_cut and touches_edge(rle):
             return self._skip("cut off by their photograph's border")
         return rle["counts"]
 
     def _wanted(self, category: str) -> bool:
-        return category in self.labels if self.labels is not None else category not in self.drop
+        if self.labels is not None:
+            return fold_name(category) in self._folded_labels
+        return fold_name(category) not in self._folded_drop
 
     def _skip(self, rule: str) -> None:
         self.skipped[rule] += 1
@@ -278,100 +309,10 @@ class CocoObjects(ObjectSource):
             self.problems["photographs missing"] = missing
 
 
-def _read_coco(path: Path) -> tuple[dict, str]:
-    """Return the content and sha256 of an instances file."""
-    if not path.is_file():
-        raise FileNotFoundError(f"no COCO annotation file: {path}")
-    data = read_bytes(path)
-    try:
-        content = json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is not json: {error}") from error
-    keys = ("images", "annotations", "categories")
-    found = sorted(content) if isinstance(content, dict) else type(content).__name__
-    if not isinstance(content, dict) or any(not isinstance(content.get(k), list) for k in keys):
-        raise ValueError(
-            f"{path} is not a COCO instances file: it needs the lists {', '.join(keys)}; "
-            f"found {found}"
-        )
-    annotations = content["annotations"]
-    if annotations and not any(isinstance(a, dict) and "segmentation" in a for a in annotations):
-        raise ValueError(f"{path} has no masks (`segmentation`); take COCO's instances_*.json")
-    for category in content["categories"]:
-        if (
-            not isinstance(category, dict)
-            or not _is_id(category.get("id"))
-            or not isinstance(category.get("name"), str)
-        ):
-            raise ValueError(f"{path}: every entry of `categories` needs an id and a name")
-    return content, hashlib.sha256(data).hexdigest()
-
-
-def _is_id(value) -> bool:
-    """Return whether it is an integer that fits into 64 bits."""
-    return isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63
-
-
-def _is_file_name(name) -> bool:
-    """Return whether it is a relative path that stays inside its folder, on any system."""
-    if not isinstance(name, str) or not name or "\0" in name or len(name) > 1000:
-        return False
-    path = PureWindowsPath(name)  # knows both separators, drives and absolute paths
-    return not path.anchor and not any(p == ".." or len(p) > 255 for p in path.parts)
-
-
-def _to_rle(segmentation, height: int, width: int) -> dict:
-    """Convert polygons or RLE to compressed RLE of the photograph's size, counts as bytes."""
-    if isinstance(segmentation, list):
-        polygons = [np.asarray(p, float).tolist() for p in segmentation if len(p) >= 6]
-        if not polygons:
-            raise ValueError("no polygon with three or more corners")
-        if any(isinstance(p[0], list) for p in polygons):
-            raise ValueError("a polygon is not a flat list of coordinates")
-        # pycocotools rasterises outlines before clipping, so huge coordinates would take forever.
-        farthest = np.abs(np.concatenate(polygons)).max()
-        if not farthest <= 10 * max(height, width) or any(len(p) % 2 for p in polygons):
-            raise ValueError("a polygon's coordinates are not pairs, or far outside the photograph")
-        return coco_mask.merge(coco_mask.frPyObjects(polygons, height, width))
-    if not isinstance(segmentation, dict) or not {"size", "counts"} <= segmentation.keys():
-        raise ValueError("neither polygons nor RLE")
-    if list(segmentation["size"]) != [height, width]:
-        raise ValueError(f"RLE of size {segmentation['size']}, photograph {[height, width]}")
-    counts = segmentation["counts"]
-    if isinstance(counts, list):
-        if sum(counts) != height * width or min(counts, default=-1) < 0:
-            raise ValueError(f"RLE counts sum to {sum(counts)}, not {height * width}")
-        counts = [int(count) for count in counts]
-        return coco_mask.frPyObjects({"size": [height, width], "counts": counts}, height, width)
-    counts = counts.encode() if isinstance(counts, str) else counts
-    if _rle_length(counts) != height * width:
-        raise ValueError(f"RLE covers {_rle_length(counts)} pixels, not {height * width}")
-    return {"size": [height, width], "counts": counts}
-
-
-def _rle_length(counts: bytes) -> int:
-    """Count the pixels of a compressed RLE, -1 if invalid: pycocotools checks no bounds."""
-    if any(not 48 <= byte < 112 for byte in counts):
-        return -1
-    runs: list[int] = []
-    value = shift = 0
-    for byte in counts:
-        byte -= 48
-        value |= (byte & 31) << shift
-        shift += 5
-        if byte & 32:
-            continue
-        if byte & 16:
-            value |= -1 << shift
-        runs.append(value + (runs[-2] if len(runs) > 2 else 0))
-        value = shift = 0
-    return sum(runs) if not shift and min(runs, default=-1) >= 0 else -1
-
-
-def _touches_edge(rle: dict) -> bool:
-    height, width = rle["size"]
-    x, y, w, h = coco_mask.toBbox(rle)
-    return min(x, y) < EDGE_MARGIN or x + w > width - EDGE_MARGIN or y + h > height - EDGE_MARGIN
+def _image_id(value) -> int | str | None:
+    """Return an image's id: a whole number however it is written, or any other text."""
+    number = whole_number(value)
+    return value if number is None and isinstance(value, str) else number
 
 
 def _read_photo(path: Path, shape: tuple[int, int]) -> np.ndarray:
@@ -462,12 +403,16 @@ class TextureFolder(_Folder):
 
 
 def outlier_sources(
-    options: ObjectOptions, root="", drop: Iterable[str] | None = None
+    options: ObjectOptions,
+    known: Iterable[str],
+    root="",
+    drop: Iterable[str] | None = None,
 ) -> list[ObjectSource]:
     """Return the sources of unknown objects that the options name.
 
     Args:
         options: at least one of COCO, cut-outs and textures.
+        known: names of the scenes' classes.
         root: folder that relative paths start from.
         drop: COCO categories left out; None for those of the options, or their default.
     """
@@ -475,7 +420,7 @@ def outlier_sources(
     if options.coco_json:
         if drop is None:
             drop = options.drop_categories or OVERLAP + EXTRA_OVERLAP
-        sources.append(_coco(options, root, drop=drop))
+        sources.append(_coco(options, root, drop=drop, known=known))
     for name, folder in (("cutouts", options.cutouts), ("textures", options.textures)):
         if folder:
             sources.append(OBJECT_SOURCES[name](folder=Path(root, folder)))
