@@ -1,6 +1,7 @@
 """Evaluate a model on datasets: the loop, ensembles' statistics, and the report."""
 
 import contextlib
+import dataclasses
 import functools
 import logging
 import os
@@ -26,6 +27,7 @@ from anoseg_d2.engine.run_log import figures_table
 from anoseg_d2.evaluation.anomaly_evaluation import AnomalyEvaluator
 from anoseg_d2.evaluation.closed_set_evaluation import ClosedSetEvaluator
 from anoseg_d2.evaluation.score_statistics import ScoreStatistics
+from anoseg_d2.modeling.eomt import EoMT
 from anoseg_d2.modeling.scores import ensemble_parts, single_scores
 from anoseg_d2.report.runs import CLOSED_FIGURES, FIGURE_NAMES, load_run
 from anoseg_d2.report.write import write_report
@@ -112,9 +114,10 @@ def measure_ensembles(cfg, model: nn.Module, build_loader=build_test_loader) -> 
         ValueError: an ensemble is asked for, its statistics are unknown, and there is no closed
             set to measure them on.
     """
-    ensembles = [n for n in getattr(model, "score_names", ()) if len(ensemble_parts(n)) > 1]
+    names = model.score_names if isinstance(model, EoMT) else ()
+    ensembles = [name for name in names if len(ensemble_parts(name)) > 1]
     parts = single_scores(ensembles)
-    if all(part in model.score_statistics for part in parts):
+    if all(part in model.info.score_statistics for part in parts):
         return
     closed = [n for n in cfg.DATASETS.TEST if MetadataCatalog.get(n).evaluator_type == "closed_set"]
     if not closed:
@@ -127,7 +130,8 @@ def measure_ensembles(cfg, model: nn.Module, build_loader=build_test_loader) -> 
     score = functools.partial(model, score_names=parts)
     with inference_context(model):
         found = evaluate_dataset(closed[0], score, loader, ScoreStatistics(closed[0]))
-    model.score_statistics = {**model.score_statistics, **found}
+    statistics = {**model.info.score_statistics, **found}
+    model.info = dataclasses.replace(model.info, score_statistics=statistics)
 
 
 def report_evaluation(
@@ -167,7 +171,7 @@ def describe_model(cfg, model: nn.Module) -> dict:
     """Facts for results.json about the model as it was evaluated."""
     parameters = list(model.parameters())
     return {
-        "averaged": bool(getattr(model, "averaged", False)),
+        "averaged": isinstance(model, EoMT) and model.info.averaged,
         "head": cfg.MODEL.HEAD.NAME,
         "num_known": cfg.MODEL.EOMT.NUM_CLASSES,
         "anomaly_class": cfg.MODEL.EOMT.ANOMALY_CLASS,

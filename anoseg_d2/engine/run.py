@@ -12,6 +12,7 @@ import contextlib
 import logging
 import os
 import re
+from dataclasses import replace
 from pathlib import Path
 
 from anoseg_d2.utils import cli
@@ -198,7 +199,8 @@ def load_evaluated(cfg, model, resume: bool = False) -> dict:
         cfg.MODEL.WEIGHTS = str(last_checkpoint(Path(cfg.OUTPUT_DIR)))
     report = load_weights(cfg, model)
     if report.file is not None and report.file.name == "model_ema.pth":
-        model.averaged = True  # files of older versions say it only by their name
+        # Files of older versions say it only by their name.
+        model.info = replace(model.info, averaged=True)
     facts = {"weights": resolve_weights(cfg), **describe_weights(model, report.file)}
     untrained = sorted(name for action in UNTRAINED for name in report.names(action))
     if untrained:  # MODEL.ALLOW_UNTRAINED True

@@ -3,6 +3,7 @@
 import logging
 import weakref
 from collections import OrderedDict
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -47,6 +48,7 @@ from anoseg_d2.engine.solver import build_optimizer, build_scheduler, follow_sch
 from anoseg_d2.engine.step import StepTrainer
 from anoseg_d2.engine.trackers import TrackerWriter
 from anoseg_d2.engine.unfinished import UnfinishedEvaluation
+from anoseg_d2.modeling.eomt import EoMT
 from anoseg_d2.modeling.inference import is_out_of_memory
 from anoseg_d2.utils.precision import amp_dtype
 from anoseg_d2.utils.unwrap import unwrap
@@ -80,7 +82,8 @@ class Trainer(DefaultTrainer):
         self.ema = None
         if cfg.SOLVER.EMA.ENABLED:
             self.ema = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(cfg.SOLVER.EMA.DECAY))
-            self.ema.module.averaged = True
+            if isinstance(model, EoMT):
+                self.ema.module.info = replace(model.info, averaged=True)
         clip, amp = cfg.SOLVER.CLIP_GRADIENTS, cfg.SOLVER.AMP
         self._trainer = StepTrainer(
             _distribute(model),
@@ -108,8 +111,9 @@ class Trainer(DefaultTrainer):
     def build_model(cls, cfg) -> nn.Module:
         """Build MODEL.META_ARCHITECTURE, and log how many parameters it has."""
         model = build_model(cfg)
-        if cfg.DATASETS.TRAIN:
-            model.class_names = MetadataCatalog.get(cfg.DATASETS.TRAIN[0]).get("stuff_classes")
+        if cfg.DATASETS.TRAIN and isinstance(model, EoMT):
+            names = MetadataCatalog.get(cfg.DATASETS.TRAIN[0]).get("stuff_classes")
+            model.info = replace(model.info, class_names=names and tuple(names))
         logger.info("Parameters:\n%s", parameter_table(model))
         return model
 
@@ -272,8 +276,8 @@ class Trainer(DefaultTrainer):
         cost = {"step": min(self.iter + 1, self.max_iter), **self.cost.facts()}
 
         def evaluate(cfg, model, name):
-            if not finished:
-                model.score_statistics = {}  # those of earlier weights
+            if not finished and isinstance(model, EoMT):
+                model.info = replace(model.info, score_statistics={})  # those of earlier weights
             file = Path(self.cfg.OUTPUT_DIR) / name
             facts = {**cost, **_saved_weights(model, file, finished)}
             return self.test(cfg, model, facts=facts)
@@ -341,8 +345,8 @@ def _measure_before_the_end(trainer) -> None:
     if trainer.iter + 1 >= trainer.max_iter and trainer.cfg.DATASETS.TEST:
         models = [unwrap(trainer.model)] + ([] if trainer.ema is None else [trainer.ema.module])
         for model in models:
-            if hasattr(model, "score_statistics"):
-                model.score_statistics = {}
+            if isinstance(model, EoMT):
+                model.info = replace(model.info, score_statistics={})
                 measure_ensembles(trainer.cfg, model, trainer.build_test_loader)
 
 

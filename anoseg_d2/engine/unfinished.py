@@ -17,6 +17,7 @@ from detectron2.utils import comm
 from anoseg_d2.checkpoint.metadata import model_tensors, weights_hash
 from anoseg_d2.engine.evaluate import versions
 from anoseg_d2.evaluation.run_folder import dataset_folder
+from anoseg_d2.modeling.eomt import EoMT
 from anoseg_d2.utils.config_files import flat_items
 from anoseg_d2.utils.files import read_json, write_json
 
@@ -48,7 +49,7 @@ class UnfinishedEvaluation:
             return
         self._facts = {
             "tensors": weights_hash(model_tensors(model)),
-            "score_statistics": model.score_statistics,
+            "info": vars(model.info) if isinstance(model, EoMT) else None,
             "config": {k: v for k, v in flat_items(cfg) if k not in _FREE_KEYS},
             "versions": versions(),
         }

@@ -9,7 +9,6 @@ Shape letters: B images, Q queries, C width, N tokens, K known classes, R class 
 """
 
 import contextlib
-import dataclasses
 import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -266,30 +265,6 @@ class EoMT(nn.Module):
     def patch_size(self) -> int:
         """Side of a patch in pixels."""
         return self.backbone.patch_embed.patch_size[0]
-
-    @property
-    def class_names(self):  # until the engine reads `info`
-        return self.info.class_names
-
-    @class_names.setter
-    def class_names(self, value):
-        self.info = dataclasses.replace(self.info, class_names=value and tuple(value))
-
-    @property
-    def score_statistics(self):
-        return self.info.score_statistics
-
-    @score_statistics.setter
-    def score_statistics(self, value):
-        self.info = dataclasses.replace(self.info, score_statistics=value)
-
-    @property
-    def averaged(self):
-        return self.info.averaged
-
-    @averaged.setter
-    def averaged(self, value):
-        self.info = dataclasses.replace(self.info, averaged=value)
 
     def set_progress(self, progress: float) -> None:
         """Set the fraction of the training run that is done, which annealing and margin follow."""

@@ -33,6 +33,7 @@ from anoseg_d2.modeling.windows import (
     resize_pixels,
     resize_rows,
 )
+from anoseg_d2.utils.cli import is_out_of_memory
 from anoseg_d2.utils.options import check_options, option
 from anoseg_d2.utils.ranges import integer, number, registered, sequence, text
 
@@ -42,7 +43,6 @@ __all__ = [
     "choose_queries",
     "filter_radius",
     "infer_images",
-    "is_out_of_memory",
     "predict_windows",
     "read_scores",
     "smaller_batch",
@@ -56,9 +56,6 @@ STRIP_ELEMENTS = 2**21
 PACKING = 8
 # Windows per forward pass where INPUT.WINDOW_BATCH is 0.
 MOST_WINDOWS = 8
-
-# Devices other than CUDA raise a plain RuntimeError, which can only be recognised by its message.
-_NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "alloc_failed")
 
 
 @dataclass(frozen=True)
@@ -496,13 +493,6 @@ def _first_argmax(values: Tensor, best: Tensor) -> Tensor:
     # The first of equal classes has the highest number, counted from the last class.
     number = torch.arange(last, -1, -1, dtype=kind, device=values.device)[:, None, None]
     return last - (number * (values == best[:, None])).amax(dim=1).long()
-
-
-def is_out_of_memory(error: RuntimeError) -> bool:
-    """Return whether torch raised `error` because memory ran out, on any device."""
-    words = str(error).lower()
-    is_cuda = isinstance(error, torch.cuda.OutOfMemoryError)
-    return is_cuda or any(phrase in words for phrase in _NO_MEMORY)
 
 
 def smaller_batch(windows: int, window: tuple[int, int], error: RuntimeError) -> int:

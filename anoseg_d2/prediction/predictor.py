@@ -11,7 +11,7 @@ from detectron2.modeling import build_model
 
 from anoseg_d2.checkpoint import build_config_overrides, read_checkpoint
 from anoseg_d2.checkpoint.from_config import load_checkpoint, load_weights
-from anoseg_d2.config import load_config
+from anoseg_d2.config import check_config, load_config
 from anoseg_d2.data.class_colors import class_colors
 from anoseg_d2.data.image_io import (
     IMAGE_EXTENSIONS,
@@ -47,6 +47,7 @@ class AnomalyPredictor:
         self.cfg = cfg.clone()
         self.cfg.defrost()
         self.cfg.MODEL.DEVICE = str(device or self.cfg.MODEL.DEVICE)
+        check_config(self.cfg)
         self.model = build_model(self.cfg).eval()
         load_weights(self.cfg, self.model)
 
