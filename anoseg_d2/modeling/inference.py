@@ -2,9 +2,7 @@
 
 Every score is a pointwise function of a few maps, most of them linear in the sigmoid of the mask
 logits (`scores`). So windows merge maps, one resize brings them to native size, and the formulas
-come last. All of this happens strip by strip: a strip of output rows is computed from the few rows
-of mask logits that it depends on, while these are in the cache, and no map of a whole image is
-ever stored.
+come last. All of this happens strip by strip (`strips`).
 
 Only the network runs in mixed precision, if anything does. What follows is float32, because
 bfloat16 has 8 bits of precision, and thousands of pixels would share one score.
@@ -17,7 +15,6 @@ import logging
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -25,13 +22,12 @@ from torch.nn import functional as F
 
 from anoseg_d2.modeling import scores
 from anoseg_d2.modeling.filters import POSTPROCESS, GuidedFilter
+from anoseg_d2.modeling.strips import View, WindowPrediction, native_rows, strips
 from anoseg_d2.modeling.windows import (
     WindowPlan,
     cut_windows,
     plan_windows,
     resize_image,
-    resize_pixels,
-    resize_rows,
 )
 from anoseg_d2.utils.cli import is_out_of_memory
 from anoseg_d2.utils.options import check_options, option
@@ -39,7 +35,6 @@ from anoseg_d2.utils.ranges import integer, number, registered, sequence, text
 
 __all__ = [
     "InferenceOptions",
-    "WindowPrediction",
     "choose_queries",
     "filter_radius",
     "infer_images",
@@ -50,8 +45,6 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
-# Floats that one strip may hold at once, masks and maps together: 8 MiB fit into the cache.
-STRIP_ELEMENTS = 2**21
 # What packing the masks for a matrix product costs, in channels of the product.
 PACKING = 8
 # Windows per forward pass where INPUT.WINDOW_BATCH is 0.
@@ -131,35 +124,6 @@ class InferenceOptions:
 
     def __post_init__(self):
         check_options(self)
-
-
-class WindowPrediction(NamedTuple):
-    """The part of a prediction that is kept until all windows of the image are done.
-
-    mask_logits: (h, w, Q') float32 of the queries that matter, most important first. Queries are
-        the last axis because resizing is several times faster that way.
-    channels: {linear map: M}, in the order of the rows of `products`.
-    products: coefficients (M', Q'') of one or several maps each; each reads only the first Q'' of
-        these queries.
-    patch_maps: {patch map: (M, rows, columns)}, of patches or of cells inside of them.
-    """
-
-    mask_logits: Tensor
-    channels: dict[str, int]
-    products: list[Tensor]
-    patch_maps: dict[str, Tensor]
-
-    def flip(self) -> "WindowPrediction":
-        """Return the maps mirrored left to right; coefficients have no place in the image."""
-        mirrored = {name: value.flip(-1) for name, value in self.patch_maps.items()}
-        return self._replace(mask_logits=self.mask_logits.flip(1), patch_maps=mirrored)
-
-
-class View(NamedTuple):
-    """An image at one scale: its plan, and the prediction of each window."""
-
-    plan: WindowPlan
-    windows: list[WindowPrediction]
 
 
 def infer_images(
@@ -348,10 +312,10 @@ def _read_image(model, views: list[View], size, names) -> dict:
     sem_seg = views[0].windows[0].mask_logits.new_empty(size, dtype=torch.int64)
     confidence = sem_seg.new_empty(size, dtype=torch.float32)
     score_maps = {name: torch.empty_like(confidence) for name in names}
-    for start, stop in _strips(views, size):
-        maps, channels = _native_rows(views[0], size, start, stop)
+    for start, stop in strips(views, size):
+        maps, channels = native_rows(views[0], size, start, stop)
         for view in views[1:]:
-            maps += _native_rows(view, size, start, stop)[0]
+            maps += native_rows(view, size, start, stop)[0]
         if len(views) > 1:
             maps /= len(views)
         named = dict(zip(channels, maps[None].split(list(channels.values()), dim=1), strict=True))
@@ -388,74 +352,6 @@ def filter_radius(model, plan: WindowPlan, size: tuple[int, int]) -> float:
     # The longer sides, because rounding changes their ratio least.
     enlarged = max(plan.resized) / model.inference.scales[0] / max(size)
     return model.inference.guided_filter * model.patch_size / enlarged
-
-
-def _strips(views: list[View], size) -> Iterator[tuple[int, int]]:
-    """Yield rows start..stop that split the output into strips of about `STRIP_ELEMENTS`."""
-    height, width = size
-    most = 0
-    for plan, windows in views:
-        maps = [*windows[0].channels.values(), *map(len, windows[0].patch_maps.values())]
-        queries = max(window.mask_logits.shape[-1] for window in windows)
-        # Floats per row of the resized image, and per row of the output.
-        inside = queries * plan.window[1] + sum(maps) * plan.resized[1]
-        most = max(most, inside * plan.resized[0] / height, sum(maps) * width)
-    rows = max(1, int(STRIP_ELEMENTS / most))
-    for start in range(0, height, rows):
-        yield start, min(start + rows, height)
-
-
-def _native_rows(view: View, size, start: int, stop: int) -> tuple[Tensor, dict]:
-    """Return rows start..stop of a view's maps at output size, (M, rows, W), and channels."""
-    plan, windows = view
-    if plan.resized[0] == size[0]:
-        first, last = start, stop
-    else:
-        scale = plan.resized[0] / size[0]
-        first = max(0, int((start + 0.5) * scale - 0.5) - 1)
-        last = min(plan.resized[0], int((stop + 0.5) * scale + 0.5) + 2)
-    maps, channels = _merged_rows(windows, plan, first, last)
-    if plan.resized != tuple(size):
-        maps = resize_rows(maps, size, start, stop, (first, plan.resized[0]))
-    return maps, channels
-
-
-def _merged_rows(windows, plan: WindowPlan, first: int, last: int) -> tuple[Tensor, dict]:
-    """Return rows first..last of the resized image's maps, (M, rows, W), and channels by name."""
-    height, width = plan.window
-    pieces, channels = [], {}
-    for window, (y, x) in zip(windows, plan.origins, strict=True):
-        top, bottom = max(first, y), min(last, y + height)
-        if top < bottom:
-            maps, channels = _window_rows(window, plan.window, top - y, bottom - y)
-            pieces.append((maps, top - first, x))
-    rows = last - first
-    if len(pieces) * width == plan.resized[1] and all(len(p[0][0]) == rows for p in pieces):
-        # The windows lie side by side without an overlap, so there is no mean to take.
-        return (torch.cat([p[0] for p in pieces], dim=2) if len(pieces) > 1 else maps), channels
-    merged = maps.new_zeros(len(maps), rows, plan.resized[1])
-    count = maps.new_zeros(rows, plan.resized[1])
-    for maps, top, x in pieces:
-        bottom = top + maps.shape[1]
-        merged[:, top:bottom, x : x + width] += maps
-        count[top:bottom, x : x + width] += 1
-    return merged.div_(count), channels
-
-
-def _window_rows(window: WindowPrediction, size, first: int, last: int) -> tuple[Tensor, dict]:
-    """Return rows first..last of one window's maps, (M, rows, w), and channels by name."""
-    masks = resize_pixels(window.mask_logits, size, first, last).sigmoid().flatten(0, 1)
-    channels = window.channels | {name: len(value) for name, value in window.patch_maps.items()}
-    maps = masks.new_empty(sum(channels.values()), len(masks))
-    start = 0
-    for matrix in window.products:
-        rows, queries = matrix.shape
-        torch.mm(matrix, masks[:, :queries].T, out=maps[start : start + rows])
-        start += rows
-    for value in window.patch_maps.values():
-        maps[start : start + len(value)] = resize_rows(value, size, first, last).flatten(1)
-        start += len(value)
-    return maps.unflatten(1, (last - first, -1)), channels
 
 
 def read_scores(model: nn.Module, maps: dict[str, Tensor], names: Iterable[str]) -> dict:

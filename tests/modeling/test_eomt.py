@@ -288,7 +288,7 @@ def test_strips_of_the_output_change_nothing(tiny_eomt, monkeypatch):
     model = tiny_eomt().eval()
     sample = {"image": torch.randint(256, (3, 40, 70), dtype=torch.uint8)}
     whole = model([sample])[0]
-    monkeypatch.setattr("anoseg_d2.modeling.inference.STRIP_ELEMENTS", 3000)
+    monkeypatch.setattr("anoseg_d2.modeling.strips.STRIP_ELEMENTS", 3000)
     strips = model([sample])[0]
     assert torch.equal(whole["sem_seg"], strips["sem_seg"])
     torch.testing.assert_close(whole["scores"], strips["scores"])

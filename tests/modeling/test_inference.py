@@ -16,6 +16,7 @@ from anoseg_d2.modeling.scores import (
     linear_coefficients,
     scores_from_maps,
 )
+from anoseg_d2.modeling.strips import STRIP_ELEMENTS
 from anoseg_d2.modeling.windows import cut_windows, plan_windows
 
 CPU_ERROR = (
@@ -84,7 +85,7 @@ SIZES = [
 def test_strips_equal_whole_maps_of_every_query(
     tiny_eomt, monkeypatch, size, output, options, strip
 ):
-    monkeypatch.setattr(inference, "STRIP_ELEMENTS", strip)
+    monkeypatch.setattr("anoseg_d2.modeling.strips.STRIP_ELEMENTS", strip)
     options = {"temperature": 1.5} | options
     model = tiny_eomt(has_anomaly=True, **options).eval()
     sample = {"image": torch.randint(256, (3, *size), dtype=torch.uint8)}
@@ -312,7 +313,7 @@ def test_large_images_are_read_in_strips_of_bounded_size(tiny_eomt, monkeypatch,
     output = model([{"image": torch.zeros(3, *size, dtype=torch.uint8)}])[0]
     assert output["scores"]["rba"].shape == output["sem_seg"].shape == size
     assert sum(rows for _, rows, _ in strips) == size[0]
-    assert max(maps * rows * width for maps, rows, width in strips) <= inference.STRIP_ELEMENTS
+    assert max(maps * rows * width for maps, rows, width in strips) <= STRIP_ELEMENTS
 
 
 @pytest.mark.parametrize("classes", [2, 19, 256, 300])

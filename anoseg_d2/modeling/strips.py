@@ -1,0 +1,118 @@
+"""Compute the maps of an image strip by strip, so that no map of a whole image is ever stored.
+
+A strip of output rows needs a few rows of each window's mask logits. They are enlarged, turned into
+maps, merged where windows overlap, and resized to the output while they are in the cache.
+
+Shape letters: Q queries, M channels of all maps together, (h, w) mask logits of a window, (H, W)
+output.
+"""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from anoseg_d2.modeling.windows import WindowPlan, resize_pixels, resize_rows
+
+__all__ = ["View", "WindowPrediction", "native_rows", "strips"]
+
+# Floats that one strip may hold at once, masks and maps together: 8 MiB fit into the cache.
+STRIP_ELEMENTS = 2**21
+
+
+class WindowPrediction(NamedTuple):
+    """The part of a prediction that is kept until all windows of the image are done.
+
+    mask_logits: (h, w, Q') float32 of the queries that matter, most important first. Queries are
+        the last axis because resizing is several times faster that way.
+    channels: {linear map: M}, in the order of the rows of `products`.
+    products: coefficients (M', Q'') of one or several maps each; each reads only the first Q'' of
+        these queries.
+    patch_maps: {patch map: (M, rows, columns)}, of patches or of cells inside of them.
+    """
+
+    mask_logits: Tensor
+    channels: dict[str, int]
+    products: list[Tensor]
+    patch_maps: dict[str, Tensor]
+
+    def flip(self) -> "WindowPrediction":
+        """Return the maps mirrored left to right; coefficients have no place in the image."""
+        mirrored = {name: value.flip(-1) for name, value in self.patch_maps.items()}
+        return self._replace(mask_logits=self.mask_logits.flip(1), patch_maps=mirrored)
+
+
+class View(NamedTuple):
+    """An image at one scale: its plan, and the prediction of each window."""
+
+    plan: WindowPlan
+    windows: list[WindowPrediction]
+
+
+def strips(views: list[View], size) -> Iterator[tuple[int, int]]:
+    """Yield rows start..stop that split the output into strips of about `STRIP_ELEMENTS`."""
+    height, width = size
+    most = 0
+    for plan, windows in views:
+        maps = [*windows[0].channels.values(), *map(len, windows[0].patch_maps.values())]
+        queries = max(window.mask_logits.shape[-1] for window in windows)
+        # Floats per row of the resized image, and per row of the output.
+        inside = queries * plan.window[1] + sum(maps) * plan.resized[1]
+        most = max(most, inside * plan.resized[0] / height, sum(maps) * width)
+    rows = max(1, int(STRIP_ELEMENTS / most))
+    for start in range(0, height, rows):
+        yield start, min(start + rows, height)
+
+
+def native_rows(view: View, size, start: int, stop: int) -> tuple[Tensor, dict]:
+    """Return rows start..stop of a view's maps at output size, (M, rows, W), and channels."""
+    plan, windows = view
+    if plan.resized[0] == size[0]:
+        first, last = start, stop
+    else:
+        scale = plan.resized[0] / size[0]
+        first = max(0, int((start + 0.5) * scale - 0.5) - 1)
+        last = min(plan.resized[0], int((stop + 0.5) * scale + 0.5) + 2)
+    maps, channels = _merged_rows(windows, plan, first, last)
+    if plan.resized != tuple(size):
+        maps = resize_rows(maps, size, start, stop, (first, plan.resized[0]))
+    return maps, channels
+
+
+def _merged_rows(windows, plan: WindowPlan, first: int, last: int) -> tuple[Tensor, dict]:
+    """Return rows first..last of the resized image's maps, (M, rows, W), and channels by name."""
+    height, width = plan.window
+    pieces, channels = [], {}
+    for window, (y, x) in zip(windows, plan.origins, strict=True):
+        top, bottom = max(first, y), min(last, y + height)
+        if top < bottom:
+            maps, channels = _window_rows(window, plan.window, top - y, bottom - y)
+            pieces.append((maps, top - first, x))
+    rows = last - first
+    if len(pieces) * width == plan.resized[1] and all(len(p[0][0]) == rows for p in pieces):
+        # The windows lie side by side without an overlap, so there is no mean to take.
+        return (torch.cat([p[0] for p in pieces], dim=2) if len(pieces) > 1 else maps), channels
+    merged = maps.new_zeros(len(maps), rows, plan.resized[1])
+    count = maps.new_zeros(rows, plan.resized[1])
+    for maps, top, x in pieces:
+        bottom = top + maps.shape[1]
+        merged[:, top:bottom, x : x + width] += maps
+        count[top:bottom, x : x + width] += 1
+    return merged.div_(count), channels
+
+
+def _window_rows(window: WindowPrediction, size, first: int, last: int) -> tuple[Tensor, dict]:
+    """Return rows first..last of one window's maps, (M, rows, w), and channels by name."""
+    masks = resize_pixels(window.mask_logits, size, first, last).sigmoid().flatten(0, 1)
+    channels = window.channels | {name: len(value) for name, value in window.patch_maps.items()}
+    maps = masks.new_empty(sum(channels.values()), len(masks))
+    start = 0
+    for matrix in window.products:
+        rows, queries = matrix.shape
+        torch.mm(matrix, masks[:, :queries].T, out=maps[start : start + rows])
+        start += rows
+    for value in window.patch_maps.values():
+        maps[start : start + len(value)] = resize_rows(value, size, first, last).flatten(1)
+        start += len(value)
+    return maps.unflatten(1, (last - first, -1)), channels
