@@ -7,6 +7,7 @@ declared there (`utils/options.py`), and their keys are taken from its fields.
 import functools
 from collections.abc import Callable, Iterable
 
+from anoseg_d2.data.augmentation import Augmentation
 from anoseg_d2.data.cut_paste.options import CutPasteOptions, ObjectOptions, read_options
 from anoseg_d2.modeling.criterion import CriterionOptions
 from anoseg_d2.modeling.heads import CLASS_HEADS, ArcFaceOptions, LogitNormOptions
@@ -305,13 +306,7 @@ KEYS: dict[str, Key] = {
     "INPUT.FORMAT": Key("RGB", FIXED, "Order of the channels"),
     "INPUT.MIN_SIZE_TEST": Key(0, FIXED,
         "Detectron2's predictor resizes nothing, because windows do"),
-    "INPUT.CROP_SIZE": Key((1024, 1024), sequence(integer(1, 16_384), (2,)),
-        "(H, W) that the model sees, divisible by PATCH_SIZE"),
-    "INPUT.COLOR_JITTER": Key(True, FLAG,
-        "Change brightness, contrast, saturation and hue in training"),
-    "INPUT.SCALE_JITTER": Key((0.5, 2.0), sequence(number(0, 16, above=True), (2,), ascending=True),
-        "Range of a random factor in training, on the scale that fits the image inside the crop"),
-    "INPUT.FLIP": Key(True, FLAG, "Mirror half of the training images"),
+    **keys_of("INPUT", Augmentation),
     "INPUT.CUT_PASTE.ENABLED": Key(False, FLAG, "Paste unknown objects while loading"),
     **keys_of("INPUT.CUT_PASTE", ObjectOptions),
     **keys_of("INPUT.CUT_PASTE", CutPasteOptions),

@@ -14,6 +14,8 @@ import numpy as np
 from PIL import Image
 
 from anoseg_d2.utils.constants import VOID
+from anoseg_d2.utils.options import check_options, option
+from anoseg_d2.utils.ranges import integer, number, sequence
 
 __all__ = ["Augmentation", "crop", "fit_scale", "flip", "jitter_colors", "pad", "resize"]
 
@@ -31,25 +33,26 @@ _GREY_WEIGHTS = np.array([[0.299, 0.587, 0.114]], dtype=np.float32)  # ITU-R BT.
 class Augmentation:
     """The whole augmentation chain.
 
-    Args:
-        crop_size: (H, W) of the result, pixels.
-        color_jitter: whether to change colours.
-        scale_jitter: range of the factor that multiplies the scale at which the image just fits
-            inside the crop.
-        flip: whether to mirror half of the samples.
+    Its fields are keys of INPUT.
     """
 
-    crop_size: tuple[int, int]
-    color_jitter: bool = True
-    scale_jitter: tuple[float, float] = (0.5, 2.0)
-    flip: bool = True
+    crop_size: tuple[int, int] = option(
+        (1024, 1024),
+        sequence(integer(1, 16_384), (2,)),
+        "(H, W) that the model sees, divisible by PATCH_SIZE",
+    )
+    color_jitter: bool = option(
+        True, says="change brightness, contrast, saturation and hue in training"
+    )
+    scale_jitter: tuple[float, float] = option(
+        (0.5, 2.0),
+        sequence(number(0, 16, above=True), (2,), ascending=True),
+        "range of a random factor in training, on the scale that fits the image inside the crop",
+    )
+    flip: bool = option(True, says="mirror half of the training images")
 
     def __post_init__(self):
-        low, high = self.scale_jitter
-        if not 0 < low <= high:
-            raise ValueError(f"INPUT.SCALE_JITTER is {self.scale_jitter}; allowed: 0 < low <= high")
-        if min(self.crop_size) < 1:
-            raise ValueError(f"INPUT.CROP_SIZE is {self.crop_size}; allowed: two positive integers")
+        check_options(self)
 
     def __call__(
         self, image: np.ndarray, label: np.ndarray, generator: np.random.Generator

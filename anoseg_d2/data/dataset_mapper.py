@@ -64,15 +64,9 @@ class AnosegDatasetMapper:
     def from_config(cls, cfg, is_train: bool = True) -> dict:
         if not is_train:
             return {"is_train": False}
-        augmentation = Augmentation(
-            crop_size=tuple(cfg.INPUT.CROP_SIZE),
-            color_jitter=cfg.INPUT.COLOR_JITTER,
-            scale_jitter=tuple(cfg.INPUT.SCALE_JITTER),
-            flip=cfg.INPUT.FLIP,
-        )
         return {
             "is_train": True,
-            "augmentation": augmentation,
+            "augmentation": options_of(cfg, "INPUT", Augmentation),
             "cut_paste": _online_cut_paste(cfg),
         }
 

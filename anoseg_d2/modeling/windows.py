@@ -63,15 +63,13 @@ def plan_windows(
         scale: enlarge the image further by this factor, at least 1, so that a window covers less of
             it. Windows are then spread along both sides.
     Raises:
-        ValueError: an overlap or scale out of range, an empty image, or one so elongated that its
-            resized version has more than `MOST_PIXELS`.
+        ValueError: an empty image, or one so elongated that its resized version has more than
+            `MOST_PIXELS`.
     """
     if min(image_size) < 1:
         raise ValueError(f"an image of {image_size[0]}x{image_size[1]} pixels is empty")
-    if not 0 <= overlap < 1:
-        raise ValueError(f"TEST.WINDOW_OVERLAP must be at least 0 and below 1, not {overlap}")
-    if not scale >= 1:
-        raise ValueError(f"TEST.SCALES must be at least 1, not {scale}: the image covers a window")
+    # `InferenceOptions` checks what users give.
+    assert 0 <= overlap < 1 and scale >= 1, (overlap, scale)
     scale *= max(window[0] / image_size[0], window[1] / image_size[1])
     resized = tuple(
         max(size, round(side * scale)) for side, size in zip(image_size, window, strict=True)

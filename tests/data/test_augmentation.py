@@ -225,10 +225,10 @@ def test_hue_keeps_greys_and_comes_back(photo):
 @pytest.mark.parametrize(
     "options, key",
     [
-        ({"scale_jitter": (2.0, 0.5)}, "INPUT.SCALE_JITTER"),
-        ({"crop_size": (0, 8)}, "INPUT.CROP_SIZE"),
+        ({"scale_jitter": (2.0, 0.5)}, "scale_jitter"),
+        ({"crop_size": (0, 8)}, "crop_size"),
     ],
 )
-def test_impossible_settings_name_their_key(options, key):
+def test_impossible_settings_are_named(options, key):
     with pytest.raises(ValueError, match=key):
         Augmentation(**{"crop_size": (8, 8), **options})

@@ -61,8 +61,6 @@ def test_a_larger_scale_spreads_windows_along_both_sides():
     assert plan.resized == (1024, 2048)
     assert plan.origins == [(y, x) for y in (0, 512) for x in (0, 512, 1024, 1536)]
     assert plan_windows((512, 1024), (512, 512), scale=1.5).resized == (768, 1536)
-    with pytest.raises(ValueError, match="TEST.SCALES must be at least 1, not 0.5"):
-        plan_windows((512, 1024), (512, 512), scale=0.5)
 
 
 sizes = st.integers(20, 400)
@@ -90,12 +88,6 @@ def test_neighbours_overlap_by_at_least_what_was_asked(width, overlap):
     if len(starts) > 1:
         # starts are whole pixels, so a pair may fall short by less than one
         assert max(b - a for a, b in zip(starts, starts[1:], strict=False)) < 32 * (1 - overlap) + 1
-
-
-@pytest.mark.parametrize("overlap", [-0.1, 1.0, 1.5])
-def test_impossible_overlap_is_refused(overlap):
-    with pytest.raises(ValueError, match=f"WINDOW_OVERLAP .* not {overlap}"):
-        plan_windows((32, 64), (32, 32), overlap)
 
 
 def test_windows_are_cut_where_the_plan_says():
