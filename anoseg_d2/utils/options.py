@@ -85,7 +85,7 @@ def option(
         key: config key under the prefix of the class, if it is not the field's name in capitals;
             it may have dots. "": no config has it.
         argument: command-line option, if it is not the field's name with hyphens. "": none.
-        metavar: name of the value in `--help`.
+        metavar: name of the value in `--help`, if it is not N for an integer, F for a number.
     """
     if isinstance(default, bool):
         rule = rule or flag()
@@ -182,12 +182,14 @@ def add_arguments(parser: argparse._ActionsContainer, cls: type) -> None:
         if isinstance(default, bool):
             how = {"action": argparse.BooleanOptionalAction if default else "store_true"}
         else:
-            how = {"metavar": field.metadata["metavar"], "choices": rule.choices}
+            how = {"choices": rule.choices}
             if isinstance(default, tuple):
                 # A range takes its two values, a list any number of them.
                 how["nargs"] = rule.lengths[0] if len(rule.lengths) == 1 else "+"
             first = default[0] if isinstance(default, tuple) and default else default
             how["type"] = type(first) if isinstance(first, (int, float)) else str
+            short = {int: "N", float: "F"}.get(how["type"])
+            how["metavar"] = field.metadata["metavar"] or (None if rule.choices else short)
             shown = " ".join(map(str, default)) if isinstance(default, tuple) else default
             text += f" (default: {shown})" if shown not in ("", None) else ""
         parser.add_argument(_argument(field), dest=field.name, default=default, help=text, **how)

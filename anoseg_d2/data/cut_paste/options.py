@@ -41,7 +41,7 @@ class ObjectOptions:
         "knows",
         argument="",
     )
-    min_area: float = option(1000.0, number(0), "least area of a COCO object, pixels", metavar="F")
+    min_area: float = option(1000.0, number(0), "least area of a COCO object, pixels")
     keep_cut: bool = option(
         False, says="take objects that their photograph's border cuts off (the paper does)"
     )
@@ -79,16 +79,11 @@ class CutPasteOptions:
     """
 
     ratio: float = option(
-        0.5, _FRACTION, "fraction of the images that receive objects (the paper: 1.0)", metavar="F"
+        0.5, _FRACTION, "fraction of the images that receive objects (the paper: 1.0)"
     )
-    count: tuple[int, int] = option(
-        (1, 3), _RANGE, "fewest and most unknown objects of an image", metavar="N"
-    )
+    count: tuple[int, int] = option((1, 3), _RANGE, "fewest and most unknown objects of an image")
     parts: float = option(
-        0.0,
-        _FRACTION,
-        "fraction of the unknown objects of which only a random part is pasted",
-        metavar="F",
+        0.0, _FRACTION, "fraction of the unknown objects of which only a random part is pasted"
     )
     # A config has two keys for each of these ranges.
     control_count: tuple[int, int] = option(
@@ -97,7 +92,6 @@ class CutPasteOptions:
         "fewest and most pasted COCO objects of known classes, under their own label; try 0 2",
         key="",
         argument="--controls",
-        metavar="N",
     )
     closed_set_count: tuple[int, int] = option(
         (0, 0),
@@ -105,23 +99,18 @@ class CutPasteOptions:
         "fewest and most segments of known things, cut from other training frames by their labels",
         key="",
         argument="--closed-set",
-        metavar="N",
     )
     scale: tuple[float, float] = option(
         (0.5, 1.5),
         sequence(number(0, 100, above=True), (2,), ascending=True),
         "range of the factor on an object's size",
-        metavar="F",
     )
     max_fraction: float = option(
         0.4,
         number(0, 1, above=True),
         "greatest size, as a fraction of the frame's height and width",
-        metavar="F",
     )
-    min_side: int = option(
-        32, integer(1, 16_384), "least side of a pasted object, pixels", metavar="PX"
-    )
+    min_side: int = option(32, integer(1, 16_384), "least side of a pasted object, pixels")
     # Spelt SCALE_MODE in a config, and `uniform` for `native`.
     size: str = option(
         "native",
@@ -133,13 +122,9 @@ class CutPasteOptions:
         0.08,
         number(0, 10, above=True),
         "longest side at the frame's bottom, fraction of its short side",
-        metavar="F",
     )
     perspective_min_side: int = option(
-        8,
-        integer(1, 16_384),
-        "takes the place of MIN_SIDE in perspective, pixels",
-        metavar="PX",
+        8, integer(1, 16_384), "takes the place of MIN_SIDE in perspective, pixels"
     )
     placement: str = option(
         "uniform",
@@ -151,18 +136,14 @@ class CutPasteOptions:
         (5.0, 0.1),
         sequence(number(0, 1000), (2,)),
         "sigma of the alpha's blur: min(first, second * sqrt(mask area)) px",
-        metavar="F",
     )
     rim: int = option(
-        2,
-        integer(0, 100),
-        "pixels cleaned inside an object's outline (the paper: 0)",
-        metavar="PX",
+        2, integer(0, 100), "pixels cleaned inside an object's outline (the paper: 0)"
     )
     opaque_core: bool = option(False, says="the eroded mask stays fully opaque, whatever the blur")
     anomaly_value: int = PASTED_ID
     max_redraws: int = option(
-        20, integer(0, 10_000), "how often an object that found no place is replaced", metavar="N"
+        20, integer(0, 10_000), "how often an object that found no place is replaced"
     )
 
     def __post_init__(self):
