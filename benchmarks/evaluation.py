@@ -26,7 +26,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from anoseg_d2.data.image_io import read_label, write_image
 from anoseg_d2.data.label_rules import LABEL_RULES
-from anoseg_d2.evaluation import kept_images, set_figures
+from anoseg_d2.evaluation import set_figures, thumbnails
 from anoseg_d2.evaluation.anomaly_evaluation import TPR_LEVELS, AnomalyEvaluator
 from anoseg_d2.evaluation.components import ComponentMetrics, GroundTruth, component_overlaps
 from anoseg_d2.evaluation.metrics import PixelMetrics
@@ -129,7 +129,7 @@ class SlowPixels(PixelMetrics):
     """Sorts the scores of every piece of an image, and walks the curves once per result."""
 
     def compute_with_curve(self, max_points: int = 1000):
-        return self.compute(), self.curve(max_points)
+        return self.compute(), super().compute_with_curve(max_points)[1]
 
 
 class SlowEvaluator(AnomalyEvaluator):
@@ -148,7 +148,7 @@ class SlowEvaluator(AnomalyEvaluator):
         return SlowPixels(tpr=TPR_LEVELS, budget=self._budget)
 
     def process(self, inputs, outputs):
-        with patch.object(kept_images, "image_average_precision", slow_average_precision):
+        with patch.object(thumbnails, "image_average_precision", slow_average_precision):
             super().process(inputs, outputs)
 
     def evaluate(self):

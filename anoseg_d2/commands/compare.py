@@ -15,11 +15,9 @@ saw other images or labels under the name of the same dataset are refused.
 import argparse
 from pathlib import Path
 
-from anoseg_d2.report.runs import Run, load_runs, methods, unique_names
-from anoseg_d2.report.tables import results_latex, results_markdown
-from anoseg_d2.report.write import ESCAPED, write_files
+from anoseg_d2.report.runs import Run, load_runs, methods
+from anoseg_d2.report.write import write_files
 from anoseg_d2.utils import cli
-from anoseg_d2.utils.files import write_atomic
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -98,16 +96,7 @@ def main(argv=None) -> int:
         found = [(run, text) for text in args.runs for run in read(text)]
         runs = [run for run, _ in found]
         check(runs, [text for _, text in found])
-        models = {n: r.results() for n, r in zip(unique_names(runs), runs, strict=True)}
-        results = {**runs[-1].results(), "models": models}
-        page = write_files(runs, results, args.output, args.title)
-        if args.best:
-            write_atomic(
-                args.output / "results.md", results_markdown(runs, True).encode(errors=ESCAPED)
-            )
-            write_atomic(
-                args.output / "results.tex", results_latex(runs, True).encode(errors=ESCAPED)
-            )
+        page = write_files(runs, args.output, args.title, only_best=args.best)
         cli.say(f"{len(methods(runs))} methods, {len(runs)} runs")
         cli.say(page)
         return 0

@@ -11,13 +11,13 @@ from detectron2.utils import comm
 
 from anoseg_d2.data.label_rules import LabelReader
 from anoseg_d2.evaluation.components import TRACKS
-from anoseg_d2.evaluation.kept_images import KeptImages
 from anoseg_d2.evaluation.kept_maps import KEPT_PREFIX, KeptMaps
 from anoseg_d2.evaluation.metrics import PixelMetrics
 from anoseg_d2.evaluation.run_folder import dataset_folder, write_record
 from anoseg_d2.evaluation.set_figures import COMPONENT_FIGURES, SetFigures
 from anoseg_d2.evaluation.streaming.exact_counts import EXACT_PREFIX
 from anoseg_d2.evaluation.streaming.keys import as_floats, to_numpy
+from anoseg_d2.evaluation.thumbnails import KeptImages
 from anoseg_d2.utils.files import check_name, remove_abandoned
 
 __all__ = ["AnomalyEvaluator"]

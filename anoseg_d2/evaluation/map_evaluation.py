@@ -1,9 +1,9 @@
 """The evaluator of score maps in files: one score of a method, next to its other scores."""
 
 from anoseg_d2.evaluation.anomaly_evaluation import AnomalyEvaluator
-from anoseg_d2.evaluation.kept_images import KeptImages
 from anoseg_d2.evaluation.kept_maps import FileMaps
 from anoseg_d2.evaluation.run_folder import add_scores, read_record
+from anoseg_d2.evaluation.thumbnails import KeptImages
 
 __all__ = ["MapEvaluator"]
 

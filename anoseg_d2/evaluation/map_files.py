@@ -27,10 +27,8 @@ from anoseg_d2.utils.files import write_atomic
 
 __all__ = [
     "MAP_EXTENSIONS",
-    "MapHeader",
     "MapReader",
     "open_npy",
-    "read_header",
     "read_map",
     "write_map",
 ]
@@ -55,19 +53,6 @@ _UNREADABLE = (
 
 class _NotAMap(ValueError):
     """The file can be read, but what it holds is not a score map."""
-
-
-@dataclass(frozen=True)
-class MapHeader:
-    """What a map file declares about itself.
-
-    Args:
-        shape: (H, W).
-        dtype: of the stored values.
-    """
-
-    shape: tuple[int, int]
-    dtype: np.dtype
 
 
 @dataclass(frozen=True)
@@ -96,18 +81,10 @@ class MapReader:
         score = read_map(path, self.key, expected)
         return -score if self.negate else score
 
-    def header(self, path) -> MapHeader:
-        """Read what the file declares about itself; see `read_header`."""
-        return read_header(path, self.key)
-
-
-def read_header(path, key: str | None = None) -> MapHeader:
-    """Read the size and type of a score map without reading its values.
-
-    Args and errors as in `read_map`.
-    """
-    with _opened(path, key, None) as stored:
-        return MapHeader(_map_shape(stored.shape), stored.dtype)
+    def dtype(self, path) -> np.dtype:
+        """Return the type that the file stores, without reading its values."""
+        with _opened(path, self.key, None) as stored:
+            return stored.dtype
 
 
 def read_map(path, key: str | None = None, expected: tuple[int, int] | None = None) -> np.ndarray:

@@ -131,7 +131,7 @@ class MapFolder:
         for image, path in self.pairs:
             try:
                 reader(path, shapes[image["sem_seg_file_name"]])
-                found[str(path)] = reader.header(path).dtype
+                found[str(path)] = reader.dtype(path)
             except (ValueError, OSError) as error:
                 wrong.append(str(error))
             progress()

@@ -223,13 +223,18 @@ class PixelMetrics:
             as the highest or lowest of all), `images`. A figure that is not defined is None, and
             `why` says why.
         """
-        return self._walked(None)[0]
+        return self.compute_with_curve(None)[0]
 
-    def compute_with_curve(self, max_points: int = 1000) -> tuple[dict, dict | None]:
-        """Return `compute()` and `curve(max_points)`, for little more than the price of one."""
-        return self._walked(max_points)
+    def compute_with_curve(self, max_points: int | None = 1000) -> tuple[dict, dict | None]:
+        """Return `compute()`, and points of both curves in steps of equal size in either rate.
 
-    def _walked(self, max_points: int | None) -> tuple[dict, dict | None]:
+        Args:
+            max_points: at most so many points, at least 5; None: no curve.
+        Returns:
+            figures; None where there are none, else float64 arrays (N,), thresholds descending:
+            `threshold`, `recall` (= true-positive rate), `precision`, `false_positive_rate`. The
+            last point has recall 1.
+        """
         result = {
             "anomaly_pixels": self.pixels[ANOMALY],
             "known_pixels": self.pixels[KNOWN],
@@ -240,10 +245,12 @@ class PixelMetrics:
         why = self._undefined()
         if why:
             return {**result, **_undefined_figures(self.tpr), "why": why}, None
-        needs = self._needs()
-        summary = CurveSummary(self.pixels[ANOMALY], self.pixels[KNOWN], needs)
+        known, anomalous = self.pixels[KNOWN], self.pixels[ANOMALY]
+        needs = [pixels_needed(rate, anomalous) for rate in self.tpr]
+        summary = CurveSummary(anomalous, known, needs)
         thin = None if max_points is None else _ThinCurve(self.pixels, max_points)
-        for segment in self._segments(needs):
+        # One walk down both curves serves the figures and the curve.
+        for segment in self._counts.segments(lambda cells: Plan(cells, anomalous, known, needs)):
             summary.add(segment)
             if thin is not None:
                 thin.add(segment)
@@ -259,23 +266,6 @@ class PixelMetrics:
         result["threshold95"] = at95["threshold"]
         return result, None if thin is None else thin.points()
 
-    def curve(self, max_points: int = 1000) -> dict | None:
-        """Points of both curves, thinned to steps of equal size in either rate.
-
-        Args:
-            max_points: at most so many points, at least 5.
-        Returns:
-            None where `compute` has no figures, else float64 arrays (N,), thresholds descending:
-            `threshold`, `recall` (= true-positive rate), `precision`,
-            `false_positive_rate`. The last point has recall 1.
-        """
-        if self._undefined():
-            return None
-        thin = _ThinCurve(self.pixels, max_points)
-        for segment in self._segments(self._needs()):
-            thin.add(segment)
-        return thin.points()
-
     def _undefined(self) -> str | None:
         if self.images == 0:
             return "no image was seen"
@@ -287,20 +277,12 @@ class PixelMetrics:
             return f"no known pixel in {self.images} images, only anomaly and void"
         return None
 
-    def _needs(self) -> list:
-        return [pixels_needed(rate, self.pixels[ANOMALY]) for rate in self.tpr]
-
     def _score(self, key: int) -> np.floating:
         return keys_to_scores(np.array([key], self._counts.key_type))[0]
 
     def _at(self, point: dict) -> dict:
         figures = {**_figure("fpr", point["fpr"]), **_figure("precision", point["precision"])}
         return {**figures, "threshold": float(self._score(point["key"]))}
-
-    def _segments(self, needs):
-        """Walk both curves once, from the highest score down."""
-        known, anomalous = self.pixels[KNOWN], self.pixels[ANOMALY]
-        return self._counts.segments(lambda cells: Plan(cells, anomalous, known, needs))
 
 
 class _ThinCurve:
@@ -331,7 +313,7 @@ class _ThinCurve:
         self._last = None if kept_last else points[:, -1:]
 
     def points(self) -> dict:
-        """Return the curve; see `PixelMetrics.curve`."""
+        """Return the curve; see `PixelMetrics.compute_with_curve`."""
         kept = self._kept if self._last is None else [*self._kept, self._last]
         threshold, recall, precision, fpr = np.concatenate(kept, axis=1)
         return {

@@ -6,6 +6,7 @@ what does not have it is to be evaluated again. Entries that nothing reads may b
 """
 
 import re
+import sys
 
 __all__ = ["CURVES", "RECORD", "RESULTS", "VERSION", "check_stored"]
 
@@ -14,11 +15,12 @@ VERSION = 1  # files without a version are of version 1
 
 def _number(value) -> bool:
     # bool is an int in Python; integers beyond float, infinities and NaN fail the comparison.
-    return isinstance(value, (int, float)) and value is not True and -1e300 < value < 1e300
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return number and abs(value) <= sys.float_info.max
 
 
 def _figure(value) -> bool:
-    return value is None or (_number(value) and value is not False)
+    return value is None or _number(value)
 
 
 def _natural(value) -> bool:

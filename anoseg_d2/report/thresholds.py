@@ -27,20 +27,23 @@ def read_threshold(path, score: str, tpr: float, dataset: str | None = None) -> 
             f"no results.json at {path}: evaluate first (anoseg eval), then name its "
             "file or the run's folder"
         )
-    entry = _score_entry(results, score, dataset)
-    known = entry.get("tpr_thresholds")
-    if known is None:
+    dataset = chosen_dataset(results, dataset)
+    scores = read_results(results)["datasets"][dataset]["scores"]
+    if score not in scores:
         raise ValueError(
-            f"{results}: states no thresholds, an older version wrote it; evaluate again"
+            f"{results}: score {score!r} was not evaluated on {dataset}; evaluated: "
+            f"{', '.join(scores)}"
         )
-    threshold = known.get(f"{tpr:g}")
-    if threshold is None:
+    # Files of older versions state none at all.
+    known = scores[score].get("tpr_thresholds") or {}
+    if known.get(f"{tpr:g}") is None:
         stated = ", ".join(name for name, value in known.items() if value is not None)
+        why = scores[score].get("why") or "an older version wrote it; evaluate again"
         raise ValueError(
             f"{results}: no threshold of {score!r} at a true-positive rate of {tpr:g} %; stated: "
-            f"{stated or 'none, ' + str(entry.get('why'))}"
+            f"{stated or f'none, {why}'}"
         )
-    return threshold
+    return known[f"{tpr:g}"]
 
 
 def list_thresholds(path) -> dict[str, dict[str, float]]:
@@ -51,14 +54,12 @@ def list_thresholds(path) -> dict[str, dict[str, float]]:
     Returns:
         {score: {what it reaches, such as "road_anomaly: 95 % TPR": threshold}}, the best F1 of a
         dataset before its true-positive rates.
-    Raises:
-        FileNotFoundError, ValueError: see `read_results`.
     """
     found: dict[str, dict[str, float]] = {}
     for dataset, record in read_results(path)["datasets"].items():
         for score, entry in record.get("scores", {}).items():
-            reached = {"best F1": entry.get("best_f1_threshold")}
             rates = entry.get("tpr_thresholds") or {}
+            reached = {"best F1": entry.get("best_f1_threshold")}
             reached |= {f"{rate} % TPR": value for rate, value in rates.items()}
             named = {f"{dataset}: {what}": v for what, v in reached.items() if v is not None}
             found.setdefault(score, {}).update(named)
@@ -68,33 +69,12 @@ def list_thresholds(path) -> dict[str, dict[str, float]]:
 def chosen_dataset(results: Path, dataset: str | None = None) -> str:
     """Return the evaluated set that decides thresholds: the given one, or the only one.
 
-    Args:
-        results: file.
-        dataset: its name; None where there is only one.
     Raises:
         ValueError: it was not evaluated, or a choice is needed; the message lists the sets.
     """
     sets = read_results(results)["datasets"]
-    if not sets:
-        raise ValueError(f"{results}: holds no evaluated anomaly set")
-    if dataset is None and len(sets) > 1:
-        raise ValueError(
-            f"{results}: several sets were evaluated, their thresholds differ; choose one: "
-            f"{', '.join(sets)}"
-        )
-    dataset = dataset or next(iter(sets))
-    if dataset not in sets:
-        raise ValueError(f"{results}: no dataset {dataset!r}; evaluated: {', '.join(sets)}")
-    return dataset
-
-
-def _score_entry(results: Path, score: str, dataset: str | None) -> dict:
-    """Return what results.json says of one score on one dataset."""
-    dataset = chosen_dataset(results, dataset)
-    scores = read_results(results)["datasets"][dataset]["scores"]
-    if score not in scores:
-        raise ValueError(
-            f"{results}: score {score!r} was not evaluated on {dataset}; evaluated: "
-            f"{', '.join(scores)}"
-        )
-    return scores[score]
+    if dataset in sets or (dataset is None and len(sets) == 1):
+        return dataset or next(iter(sets))
+    asked = "no set was chosen" if dataset is None else f"no dataset {dataset!r}"
+    evaluated = ", ".join(sets) or "no anomaly set"
+    raise ValueError(f"{results}: {asked}; their thresholds differ, choose one: {evaluated}")

@@ -5,16 +5,13 @@ from pathlib import Path
 
 from anoseg_d2.evaluation.run_folder import report_folder
 from anoseg_d2.report.page import build_page
-from anoseg_d2.report.runs import Run, load_run, unique_names
+from anoseg_d2.report.runs import Run, load_run, load_runs, unique_names
 from anoseg_d2.report.tables import results_csv, results_latex, results_markdown
-from anoseg_d2.utils.files import read_json, write_atomic, write_json
+from anoseg_d2.utils.files import write_atomic, write_json
 
 __all__ = ["combine_reports", "write_files", "write_report"]
 
 logger = logging.getLogger(__name__)
-
-# Names of folders may hold bytes that are not UTF-8; they are shown as escapes.
-ESCAPED = "backslashreplace"
 
 
 def write_report(
@@ -37,57 +34,58 @@ def write_report(
         FileNotFoundError: a dataset was not evaluated in this folder.
     """
     run = load_run(output_dir, datasets, name=name, model=model, config=config)
-    return write_files([run], run.results(), report_folder(output_dir), title or run.name)
+    return write_files([run], report_folder(output_dir), title or run.name, run.results())
 
 
 def combine_reports(output_dirs, names, report_dir, *, title=None) -> Path:
     """Write one report over several runs, for example the stages of a training.
 
     Args:
-        output_dirs: the runs' folders, evaluated before.
+        output_dirs: the runs' folders, evaluated and reported before.
         names: of the runs in tables, as many, unique.
         report_dir: where the files go.
         title: of the page.
     Returns:
-        path of index.html. results.json holds the figures of the last run in the usual place, and
-        those of every run under `models`.
+        path of index.html; see `write_files`.
     Raises:
         ValueError: names do not fit; FileNotFoundError: a folder has no evaluation.
     """
     output_dirs, names = list(output_dirs), list(names)
     if len(output_dirs) != len(names) or len(set(names)) != len(names) or not names:
         raise ValueError(f"{len(output_dirs)} folders need as many unique names, got {names}")
-    runs = [
-        load_run(folder, name=name, **_facts(folder))
-        for folder, name in zip(output_dirs, names, strict=True)
-    ]
-    results = {**runs[-1].results(), "models": {run.name: run.results() for run in runs}}
-    return write_files(runs, results, Path(report_dir), title or ", ".join(names))
+    pairs = zip(output_dirs, names, strict=True)
+    runs = [run for folder, name in pairs for run in load_runs(folder, name)]
+    return write_files(runs, Path(report_dir), title or ", ".join(names))
 
 
-def _facts(output_dir) -> dict:
-    """What the run's own report says about its model and config."""
-    path = report_folder(output_dir) / "results.json"
-    known = read_json(path) if path.is_file() else {}
-    return {key: known.get(key) for key in ("model", "config")}
-
-
-def write_files(runs: list[Run], results: dict, folder: Path, title: str) -> Path:
+def write_files(
+    runs: list[Run], folder: Path, title: str, results: dict | None = None, only_best: bool = False
+) -> Path:
     """Write every file of a report; returns the path of its index.html.
 
     Args:
         runs: evaluated models; those that share a name are repetitions of one method.
-        results: contents of results.json.
         folder: where the files go.
         title: of the page.
+        results: contents of results.json; None gives the figures of the last run in the usual
+            place, and those of every run under `models`.
+        only_best: Markdown and LaTeX show only the best score of each method.
     """
+    named = dict(zip(unique_names(runs), runs, strict=True))
+    if results is None:
+        models = {name: run.results() for name, run in named.items()}
+        results = {**runs[-1].results(), "models": models}
     write_json(folder / "results.json", results)
-    curves = {name: run.curves() for name, run in zip(unique_names(runs), runs, strict=True)}
-    write_json(folder / "curves.json", curves)
-    write_atomic(folder / "results.csv", results_csv(runs).encode(errors=ESCAPED))
-    write_atomic(folder / "results.md", results_markdown(runs).encode(errors=ESCAPED))
-    write_atomic(folder / "results.tex", results_latex(runs).encode(errors=ESCAPED))
-    page = build_page(runs, title).encode(errors=ESCAPED)
-    write_atomic(folder / "index.html", page)
+    write_json(folder / "curves.json", {name: run.curves() for name, run in named.items()})
+    page = build_page(runs, title)
+    texts = {
+        "results.csv": results_csv(runs),
+        "results.md": results_markdown(runs, only_best),
+        "results.tex": results_latex(runs, only_best),
+        "index.html": page,
+    }
+    for name, text in texts.items():
+        # Names of folders may hold bytes that are not UTF-8; they are shown as escapes.
+        write_atomic(folder / name, text.encode(errors="backslashreplace"))
     logger.info("report: %s (%.1f MB)", folder / "index.html", len(page) / 1e6)
     return folder / "index.html"

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from anoseg_d2.evaluation.map_files import read_header, read_map, write_map
+from anoseg_d2.evaluation.map_files import read_map, write_map
 
 
 def test_all_formats_give_the_same_map(tmp_path):
@@ -156,14 +156,6 @@ def test_object_arrays_are_refused_and_not_run(tmp_path):
         with pytest.raises(ValueError, match=f"{name}.*never unpickled"):
             read_map(tmp_path / name)
     assert not (tmp_path / "trap").exists()
-
-
-def test_a_header_is_read_without_values(tmp_path):
-    write_map(tmp_path / "a.png", np.arange(6, dtype=np.float32).reshape(2, 3))
-    np.save(tmp_path / "b.npy", np.zeros((1, 4, 5), np.uint8))
-    assert read_header(tmp_path / "a.png").shape == (2, 3)
-    header = read_header(tmp_path / "b.npy")
-    assert header.shape == (4, 5) and header.dtype == np.uint8
 
 
 SCORE = np.linspace(-3, 3, 48, dtype=np.float32).reshape(6, 8)

@@ -386,7 +386,7 @@ def test_undefined_figures_are_none_and_say_why(labels, why, exact):
     assert why in found["why"]
     assert found["auprc"] is found["auprc_bounds"] is found["fpr95"] is found["auroc"] is None
     assert found["best_f1_cut"] is found["threshold95"] is found["at_tpr"][0.95]["fpr"] is None
-    assert metrics.curve() is None
+    assert metrics.compute_with_curve()[1] is None
     defined = counted(np.arange(2, dtype=np.float32), np.array([0, 1])).compute()
     assert set(defined) == set(found) - {"why"}
 
@@ -462,7 +462,7 @@ def test_different_options_do_not_merge():
 @pytest.mark.parametrize("max_points", [5, 50, 400])
 def test_curves_are_thin_and_on_the_true_curves(budget, max_points):
     scores, labels = two_sided(30_000, np.random.default_rng(13))
-    curve = counted(scores, labels, budget=budget).curve(max_points)
+    curve = counted(scores, labels, budget=budget).compute_with_curve(max_points)[1]
     assert len(curve["recall"]) <= max_points and curve["recall"][-1] == 1
     assert np.all(np.diff(curve["recall"]) >= 0) and np.all(np.diff(curve["threshold"]) < 0)
     for i in range(len(curve["recall"])):
@@ -579,7 +579,7 @@ def test_figures_and_curve_of_one_walk_are_those_of_two():
         metrics = counted(scores, labels, budget=budget)
         figures, curve = metrics.compute_with_curve(50)
         assert figures == metrics.compute()
-        for name, values in metrics.curve(50).items():
+        for name, values in metrics.compute_with_curve(50)[1].items():
             assert np.array_equal(curve[name], values)
 
 
