@@ -116,13 +116,13 @@ def slow_false_component(label, score, predicted, min_predicted: int) -> dict | 
 class SlowComponents(ComponentMetrics):
     """Finds the ground truth again for every score, and looks at whole images."""
 
-    def update(self, score, label, threshold, where=None, truth=None) -> dict:
-        predicted = score > threshold
-        siou, ppv = slow_components(label, predicted, self.min_predicted, self.min_truth)
+    def update(self, score, label, threshold, **options) -> dict:
+        predicted, limits = score > threshold, self.track
+        siou, ppv = slow_components(label, predicted, limits.min_predicted, limits.min_truth)
         self._siou.extend(siou.tolist())
         self._ppv.extend(ppv.tolist())
         self.images += 1
-        return {"false": slow_false_component(label, score, predicted, self.min_predicted)}
+        return {"false": slow_false_component(label, score, predicted, limits.min_predicted)}
 
 
 class SlowPixels(PixelMetrics):

@@ -16,7 +16,7 @@ divides by zero; the background is never taken for a small component.
 """
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
@@ -29,6 +29,7 @@ __all__ = [
     "TRACKS",
     "ComponentMetrics",
     "GroundTruth",
+    "Track",
     "component_metrics",
     "component_overlaps",
     "largest_false_component",
@@ -53,14 +54,12 @@ class Track:
 TRACKS = {"anomaly": Track(500, 100), "obstacle": Track(50, 10)}
 
 
-def _track(name, min_predicted, min_truth) -> Track:
-    if name not in TRACKS:
-        raise ValueError(f"unknown track {name!r}; known: {', '.join(TRACKS)}")
-    default = TRACKS[name]
-    return Track(
-        default.min_predicted if min_predicted is None else min_predicted,
-        default.min_truth if min_truth is None else min_truth,
-    )
+def _track(track: "str | Track") -> Track:
+    if isinstance(track, Track):
+        return track
+    if track not in TRACKS:
+        raise ValueError(f"unknown track {track!r}; known: {', '.join(TRACKS)}")
+    return TRACKS[track]
 
 
 @dataclass(frozen=True)
@@ -190,10 +189,8 @@ def component_metrics(
     score,
     label,
     threshold: float,
-    track: str = "anomaly",
+    track: str | Track = "anomaly",
     *,
-    min_predicted: int | None = None,
-    min_truth: int | None = None,
     where: str = "image",
     truth: GroundTruth | None = None,
 ) -> dict:
@@ -203,8 +200,7 @@ def component_metrics(
         score: (H, W) floats, higher = more anomalous; array or tensor.
         label: (H, W) integers, 0 known, 1 anomaly, 255 void.
         threshold: a pixel is predicted where score > threshold.
-        track: "anomaly" or "obstacle", for its size limits; see `TRACKS`.
-        min_predicted, min_truth: size limits in pixels instead of the track's.
+        track: "anomaly" or "obstacle", for its size limits, or limits of one's own.
         where: name of the image for error messages.
         truth: `GroundTruth.of(label, min_truth)`, if it is known from another score.
     Returns:
@@ -214,7 +210,7 @@ def component_metrics(
     Raises:
         ValueError: unknown track, wrong shapes, NaN, or other labels; names `where`.
     """
-    limits = _track(track, min_predicted, min_truth)
+    limits = _track(track)
     shape = np.shape(label)
     if len(shape) != 2:
         raise ValueError(f"{where}: a label must be (H, W), got {tuple(shape)}")
@@ -242,45 +238,23 @@ def component_metrics(
     }
 
 
-@dataclass
 class ComponentMetrics:
     """Component metrics of one score over a dataset; order and split of the images do not matter.
 
     Args:
-        track: "anomaly" or "obstacle"; see `TRACKS`.
-        min_predicted, min_truth: size limits in pixels instead of the track's.
+        track: as `component_metrics`.
     """
 
-    track: str = "anomaly"
-    min_predicted: int | None = None
-    min_truth: int | None = None
-    images: int = field(default=0, init=False)
-    _siou: list = field(default_factory=list, init=False, repr=False)
-    _ppv: list = field(default_factory=list, init=False, repr=False)
+    def __init__(self, track: str | Track = "anomaly"):
+        self.track = _track(track)
+        self.images = 0
+        self._siou: list[float] = []
+        self._ppv: list[float] = []
 
-    def __post_init__(self):
-        limits = _track(self.track, self.min_predicted, self.min_truth)
-        self.min_predicted, self.min_truth = limits.min_predicted, limits.min_truth
-
-    def update(
-        self,
-        score,
-        label,
-        threshold: float,
-        where: str | None = None,
-        truth: GroundTruth | None = None,
-    ) -> dict:
+    def update(self, score, label, threshold: float, **options) -> dict:
         """Count the components of one image; arguments and result as in `component_metrics`."""
-        found = component_metrics(
-            score,
-            label,
-            threshold,
-            self.track,
-            min_predicted=self.min_predicted,
-            min_truth=self.min_truth,
-            where=where or f"image number {self.images}",
-            truth=truth,
-        )
+        options = {"where": f"image number {self.images}", **options}
+        found = component_metrics(score, label, threshold, self.track, **options)
         self._siou.extend(found["sIoU"].tolist())
         self._ppv.extend(found["PPV"].tolist())
         self.images += 1
@@ -288,10 +262,8 @@ class ComponentMetrics:
 
     def merge(self, other: "ComponentMetrics") -> "ComponentMetrics":
         """Add another object's components; returns self."""
-        for name in ("track", "min_predicted", "min_truth"):
-            mine, theirs = getattr(self, name), getattr(other, name)
-            if mine != theirs:
-                raise ValueError(f"cannot merge components with {name}={theirs} into {name}={mine}")
+        if self.track != other.track:
+            raise ValueError(f"cannot merge components of {other.track} into those of {self.track}")
         self._siou += other._siou
         self._ppv += other._ppv
         self.images += other.images
@@ -317,7 +289,8 @@ class ComponentMetrics:
             "images": self.images,
         }
         if siou.size == 0:
-            why = f"no ground-truth component of {self.min_truth} pixels in {self.images} images"
+            least = self.track.min_truth
+            why = f"no ground-truth component of {least} pixels in {self.images} images"
             return {**dict.fromkeys(("sIoU", "PPV", "mean_F1", "F1")), **result, "why": why}
         f1 = _f1(tp, fn, fp).tolist()
         # fsum rounds once, so that the order of the images cannot be seen

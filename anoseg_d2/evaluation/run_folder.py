@@ -11,7 +11,7 @@ methods are never mixed.
 
 from pathlib import Path
 
-from anoseg_d2.evaluation.stored_form import RECORD, VERSION, check_stored
+from anoseg_d2.evaluation.stored_form import VERSION, check_record, check_stored
 from anoseg_d2.utils.files import check_name, read_json, write_json
 
 __all__ = [
@@ -62,10 +62,7 @@ def read_record(path) -> dict:
         FileNotFoundError: there is no such file.
         ValueError: it is not what an evaluator writes; see `check_stored`.
     """
-    record = check_stored(read_json(path), RECORD, path)
-    scored = isinstance(record.get("result"), dict) and "scores" in record["result"]
-    if record.get("kind") != "closed_set" and not scored or "result" not in record:
-        raise ValueError(f"{path}: holds no figures of an evaluation; evaluate again")
+    record = check_stored(read_json(path), check_record, path)
     empty = {"method": None, "labels": None, "score_warnings": {}, "per_image": [], "curves": {}}
     return {**empty, "false_components": {}, "failures": [], **record}
 

@@ -1,166 +1,158 @@
-"""What the JSON of an evaluation holds, and the one check of it.
+"""The one check of the JSON that evaluations leave: result.json, results.json and curves.json.
 
-result.json of a dataset, results.json and curves.json of a report are written by this project and
-read again, perhaps after somebody edited, cut or received them. Their form is stated once, below;
-what does not have it is to be evaluated again. Entries that nothing reads may be anything.
+They are written by this project and read again, perhaps after somebody edited, cut or received
+them. What is not as it was written is to be evaluated again. Entries that nothing reads may be
+anything.
 """
 
+import itertools
 import re
 import sys
 
-__all__ = ["CURVES", "RECORD", "RESULTS", "VERSION", "check_stored"]
+__all__ = ["VERSION", "check_record", "check_report_curves", "check_results", "check_stored"]
 
 VERSION = 1  # files without a version are of version 1
-
-
-def _number(value) -> bool:
-    # bool is an int in Python; integers beyond float, infinities and NaN fail the comparison.
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return number and abs(value) <= sys.float_info.max
-
-
-def _figure(value) -> bool:
-    return value is None or _number(value)
-
-
-def _natural(value) -> bool:
-    return type(value) is int and 0 <= value < 1 << 31
-
-
-def _pair(value) -> bool:
-    """Whether it is None or two bounds."""
-    whole = isinstance(value, list) and len(value) == 2 and all(map(_figure, value))
-    return value is None or whole
-
-
-def _thresholds(value) -> bool:
-    """Whether it is None or {true-positive rate in percent: threshold}."""
-    if value is None or not isinstance(value, dict):
-        return value is None
-    return all(n.replace(".", "", 1).isdecimal() and _figure(v) for n, v in value.items())
-
-
-def _box(value) -> bool:
-    whole = isinstance(value, list) and len(value) == 4 and all(map(_natural, value))
-    return whole and min(value[2:]) > 0
-
-
-def _curve(value) -> bool:
-    """Whether it is None or holds lists of numbers of one length."""
-    lists = [value.get(k) for k in _CURVE] if isinstance(value, dict) else []
-    whole = all(isinstance(v, list) and all(map(_number, v)) for v in lists)
-    return value is None or (whole and len({len(v) for v in lists}) == 1)
-
-
-def _crop_file(value) -> bool:
-    """Whether it names a crop in its own folder: kind, quoted score, rank."""
-    pattern = r"(false|missed)-[A-Za-z0-9._+%-]+-[0-9]{2}\.npz"
-    return isinstance(value, str) and bool(re.fullmatch(pattern, value))
-
-
-_CURVE = ("recall", "precision", "fpr")
+_FIGURES = ("auprc", "fpr95", "auroc", "best_f1", "sIoU", "PPV", "mean_F1", "best_f1_threshold")
+_BOUNDS = ("auprc_bounds", "fpr95_bounds", "auroc_bounds", "best_f1_bounds")
+_CLOSED = ("mIoU", "mIoU_union", "pixel_accuracy", "mean_accuracy", "ECE")
 _COUNTS = ("images", "classes", "pixels", "anomaly_pixels", "known_pixels", "void_pixels")
-# A form is a type, a predicate, a tuple of alternatives, [of every entry], {name: of an entry that
-# may be absent} or {...: of every entry}.
-_SCORE = {
-    **dict.fromkeys(("auprc", "fpr95", "auroc", "best_f1"), _figure),
-    **dict.fromkeys(("auprc_bounds", "fpr95_bounds", "auroc_bounds", "best_f1_bounds"), _pair),
-    **dict.fromkeys(("sIoU", "PPV", "mean_F1", "best_f1_threshold"), _figure),
-    "tpr_thresholds": _thresholds,
-    "components_at": (None, {...: {...: _figure}}),
-    "why": (None, str),
-}
-_ANOMALY = {
-    "scores": {...: _SCORE},
-    **dict.fromkeys(_COUNTS, _figure),
-    "warnings": (None, [str]),
-}
-_CLOSED = {
-    **dict.fromkeys(
-        ("mIoU", "mIoU_union", "pixel_accuracy", "mean_accuracy", "ECE", *_COUNTS), _figure
-    ),
-    "IoU": {...: _figure},
-}
-CURVES = {...: _curve}
-RESULTS = {
-    "datasets": {...: _ANOMALY},
-    "closed_set": {...: _CLOSED},
-    "model": (None, dict),
-    "models": {...: dict},
-}
-_IMAGE = {"image_id": str, "ap": {...: _figure}}
-RECORD = {
-    "kind": ("anomaly", "closed_set"),
-    "result": {**_ANOMALY, **_CLOSED},
-    "method": (None, str),
-    "labels": (None, str),
-    "score_warnings": {...: [str]},
-    "per_image": [_IMAGE],
-    "curves": CURVES,
-    "false_components": {...: [{"image_id": str, "box": _box, "area": _natural}]},
-    "failures": [
-        {
-            "image_id": str,
-            "place": [_natural],
-            "kind": str,
-            "score": str,
-            "file": _crop_file,
-            "value": _figure,  # None for an infinite score
-        }
-    ],
-}
-_REQUIRED = ("image_id", "ap", "box", "area", "place", "kind", "score", "file")
+# A crop in its own folder: kind, quoted score, rank.
+_CROP_FILE = re.compile(r"(false|missed)-[A-Za-z0-9._+%-]+-[0-9]{2}\.npz")
 
 
-def check_stored(value, form, source, where: str = "the file"):
-    """Return `value` if it has a form, and a version that is known.
+def check_stored(value, check, source):
+    """Return `value` if `check` passes it.
 
     Args:
         value: what the file holds.
-        form: `RESULTS`, `RECORD` or `CURVES`.
+        check: one of the functions below.
         source: the file, for the message.
-        where: of the entry in it.
     Raises:
-        ValueError: names the file and the entry, and says to evaluate again.
+        ValueError: names the file and says to evaluate again.
     """
-    if where == "the file" and isinstance(value, dict) and form is not CURVES:
-        version = value.get("version", VERSION)
-        if version != VERSION:
-            raise ValueError(
-                f"{source}: version is {version!r:.40}, this release reads {VERSION}; evaluate "
-                "again with it"
-            )
-    inner = _entries(value, form, where)
-    if inner is None:
+    try:
+        check(value)
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
         raise ValueError(
-            f"{source}: {where} is {repr(value)[:60]}, not what an evaluation writes; evaluate "
-            "again (anoseg eval, anoseg maps)"
-        )
-    for entry, entry_form, name in inner:
-        check_stored(entry, entry_form, source, name)
+            f"{source} is not what an evaluation writes ({str(error)[:100]}); evaluate again "
+            "(anoseg eval, anoseg maps)"
+        ) from error
     return value
 
 
-def _entries(value, form, where: str) -> list | None:
-    """Return (entry, form, name) of what is still to be checked; None if `value` is wrong."""
-    name = "" if where == "the file" else f"{where}."
-    if isinstance(form, tuple):
-        found = (_entries(value, one, where) for one in form)
-        return next((entries for entries in found if entries is not None), None)
-    if isinstance(form, list):
-        whole = isinstance(value, list)
-        return [(v, form[0], f"{name}{i}") for i, v in enumerate(value)] if whole else None
-    if isinstance(form, dict):
-        named = [key for key in form if key in _REQUIRED]
-        if not isinstance(value, dict) or any(key not in value for key in named):
-            return None
-        every = form.get(...)
-        return [
-            (v, every or form[key], f"{name}{key}")
-            for key, v in value.items()
-            if every is not None or key in form
-        ]
-    if isinstance(form, type):
-        return [] if isinstance(value, form) else None
-    right = form(value) if callable(form) else value == form
-    return [] if right else None
+def check_results(results: dict) -> None:
+    """Check the contents of a results.json."""
+    _check_version(results)
+    for entry in results["datasets"].values():
+        _check_anomaly(entry)
+    for entry in results.get("closed_set", {}).values():
+        _check_closed(entry)
+    _of_type(results.get("model"), dict, type(None))
+    for inner in results.get("models", {}).values():
+        check_results(inner)
+
+
+def check_record(record: dict) -> None:
+    """Check the contents of a dataset's result.json."""
+    _check_version(record)
+    result = record["result"]
+    if record["kind"] == "closed_set":
+        _check_closed(result)
+        return
+    if record["kind"] != "anomaly" or "scores" not in result:
+        raise ValueError(f"no scores of kind {record['kind']!r:.40}")
+    _check_anomaly(result)
+    for name in ("method", "labels"):
+        _of_type(record.get(name), str, type(None))
+    for texts in record.get("score_warnings", {}).values():
+        _check_texts(texts)
+    for image in _of_type(record.get("per_image", []), list):
+        _of_type(image["image_id"], str)
+        _check_numbers(image["ap"], image["ap"])
+    check_curves(record.get("curves", {}))
+    for components in record.get("false_components", {}).values():
+        for component in components:
+            _of_type(component["image_id"], str)
+            top, left, height, width = map(_natural, component["box"])
+            if not height * width * _natural(component["area"]):
+                raise ValueError(f"an empty component at {top}, {left}")
+    for failure in _of_type(record.get("failures", []), list):
+        for key in ("image_id", "kind", "score", "file"):
+            _of_type(failure[key], str)
+        row, column = map(_natural, failure.get("at", failure["place"]))
+        _number(failure["value"])
+        # Else a file that somebody sent could name any file of the reader's.
+        if not _CROP_FILE.fullmatch(failure["file"]):
+            raise ValueError(f"a crop named {failure['file']!r:.60} at {row}, {column}")
+
+
+def check_report_curves(curves: dict) -> None:
+    """Check the contents of a report's curves.json, {run: {dataset: {score: curve}}}."""
+    for of_run in curves.values():
+        for of_dataset in of_run.values():
+            check_curves(of_dataset)
+
+
+def check_curves(curves: dict) -> None:
+    """Check {score: curve or None}, each with three lists of numbers of one length."""
+    for curve in filter(None, curves.values()):
+        lists = [_of_type(curve[key], list) for key in ("recall", "precision", "fpr")]
+        for value in itertools.chain(*zip(*lists, strict=True)):
+            _of_type(_number(value), float, int)
+
+
+def _check_version(value: dict) -> None:
+    version = value.get("version", VERSION)
+    if version != VERSION:
+        raise ValueError(f"its version is {version!r:.40}, this release reads {VERSION}")
+
+
+def _check_anomaly(entry: dict) -> None:
+    for score in entry.get("scores", {}).values():
+        _check_numbers(score, _FIGURES)
+        for name in _BOUNDS:
+            if score.get(name) is not None:
+                low, high = map(_number, _of_type(score[name], list))
+        for level, threshold in (score.get("tpr_thresholds") or {}).items():
+            _number(float(level))
+            _number(threshold)
+        for counts in (score.get("components_at") or {}).values():
+            _check_numbers(counts, counts)
+        _of_type(score.get("why"), str, type(None))
+    _check_numbers(entry, _COUNTS)
+    _check_texts(entry.get("warnings") or [])
+
+
+def _check_closed(entry: dict) -> None:
+    _check_numbers(entry, (*_CLOSED, *_COUNTS))
+    classes = entry.get("IoU", {})
+    _check_numbers(classes, _of_type(classes, dict))
+
+
+def _check_numbers(entry: dict, names) -> None:
+    for name in names:
+        _number(entry.get(name))
+
+
+def _check_texts(texts) -> None:
+    for text in _of_type(texts, list):
+        _of_type(text, str)
+
+
+def _of_type(value, *types):
+    if not isinstance(value, types):
+        raise TypeError(f"{value!r:.60}, not {types[0].__name__}")
+    return value
+
+
+def _number(value):
+    # bool is an int in Python; integers beyond float, infinities and NaN fail the comparison.
+    if value is not None and (isinstance(value, bool) or not abs(value) <= sys.float_info.max):
+        raise ValueError(f"{value!r:.40} is not a finite number")
+    return value
+
+
+def _natural(value) -> int:
+    if type(value) is not int or not 0 <= value < 1 << 31:
+        raise ValueError(f"{value!r:.40} is not a place or size")
+    return value

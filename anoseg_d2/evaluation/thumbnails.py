@@ -146,6 +146,8 @@ class FailureGallery:
             "image_id": image_id,
             "value": value,
             "place": [int(v) for v in place],
+            # A crop is moved inside of the image, so that its centre need not be the place.
+            "at": [int(v) - part.start for v, part in zip(place, window, strict=True)],
             "photo": photo[window].copy(),
             "label": label[window].copy(),
             "score": np.clip(score[window], -_FLOAT16_MAX, _FLOAT16_MAX).astype(np.float16),
@@ -169,7 +171,7 @@ class FailureGallery:
                 buffer = io.BytesIO()
                 np.savez(buffer, **{k: entry[k] for k in ("photo", "label", "score")})
                 write_atomic(Path(folder) / file, buffer.getvalue())
-                fields = {k: entry[k] for k in ("image_id", "value", "place")}
+                fields = {k: entry[k] for k in ("image_id", "value", "place", "at")}
                 records.append({"kind": kind, "score": name, "file": file, **fields})
         return records
 

@@ -275,15 +275,8 @@ def kept_crop(run: Run, dataset: str, failure: dict) -> dict | None:
         return None
     with np.load(path, allow_pickle=False) as file:
         crop = {key: file[key] for key in ("photo", "label", "score")}
-    stored = _thumbnails(run, dataset, failure["image_id"])
-    if stored is not None:
-        # The gallery moves a crop inside the image, so that its centre need not be the place.
-        crop["place"] = [
-            int(at - np.clip(at - side // 2, 0, max(0, extent - side)))
-            for at, side, extent in zip(
-                failure["place"], crop["label"].shape, stored["size"], strict=True
-            )
-        ]
+    if "at" in failure:  # older versions did not write it
+        crop["place"] = failure["at"]
     value = failure["value"]
     text = "infinite score" if value is None else f"score {value:.4g}"
     return {**crop, "image": failure["image_id"], "text": text}

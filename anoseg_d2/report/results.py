@@ -6,13 +6,12 @@ Several pages and tables name a winner. They all ask this module, so that they n
 from pathlib import Path
 
 from anoseg_d2.evaluation.run_folder import report_folder
-from anoseg_d2.evaluation.stored_form import RESULTS, check_stored
+from anoseg_d2.evaluation.stored_form import check_results, check_stored
 from anoseg_d2.modeling.scores import SCORES, ensemble_parts, is_implicit
 from anoseg_d2.utils.files import file_hash, read_json
 
 __all__ = [
     "best_score",
-    "check_results",
     "closed_set_miou",
     "find_results",
     "is_of_weights",
@@ -43,19 +42,9 @@ def read_results(path) -> dict:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is not the results of an evaluation; names the file and the entry.
+        ValueError: it is not what an evaluation writes.
     """
-    return check_results(read_json(path), path)
-
-
-def check_results(results, source) -> dict:
-    """Return `results` if it has the form of results.json; see `read_results`."""
-    check_stored(results, RESULTS, source)
-    if not isinstance(results, dict) or "datasets" not in results:
-        raise ValueError(f"{source}: has no 'datasets', so it is not the results of an evaluation")
-    for name, inner in results.get("models", {}).items():
-        check_results(inner, f"{source}: models.{name}")
-    return results
+    return check_stored(read_json(path), check_results, path)
 
 
 def is_of_weights(results: dict, file) -> bool:

@@ -107,8 +107,8 @@ def test_a_formula_stays_text_in_a_spreadsheet(tool, tmp_path):
     [
         (None, "no results.json there"),
         ("{", "is not valid JSON"),
-        ("[]", "the file is []"),
-        ('{"datasets": {"a": {"scores": {"s": {"auprc": "x"}}}}}', "auprc is 'x'"),
+        ("[]", "list"),
+        ('{"datasets": {"a": {"scores": {"s": {"auprc": "x"}}}}}', "str"),
         ('{"datasets": {}}', "none of the runs has figures"),
     ],
 )

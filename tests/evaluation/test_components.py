@@ -16,11 +16,12 @@ from anoseg_d2.evaluation.components import (
     OVERLAPS,
     ComponentMetrics,
     GroundTruth,
+    Track,
     component_metrics,
     component_overlaps,
 )
 
-NO_LIMIT = {"min_predicted": 1, "min_truth": 1}
+NO_LIMIT = {"track": Track(1, 1)}
 
 
 def flood(mask):
@@ -67,7 +68,7 @@ def transcribed(score, label, threshold, min_predicted, min_truth):
 )
 @settings(max_examples=150, deadline=None)
 def test_random_maps_equal_the_definitions(score, label, threshold, min_predicted, min_truth):
-    limits = {"min_predicted": min_predicted, "min_truth": min_truth}
+    limits = {"track": Track(min_predicted, min_truth)}
     found = component_metrics(score, label, threshold, **limits)
     siou, ppv = transcribed(score, label, threshold, min_predicted, min_truth)
     assert sorted(found["sIoU"]) == pytest.approx(siou, abs=1e-15)
@@ -175,7 +176,7 @@ def test_size_limits_of_the_tracks(track, predicted, truth):
 def test_a_small_object_turns_void_after_predictions_were_sized():
     label = blobs((0, 0, 3, 3), (20, 20, 30, 30))
     score = blobs((0, 0, 3, 3), (20, 20, 30, 30), (0, 30, 3, 33)).astype(np.float32)
-    found = component_metrics(score, label, 0.5, min_predicted=9, min_truth=10)
+    found = component_metrics(score, label, 0.5, Track(9, 10))
     assert found["sIoU"].tolist() == [1]
     assert sorted(found["PPV"]) == [0, 1]  # the one on the small object is gone, not false
 
