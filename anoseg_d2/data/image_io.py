@@ -62,6 +62,7 @@ class ImageFacts:
         bits: of a value; Pillow itself reads 16-bit colours as 8 bits.
         orientation: of EXIF, 1..8; 1 is upright, 3 upside down, even numbers up to 4 and odd ones
             from 5 are mirrored, those from 5 on lie on a side.
+        frames: pages of a tiff, or pictures of an animation.
     """
 
     width: int
@@ -69,11 +70,13 @@ class ImageFacts:
     mode: str
     bits: int
     orientation: int
+    frames: int = 1
 
     def __str__(self) -> str:
         channels = _CHANNELS.get(self.mode.partition(";")[0], self.mode)
         turned = f", EXIF orientation {self.orientation}" if self.orientation != 1 else ""
-        return f"{channels} of {self.bits} bits{turned}"
+        frames = f", {self.frames} frames" if self.frames > 1 else ""
+        return f"{channels} of {self.bits} bits{turned}{frames}"
 
     @property
     def size_tells_turn(self) -> bool:
@@ -110,7 +113,9 @@ def _open(path) -> tuple[Image.Image, ImageFacts]:
         bits = {"1": 1, "I": 32, "F": 32}.get(image.mode, 16 if ";16" in str(image.tile) else 8)
         # Without this, Pillow would decode a whole png to look for it.
         orientation = _orientation(image) if "exif" in image.info else 1
-        return image, ImageFacts(*image.size, image.mode, bits, orientation)
+        # The second frame of a phone's jpeg is a preview, or how bright the first one is.
+        frames = 1 if image.format in ("JPEG", "MPO") else getattr(image, "n_frames", 1)
+        return image, ImageFacts(*image.size, image.mode, bits, orientation, frames)
     except _UNREADABLE as error:
         raise ValueError(f"cannot read image {printable(path)}: {error}") from error
 
@@ -153,6 +158,10 @@ def read_image(path, labelled: bool = False, upright: bool = True) -> np.ndarray
             f"{printable(path)} is turned by its EXIF orientation {facts.orientation}; a label "
             "that was drawn on the image as it is stored is wrong in every pixel",
             stacklevel=2,
+        )
+    if facts.frames > 1:
+        warnings.warn(
+            f"{printable(path)} has {facts.frames} frames, of which the first is read", stacklevel=2
         )
     pixels = to_rgb(image, path, upright)
     if facts.bits == 16 and not image.mode.startswith("I"):
@@ -263,6 +272,8 @@ def read_label(path) -> np.ndarray:
             f"{name} has EXIF orientation {facts.orientation}, which label maps do not have; store "
             "its pixels the way the photograph is seen"
         )
+    if facts.frames > 1:
+        raise ValueError(f"{name} has {facts.frames} frames; save the one that is the label map")
     label = np.array(image)
     if label.ndim == 3:
         bands = np.array(image.getbands())

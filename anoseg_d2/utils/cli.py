@@ -11,6 +11,7 @@ import re
 import signal
 import sys
 import traceback
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 
 from tqdm import tqdm
@@ -120,6 +121,8 @@ def run_command(
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler)
     _prepare_streams()
+    # Where in our code a warning is raised tells a user nothing.
+    long_form, warnings.formatwarning = warnings.formatwarning, _short_warning
     try:
         return work() or 0
     except KeyboardInterrupt:
@@ -133,7 +136,12 @@ def run_command(
         print(printable(f"error: {one_message(error)}", keep="\n\t"), file=sys.stderr)
         return 2
     finally:
+        warnings.formatwarning = long_form
         set_verbosity(before)  # a caller in Python may run the next command loud again
+
+
+def _short_warning(message, *_) -> str:
+    return printable(f"warning: {message}", keep="\t") + "\n"
 
 
 def _prepare_streams() -> None:

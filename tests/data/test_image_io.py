@@ -176,6 +176,17 @@ def test_transparent_pixels_of_a_photograph_are_said(tmp_path):
         read_image(tmp_path / "a.png")
 
 
+@pytest.mark.parametrize("extension", ["tiff", "gif"])
+def test_further_frames_are_not_left_out_in_silence(tmp_path, extension):
+    path = tmp_path / f"a.{extension}"
+    frames = [Image.new("L", (4, 4), value) for value in (1, 2)]
+    frames[0].save(path, save_all=True, append_images=frames[1:])
+    with pytest.warns(UserWarning, match=r"a\.\w+ has 2 frames"):
+        read_image(path)
+    with pytest.raises(ValueError, match=r"a\.\w+ has 2 frames"):
+        read_label(path)
+
+
 def test_facts_say_how_a_file_is_stored(tmp_path):
     turned(tmp_path / "a.jpg", 6)
     facts = read_facts(tmp_path / "a.jpg")

@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+import warnings
 
 import pytest
 
@@ -94,6 +95,17 @@ def test_a_quiet_job_shows_no_progress_at_all(capsys):
     with cli.Progress("read", 2, period=0) as progress:
         progress.update(2)
     assert capsys.readouterr() == ("", "")
+
+
+def test_a_warning_is_one_line():
+    said = []
+
+    def work():
+        said.append(warnings.formatwarning("a\nb", UserWarning, "file.py", 3))
+
+    before = warnings.formatwarning
+    assert cli.run_command(work) == 0
+    assert said == ["warning: a\\nb\n"] and warnings.formatwarning is before
 
 
 def test_names_of_strangers_cannot_steer_the_terminal(capsys):

@@ -103,7 +103,7 @@ class ClosedSetObjects(ObjectSource):
     def load(self, index: int, generator=None) -> PasteObject:
         frame, value, x, y, w, h, area, seed_x, seed_y = self.segments[index].tolist()
         image_path, label_path = self.frames[frame]
-        label, image = self.read_label(label_path), read_image(image_path)
+        label, image = self.read_label(label_path), read_image(image_path, labelled=True)
         if label.shape != image.shape[:2] or y + h > label.shape[0] or x + w > label.shape[1]:
             raise ValueError(f"{label_path} does not fit its image {image_path}, or has changed")
         box = np.s_[y : y + h, x : x + w]

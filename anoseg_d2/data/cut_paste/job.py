@@ -314,7 +314,7 @@ def _make(job: CutPasteJob, frame: Frame) -> dict:
 def _read_frame(job, frame) -> tuple[np.ndarray, np.ndarray]:
     if frame.label is None:
         raise FileNotFoundError(f"image without label: {frame.image}")
-    image, label = read_image(frame.image), job.reader(frame.label)
+    image, label = read_image(frame.image, labelled=True), job.reader(frame.label)
     if image.shape[:2] != label.shape:
         raise ValueError(
             f"{frame.label} is {label.shape[1]}x{label.shape[0]}, its image "
