@@ -17,7 +17,7 @@ COMMANDS = {
     "train": ("train", [], "train a model"),
     "eval": ("train", ["--eval-only"], "evaluate a checkpoint"),
     "predict": ("predict", [], "anomaly maps of images and videos"),
-    "app": ("app", [], "a local page to try a model on photographs and short videos"),
+    "app": ("app", [], "a local page to try a model on photographs"),
     "export": ("export", [], "write ONNX or .pt2"),
     "convert": ("convert", [], "change a checkpoint's format"),
     "maps": ("maps", [], "evaluate the score maps of any method"),

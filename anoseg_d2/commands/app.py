@@ -1,4 +1,4 @@
-"""Open a page to play with: drop a photograph or a short video, move the threshold, look.
+"""Open a page to play with: drop a photograph, move the threshold, look.
 
     anoseg app --weights model_final.pth
     anoseg app --weights run/model_final.pth --port 8000
@@ -28,9 +28,8 @@ __all__ = ["Playground", "build_page", "main"]
 
 logger = logging.getLogger(__name__)
 
-OPTIONS = {"--port": integer(1, 65535), "--max-frames": integer(1)}
+OPTIONS = {"--port": integer(1, 65535)}
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
-_OWN_CHOICE = "chosen by hand"
 # Gradio's page asks other servers for scripts and fonts; the browser then refuses to fetch them.
 _POLICY = (
     "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; "
@@ -45,13 +44,11 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add_model_options(parser)
-    add("--results", help="results.json or run folder whose thresholds are offered; default: "
+    add("--results", help="results.json or run folder with the first thresholds; default: "
         "next to the weights")  # fmt: skip
     add("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 lets every machine of "
         "the network use the page (default: %(default)s, only this machine)")  # fmt: skip
     add("--port", type=int, help="default: the first free one from 7860")
-    add("--max-frames", type=int, default=60, metavar="N",
-        help="of a video, the rest is left out (default: %(default)s)")  # fmt: skip
     add("--open", action="store_true", help="open the page in the browser")
     cli.add_import_option(parser)
     cli.add_verbosity_options(parser)
@@ -77,20 +74,19 @@ def run(args) -> None:
         cli.import_modules(args.imports)
         predictor = build_predictor(args, [])
         source = args.weights or predictor.cfg.MODEL.WEIGHTS
-        playground = Playground(
-            predictor, Path(folder), source, choose_results(args.results, source), args.max_frames
-        )
+        results = choose_results(args.results, source)
+        playground = Playground(predictor, Path(folder), source, results)
         serve(gradio, build_page(gradio, playground), args)
 
 
 def choose_results(named: str | None, weights: str) -> Path | None:
-    """Return the results.json whose thresholds are offered: the named one, or the weights' own."""
+    """Return the results.json that gives thresholds: the named one, or the weights' own."""
     results = find_results(named or weights)
     if named and results is None:
         raise FileNotFoundError(f"--results {named}: there is no results.json")
     file = weights if os.path.isfile(weights) else None
     if not named and results and not is_of_weights(read_results(results), file):
-        logger.warning("%s is of other weights; its thresholds are not offered", results)
+        logger.warning("%s is of other weights; its thresholds are not used", results)
         return None
     return results
 
@@ -182,56 +178,36 @@ class Playground:
 
     Args:
         predictor: `AnomalyPredictor`.
-        folder: for the maps of the uploads.
+        folder: for the files to download.
         source: where the weights are from, for the title and the json.
-        results: results.json of an evaluation whose thresholds are offered, if there is one.
-        max_frames: most frames of a video.
+        results: results.json of an evaluation that gives the first thresholds, if there is one.
     """
 
-    def __init__(self, predictor, folder: Path, source: str, results=None, max_frames: int = 60):
+    def __init__(self, predictor, folder: Path, source: str, results=None):
         self.predictor, self.folder, self.source = predictor, folder, source
         self.thresholds = {} if results is None else list_thresholds(results)
         best = None if results is None else best_score(read_results(results))
         names = predictor.score_names
         self.first_score = next((name for name in (best, "rba") if name in names), names[0])
-        self.max_frames = max_frames
 
-    def open(self, path: str, progress=lambda *_: None) -> tuple[Upload | None, str]:
+    def open(self, path: str) -> tuple[Upload | None, str]:
         """Predict an upload; returns it, or None, and what it is, or what is wrong with it."""
-        folder = tempfile.mkdtemp(dir=self.folder)
         try:
-            upload = Upload(self.predictor, path, folder, self.max_frames, progress)
+            upload = Upload(self.predictor, path)
         except (*cli.USER_ERRORS, RuntimeError) as error:
             if isinstance(error, RuntimeError):  # out of memory, or a defect of ours
                 logger.exception("%s cannot be predicted", path)
-            return None, f"error: {cli.one_message(error)}"
-        height, width = upload.size
-        said = f"{upload.name}: {width} x {height} pixels"
-        if upload.fps is not None:
-            said += f", {len(upload.times)} frames at {upload.fps:.4g} per second"
-        if upload.is_cut:
-            said += "; the rest of the video is left out, --max-frames reads more"
-        return upload, said
+            # The user chose a file, not the folder that the page keeps it in.
+            return None, f"error: {cli.one_message(error)}".replace(f"{Path(path).parent}/", "")
+        height, width = upload.sem_seg.shape
+        return upload, f"{upload.name}: {width} x {height} pixels"
 
-    def presets(self, score: str) -> list[str]:
-        """Return the thresholds to choose from, first what the user has moved the slider to."""
-        return [_OWN_CHOICE, *self.thresholds.get(score, {})]
-
-    def threshold(self, upload: Upload, score: str, preset: str | None = None) -> float:
-        """Return the threshold of a preset, or the first one, as near as the slider comes to it."""
-        low, high = upload.extremes[score]
-        presets = self.thresholds.get(score, {})
-        middle = sum(upload.ranges[score]) / 2  # of the colour scale
-        wanted = presets.get(preset, next(iter(presets.values()), middle))
-        return min(max(wanted, low), high)
-
-
-def component_rows(components) -> list[list]:
-    """Return the rows of the table of components."""
-    return [
-        [number, f"{c.score:.4g}", f"{c.highest:.4g}", c.area, *c.box]
-        for number, c in enumerate(components, 1)
-    ]
+    def threshold(self, upload: Upload, score: str) -> tuple[float, str]:
+        """Return the first threshold of a score, and where it is from."""
+        low, high = upload.extremes(score)
+        for name, value in self.thresholds.get(score, {}).items():
+            return min(max(value, low), high), f"first that of {name}"
+        return (low + high) / 2, "first the middle of the scale"
 
 
 def build_page(gradio, playground: Playground):
@@ -247,28 +223,20 @@ def build_page(gradio, playground: Playground):
         name: "#{:02x}{:02x}{:02x}".format(*color)
         for name, color in zip(predictor.class_names, predictor.palette.tolist(), strict=False)
     }
-    columns = ["#", "mean", "highest", "pixels", "x", "y", "width", "height"]
+    columns = ["mean", "highest", "pixels", "x", "y", "width", "height"]
     # Every hour, gradio's copies of files that are a day old are deleted.
     with gr.Blocks(
         title=f"anoseg: {title}", analytics_enabled=False, delete_cache=(3600, 86400)
     ) as page:
-        state = gr.State(None, delete_callback=lambda upload: upload and upload.discard())
+        state = gr.State(None)
         with gr.Row():
             with gr.Column(scale=1, min_width=320):
-                file = gr.File(label="Photograph or video", height=150, elem_id="file")
+                file = gr.File(label="Photograph", height=150, elem_id="file")
                 status = gr.Textbox(f"model: {title}", label="Status", elem_id="status")
-                frame = gr.Slider(0, 1, 0, step=1, label="Frame", visible=False)
                 score = gr.Dropdown(
                     predictor.score_names, value=first, label="Score", elem_id="score"
                 )
-                threshold = gr.Slider(
-                    0, 1, 0.5, label="Threshold", elem_id="threshold",
-                    info="A pixel is anomalous where its score is at least this high.",
-                )  # fmt: skip
-                preset = gr.Dropdown(
-                    playground.presets(first), value=_OWN_CHOICE,
-                    label="Threshold of an evaluation", visible=bool(playground.thresholds),
-                )  # fmt: skip
+                threshold = gr.Slider(0, 1, 0.5, label="Threshold", elem_id="threshold")
                 min_size = gr.Number(50, label="Smallest component, pixels", minimum=1, precision=0)
             with gr.Column(scale=3, min_width=320):
                 pictures = [
@@ -284,66 +252,42 @@ def build_page(gradio, playground: Playground):
 
         shown = [*pictures, classes, table, files]
 
-        def show(upload, index, score, threshold, min_size):
+        def show(upload, score, threshold, min_size):
             if upload is None or min_size is None:
                 return [gr.skip()] * len(shown)
-            view = upload.view(int(index), score, threshold, int(min_size))
+            view = upload.view(score, threshold, int(min_size))
             present = [(f"{fraction:.1%}", name) for name, fraction in view.classes]
+            rows = [[f"{c.score:.4g}", f"{c.highest:.4g}", c.area, *c.box] for c in view.components]
             # Files of another threshold would mislead.
-            hidden = gr.update(visible=False)
-            return [*view[:3], present, component_rows(view.components), hidden]
+            return [*view[:3], present, rows, gr.update(visible=False)]
 
-        def choose(upload, index, score, min_size):
-            """Another score: its own slider, presets and views."""
+        def choose(upload, score, min_size):
+            """Another score has a slider of its own."""
             if upload is None:
-                return [gr.skip()] * (2 + len(shown))
-            low, high = upload.extremes[score]
-            value = playground.threshold(upload, score)
-            presets = playground.presets(score)
-            return [
-                gr.update(minimum=low, maximum=high, step=(high - low) / 200, value=value),
-                gr.update(choices=presets, value=presets[min(1, len(presets) - 1)]),
-                *show(upload, index, score, value, min_size),
-            ]
-
-        def receive(path, old, score, min_size, progress=gr.Progress()):  # noqa: B008
-            if old is not None:
-                old.discard()
-            if path is None:
-                upload, said = None, f"model: {title}"
-            else:
-                progress(0, desc="predicting")
-                upload, said = playground.open(path, lambda done, of: progress((done, of)))
-            last = len(upload.times) - 1 if upload else 0
-            slider = gr.update(visible=last > 0, maximum=max(last, 1), value=0)
-            return [upload, said, slider, *choose(upload, 0, score, min_size)]
-
-        def take(upload, index, score, name, min_size):
-            """A threshold of the evaluation."""
-            if upload is None or name == _OWN_CHOICE:
                 return [gr.skip()] * (1 + len(shown))
-            value = playground.threshold(upload, score, name)
-            return [value, *show(upload, index, score, value, min_size)]
+            low, high = upload.extremes(score)
+            value, origin = playground.threshold(upload, score)
+            slider = {"minimum": low, "maximum": high, "step": (high - low) / 200, "info": origin}
+            return [gr.update(value=value, **slider), *show(upload, score, value, min_size)]
+
+        def receive(path, score, min_size):
+            upload, said = (None, f"model: {title}") if path is None else playground.open(path)
+            return [upload, said, *choose(upload, score, min_size)]
 
         def pack(upload, score, threshold, min_size):
             if upload is None:
                 return gr.skip()
             info = {"weights": playground.source}
-            made = upload.write(score, threshold, int(min_size or 1), info)
+            made = upload.write(playground.folder, score, threshold, int(min_size or 1), info)
             return gr.update(value=str(made), visible=True)
 
-        chosen = [threshold, preset, *shown]
         # One queue for everything, so that a late picture never hides the files made after it; and
         # by default, a choice made while another is being drawn would be dropped.
         queued = {"concurrency_id": "page", "concurrency_limit": 1, "trigger_mode": "always_last"}
-        file.change(
-            receive, [file, state, score, min_size], [state, status, frame, *chosen], **queued
-        )
-        score.input(choose, [state, frame, score, min_size], chosen, **queued)
-        for knob in (frame, threshold, min_size):
-            knobs = [state, frame, score, threshold, min_size]
+        knobs = [state, score, threshold, min_size]
+        file.change(receive, [file, score, min_size], [state, status, threshold, *shown], **queued)
+        score.input(choose, [state, score, min_size], [threshold, *shown], **queued)
+        for knob in (threshold, min_size):
             knob.input(show, knobs, shown, show_progress="hidden", **queued)
-        threshold.input(lambda: _OWN_CHOICE, None, preset, show_progress="hidden")
-        preset.input(take, [state, frame, score, preset, min_size], [threshold, *shown], **queued)
-        prepare.click(pack, [state, score, threshold, min_size], files, **queued)
+        prepare.click(pack, knobs, files, **queued)
     return page

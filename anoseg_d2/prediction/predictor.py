@@ -3,7 +3,6 @@
 import os
 from collections.abc import Iterable, Iterator
 from itertools import islice
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -14,14 +13,12 @@ from anoseg_d2.checkpoint.from_config import load_checkpoint, load_weights
 from anoseg_d2.config import check_config, load_config
 from anoseg_d2.data.class_colors import class_colors
 from anoseg_d2.data.image_io import (
-    IMAGE_EXTENSIONS,
     high_byte,
     read_image,
     to_rgb,
     warn_of_transparency,
 )
 from anoseg_d2.modeling import eomt  # noqa: F401  registers the meta-architecture
-from anoseg_d2.utils.folders import walk_files
 
 __all__ = ["AnomalyPredictor", "as_bgr"]
 
@@ -121,24 +118,6 @@ class AnomalyPredictor:
             "give an array, a path or a PIL image, or a list or an iterator of them; "
             f"got {type(images).__name__}"
         )
-
-    def predict_folder(self, folder) -> Iterator[tuple[Path, dict]]:
-        """Predict the images of a folder, without its subfolders, in the order of their names.
-
-        Args:
-            folder: path.
-        Returns:
-            an iterator over the path and the result of every image.
-        Raises:
-            FileNotFoundError: the folder is missing or contains no image.
-        """
-        folder = Path(folder)
-        if not folder.is_dir():
-            raise FileNotFoundError(f"{folder} is not a folder")
-        paths = list(walk_files(folder, IMAGE_EXTENSIONS, depth=0))
-        if not paths:
-            raise FileNotFoundError(f"{folder} contains no image ({' '.join(IMAGE_EXTENSIONS)})")
-        return zip(paths, self._stream(iter(paths)), strict=True)
 
     def _stream(self, images: Iterator) -> Iterator[dict]:
         while batch := list(islice(images, _BATCH)):

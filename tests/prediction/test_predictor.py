@@ -173,13 +173,11 @@ def test_paths_pil_images_lists_and_generators_give_what_arrays_give(predictor, 
         "strings": predictor([str(path) for path in paths]),
         "pil": predictor([Image.open(path) for path in paths]),
         "generator": list(predictor(array for array in arrays)),
-        "folder": [result for _, result in predictor.predict_folder(tmp_path)],
     }
     for way, results in given.items():
         assert len(results) == 6, way
         for result, score in zip(results, expected, strict=True):
             np.testing.assert_allclose(result["scores"]["rba"], score, atol=1e-6, err_msg=way)
-    assert [path for path, _ in predictor.predict_folder(tmp_path)] == paths
     np.testing.assert_allclose(predictor(paths[0])["scores"]["rba"], expected[0], atol=1e-6)
 
 
@@ -190,13 +188,9 @@ def test_a_generator_is_read_a_few_images_at_a_time(predictor):
     assert len(read) <= 8
 
 
-def test_what_is_not_an_image_or_a_folder_is_refused(predictor, tmp_path):
+def test_what_is_not_an_image_is_refused(predictor):
     with pytest.raises(ValueError, match="got int"):
         predictor(3)
-    with pytest.raises(FileNotFoundError, match="is not a folder"):
-        predictor.predict_folder(tmp_path / "gone")
-    with pytest.raises(FileNotFoundError, match="contains no image"):
-        predictor.predict_folder(tmp_path)
 
 
 def test_the_classes_of_a_checkpoint_have_their_names_and_colours(tmp_path, tiny_eomt):
