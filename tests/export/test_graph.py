@@ -1,9 +1,16 @@
 """Parts of the exported graph."""
 
+import dataclasses
+
 import pytest
 import torch
+from exported_models import answers, assert_same, photographs
+from tiny_models import set_inference
 
-from anoseg_d2.export.graph import WindowMerger
+from anoseg_d2.checkpoint.metadata import weights_hash
+from anoseg_d2.export.graph import ExportModel, WindowMerger
+from anoseg_d2.export.spec import ExportSpec
+from anoseg_d2.modeling.patch_heads.memory import PatchMemory
 from anoseg_d2.modeling.windows import plan_windows
 
 
@@ -29,3 +36,75 @@ def test_overlaps_take_the_mean():
     assert plan.origins == [(0, 0), (0, 2)]
     found = merged(torch.stack([torch.zeros(1, 4, 4), torch.ones(1, 4, 4)]), plan)
     assert found[0, 0].tolist() == [0, 0, 0.5, 0.5, 1, 1]
+
+
+@pytest.mark.parametrize("head", ["linear", "logit_norm", "arcface"])
+@pytest.mark.parametrize("lora", [None, {"rank": 2}])
+@pytest.mark.parametrize("has_anomaly", [False, True])
+def test_the_traced_module_equals_the_model(make_model, head, lora, has_anomaly):
+    model = make_model(head, lora=lora, has_anomaly=has_anomaly)
+    names = tuple(model.score_names)
+    images = photographs(2, 32, 32)
+    spec = ExportSpec(names, confidence=True, batch=2)
+    found = dict(zip(spec.outputs, ExportModel(model, spec)(images), strict=True))
+    assert_same({k: v.numpy() for k, v in found.items()}, answers(model, images, names))
+
+
+@pytest.mark.parametrize("size", [(50, 90), (97, 40), (32, 80), (20, 24)])
+@pytest.mark.parametrize("overlap,flip", [(0.0, False), (0.4, False), (0.0, True)])
+def test_windows_inside_equal_the_model(make_model, size, overlap, flip):
+    model = make_model(window_overlap=overlap, flip=flip)
+    images = photographs(2, *size)
+    spec = ExportSpec(("rba", "energy"), batch=2, image_size=size, input="float32")
+    found = dict(zip(spec.outputs, ExportModel(model, spec)(images.float()), strict=True))
+    assert_same({k: v.numpy() for k, v in found.items()}, answers(model, images, spec.scores))
+
+
+def test_several_scales_are_refused_and_a_single_one_is_not(make_model):
+    with pytest.raises(ValueError, match=r"TEST.SCALES.*1.0, 2.0.*exported"):
+        ExportModel(make_model(scales=(1.0, 2.0)), ExportSpec(("rba",)))
+    model = make_model(scales=(2.0,))
+    image = torch.randint(256, (1, 3, 40, 50), dtype=torch.uint8)
+    exported = ExportModel(model, ExportSpec(("rba",), image_size=(40, 50)))
+    expected = model([{"image": image[0]}])[0]["scores"]["rba"]
+    torch.testing.assert_close(exported(image)[1][0], expected, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("flip", [False, True])
+def test_the_memory_inside_the_graph_equals_the_model(make_model, flip):
+    model = make_model(flip=flip)
+    model.patch_maps["memory"] = PatchMemory(torch.randn(9, 32), 0)
+    images = photographs(1, 50, 90)
+    spec = ExportSpec(("rba", "memory"), image_size=(50, 90))
+    found = dict(zip(spec.outputs, ExportModel(model, spec)(images), strict=True))
+    assert_same({k: v.numpy() for k, v in found.items()}, answers(model, images, spec.scores))
+
+
+def test_an_image_size_that_takes_thousands_of_windows_is_refused(make_model):
+    with pytest.raises(ValueError, match="1x2000000 pixels is too elongated"):
+        ExportModel(make_model(), ExportSpec(("rba",), image_size=(1, 2_000_000)))
+
+
+def test_filters_of_score_maps_are_part_of_the_graph(make_model):
+    model = make_model(postprocess=("gaussian", "road_prior"))
+    images = photographs(2, 32, 32)
+    spec = ExportSpec(("rba",), batch=2)
+    sem_seg, rba = ExportModel(model, spec)(images)
+    assert_same({"rba": rba.numpy()}, answers(model, images, ["rba"]))
+    with pytest.raises(ValueError, match="POSTPROCESS works image by image"):
+        ExportModel(model, dataclasses.replace(spec, batch=None))
+
+
+def test_a_model_in_mixed_precision_is_refused(make_model):
+    model = make_model()
+    set_inference(model, dtype=torch.bfloat16)
+    with pytest.raises(ValueError, match="TEST.AMP is True"):
+        ExportModel(model, ExportSpec(("rba",)))
+
+
+def test_the_model_itself_is_left_as_it_was(make_model):
+    model = make_model(lora={"rank": 2})
+    before, names = weights_hash(model.state_dict()), list(model.score_names)
+    ExportModel(model, ExportSpec(("rba",), half=True))
+    assert weights_hash(model.state_dict()) == before and model.score_names == names
+    assert {p.dtype for p in model.parameters()} == {torch.float32}

@@ -1,6 +1,5 @@
 """Exported files give what the model gives; a file that does not is not kept."""
 
-import dataclasses
 import json
 import os
 import sys
@@ -9,119 +8,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tiny_models import set_inference, set_info
-from torch import nn
+from exported_models import STATISTICS, answers, assert_same, photographs
+from tiny_models import set_info
 
 from anoseg_d2.checkpoint import load_into, read_checkpoint
 from anoseg_d2.checkpoint.metadata import weights_hash
 from anoseg_d2.data.image_io import read_image
 from anoseg_d2.export import write as export
-from anoseg_d2.export.check import compare_output, draw_image, open_session, run_file
+from anoseg_d2.export.check import draw_image, open_session, run_file
 from anoseg_d2.export.graph import ExportModel
 from anoseg_d2.export.spec import OPSET, ExportCheckError, ExportSpec
 from anoseg_d2.export.write import describe, export_model
 from anoseg_d2.modeling import EoMT
 from anoseg_d2.modeling.patch_heads.memory import PatchMemory
 from anoseg_d2.modeling.vit import build_vit
-
-STATISTICS = {"rba": (-1.2, 0.3), "anomaly": (0.1, 0.2)}
-
-
-@pytest.fixture
-def make_model(tiny_eomt):
-    """Factory of a model in eval mode that uses its tensors and sees several classes."""
-
-    def make(head="linear", vit=None, **options):
-        sizes = {"num_known": 5, "num_blocks": 1, "num_queries": 12}
-        model = tiny_eomt(head, vit={"depth": 2, **(vit or {})}, **sizes, **options).eval()
-        set_info(model, score_statistics=dict(STATISTICS))
-        for seed in range(20):
-            randomize(model, seed)
-            classes = model([{"image": image} for image in photographs(2, 32, 32)])
-            if all(len(result["sem_seg"].unique()) > 1 for result in classes):
-                return model
-        raise AssertionError("no seed gives a model that tells classes apart")
-
-    return make
-
-
-def randomize(model, seed):
-    generator = torch.Generator().manual_seed(seed)
-    stds = {"query.weight": 2, "class_head.weight": 0.5}
-    for name, parameter in model.named_parameters():
-        if parameter.ndim > 1:
-            nn.init.normal_(parameter, std=stds.get(name, 0.2), generator=generator)
-
-
-def photographs(count, height, width):
-    return torch.stack([draw_image(height, width, seed) for seed in range(1, count + 1)])
-
-
-def answers(model, images, names):
-    """What the model itself says: {output: (B, H, W)}."""
-    set_inference(model, scores=list(names))
-    results = model([{"image": image} for image in images])
-    flat = [
-        {**r["scores"], "sem_seg": r["sem_seg"], "confidence": r["confidence"]} for r in results
-    ]
-    return {key: np.stack([values[key].numpy() for values in flat]) for key in flat[0]}
-
-
-def assert_same(found, expected, tolerance=1e-4):
-    assert len(np.unique(expected["sem_seg"])) > 1  # or the comparison says nothing
-    for name, values in found.items():
-        assert values.shape == expected[name].shape and values.dtype == expected[name].dtype, name
-        if name == "sem_seg":
-            assert (values != expected[name]).mean() < 1e-3
-        else:
-            np.testing.assert_allclose(
-                values, expected[name], atol=tolerance, rtol=1e-5, err_msg=name
-            )
-
-
-# ---- the module that is traced --------------------------------------------------------------
-
-
-@pytest.mark.parametrize("head", ["linear", "logit_norm", "arcface"])
-@pytest.mark.parametrize("lora", [None, {"rank": 2}])
-@pytest.mark.parametrize("has_anomaly", [False, True])
-def test_the_traced_module_equals_the_model(make_model, head, lora, has_anomaly):
-    model = make_model(head, lora=lora, has_anomaly=has_anomaly)
-    names = tuple(model.score_names)
-    images = photographs(2, 32, 32)
-    spec = ExportSpec(names, confidence=True, batch=2)
-    found = dict(zip(spec.outputs, ExportModel(model, spec)(images), strict=True))
-    assert_same({k: v.numpy() for k, v in found.items()}, answers(model, images, names))
-
-
-@pytest.mark.parametrize("size", [(50, 90), (97, 40), (32, 80), (20, 24)])
-@pytest.mark.parametrize("overlap,flip", [(0.0, False), (0.4, False), (0.0, True)])
-def test_windows_inside_equal_the_model(make_model, size, overlap, flip):
-    model = make_model(window_overlap=overlap, flip=flip)
-    images = photographs(2, *size)
-    spec = ExportSpec(("rba", "energy"), batch=2, image_size=size, input="float32")
-    found = dict(zip(spec.outputs, ExportModel(model, spec)(images.float()), strict=True))
-    assert_same({k: v.numpy() for k, v in found.items()}, answers(model, images, spec.scores))
-
-
-def test_several_scales_are_refused_and_a_single_one_is_not(make_model):
-    with pytest.raises(ValueError, match=r"TEST.SCALES.*1.0, 2.0.*exported"):
-        ExportModel(make_model(scales=(1.0, 2.0)), ExportSpec(("rba",)))
-    model = make_model(scales=(2.0,))
-    image = torch.randint(256, (1, 3, 40, 50), dtype=torch.uint8)
-    exported = ExportModel(model, ExportSpec(("rba",), image_size=(40, 50)))
-    expected = model([{"image": image[0]}])[0]["scores"]["rba"]
-    torch.testing.assert_close(exported(image)[1][0], expected, rtol=0, atol=1e-4)
-
-
-@pytest.mark.parametrize("flip", [False, True])
-def test_the_memory_inside_the_graph_equals_the_model(make_model, flip):
-    model = make_model(flip=flip)
-    model.patch_maps["memory"] = PatchMemory(torch.randn(9, 32), 0)
-    images = photographs(1, 50, 90)
-    spec = ExportSpec(("rba", "memory"), image_size=(50, 90))
-    found = dict(zip(spec.outputs, ExportModel(model, spec)(images), strict=True))
-    assert_same({k: v.numpy() for k, v in found.items()}, answers(model, images, spec.scores))
 
 
 @pytest.mark.parametrize("half", [False, True])
@@ -159,50 +59,6 @@ def test_int8_is_refused_where_it_cannot_be(make_model, tmp_path):
         export_model(
             make_model(), tmp_path / "m.pt2", ExportSpec(("rba",), int8=True), file_format="pt2"
         )
-
-
-def test_an_image_size_that_takes_thousands_of_windows_is_refused(make_model):
-    with pytest.raises(ValueError, match="1x2000000 pixels is too elongated"):
-        ExportModel(make_model(), ExportSpec(("rba",), image_size=(1, 2_000_000)))
-
-
-def test_filters_of_score_maps_are_part_of_the_graph(make_model):
-    model = make_model(postprocess=("gaussian", "road_prior"))
-    images = photographs(2, 32, 32)
-    spec = ExportSpec(("rba",), batch=2)
-    sem_seg, rba = ExportModel(model, spec)(images)
-    assert_same({"rba": rba.numpy()}, answers(model, images, ["rba"]))
-    with pytest.raises(ValueError, match="POSTPROCESS works image by image"):
-        ExportModel(model, dataclasses.replace(spec, batch=None))
-
-
-def test_a_model_in_mixed_precision_is_refused(make_model):
-    model = make_model()
-    set_inference(model, dtype=torch.bfloat16)
-    with pytest.raises(ValueError, match="TEST.AMP is True"):
-        ExportModel(model, ExportSpec(("rba",)))
-
-
-def test_the_model_itself_is_left_as_it_was(make_model):
-    model = make_model(lora={"rank": 2})
-    before, names = weights_hash(model.state_dict()), list(model.score_names)
-    ExportModel(model, ExportSpec(("rba",), half=True))
-    assert weights_hash(model.state_dict()) == before and model.score_names == names
-    assert {p.dtype for p in model.parameters()} == {torch.float32}
-
-
-@pytest.mark.parametrize(
-    "options, message",
-    [
-        ({"input": "int8"}, "input is 'int8'; allowed: uint8, float32"),
-        ({"batch": 0}, "batch must be at least 1"),
-        ({"image_size": (0, 5)}, "image size must be positive"),
-        ({"image_size": (9, 9), "any_size": True}, "not for both"),
-    ],
-)
-def test_a_spec_that_means_nothing_is_refused(options, message):
-    with pytest.raises(ValueError, match=message):
-        ExportSpec(("rba",), **options)
 
 
 @pytest.mark.parametrize(
@@ -279,25 +135,6 @@ def test_a_file_without_external_weights_drops_those_of_an_older_one(tmp_path):
             (written / name).write_text(name)
         export.publish(written, output)
         assert sorted(p.name for p in tmp_path.glob("m.*")) == names
-
-
-def test_a_difference_of_nan_fails():
-    expected = np.zeros((1, 2, 2), np.float32)
-    assert compare_output("rba", expected, expected, ExportSpec(("rba",)), None).passed
-    assert not compare_output("rba", expected * np.nan, expected, ExportSpec(("rba",)), None).passed
-
-
-def test_differing_classes_are_counted_as_a_fraction():
-    expected = np.array([[[0, 1], [2, 2]]])
-    found = np.array([[[0, 1], [2, 0]]])
-    difference = compare_output("sem_seg", found, expected, ExportSpec(("rba",)), None)
-    assert difference.largest == 0.25 and not difference.passed
-
-
-def test_the_drawn_image_is_the_same_each_time_and_has_contrast():
-    assert torch.equal(draw_image(40, 60), draw_image(40, 60))
-    assert not torch.equal(draw_image(40, 60), draw_image(40, 60, seed=1))
-    assert draw_image(40, 60).float().std() > 20
 
 
 # ---- torch.export programs ------------------------------------------------------------------
