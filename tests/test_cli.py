@@ -32,14 +32,12 @@ def _keep_the_programs_name(monkeypatch):
     [
         (["--help"], 0),
         (["--version"], 0),
-        (["train", "--help"], 0),
+        *([[name, "--help"], 0] for name in cli.COMMANDS),
         (["train", "--num-gpus", "0"], 2),
-        (["predict", "--help"], 0),
         (["predict", "a.png", "--weights", "w.pth", "--opts", "MODEL.DEVISE", "cpu"], 2),
         (["predict", "gone.png", "--weights", "w.pth"], 2),
-        (["export", "--help"], 0),
         (["export", "w.pth", "--output", "model.txt"], 2),
-        (["memory", "--help"], 0),
+        (["convert", "w.pth", "--to", "official", "--output", "model.txt"], 2),
         (["memory", "w.pth", "--images", "gone", "--output", "out.pth"], 2),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
@@ -49,7 +47,7 @@ def test_help_and_mistakes_are_answered_without_torch_or_detectron2(arguments, s
         "import sys\nfrom anoseg_d2 import cli\n"
         "try: status = cli.main(sys.argv[1:])\n"
         "except SystemExit as stop: status = stop.code\n"
-        "print(status or 0, sorted({'torch', 'detectron2'} & set(sys.modules)))"
+        "print(status or 0, sorted({'torch', 'detectron2', 'matplotlib'} & set(sys.modules)))"
     )
     command = [sys.executable, "-c", code, *arguments]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)

@@ -18,7 +18,6 @@ import argparse
 import re
 from pathlib import Path
 
-from anoseg_d2.data.builtin import DATASETS
 from anoseg_d2.data.card_proposal import KINDS, card_text, count_values, find_splits
 from anoseg_d2.data.dataset_card import read_card
 from anoseg_d2.utils import cli
@@ -55,6 +54,8 @@ def main(argv=None) -> int:
 
 def propose(args: argparse.Namespace) -> None:
     """Find the pairs, count the values, and write and check the card."""
+    from anoseg_d2.data.builtin import DATASETS  # detectron2 comes with it, which --help spares
+
     cli.check_options(args, OPTIONS)
     if not args.folder:
         raise ValueError("DIR is empty text; name a folder, or . for the current one")

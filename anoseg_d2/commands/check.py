@@ -15,8 +15,8 @@ import json
 import sys
 from pathlib import Path
 
-from anoseg_d2.data import builtin
 from anoseg_d2.data.contact_sheet import contact_sheet, evenly_spread, label_colors
+from anoseg_d2.data.dataset import Dataset
 from anoseg_d2.data.dataset_check import DatasetReport, check_dataset
 from anoseg_d2.data.image_io import read_image, write_image
 from anoseg_d2.data.label_rules import load_label
@@ -57,17 +57,19 @@ def parse_args(argv=None) -> argparse.Namespace:
 
 def check_all(args: argparse.Namespace) -> int:
     """Check the named datasets, or all of them; return the exit status."""
+    from anoseg_d2.data import builtin  # detectron2 comes with it, which --help spares
+
     cli.check_options(args, OPTIONS)
     cli.import_modules(args.imports)
     root = Path(args.root).expanduser() if args.root else builtin.datasets_root()
     builtin.register_cards(args.card, root)
-    names = _chosen_names(args.names)
+    names = _chosen_names(args.names, builtin.DATASETS)
     if args.list:
         print("\n".join(names))
         return 0
     # With --json -, stdout holds nothing but the json.
     out = sys.stderr if args.json == "-" else sys.stdout
-    reports = [_check(name, root, args, out) for name in names]
+    reports = [_check(builtin.DATASETS[name], root, args, out) for name in names]
     counts = {v: sum(r.verdict == v for r in reports) for v in VERDICTS}
     cli.say(", ".join(f"{count} {verdict}" for verdict, count in counts.items()), file=out)
     there = "" if root.is_dir() else ", which does not exist"
@@ -85,23 +87,23 @@ def check_all(args: argparse.Namespace) -> int:
 VERDICTS = ("ok", "incomplete", "broken", "absent")
 
 
-def _chosen_names(names: list[str]) -> list[str]:
-    unknown = [name for name in names if name not in builtin.DATASETS]
+def _chosen_names(names: list[str], datasets: dict[str, Dataset]) -> list[str]:
+    unknown = [name for name in names if name not in datasets]
     if unknown:
-        known = ", ".join(sorted(builtin.DATASETS))
+        known = ", ".join(sorted(datasets))
         raise ValueError(
             f"unknown dataset {', '.join(unknown)}; known: {known}. Register your own with "
             "--card FILE."
         )
-    return names or sorted(builtin.DATASETS)
+    return names or sorted(datasets)
 
 
-def _check(name: str, root: Path, args, out) -> DatasetReport:
+def _check(dataset: Dataset, root: Path, args, out) -> DatasetReport:
     """Check one dataset, print the findings and write its preview."""
-    dataset, bars = builtin.DATASETS[name], []
+    bars = []
 
     def progress(done: int, total: int) -> None:
-        bars.extend([cli.Progress(f"{name}: read", total)] if not bars else [])
+        bars.extend([cli.Progress(f"{dataset.name}: read", total)] if not bars else [])
         bars[0].update()
 
     report = check_dataset(dataset, root, args.sample, args.workers, progress)
@@ -115,7 +117,7 @@ def _check(name: str, root: Path, args, out) -> DatasetReport:
             label_colors(dataset),
             columns=3,
         )
-        path = Path(args.preview, f"{name}.jpg")
+        path = Path(args.preview, f"{dataset.name}.jpg")
         write_image(path, sheet, quality=90)
         cli.say(f"  preview: {path}", file=out)
     return report

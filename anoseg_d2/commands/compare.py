@@ -16,7 +16,6 @@ import argparse
 from pathlib import Path
 
 from anoseg_d2.report.runs import Run, load_runs, methods
-from anoseg_d2.report.write import write_files
 from anoseg_d2.utils import cli
 
 
@@ -93,6 +92,8 @@ def main(argv=None) -> int:
     args = build_parser().parse_args(argv)
 
     def work() -> int:
+        from anoseg_d2.report.write import write_files  # needs matplotlib, which --help spares
+
         found = [(run, text) for text in args.runs for run in read(text)]
         runs = [run for run, _ in found]
         check(runs, [text for _, text in found])

@@ -21,24 +21,16 @@ Exit status: 0 written; 2 a mistake in the call or in a file, which one message 
 import argparse
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from anoseg_d2.checkpoint import Checkpoint, read_checkpoint
-from anoseg_d2.checkpoint.adapters import adapter_payload, join_adapter, merge_adapters
-from anoseg_d2.checkpoint.files import write_checkpoint, write_tensors
-from anoseg_d2.checkpoint.formats_out import (
-    class_head_of,
-    official_payload,
-    to_huggingface,
-    write_folder,
-)
-from anoseg_d2.checkpoint.from_config import add_delta, check_shapes
-from anoseg_d2.checkpoint.hub import push_folder
-from anoseg_d2.checkpoint.metadata import meta_of_checkpoint
-from anoseg_d2.checkpoint.transfer import warn_of_delta
-from anoseg_d2.report.model_card import guess_base_model, model_card
 from anoseg_d2.report.results import find_results, is_of_weights, read_results
 from anoseg_d2.utils import cli
 from anoseg_d2.utils.ranges import integer
+
+# torch comes with whatever reads or writes a checkpoint; it is imported where that happens, so that
+# help and mistakes in the call are answered at once.
+if TYPE_CHECKING:
+    from anoseg_d2.checkpoint import Checkpoint
 
 OPTIONS = {
     "--num-blocks": integer(1, 1000),
@@ -62,6 +54,12 @@ def convert(args: argparse.Namespace) -> None:
     cli.check_options(args, OPTIONS)
     cli.import_modules(args.imports)
     check_output(Path(args.output), args)
+
+    from anoseg_d2.checkpoint import read_checkpoint
+    from anoseg_d2.checkpoint.adapters import join_adapter, merge_adapters
+    from anoseg_d2.checkpoint.from_config import add_delta, check_shapes
+    from anoseg_d2.checkpoint.transfer import warn_of_delta
+
     checkpoint = read_checkpoint(args.source, allow_pickle=args.allow_pickle)
     if args.delta_base:
         checkpoint = add_delta(checkpoint, read_checkpoint(args.delta_base))
@@ -158,8 +156,12 @@ def check_output(output: Path, args: argparse.Namespace) -> None:
         raise ValueError(f"{target} exists; remove it or pass --overwrite")
 
 
-def write_huggingface(checkpoint: Checkpoint, output: Path, args: argparse.Namespace) -> str:
+def write_huggingface(checkpoint: "Checkpoint", output: Path, args: argparse.Namespace) -> str:
     """Write a folder for transformers with its model card, and upload it if asked."""
+    from anoseg_d2.checkpoint.formats_out import class_head_of, to_huggingface, write_folder
+    from anoseg_d2.checkpoint.hub import push_folder
+    from anoseg_d2.report.model_card import guess_base_model, model_card
+
     results = find_figures(checkpoint, args)  # report mistakes before anything is written
     folder = to_huggingface(checkpoint, approximate=args.approximate)
     text = model_card(
@@ -176,7 +178,7 @@ def write_huggingface(checkpoint: Checkpoint, output: Path, args: argparse.Names
     return f"{output}/ ({', '.join(files)})"
 
 
-def find_figures(checkpoint: Checkpoint, args: argparse.Namespace) -> dict | None:
+def find_figures(checkpoint: "Checkpoint", args: argparse.Namespace) -> dict | None:
     """Return the results that belong to the weights, None where there are none.
 
     Raises:
@@ -202,23 +204,32 @@ def find_figures(checkpoint: Checkpoint, args: argparse.Namespace) -> dict | Non
     return None
 
 
-def write_official(checkpoint: Checkpoint, output: Path, args: argparse.Namespace) -> str:
+def write_official(checkpoint: "Checkpoint", output: Path, args: argparse.Namespace) -> str:
     """Write the official EoMT names: hub layout for .bin, else Lightning's `state_dict`."""
+    from anoseg_d2.checkpoint.files import write_checkpoint, write_tensors
+    from anoseg_d2.checkpoint.formats_out import official_payload
+
     payload = official_payload(checkpoint, output.suffix, approximate=args.approximate)
     write = write_tensors if output.suffix == ".safetensors" else write_checkpoint
     write(payload, output)
     return str(output)
 
 
-def write_anoseg(checkpoint: Checkpoint, output: Path, args: argparse.Namespace) -> str:
+def write_anoseg(checkpoint: "Checkpoint", output: Path, args: argparse.Namespace) -> str:
     """Write our own format, with the metadata of the source."""
+    from anoseg_d2.checkpoint.files import write_checkpoint
+    from anoseg_d2.checkpoint.metadata import meta_of_checkpoint
+
     state = {name: tensor.detach() for name, tensor in checkpoint.state_dict.items()}
     write_checkpoint({"model": state, "meta": meta_of_checkpoint(checkpoint)}, output)
     return str(output)
 
 
-def write_adapter(checkpoint: Checkpoint, output: Path, args: argparse.Namespace) -> str:
+def write_adapter(checkpoint: "Checkpoint", output: Path, args: argparse.Namespace) -> str:
     """Write what a LoRA stage trained, without the base that it started from."""
+    from anoseg_d2.checkpoint.adapters import adapter_payload
+    from anoseg_d2.checkpoint.files import write_checkpoint
+
     payload = adapter_payload(checkpoint.state_dict, checkpoint.meta)
     write_checkpoint(payload, output)
     return f"{output}, {len(payload['model'])} of {len(checkpoint.state_dict)} tensors"

@@ -20,17 +20,11 @@ import shlex
 import sys
 from pathlib import Path
 
-import anoseg_d2  # noqa: F401  isort: skip  # before detectron2, whose import warns
-from detectron2.data import DatasetCatalog, MetadataCatalog
-
-from anoseg_d2.data import builtin
 from anoseg_d2.evaluation.kept_maps import FileMaps
-from anoseg_d2.evaluation.map_evaluation import MapEvaluator
 from anoseg_d2.evaluation.map_files import MapReader
 from anoseg_d2.evaluation.map_folder import LabelFacts, MapFolder, coarse_warning, read_labels
 from anoseg_d2.evaluation.run_folder import check_method, report_folder
 from anoseg_d2.report.results import read_results
-from anoseg_d2.report.write import write_report
 from anoseg_d2.utils import cli
 from anoseg_d2.utils.files import check_name
 
@@ -73,13 +67,20 @@ def main(argv=None) -> int:
 
 def run(args) -> None:
     """Check everything first, then evaluate, and show the figures."""
+    # torch and detectron2 come with them, which --help spares.
+    from detectron2.data import MetadataCatalog
+
+    from anoseg_d2.evaluation.map_evaluation import MapEvaluator
+    from anoseg_d2.report.write import write_report
+
     cli.import_modules(args.imports)
     method = check_name(args.name or Path(args.maps).resolve().name, "method")
     check_name(args.score, "score")
     images = registered_images(args)
     # Before hours of reading: figures of two methods must not be mixed in one folder.
     check_method(args.output, method)
-    rule = MetadataCatalog.get(args.dataset).label_rule
+    metadata = MetadataCatalog.get(args.dataset)
+    rule = metadata.label_rule
     labels = read_labels(images, rule)
     reader = MapReader(args.key, args.negate)
     maps = found_maps(args, images)
@@ -92,7 +93,7 @@ def run(args) -> None:
         args.output,
         maps=FileMaps(maps.pairs, reader, rule, args.score),
         method=method,
-        labels=label_digest(args.dataset, images, labels),
+        labels=label_digest(metadata, images, labels),
         warnings=[coarse] if coarse else [],
         components=not args.no_components,
         exact=args.exact,
@@ -128,18 +129,19 @@ def described(args) -> dict:
 
 def registered_images(args) -> list[dict]:
     """Return the images of the benchmark; ValueError if it is not a registered anomaly set."""
+    from detectron2.data import DatasetCatalog, MetadataCatalog
+
+    from anoseg_d2.data import builtin
+
     builtin.register_all(args.root)
     builtin.register_cards(args.card, args.root)
-    known = [n for n in DatasetCatalog.list() if _evaluator_type(n) == "anomaly"]
+    kinds = {n: MetadataCatalog.get(n).get("evaluator_type") for n in DatasetCatalog.list()}
+    known = [name for name, kind in kinds.items() if kind == "anomaly"]
     if args.dataset not in known:
         raise ValueError(
             f"no anomaly set named {args.dataset!r}; there are {', '.join(sorted(known))}"
         )
     return DatasetCatalog.get(args.dataset)
-
-
-def _evaluator_type(name: str) -> str | None:
-    return MetadataCatalog.get(name).get("evaluator_type", None)
 
 
 def found_maps(args, images: list[dict]) -> MapFolder:
@@ -151,9 +153,14 @@ def found_maps(args, images: list[dict]) -> MapFolder:
     return maps
 
 
-def label_digest(dataset: str, images: list[dict], labels: LabelFacts) -> str:
-    """Digest of what makes figures comparable: the images, their labels, and how these are read."""
-    metadata = MetadataCatalog.get(dataset)
+def label_digest(metadata, images: list[dict], labels: LabelFacts) -> str:
+    """Digest of what makes figures comparable: the images, their labels, and how these are read.
+
+    Args:
+        metadata: of the dataset, as detectron2's catalog has it.
+        images: its dataset dicts.
+        labels: what was found in their labels.
+    """
     files = [(str(i["image_id"]), labels.digests[i["sem_seg_file_name"]]) for i in images]
     facts = [repr(metadata.label_rule), metadata.get("component_track", None), files]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()

@@ -19,9 +19,7 @@ import argparse
 from pathlib import Path
 
 from anoseg_d2 import __version__
-from anoseg_d2.checkpoint import describe_weights
 from anoseg_d2.commands.predict import add_model_options, build_predictor, make_output_folder
-from anoseg_d2.data.builtin import datasets_root
 from anoseg_d2.evaluation.map_files import MapReader
 from anoseg_d2.prediction.input_files import InputFile
 from anoseg_d2.prediction.job import PredictionJob
@@ -102,6 +100,8 @@ def main(argv=None) -> int:
 
 def smiyc(args) -> None:
     """Write the maps of the chosen tracks, and say how to send them."""
+    from anoseg_d2.data.builtin import datasets_root  # needs detectron2
+
     cli.import_modules(args.imports)
     method = check_name(args.method, "method")
     # The maps are either predicted here or somebody's own; both at once would be mixed up.
@@ -138,6 +138,8 @@ def _splits(name: str, frames: list[InputFile]) -> str:
 
 def predict_tracks(args, frames: dict, outputs: dict, record: Path) -> None:
     """Predict every frame that has no map yet."""
+    from anoseg_d2.checkpoint import describe_weights  # needs torch
+
     predictor = build_predictor(args, [args.score])
     identity = {
         "score": args.score,

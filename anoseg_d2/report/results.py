@@ -7,7 +7,6 @@ from pathlib import Path
 
 from anoseg_d2.evaluation.run_folder import report_folder
 from anoseg_d2.evaluation.stored_form import check_results, check_stored
-from anoseg_d2.modeling.scores import SCORES, ensemble_parts, is_implicit
 from anoseg_d2.utils.files import file_hash, read_json
 
 __all__ = [
@@ -87,6 +86,8 @@ def best_score(results: dict, implicit: bool = False) -> str | None:
     Returns:
         its name; None if no score has an AUPRC.
     """
+    from anoseg_d2.modeling.scores import SCORES, ensemble_parts, is_implicit  # needs torch
+
     ranks = {}
     for score in score_names(results):
         values = [v for v in _figures(results, score, "auprc") if v is not None]

@@ -28,7 +28,7 @@ def read_threshold(path, score: str, tpr: float, dataset: str | None = None) -> 
             "file or the run's folder"
         )
     dataset = chosen_dataset(results, dataset)
-    scores = read_results(results)["datasets"][dataset]["scores"]
+    scores = read_results(results)["datasets"][dataset].get("scores", {})
     if score not in scores:
         raise ValueError(
             f"{results}: score {score!r} was not evaluated on {dataset}; evaluated: "
