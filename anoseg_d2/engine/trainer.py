@@ -49,7 +49,7 @@ from anoseg_d2.engine.step import StepTrainer
 from anoseg_d2.engine.trackers import TrackerWriter
 from anoseg_d2.engine.unfinished import UnfinishedEvaluation
 from anoseg_d2.modeling.eomt import EoMT
-from anoseg_d2.modeling.inference import is_out_of_memory
+from anoseg_d2.utils.cli import is_out_of_memory
 from anoseg_d2.utils.precision import amp_dtype
 from anoseg_d2.utils.unwrap import unwrap
 

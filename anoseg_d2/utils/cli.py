@@ -162,7 +162,10 @@ def _prepare_streams() -> None:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Return whether `error` was raised because memory ran out, on any device."""
+    """Return whether `error` was raised because memory ran out, on any device.
+
+    Devices other than CUDA raise a plain RuntimeError, which only its message tells from others.
+    """
     words = str(error).lower()
     return isinstance(error, MemoryError) or any(phrase in words for phrase in _NO_MEMORY)
 
@@ -170,14 +173,10 @@ def is_out_of_memory(error: BaseException) -> bool:
 def _advice(error: BaseException) -> str | None:
     """Return what to do about a limit of the machine; None if `error` is not about one."""
     words = str(error).lower()
-    if isinstance(error, ConnectionError) and _was_raised_in(error, "multiprocessing"):
+    frames = traceback.extract_tb(error.__traceback__)
+    if isinstance(error, ConnectionError) and any("multiproc" in f.filename for f in frames):
         words = "dataloader worker"  # it died while it handed over a batch
     return next((advice for phrase, advice in _LIMITS.items() if phrase in words), None)
-
-
-def _was_raised_in(error: BaseException, package: str) -> bool:
-    frames = (frame for frame, _ in traceback.walk_tb(error.__traceback__))
-    return any(frame.f_globals.get("__name__", "").startswith(package) for frame in frames)
 
 
 def one_message(error: BaseException) -> str:

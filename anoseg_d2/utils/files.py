@@ -19,18 +19,14 @@ __all__ = [
     "check_name",
     "file_hash",
     "name_failed_write",
-    "publish",
     "read_bytes",
     "read_json",
     "remove_abandoned",
     "temporary_path",
-    "without_nan",
     "write_atomic",
     "write_json",
 ]
 
-# How names of files that are being written begin.
-_OURS = ".anoseg-"
 # What a file system answers to a call that it does not have.
 _NOT_SUPPORTED = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EPERM)
 _SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
@@ -64,33 +60,25 @@ def file_hash(path) -> str:
 
 
 def temporary_path(folder, suffix: str = ".tmp") -> Path:
-    """Return a new name in `folder` that says which process of which machine writes there.
-
-    The name does not hold that of the final file, which may already be as long as names can be.
-    """
-    writer = f"{_machine()}-{os.getpid()}-{secrets.token_hex(8)}"
-    return Path(folder, f"{_OURS}{writer}{suffix}")
+    """Return a new name in `folder` that says which process of which machine writes there."""
+    return Path(folder, f"{_ours()}{os.getpid()}-{secrets.token_hex(8)}{suffix}")
 
 
 def remove_abandoned(folder) -> None:
-    """Delete the temporary files in a folder whose writers were killed.
-
-    Only files named by `temporary_path` are ours to delete, and only on the machine where they were
-    written can we know that nobody is still writing them.
-    """
-    for path in Path(folder).glob(f"{_OURS}{_machine()}-*"):
-        writer = path.name.removeprefix(f"{_OURS}{_machine()}-").partition("-")[0]
+    """Delete files of `temporary_path` whose writers, on this machine, have ended."""
+    for path in Path(folder).glob(f"{_ours()}*"):
+        writer = path.name.removeprefix(_ours()).partition("-")[0]
         if writer.isdecimal() and not path.is_dir() and not _is_alive(int(writer)):
             path.unlink(missing_ok=True)
 
 
 @functools.cache
-def _machine() -> str:
-    """Return eight digits that differ wherever process ids belong to other processes."""
+def _ours() -> str:
+    """Return how our temporary names begin, other wherever process ids are those of others."""
     place = platform.node()
     with contextlib.suppress(OSError):  # containers of one name have process ids of their own
         place += f" {os.stat('/proc/self/ns/pid').st_ino}"
-    return hashlib.sha256(place.encode()).hexdigest()[:8]
+    return f".anoseg-{hashlib.sha256(place.encode()).hexdigest()[:8]}-"
 
 
 def _is_alive(process: int) -> bool:
@@ -130,7 +118,14 @@ def atomic_path(path, suffix: str = ".tmp") -> Iterator[Path]:
         with name_failed_write(path, temporary):
             path.parent.mkdir(parents=True, exist_ok=True)
             yield temporary
-            publish(temporary, path)
+            with open(temporary, "rb") as stream:
+                try:
+                    os.fsync(stream.fileno())
+                except OSError as error:
+                    # Some network and FUSE file systems have no such call; it is written anyway.
+                    if error.errno not in _NOT_SUPPORTED:
+                        raise
+            os.replace(temporary, path)
     finally:
         with contextlib.suppress(OSError):  # it is gone once it is published
             temporary.unlink()
@@ -161,32 +156,20 @@ def _free_space(path: Path) -> str:
         return f"{path.parent} cannot be read"
 
 
-def publish(temporary, path) -> None:
-    """Flush a temporary file to disk and rename it to `path`."""
-    with open(temporary, "rb") as stream:
-        try:
-            os.fsync(stream.fileno())
-        except OSError as error:
-            # Some network and FUSE file systems have no such call; the file is written anyway.
-            if error.errno not in _NOT_SUPPORTED:
-                raise
-    os.replace(temporary, path)
-
-
 def write_atomic(path, data: bytes) -> None:
     """Write `data` to `path`, whole or not at all; its folder is created."""
     with atomic_path(path) as temporary:
         temporary.write_bytes(data)
 
 
-def without_nan(value):
+def _without_nan(value):
     """Copy nested dicts and lists with plain numbers; NaN and infinities become None."""
     if isinstance(value, dict):
-        return {str(key): without_nan(entry) for key, entry in value.items()}
+        return {str(key): _without_nan(entry) for key, entry in value.items()}
     if isinstance(value, (list, tuple)):
-        return [without_nan(entry) for entry in value]
+        return [_without_nan(entry) for entry in value]
     if hasattr(value, "tolist"):
-        return without_nan(value.tolist())
+        return _without_nan(value.tolist())
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value
@@ -194,7 +177,7 @@ def without_nan(value):
 
 def write_json(path, value) -> None:
     """Write nested plain values as strict JSON, whole or not at all."""
-    text = json.dumps(without_nan(value), indent=1, allow_nan=False, ensure_ascii=False)
+    text = json.dumps(_without_nan(value), indent=1, allow_nan=False, ensure_ascii=False)
     # Bytes of file names that are not UTF-8 become the escapes that JSON has for them.
     write_atomic(path, (text + "\n").encode(errors="backslashreplace"))
 
@@ -216,8 +199,7 @@ def read_json(path):
     """Read a JSON file; errors name the file.
 
     Raises:
-        FileNotFoundError: the file does not exist.
-        OSError: it cannot be read.
+        OSError: it does not exist or cannot be read.
         ValueError: it is not valid JSON, or holds an integer that no float can hold.
     """
     path = Path(path)

@@ -50,14 +50,7 @@ def class_palette(num_classes: int, colors=None) -> np.ndarray:
 
 
 def color_classes(sem_seg: np.ndarray, palette: np.ndarray) -> np.ndarray:
-    """Colour a map of train ids.
-
-    Args:
-        sem_seg: (H, W) integers in 0..255.
-        palette: (256, 3) uint8 from `class_palette`.
-    Returns:
-        (H, W, 3) uint8 RGB.
-    """
+    """Colour train ids; (H, W) integers in 0..255 -> (H, W, 3) uint8 RGB."""
     return palette[np.asarray(sem_seg).astype(np.uint8)]
 
 
@@ -70,13 +63,7 @@ def anomaly_palette() -> np.ndarray:
 
 
 def color_anomaly_label(label: np.ndarray) -> np.ndarray:
-    """Colour a label map of known (0), anomaly (1) and void (255) with `ANOMALY_COLORS`.
-
-    Args:
-        label: (H, W) uint8.
-    Returns:
-        (H, W, 3) uint8 RGB.
-    """
+    """Colour known (0), anomaly (1) and void (255); (H, W) uint8 -> (H, W, 3) uint8 RGB."""
     return anomaly_palette()[label]
 
 
@@ -123,11 +110,7 @@ def heat_map(score: np.ndarray, lowest: float, highest: float) -> np.ndarray:
 
 
 def color_bar(width: int = 256, height: int = 12) -> np.ndarray:
-    """Draw the colour scale of `heat_map` from left to right.
-
-    Returns:
-        (height, width, 3) uint8 RGB.
-    """
+    """Draw the scale of `heat_map` from left to right, (height, width, 3) uint8 RGB."""
     return heat_map(np.tile(np.linspace(0.0, 1.0, width), (height, 1)), 0.0, 1.0)
 
 
@@ -167,11 +150,7 @@ def outline(image: np.ndarray, mask: np.ndarray, color, thickness: int = 2) -> n
 
 
 def fit_long_side(height: int, width: int, long_side: int) -> tuple[int, int]:
-    """Return the size with the same aspect ratio whose long side is at most `long_side`.
-
-    Returns:
-        (h, w), never larger than the original, never 0.
-    """
+    """Return (h, w) of the same aspect ratio, whose long side is at most `long_side`, never 0."""
     scale = min(1.0, long_side / max(height, width))
     return max(1, round(height * scale)), max(1, round(width * scale))
 

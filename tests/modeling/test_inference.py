@@ -8,7 +8,7 @@ from tiny_models import merge_windows, set_inference
 from torch.nn import functional as F
 
 from anoseg_d2.modeling import EoMT, inference
-from anoseg_d2.modeling.inference import choose_queries, is_out_of_memory
+from anoseg_d2.modeling.inference import choose_queries
 from anoseg_d2.modeling.patch_heads import PatchMemory, RatioHead, RatioOptions
 from anoseg_d2.modeling.scores import (
     combine_masks,
@@ -18,6 +18,7 @@ from anoseg_d2.modeling.scores import (
 )
 from anoseg_d2.modeling.strips import STRIP_ELEMENTS
 from anoseg_d2.modeling.windows import cut_windows, plan_windows
+from anoseg_d2.utils.cli import is_out_of_memory
 
 CPU_ERROR = (
     "[enforce fail at alloc_cpu.cpp:118] err == 0. DefaultCPUAllocator: can't allocate memory: "
