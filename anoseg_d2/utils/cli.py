@@ -58,7 +58,6 @@ _LIMITS = {
     "home directory": "a path begins with ~ and there is no such user",
 }
 
-
 # Control characters, line separators, and those that turn the direction of writing.
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 
@@ -69,10 +68,7 @@ _verbosity = 0
 def add_verbosity_options(parser: argparse.ArgumentParser, default=None) -> None:
     """Add `-q` and `-v`, which exclude each other, as `args.verbosity`: -1, 0 or 1.
 
-    Args:
-        parser: of the command.
-        default: without either; None is what the process is set to, so that `anoseg -q COMMAND`
-            counts as well.
+    Without a `default` it is what the process is set to, so that `anoseg -q COMMAND` counts too.
     """
     default = _verbosity if default is None else default
     group = parser.add_mutually_exclusive_group()
@@ -85,11 +81,7 @@ def add_verbosity_options(parser: argparse.ArgumentParser, default=None) -> None
 
 
 def set_verbosity(verbosity: int) -> None:
-    """Set how much this process says, and what of the log appears on stderr.
-
-    Args:
-        verbosity: as `add_verbosity_options` gives it.
-    """
+    """Set how much this process says, and what of the log appears on stderr."""
     global _verbosity
     _verbosity = verbosity
     logging.basicConfig(format="%(levelname)s: %(message)s")
@@ -162,10 +154,8 @@ def _prepare_streams() -> None:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Return whether `error` was raised because memory ran out, on any device.
-
-    Devices other than CUDA raise a plain RuntimeError, which only its message tells from others.
-    """
+    """Return whether `error` was raised because memory ran out, on any device."""
+    # Devices other than CUDA raise a plain RuntimeError, which only its message tells from others.
     words = str(error).lower()
     return isinstance(error, MemoryError) or any(phrase in words for phrase in _NO_MEMORY)
 
@@ -190,13 +180,9 @@ def one_message(error: BaseException) -> str:
 
 
 def printable(text: object, keep: str = "") -> str:
-    """Replace control characters by escapes such as `\\x1b`, line breaks too.
+    """Replace control characters but those to `keep` by escapes such as `\\x1b`.
 
     For names that come from strangers: in a terminal they could set its title, or forge a message.
-
-    Args:
-        text: what is printed.
-        keep: control characters that stay.
     """
 
     def escape(found: re.Match) -> str:
@@ -215,13 +201,6 @@ class Progress(tqdm):
         total: number of steps; None when nobody knows.
         unit: name of the items.
         period: seconds between two lines if stderr is not a terminal.
-
-    Example::
-
-        with Progress("pasted", len(images)) as progress:
-            for image in images:
-                ...
-                progress.update()
     """
 
     monitor_interval = 0  # no thread of tqdm's: `update` looks at the clock every time
@@ -263,10 +242,7 @@ def check_options(args: argparse.Namespace, rules: Mapping[str, Rule]) -> None:
 
     Args:
         args: parsed command line.
-        rules: option, such as "--min-size", to what it may be; each value of an option that takes
-            several.
-    Raises:
-        ValueError: names the option, what was given and what is allowed.
+        rules: option, such as "--min-size", to what each of its values may be.
     """
     for option, rule in rules.items():
         given = getattr(args, option.lstrip("-").replace("-", "_"))
