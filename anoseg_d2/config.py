@@ -55,6 +55,7 @@ def load_config(
     """
     from detectron2.config import get_cfg
 
+    import_modules(imports)  # they may add keys of their own to `KEYS`
     cfg = get_cfg()
     add_anoseg_config(cfg)
     known = [key for key, _ in flat_items(cfg)]

@@ -14,8 +14,9 @@ import pytest
 import torch
 from runs import small_run
 
-from anoseg_d2 import cli
+from anoseg_d2 import AnomalyPredictor, cli
 from anoseg_d2.checkpoint import model_meta
+from anoseg_d2.config import KEYS
 from anoseg_d2.engine import argument_parser, run
 from anoseg_d2.modeling.heads import CLASS_HEADS
 from anoseg_d2.modeling.patch_heads import PATCH_HEADS
@@ -89,9 +90,13 @@ def test_there_are_blocks_of_both_kinds():
 
 
 @pytest.mark.parametrize("name", list(TRAINERS))
-def test_a_trainer_of_the_docs_trains_and_evaluates_on_one_process(name, tmp_path, monkeypatch):
+def test_a_trainer_of_the_docs_trains_and_evaluates_on_one_process(
+    name, tmp_path, monkeypatch, registries
+):
     maps = ("TEST.SEM_SEG_MAPS", "SemSegEvaluator" in TRAINERS[name])
-    one, _, evaluation = commands(tmp_path, *maps)
+    one, _, evaluation, with_key = commands(tmp_path, *maps)
+    if "KEYS" in TRAINERS[name]:
+        one = with_key
     module = loaded(my_train(tmp_path, TRAINERS[name]))
     monkeypatch.chdir(tmp_path)
     for words in (one, evaluation):
@@ -103,13 +108,15 @@ def test_a_trainer_of_the_docs_trains_and_evaluates_on_one_process(name, tmp_pat
 def test_the_trainers_of_the_docs_combined_train_on_two_processes(tmp_path):
     chosen = [block for block in TRAINERS.values() if "SemSegEvaluator" not in block]
     my_train(tmp_path, *chosen)
-    _, two, _ = commands(tmp_path)
+    two = commands(tmp_path)[1]
     assert two[-2:] == ["--num-gpus", "2"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, *two]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert "mean_rba" in done.stdout and "query_norm" in (tmp_path / "run/metrics.json").read_text()
+    figures = (tmp_path / "run" / "metrics.json").read_text()
+    for word in ("mean_rba", "query_norm", "loss_entropy"):
+        assert word in figures, word
 
 
 # --- blocks that are not trainers --------------------------------------------------------------
@@ -134,10 +141,13 @@ def registries(monkeypatch):
     monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.setattr(sys, "argv", list(sys.argv))
     before = [(registry, set(registry)) for registry in (CLASS_HEADS, PATCH_HEADS, SCORES)]
+    keys = set(KEYS)
     yield
     for registry, names in before:
         for name in set(registry) - names:
             registry.remove(name)
+    for name in set(KEYS) - keys:
+        del KEYS[name]
     for name in ("my_score", "my_head", "my_patch_head"):
         sys.modules.pop(name, None)
 
@@ -154,14 +164,7 @@ def test_a_predictor_of_the_docs_predicts(name, folder):
     assert result["scores"]["rba"].shape == result["sem_seg"].shape == (40, 56)
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        name
-        for name, block in PARTS.items()
-        if "\n@register_score" in block and "@PATCH" not in block
-    ],
-)
+@pytest.mark.parametrize("name", [name for name, block in PARTS.items() if "second_best" in block])
 def test_a_score_of_the_docs_evaluates(name, folder, registries):
     (folder / "my_score.py").write_text(PARTS[name])
     (score,) = re.findall(r'register_score\("(\w+)"', PARTS[name])
@@ -169,29 +172,35 @@ def test_a_score_of_the_docs_evaluates(name, folder, registries):
     assert len(list((folder / "output").rglob("overlay/*"))) == 1
 
 
-@pytest.mark.parametrize("name", [n for n, block in PARTS.items() if "@CLASS_HEADS" in block])
-def test_a_class_head_of_the_docs_trains_and_predicts(name, folder, registries):
-    (folder / "my_head.py").write_text(PARTS[name])
-    (head,) = re.findall(r'CLASS_HEADS.register\("(\w+)"', PARTS[name])
+@pytest.mark.parametrize(
+    "page,module,score,overrides,restored",
+    [
+        (
+            *("docs/heads.md", "my_head", "rba"),
+            ("MODEL.HEAD.NAME", "cosine_proxy", "MODEL.HEAD.COSINE.SCALE", "10"),
+            lambda model: model.class_head.options.scale == 10,
+        ),
+        (
+            *("docs/extending.md", "my_patch_head", "probe"),
+            ("MODEL.PROBE.ENABLED", "True", "MODEL.PROBE.WEIGHT", "2"),
+            lambda model: model.patch_maps["probe"].options.weight == 2,
+        ),
+    ],
+    ids=["class head", "patch head"],
+)
+def test_a_head_of_the_docs_trains_resumes_and_keeps_its_options(
+    page, module, score, overrides, restored, folder, registries
+):
+    (block,) = [b for n, b in PARTS.items() if n.startswith(page) and "_HEADS.register" in b]
+    (folder / f"{module}.py").write_text(block)
     cfg = small_run(folder, "run", "SOLVER.MAX_ITER", 2, tested=True)
     (folder / "tiny.yaml").write_text(cfg.dump())
-    mine = ("--import", "my_head", "MODEL.HEAD.NAME", head)
-    assert cli.main(["train", "--config-file", "tiny.yaml", *mine]) == 0
-    weights = ("--weights", "run/model_final.pth", "--import", "my_head")
-    assert cli.main(["predict", "street.jpg", *weights, "--score", "rba"]) == 0
-
-
-def test_the_patch_head_of_the_docs_trains_with_its_options_and_predicts(folder, registries):
-    (name,) = [name for name, block in PARTS.items() if "@PATCH_HEADS" in block]
-    (folder / "my_patch_head.py").write_text(PARTS[name])
-    cfg = small_run(folder, "run", "SOLVER.MAX_ITER", 2, tested=True)
-    (folder / "tiny.yaml").write_text(cfg.dump())
-    mine = ("--import", "my_patch_head")
-    assert cli.main(["train", "--config-file", "tiny.yaml", *mine]) == 0
-    stored = torch.load(folder / "run/model_final.pth", weights_only=True)["meta"]["patch_heads"]
-    assert stored == {"probe": {"blocks": [0], "options": {"weight": 2.0}}}
-    photo = ("street.jpg", "--weights", "run/model_final.pth")
-    assert cli.main(["predict", *photo, *mine, "--score", "probe"]) == 0
+    train = ["train", "--config-file", "tiny.yaml", "--import", module]
+    assert cli.main([*train, *overrides]) == 0
+    assert cli.main([*train, "--resume", *overrides, "SOLVER.MAX_ITER", "3"]) == 0
+    assert restored(AnomalyPredictor.from_pretrained("run/model_final.pth").model)
+    weights = ["--weights", "run/model_final.pth", "--import", module]
+    assert cli.main(["predict", "street.jpg", *weights, "--score", score]) == 0
 
 
 @pytest.mark.slow
@@ -208,5 +217,5 @@ def test_the_consumer_of_the_docs_reads_an_exported_file(folder, capsys):
 
 
 def test_no_block_is_left_out():
-    covered = ("import cv2", "@register_score", "@CLASS_HEADS", "@PATCH_HEADS", "onnxruntime")
+    covered = ("import cv2", "@register_score", "_HEADS.register", "onnxruntime")
     assert [n for n, block in PARTS.items() if not any(word in block for word in covered)] == []
