@@ -23,7 +23,6 @@ from torch import nn
 
 import anoseg_d2
 from anoseg_d2.data.loader import build_test_loader
-from anoseg_d2.engine.run_log import figures_table
 from anoseg_d2.evaluation.anomaly_evaluation import AnomalyEvaluator
 from anoseg_d2.evaluation.closed_set_evaluation import ClosedSetEvaluator
 from anoseg_d2.evaluation.score_statistics import ScoreStatistics
@@ -155,16 +154,22 @@ def report_evaluation(
 
 
 def _log_figures(results: dict[str, dict]) -> None:
-    """Log tables of the results of evaluators, by dataset."""
-    closed = {name: result for name, result in results.items() if "mIoU" in result}
-    anomaly = {name: result for name, result in results.items() if "scores" in result}
-    if closed:
-        rows = [[n, *(result.get(f) for f in CLOSED_FIGURES)] for n, result in closed.items()]
-        heads = [FIGURE_NAMES.get(figure, figure) for figure in CLOSED_FIGURES]
-        table = tabulate(rows, headers=["known classes", *heads], floatfmt=".2f", missingval="-")
-        logger.info("Figures in percent:\n%s", table)
-    if anomaly:
-        logger.info("AUPRC / FPR95 in percent, * best of a dataset:\n%s", figures_table(anomaly))
+    """Log tables of the results of evaluators, by dataset; the report marks the best."""
+    closed = [
+        [name, *(result.get(figure) for figure in CLOSED_FIGURES)]
+        for name, result in results.items()
+        if "mIoU" in result
+    ]
+    anomaly = [
+        [name, score, entry.get("auprc"), entry.get("fpr95")]
+        for name, result in results.items()
+        for score, entry in result.get("scores", {}).items()
+    ]
+    heads = ["dataset", *(FIGURE_NAMES.get(figure, figure) for figure in CLOSED_FIGURES)]
+    for rows, names in ((closed, heads), (anomaly, ["dataset", "score", "AUPRC", "FPR95"])):
+        if rows:
+            table = tabulate(rows, headers=names, floatfmt=".2f", missingval="-")
+            logger.info("Figures in percent:\n%s", table)
 
 
 def describe_model(cfg, model: nn.Module) -> dict:

@@ -1,4 +1,4 @@
-"""What happens around the training steps: randomness, annealing, cost, checkpoints, a stop."""
+"""Hooks of the training loop: seeds, annealing, cost, checkpoints, evaluation, stopping."""
 
 import contextlib
 import logging
@@ -98,7 +98,7 @@ class LearningRateHook(HookBase):
 
 
 class CostHook(HookBase):
-    """Measure what training takes: `peak_memory_mib` next to the losses, and at the end both.
+    """Log peak memory with the losses; report peak memory and step time at the end.
 
     On CUDA memory is what torch has allocated at most, on a CPU the process's peak resident size,
     which includes the libraries.
@@ -136,7 +136,7 @@ class CostHook(HookBase):
 
 
 def _repeat_last_step(hook: HookBase) -> None:
-    """Do after a resumed run's last step what its checkpoint, written before that, cannot hold.
+    """After a resume, run the hook for a step that was saved but not yet evaluated.
 
     A run that is stopped in an evaluation would otherwise never have its figures.
     """

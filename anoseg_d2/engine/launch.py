@@ -1,4 +1,4 @@
-"""Start a job on one rank or many, and end it as one: one error message, no orphans."""
+"""Launch a job on one or more ranks; report one error and leave no process behind."""
 
 import contextlib
 import gc
@@ -81,9 +81,9 @@ def launch_ranks(
     if "stopped" in found and (died is None or not died.signal_name):
         raise KeyboardInterrupt
     if died is not None:
-        how = f"killed by {died.signal_name}" if died.signal_name else "lost"
+        how = f"was killed by {died.signal_name}" if died.signal_name else "died"
         raise ValueError(
-            f"rank {died.error_index} was {how}, and the others were ended; continue from the last "
+            f"rank {died.error_index} {how}; the other ranks were stopped. Continue from the last "
             "checkpoint with --resume"
         ) from died
 
@@ -144,7 +144,7 @@ def _join_torchrun() -> None:
 
 
 def _leave_group() -> None:
-    """Close the connections between ranks once all are done, before Python takes itself apart.
+    """Close the connections between ranks once all are done, before the interpreter shuts down.
 
     A rank that ends with open connections, or while another still reads from it, can be aborted
     in its last moment, and a run that is complete would look as if it had failed.

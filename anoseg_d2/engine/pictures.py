@@ -1,4 +1,4 @@
-"""Show during a training what the model makes of a few fixed images of the test sets."""
+"""Show during training how the model segments and scores a few fixed test images."""
 
 import numpy as np
 import torch

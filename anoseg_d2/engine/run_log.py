@@ -1,4 +1,4 @@
-"""What a run says: how it differs from the defaults, its data, its steps, its figures."""
+"""What a run says: how it differs from the defaults, its data, its steps."""
 
 import contextlib
 import functools
@@ -25,7 +25,7 @@ from anoseg_d2.config import changed_keys
 from anoseg_d2.utils.cli import duration, set_verbosity
 from anoseg_d2.utils.files import write_atomic
 
-__all__ = ["StepPrinter", "WriterHook", "figures_table", "log_data", "set_up_run"]
+__all__ = ["StepPrinter", "WriterHook", "log_data", "set_up_run"]
 
 logger = logging.getLogger(__name__)
 
@@ -172,32 +172,3 @@ class WriterHook(hooks.PeriodicWriter):
             for writer in self._writers:
                 writer.write()
             self._written = now
-
-
-def figures_table(results: dict[str, dict]) -> str:
-    """Lay out AUPRC and FPR95 of every score on every dataset, the best of each marked with `*`.
-
-    Args:
-        results: {dataset: `AnomalyEvaluator.result`}.
-    """
-    scores = list(dict.fromkeys(s for result in results.values() for s in result["scores"]))
-    best = {}
-    for name, result in results.items():
-        for figure, sign in (("auprc", 1), ("fpr95", -1)):
-            found = [e[figure] for e in result["scores"].values() if e.get(figure) is not None]
-            best[name, figure] = max(found, key=lambda value: sign * value) if found else None
-
-    def cell(name, score):
-        entry = results[name]["scores"].get(score, {})
-        texts = []
-        for figure in ("auprc", "fpr95"):
-            value = entry.get(figure)
-            # What prints like the best is the best, to a reader.
-            mark = "*" if value is not None and round(value - best[name, figure], 2) == 0 else ""
-            texts.append("-" if value is None else f"{mark}{value:.2f}".rjust(7))
-        return " / ".join(texts)
-
-    rows = [[score, *(cell(name, score) for name in results)] for score in scores]
-    # Long names are broken at an underscore, or five datasets would not fit on a screen.
-    heads = [name if len(name) < 16 else name.replace("_", "_\n", 1) for name in results]
-    return tabulate(rows, headers=["score", *heads], stralign="right", colalign=("left",))

@@ -1,4 +1,4 @@
-"""One optimiser step: micro-batches, mixed precision, one clip, and no step on a bad gradient."""
+"""Take one optimiser step: micro-batches, mixed precision, clipping, and a check of the loss."""
 
 import contextlib
 import math

@@ -1,4 +1,4 @@
-"""Send figures and pictures of a run to an experiment tracker, as well as to TensorBoard."""
+"""Send the figures and pictures of a run to an experiment tracker, next to TensorBoard."""
 
 import importlib
 import importlib.util

@@ -14,7 +14,7 @@ from detectron2.utils.events import EventStorage
 from runs import small_run
 
 from anoseg_d2.config import load_config
-from anoseg_d2.engine.run_log import StepPrinter, figures_table, set_up_run
+from anoseg_d2.engine.run_log import StepPrinter, set_up_run
 
 ROOT = Path(__file__).parents[2]
 
@@ -85,15 +85,6 @@ def test_the_line_of_a_step_adds_the_losses_of_all_predictions(caplog):
         "step 10/1000, 33 min left: loss 7.5 (mask 3, class 4, ratio 0.5), gradient 3, lr 0.0001, "
         "2 s a step (0.5 s waiting for data)"
     ]
-
-
-def test_the_table_of_figures_marks_the_best_of_each_dataset():
-    entries = {"rba": {"auprc": 50.001, "fpr95": 20.0}, "msp": {"auprc": 50.0, "fpr95": 10.0}}
-    hidden = {"rba": {"auprc": None, "fpr95": None}}
-    lines = figures_table({"a": {"scores": entries}, "b": {"scores": hidden}}).splitlines()
-    assert lines[0].split() == ["score", "a", "b"]
-    assert lines[2].split() == ["rba", "*50.00", "/", "20.00", "-", "/", "-"]
-    assert lines[3].split() == ["msp", "*50.00", "/", "*10.00", "-", "/", "-"]
 
 
 @pytest.mark.slow
