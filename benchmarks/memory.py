@@ -26,12 +26,12 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from inference import take_turns
 from training import Row, draw_batch
 
-from anoseg_d2.commands.memory import find_records
+from anoseg_d2.commands.memory import find_photographs
 from anoseg_d2.config import load_config
 from anoseg_d2.data.builtin import register_cards
 from anoseg_d2.data.image_io import read_image
 from anoseg_d2.data.label_rules import load_label
-from anoseg_d2.engine.fit_memory import HELD_OUT, collect_tokens
+from anoseg_d2.engine.fit_memory import HELD_OUT, collect_tokens, labelled_records
 from anoseg_d2.evaluation.metrics import PixelMetrics
 from anoseg_d2.export.check import draw_image
 from anoseg_d2.modeling import scores
@@ -67,8 +67,8 @@ def add_memory(model: EoMT, name: str, rows: torch.Tensor, block: int) -> None:
 def measure_rows(args, model: EoMT) -> list[dict]:
     """Compare memories of the same images by their figures on the same test images."""
     register_cards(args.cards)
-    source = argparse.Namespace(dataset=args.dataset, images=args.images)
-    records = find_records(source)[: args.limit]
+    records = labelled_records(args.dataset) if args.dataset else find_photographs(args.images)
+    records = records[: args.limit]
     records = [r for index, r in enumerate(records) if index % HELD_OUT] or records
     block = free_block(len(model.backbone.blocks), model.num_blocks)
     generator = torch.Generator().manual_seed(args.seed)
