@@ -34,6 +34,7 @@ import statistics
 import sys
 import time
 import weakref
+from collections.abc import Iterable
 from pathlib import Path
 from unittest import mock
 
@@ -44,7 +45,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from anoseg_d2.config import load_config
-from anoseg_d2.engine.step import SavedBytes
 from anoseg_d2.modeling import EoMT, layer_losses, lora
 from anoseg_d2.modeling.criterion import LossNormalizers, targets_from_sem_seg
 from anoseg_d2.modeling.layer_losses import LayerLosses
@@ -230,6 +230,42 @@ class FakeTensors(FakeTensorMode):
 
 def _is_tensor(value) -> bool:
     return isinstance(value, Tensor)
+
+
+class SavedBytes(torch.autograd.graph.saved_tensors_hooks):
+    """Count the bytes that autograd saves in this context, every storage once.
+
+    What is no longer saved when `total` is asked for, because its gradient was taken at once, does
+    not count.
+
+    Args:
+        left_out: tensors whose storages do not count: the parameters.
+    """
+
+    def __init__(self, left_out: Iterable[torch.Tensor]):
+        # The storage itself, because fake tensors have one, but no data.
+        self._left_out = {tensor.untyped_storage()._cdata for tensor in left_out}
+        self._saved: weakref.WeakSet[_Saved] = weakref.WeakSet()
+        super().__init__(self._pack, lambda saved: saved.tensor)
+
+    def _pack(self, tensor: torch.Tensor) -> "_Saved":
+        saved = _Saved(tensor)
+        self._saved.add(saved)
+        return saved
+
+    @property
+    def total(self) -> int:
+        """Bytes that are saved at this moment."""
+        storages = [saved.tensor.untyped_storage() for saved in self._saved]
+        sizes = {storage._cdata: storage.nbytes() for storage in storages}
+        return sum(size for address, size in sizes.items() if address not in self._left_out)
+
+
+class _Saved:
+    """A saved tensor. Autograd holds this in its place, so that it can be seen to let go of it."""
+
+    def __init__(self, tensor: torch.Tensor):
+        self.tensor = tensor
 
 
 def count_memory(row: Row, images: Tensor, labels: Tensor) -> dict[str, int]:

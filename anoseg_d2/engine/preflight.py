@@ -1,27 +1,23 @@
-"""Find out before a run starts whether it can: datasets, weights, tracker, and one step to try."""
+"""Find out before a run starts whether it can: datasets, weights, tracker."""
 
 import contextlib
 import copy
 import functools
 import logging
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.utils.events import EventStorage
 
 from anoseg_d2.checkpoint.files import last_checkpoint
 from anoseg_d2.checkpoint.from_config import resolve_weights
 from anoseg_d2.config import check_config
 from anoseg_d2.data.builtin import register_cards
 from anoseg_d2.data.loader import training_dicts
-from anoseg_d2.engine.memory import memory_needs, parameter_table
 from anoseg_d2.engine.trackers import check_tracker
 from anoseg_d2.modeling.scores import ensemble_parts
-from anoseg_d2.utils.cli import say
 
-__all__ = ["check_inputs", "dry_run", "listed_once"]
+__all__ = ["check_inputs", "listed_once"]
 
 logger = logging.getLogger(__name__)
 
@@ -121,42 +117,3 @@ def listed_once(images: dict[str, list[dict]]) -> Iterator[None]:
         yield
     finally:
         DatasetCatalog.update(before)
-
-
-def dry_run(trainer_class, cfg, processes: int) -> None:
-    """Build everything, take one step, and print the plan, what trains and the memory of a process.
-
-    Args:
-        trainer_class: `Trainer` or a subclass.
-        cfg: config node whose inputs were checked; its OUTPUT_DIR is not touched.
-        processes: number of those that the run will have.
-    Raises:
-        ValueError, OSError, MemoryError: what would have stopped the run.
-    """
-    solver = cfg.SOLVER
-    batch, planned = solver.IMS_PER_BATCH, solver.REFERENCE_WORLD_SIZE or processes
-    if batch % planned:
-        raise ValueError(f"SOLVER.IMS_PER_BATCH {batch} is not divisible by {planned} processes")
-    trial = cfg.clone()
-    trial.defrost()
-    trial.TRACKER, trial.VIS_PERIOD = "none", 0
-    # One process tries what every process of the run will do.
-    trial.SOLVER.IMS_PER_BATCH, trial.SOLVER.REFERENCE_WORLD_SIZE = batch // planned, 0
-    with tempfile.TemporaryDirectory(prefix="anoseg_dry_run_") as folder:
-        trial.OUTPUT_DIR = folder
-        trial.freeze()
-        trainer = trainer_class(trial)
-        trainer.resume_or_load(resume=False)
-        trainer.iter = trainer.start_iter
-        with EventStorage(trainer.start_iter):
-            trainer.run_step()
-        for kind, names in (("train", cfg.DATASETS.TRAIN), ("test", cfg.DATASETS.TEST)):
-            for name in names:
-                say(f"{kind}: {name}, {len(DatasetCatalog.get(name))} images")
-        say(f"steps: {solver.MAX_ITER}, of {batch} images on {processes} process(es)")
-        say(f"checkpoints: every {solver.CHECKPOINT_PERIOD} steps, in {cfg.OUTPUT_DIR}")
-        period = cfg.TEST.EVAL_PERIOD
-        often = f"every {period} steps and " if 0 < period < solver.MAX_ITER else ""
-        say(f"evaluation: {often}at the end")
-        say(parameter_table(trainer.model))
-        say(f"memory: about {memory_needs(trainer.model, cfg, trainer.activation_bytes)}")

@@ -22,8 +22,6 @@ __all__ = ["argument_parser", "load_evaluated", "run", "run_rank"]
 
 logger = logging.getLogger(__name__)
 
-MAX_PROCESSES = 256  # on one machine
-
 
 def argument_parser(description: str | None = None) -> argparse.ArgumentParser:
     """Build the parser of `train_net`: detectron2's usual options, and ours.
@@ -42,8 +40,6 @@ def argument_parser(description: str | None = None) -> argparse.ArgumentParser:
     add("--config-file", default="", metavar="FILE", help=named)
     add("--resume", action="store_true", help="continue from the last checkpoint of OUTPUT_DIR")
     add("--overwrite", action="store_true", help="delete the run that OUTPUT_DIR holds")
-    tried = "take one step, show the plan and the memory it needs, and keep nothing"
-    add("--dry-run", action="store_true", help=tried)
     evaluated = "evaluate only; with --resume, the last checkpoint"
     add("--eval-only", action="store_true", help=evaluated)
     add("--num-gpus", type=int, default=1, help="processes on this machine, one per GPU")
@@ -79,7 +75,7 @@ def _run(trainer_class, args: argparse.Namespace) -> None:
     from anoseg_d2.config import load_config
     from anoseg_d2.engine.launch import is_torchrun, launch_ranks
     from anoseg_d2.engine.output_dir import claim_output_dir
-    from anoseg_d2.engine.preflight import check_inputs, dry_run, listed_once
+    from anoseg_d2.engine.preflight import check_inputs
     from anoseg_d2.engine.trainer import Trainer
 
     trainer_class = trainer_class or Trainer
@@ -89,10 +85,6 @@ def _run(trainer_class, args: argparse.Namespace) -> None:
     args.resume |= int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0
     training = not args.eval_only
     images = check_inputs(cfg, training, args.resume)
-    if args.dry_run:
-        with listed_once(images):
-            dry_run(trainer_class, cfg, args.num_gpus * args.num_machines)
-        return
     is_follower = args.machine_rank or (is_torchrun() and int(os.environ["RANK"]))
     claim = contextlib.nullcontext()  # the first process of all holds the folder for the others
     if not is_follower:
@@ -119,13 +111,15 @@ def run_rank(trainer_class, cfg, args: argparse.Namespace, images: dict[str, lis
         args: as `argument_parser` gives them.
         images: of every dataset, as `check_inputs` found them.
     """
+    from detectron2.data import DatasetCatalog
+
     from anoseg_d2.data.builtin import register_cards
     from anoseg_d2.engine.preflight import listed_once
     from anoseg_d2.engine.run_log import log_data, set_up_run
 
     # A rank in a process of its own has neither the user's modules nor the cards' datasets yet.
     cli.import_modules(cfg.MODEL.IMPORTS)
-    if not is_registered(images):
+    if not set(images) <= set(DatasetCatalog.list()):
         register_cards(cfg)
     with listed_once(images):
         set_up_run(cfg, verbosity=args.verbosity, training=not args.eval_only)
@@ -140,13 +134,6 @@ def run_rank(trainer_class, cfg, args: argparse.Namespace, images: dict[str, lis
         trainer_class.test(cfg, model, facts=facts, resume=True)
 
 
-def is_registered(names) -> bool:
-    """Whether detectron2 knows all these datasets."""
-    from detectron2.data import DatasetCatalog
-
-    return set(names) <= set(DatasetCatalog.list())
-
-
 def check_request(args: argparse.Namespace) -> None:
     """Refuse options that exclude each other, and what detectron2's `launch` would fail on.
 
@@ -155,15 +142,7 @@ def check_request(args: argparse.Namespace) -> None:
     """
     if args.resume and args.overwrite:
         raise ValueError("--resume continues a run that --overwrite deletes; give one of them")
-    if args.dry_run and (args.eval_only or args.resume):
-        raise ValueError(
-            "--dry-run tries a training from its start; leave --eval-only and --resume out"
-        )
-    if not 1 <= args.num_gpus <= MAX_PROCESSES:
-        raise ValueError(
-            f"--num-gpus is {args.num_gpus}; it must be in 1..{MAX_PROCESSES}. On a CPU: "
-            "--num-gpus 1 MODEL.DEVICE cpu"
-        )
+    cli.check_options(args, {"--num-gpus": integer(1, 256)})
     cli.check_options(args, {"--num-machines": integer(1, 100_000)})
     cli.check_options(args, {"--machine-rank": integer(0, args.num_machines - 1)})
     address = re.fullmatch(r"tcp://[^/:]+:([0-9]{1,5})", args.dist_url)

@@ -19,13 +19,15 @@ from detectron2.utils.env import seed_all_rng
 from detectron2.utils.events import EventWriter, get_event_storage
 from detectron2.utils.logger import setup_logger
 from tabulate import tabulate
+from torch import nn
 
 import anoseg_d2
 from anoseg_d2.config import changed_keys
+from anoseg_d2.modeling.lora import lora_state_dict
 from anoseg_d2.utils.cli import duration, set_verbosity
 from anoseg_d2.utils.files import write_atomic
 
-__all__ = ["StepPrinter", "WriterHook", "log_data", "set_up_run"]
+__all__ = ["StepPrinter", "WriterHook", "log_data", "parameter_table", "set_up_run"]
 
 logger = logging.getLogger(__name__)
 
@@ -113,6 +115,25 @@ def log_data(train: Iterable[str], test: Iterable[str]) -> None:
             folder = os.path.commonpath([os.path.dirname(f) or "." for f in files]) if files else ""
             rows.append([use, name, len(files), folder])
     logger.info("Data:\n%s", tabulate(rows, headers=["", "dataset", "images", "folder"]))
+
+
+def parameter_table(model: nn.Module) -> str:
+    """Return a table of total, trainable and adapter parameters and their training memory.
+
+    Gradients and AdamW's two moments are counted at 4 bytes each; activations are not.
+    """
+    total = sum(p.numel() for p in model.parameters())
+    trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    adapters = sum(value.numel() for value in lora_state_dict(model).values())
+    rows = [
+        [name, f"{count:,}", f"{100 * count / max(total, 1):.2f} %", memory]
+        for name, count, memory in (
+            ("all parameters", total, ""),
+            ("trainable", trainable, f"{12 * trainable / 2**20:,.1f} MiB"),
+            ("only LoRA adapters", adapters, f"{12 * adapters / 2**20:,.1f} MiB"),
+        )
+    ]
+    return tabulate(rows, headers=["", "parameters", "fraction", "gradients + AdamW state"])
 
 
 class StepPrinter(EventWriter):

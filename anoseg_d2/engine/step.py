@@ -3,8 +3,6 @@
 import contextlib
 import math
 import time
-import weakref
-from collections.abc import Iterable
 
 import torch
 from detectron2.engine import SimpleTrainer
@@ -17,7 +15,7 @@ from anoseg_d2.modeling.criterion import present_classes
 from anoseg_d2.modeling.patch_heads import PATCH_HEADS
 from anoseg_d2.utils.unwrap import unwrap
 
-__all__ = ["SavedBytes", "StepTrainer"]
+__all__ = ["StepTrainer"]
 
 
 class StepTrainer(SimpleTrainer):
@@ -49,7 +47,6 @@ class StepTrainer(SimpleTrainer):
         self.ema = ema
         self.device_type = next(model.parameters()).device.type
         self.scaler = torch.amp.GradScaler(self.device_type, enabled=dtype == torch.float16)
-        self.activation_bytes: int | None = None  # that autograd saves; measured on the first step
 
     def run_step(self):
         """Train on the next `accumulation` micro-batches.
@@ -80,15 +77,10 @@ class StepTrainer(SimpleTrainer):
 
     def _backward(self, batch, normalizers, options, last: bool) -> dict[str, torch.Tensor]:
         distributed = isinstance(self.model, DistributedDataParallel)
-        measure = contextlib.nullcontext()
-        if self.activation_bytes is None:
-            measure = SavedBytes(self.model.parameters())
         # Gradients cross ranks once per step, with the last micro-batch.
         with self.model.no_sync() if distributed and not last else contextlib.nullcontext():
-            with measure, torch.autocast(self.device_type, self.dtype, enabled=bool(self.dtype)):
+            with torch.autocast(self.device_type, self.dtype, enabled=bool(self.dtype)):
                 losses = self.model(batch, *normalizers, **options)
-            if self.activation_bytes is None:
-                self.activation_bytes = measure.total
             self.scaler.scale(sum(losses.values())).backward()
         return {name: value.detach() for name, value in losses.items()}
 
@@ -151,39 +143,3 @@ class StepTrainer(SimpleTrainer):
     def load_state_dict(self, state_dict):
         self.scaler.load_state_dict(state_dict.pop("scaler", {}) or self.scaler.state_dict())
         super().load_state_dict(state_dict)
-
-
-class SavedBytes(torch.autograd.graph.saved_tensors_hooks):
-    """Count the bytes that autograd saves in this context, every storage once.
-
-    What is no longer saved when `total` is asked for, because its gradient was taken at once, does
-    not count.
-
-    Args:
-        left_out: tensors whose storages do not count: the parameters.
-    """
-
-    def __init__(self, left_out: Iterable[torch.Tensor]):
-        # The storage itself, because fake tensors have one, but no data.
-        self._left_out = {tensor.untyped_storage()._cdata for tensor in left_out}
-        self._saved: weakref.WeakSet[_Saved] = weakref.WeakSet()
-        super().__init__(self._pack, lambda saved: saved.tensor)
-
-    def _pack(self, tensor: torch.Tensor) -> "_Saved":
-        saved = _Saved(tensor)
-        self._saved.add(saved)
-        return saved
-
-    @property
-    def total(self) -> int:
-        """Bytes that are saved at this moment."""
-        storages = [saved.tensor.untyped_storage() for saved in self._saved]
-        sizes = {storage._cdata: storage.nbytes() for storage in storages}
-        return sum(size for address, size in sizes.items() if address not in self._left_out)
-
-
-class _Saved:
-    """A saved tensor. Autograd holds this in its place, so that it can be seen to let go of it."""
-
-    def __init__(self, tensor: torch.Tensor):
-        self.tensor = tensor

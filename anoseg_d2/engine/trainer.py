@@ -8,14 +8,13 @@ from pathlib import Path
 
 import torch
 from detectron2.data import MetadataCatalog
-from detectron2.engine import DefaultTrainer, TrainerBase, hooks
+from detectron2.engine import DefaultTrainer, TrainerBase, create_ddp_model, hooks
 from detectron2.evaluation import print_csv_format
 from detectron2.modeling import build_model
 from detectron2.utils import comm
 from detectron2.utils.events import JSONWriter, TensorboardXWriter
 from detectron2.utils.logger import setup_logger
 from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from anoseg_d2.checkpoint import AnosegCheckpointer, describe_weights
@@ -41,9 +40,8 @@ from anoseg_d2.engine.hooks import (
     StopHook,
     UntaggedCheckpointer,
 )
-from anoseg_d2.engine.memory import memory_needs, parameter_table, ways_to_need_less
 from anoseg_d2.engine.pictures import PictureHook
-from anoseg_d2.engine.run_log import StepPrinter, WriterHook, log_data
+from anoseg_d2.engine.run_log import StepPrinter, WriterHook, log_data, parameter_table
 from anoseg_d2.engine.solver import build_optimizer, build_scheduler, follow_schedule
 from anoseg_d2.engine.step import StepTrainer
 from anoseg_d2.engine.trackers import TrackerWriter
@@ -84,13 +82,14 @@ class Trainer(DefaultTrainer):
             self.ema = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(cfg.SOLVER.EMA.DECAY))
             if isinstance(model, EoMT):
                 self.ema.module.info = replace(model.info, averaged=True)
-        clip, amp = cfg.SOLVER.CLIP_GRADIENTS, cfg.SOLVER.AMP
+        clip, amp, device = cfg.SOLVER.CLIP_GRADIENTS, cfg.SOLVER.AMP, _device(model)
+        ids = [device.index] if device.type == "cuda" else None
         self._trainer = StepTrainer(
-            _distribute(model),
+            create_ddp_model(model, broadcast_buffers=False, device_ids=ids),
             data_loader,
             optimizer,
             accumulation=cfg.SOLVER.ACCUMULATION,
-            dtype=amp_dtype(amp.PRECISION, _device(model)) if amp.ENABLED else None,
+            dtype=amp_dtype(amp.PRECISION, device) if amp.ENABLED else None,
             clip_norm=clip.CLIP_VALUE if clip.ENABLED else 0.0,
             ema=self.ema,
         )
@@ -213,31 +212,12 @@ class Trainer(DefaultTrainer):
         if hasattr(sampler, "start"):  # a loader of the user's own starts where it likes
             sampler.start = self.start_iter * self.cfg.SOLVER.ACCUMULATION
 
-    def train(self):
-        """Train, and evaluate at the end.
-
-        Returns:
-            results, if TEST.EXPECTED_RESULTS are verified, as `DefaultTrainer.train`.
-        """
-        try:
-            return super().train()
-        except KeyError as error:
-            # detectron2 looks the names of TEST.EXPECTED_RESULTS up when all is done.
-            wanted = [entry[0] for entry in self.cfg.TEST.EXPECTED_RESULTS]
-            found = getattr(self, "_last_eval_results", None)
-            if found is None or error.args[0] not in wanted:
-                raise
-            raise ValueError(
-                f"TEST.EXPECTED_RESULTS names {error.args[0]!r}; what was evaluated: "
-                f"{', '.join(found)}"
-            ) from None
-
     def run_step(self):
         """Take one step.
 
         Raises:
             FloatingPointError: loss or gradient is not finite; the last good checkpoint is named.
-            MemoryError: names the keys that reduce what a step needs.
+            MemoryError: names the keys that make a step need less.
         """
         try:
             super().run_step()
@@ -251,24 +231,15 @@ class Trainer(DefaultTrainer):
             if not is_out_of_memory(error):
                 raise
             raise MemoryError(
-                f"step {self.iter} ran out of memory: {self._memory_needs()}. "
-                f"{ways_to_need_less(self.cfg)} ({str(error).splitlines()[0]})"
+                f"step {self.iter} ran out of memory ({str(error).splitlines()[0]}): a larger "
+                "SOLVER.ACCUMULATION, MODEL.EOMT.RECOMPUTE all, MODEL.LORA.ENABLED True and a "
+                "smaller INPUT.CROP_SIZE need less"
             ) from None
-        if self.iter == self.start_iter:
-            logger.info("This run needs about %s", self._memory_needs())
-
-    def _memory_needs(self) -> str:
-        return memory_needs(self.model, self.cfg, self.activation_bytes)
 
     @property
     def core(self) -> nn.Module:
         """The network itself, without the wrapper that several processes need."""
         return unwrap(self.model)
-
-    @property
-    def activation_bytes(self) -> int:
-        """Bytes of activations that autograd saved in the first step; 0 before it."""
-        return self._trainer.activation_bytes or 0
 
     def _evaluate(self):
         """Evaluate the weights of this step, and their average into a folder of its own."""
@@ -312,22 +283,20 @@ class Trainer(DefaultTrainer):
             evaluators = [cls.build_evaluator(cfg, name) for name in cfg.DATASETS.TEST]
         evaluators = list(evaluators) if isinstance(evaluators, (list, tuple)) else [evaluators]
         by_name = dict(zip(cfg.DATASETS.TEST, evaluators, strict=True))
-        unfinished = UnfinishedEvaluation(cfg, core) if resume else None
+        unfinished = UnfinishedEvaluation(cfg, core, resume)
         results = OrderedDict()
         for name, evaluator in by_name.items():
-            if unfinished is not None and unfinished.has(name):
+            if name in unfinished.finished:
                 logger.info("%s was evaluated before the interruption; its figures are kept", name)
                 continue
             loader = cls.build_test_loader(cfg, name)
             results[name] = evaluate_dataset(name, core, loader, evaluator)
             if comm.is_main_process() and not is_ours(evaluator):
                 print_csv_format(results[name])
-            if unfinished is not None:
-                unfinished.add(name)
+            unfinished.add(name)
         if comm.is_main_process():
             report_evaluation(cfg, core, by_name, facts)
-        if unfinished is not None:
-            unfinished.end()
+        unfinished.end()
         comm.synchronize()
         return results if len(results) != 1 else next(iter(results.values()))
 
@@ -352,11 +321,3 @@ def _measure_before_the_end(trainer) -> None:
 
 def _device(model: nn.Module) -> torch.device:
     return next(unwrap(model).parameters()).device
-
-
-def _distribute(model: nn.Module) -> nn.Module:
-    if comm.get_world_size() == 1:
-        return model
-    device = _device(model)
-    device_ids = [device.index] if device.type == "cuda" else None
-    return DistributedDataParallel(model, device_ids=device_ids, broadcast_buffers=False)

@@ -9,7 +9,7 @@ import timm
 import torch
 from torch import nn
 
-from anoseg_d2.engine.memory import parameter_table
+from anoseg_d2.engine.run_log import parameter_table
 from anoseg_d2.modeling.lora import (
     LORA_TARGETS,
     LoRALinear,
