@@ -24,7 +24,7 @@ from anoseg_d2.utils.visualization import (
     score_range,
 )
 
-__all__ = ["PictureHook", "panel"]
+__all__ = ["PictureHook"]
 
 IMAGES = 2  # of each dataset
 LONG_SIDE = 320  # of each of the four parts of a picture, pixels
@@ -66,47 +66,27 @@ class PictureHook(HookBase):
                 self.trainer.storage.put_image(f"{name}/{sample['image_id']}", tensor)
 
     def _picture(self, model: nn.Module, name: str, sample: dict) -> np.ndarray:
+        """Draw photograph, label, segmentation and score side by side, (h, 4 w, 3) uint8 RGB."""
         (output,) = model([sample])
-        scores = output["scores"]
-        score = scores.get("anomaly", next(iter(scores.values())))
+        scores, anomaly = output["scores"], _metadata(name, "evaluator_type") == "anomaly"
+        score = to_numpy(scores.get("anomaly", next(iter(scores.values()))))
         label = load_label(sample["sem_seg_file_name"], _metadata(name, "label_rule"))
+        sem_seg = to_numpy(output["sem_seg"])
+        if sem_seg.ndim == 3:  # one-hot, for detectron2's evaluators
+            sem_seg = sem_seg.argmax(axis=0)
         palette = class_palette(self.cfg.MODEL.EOMT.NUM_CLASSES, self.colors)
         palette[self.cfg.MODEL.EOMT.NUM_CLASSES] = ANOMALY_COLOR
-        return panel(
-            to_numpy(sample["image"]).transpose(1, 2, 0),
-            label,
-            to_numpy(output["sem_seg"]),
-            to_numpy(score),
-            palette,
-            anomaly=_metadata(name, "evaluator_type") == "anomaly",
+        size = fit_long_side(*label.shape, LONG_SIDE)
+        small = resize_label(label, size, keep=1 if anomaly else None)  # no anomaly vanishes
+        return np.hstack(
+            [
+                resize_image(to_numpy(sample["image"]).transpose(1, 2, 0), size),
+                color_anomaly_label(small) if anomaly else color_classes(small, palette),
+                color_classes(resize_label(sem_seg.astype(np.uint8), size), palette),
+                heat_map(resize_score(score, size), *score_range([score])),
+            ]
         )
 
 
 def _metadata(name: str, key: str):
     return MetadataCatalog.get(name).get(key)
-
-
-def panel(photo, label, sem_seg, score, palette, *, anomaly: bool) -> np.ndarray:
-    """Draw photograph, label, segmentation and score side by side.
-
-    Args:
-        photo: (H, W, 3) uint8 RGB.
-        label: (H, W) uint8: 0, 1, 255 of an anomaly set, else train ids.
-        sem_seg: (H, W) train ids, or (K, H, W) one-hot.
-        score: (H, W) floats.
-        palette: (256, 3) uint8, colours of the train ids.
-        anomaly: the label is that of an anomaly set.
-    Returns:
-        (h, 4 w, 3) uint8 RGB.
-    """
-    size = fit_long_side(*label.shape, LONG_SIDE)
-    sem_seg = sem_seg.argmax(axis=0) if sem_seg.ndim == 3 else sem_seg
-    small = resize_label(label, size, keep=1 if anomaly else None)
-    return np.hstack(
-        [
-            resize_image(photo, size),
-            color_anomaly_label(small) if anomaly else color_classes(small, palette),
-            color_classes(resize_label(sem_seg.astype(np.uint8), size), palette),
-            heat_map(resize_score(score, size), *score_range([score])),
-        ]
-    )

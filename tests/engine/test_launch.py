@@ -66,19 +66,15 @@ def ranks_of(process):
 def test_the_options_are_detectron2s_and_ours():
     theirs = {o for a in default_argument_parser()._actions for o in a.option_strings}
     ours = {o for a in argument_parser()._actions for o in a.option_strings}
-    assert ours == theirs | {
-        *("--import", "--overwrite", "--dry-run", "-q", "--quiet", "-v", "--verbose")
-    }
+    assert ours == theirs | {*("--import", "--overwrite", "-q", "--quiet", "-v", "--verbose")}
 
 
 @pytest.mark.parametrize(
     "arguments,message",
     [
-        (("--num-gpus", 0), "--num-gpus is 0; it must be in 1..256"),
+        (("--num-gpus", 0), "--num-gpus is 0"),
         (("SOLVER.MAX_ITER", 0), "SOLVER.MAX_ITER is 0; it must be an integer of at least 1"),
         (("--eval-only",), "--eval-only needs the checkpoint to evaluate"),
-        (("--dry-run", "--resume"), "leave --eval-only and --resume"),
-        (("--dry-run", "--num-gpus", 3), "not divisible by 3 processes"),
         (("--eval-only", "--resume"), "which has none; leave --resume out"),
         (("--eval-only", "DATASETS.TEST", "()"), "--eval-only has nothing to evaluate"),
         (("--import", "no_such_module"), "cannot import 'no_such_module'"),
@@ -90,17 +86,6 @@ def test_a_users_mistake_is_one_line_and_status_2(tmp_path, capsys, arguments, m
     assert train.main(command) == 2
     lines = capsys.readouterr().err.strip().splitlines()
     assert lines[-1].startswith("error: ") and message in lines[-1]
-
-
-def test_a_dry_run_shows_plan_and_memory_and_leaves_no_trace(tmp_path, capsys):
-    path = write_config(tmp_path, tested=True)
-    before = sorted(tmp_path.rglob("*"))
-    assert train.main(["--dry-run", "--config-file", path]) == 0
-    said = capsys.readouterr().out
-    for fact in (f"train: engine_{tmp_path.name}, 4 images", "steps: 5, of ", "trainable"):
-        assert fact in said
-    assert "activations" in said.splitlines()[-1]  # the step was taken
-    assert sorted(tmp_path.rglob("*")) == before
 
 
 @pytest.mark.slow

@@ -4,7 +4,6 @@ import pytest
 import torch
 from detectron2.utils import comm
 from runs import small_run
-from tiny_models import saved_bytes
 
 from anoseg_d2.engine import Trainer, check_inputs
 
@@ -102,63 +101,12 @@ def started_trainer(folder, *overrides):
     return trainer
 
 
-@pytest.mark.parametrize(
-    "overrides,named,not_named",
-    [
-        (
-            ["MODEL.EOMT.RECOMPUTE", "none"],
-            ["RECOMPUTE heads or all", "MODEL.LORA.ENABLED True"],
-            ["LORA.BLOCKS"],
-        ),
-        ([], ["RECOMPUTE all"], ["heads or all"]),
-        (["MODEL.EOMT.RECOMPUTE", "all"], ["MODEL.LORA.ENABLED True"], ["RECOMPUTE"]),
-        (["MODEL.LORA.ENABLED", True], ["MODEL.LORA.BLOCKS"], ["LORA.ENABLED"]),
-        (["MODEL.LORA.ENABLED", True, "MODEL.LORA.BLOCKS", [1, 2]], ["RECOMPUTE"], ["LORA"]),
-    ],
-)
-def test_out_of_memory_names_the_keys_that_would_still_help(
-    tmp_path, monkeypatch, overrides, named, not_named
-):
-    trainer = started_trainer(tmp_path, *overrides)
+def test_out_of_memory_names_the_keys_that_would_help(tmp_path, monkeypatch):
+    trainer = started_trainer(tmp_path)
 
     def fail(*_):
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9")
 
     monkeypatch.setattr(trainer.model, "forward", fail)
-    with pytest.raises(MemoryError, match="SOLVER.ACCUMULATION 2 halves.*CROP_SIZE") as caught:
+    with pytest.raises(MemoryError, match="step 0.*ACCUMULATION.*RECOMPUTE.*LORA.*CROP_SIZE"):
         trainer.train()
-    for words in named:
-        assert words in str(caught.value)
-    for words in not_named:
-        assert words not in str(caught.value)
-
-
-LORA = ["MODEL.LORA.ENABLED", True, "MODEL.LORA.RANK", 2]
-
-
-@pytest.mark.parametrize("recompute", ["none", "heads", "all"])
-@pytest.mark.parametrize("overrides", [[], LORA])
-def test_a_run_states_its_memory_after_the_first_step(tmp_path, caplog, recompute, overrides):
-    caplog.set_level("INFO")
-    trainer = started_trainer(
-        tmp_path, "SOLVER.MAX_ITER", 1, "MODEL.EOMT.RECOMPUTE", recompute, *overrides
-    )
-    inputs = []
-    hook = trainer.model.register_forward_pre_hook(lambda model, args: inputs.append(args))
-    trainer.train()
-    hook.remove()
-    # The same step again, with weights that do not matter to sizes.
-    trainer.model.train().set_progress(0.0)
-    kept = saved_bytes(trainer.model, *inputs[0])
-    parameters = list(trainer.model.parameters())
-    trained = sum(4 * p.numel() for p in parameters if p.requires_grad)
-    sizes = {
-        "parameters": sum(4 * p.numel() for p in parameters),
-        "gradients": trained,
-        "optimiser": 2 * trained,
-        "activations": kept,
-    }
-    words = ", ".join(f"{name} {size / 2**20:,.1f} MiB" for name, size in sizes.items())
-    message = f"{sum(sizes.values()) / 2**20:,.1f} MiB per process ({words})"
-    assert f"This run needs about {message}" in caplog.text
-    assert ("one prediction's or block's" in caplog.text) is (recompute != "none")

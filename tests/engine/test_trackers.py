@@ -3,16 +3,12 @@
 import sys
 import types
 
-import numpy as np
 import pytest
 from runs import small_run
 from small_sets import anomaly_set
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from anoseg_d2.engine import Trainer, check_inputs
-from anoseg_d2.engine.pictures import LONG_SIDE, panel
-from anoseg_d2.utils.constants import ANOMALY_COLORS
-from anoseg_d2.utils.visualization import class_palette
 
 
 class Stub(types.ModuleType):
@@ -110,19 +106,3 @@ def test_a_tracker_that_is_not_installed_is_named_before_anything_starts(
     monkeypatch.setattr("anoseg_d2.engine.trackers.importlib.util.find_spec", lambda name: None)
     with pytest.raises(ImportError, match=f"pip install {name}, or set TRACKER none"):
         check_inputs(small_run(tmp_path, "run", "TRACKER", name), training=True)
-
-
-def test_a_picture_has_four_parts():
-    photo = np.full((100, 640, 3), 7, np.uint8)
-    label = np.zeros((100, 640), np.uint8)
-    label[50, 320] = 1  # a single anomalous pixel
-    score = np.linspace(0, 1, 640, dtype=np.float32)[None].repeat(100, 0)
-    sem_seg = np.ones((100, 640), np.int64)
-    palette = class_palette(3)
-    drawn = panel(photo, label, sem_seg, score, palette, anomaly=True)
-    assert drawn.shape == (50, 4 * LONG_SIDE, 3) and drawn.dtype == np.uint8
-    first, second, third, fourth = np.split(drawn, 4, axis=1)
-    assert (first == 7).all()
-    assert (second == ANOMALY_COLORS[1]).all(axis=2).sum() == 1  # it did not vanish
-    assert (third == palette[1]).all()
-    assert fourth[:, -1].mean() > fourth[:, 0].mean()

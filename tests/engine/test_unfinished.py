@@ -144,9 +144,7 @@ def _key(cfg, folder, patch):
 
 
 @pytest.mark.parametrize("change", [_rule, _image, _figures, _notes, _key])
-def test_whatever_has_changed_is_evaluated_again(
-    stopped, evaluated, folder, monkeypatch, change
-):
+def test_whatever_has_changed_is_evaluated_again(stopped, evaluated, folder, monkeypatch, change):
     change(stopped, folder, monkeypatch)
     evaluate(stopped, model_of(stopped))
     assert evaluated == list(stopped.DATASETS.TEST)
