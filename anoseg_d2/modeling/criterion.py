@@ -40,16 +40,6 @@ class Target(NamedTuple):
     classes: Tensor
     sem_seg: Tensor
 
-    @property
-    def masks(self) -> Tensor:
-        """One mask per class, (T, H, W) bool. The losses never build them."""
-        return self.sem_seg[None] == self.classes[:, None, None]
-
-    @property
-    def valid(self) -> Tensor:
-        """Labelled pixels, (H, W) bool."""
-        return self.sem_seg != VOID
-
     def to(self, device: torch.device) -> "Target":
         """Move to a device; from pinned memory this does not wait."""
         return Target(*(tensor.to(device, non_blocking=True) for tensor in self))
@@ -281,17 +271,16 @@ class SetCriterion(nn.Module):
         class_targets[matches.images, matches.queries] = matches.classes
         row_weights = class_logits.new_ones(self.num_classes + 1)
         row_weights[-1] = self.options.no_object_weight
-        class_loss = losses.weighted_cross_entropy(
-            head.loss_logits(class_logits, class_targets),
-            class_targets,
-            row_weights,
-            normalizers.class_weight,
+        loss_logits = head.loss_logits(class_logits, class_targets).flatten(0, 1)
+        # Over all B * Q rows, each with the weight of its target's class.
+        class_loss = F.cross_entropy(
+            loss_logits, class_targets.flatten(), row_weights, reduction="sum"
         )
         mask_loss, dice_loss = self._mask_losses(mask_logits, targets, matches, normalizers)
         result = {
             "loss_mask": self.options.mask_weight * mask_loss,
             "loss_dice": self.options.dice_weight * dice_loss,
-            "loss_class": self.options.class_weight * class_loss,
+            "loss_class": self.options.class_weight * (class_loss / normalizers.class_weight),
         }
         if final and self.options.outlier_weight > 0:
             fraction = len(targets) / normalizers.num_images
@@ -360,7 +349,14 @@ class SetCriterion(nn.Module):
             return zero, zero
         # Unmatched masks have no mask loss: only the matched ones are converted to float32.
         matched = mask_logits[matches.images, matches.queries].float()[:, None]
-        points = self._loss_points(matched)
+        options = self.options
+        if options.loss_points == 0:
+            points = losses.dense_points(*matched.shape[-2:], matched.device)
+            points = points.expand(len(matched), -1, -1)
+        else:
+            points = losses.uncertain_points(
+                matched, options.loss_points, options.oversample_ratio, options.importance_ratio
+            )
         sem_seg = torch.stack([target.sem_seg for target in targets])
         point_logits = losses.sample_points(matched, points)
         with torch.no_grad():
@@ -368,20 +364,11 @@ class SetCriterion(nn.Module):
                 sem_seg, matches.images, matches.classes, points
             )
             valid = None
-            if self.options.void == "exclude":
+            if options.void == "exclude":
                 valid = losses.sample_valid(sem_seg, matches.images, points)
         return (
             losses.bce_loss(point_logits, point_targets, normalizers.num_masks, valid),
             losses.dice_loss(point_logits, point_targets, normalizers.num_masks, valid),
-        )
-
-    def _loss_points(self, matched: Tensor) -> Tensor:
-        options = self.options
-        if options.loss_points == 0:
-            points = losses.dense_points(*matched.shape[-2:], matched.device)
-            return points.expand(len(matched), -1, -1)
-        return losses.uncertain_points(
-            matched, options.loss_points, options.oversample_ratio, options.importance_ratio
         )
 
 

@@ -8,7 +8,6 @@ Shape letters: B images, Q queries, C width, N tokens, K known classes, R class 
 (gh, gw) patch grid.
 """
 
-import contextlib
 import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -38,7 +37,7 @@ from anoseg_d2.modeling.criterion import (
 )
 from anoseg_d2.modeling.heads import CLASS_HEADS, ClassHead, build_head
 from anoseg_d2.modeling.inference import InferenceOptions, infer_images
-from anoseg_d2.modeling.layer_losses import KeepsGraph, LayerLosses, reason_to_keep, say_once
+from anoseg_d2.modeling.layer_losses import LayerLosses, can_be_taken_at_once
 from anoseg_d2.modeling.lora import LoraOptions, adapt_backbone
 from anoseg_d2.modeling.model_info import ModelInfo
 from anoseg_d2.modeling.patch_heads import PATCH_HEADS, PatchHead
@@ -94,13 +93,6 @@ class ScaleBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.norm(self.conv2(F.gelu(self.conv1(x))))
-
-
-def _to_device(batch: Tensor, device: torch.device) -> Tensor:
-    """Copy without waiting where the device allows it, which requires pinned memory."""
-    if device.type == "cuda" and batch.device.type == "cpu":
-        batch = batch.pin_memory()
-    return batch.to(device, non_blocking=True)
 
 
 @META_ARCH_REGISTRY.register()
@@ -182,7 +174,6 @@ class EoMT(nn.Module):
         self.recompute = recompute
         self.inference, self.info = inference, info
         self.progress = 0.0
-        self._keeps = ""  # why predictions are kept whatever `recompute` says, once that is known
         for name, values in (("pixel_mean", pixel_mean), ("pixel_std", pixel_std)):
             self.register_buffer(name, torch.tensor(values).view(3, 1, 1), persistent=False)
         # Built last, so that the random numbers that initialise the other parts do not change.
@@ -315,7 +306,10 @@ class EoMT(nn.Module):
 
     def _collate(self, batched_inputs: list[dict]) -> tuple[Tensor, list[Target]]:
         """Return images (B, 3, H, W) and targets on the device of the model."""
-        images = _to_device(torch.stack([x["image"] for x in batched_inputs]), self.device)
+        images = torch.stack([x["image"] for x in batched_inputs])
+        if self.device.type == "cuda" and images.device.type == "cpu":
+            images = images.pin_memory()  # a copy from there does not wait
+        images = images.to(self.device, non_blocking=True)
         # A patch head alone learns from pasted objects, whether the network knows their class.
         num_classes = self.num_known + 1 if self.train_only else self.criterion.num_classes
         # Classes are found on the host, where the labels are; on a GPU the host would have to wait.
@@ -331,33 +325,19 @@ class EoMT(nn.Module):
         blocks = sorted({block for head in self.patch_maps.values() for block in head.blocks})
         if self.train_only is not None:  # no prediction is needed
             return {}, self.run_network(images, True, blocks, lambda x: (None, None))[1]
-
-        def run(at_once: bool) -> tuple[dict[str, Tensor], dict[int, Tensor]]:
-            layers = LayerLosses(
-                *(self.criterion, targets, self.class_head, normalizers),
-                num_layers=self.num_blocks + 1,
-                at_once=at_once,
-                scale=loss_scale,
-            )
-            predict = functools.partial(layers.predict, self.apply_heads)
-            _, tokens = self.run_network(images, blocks=blocks, predict=predict)
-            return layers.losses(), tokens
-
-        if self.recompute != "none" and torch.is_grad_enabled():
-            reason = self._keeps or reason_to_keep(self.criterion, self._parts_of_predictions())
-            try:
-                if not reason:
-                    return run(at_once=True)
-            except KeepsGraph as error:
-                reason = self._keeps = str(error)
-            say_once(f"{reason}: predictions are kept, as with MODEL.EOMT.RECOMPUTE none")
-        return run(at_once=False)
-
-    def _parts_of_predictions(self) -> list[nn.Module]:
-        """Return every module except the ViT's blocks and the patch heads."""
         apart = (self.backbone, self.patch_maps)
-        own = [module for module in self.children() if not any(module is a for a in apart)]
-        return [self.backbone.norm, *own]
+        modules = [module for module in self.children() if not any(module is a for a in apart)]
+        layers = LayerLosses(
+            *(self.criterion, targets, self.class_head, normalizers),
+            num_layers=self.num_blocks + 1,
+            at_once=self.recompute != "none"
+            and torch.is_grad_enabled()
+            and can_be_taken_at_once(self.criterion, [self.backbone.norm, *modules]),
+            scale=loss_scale,
+        )
+        predict = functools.partial(layers.predict, self.apply_heads)
+        _, tokens = self.run_network(images, blocks=blocks, predict=predict)
+        return layers.losses(), tokens
 
     @property
     def score_names(self) -> list[str]:
@@ -371,12 +351,6 @@ class EoMT(nn.Module):
             ValueError: an unknown name, or a score that needs what the model does not have.
         """
         return scores.available_scores(self.has_anomaly, names, self.patch_maps)
-
-    def inference_precision(self):
-        """Return the context that the network runs in at inference."""
-        if self.inference.dtype is None:
-            return contextlib.nullcontext()
-        return torch.autocast(self.device.type, self.inference.dtype)
 
     def predict_masks(
         self, images: Tensor, final_only: bool = False
@@ -430,7 +404,11 @@ class EoMT(nn.Module):
             if index >= first and not final_only:
                 predictions.append(predict(x))
                 attention_mask = self.attention_mask(predictions[-1][0], index - first)
-            x = self._run_block(block, x, attention_mask, rope)
+            options = {"attn_mask": attention_mask} | ({} if rope is None else {"rope": rope})
+            if self.recompute == "all" and self.training:
+                x = checkpoint(block, x, use_reentrant=False, **options)
+            else:
+                x = block(x, **options)
             if index in blocks:
                 prefix = vit.num_prefix_tokens + (index >= first) * self.num_queries
                 tokens[index] = x[:, prefix:]
@@ -450,18 +428,6 @@ class EoMT(nn.Module):
         x = self.backbone._pos_embed(patches)
         x, rope = x if isinstance(x, tuple) else (x, None)
         return self.backbone.norm_pre(x), rope
-
-    def _run_block(
-        self,
-        block: nn.Module,
-        x: Tensor,
-        attention_mask: QueryMask | None,
-        rope: Tensor | None = None,
-    ) -> Tensor:
-        options = {"attn_mask": attention_mask} | ({} if rope is None else {"rope": rope})
-        if self.recompute == "all" and self.training:
-            return checkpoint(block, x, use_reentrant=False, **options)
-        return block(x, **options)
 
     def apply_heads(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return mask and class logits of one prediction layer; x (B, Q + prefix + patches, C)."""

@@ -11,6 +11,7 @@ Shape letters: n windows, Q queries, M channels of all maps together, (h, w) mas
 window, (H, W) output.
 """
 
+import contextlib
 import logging
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -40,7 +41,6 @@ __all__ = [
     "infer_images",
     "predict_windows",
     "read_scores",
-    "smaller_batch",
 ]
 
 logger = logging.getLogger(__name__)
@@ -202,7 +202,18 @@ def _predict_all(model, samples, plans, names) -> Iterator[WindowPrediction]:
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
-            fewer = smaller_batch(len(batch), model.image_size, error)
+            height, width = model.image_size
+            if len(batch) == 1:
+                raise RuntimeError(
+                    f"out of memory with a single window of {height}x{width}; a smaller "
+                    f"INPUT.CROP_SIZE or MODEL.DEVICE cpu needs less: {error}"
+                ) from error
+            fewer = len(batch) // 2
+            logger.warning(
+                "out of memory with %d windows per forward; continuing with INPUT.WINDOW_BATCH %d",
+                len(batch),
+                fewer,
+            )
             model.inference = replace(model.inference, window_batch=fewer)
             continue
         waiting = waiting[limit:]
@@ -225,10 +236,11 @@ def predict_windows(
     read = {name for score in scores.single_scores(names) for name in scores.SCORES[score].maps}
     parts = {name: module for name, module in model.patch_maps.items() if name in read}
     blocks = sorted({block for module in parts.values() for block in module.blocks})
-    with model.inference_precision():
+    precision, kind = model.inference.dtype, images.device.type
+    with torch.autocast(kind, precision) if precision else contextlib.nullcontext():
         predictions, tokens = model.run_network(images, final_only=True, blocks=blocks)
     mask_logits, class_logits = predictions[-1]
-    with torch.autocast(images.device.type, enabled=False):
+    with torch.autocast(kind, enabled=False):
         coefficients = scores.linear_coefficients(
             class_logits, model.num_known, names, model.inference.temperature
         )
@@ -389,26 +401,3 @@ def _first_argmax(values: Tensor, best: Tensor) -> Tensor:
     # The first of equal classes has the highest number, counted from the last class.
     number = torch.arange(last, -1, -1, dtype=kind, device=values.device)[:, None, None]
     return last - (number * (values == best[:, None])).amax(dim=1).long()
-
-
-def smaller_batch(windows: int, window: tuple[int, int], error: RuntimeError) -> int:
-    """Return half as many windows per forward pass, and log it.
-
-    Args:
-        windows: number that did not fit.
-        window: (H, W) in pixels.
-        error: the exception that torch raised.
-    Raises:
-        RuntimeError: not even one window fits; caused by `error`.
-    """
-    if windows == 1:
-        raise RuntimeError(
-            f"out of memory with a single window of {window[0]}x{window[1]}; a smaller "
-            f"INPUT.CROP_SIZE or MODEL.DEVICE cpu needs less: {error}"
-        ) from error
-    logger.warning(
-        "out of memory with %d windows per forward; continuing with INPUT.WINDOW_BATCH %d",
-        windows,
-        windows // 2,
-    )
-    return windows // 2

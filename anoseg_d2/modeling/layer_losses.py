@@ -20,15 +20,11 @@ from torch.autograd.function import once_differentiable
 from anoseg_d2.modeling.criterion import LossNormalizers, SetCriterion, Target, of_layer
 from anoseg_d2.modeling.heads import ClassHead
 
-__all__ = ["KeepsGraph", "LayerLosses", "reason_to_keep", "say_once", "with_gradient"]
+__all__ = ["LayerLosses", "can_be_taken_at_once"]
 
 logger = logging.getLogger(__name__)
 
 Losses = dict[str, Tensor]
-
-
-class KeepsGraph(Exception):  # noqa: N818 - it ends no program
-    """The gradient of a prediction cannot be taken at once; says why."""
 
 
 class LayerLosses:
@@ -40,7 +36,8 @@ class LayerLosses:
         num_layers: number of predictions to come.
         at_once: take the gradient of each prediction before the next block runs, and keep nothing
             of it; else the predictions are kept, and `criterion` is called with all of them.
-        scale: what the losses will be multiplied by before the backward pass: see `with_gradient`.
+        scale: what the losses will be multiplied by before the backward pass. Gradients that are
+            taken at once are those of losses times this: small ones vanish in float16.
     """
 
     def __init__(
@@ -70,8 +67,6 @@ class LayerLosses:
             x: tokens (B, N, C) of the network.
         Returns:
             the prediction; with its gradient taken, mask logits without a graph, and None.
-        Raises:
-            KeepsGraph: see `with_gradient`.
         """
         if not self.at_once:
             self._predictions.append(heads(x))
@@ -90,7 +85,7 @@ class LayerLosses:
                     prediction, targets, matches, class_head, *last
                 ), prediction[0]
 
-        losses, mask_logits = with_gradient(run, x, self.scale)
+        losses, mask_logits = _with_gradient(run, x, self.scale)
         self._losses |= of_layer(losses, layer, final)
         self._predictions.append((mask_logits, None))
         return self._predictions[-1]
@@ -105,38 +100,39 @@ class LayerLosses:
             )
 
 
-def reason_to_keep(criterion: nn.Module, modules: Iterable[nn.Module]) -> str:
-    """Say why gradients may not be taken at once; empty if they may.
+def can_be_taken_at_once(criterion: nn.Module, modules: Iterable[nn.Module]) -> bool:
+    """Say whether gradients taken at once are those of a backward pass; if not, log why, once.
 
     Hooks would run within the forward pass, those of parameters once more in the backward pass, and
-    what the criterion does with all predictions together has to wait for the last of them.
+    what a criterion does with all predictions together has to wait for the last of them.
 
     Args:
         criterion: of the model.
         modules: all that a prediction and its losses may use.
     """
-    for name in ("forward", "match_layers"):
-        method = getattr(getattr(criterion, name, None), "__func__", None)
-        if method is not getattr(SetCriterion, name):
-            return f"{type(criterion).__name__} has a `{name}` of its own"
-    for module in modules:
-        for part in module.modules():
-            # torch has no public way to ask for hooks.
-            if part._forward_hooks or part._backward_hooks or part._backward_pre_hooks:
-                return f"{type(part).__name__} has hooks"
-            if any(parameter._backward_hooks for parameter in part.parameters(recurse=False)):
-                return f"a parameter of {type(part).__name__} has hooks"
-    return ""
+    reasons = [
+        f"{type(criterion).__name__} has a `{name}` of its own"
+        for name in ("forward", "match_layers")
+        if getattr(getattr(criterion, name), "__func__", None) is not getattr(SetCriterion, name)
+    ]
+    for part in (part for module in modules for part in module.modules()):
+        # torch has no public way to ask for hooks.
+        parameters = part.parameters(recurse=False)
+        hooked = part._forward_hooks or part._backward_hooks or part._backward_pre_hooks
+        if hooked or any(parameter._backward_hooks for parameter in parameters):
+            reasons.append(f"{type(part).__name__} or a parameter of it has hooks")
+    if reasons:
+        _say_once(f"{reasons[0]}: predictions are kept, as with MODEL.EOMT.RECOMPUTE none")
+    return not reasons
 
 
 @functools.cache
-def say_once(text: str) -> None:
-    """Log a warning, the first time in this process."""
+def _say_once(text: str) -> None:
     logger.warning(text)
 
 
-def with_gradient(
-    function: Callable[[Tensor], tuple[Losses, Tensor]], x: Tensor, scale: Tensor | float = 1.0
+def _with_gradient(
+    function: Callable[[Tensor], tuple[Losses, Tensor]], x: Tensor, scale: Tensor | float
 ) -> tuple[Losses, Tensor]:
     """Compute losses and, in the same call, the gradient of their sum.
 
@@ -145,114 +141,64 @@ def with_gradient(
     Args:
         function: maps x to scalar losses by name, and to an output of any shape.
         x: input that gets a gradient.
-        scale: what the losses will be multiplied by before the backward pass. The gradient is taken
-            of losses that are multiplied by it, because small ones vanish in float16.
+        scale: see `LayerLosses`.
     Returns:
-        losses, whose backward pass only hands out what is known (if they arrive there with
-        different weights, `function` runs once more); and the output, which has no graph.
-    Raises:
-        KeepsGraph: a loss depends on what was computed before, other than x.
+        losses, whose backward pass only hands out what is known, and the output without a graph.
     """
-    again = _Again(function, x)
     inner = x.detach().requires_grad_(x.requires_grad)
     with torch.enable_grad():
-        # Operations are numbered in their order: those from before have a lower number.
-        first = torch.ones((), requires_grad=True).neg().grad_fn._sequence_nr()
         losses, output = function(inner)
         values = torch.stack(list(losses.values()))
-    output = output.detach()
-    if not values.requires_grad:  # nothing trains
-        return dict(zip(losses, values, strict=True)), output
-    leaves = [leaf for leaf in _leaves(values, first) if leaf is not inner]
-    wanted = [inner, *leaves] if x.requires_grad else leaves
-    # Each operation's backward pass runs in the type of its forward pass, not of autocast.
-    with torch.autocast(x.device.type, enabled=False):
-        gradients = torch.autograd.grad(values.sum() * scale, wanted, allow_unused=True)
-    if not x.requires_grad:
-        gradients = (None, *gradients)
-    values = _HandOut.apply(values.detach(), scale, again, gradients, x, *leaves)
-    return dict(zip(losses, values, strict=True)), output
+    if values.requires_grad:  # else nothing trains
+        leaves = _leaves(values)
+        # Each operation's backward pass runs in the type of its forward pass, not of autocast.
+        with torch.autocast(x.device.type, enabled=False):
+            gradients = torch.autograd.grad(values.sum() * scale, leaves, allow_unused=True)
+        given = [x if leaf is inner else leaf for leaf in leaves]
+        values = _HandOut.apply(values.detach(), scale, gradients, *given)
+    return dict(zip(losses, values, strict=True)), output.detach()
 
 
-def _leaves(values: Tensor, first: int) -> list[Tensor]:
-    """Return the tensors that the graph of `values` begins with, each once.
-
-    Raises:
-        KeepsGraph: an operation has a number below `first`.
-    """
+def _leaves(values: Tensor) -> list[Tensor]:
+    """Return the tensors that the graph of `values` begins with, each once."""
     leaves, seen, waiting = [], set(), [values.grad_fn]
     while waiting:
         node = waiting.pop()
-        if node in seen:
+        if node is None or node in seen:
             continue
         seen.add(node)
-        if _is_leaf(node):
+        if type(node).__name__ == "AccumulateGrad":
             leaves.append(node.variable)
-            continue
-        before = [other for other, _ in node.next_functions if other is not None]
-        # Autocast casts a weight once for all predictions; such an operation leads to leaves only.
-        if node._sequence_nr() < first and not all(map(_is_leaf, before)):
-            raise KeepsGraph("the losses of a prediction depend on more than its own tokens")
-        waiting += before
+        waiting += [before for before, _ in node.next_functions]
     return leaves
-
-
-def _is_leaf(node) -> bool:
-    return type(node).__name__ == "AccumulateGrad"
 
 
 class _HandOut(torch.autograd.Function):
     """Losses whose gradient is known: the backward pass multiplies it by a number."""
 
     @staticmethod
-    def forward(ctx, values, scale, again, gradients, x, *leaves):
-        ctx.scale, ctx.again = scale, again
-        ctx.save_for_backward(x, *leaves, *gradients)
+    def forward(ctx, values, scale, gradients, *leaves):
+        ctx.scale = scale
+        ctx.save_for_backward(*gradients)
         return values.clone()
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad_values):
-        half = len(ctx.saved_tensors) // 2
-        (x, *leaves), gradients = ctx.saved_tensors[:half], ctx.saved_tensors[half:]
         factor = common_factor(grad_values / ctx.scale)
-        if factor is None:
-            say_once(
-                "the losses of a prediction are weighted one by one after the model, so each "
-                "prediction is computed twice; MODEL.EOMT.RECOMPUTE none avoids that"
-            )
-            gradients = ctx.again.gradients(x, leaves, grad_values)
-        elif factor != 1:
+        gradients = ctx.saved_tensors
+        if factor != 1:
             gradients = [None if g is None else g * factor for g in gradients]
-        return None, None, None, None, *gradients
+        return None, None, None, *gradients
 
 
-def common_factor(factors: Tensor) -> float | None:
-    """Return the one value of all factors; None if there are several."""
+def common_factor(factors: Tensor) -> float:
+    """Return the one value of all factors; RuntimeError if there are several."""
     first, *others = factors.tolist()
-    return None if any(o != first and not math.isnan(o) for o in others) else first
-
-
-class _Again:
-    """A function of x that can run once more, with the same random numbers and precision."""
-
-    def __init__(self, function, x: Tensor):
-        self.function = function
-        self.random = torch.get_rng_state()
-        self.device_random = torch.cuda.get_rng_state(x.device) if x.is_cuda else None
-        kind = x.device.type
-        self.precision = kind, torch.get_autocast_dtype(kind), torch.is_autocast_enabled(kind)
-
-    def gradients(self, x: Tensor, leaves: list[Tensor], weights: Tensor) -> list[Tensor | None]:
-        """Return the gradients of the weighted losses with respect to x and leaves."""
-        inner = x.detach().requires_grad_(x.requires_grad)
-        with torch.random.fork_rng([x.device] if x.is_cuda else []):
-            torch.set_rng_state(self.random)
-            if x.is_cuda:
-                torch.cuda.set_rng_state(self.device_random, x.device)
-            with torch.enable_grad(), torch.autocast(*self.precision):
-                losses, _ = self.function(inner)
-                values = torch.stack(list(losses.values()))
-        wanted = [inner, *leaves] if x.requires_grad else leaves
-        found = torch.autograd.grad(values, wanted, weights, allow_unused=True)
-        return [*found] if x.requires_grad else [None, *found]
+    if any(other != first and not math.isnan(other) for other in others):
+        raise RuntimeError(
+            "the gradient of a prediction's losses is taken of their sum, so they cannot be "
+            "weighted one by one after the model: weigh them in the criterion, or set "
+            "MODEL.EOMT.RECOMPUTE none"
+        )
+    return first

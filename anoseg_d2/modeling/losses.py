@@ -21,18 +21,16 @@ __all__ = [
     "sample_points",
     "sample_valid",
     "uncertain_points",
-    "weighted_cross_entropy",
 ]
 
 
-def sample_points(maps: Tensor, points: Tensor, mode: str = "bilinear") -> Tensor:
-    """Read maps at points.
+def sample_points(maps: Tensor, points: Tensor) -> Tensor:
+    """Read maps bilinearly at points.
 
     Args:
         maps: (M, 1, h, w) float.
         points: (M, P, 2), x and y in 0..1 over the whole map, pixel centres at (i + 0.5) / w; or
             (1, P, 2), one set for all maps.
-        mode: "bilinear" or "nearest".
     Returns:
         (M, P).
     """
@@ -40,8 +38,7 @@ def sample_points(maps: Tensor, points: Tensor, mode: str = "bilinear") -> Tenso
         maps = maps.transpose(0, 1)  # as channels of one map: the weights are computed once
     grid = (2.0 * points[:, :, None]).sub_(1.0)
     # Within half a pixel of the border bilinear reads fade to 0, as in PointRend and Mask2Former.
-    padding = "zeros" if mode == "bilinear" else "border"
-    sampled = F.grid_sample(maps, grid, mode=mode, padding_mode=padding, align_corners=False)
+    sampled = F.grid_sample(maps, grid, align_corners=False)
     return sampled[:, :, :, 0].flatten(0, 1)
 
 
@@ -164,23 +161,6 @@ def dice_loss(logits: Tensor, targets: Tensor, num_masks: float, valid: Tensor |
         probs, targets = probs * valid, targets * valid
     overlap = 2 * (probs * targets).sum(dim=1) + 1
     return (1 - overlap / (probs.sum(dim=1) + targets.sum(dim=1) + 1)).sum() / num_masks
-
-
-def weighted_cross_entropy(
-    logits: Tensor, targets: Tensor, row_weights: Tensor, total_weight: float
-) -> Tensor:
-    """Return the cross entropy over B * Q rows, weighted by target class.
-
-    Args:
-        logits: (B, Q, R).
-        targets: (B, Q) int64.
-        row_weights: (R,).
-        total_weight: divisor: the sum of the rows' weights, averaged over ranks.
-    Returns:
-        scalar.
-    """
-    values = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), row_weights, reduction="sum")
-    return values / total_weight
 
 
 def outlier_hinge(
