@@ -128,9 +128,8 @@ def measure_scores(args, predictor: AnomalyPredictor, size: tuple[int, int]) -> 
     )
     with torch.inference_mode():
         coefficients = predict_windows(model, crops[:1], model.score_names)[1]
-    kept = choose_queries(
-        {k: v[0] for k, v in coefficients.items()}, model.inference.query_tolerance
-    )[1]
+    own = {name: value[0] for name, value in coefficients.items()}
+    kept = len(choose_queries(own, model.inference.query_tolerance))
     return [
         {
             "row": f"{len(model.score_names)} scores, {size[0]}x{size[1]}, {len(crops)} windows",

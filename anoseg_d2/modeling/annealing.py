@@ -37,7 +37,7 @@ class QueryMask:
 
     Pass it to a timm block as `attn_mask`. Only Q of N rows are masked at all, so the rows of the
     queries and those of the prefix and patches attend in two calls: the second needs no mask and
-    keeps the fused kernel, and no mask of N x N is ever built. `dense` is the one-call form.
+    keeps the fused kernel, and no mask of N x N is ever built.
 
     It is not a tensor: `__torch_function__` is what torch calls in place of
     `scaled_dot_product_attention` when it meets such an argument. So timm's attention layers work
@@ -60,12 +60,6 @@ class QueryMask:
         images, queries, _ = self.visible.shape
         always = self.visible.new_ones(images, queries, queries + self.num_prefix)
         return torch.cat([always, self.visible], dim=-1)[:, None]
-
-    def dense(self) -> Tensor:
-        """Return the mask of all tokens, (B, 1, N, N) bool."""
-        rows = self.query_rows()
-        queries, tokens = rows.shape[-2:]
-        return torch.cat([rows, rows.new_ones(len(rows), 1, tokens - queries, tokens)], dim=2)
 
     @classmethod
     def __torch_function__(cls, function, types, args=(), kwargs=None):

@@ -116,8 +116,7 @@ class LogitNormOptions:
     form: str = option(
         "logits",
         one_of("logits", "cosine"),
-        "what is normalised; logits: the vector of logits (Wei et al. 2022); cosine: features and "
-        "rows",
+        "what is normalised; logits: their vector (Wei et al. 2022); cosine: features and rows",
     )
     inference: str = option(
         "trained",

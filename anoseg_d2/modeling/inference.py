@@ -45,8 +45,6 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
-# What packing the masks for a matrix product costs, in channels of the product.
-PACKING = 8
 # Windows per forward pass where INPUT.WINDOW_BATCH is 0.
 MOST_WINDOWS = 8
 
@@ -74,8 +72,7 @@ class InferenceOptions:
     guided_filter: float = option(
         0.0,
         number(0, 4),
-        "radius, in patches, of the guided filter that draws scores to the photograph's edges; "
-        "0: none",
+        "radius, in patches, of the filter that draws scores to the photograph's edges; 0: none",
         key="TEST.ANOMALY.GUIDED_FILTER",
     )
     postprocess: tuple[str, ...] = option(
@@ -98,8 +95,7 @@ class InferenceOptions:
     scales: tuple[float, ...] = option(
         (1.0,),
         sequence(number(1, 8), (1, 2, 3, 4)),
-        "average over these enlargements of the image; at 2 a window covers half of what it does "
-        "at 1",
+        "average over these enlargements; at 2 a window covers half of what it does at 1",
         key="TEST.SCALES",
     )
     window_batch: int = option(
@@ -116,8 +112,7 @@ class InferenceOptions:
     )
     sem_seg_maps: bool = option(
         False,
-        says="give `sem_seg` one-hot (K, H, W), as detectron2's evaluators take it, instead of "
-        "(H, W) ids",
+        says="give `sem_seg` one-hot (K, H, W), as detectron2's evaluators take it",
         key="TEST.SEM_SEG_MAPS",
     )
     dtype: torch.dtype | None = None
@@ -255,68 +250,35 @@ def _select(model, mask_logits, coefficients, patch_maps) -> list[WindowPredicti
     windows = []
     for index, logits in enumerate(mask_logits):
         own = {name: value[index] for name, value in coefficients.items()}
-        order, kept = choose_queries(own, model.inference.query_tolerance)
-        order = order[: max(kept.values())]
-        ordered = {name: value[order].T for name, value in own.items()}
+        order = choose_queries(own, model.inference.query_tolerance)
         windows.append(
             WindowPrediction(
                 logits[order].permute(1, 2, 0).contiguous(),
-                {name: len(value) for name, value in ordered.items()},
-                _join_products(ordered, kept),
+                {name: value.shape[-1] for name, value in own.items()},
+                torch.cat([value[order] for value in own.values()], dim=-1).T,
                 {name: value[index] for name, value in patch_maps.items()},
             )
         )
     return windows
 
 
-def _join_products(coefficients: dict[str, Tensor], kept: dict[str, int]) -> list[Tensor]:
-    """Stack the coefficients of neighbouring maps where one matrix product is cheaper than two.
+def choose_queries(coefficients: dict[str, Tensor], tolerance: float) -> Tensor:
+    """Choose the queries that matter to any of the maps.
 
-    Args:
-        coefficients: {linear map: (M, Q)}.
-        kept: {linear map: number of queries that it needs}.
-    Returns:
-        matrices (M', Q'') whose rows are the channels of all maps in order.
-    """
-    groups: list[tuple[list[Tensor], int]] = []
-    for name, value in coefficients.items():
-        needed = kept[name]
-        if groups:
-            before, most = groups[-1]
-            rows, both = sum(map(len, before)), max(most, needed)
-            apart = (rows + PACKING) * most + (len(value) + PACKING) * needed
-            if (rows + len(value) + PACKING) * both <= apart:
-                groups[-1] = ([*before, value], both)
-                continue
-        groups.append(([value], needed))
-    return [torch.cat([value[:, :needed] for value in parts]) for parts, needed in groups]
-
-
-def choose_queries(
-    coefficients: dict[str, Tensor], tolerance: float
-) -> tuple[Tensor, dict[str, int]]:
-    """Order the queries by importance, and count how many of them each linear map needs.
-
-    A mask is at most 1, so the queries that a map leaves out change it by at most the sum of
-    their coefficients, which stays below `tolerance` in every channel.
+    A mask is at most 1, so the queries that are left out change a map by at most the sum of their
+    coefficients, which stays below `tolerance` in every channel.
 
     Args:
         coefficients: {linear map: (Q, M)} of one window, including `probs`.
         tolerance: bound on the error of every map; 0 keeps every query.
     Returns:
-        order (Q) int64, with the queries most certain of an object first, and {linear map: number
-        of queries that it needs, from 1 to Q}.
+        (Q',) int64, at least one, with the queries most certain of an object first.
     """
     order = coefficients["probs"].sum(dim=-1).argsort(descending=True)
-    left = torch.stack(
-        [
-            value[order].abs().double().flip(0).cumsum(0).flip(0).amax(dim=-1)
-            for value in coefficients.values()
-        ]
-    )
-    # Entry n of `left` bounds what a map loses without query n and all after it.
-    needed = (left >= tolerance).sum(dim=1).clamp(min=1).tolist()
-    return order, dict(zip(coefficients, needed, strict=True))
+    # Entry n bounds what a map loses without query n and all after it.
+    every = torch.cat(list(coefficients.values()), dim=-1)[order].abs().double()
+    left = every.flip(0).cumsum(0).flip(0).amax(dim=-1)
+    return order[: max(1, int((left >= tolerance).sum()))]
 
 
 def _read_image(model, views: list[View], size, names) -> dict:

@@ -251,20 +251,17 @@ class _Adapted:
         return linear.train(self.training)
 
 
+def _loralib_options(linear: nn.Linear, rank: int, alpha: float, dropout: float) -> dict:
+    options = {"r": rank, "lora_alpha": alpha, "lora_dropout": dropout, "merge_weights": False}
+    sizes = {"in_features": linear.in_features, "out_features": linear.out_features}
+    return {**sizes, **options, "bias": linear.bias is not None}
+
+
 class LoRALinear(_Adapted, loralib.Linear):
     """W x + b + (alpha / r) B A dropout(x), with W and b frozen."""
 
     def __init__(self, linear: nn.Linear, rank: int, alpha: float, dropout: float):
-        loralib.Linear.__init__(
-            self,
-            linear.in_features,
-            linear.out_features,
-            r=rank,
-            lora_alpha=alpha,
-            lora_dropout=dropout,
-            merge_weights=False,
-            bias=linear.bias is not None,
-        )
+        loralib.Linear.__init__(self, **_loralib_options(linear, rank, alpha, dropout))
         self.parts = [slice(0, linear.out_features)]
         self._take_over(linear)
 
@@ -279,17 +276,8 @@ class LoRAMergedLinear(_Adapted, loralib.MergedLinear):
     def __init__(
         self, linear: nn.Linear, rank: int, alpha: float, dropout: float, enabled: list[bool]
     ):
-        loralib.MergedLinear.__init__(
-            self,
-            linear.in_features,
-            linear.out_features,
-            r=rank,
-            lora_alpha=alpha,
-            lora_dropout=dropout,
-            enable_lora=enabled,
-            merge_weights=False,
-            bias=linear.bias is not None,
-        )
+        options = _loralib_options(linear, rank, alpha, dropout)
+        loralib.MergedLinear.__init__(self, enable_lora=enabled, **options)
         width = linear.out_features // len(enabled)
         self.parts = [slice(i * width, (i + 1) * width) for i, on in enumerate(enabled) if on]
         self._take_over(linear)
@@ -413,14 +401,8 @@ def adapt_backbone(backbone: nn.Module, options: LoraOptions) -> None:
     """Insert the adapters that the options ask for and freeze the rest of the backbone."""
     if not options.enabled:
         return
-    inject_lora(
-        backbone,
-        options.targets,
-        options.rank,
-        options.alpha,
-        options.dropout,
-        options.blocks,
-    )
+    names = ("targets", "rank", "alpha", "dropout", "blocks")
+    inject_lora(backbone, **{name: getattr(options, name) for name in names})
     for name, parameter in backbone.named_parameters():
         is_norm = options.train_norms and ("norm" in name)
         parameter.requires_grad_("lora_" in name or is_norm)

@@ -278,15 +278,6 @@ def known_distribution(probs: Tensor) -> Tensor:
     return probs / total.clamp(min=1) + (1 - total).clamp(min=0) / probs.shape[1]
 
 
-def _has_anomaly(num_rows: int, num_known: int) -> bool:
-    if num_rows not in (num_known + 1, num_known + 2):
-        raise ValueError(
-            f"class logits have {num_rows} rows; {num_known} known classes need "
-            f"{num_known + 1} (with no-object) or {num_known + 2} (and the anomaly class)"
-        )
-    return num_rows == num_known + 2
-
-
 def available_scores(
     has_anomaly: bool, names: Iterable[str] | None = None, patch_maps: Iterable[str] = ()
 ) -> list[str]:
@@ -306,8 +297,8 @@ def available_scores(
                 f"score {name!r} needs a model with the anomaly class "
                 "(MODEL.EOMT.ANOMALY_CLASS True); this one has known classes only"
             )
-        for map_name in _patch_maps_of(name):
-            if map_name not in patch_maps:
+        for map_name in SCORES[name].maps:
+            if map_name in PATCH_HEADS and map_name not in patch_maps:
                 raise ValueError(
                     f"score {name!r} needs a model with {map_name!r}, which this one does not "
                     f"have: {PATCH_HEADS[map_name].wanted}"
@@ -316,12 +307,8 @@ def available_scores(
         name
         for name, score in SCORES.items()
         if (has_anomaly or not score.needs_anomaly)
-        and all(map_name in patch_maps for map_name in _patch_maps_of(name))
+        and all(m in patch_maps or m not in PATCH_HEADS for m in score.maps)
     ]
-
-
-def _patch_maps_of(name: str) -> list[str]:
-    return [map_name for map_name in SCORES[name].maps if map_name in PATCH_HEADS]
 
 
 def ensemble_parts(name: str) -> list[str]:
@@ -382,11 +369,17 @@ def scores_from_maps(
     names = list(names)
     if "tempered" not in maps:
         maps = {**maps, "tempered": maps["probs"][:, :num_known]}
-    singles = {name: SCORES[name].formula(maps, num_known) for name in single_scores(names)}
-    return {
-        name: singles[name] if name in singles else _ensemble(name, singles, statistics or {})
-        for name in names
-    }
+    statistics = statistics or {}
+    check_statistics(names, statistics)
+    found = {name: SCORES[name].formula(maps, num_known) for name in single_scores(names)}
+    for name in names:
+        if name not in found:
+            scaled = [
+                (found[part] - statistics[part][0]) / max(statistics[part][1], 1e-12)
+                for part in ensemble_parts(name)
+            ]
+            found[name] = torch.stack(scaled).mean(dim=0)
+    return {name: found[name] for name in names}
 
 
 def check_statistics(names: Iterable[str], statistics: Mapping[str, tuple[float, float]]) -> None:
@@ -399,16 +392,6 @@ def check_statistics(names: Iterable[str], statistics: Mapping[str, tuple[float,
                 f"ensemble {name!r} needs mean and spread of {', '.join(missing)} on known pixels: "
                 "evaluate with a closed set in DATASETS.TEST, or set `score_statistics`"
             )
-
-
-def _ensemble(name: str, singles: dict[str, Tensor], statistics) -> Tensor:
-    """Return the mean of the z-scores of the parts of `name`."""
-    check_statistics([name], statistics)
-    parts = ensemble_parts(name)
-    scaled = [
-        (singles[part] - statistics[part][0]) / max(statistics[part][1], 1e-12) for part in parts
-    ]
-    return torch.stack(scaled).mean(dim=0)
 
 
 def anomaly_scores(
@@ -433,8 +416,13 @@ def anomaly_scores(
     Raises:
         ValueError: unknown names, or a number of rows that does not fit K.
     """
-    has_anomaly = _has_anomaly(class_logits.shape[-1], num_known)
-    names = available_scores(has_anomaly, names)
+    rows = class_logits.shape[-1]
+    if rows not in (num_known + 1, num_known + 2):
+        raise ValueError(
+            f"class logits have {rows} rows; {num_known} known classes need {num_known + 1} (with "
+            f"no-object) or {num_known + 2} (and the anomaly class)"
+        )
+    names = available_scores(rows == num_known + 2, names)
     # Also within a caller's autocast: bfloat16 would merge thousands of pixels into one score.
     with torch.autocast(class_logits.device.type, enabled=False):
         coefficients = linear_coefficients(class_logits, num_known, names, temperature)

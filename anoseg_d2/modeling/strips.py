@@ -26,15 +26,14 @@ class WindowPrediction(NamedTuple):
 
     mask_logits: (h, w, Q') float32 of the queries that matter, most important first. Queries are
         the last axis because resizing is several times faster that way.
-    channels: {linear map: M}, in the order of the rows of `products`.
-    products: coefficients (M', Q'') of one or several maps each; each reads only the first Q'' of
-        these queries.
+    channels: {linear map: M}, in the order of the rows of `coefficients`.
+    coefficients: (sum of all M, Q') of the linear maps.
     patch_maps: {patch map: (M, rows, columns)}, of patches or of cells inside of them.
     """
 
     mask_logits: Tensor
     channels: dict[str, int]
-    products: list[Tensor]
+    coefficients: Tensor
     patch_maps: dict[str, Tensor]
 
     def flip(self) -> "WindowPrediction":
@@ -106,13 +105,8 @@ def _window_rows(window: WindowPrediction, size, first: int, last: int) -> tuple
     """Return rows first..last of one window's maps, (M, rows, w), and channels by name."""
     masks = resize_pixels(window.mask_logits, size, first, last).sigmoid().flatten(0, 1)
     channels = window.channels | {name: len(value) for name, value in window.patch_maps.items()}
-    maps = masks.new_empty(sum(channels.values()), len(masks))
-    start = 0
-    for matrix in window.products:
-        rows, queries = matrix.shape
-        torch.mm(matrix, masks[:, :queries].T, out=maps[start : start + rows])
-        start += rows
+    maps = [window.coefficients @ masks.T]
     for value in window.patch_maps.values():
-        maps[start : start + len(value)] = resize_rows(value, size, first, last).flatten(1)
-        start += len(value)
+        maps.append(resize_rows(value, size, first, last).flatten(1))
+    maps = torch.cat(maps) if len(maps) > 1 else maps[0]
     return maps.unflatten(1, (last - first, -1)), channels

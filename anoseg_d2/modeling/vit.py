@@ -50,9 +50,7 @@ class VitOptions:
     width: int = option(0, integer(0, 8192, "0: by SIZE"), "channels of the ViT")
     heads: int = option(0, integer(0, 1000, "0: by SIZE"), "attention heads of the ViT")
     patch_size: int = option(
-        16,
-        integer(1, 128),
-        "side of a patch, pixels; 14-pixel weights are resampled when loaded",
+        16, integer(1, 128), "side of a patch, pixels; 14-pixel weights are resampled when loaded"
     )
     num_registers: int = option(
         4,
@@ -110,8 +108,7 @@ class EoMTOptions:
     )
     masked_attention: bool = option(
         True,
-        says="queries attend to their own masks in training, less and less within a run; off in "
-        "fine-tuning",
+        says="queries attend to their own masks in training, less and less; off in fine-tuning",
     )
     annealing_power: float = option(
         0.9, number(0, above=True), "a mask is kept with probability (1 - progress)^power"

@@ -13,11 +13,18 @@ from anoseg_d2.modeling.annealing import annealing_windows, draw_query_mask, kee
 QUERIES, PREFIX, GRID = 5, 2, (2, 2)
 
 
+def dense(mask):
+    """The mask of all tokens, (B, 1, N, N) bool, for a call without `QueryMask`."""
+    rows = mask.query_rows()
+    queries, tokens = rows.shape[-2:]
+    return torch.cat([rows, rows.new_ones(len(rows), 1, tokens - queries, tokens)], dim=2)
+
+
 def masked(model, logits, progress, block=0):
     model.train()
     model.set_progress(progress)
     mask = model.attention_mask(logits, block)
-    return None if mask is None else mask.dense()
+    return None if mask is None else dense(mask)
 
 
 def query_rows(mask):
@@ -110,12 +117,12 @@ def test_attention_in_two_calls_equals_one_call_with_the_whole_mask(tiny_eomt, b
     model = tiny_eomt(vit={"backbone": backbone}).train()
     block = model.backbone.blocks[-1]
     mask = model.attention_mask(torch.randn(2, QUERIES, 8, 8), 0)
-    x = torch.randn(2, mask.dense().shape[-1], model.backbone.embed_dim, requires_grad=True)
+    x = torch.randn(2, dense(mask).shape[-1], model.backbone.embed_dim, requires_grad=True)
     weights = torch.randn_like(x)
     # In training every call of `get_embed` rescales the coordinates at random.
     options = {} if backbone == "dinov2" else {"rope": model.backbone.rope.get_embed()}
     results = []
-    for attention_mask in (mask, mask.dense()):
+    for attention_mask in (mask, dense(mask)):
         out = block(x, attn_mask=attention_mask, **options)
         parameters = [p for p in block.parameters() if p.requires_grad]
         results.append((out, *torch.autograd.grad((out * weights).sum(), [x, *parameters])))

@@ -61,12 +61,7 @@ class PatchHead(nn.Module):
 
     @classmethod
     def choose_blocks(cls, depth: int, num_blocks: int) -> tuple[int, ...]:
-        """Return the blocks that it reads in a ViT; here the last one without queries.
-
-        Args:
-            depth: number of ViT blocks.
-            num_blocks: last blocks that see the queries; 0 for a bare backbone.
-        """
+        """Return the blocks that it reads; here the last one without queries, see `free_block`."""
         return (free_block(depth, num_blocks),)
 
     @classmethod
@@ -80,14 +75,7 @@ class PatchHead(nn.Module):
         return 1.0
 
     def forward(self, tokens: Mapping[int, Tensor], grid: tuple[int, int]) -> Tensor:
-        """Return the map.
-
-        Args:
-            tokens: {block: (B, N, C)}.
-            grid: (gh, gw).
-        Returns:
-            (B, 1, h, w) float32.
-        """
+        """Return the map (B, 1, h, w), float32, of tokens {block: (B, N, C)} on a grid (gh, gw)."""
         raise TypeError(f"{type(self).__name__} defines no forward")
 
     def loss(self, tokens: Mapping[int, Tensor], sem_seg: Tensor, num_known: int) -> Tensor | None:
@@ -114,11 +102,7 @@ class PatchHead(nn.Module):
         """Raise ValueError if the head does not fit patches of this many pixels along a side."""
 
     def check_backbone(self, state: Mapping[str, Tensor]) -> None:
-        """Raise ValueError if the head was made for another backbone.
-
-        Args:
-            state: tensors of the checkpoint that holds the head, by our names.
-        """
+        """Raise ValueError if the head was made for another backbone than that of a checkpoint."""
 
     def state(self) -> dict[str, Any]:
         """Return what `from_state` needs besides the tensors, as plain values."""
@@ -138,8 +122,7 @@ class PatchHead(nn.Module):
         Args:
             state: of `state`; empty in files that say nothing about the head.
             tensors: of the head, by their names within it.
-            vit: the backbone that it is attached to.
-            num_blocks: see `choose_blocks`.
+            vit, num_blocks: the backbone that it is attached to, and how many blocks see queries.
         """
         blocks = state.get("blocks") or cls.choose_blocks(len(vit.blocks), num_blocks)
         options = None

@@ -85,7 +85,9 @@ class PatchMemory(PatchHead):
         """Return 1 - cosine of tokens (B, N, C) to the nearest of rows (R, C): (B, N)."""
         unit = F.normalize(tokens.float(), dim=-1)
         nearest = None
-        for some in rows.split(self._rows_at_once(unit)):
+        exporting = torch.compiler.is_exporting()
+        at_once = _EXPORTED_ROWS if exporting else max(_COSINES // unit[..., 0].numel(), 1)
+        for some in rows.split(at_once):
             best = (unit @ some.T).amax(dim=-1)
             nearest = best if nearest is None else torch.maximum(nearest, best)
         return 1 - nearest.clamp(max=1)
@@ -116,26 +118,20 @@ class PatchMemory(PatchHead):
                 "build it again with `anoseg memory`"
             )
 
-    def _unit_rows(self) -> Tensor:
-        """Return the rows in float32: kept, because converting them takes a fifth of the time."""
-        if torch.compiler.is_exporting():
-            return self._normalized()
-        if self._unit is None or self._unit.device != self.rows.device:
-            self._unit = self._normalized()
-        return self._unit
-
     def _load_from_state_dict(self, *args, **options) -> None:
         self._unit = None
         super()._load_from_state_dict(*args, **options)
 
-    def _normalized(self) -> Tensor:
+    def _unit_rows(self) -> Tensor:
+        """Return the rows in float32: kept, because converting them takes a fifth of the time."""
+        exporting = torch.compiler.is_exporting()
+        if not exporting and self._unit is not None and self._unit.device == self.rows.device:
+            return self._unit
         # float16 rounds a row; normalised again, its cosine with itself is 1.
-        return F.normalize(self.rows.float(), dim=-1)
-
-    def _rows_at_once(self, unit: Tensor) -> int:
-        if torch.compiler.is_exporting():
-            return _EXPORTED_ROWS
-        return max(_COSINES // unit[..., 0].numel(), 1)
+        unit = F.normalize(self.rows.float(), dim=-1)
+        if not exporting:
+            self._unit = unit
+        return unit
 
 
 def backbone_hash(state: Mapping[str, Tensor], block: int) -> str:

@@ -44,9 +44,7 @@ class RatioOptions:
         4, integer(1, 32), "cells along each side of a patch, each with a score of its own"
     )
     threshold: float = option(
-        0.5,
-        number(0, 0.99),
-        "a cell is unknown where more than this fraction of its pixels is",
+        0.5, number(0, 0.99), "a cell is unknown where more than this fraction of its pixels is"
     )
     lr_factor: float = option(10.0, number(0, 1000), "learning rate of the head over BASE_LR")
 
