@@ -381,9 +381,6 @@ KEYS: dict[str, Key] = {
     "OUTPUT_DIR": Key(THEIRS, text(empty=False), "Folder of everything that the run writes"),
     "SEED": Key(THEIRS, integer(-1, 2**31 - 1, "-1: drawn anew in every run"),
         "Seed of everything random"),
-    "VIS_PERIOD": Key(THEIRS, integer(0, also="0: none"),
-        "Steps between two pictures of fixed test images in TensorBoard: photo, label, "
-        "classes, score"),
     "VERSION": Key(THEIRS, one_of(2), "Version of detectron2's config format"),
     "CUDNN_BENCHMARK": Key(THEIRS, FLAG, "Let cuDNN search for the fastest kernels in training"),
 }

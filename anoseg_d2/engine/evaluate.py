@@ -34,10 +34,8 @@ from anoseg_d2.utils.cli import Progress, duration
 from anoseg_d2.utils.unwrap import unwrap
 
 __all__ = [
-    "build_evaluator",
-    "describe_run",
+    "OURS",
     "evaluate_dataset",
-    "is_ours",
     "measure_ensembles",
     "report_evaluation",
 ]
@@ -45,35 +43,8 @@ __all__ = [
 logger = logging.getLogger(__name__)
 
 
-def build_evaluator(cfg, dataset_name: str, output_dir: str | None = None) -> DatasetEvaluator:
-    """Build the evaluator that a dataset's `evaluator_type` asks for.
-
-    Args:
-        cfg: config node; TEST.ANOMALY is read.
-        dataset_name: registered name.
-        output_dir: where figures are left for the report; OUTPUT_DIR by default.
-    """
-    output_dir = output_dir or cfg.OUTPUT_DIR
-    if MetadataCatalog.get(dataset_name).evaluator_type == "closed_set":
-        if cfg.TEST.SEM_SEG_MAPS:
-            raise ValueError(
-                "TEST.SEM_SEG_MAPS is True, which is for detectron2's own evaluators; set it False "
-                "to evaluate with this project's"
-            )
-        return ClosedSetEvaluator(dataset_name, output_dir)
-    return AnomalyEvaluator(
-        dataset_name,
-        cfg.TEST.ANOMALY.SCORES or None,  # None: all that the model gives
-        output_dir,
-        components=cfg.TEST.ANOMALY.COMPONENTS,
-        exact=cfg.TEST.ANOMALY.EXACT,
-        keep_images=cfg.TEST.ANOMALY.REPORT_IMAGES,
-    )
-
-
-def is_ours(evaluator: DatasetEvaluator) -> bool:
-    """Whether an evaluator's figures are shown by the log and the report of this project."""
-    return isinstance(evaluator, (AnomalyEvaluator, ClosedSetEvaluator))
+# Whose figures the log and the report of this project show.
+OURS = (AnomalyEvaluator, ClosedSetEvaluator)
 
 
 def evaluate_dataset(name: str, model, loader, evaluator: DatasetEvaluator) -> dict:
@@ -144,12 +115,18 @@ def report_evaluation(
         evaluators: by dataset. User-defined evaluators do not appear in the report.
         facts: more about the model, such as where its weights are from, for results.json.
     """
-    ours = [name for name, evaluator in evaluators.items() if is_ours(evaluator)]
+    ours = [name for name, evaluator in evaluators.items() if isinstance(evaluator, OURS)]
     if not ours:
         return
     # From the files: those of an interrupted evaluation were not evaluated again.
     _log_figures({name: load_run(cfg.OUTPUT_DIR, [name]).records[name]["result"] for name in ours})
-    about = {**describe_model(cfg, unwrap(model)), **describe_run(cfg), **(facts or {})}
+    run = {
+        "versions": versions(),
+        "git": git_state(Path(anoseg_d2.__file__).parent),
+        "seed": cfg.SEED,
+        "command": shlex.join(sys.argv),
+    }
+    about = {**describe_model(cfg, unwrap(model)), **run, **(facts or {})}
     write_report(cfg.OUTPUT_DIR, ours, model=about, config=cfg.dump())
 
 
@@ -184,16 +161,6 @@ def describe_model(cfg, model: nn.Module) -> dict:
         "parameters": sum(p.numel() for p in parameters),
         "trainable_parameters": sum(p.numel() for p in parameters if p.requires_grad),
         "image_size": list(cfg.INPUT.CROP_SIZE),
-    }
-
-
-def describe_run(cfg) -> dict:
-    """Facts for results.json about the run: versions, git state, seed and command."""
-    return {
-        "versions": versions(),
-        "git": git_state(Path(anoseg_d2.__file__).parent),
-        "seed": cfg.SEED,
-        "command": shlex.join(sys.argv),
     }
 
 

@@ -112,17 +112,14 @@ class CostHook(HookBase):
             torch.cuda.reset_peak_memory_stats(self.device)
 
     def after_step(self):
-        peak = self._peak()
-        if peak is not None:
-            self.trainer.storage.put_scalar("peak_memory_mib", peak, smoothing_hint=False)
-
-    def _peak(self) -> float | None:
         if self.device.type == "cuda":
-            return torch.cuda.max_memory_allocated(self.device) / 2**20
-        if resource is None:
-            return None
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        return peak / (2**20 if sys.platform == "darwin" else 2**10)
+            peak = torch.cuda.max_memory_allocated(self.device) / 2**20
+        elif resource is not None:
+            unit = 2**20 if sys.platform == "darwin" else 2**10
+            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
+        else:
+            return
+        self.trainer.storage.put_scalar("peak_memory_mib", peak, smoothing_hint=False)
 
     def facts(self) -> dict:
         """`peak_memory` in MiB and `step_seconds`, the median over the run."""

@@ -2,7 +2,6 @@
 
 import contextlib
 import gc
-import logging
 import multiprocessing
 import os
 import signal
@@ -17,8 +16,6 @@ from torch.multiprocessing import ProcessExitedException
 from anoseg_d2.utils.cli import USER_ERRORS, one_message
 
 __all__ = ["is_torchrun", "launch_ranks"]
-
-logger = logging.getLogger(__name__)
 
 # What gloo says in a rank whose peer has died.
 _LOST_PEER = ("connection closed by peer", "connection reset by peer", "socket closed")

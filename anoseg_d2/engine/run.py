@@ -145,13 +145,11 @@ def check_request(args: argparse.Namespace) -> None:
     cli.check_options(args, {"--num-gpus": integer(1, 256)})
     cli.check_options(args, {"--num-machines": integer(1, 100_000)})
     cli.check_options(args, {"--machine-rank": integer(0, args.num_machines - 1)})
-    address = re.fullmatch(r"tcp://[^/:]+:([0-9]{1,5})", args.dist_url)
-    if args.dist_url != "auto" and not (address and 0 < int(address[1]) < 65_536):
+    if not re.fullmatch(r"auto|tcp://[^/:]+:[0-9]{1,5}", args.dist_url):
         raise ValueError(f"--dist-url is {args.dist_url!r}; it must be auto or tcp://HOST:PORT")
     if args.num_machines > 1 and args.dist_url == "auto":
         raise ValueError(
-            f"--num-machines is {args.num_machines}, which needs the address of machine 0: "
-            "--dist-url tcp://HOST:PORT"
+            "--num-machines needs the address of machine 0: --dist-url tcp://HOST:PORT"
         )
 
 

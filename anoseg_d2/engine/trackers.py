@@ -1,11 +1,10 @@
-"""Send the figures and pictures of a run to an experiment tracker, next to TensorBoard."""
+"""Send the figures of a run to an experiment tracker, next to TensorBoard."""
 
 import importlib
 import importlib.util
 import re
 from pathlib import Path
 
-import numpy as np
 from detectron2.utils.events import EventWriter, get_event_storage
 
 from anoseg_d2.config import changed_keys
@@ -27,9 +26,6 @@ class Wandb:
     def figures(self, values: dict[str, float], step: int) -> None:
         self.run.log(values, step=step)
 
-    def picture(self, name: str, pixels: np.ndarray, step: int) -> None:
-        self.run.log({name: self.module.Image(pixels)}, step=step)
-
     def close(self) -> None:
         self.run.finish()
 
@@ -47,9 +43,6 @@ class Mlflow:
         # It allows few signs in names, and not the + of an ensemble.
         named = {re.sub(r"[^\w\-. /]", "_", name): value for name, value in values.items()}
         self.module.log_metrics(named, step=step)
-
-    def picture(self, name: str, pixels: np.ndarray, step: int) -> None:
-        self.module.log_image(pixels, f"{name}/{step:07d}.png")
 
     def close(self) -> None:
         self.module.end_run()
@@ -73,8 +66,6 @@ def check_tracker(name: str) -> None:
 class TrackerWriter(EventWriter):
     """Send what detectron2's `EventStorage` holds to the tracker that TRACKER names.
 
-    It has to write before `TensorboardXWriter`, which removes pictures from the storage.
-
     Args:
         cfg: config node.
     """
@@ -91,8 +82,6 @@ class TrackerWriter(EventWriter):
         if new:
             self._written = max(step for _, step in latest.values())
             self.tracker.figures(new, self._written)
-        for name, pixels, step in storage._vis_data:
-            self.tracker.picture(name, np.asarray(pixels).transpose(1, 2, 0), step)
 
     def close(self):
         self.tracker.close()

@@ -23,9 +23,8 @@ from anoseg_d2.checkpoint.from_config import load_weights
 from anoseg_d2.config import check_config
 from anoseg_d2.data.loader import build_test_loader, build_train_loader
 from anoseg_d2.engine.evaluate import (
-    build_evaluator,
+    OURS,
     evaluate_dataset,
-    is_ours,
     measure_ensembles,
     report_evaluation,
 )
@@ -40,12 +39,13 @@ from anoseg_d2.engine.hooks import (
     StopHook,
     UntaggedCheckpointer,
 )
-from anoseg_d2.engine.pictures import PictureHook
 from anoseg_d2.engine.run_log import StepPrinter, WriterHook, log_data, parameter_table
 from anoseg_d2.engine.solver import build_optimizer, build_scheduler, follow_schedule
 from anoseg_d2.engine.step import StepTrainer
 from anoseg_d2.engine.trackers import TrackerWriter
 from anoseg_d2.engine.unfinished import UnfinishedEvaluation
+from anoseg_d2.evaluation.anomaly_evaluation import AnomalyEvaluator
+from anoseg_d2.evaluation.closed_set_evaluation import ClosedSetEvaluator
 from anoseg_d2.modeling.eomt import EoMT
 from anoseg_d2.utils.cli import is_out_of_memory
 from anoseg_d2.utils.precision import amp_dtype
@@ -138,8 +138,29 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def build_evaluator(cls, cfg, dataset_name: str, output_folder: str | None = None):
-        """Build the evaluator of one dataset of DATASETS.TEST."""
-        return build_evaluator(cfg, dataset_name, output_folder)
+        """Build the evaluator that a dataset's `evaluator_type` asks for.
+
+        Args:
+            cfg: config node; TEST is read.
+            dataset_name: of DATASETS.TEST.
+            output_folder: where figures are left for the report; OUTPUT_DIR by default.
+        """
+        folder, options = output_folder or cfg.OUTPUT_DIR, cfg.TEST.ANOMALY
+        if MetadataCatalog.get(dataset_name).evaluator_type != "closed_set":
+            return AnomalyEvaluator(
+                dataset_name,
+                options.SCORES or None,  # None: all that the model gives
+                folder,
+                components=options.COMPONENTS,
+                exact=options.EXACT,
+                keep_images=options.REPORT_IMAGES,
+            )
+        if cfg.TEST.SEM_SEG_MAPS:
+            raise ValueError(
+                "TEST.SEM_SEG_MAPS is True, which is for detectron2's own evaluators; set it False "
+                "to evaluate with this project's"
+            )
+        return ClosedSetEvaluator(dataset_name, folder)
 
     def build_hooks(self):
         """Build the hooks: seeds, progress, learning rate, checkpoints, stop, evaluation, logs."""
@@ -170,8 +191,6 @@ class Trainer(DefaultTrainer):
             writer = UntaggedCheckpointer(unwrap(self.model), cfg.OUTPUT_DIR)
             result.append(BestCheckpointHook(writer, cfg.SOLVER.BEST_FIGURE, cfg.TEST.EVAL_PERIOD))
         if comm.is_main_process():
-            if cfg.VIS_PERIOD:
-                result.append(PictureHook(cfg))
             result.append(WriterHook(self.build_writers()))
         return result
 
@@ -291,7 +310,7 @@ class Trainer(DefaultTrainer):
                 continue
             loader = cls.build_test_loader(cfg, name)
             results[name] = evaluate_dataset(name, core, loader, evaluator)
-            if comm.is_main_process() and not is_ours(evaluator):
+            if comm.is_main_process() and not isinstance(evaluator, OURS):
                 print_csv_format(results[name])
             unfinished.add(name)
         if comm.is_main_process():

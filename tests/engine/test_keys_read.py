@@ -35,7 +35,7 @@ class Recording(CfgNode):
 
 @pytest.mark.slow
 def test_what_is_not_refused_is_exactly_what_a_run_reads(tmp_path, fresh_loggers):
-    cfg = small_run(tmp_path, "run", "TEST.EVAL_PERIOD", 2, "VIS_PERIOD", 2, tested=True)
+    cfg = small_run(tmp_path, "run", "TEST.EVAL_PERIOD", 2, tested=True)
     AnosegCheckpointer(EoMT(cfg), str(tmp_path)).save("start")
     cfg.MODEL.WEIGHTS = str(tmp_path / "start.pth")
     cfg = Recording(cfg)

@@ -35,7 +35,7 @@ def counted():
 
 
 def test_a_run_reads_its_yaml_checks_its_config_and_lists_each_dataset_once(tmp_path, counted):
-    cfg = small_run(tmp_path, "run", "VIS_PERIOD", 5, "TEST.EVAL_PERIOD", 3, tested=True)
+    cfg = small_run(tmp_path, "run", "TEST.EVAL_PERIOD", 3, tested=True)
     register_cards(cfg)
     (name,), cfg.DATASETS.CARDS = cfg.DATASETS.TRAIN, []
     (tmp_path / "base.yaml").write_text(cfg.dump())

@@ -53,25 +53,19 @@ def train(cfg):
 
 @pytest.fixture
 def seen_run(tmp_path, tracked):
-    """A run of five steps with pictures every second one, on a closed set and an anomaly set."""
+    """A run of five steps on a closed set and an anomaly set."""
     stub = tracked("wandb")
     anomaly_set(tmp_path, "pictures_anomaly", 3)
-    options = ("VIS_PERIOD", 2, "TRACKER", "wandb", "SOLVER.LAYER_DECAY", 0.5)
+    options = ("TRACKER", "wandb", "SOLVER.LAYER_DECAY", 0.5)
     cfg = small_run(tmp_path, "run", *options, tested=True)
     cfg.DATASETS.TEST = (*cfg.DATASETS.TEST, "pictures_anomaly")
     train(cfg)
     return tmp_path, stub
 
 
-def test_pictures_rates_and_norms_reach_tensorboard_and_the_tracker(seen_run):
+def test_rates_and_norms_reach_tensorboard_and_the_tracker(seen_run):
     folder, stub = seen_run
-    events = EventAccumulator(str(folder / "run"), size_guidance={"images": 0}).Reload()
-    names = events.Tags()["images"]
-    closed = f"engine_{folder.name}"
-    assert len(names) == 4  # the first two of each set
-    assert {name.partition("/")[0] for name in names} == {closed, "pictures_anomaly"}
-    assert [image.step for image in events.Images(names[0])] == [1, 3, 4]
-    assert events.Images(names[0])[0].width == 4 * 32
+    events = EventAccumulator(str(folder / "run")).Reload()
     scalars = set(events.Tags()["scalars"])
     assert {"grad_norm", "lr", "lr/new", "lr/vit_block00", "lr/vit_block02"} <= scalars
     last = events.Scalars("lr/vit_block02")[-1].value
@@ -81,9 +75,9 @@ def test_pictures_rates_and_norms_reach_tensorboard_and_the_tracker(seen_run):
     assert begun["project"] == "anoseg_d2" and begun["name"] == "run"
     assert begun["config"]["SOLVER.LAYER_DECAY"] == 0.5
     logged = {name for (values,), _ in stub.of("log") for name in values}
-    assert {"total_loss", "grad_norm", "lr/new", *names} <= logged
+    assert {"total_loss", "grad_norm", "lr/new"} <= logged
     assert any(name.endswith("msp.auprc") for name in logged)
-    assert len(stub.of("Image")) == 12 and len(stub.of("finish")) == 1
+    assert len(stub.of("finish")) == 1
 
 
 def test_mlflow_gets_names_that_it_allows(tmp_path, tracked):
