@@ -2,6 +2,8 @@
 
 import dataclasses
 import logging
+import math
+from collections.abc import Collection
 from typing import Any
 
 import torch
@@ -12,11 +14,12 @@ from anoseg_d2.checkpoint.lora_state import lora_module_names
 from anoseg_d2.checkpoint.metadata import head_name, model_tensors
 from anoseg_d2.checkpoint.spec import FORMAT_NAME, Checkpoint, ModelSpec
 from anoseg_d2.checkpoint.transfer import LoadReport, load_into
-from anoseg_d2.config import load_config
+from anoseg_d2.config import changed_keys, load_config
 from anoseg_d2.modeling.eomt import EoMT
 from anoseg_d2.modeling.heads import CLASS_HEADS
 from anoseg_d2.modeling.patch_heads import PATCH_HEADS, PATCH_PREFIX
 from anoseg_d2.modeling.vit import BACKBONES, VitOptions
+from anoseg_d2.utils.config_files import flat_items, set_value
 from anoseg_d2.utils.constants import VIT_SIZES
 from anoseg_d2.utils.options import options_of
 
@@ -24,6 +27,7 @@ __all__ = [
     "add_delta",
     "build_config_overrides",
     "check_shapes",
+    "follow_checkpoint",
     "load_checkpoint",
     "load_weights",
     "resolve_weights",
@@ -269,6 +273,86 @@ def build_config_overrides(checkpoint: Checkpoint) -> list[Any]:
     if learned is not None:
         overrides += ["MODEL.HEAD.ARCFACE.LEARN_SCALE", True]
     return overrides
+
+
+# What another value than the checkpoint's does, by the beginning of its key; the first that fits.
+_EFFECTS = {
+    "INPUT.CROP_SIZE": "positions are resampled and windows have another size, so figures differ",
+    "MODEL.EOMT.PATCH_SIZE": "patches are resampled, so figures differ",
+    "MODEL.EOMT.NUM_REGISTERS": "register tokens start untrained, or are dropped",
+    "MODEL.EOMT.ANOMALY_CLASS": "the row of the anomaly class starts untrained, or is dropped",
+    "MODEL.EOMT.NUM_CLASSES": "the class head starts anew, or the weights do not fit",
+    "MODEL.HEAD.NAME": "class rows are converted to another head",
+    "MODEL.HEAD.": "class logits change, and with them every score that reads them",
+    "MODEL.PIXEL_": "images are normalised otherwise than in training",
+    "": "the weights do not fit",
+}
+_SIZE_KEYS = tuple(f"MODEL.EOMT.{part}" for part in ("SIZE", "DEPTH", "WIDTH", "HEADS"))
+
+
+def follow_checkpoint(
+    cfg, checkpoint: Checkpoint, given: Collection[str] = (), *, finished: bool
+) -> None:
+    """Let a config describe the network as a checkpoint has it, unless the user wants another.
+
+    Every key that is taken from the checkpoint is logged, every one that stays different is named
+    with what that does. A bare ViT changes nothing: it becomes a part of whatever network the
+    config describes.
+
+    Args:
+        cfg: config node, not frozen; changed in place.
+        checkpoint: of MODEL.WEIGHTS.
+        given: keys of the command line, whose values stay.
+        finished: the network is used as it is, in an evaluation or with MODEL.RATIO.ALONE. Before
+            a training the keys that the config file changes stay too, since they define the stage.
+    """
+    if checkpoint.spec.num_queries is None:
+        return
+    shape = options_of(cfg, "MODEL.EOMT", VitOptions).shape
+    heads = shape.heads if shape.width == checkpoint.spec.width else None
+    if checkpoint.spec.heads is None and heads:  # which some files leave out
+        spec = dataclasses.replace(checkpoint.spec, heads=heads)
+        checkpoint = dataclasses.replace(checkpoint, spec=spec)
+    overrides = build_config_overrides(checkpoint)
+    stored = dict(zip(overrides[::2], overrides[1::2], strict=True))
+    sizes = {key: stored.pop(key, 0) for key in _SIZE_KEYS}  # one fact, which SIZE alone may say
+    spec, values = checkpoint.spec, dict(flat_items(cfg))
+    changed = set(changed_keys(cfg))
+    kept = set(given) if finished else {*given, *changed}
+    if kept & set(_SIZE_KEYS):
+        kept |= set(_SIZE_KEYS)
+    # What 0 stands for, which is never written where the network is the same.
+    implied = {"MODEL.EOMT.NORM_EPS": 1e-5 if cfg.MODEL.EOMT.BACKBONE == "dinov3" else 1e-6}
+    if shape[:3] == (spec.depth, spec.width, spec.attention_heads()):
+        implied["MODEL.EOMT.NUM_BLOCKS"] = shape.num_blocks
+    else:
+        stored |= sizes
+    if "MODEL.HEAD.NAME" in kept and values["MODEL.HEAD.NAME"] != spec.head:  # options of another
+        head = stored.pop("MODEL.HEAD.NAME")
+        stored = {key: v for key, v in stored.items() if not key.startswith("MODEL.HEAD.")}
+        stored["MODEL.HEAD.NAME"] = head
+    for key, value in stored.items():
+        ours = values[key] or implied.get(key, values[key])
+        if _same(ours, value):
+            continue
+        if key in kept:
+            effect = next(text for start, text in _EFFECTS.items() if key.startswith(start))
+            logger.warning(
+                "%s is %s, but %s in %s: %s", key, ours, value, checkpoint.source, effect
+            )
+            continue
+        set_value(cfg, key, value)
+        level = logging.WARNING if key in changed else logging.INFO
+        logger.log(level, "%s is %s, as in %s (not %s)", key, value, checkpoint.source, ours)
+
+
+def _same(ours, stored) -> bool:
+    """Whether two values of a key are equal: in files, tuples are lists and numbers rounded."""
+    if isinstance(stored, (list, tuple)):
+        return len(ours) == len(stored) and all(map(_same, ours, stored))
+    if isinstance(stored, float):
+        return math.isclose(ours, stored, rel_tol=1e-4)
+    return ours == stored
 
 
 def check_shapes(checkpoint: Checkpoint) -> None:

@@ -4,22 +4,40 @@ import contextlib
 import copy
 import functools
 import logging
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from anoseg_d2.checkpoint.files import last_checkpoint
-from anoseg_d2.checkpoint.from_config import resolve_weights
+from anoseg_d2.checkpoint.files import last_checkpoint, read_checkpoint
+from anoseg_d2.checkpoint.from_config import follow_checkpoint, resolve_weights
 from anoseg_d2.config import check_config
 from anoseg_d2.data.builtin import register_cards
 from anoseg_d2.data.loader import training_dicts
 from anoseg_d2.engine.trackers import check_tracker
 from anoseg_d2.modeling.scores import ensemble_parts
 
-__all__ = ["check_inputs", "listed_once"]
+__all__ = ["check_inputs", "follow_weights", "listed_once"]
 
 logger = logging.getLogger(__name__)
+
+
+def follow_weights(cfg, given: Collection[str], training: bool, resume: bool = False) -> None:
+    """Let the config describe the network that the weights of the run belong to.
+
+    Args:
+        cfg: config node, not frozen; see `follow_checkpoint`.
+        given: keys of the command line, whose values stay.
+        training: else evaluation.
+        resume: as in `check_inputs`.
+    """
+    last = last_checkpoint(Path(cfg.OUTPUT_DIR)) if resume else None
+    weights = str(last or resolve_weights(cfg))
+    # timm has only bare ViTs, which say nothing of the rest; what is missing is named later.
+    if not weights or "timm://" in weights or ("://" not in weights and not Path(weights).exists()):
+        return
+    finished = not training or cfg.MODEL.RATIO.ALONE
+    follow_checkpoint(cfg, read_checkpoint(weights), given, finished=finished)
 
 
 def check_inputs(cfg, training: bool, resume: bool = False) -> dict[str, list[dict]]:

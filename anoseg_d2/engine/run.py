@@ -3,7 +3,7 @@
 `train_net` and `anoseg train` both call `run`. It reads and checks everything once, in the
 process that was started; what it found goes to the ranks, which only build and work.
 
-    run: load_config -> check_inputs -> claim_output_dir -> launch_ranks
+    run: load_config -> follow_weights -> check_inputs -> claim_output_dir -> launch_ranks
     run_rank, on every rank: set_up_run -> Trainer(cfg).train(), or Trainer.test(cfg, model)
 """
 
@@ -75,15 +75,18 @@ def _run(trainer_class, args: argparse.Namespace) -> None:
     from anoseg_d2.config import load_config
     from anoseg_d2.engine.launch import is_torchrun, launch_ranks
     from anoseg_d2.engine.output_dir import claim_output_dir
-    from anoseg_d2.engine.preflight import check_inputs
+    from anoseg_d2.engine.preflight import check_inputs, follow_weights
     from anoseg_d2.engine.trainer import Trainer
+    from anoseg_d2.utils.config_files import override_pairs
 
     trainer_class = trainer_class or Trainer
     cfg = load_config(args.config_file, args.opts, args.imports)
-    cfg.freeze()
     # torchrun restarts every rank after one has failed: go on from the last checkpoint then.
     args.resume |= int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0
     training = not args.eval_only
+    given = [key for key, _ in override_pairs(args.opts)]
+    follow_weights(cfg, given, training, args.resume)
+    cfg.freeze()
     images = check_inputs(cfg, training, args.resume)
     is_follower = args.machine_rank or (is_torchrun() and int(os.environ["RANK"]))
     claim = contextlib.nullcontext()  # the first process of all holds the folder for the others

@@ -121,6 +121,19 @@ def test_untrained_weights_end_in_one_line_and_leave_no_figure(work, capsys):
     assert "backbone.cls_token" not in facts["untrained_tensors"]
 
 
+def test_an_evaluation_takes_crop_and_registers_from_the_checkpoint(work):
+    cfg = config_of(work, "INPUT.CROP_SIZE", (32, 64), "MODEL.EOMT.NUM_REGISTERS", 0)
+    AnosegCheckpointer(model_of(cfg, 5), str(work)).save("other")
+    forgotten = ("MODEL.WEIGHTS", work / "other.pth", "OUTPUT_DIR", work / "forgotten")
+    assert evaluate(work, *forgotten) == 0
+    said = ("INPUT.CROP_SIZE", (32, 64), "MODEL.EOMT.NUM_REGISTERS", 0)
+    assert evaluate(work, *forgotten[:2], "OUTPUT_DIR", work / "said", *said) == 0
+    assert figures(work, "forgotten") == figures(work, "said")
+    own = (*said[2:], "INPUT.CROP_SIZE", "(32, 32)", "OUTPUT_DIR", work / "own")
+    assert evaluate(work, *forgotten[:2], *own) == 0
+    assert figures(work, "own") != figures(work, "said")
+
+
 def test_git_state_is_that_of_the_package_and_of_no_repository_around_it(tmp_path):
     def git(*arguments):
         who = ("-c", "user.name=me", "-c", "user.email=me@example.org")
