@@ -34,6 +34,7 @@ def adapter_payload(state: Mapping[str, Tensor], meta: Mapping[str, Any]) -> dic
     if "frozen" not in meta:
         raise ValueError("the metadata does not say which tensors were frozen: save the model anew")
     frozen = set(meta["frozen"])
+    # By name, not by what looks like a ViT: heads may be frozen, and blocks may train.
     trained = {name: tensor.detach() for name, tensor in state.items() if name not in frozen}
     if not trained:
         raise ValueError("no tensor of the model trains, so there is no adapter to save")
@@ -57,6 +58,7 @@ def join_adapter(adapter: Checkpoint, base: Checkpoint | None) -> Checkpoint:
         raise ValueError(f"{adapter.source} {needs}")
     if base is None:
         return adapter
+    # The base may hold more than the stage froze, such as a head that it then trained.
     names = set(adapter.meta["frozen"])
     frozen = {name: tensor for name, tensor in base.state_dict.items() if name in names}
     if weights_hash(frozen) != adapter.meta["base_hash"]:
@@ -85,5 +87,6 @@ def merge_adapters(checkpoint: Checkpoint) -> Checkpoint:
     state = merge_lora_state(checkpoint.state_dict, checkpoint.spec.adapters)
     gone = ("lora", "adapter", "base_hash", "frozen")
     meta = {key: value for key, value in checkpoint.meta.items() if key not in gone}
+    # Nothing is frozen in a plain model, and it is nobody's adapter.
     spec = replace(checkpoint.spec, adapters={}, has_adapters=False)
     return replace(checkpoint, state_dict=state, spec=spec, meta=meta | {"lora": None})

@@ -11,7 +11,6 @@ A run folder holds::
 import copy
 import logging
 import os
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -39,8 +38,6 @@ class AnosegCheckpointer(Checkpointer):
         model: EoMT, also wrapped by DistributedDataParallel or `torch.compile`.
         save_dir: folder of the run.
         save_to_disk: None writes on the main process only.
-        allow_unused: see `load_into`.
-        seed: see `load_into`.
         checkpointables: objects with `state_dict` and `load_state_dict`.
     """
 
@@ -50,15 +47,12 @@ class AnosegCheckpointer(Checkpointer):
         save_dir: str = "",
         *,
         save_to_disk: bool | None = None,
-        allow_unused: Iterable[str] = (),
-        seed: int = 0,
         **checkpointables: Any,
     ):
         if save_to_disk is None:
             save_to_disk = comm.is_main_process()
         super().__init__(model, save_dir, save_to_disk=save_to_disk, **checkpointables)
         self.model = unwrap(self.model)
-        self.allow_unused, self.seed = tuple(allow_unused), seed
 
     def save(self, name: str, **kwargs: Any) -> None:
         """Write `<save_dir>/<name>.pth` with weights, metadata and checkpointables.
@@ -69,7 +63,7 @@ class AnosegCheckpointer(Checkpointer):
         Raises:
             ValueError: a state holds something that could not be read back safely.
         """
-        if not self.save_dir or not self.save_to_disk:
+        if not self.save_dir or not self.save_to_disk:  # one rank writes for all
             return
         payload = _weights(self.model)
         for key, checkpointable in self.checkpointables.items():
@@ -78,6 +72,7 @@ class AnosegCheckpointer(Checkpointer):
         file_name = f"{name}.pth"
         logger.info("Saving checkpoint to %s", os.path.join(self.save_dir, file_name))
         write_checkpoint(plain(payload, "checkpoint"), Path(self.save_dir) / file_name)
+        # Only at the end: who shares a stage wants its last adapter, not one of every period.
         if name == "model_final" and payload["meta"]["lora"]:
             adapter = adapter_payload(payload["model"], payload["meta"])
             write_checkpoint(adapter, Path(self.save_dir) / f"{name}_adapter.safetensors")
@@ -109,7 +104,7 @@ class AnosegCheckpointer(Checkpointer):
             logger.info("No checkpoint given: the model starts from its initialisation")
             return {}
         checkpoint = read_checkpoint(path)
-        load_into(self.model, checkpoint, allow_unused=self.allow_unused, seed=self.seed)
+        load_into(self.model, checkpoint)
         return self._restore(checkpoint, checkpointables)
 
     def resume_or_load(self, path: str, *, resume: bool = True) -> dict[str, Any]:
@@ -124,6 +119,7 @@ class AnosegCheckpointer(Checkpointer):
                 f"there; write one of [{others}] into it, or delete it to start from the beginning"
             )
         checkpoint = read_checkpoint(path)
+        # No transfer here: optimiser state belongs to exactly these tensors.
         load_same(self.model, checkpoint)
         logger.info("Resuming from %s", path)
         return self._restore(checkpoint, None)

@@ -344,8 +344,7 @@ def _facts_of_config(fmt: str, config: Mapping[str, Any]) -> dict[str, Any]:
             raise ValueError(f"config.json says {name} {found!r}; only {ours!r} is supported")
     image, patch = config.get("image_size", image), config.get("patch_size", patch)
     image = read_fact("image_size", [image, image] if isinstance(image, int) else image)
-    patch = patch[0] if isinstance(patch, (list, tuple)) and patch else patch
-    patch = read_fact("patch_size", patch, int)
+    patch, _ = read_fact("grid", [patch, patch] if isinstance(patch, int) else patch)
     facts = {
         "heads": config.get("num_attention_heads", heads),
         "norm_eps": config.get("layer_norm_eps", eps),
@@ -377,9 +376,9 @@ def pixel_statistics(preprocessor: Mapping[str, Any]) -> dict[str, list[float]]:
     """
     factor = 1.0
     if preprocessor.get("do_rescale", True):
-        factor = read_fact("rescale_factor", preprocessor.get("rescale_factor", 1 / 255), float)
-    if not factor > 0:
-        raise ValueError(f"preprocessor_config.json gives rescale_factor {factor}")
+        factor = preprocessor.get("rescale_factor", 1 / 255)
+    if not isinstance(factor, (int, float)) or not factor > 0:
+        raise ValueError(f"preprocessor_config.json gives rescale_factor {factor!r}")
     mean, std = (0.0,) * 3, (1.0,) * 3
     if preprocessor.get("do_normalize", True):
         mean = preprocessor.get("image_mean", [v / 255 for v in PIXEL_MEAN])

@@ -65,8 +65,10 @@ def linear_state(checkpoint: Checkpoint, approximate: bool = False) -> dict[str,
         # Scores that read patch tokens, such as `memory`; no other output depends on them.
         logger.warning("%s: %s is left out, only our format holds it", checkpoint.source, name)
         del state[name]
+    # A learned scale is a tensor of its own, and no other format has one.
     scale = state.pop("class_head.scale", None)
     head = class_head_of(spec)
+    # LogitNorm that is used raw divides by nothing at inference: it is a linear layer then.
     exact = head == "linear" or spec.head_options.get("inference") == "raw"
     if not exact and not approximate:
         raise ValueError(
@@ -157,6 +159,7 @@ def to_huggingface(
     table = TABLES["huggingface", _variant(spec)]
     split = split_fused(state, spec.swiglu)
     named = {from_ours(name, table): tensor for name, tensor in split.items()}
+    # An embedding's weight has no batch dimension.
     positions = named.get("embeddings.position_embeddings.weight")
     if positions is not None:
         named["embeddings.position_embeddings.weight"] = positions[0]
@@ -200,6 +203,7 @@ def _fill_absent(named: dict[str, Tensor], spec: ModelSpec) -> None:
     named.setdefault("embeddings.register_tokens", torch.zeros(1, 0, width))
     if spec.backbone == "dinov3":
         return
+    # Ones and zeros: what a missing layer scale or bias does.
     for block in range(spec.depth):
         for part in (1, 2):
             named.setdefault(f"layers.{block}.layer_scale{part}.lambda1", torch.ones(width))
@@ -207,30 +211,41 @@ def _fill_absent(named: dict[str, Tensor], spec: ModelSpec) -> None:
             named.setdefault(f"layers.{block}.attention.{part}.bias", torch.zeros(width))
 
 
-def _num_blocks(checkpoint: Checkpoint) -> int:
+def _mask_probs(checkpoint: Checkpoint) -> Tensor:
+    """Return how much each query block masks attention when the model is used: as read, or 0."""
     blocks = checkpoint.spec.num_blocks
     if not blocks:
         raise ValueError(
             f"{checkpoint.source} does not say how many query blocks it has (--num-blocks)"
         )
-    return int(blocks)
-
-
-def _mask_probs(checkpoint: Checkpoint) -> Tensor:
-    """Return how much each query block masks attention when the model is used: as read, or 0."""
-    return torch.tensor(checkpoint.spec.mask_probs or [0.0] * _num_blocks(checkpoint))
+    return torch.tensor(checkpoint.spec.mask_probs or [0.0] * blocks)
 
 
 def _empty_weight(state: Mapping[str, Tensor]) -> Tensor:
     weight = torch.ones(state["class_head.weight"].shape[0])
-    weight[-1] = NO_OBJECT_WEIGHT
+    weight[-1] = NO_OBJECT_WEIGHT  # as both codes initialise it; only their losses read it
     return weight
 
 
 def _config(checkpoint: Checkpoint, state: Mapping[str, Tensor]) -> dict[str, Any]:
-    spec = checkpoint.spec
+    spec, hidden = checkpoint.spec, state["backbone.blocks.0.mlp.fc1.weight"].shape[0]
     labels = _labels(checkpoint, state["class_head.weight"].shape[0] - 1)
-    return _vit_config(spec, state) | {
+    config = {
+        "architectures": ["EomtForUniversalSegmentation"],
+        "model_type": "eomt",
+        "layer_norm_eps": spec.norm_eps or 1e-6,
+        "mlp_ratio": 4 if spec.swiglu else hidden // spec.width,
+        "use_swiglu_ffn": spec.swiglu,
+    }
+    if spec.backbone == "dinov3":
+        config = {
+            "architectures": ["EomtDinov3ForUniversalSegmentation"],
+            "model_type": "eomt_dinov3",
+            "layer_norm_eps": spec.norm_eps or 1e-5,
+            "intermediate_size": hidden,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 100.0},
+        }
+    return config | {
         "hidden_size": spec.width,
         "num_hidden_layers": spec.depth,
         "num_attention_heads": spec.attention_heads(),
@@ -238,8 +253,9 @@ def _config(checkpoint: Checkpoint, state: Mapping[str, Tensor]) -> dict[str, An
         "image_size": spec.grid[0] * spec.patch_size,
         "patch_size": spec.patch_size,
         "num_register_tokens": spec.num_registers,
-        "num_blocks": _num_blocks(checkpoint),
+        "num_blocks": len(_mask_probs(checkpoint)),
         "num_queries": spec.num_queries,
+        # Each block has one.
         "num_upscale_blocks": sum(name.endswith("conv2.weight") for name in state),
         "no_object_weight": NO_OBJECT_WEIGHT,
         "id2label": {str(index): name for index, name in enumerate(labels)},
@@ -248,31 +264,11 @@ def _config(checkpoint: Checkpoint, state: Mapping[str, Tensor]) -> dict[str, An
     }
 
 
-def _vit_config(spec: ModelSpec, state: Mapping[str, Tensor]) -> dict[str, Any]:
-    """Return the part of the config in which DINOv2 and DINOv3 differ."""
-    swiglu, hidden = spec.swiglu, state["backbone.blocks.0.mlp.fc1.weight"].shape[0]
-    if spec.backbone == "dinov3":
-        return {
-            "architectures": ["EomtDinov3ForUniversalSegmentation"],
-            "model_type": "eomt_dinov3",
-            "layer_norm_eps": spec.norm_eps or 1e-5,
-            "intermediate_size": hidden,
-            "rope_parameters": {"rope_type": "default", "rope_theta": 100.0},
-        }
-    return {
-        "architectures": ["EomtForUniversalSegmentation"],
-        "model_type": "eomt",
-        "layer_norm_eps": spec.norm_eps or 1e-6,
-        "mlp_ratio": 4 if swiglu else hidden // spec.width,
-        "use_swiglu_ffn": swiglu,
-    }
-
-
 def _labels(checkpoint: Checkpoint, count: int) -> list[str]:
     """Return a name for every class row except no-object; unnamed known classes are class_0, ..."""
     anomaly = ["anomaly"] if checkpoint.spec.has_anomaly else []
     names = list(checkpoint.spec.class_names or [])
-    if len(names) == count:
+    if len(names) == count:  # names that already include the anomaly's
         return names
     known = count - len(anomaly)
     if len(names) != known:
@@ -286,6 +282,7 @@ def _preprocessor(spec: ModelSpec) -> dict[str, Any]:
     return {
         "image_processor_type": "EomtImageProcessor",
         "do_resize": True,
+        # Windows as high as the model's, along the long side: `do_split_image`.
         "size": {"shortest_edge": side, "longest_edge": None},
         "do_split_image": True,
         "do_pad": False,

@@ -6,15 +6,13 @@ import math
 from collections.abc import Collection
 from typing import Any
 
-import torch
 from torch import nn
 
 from anoseg_d2.checkpoint.files import read_checkpoint
-from anoseg_d2.checkpoint.lora_state import lora_module_names
-from anoseg_d2.checkpoint.metadata import head_name, model_tensors
+from anoseg_d2.checkpoint.metadata import head_name
 from anoseg_d2.checkpoint.spec import FORMAT_NAME, Checkpoint, ModelSpec
 from anoseg_d2.checkpoint.transfer import LoadReport, load_into
-from anoseg_d2.config import changed_keys, load_config
+from anoseg_d2.config import changed_keys
 from anoseg_d2.modeling.eomt import EoMT
 from anoseg_d2.modeling.heads import CLASS_HEADS
 from anoseg_d2.modeling.patch_heads import PATCH_HEADS, PATCH_PREFIX
@@ -26,7 +24,6 @@ from anoseg_d2.utils.options import options_of
 __all__ = [
     "add_delta",
     "build_config_overrides",
-    "check_shapes",
     "follow_checkpoint",
     "load_checkpoint",
     "load_weights",
@@ -252,6 +249,7 @@ def build_config_overrides(checkpoint: Checkpoint) -> list[Any]:
     Raises:
         ValueError: the attention heads are neither stored nor known from the width.
     """
+    checkpoint.require_whole()
     spec = checkpoint.spec
     try:
         overrides: list[Any] = _size_overrides(spec)
@@ -353,43 +351,6 @@ def _same(ours, stored) -> bool:
     if isinstance(stored, float):
         return math.isclose(ours, stored, rel_tol=1e-4)
     return ours == stored
-
-
-def check_shapes(checkpoint: Checkpoint) -> None:
-    """Check that the tensors fit each other, before they are written to another file.
-
-    A network of the checkpoint's sizes is built without memory, and its shapes are compared.
-    Tensors that are missing are no concern of this check: `load_into` accounts for them.
-
-    Raises:
-        ValueError: names the first tensors of another shape.
-    """
-    unknown = set(lora_module_names(checkpoint.state_dict)) - set(checkpoint.spec.adapters or {})
-    if unknown:
-        raise ValueError(
-            f"checkpoint {checkpoint.source}: does not say rank and alpha of the adapters of "
-            f"{', '.join(sorted(unknown)[:3])}"
-        )
-    # How the width is split into heads changes no shape, nor does which of the rows is an anomaly
-    # class; not every file states them.
-    spec = dataclasses.replace(checkpoint.spec, heads=1)
-    if spec.num_known is None and spec.num_rows:
-        spec.num_known, spec.has_anomaly = spec.num_rows - 1, False
-    overrides = build_config_overrides(dataclasses.replace(checkpoint, spec=spec))
-    cfg = load_config("", [*overrides, "MODEL.DEVICE", "cpu"])
-    with torch.device("meta"):
-        wanted = model_tensors(EoMT(cfg))
-    found = checkpoint.state_dict
-    wrong = [name for name in wanted if name in found and wanted[name].shape != found[name].shape]
-    if spec.image_size is None:
-        wrong = [name for name in wrong if name != "backbone.pos_embed"]  # its grid is a default
-    if wrong:
-        shown = ", ".join(
-            f"{name} is {tuple(found[name].shape)}, not {tuple(wanted[name].shape)}"
-            for name in wrong[:3]
-        )
-        more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
-        raise ValueError(f"checkpoint {checkpoint.source}: {shown}{more}; the file is damaged")
 
 
 def _size_overrides(spec: ModelSpec) -> list[Any]:

@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import timm
-from huggingface_hub import HfApi, hf_hub_download
+from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.errors import (
-    EntryNotFoundError,
     GatedRepoError,
     HFValidationError,
     LocalEntryNotFoundError,
@@ -56,24 +55,16 @@ def fetch_hub_folder(source: str) -> Path:
             download and how.
     """
     name, _, revision = source[len("hf://") :].strip("/").partition("@")
-    kwargs = {"repo_id": name, "revision": revision or None}
-
-    def fetch(filename: str) -> Path | None:
-        try:
-            return Path(hf_hub_download(filename=filename, **kwargs))
-        except LocalEntryNotFoundError:
-            kwargs["local_files_only"] = True  # no network: do not wait for it at every file
-            return None
-        except EntryNotFoundError:
-            return None
-
     try:
-        for name_of_json in CONFIG_FILES:
-            fetch(name_of_json)
-        found = next((path for path in map(fetch, WEIGHT_FILES) if path), None)
-        if found is not None and found.name.endswith(".index.json"):
-            for shard in shard_names(found):
-                fetch(shard)
+        # Safetensors first: most models are on the hub in both formats, and one is enough.
+        for pattern in ("model*.safetensors*", "pytorch_model*.bin*"):
+            folder = Path(
+                snapshot_download(
+                    name, revision=revision or None, allow_patterns=[*CONFIG_FILES, pattern]
+                )
+            )
+            if any((folder / file).is_file() for file in WEIGHT_FILES):
+                return folder
     except GatedRepoError as error:
         raise FileNotFoundError(
             f"{source} is gated: accept its licence at its page on the Hugging Face hub, then log "
@@ -81,14 +72,14 @@ def fetch_hub_folder(source: str) -> Path:
         ) from error
     except (RepositoryNotFoundError, RevisionNotFoundError, HFValidationError) as error:
         raise FileNotFoundError(f"{source}: no such model on the Hugging Face hub") from error
-    if found is None:
-        raise FileNotFoundError(
-            f"{source}: none of {', '.join(WEIGHT_FILES)} is in the local cache, and the Hugging "
-            f"Face hub has none or cannot be reached. On a machine with network run "
-            f"`hf download {name} --local-dir {name.split('/')[-1]}`, copy that folder here, and "
-            "give its path instead"
-        )
-    return found.parent
+    except (LocalEntryNotFoundError, ConnectionError):
+        pass  # offline, and not in the cache
+    raise FileNotFoundError(
+        f"{source}: none of {', '.join(WEIGHT_FILES)} is in the local cache, and the Hugging Face "
+        "hub has none or cannot be reached. On a machine with network run "
+        f"`hf download {name} --local-dir {name.split('/')[-1]}`, copy that folder here, and give "
+        "its path instead"
+    )
 
 
 def shard_names(index: Path) -> list[str]:

@@ -49,6 +49,7 @@ def lora_delta(
             f"lora_A {tuple(lora_a.shape)} and lora_B {tuple(lora_b.shape)} do not fit "
             f"{out_features} outputs in {len(parts)} parts, {groups} of them adapted"
         )
+    # One product per adapted part; the others stay zero, as their rows have no adapter.
     products = torch.bmm(
         lora_b.float().reshape(groups, size, rank), lora_a.float().reshape(groups, rank, -1)
     )
@@ -81,11 +82,13 @@ def merge_lora_state(
                 f"{name} has LoRA tensors, but the checkpoint does not say their alpha; "
                 "save it with AnosegCheckpointer, which stores it"
             )
+        # An adapter file has no weights: its base must be joined first.
         weight = merged.get(f"{name}.weight")
         if weight is None:
             raise ValueError(f"{name} has LoRA tensors but no weight to merge them into")
         lora_a, lora_b = merged.pop(f"{name}.lora_A"), merged.pop(f"{name}.lora_B")
         entry = modules[name]
         delta = lora_delta(lora_a, lora_b, weight.shape[0], entry["alpha"], entry["enable"])
+        # Added in float32: in half precision a small update would vanish.
         merged[f"{name}.weight"] = (weight.float() + delta.to(weight.device)).to(weight.dtype)
     return merged

@@ -169,7 +169,7 @@ def meta_of_checkpoint(checkpoint: Checkpoint) -> dict[str, Any]:
     meta = {key: getattr(spec, key) for key in keys.split()}
     meta = {key: list(v) if isinstance(v, tuple) else v for key, v in meta.items()}
     if spec.mask_probs:  # only of others' files: our own models are always used without masks
-        meta["mask_probs"] = spec.mask_probs
+        meta["mask_probs"] = list(spec.mask_probs)
     # A bare ViT is completed by the model that it is loaded into; an EoMT must be built from this.
     meta["heads"] = spec.heads if spec.num_queries is None else spec.attention_heads()
     meta |= {"format": FORMAT_NAME, "version": FORMAT_VERSION, "lora": None}

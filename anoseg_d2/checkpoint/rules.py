@@ -47,7 +47,7 @@ def fold_position_prefix(state: Mapping[str, Tensor], prefix: int) -> dict[str, 
     Raises:
         ValueError: there are positions but no token to add them to.
     """
-    if prefix == 0:
+    if prefix == 0:  # positions of patches only, as in our models
         return {}
     embed = state["backbone.pos_embed"].float()
     token, registers = state.get("backbone.cls_token"), state.get("backbone.reg_token")
@@ -80,6 +80,7 @@ def transfer_class_rows(
         return torch.cat([known, last]), "anomaly row dropped"
     if rows.dim() == 1:
         return torch.cat([known, known.mean().reshape(1), last]), "anomaly bias = mean known bias"
+    # A mean of known rows would score every known pixel as a bit anomalous from the start.
     generator = torch.Generator().manual_seed(seed)
     direction = F.normalize(torch.randn(1, rows.shape[1], generator=generator), dim=-1)
     new = direction * known.norm(dim=-1).mean()
@@ -102,6 +103,7 @@ def linear_rows_of_arcface(state: Mapping[str, Tensor], scale: float) -> tuple[T
     rows = state["class_head.weight"].float()
     gain, shift = (state.get(f"backbone.norm.{part}") for part in ("weight", "bias"))
     squares = [part.float().square().sum() for part in (gain, shift) if part is not None]
+    # Without the norm's parameters, those of its initialisation: gain 1, shift 0.
     norm = float(sum(squares)) ** 0.5 if squares else rows.shape[1] ** 0.5
     factor = scale / max(norm, 1e-6)
     return F.normalize(rows, dim=-1) * factor, factor

@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -91,7 +91,7 @@ class ModelSpec:
     pos_prefix: int | None = None
     num_queries: int | None = None
     num_blocks: int | None = None
-    mask_probs: list[float] | None = None
+    mask_probs: tuple[float, ...] | None = None
     num_rows: int | None = None
     num_known: int | None = None
     has_anomaly: bool | None = None
@@ -120,8 +120,7 @@ class ModelSpec:
                     f"{name} must have {dims} dimensions, is {tuple(state[name].shape)}"
                 )
         spec = cls(has_adapters=bool(lora_module_names(state)))
-        spec._read_backbone(state)
-        spec._read_heads(state)
+        spec._read_sizes(state)
         for name, value in facts.items():
             if value is not None:
                 setattr(spec, name, read_fact(name, value))
@@ -134,7 +133,7 @@ class ModelSpec:
                 raise ValueError(f"class_head.weight has {spec.num_rows} rows: no known class")
         return spec
 
-    def _read_backbone(self, state: Mapping[str, Tensor]) -> None:
+    def _read_sizes(self, state: Mapping[str, Tensor]) -> None:
         kernel, registers = (
             state.get(f"backbone.{name}") for name in ("patch_embed.proj.weight", "reg_token")
         )
@@ -145,16 +144,15 @@ class ModelSpec:
             self.width, self.patch_size = kernel.shape[0], kernel.shape[-1]
         found = (re.match(r"backbone\.blocks\.([0-9]+)\.", name) for name in state)
         blocks = {int(match[1]) for match in found if match}
+        # Only of a whole ViT: an adapter file may hold just the blocks that it adapts.
         if blocks and kernel is not None and blocks != set(range(len(blocks))):
             raise ValueError(f"found {len(blocks)} ViT blocks, but block index {max(blocks)}")
         self.depth = len(blocks) or None
-
-    def _read_heads(self, state: Mapping[str, Tensor]) -> None:
-        rows, query = state.get("class_head.weight"), state.get("query.weight")
-        if query is not None:
-            self.num_queries = query.shape[0]
-        if rows is not None:
-            self.num_rows, self.has_bias = rows.shape[0], "class_head.bias" in state
+        if "query.weight" in state:
+            self.num_queries = state["query.weight"].shape[0]
+        if "class_head.weight" in state:
+            self.num_rows = state["class_head.weight"].shape[0]
+            self.has_bias = "class_head.bias" in state
 
     def _read_grid(self, state: Mapping[str, Tensor]) -> None:
         """Find how the P rows of the position embedding split into prefix and grid."""
@@ -254,6 +252,14 @@ class Checkpoint:
     extra: dict[str, Any] = field(default_factory=dict)
     file: Path | None = None
 
+    def require_whole(self) -> None:
+        """Raise ValueError for an adapter file, which only its base makes a model."""
+        if self.format == "anoseg_adapter":
+            raise ValueError(
+                f"{self.source} holds only adapters; join them with their base first: anoseg "
+                f"convert {self.source} --base BASE --to anoseg --output whole.pth"
+            )
+
 
 def has_swiglu(state: Mapping[str, Tensor]) -> bool:
     """Whether the MLPs are gated (DINOv2's giant): the first layer holds two halves."""
@@ -266,80 +272,58 @@ def has_swiglu(state: Mapping[str, Tensor]) -> bool:
 # ---- what a file says about its model -------------------------------------------------------
 
 
-def _options(value: Any) -> dict[str, Any]:
-    plain = (int, float, str, list, tuple, type(None))
-    if not all(isinstance(entry, plain) for entry in dict(value).values()):
-        raise ValueError("options with plain values are needed")
-    return {_read(name, str): entry for name, entry in value.items()}
+def _numbers(value: Any) -> tuple[float, ...]:
+    return tuple(float(number) for number in value)
+
+
+def _count(value: Any) -> int:
+    if not isinstance(value, int) or value < 1:
+        raise ValueError("a positive integer is needed")
+    return value
+
+
+def _pair(value: Any) -> tuple[int, int]:
+    rows, columns = value
+    return _count(rows), _count(columns)
+
+
+def _names(value: Any) -> list[str]:
+    if isinstance(value, str):
+        raise ValueError("a list is needed")
+    return [str(name) for name in value]
 
 
 def _adapters(value: Any) -> dict[str, dict[str, Any]]:
+    keys = {"rank": _count, "alpha": float, "enable": lambda v: v and list(map(bool, v))}
     return {
-        _read(name, str): {
-            "rank": _read(entry["rank"], int),
-            "alpha": _read(entry["alpha"], float),
-            "enable": None if entry["enable"] is None else _read(entry["enable"], [bool]),
-        }
+        str(name): {key: read(entry[key]) for key, read in keys.items()}
         for name, entry in dict(value).items()
     }
 
 
-# What a file may state about its model, and the form of each: a type, a list of any number of
-# them, a tuple of as many as it has, or a function that reads it.
-FACTS: dict[str, Any] = {
-    "heads": int,
-    "num_blocks": int,
+# What a file may state about its model, and how it is read. Ranges are those of the config keys
+# that the model is built from.
+FACTS: dict[str, Callable[[Any], Any]] = {
+    "heads": _count,
+    "num_blocks": _count,
     "has_anomaly": bool,
     "head": str,
-    "head_options": _options,
-    "class_names": [str],
-    "image_size": (int, int),
-    "grid": (int, int),
+    "head_options": dict,
+    "class_names": _names,
+    "image_size": _pair,
+    "grid": _pair,
     "backbone": str,
     "norm_eps": float,
-    "mask_probs": [float],
-    "pixel_mean": (float, float, float),
-    "pixel_std": (float, float, float),
+    "mask_probs": _numbers,
+    "pixel_mean": _numbers,
+    "pixel_std": _numbers,
     "adapters": _adapters,
 }
 
 
-def _read(value: Any, form: Any) -> Any:
-    """Convert a value to a form of `FACTS`; raises ValueError, TypeError or KeyError if it cannot.
-
-    Whole numbers are sizes, so they are positive; no other number is negative either.
-    """
-    if isinstance(form, (list, tuple)):
-        if not isinstance(value, (list, tuple)):
-            raise ValueError("a list is needed")
-        forms = form if isinstance(form, tuple) else form * len(value)
-        if len(forms) != len(value):
-            raise ValueError(f"{len(forms)} values are needed")
-        return type(form)(_read(*pair) for pair in zip(value, forms, strict=True))
-    if not isinstance(form, type):
-        return form(value)
-    # In Python, True is a whole number, and a whole number no float.
-    kinds = (int, float) if form is float else form
-    if not isinstance(value, kinds) or isinstance(value, bool) != (form is bool):
-        raise ValueError(f"a value of type {form.__name__} is needed")
-    if form is int and not 1 <= value <= 1_000_000:
-        raise ValueError("a number in 1..1000000 is needed")
-    if form is float and not 0 <= float(value) < math.inf:
-        raise ValueError("a finite number is needed that is not negative")
-    return form(value)
-
-
-def read_fact(name: str, value: Any, form: Any = None) -> Any:
-    """Check and convert what a file states about its model.
-
-    Args:
-        name: of the fact, for the message.
-        value: as the file has it.
-        form: see `FACTS`; None for the form that is stated there.
-    Raises:
-        ValueError: the value has another form.
-    """
+def read_fact(name: str, value: Any) -> Any:
+    """Convert what a file states about its model; raises a ValueError that names it."""
     try:
-        return _read(value, FACTS[name] if form is None else form)
+        return FACTS[name](value)
     except (ValueError, TypeError, KeyError, OverflowError) as error:
         raise ValueError(f"its metadata gives {name} as {repr(value)[:80]}: {error}") from error

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from anoseg_d2.checkpoint.formats import BARE_VITS
 from anoseg_d2.checkpoint.lora_state import lora_module_names, merge_lora_state
-from anoseg_d2.checkpoint.metadata import head_name, model_grid, model_tensors, weights_hash
+from anoseg_d2.checkpoint.metadata import head_name, model_grid, model_tensors
 from anoseg_d2.checkpoint.rules import (
     fold_position_prefix,
     linear_rows_of_arcface,
@@ -157,6 +157,7 @@ def load_into(
         ValueError: lists everything that no rule covers, or untrained tensors that are not
             allowed; the model is then unchanged.
     """
+    checkpoint.require_whole()
     stored, ours = checkpoint.spec.backbone, backbone_kind(model.backbone)
     if stored and stored != ours:  # one line instead of a page of missing and unknown names
         raise ValueError(
@@ -166,18 +167,15 @@ def load_into(
     warn_of_delta(checkpoint)
     plan = _Plan(model, checkpoint, tuple(allow_unused), seed)
     plan.check_model()
-    if checkpoint.format == "anoseg_adapter":
-        plan.plan_adapter_file()
-    else:
-        # Each rule takes the tensors that it understands, and `plan_rest` accounts for what is
-        # left, so it comes last. Adapters come first, because the weights that they are merged
-        # into may be changed by a later rule. The class head comes before the rest, which would
-        # take the final norm whose gain an ArcFace conversion reads.
-        plan.plan_adapters()
-        plan.plan_position_embedding()
-        plan.plan_patch_kernel()
-        plan.plan_class_head()
-        plan.plan_rest()
+    # Each rule takes the tensors that it understands, and `plan_rest` accounts for what is left,
+    # so it comes last. Adapters come first, because the weights that they are merged into may be
+    # changed by a later rule. The class head comes before the rest, which would take the final
+    # norm whose gain an ArcFace conversion reads.
+    plan.plan_adapters()
+    plan.plan_position_embedding()
+    plan.plan_patch_kernel()
+    plan.plan_class_head()
+    plan.plan_rest()
     report = plan.commit(allow_untrained)
     counts = ", ".join(f"{count} {action}" for action, count in report.counts().items())
     # What was loaded as it is fills a page, and nobody has to look at it.
@@ -348,24 +346,6 @@ class _Plan:
                     "or merge it first (anoseg convert --merge)"
                 )
 
-    def plan_adapter_file(self) -> None:
-        """Load an adapter file, if the frozen rest of the model is the base that it belongs to."""
-        frozen = {name: t for name, t in self.target.items() if name not in self.source}
-        unknown = [name for name in self.source if name not in self.target]
-        absent = [name for name in frozen if name.endswith((".lora_A", ".lora_B"))]
-        self._compare_adapter_scales()
-        self.problems += [f"{name}: the model has no such tensor" for name in unknown]
-        self.problems += [f"{name}: missing in the adapter" for name in absent]
-        # A model with other adapters has another frozen part anyway: say only the cause.
-        same = unknown or absent or weights_hash(frozen) == self.checkpoint.meta.get("base_hash")
-        if not same:
-            self.problems.append(
-                "the frozen weights of the model are not those that this adapter was trained on; "
-                "load its base checkpoint first (same file, same crop, same patch size)"
-            )
-        for name in [name for name in self.source if name in self.waiting]:
-            self.put(name, self.source[name], "loaded")
-
     def plan_position_embedding(self) -> None:
         """Fit class row and grid of the position embedding to the model's."""
         if EMBED not in self.source or EMBED not in self.waiting:
@@ -425,7 +405,6 @@ class _Plan:
             had = num_rows - 2 == known
         stored = num_rows - 1 - int(had)
         if stored == known:
-            self._compare_head_options()
             self._plan_class_rows(had)
             self._plan_class_bias(had)
             return
@@ -441,17 +420,6 @@ class _Plan:
             self.ignore(name, "allowed: class lists differ")
         for name in [n for n in self.waiting if n.startswith("class_head.")]:
             self.initialise(name, "allowed: class lists differ")
-
-    def _compare_head_options(self) -> None:
-        """Warn if the same head is configured differently, which changes its logits."""
-        if head_name(self.model) != self.spec.head:
-            return
-        options = self.model.class_head.stored_options()
-        for key, stored in self.spec.head_options.items():
-            ours = options.get(key)
-            if ours is not None and ours != stored:
-                source = self.checkpoint.source
-                logger.warning("class head: %s was %s in %s, is %s here", key, stored, source, ours)
 
     def _plan_class_rows(self, had: bool) -> None:
         rows, note = transfer_class_rows(self.source[ROWS], had, self.model.has_anomaly, self.seed)

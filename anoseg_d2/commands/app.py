@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 
 from anoseg_d2.commands.predict import add_model_options, build_predictor
 from anoseg_d2.prediction.upload import Upload
-from anoseg_d2.report.results import best_score, find_results, is_of_weights, read_results
+from anoseg_d2.report.results import best_score, read_results, results_of_weights
 from anoseg_d2.report.thresholds import list_thresholds
 from anoseg_d2.utils import cli
 from anoseg_d2.utils.ranges import integer
@@ -74,21 +74,9 @@ def run(args) -> None:
         cli.import_modules(args.imports)
         predictor = build_predictor(args, [])
         source = args.weights or predictor.cfg.MODEL.WEIGHTS
-        results = choose_results(args.results, source)
+        results = results_of_weights(args.results, source)
         playground = Playground(predictor, Path(folder), source, results)
         serve(gradio, build_page(gradio, playground), args)
-
-
-def choose_results(named: str | None, weights: str) -> Path | None:
-    """Return the results.json that gives thresholds: the named one, or the weights' own."""
-    results = find_results(named or weights)
-    if named and results is None:
-        raise FileNotFoundError(f"--results {named}: there is no results.json")
-    file = weights if os.path.isfile(weights) else None
-    if not named and results and not is_of_weights(read_results(results), file):
-        logger.warning("%s is of other weights; its thresholds are not used", results)
-        return None
-    return results
 
 
 def import_gradio():

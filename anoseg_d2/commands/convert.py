@@ -19,11 +19,10 @@ Exit status: 0 written; 2 a mistake in the call or in a file, which one message 
 """
 
 import argparse
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from anoseg_d2.report.results import find_results, is_of_weights, read_results
+from anoseg_d2.report.results import read_results, results_of_weights
 from anoseg_d2.utils import cli
 from anoseg_d2.utils.ranges import integer
 
@@ -57,7 +56,7 @@ def convert(args: argparse.Namespace) -> None:
 
     from anoseg_d2.checkpoint import read_checkpoint
     from anoseg_d2.checkpoint.adapters import join_adapter, merge_adapters
-    from anoseg_d2.checkpoint.from_config import add_delta, check_shapes
+    from anoseg_d2.checkpoint.from_config import add_delta
     from anoseg_d2.checkpoint.transfer import warn_of_delta
 
     checkpoint = read_checkpoint(args.source, allow_pickle=args.allow_pickle)
@@ -65,13 +64,12 @@ def convert(args: argparse.Namespace) -> None:
         checkpoint = add_delta(checkpoint, read_checkpoint(args.delta_base))
     if args.base:
         checkpoint = join_adapter(checkpoint, read_checkpoint(args.base))
-    if checkpoint.spec.num_queries is not None and checkpoint.format != "anoseg_adapter":
-        check_shapes(checkpoint)
     if args.merge:
         count = len(checkpoint.spec.adapters)
         checkpoint = merge_adapters(checkpoint)
         cli.say(f"merged {count} adapters")
     warn_of_delta(checkpoint)
+    # After the file has been read, so that an option contradicts it by name.
     checkpoint.spec.complete(args.num_blocks, args.num_heads, args.image_size)
     written = WRITERS[args.to](checkpoint, Path(args.output), args)
     sizes = checkpoint.spec.known()
@@ -141,6 +139,7 @@ def check_output(output: Path, args: argparse.Namespace) -> None:
     Raises:
         ValueError: the output exists, has another ending than its format, or is a folder.
     """
+    # Reading and converting a large model takes minutes, so nothing may fail at the last step.
     is_folder = args.to == "huggingface"
     given = [o for o in ("push", "private", "results", "license", "base_model") if getattr(args, o)]
     if given and not is_folder:
@@ -162,12 +161,15 @@ def write_huggingface(checkpoint: "Checkpoint", output: Path, args: argparse.Nam
     from anoseg_d2.checkpoint.hub import push_folder
     from anoseg_d2.report.model_card import guess_base_model, model_card
 
-    results = find_figures(checkpoint, args)  # report mistakes before anything is written
+    # First, so that a mistake is reported before anything is written.
+    place = results_of_weights(args.results, args.source, checkpoint.file)
+    if place is None:
+        cli.say("the model card is without figures: no results.json of these weights (--results)")
     folder = to_huggingface(checkpoint, approximate=args.approximate)
     text = model_card(
         checkpoint,
         args.push or output.resolve().name,
-        results,
+        read_results(place) if place else None,
         license=args.license,
         base_model=args.base_model or guess_base_model(checkpoint.spec, args.source),
         approximated=args.approximate and class_head_of(checkpoint.spec) != "linear",
@@ -176,32 +178,6 @@ def write_huggingface(checkpoint: "Checkpoint", output: Path, args: argparse.Nam
     if args.push:
         cli.say(f"uploaded to {push_folder(output, args.push, files, args.private)}")
     return f"{output}/ ({', '.join(files)})"
-
-
-def find_figures(checkpoint: "Checkpoint", args: argparse.Namespace) -> dict | None:
-    """Return the results that belong to the weights, None where there are none.
-
-    Raises:
-        FileNotFoundError, ValueError: --results was given, but is not there or is broken.
-    """
-    place = find_results(args.results or args.source)
-    if place is None:
-        if args.results:
-            raise FileNotFoundError(f"no results.json at {args.results}")
-        cli.say(
-            "no results.json next to the weights: the model card is without figures (--results)"
-        )
-        return None
-    results = read_results(place)
-    # The user's word counts more than a hash: merging and averaging change the file.
-    if args.results or is_of_weights(results, checkpoint.file):
-        return results
-    print(
-        f"WARNING: {place} is of other weights: the model card is without figures. If they are of "
-        f"the same model, give --results {place}",
-        file=sys.stderr,
-    )
-    return None
 
 
 def write_official(checkpoint: "Checkpoint", output: Path, args: argparse.Namespace) -> str:

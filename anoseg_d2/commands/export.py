@@ -18,7 +18,6 @@ Exit status: 0 written and checked, 1 the check failed, 2 a mistake in the call.
 """
 
 import argparse
-import logging
 import re
 import sys
 from pathlib import Path
@@ -138,16 +137,15 @@ def run(args: argparse.Namespace) -> list[Difference]:
 
     from anoseg_d2.checkpoint import read_checkpoint
     from anoseg_d2.export.write import export_model
+    from anoseg_d2.report.thresholds import thresholds_of_weights
 
     checkpoint = read_checkpoint(args.source)
-    if checkpoint.format == "anoseg_adapter":
-        raise ValueError(
-            f"{args.source} holds only adapters; join them with their base first: anoseg convert "
-            f"{args.source} --base BASE --to anoseg --output whole.pth"
-        )
     model = load_model(args)
+    # Only now is it known whether the model learned the anomaly class.
     spec = make_spec(args, ("rba", "anomaly") if model.has_anomaly else ("rba",))
-    thresholds, dataset = find_thresholds(args, spec.scores, checkpoint.file)
+    thresholds, dataset = thresholds_of_weights(
+        spec.scores, args.source, checkpoint.file, args.results, args.results_set
+    )
     return export_model(
         model,
         output,
@@ -181,53 +179,12 @@ def make_spec(args: argparse.Namespace, default_scores: tuple[str, ...]) -> Expo
     )
 
 
-def find_thresholds(
-    args: argparse.Namespace, names: tuple[str, ...], weights: Path | None
-) -> tuple[dict[str, float], str | None]:
-    """Find the threshold at 95 % TPR of each score.
-
-    Args:
-        args: the command line.
-        names: of the scores.
-        weights: file of the weights, which an evaluation next to it must name.
-    Returns:
-        {score: threshold} of the scores that were evaluated, and the dataset that they hold for.
-    Raises:
-        FileNotFoundError, ValueError: --results was given and does not hold them all.
-    """
-    from anoseg_d2.report.results import find_results, is_of_weights, read_results
-    from anoseg_d2.report.thresholds import chosen_dataset, read_threshold
-
-    place = find_results(args.results or args.source)
-    if place is None:
-        if args.results:
-            raise FileNotFoundError(f"no results.json at {args.results}")
-        return {}, None
-    try:
-        if not args.results and not is_of_weights(read_results(place), weights):
-            raise ValueError(f"{place} is of other weights (use --results to take it anyway)")
-        dataset = chosen_dataset(place, args.results_set)
-    except ValueError as error:
-        if args.results:
-            raise
-        logging.warning("no thresholds are stored (--results, --results-set): %s", error)
-        return {}, None
-    found = {}
-    for name in names:
-        try:
-            found[name] = read_threshold(place, name, 95, dataset)
-        except ValueError as error:
-            if args.results:
-                raise
-            logging.warning("no threshold of %s is stored: %s", name, error)
-    return found, dataset if found else None
-
-
 def load_model(args: argparse.Namespace):
     """Load the checkpoint's model, an `EoMT`, on the CPU in eval mode."""
     from anoseg_d2.config import load_config
     from anoseg_d2.prediction.predictor import AnomalyPredictor
 
+    # The exporters trace on the CPU, and through no compiled block.
     overrides = ["MODEL.DEVICE", "cpu", "MODEL.EOMT.COMPILE", False, *args.opts]
     if not args.config_file:
         return AnomalyPredictor.from_pretrained(args.source, overrides).model
@@ -241,7 +198,7 @@ def print_differences(differences: list[Difference]) -> None:
     cli.say("|---|---|---|---|---|")
     for d in differences:
         shape = "x".join(map(str, d.shape))
-        if d.output == "sem_seg":
+        if d.output == "sem_seg":  # classes differ or not, there is no size of a difference
             values, found = f"classes {d.low:.0f}..{d.high:.0f}", f"{d.largest:.4%} of pixels"
             allowed = f"{d.allowed:.1%}"
         else:

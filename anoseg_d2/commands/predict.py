@@ -237,19 +237,13 @@ def choose_thresholds(args, names: list[str]) -> dict[str, float | None]:
     if args.threshold is not None and args.tpr is not None:
         raise ValueError("--threshold and --tpr cannot be given together")
     if args.tpr is not None:
-        from anoseg_d2.report.results import find_results, is_of_weights, read_results
+        from anoseg_d2.report.results import results_of_weights
         from anoseg_d2.report.thresholds import read_threshold
 
-        results = args.results or find_results(args.weights or "")
+        # A threshold belongs to the weights that it was measured with.
+        results = results_of_weights(args.results, args.weights)
         if results is None:
             raise ValueError("--tpr reads its threshold from an evaluation: give --results")
-        # A threshold belongs to the weights that it was measured with.
-        file = args.weights if os.path.isfile(args.weights or "") else None
-        if not args.results and not is_of_weights(read_results(results), file):
-            raise ValueError(
-                f"--tpr: {results} is of other weights than {file}; evaluate these, or name the "
-                "evaluation to use with --results"
-            )
         return {name: read_threshold(results, name, args.tpr, args.results_set) for name in names}
     if args.threshold is None:
         return dict.fromkeys(names)

@@ -81,6 +81,7 @@ class ExportModel(nn.Module):
                 "TEST.ANOMALY.POSTPROCESS works image by image and needs a batch of a fixed size"
             )
         self.spec = spec
+        # Runtimes multiply one matrix per layer faster than three.
         self.model = merge_lora(copy.deepcopy(model)).eval().requires_grad_(False)
         self.names = names
         self.weights_sha256 = weights_hash(self.model.state_dict())
@@ -117,6 +118,7 @@ class ExportModel(nn.Module):
         elif self.resize is not None:
             image = self.resize(image)
         height, width = self.plan.window
+        # Slices of constant bounds, because the plan is known when the graph is traced.
         crops = [image[..., y : y + height, x : x + width] for y, x in self.plan.origins]
         if len(crops) == 1:
             return crops[0]
@@ -136,7 +138,7 @@ class ExportModel(nn.Module):
             window_maps = torch.cat(maps, dim=1)
             if self.plan.flipped[index]:
                 window_maps = window_maps.flip(-1)
-            if count == 1:
+            if count == 1:  # nothing to merge, and a smaller graph
                 return window_maps
             merger.add(window_maps, index)
         return merger.mean()
@@ -157,6 +159,7 @@ class ExportModel(nn.Module):
 def _halve(model: nn.Module) -> None:
     """Halve the network; pixel normalisation, class head and patch maps stay float32."""
     mean, std, head, maps = model.pixel_mean, model.pixel_std, model.class_head, model.patch_maps
+    # Cosines, temperatures and distances lose their order first when they are rounded.
     model.class_head = model.patch_maps = None
     model.half()
     model.class_head, model.patch_maps = head, maps

@@ -3,6 +3,7 @@
 Several pages and tables name a winner. They all ask this module, so that they name the same one.
 """
 
+import logging
 from pathlib import Path
 
 from anoseg_d2.evaluation.run_folder import report_folder
@@ -13,11 +14,13 @@ __all__ = [
     "best_score",
     "closed_set_miou",
     "find_results",
-    "is_of_weights",
     "mean_figure",
     "read_results",
+    "results_of_weights",
     "score_names",
 ]
+
+logger = logging.getLogger(__name__)
 
 
 def find_results(path) -> Path | None:
@@ -46,15 +49,30 @@ def read_results(path) -> dict:
     return check_stored(read_json(path), check_results, path)
 
 
-def is_of_weights(results: dict, file) -> bool:
-    """Whether results may be of these weights: False if they name another file's hash.
+def results_of_weights(named, source, file=None) -> Path | None:
+    """Return the results.json that belongs to weights.
 
     Args:
-        results: contents of results.json.
-        file: of the weights; None where there is none, such as timm's.
+        named: results.json or run folder that the user names, which counts more than a hash:
+            merging and averaging change the file. None looks next to the weights.
+        source: where the weights are from.
+        file: their file, if it is not `source`.
+    Returns:
+        None where there is none, or only one of other weights, which is logged.
+    Raises:
+        FileNotFoundError, ValueError: it is named but not there, or broken.
     """
-    stated = (results.get("model") or {}).get("weights_file_sha256")
-    return not stated or file is None or stated == file_hash(file)
+    found = find_results(named or source or "")
+    if named or found is None:
+        if found is None and named:
+            raise FileNotFoundError(f"--results {named}: there is no results.json")
+        return found
+    stated = (read_results(found).get("model") or {}).get("weights_file_sha256")
+    file = file or (source if Path(source).is_file() else None)
+    if stated and file and stated != file_hash(file):
+        logger.warning("%s is of other weights than %s: it is not used (--results)", found, file)
+        return None
+    return found
 
 
 def score_names(results: dict) -> list[str]:

@@ -1,10 +1,14 @@
 """Thresholds of a score, read from the results of an evaluation."""
 
+import logging
+from collections.abc import Iterable
 from pathlib import Path
 
-from anoseg_d2.report.results import find_results, read_results
+from anoseg_d2.report.results import find_results, read_results, results_of_weights
 
-__all__ = ["chosen_dataset", "list_thresholds", "read_threshold"]
+__all__ = ["chosen_dataset", "list_thresholds", "read_threshold", "thresholds_of_weights"]
+
+logger = logging.getLogger(__name__)
 
 
 def read_threshold(path, score: str, tpr: float, dataset: str | None = None) -> float:
@@ -44,6 +48,44 @@ def read_threshold(path, score: str, tpr: float, dataset: str | None = None) -> 
             f"{stated or f'none, {why}'}"
         )
     return known[f"{tpr:g}"]
+
+
+def thresholds_of_weights(
+    names: Iterable[str], source, weights, results=None, dataset: str | None = None
+) -> tuple[dict[str, float], str | None]:
+    """Find the threshold at 95 % TPR of each score of a model.
+
+    Args:
+        names: of the scores.
+        source: where the model is from; its evaluation is looked for next to it.
+        weights: its file, which an evaluation that is found there must name.
+        results: results.json or run folder that the user names; then everything must be there.
+        dataset: evaluated set that decides; None where there is only one.
+    Returns:
+        {score: threshold} of the scores that were evaluated, and the dataset that they hold for;
+        what is missing is logged.
+    Raises:
+        FileNotFoundError, ValueError: `results` was given and does not hold them all.
+    """
+    place = results_of_weights(results, source, weights)
+    if place is None:
+        return {}, None
+    found = {}
+    try:
+        dataset = chosen_dataset(place, dataset)
+    except ValueError as error:
+        if results:
+            raise
+        logger.warning("no thresholds are stored (--results, --results-set): %s", error)
+        return {}, None
+    for name in names:
+        try:
+            found[name] = read_threshold(place, name, 95, dataset)
+        except ValueError as error:
+            if results:
+                raise
+            logger.warning("no threshold of %s is stored: %s", name, error)
+    return found, dataset if found else None
 
 
 def list_thresholds(path) -> dict[str, dict[str, float]]:

@@ -159,7 +159,7 @@ def test_masks_that_are_on_stay_on_in_every_format(masked, tmp_path):
         AnomalyPredictor.from_pretrained(str(tmp_path / "ours.pth"), ["MODEL.DEVICE", "cpu"])
     for target, output in (("official", "model.bin"), ("huggingface", "again")):
         assert convert_to(target, tmp_path / "ours.pth", tmp_path / output) == 0
-        assert read_checkpoint(tmp_path / output).spec.mask_probs == [0.5, 1.0]
+        assert read_checkpoint(tmp_path / output).spec.mask_probs == (0.5, 1.0)
 
 
 # ---- grids of positions that are not square -------------------------------------------------

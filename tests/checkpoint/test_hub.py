@@ -23,9 +23,9 @@ def test_a_gated_hub_model_says_how_to_get_access(monkeypatch):
 
     from anoseg_d2.checkpoint import hub
 
-    def refuse(**options):
+    def refuse(name, **options):
         raise GatedRepoError.__new__(GatedRepoError)
 
-    monkeypatch.setattr(hub, "hf_hub_download", refuse)
+    monkeypatch.setattr(hub, "snapshot_download", refuse)
     with pytest.raises(FileNotFoundError, match="hf://facebook/vit.*licence"):
         read_checkpoint("hf://facebook/vit")

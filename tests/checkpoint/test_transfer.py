@@ -164,14 +164,6 @@ def test_another_class_list_is_refused_unless_the_head_may_start_anew(tmp_path):
     assert report.names("ignored") == ["class_head.weight", "class_head.bias"]
 
 
-def test_another_scale_of_the_same_head_is_said(tmp_path, caplog):
-    checkpoint = read_checkpoint(saved(tiny("arcface"), tmp_path))
-    load_into(tiny("arcface", seed=2), checkpoint)
-    assert "class head: scale" not in caplog.text
-    load_into(tiny(ArcFaceHead(24, 5, scale=16.0)), checkpoint)
-    assert "class head: scale was 30.0" in caplog.text
-
-
 def test_a_head_of_ones_own_loads_by_name(tmp_path):
     class Doubled(LinearHead):
         pass

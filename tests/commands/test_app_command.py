@@ -124,16 +124,6 @@ def test_uploads_go_to_a_folder_that_gradio_knows_when_it_is_imported(weights, m
     assert "anoseg-app-" in seen[0]
 
 
-def test_thresholds_of_other_weights_are_not_offered(weights, monkeypatch, caplog):
-    monkeypatch.setattr(app, "is_of_weights", lambda results, file: False)
-    results = weights.parent / "report/results.json"
-    assert app.choose_results(None, str(weights)) is None
-    assert "other weights" in caplog.text
-    assert app.choose_results(str(results), str(weights)) == results
-    with pytest.raises(FileNotFoundError, match="--results"):
-        app.choose_results(str(weights.parent / "no"), str(weights))
-
-
 def test_the_page_begins_with_the_best_score_at_its_best_threshold(playground, photo):
     upload, said = playground.open(str(photo))
     assert said == "street.png: 64 x 48 pixels"

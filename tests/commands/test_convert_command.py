@@ -17,7 +17,6 @@ from anoseg_d2.checkpoint import (
     AnosegCheckpointer,
     hub,
     load_into,
-    model_meta,
     read_checkpoint,
     weights_hash,
 )
@@ -238,13 +237,13 @@ def test_a_model_card_has_the_figures_of_the_run(tmp_path):
     assert weights_hash(read_checkpoint(source).state_dict) in text
 
 
-def test_figures_of_other_weights_stay_out_of_the_card_unless_they_are_given(tmp_path, capsys):
+def test_figures_of_other_weights_stay_out_of_the_card_unless_they_are_given(tmp_path, caplog):
     source = saved(tiny(), tmp_path)
     other = {**RESULTS, "model": {"weights_file_sha256": "0" * 64}}
     write_json(tmp_path / "report/results.json", other)
     target = tmp_path / "exported"
     run(source, "--to", "huggingface", "--output", target)
-    assert "is of other weights" in capsys.readouterr().err
+    assert "is of other weights" in caplog.text
     about, text = front_matter(target / "README.md")
     assert "No evaluation came with these weights" in text and about["license"] == "unknown"
     options = ("--results", tmp_path / "report", "--overwrite", "--base-model", "me/base")
@@ -616,16 +615,6 @@ def test_a_mistake_is_one_line_and_exit_status_2(tmp_path, capsys, arguments, me
     assert run(source, *output, *arguments) == 2
     printed = capsys.readouterr()
     assert printed.err.count("\n") == 1 and message in printed.err and not printed.out
-    assert not (tmp_path / "out.pth").exists()
-
-
-def test_a_tensor_of_another_shape_is_named_before_anything_is_written(tmp_path, capsys):
-    model = tiny()
-    state = {**model.state_dict(), "mask_head.2.weight": torch.ones(3, 5, 7)}
-    torch.save({"model": state, "meta": model_meta(model)}, tmp_path / "wrong.pth")
-    assert run(tmp_path / "wrong.pth", "--to", "anoseg", "--output", tmp_path / "out.pth") == 2
-    message = capsys.readouterr().err
-    assert "wrong.pth: mask_head.2.weight is (3, 5, 7), not (24, 24)" in message
     assert not (tmp_path / "out.pth").exists()
 
 

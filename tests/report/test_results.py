@@ -8,7 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from anoseg_d2.evaluation.stored_form import check_results, check_stored
-from anoseg_d2.report.results import best_score, mean_figure, read_results
+from anoseg_d2.report.results import (
+    best_score,
+    mean_figure,
+    read_results,
+    results_of_weights,
+)
+from anoseg_d2.utils.files import file_hash, write_json
 
 SHIPPED = Path(__file__).resolve().parents[2] / "experiments" / "camvid" / "results.json"
 
@@ -85,3 +91,17 @@ def test_entries_that_no_table_reads_may_be_anything():
 
 def test_the_shipped_results_load():
     assert best_score(read_results(SHIPPED)) == "anomaly"
+
+
+def test_results_of_other_weights_are_used_only_where_they_are_named(tmp_path, caplog):
+    (tmp_path / "model.pth").write_bytes(b"weights")
+    results = tmp_path / "report/results.json"
+    stated = {"weights_file_sha256": file_hash(tmp_path / "model.pth")}
+    write_json(results, {"datasets": {}, "model": stated})
+    assert results_of_weights(None, tmp_path / "model.pth") == results
+    write_json(results, {"datasets": {}, "model": {"weights_file_sha256": "0" * 64}})
+    assert results_of_weights(None, tmp_path / "model.pth") is None
+    assert "other weights" in caplog.text
+    assert results_of_weights(results, tmp_path / "model.pth") == results
+    with pytest.raises(FileNotFoundError, match="--results"):
+        results_of_weights(tmp_path / "no", tmp_path / "model.pth")
