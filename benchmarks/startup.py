@@ -2,7 +2,7 @@
 
     python benchmarks/startup.py --json startup.json
 
-The commands are those that need no torch: help texts, and mistakes in arguments and config keys.
+The commands are those that need no torch: help texts, and mistakes in arguments.
 Every turn starts each command once, in a fresh interpreter. Figures are medians of seconds of
 processor time (user and system) and of wall-clock time. Bytecode is compiled in the first turn,
 which is not counted.

@@ -111,6 +111,7 @@ def prepare(args) -> int:
     cli.check_options(args, OPTIONS)
     cli.import_modules(args.imports)
     job = build_job(args)
+    # Before the folder is claimed: a wrong path should leave nothing behind.
     for source in job.sources:
         source.refuse_if_unreadable()
     digest = claim_output(job)
@@ -120,7 +121,9 @@ def prepare(args) -> int:
         for record in run_job(job, args.shard, args.workers):
             records.append(record)
             bar.update()
+    # With several workers they come as they are finished.
     records.sort(key=lambda record: record["index"])
+    # None while other shards are not done; whoever is last writes the summary of all.
     everything = collect_manifest(job)
     records = records if everything is None else list(everything.values())
     summary = summarise(job, records)
@@ -129,6 +132,7 @@ def prepare(args) -> int:
     print_summary(summary, job.output, everything is not None)
     if args.preview:
         cli.say(f"preview: {write_preview(job, records, args.preview)}")
+    # Some unreadable objects are replaced by others; a set without any is no set.
     unreadable = [kind for kind in UNREADABLE if kind in summary["problems"]]
     if unreadable and summary["images"]["made"] and not summary["objects"]["unknown"]:
         raise ValueError(

@@ -127,6 +127,7 @@ def find_scenes(
             )
         name = splits.get(wanted) or next(iter(splits.values()))
     found = DATASETS[name]
+    # A registered set is one split already; another name could only be a mistake.
     if split and found.split and split != found.split:
         raise ValueError(f"--dataset {name} is the split {found.split}, but --split is {split}")
     split = check_name(split or found.split or "train", "split")
@@ -169,6 +170,7 @@ def frames_of_dataset(dataset, root) -> list[Frame]:
 
 def _frames(found: FoundFiles, group: str) -> list[Frame]:
     pairs = [(image, label) for _, image, label in found.pairs]
+    # They are reported as not made, and count in the seeds of the others.
     pairs += [(image, None) for image in found.images_without_label]
     named = sorted((*_name(image, group), image, label) for image, label in pairs)
     twice = [name for name, number in Counter(item[:2] for item in named).items() if number > 1]

@@ -101,6 +101,7 @@ class CutPasteJob:
         )
 
     def record_path(self, index: int) -> Path:
+        """Return where the record of image `index` is until the manifest takes it."""
         return self.output / PROGRESS / f"{index:06d}.json"
 
     def config(self) -> dict:
@@ -109,6 +110,7 @@ class CutPasteJob:
             role: [{"kind": type(source).__name__, **source.settings} for source in group]
             for role, group in self._roles()
         }
+        # Through json, so that it can be compared with what an earlier run wrote.
         config = {
             "algorithm": ALGORITHM,
             "seed": self.seed,
@@ -123,6 +125,7 @@ class CutPasteJob:
 
     def _roles(self):
         roles = {"outliers": self.outliers, "controls": self.controls}
+        # Sets from before there was this kind of source must still be continued.
         return (roles | ({"closed set": self.closed_set} if self.closed_set else {})).items()
 
     def inputs(self) -> dict[str, dict[str, int]]:
@@ -175,7 +178,8 @@ def claim_output(job: CutPasteJob) -> str:
         differences += list(_differences(old_inputs, inputs, "input "))
         raise ValueError(
             f"output folder {job.output} was made with other options or inputs:\n  "
-            + "\n  ".join(_shortened(differences))
+            + "\n  ".join(differences[:12])
+            + (f"\n  ... and {len(differences) - 12} more" if len(differences) > 12 else "")
             + "\nUse the same ones to continue, or choose another folder (or delete this one)."
         )
     return digest
@@ -193,11 +197,6 @@ def _differences(there, now, name="") -> Iterator[str]:
             yield from _differences(there.get(key), now.get(key), f"{name}{key}: ")
     elif there != now:
         yield f"{name}{there} there, {now} now"
-
-
-def _shortened(lines: list[str], limit: int = 12) -> list[str]:
-    rest = len(lines) - limit
-    return lines[:limit] + ([f"... and {rest} more"] if rest > 0 else [])
 
 
 def run_job(job: CutPasteJob, shard: tuple[int, int] = (0, 1), workers: int = 1) -> Iterator[dict]:
@@ -222,7 +221,11 @@ def run_job(job: CutPasteJob, shard: tuple[int, int] = (0, 1), workers: int = 1)
         else:
             todo.append(index)
     _remove_leftovers(job, todo)
-    yield from (_make_here(job, todo) if workers <= 1 else _make_with(job, todo, workers))
+    if workers > 1:
+        yield from _make_with(job, todo, workers)
+        return
+    for index in todo:
+        yield _make(job, job.frames[index])
 
 
 def _is_whole(path: Path) -> bool:
@@ -234,17 +237,14 @@ def _is_whole(path: Path) -> bool:
         return stream.read() == _PNG_END
 
 
-def _make_here(job, todo) -> Iterator[dict]:
-    for index in todo:
-        yield _make(job, job.frames[index])
-
-
+# Of a worker process: sent once, not with every image, because its sources can be large.
 _job: CutPasteJob | None = None
 
 
 def _start_worker(job: CutPasteJob) -> None:
     global _job
     _job = job
+    # Ctrl-C reaches the whole group; the parent ends the workers when it has cleaned up.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     cv2.setNumThreads(1)
     threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
@@ -386,7 +386,8 @@ def read_manifest(output) -> dict[int, dict]:
             if kind == "image":
                 records[index] = {**line, "objects": []}
             elif kind == "object":
-                records[index]["objects"].append(_without(line, "index", "seed"))
+                keys = line.keys() - {"index", "seed"}
+                records[index]["objects"].append({k: v for k, v in line.items() if k in keys})
             else:
                 raise ValueError(f"kind {kind!r} is neither image nor object")
         for index, record in records.items():
@@ -398,10 +399,6 @@ def read_manifest(output) -> dict[int, dict]:
             "the images again"
         ) from error
     return records
-
-
-def _without(line: dict, *keys: str) -> dict:
-    return {key: value for key, value in line.items() if key not in keys}
 
 
 def collect_manifest(job: CutPasteJob) -> dict[int, dict] | None:

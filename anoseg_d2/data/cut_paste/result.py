@@ -37,6 +37,7 @@ def summarise(job: CutPasteJob, records: Sequence[dict]) -> dict:
     """
     objects = [item for record in records for item in record["objects"]]
     pasted = [item for item in objects if item["dropped"] is None]
+    # Known objects, of controls and of the closed set, have labels of their own.
     unknown = [item for item in pasted if item["label"] == job.options.anomaly_value]
     problems = {
         "images not made": [r["failed"] for r in records if r["failed"]],
@@ -74,6 +75,7 @@ def summarise(job: CutPasteJob, records: Sequence[dict]) -> dict:
 
 def write_summary(job: CutPasteJob, summary: dict) -> None:
     """Write `summary.json` and the card of a set whose images are all made."""
+    # What a killed run left half-written would stay for ever.
     for name in (SUMMARY, CARD):
         remove_abandoned(job.output / name)
     text = json.dumps(summary, indent=1, sort_keys=True) + "\n"
@@ -93,6 +95,7 @@ def write_card(job: CutPasteJob, made: int) -> None:
             **{"known": KNOWN, "anomaly": ANOMALY, "void": VOID},
         }
     else:
+        # Scenes with the classes of Cityscapes keep its ids, so that its own tools read the set.
         coding = "labelIds" if job.reader.is_cityscapes else "labelTrainIds"
         files = {
             "images": f"leftImg8bit/{job.split}/*/{{id}}{IMAGE_SUFFIX}.png",

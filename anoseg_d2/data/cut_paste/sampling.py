@@ -90,10 +90,12 @@ def sample_and_paste(
     if closed_set:
         low, high = options.closed_set_count
         objects += [own(generator) for _ in range(int(generator.integers(low, high + 1)))]
+    # In random order, so that unknown objects do not always lie under known ones.
     objects = [item for item in objects if item is not None]
     objects = [objects[index] for index in generator.permutation(len(objects))]
 
     def redraw(generator, replaced):
+        # By an object of the same kind, which keeps the numbers of each as they were drawn.
         if replaced.source.get("source") == "closed_set":
             return own(generator)
         return (known if controls and replaced.label is not None else unknown)(generator)

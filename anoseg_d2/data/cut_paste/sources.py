@@ -92,6 +92,7 @@ class ObjectSource:
     def refuse_if_unreadable(self) -> None:
         """Raise ValueError if none of a few objects can be read; call it before any work starts."""
         reasons = []
+        # Spread over the source, because a broken folder may be only one of many.
         generator = np.random.default_rng(0)
         for index in np.unique(np.linspace(0, len(self) - 1, 16).astype(int)).tolist():
             try:
@@ -173,6 +174,7 @@ class CocoObjects(ObjectSource):
 
     def _warn_of_known(self, known: Iterable[str]) -> None:
         """Log which categories are pasted as unknown although the scenes may know them."""
+        # Only those with objects to paste; the file may list a thousand others.
         used = sorted({self.names[number] for number in set(self.category_ids.tolist())})
         for name in used:
             if (other := looks_like(name, sorted(set(known)))) is not None:
@@ -225,6 +227,7 @@ class CocoObjects(ObjectSource):
             ids = (whole_number(annotation[key]) for key in ("id", "category_id"))
             rows.append((*ids, numbers[image]))
             blobs.append(counts)
+        # One array each, not an object per annotation: COCO has 860,000 of them.
         table = np.array(rows, np.int64).reshape(-1, 3)
         self.annotation_ids, self.category_ids, self.photo_of = table.T.copy()
         self._counts = np.frombuffer(b"".join(blobs), np.uint8)
@@ -263,6 +266,7 @@ class CocoObjects(ObjectSource):
             return self._skip("of categories left out")
         if annotation.get("iscrowd"):
             return self._skip("crowds")
+        # Cheap rules come first: decoding the masks of all small objects would take far longer.
         area, small = annotation.get("area"), f"under {self.min_area:g} px"
         if not mask_decides(area) and area < self.min_area:
             return self._skip(small)
@@ -298,6 +302,7 @@ class CocoObjects(ObjectSource):
         for name in self.photo_names:
             path = self.images / name
             self.files[name] = path.stat().st_size if path.is_file() else -1
+        # Some may be missing, as in a part of COCO; none at all is another folder's path.
         missing = [name for name in self.photo_names if self.files[name] < 0]
         if len(missing) == len(self.photo_names):
             there = sorted(path.name for path in self.images.iterdir())[:3]
