@@ -116,8 +116,8 @@ def check_config(cfg) -> None:
 
 def _refuse_unread_keys(cfg) -> None:
     """Refuse detectron2 keys that were changed although nothing here reads them."""
-    defaults = _defaults()
-    for key in _detectron2_keys():
+    defaults, theirs = _defaults()
+    for key in theirs:
         if key in KEYS and KEYS[key].rule is not FIXED:
             continue
         value, default = _get(cfg, key), defaults[key]
@@ -130,7 +130,7 @@ def _refuse_unread_keys(cfg) -> None:
 
 def changed_keys(cfg) -> dict[str, object]:
     """Return the keys whose values differ from the defaults, and keys of the user's own."""
-    defaults = _defaults()
+    defaults, _ = _defaults()
     return {
         key: value
         for key, value in flat_items(cfg)
@@ -148,19 +148,14 @@ def _get(cfg, key: str):
 
 
 @functools.cache
-def _detectron2_keys() -> tuple[str, ...]:
-    from detectron2.config import get_cfg
-
-    return tuple(key for key, _ in flat_items(get_cfg()))
-
-
-@functools.cache
-def _defaults() -> dict[str, object]:
+def _defaults() -> tuple[dict[str, object], frozenset[str]]:
+    """Return every key with its default, and the keys that are detectron2's."""
     from detectron2.config import get_cfg
 
     cfg = get_cfg()
+    theirs = frozenset(key for key, _ in flat_items(cfg))
     add_anoseg_config(cfg)
-    return dict(flat_items(cfg))
+    return dict(flat_items(cfg)), theirs
 
 
 def _is_device(value) -> bool:
@@ -386,37 +381,27 @@ KEYS: dict[str, Key] = {
 }
 # fmt: on
 
-# What to use instead of a detectron2 key, or of a whole branch, that nothing here reads.
+# What to use instead of detectron2 keys that nothing here reads, by how they begin.
+_SCHEDULE = "set SOLVER.POLY_POWER, or override Trainer.build_lr_scheduler"
 _INSTEAD = {
-    "SOLVER.WARMUP": "set SOLVER.WARMUP_NEW and SOLVER.WARMUP_VIT, fractions of the run",
-    "SOLVER.LR_SCHEDULER_NAME": "override Trainer.build_lr_scheduler",
-    "SOLVER.STEPS": "set SOLVER.POLY_POWER, or override Trainer.build_lr_scheduler",
-    "SOLVER.GAMMA": "set SOLVER.POLY_POWER, or override Trainer.build_lr_scheduler",
-    "SOLVER.NUM_DECAYS": "set SOLVER.POLY_POWER, or override Trainer.build_lr_scheduler",
-    "SOLVER.RESCALE_INTERVAL": "set SOLVER.POLY_POWER, or override Trainer.build_lr_scheduler",
-    "SOLVER.BASE_LR_END": "set SOLVER.POLY_POWER, or override Trainer.build_lr_scheduler",
-    "SOLVER.WEIGHT_DECAY": "set SOLVER.WEIGHT_DECAY, which holds for every parameter",
-    "SOLVER.BIAS_LR_FACTOR": "set SOLVER.LAYER_DECAY, or override Trainer.build_optimizer",
-    "SOLVER.MOMENTUM": "override Trainer.build_optimizer; AdamW has no such setting",
-    "SOLVER.NESTEROV": "override Trainer.build_optimizer; AdamW has no such setting",
-    "SOLVER.CLIP_GRADIENTS": "set SOLVER.CLIP_GRADIENTS.CLIP_VALUE, the largest global L2 norm",
-    "INPUT.FORMAT": "give MODEL.PIXEL_MEAN and MODEL.PIXEL_STD in RGB",
-    "INPUT.MIN_SIZE_TRAIN": "set INPUT.SCALE_JITTER and INPUT.CROP_SIZE",
-    "INPUT.MAX_SIZE_TRAIN": "set INPUT.SCALE_JITTER and INPUT.CROP_SIZE",
-    "INPUT.MIN_SIZE_TEST": "set INPUT.CROP_SIZE: windows are resized to it",
-    "INPUT.MAX_SIZE_TEST": "set INPUT.CROP_SIZE: windows are resized to it",
-    "INPUT.RANDOM_FLIP": "set INPUT.FLIP",
-    "INPUT.CROP": "set INPUT.CROP_SIZE",
-    "INPUT.MASK_FORMAT": "give a dataset card with label maps",
-    "DATASETS": "name the datasets in DATASETS.TRAIN and DATASETS.TEST",
-    "DATALOADER": "override Trainer.build_train_loader",
-    "MODEL.BACKBONE": "set MODEL.EOMT.BACKBONE and MODEL.EOMT.SIZE",
-    "MODEL.SEM_SEG_HEAD": "set MODEL.EOMT.NUM_CLASSES and MODEL.HEAD.NAME",
-    "MODEL": "set the keys of MODEL.EOMT",
-    "TEST.AUG": "set TEST.SCALES, TEST.FLIP or TEST.WINDOW_OVERLAP",
-    "TEST.PRECISE_BN": "go without: the network has no batch norms",
-    "TEST": "set the keys of TEST.ANOMALY",
-    "GLOBAL": "go without",
+    ("SOLVER.WARMUP",): "set SOLVER.WARMUP_NEW and SOLVER.WARMUP_VIT, fractions of the run",
+    ("SOLVER.LR_", "SOLVER.STEPS", "SOLVER.GAMMA", "SOLVER.NUM_DECAYS"): _SCHEDULE,
+    ("SOLVER.RESCALE_INTERVAL", "SOLVER.BASE_LR_END"): _SCHEDULE,
+    ("SOLVER.WEIGHT_DECAY",): "set SOLVER.WEIGHT_DECAY, which holds for every parameter",
+    ("SOLVER.CLIP",): "set SOLVER.CLIP_GRADIENTS.CLIP_VALUE, the largest global L2 norm",
+    ("SOLVER",): "override Trainer.build_optimizer; SOLVER.LAYER_DECAY sets rates by layer",
+    ("INPUT.FORMAT",): "give MODEL.PIXEL_MEAN and MODEL.PIXEL_STD in RGB",
+    ("INPUT.MIN_SIZE_TEST", "INPUT.MAX_SIZE_TEST"): "set INPUT.CROP_SIZE: windows have its size",
+    ("INPUT.RANDOM_FLIP",): "set INPUT.FLIP",
+    ("INPUT.MASK_FORMAT",): "give a dataset card with label maps",
+    ("INPUT",): "set INPUT.SCALE_JITTER and INPUT.CROP_SIZE",
+    ("DATASETS",): "name the datasets in DATASETS.TRAIN and DATASETS.TEST",
+    ("DATALOADER",): "override Trainer.build_train_loader",
+    ("MODEL.SEM_SEG_HEAD",): "set MODEL.EOMT.NUM_CLASSES and MODEL.HEAD.NAME",
+    ("MODEL",): "set the keys of MODEL.EOMT",
+    ("TEST.AUG",): "set TEST.SCALES, TEST.FLIP or TEST.WINDOW_OVERLAP",
+    ("TEST.PRECISE_BN",): "go without: the network has no batch norms",
+    ("TEST",): "set the keys of TEST.ANOMALY",
 }
 
 
