@@ -148,12 +148,12 @@ def _get(cfg, key: str):
 
 
 @functools.cache
-def _defaults() -> tuple[dict[str, object], frozenset[str]]:
+def _defaults() -> tuple[dict[str, object], tuple[str, ...]]:
     """Return every key with its default, and the keys that are detectron2's."""
     from detectron2.config import get_cfg
 
     cfg = get_cfg()
-    theirs = frozenset(key for key, _ in flat_items(cfg))
+    theirs = tuple(key for key, _ in flat_items(cfg))
     add_anoseg_config(cfg)
     return dict(flat_items(cfg)), theirs
 
