@@ -42,7 +42,7 @@ from anoseg_d2.engine.hooks import (
 from anoseg_d2.engine.run_log import StepPrinter, WriterHook, log_data, parameter_table
 from anoseg_d2.engine.solver import build_optimizer, build_scheduler, follow_schedule
 from anoseg_d2.engine.step import StepTrainer
-from anoseg_d2.engine.trackers import TrackerWriter
+from anoseg_d2.engine.trackers import TRACKERS
 from anoseg_d2.engine.unfinished import UnfinishedEvaluation
 from anoseg_d2.evaluation.anomaly_evaluation import AnomalyEvaluator
 from anoseg_d2.evaluation.closed_set_evaluation import ClosedSetEvaluator
@@ -198,7 +198,7 @@ class Trainer(DefaultTrainer):
         """Build what writes figures down: the log, metrics.json, TensorBoard, and a tracker."""
         folder = Path(self.cfg.OUTPUT_DIR)
         folder.mkdir(parents=True, exist_ok=True)
-        tracker = [] if self.cfg.TRACKER == "none" else [TrackerWriter(self.cfg)]
+        tracker = [TRACKERS[self.cfg.TRACKER](self.cfg)] if self.cfg.TRACKER != "none" else []
         return [
             StepPrinter(self.max_iter),
             JSONWriter(str(folder / "metrics.json")),
