@@ -8,7 +8,8 @@ from pathlib import Path
 
 import torch
 from detectron2.data import MetadataCatalog
-from detectron2.engine import DefaultTrainer, TrainerBase, create_ddp_model, hooks
+from detectron2.engine import DefaultTrainer, TrainerBase, create_ddp_model
+from detectron2.engine.hooks import CallbackHook, IterationTimer, LRScheduler
 from detectron2.evaluation import print_csv_format
 from detectron2.modeling import build_model
 from detectron2.utils import comm
@@ -22,22 +23,12 @@ from anoseg_d2.checkpoint.files import last_checkpoint
 from anoseg_d2.checkpoint.from_config import load_weights
 from anoseg_d2.config import check_config
 from anoseg_d2.data.loader import build_test_loader, build_train_loader
+from anoseg_d2.engine import hooks
 from anoseg_d2.engine.evaluate import (
     OURS,
     evaluate_dataset,
     measure_ensembles,
     report_evaluation,
-)
-from anoseg_d2.engine.hooks import (
-    BestCheckpointHook,
-    CheckpointHook,
-    CostHook,
-    EvaluationHook,
-    LearningRateHook,
-    ProgressHook,
-    SeedHook,
-    StopHook,
-    UntaggedCheckpointer,
 )
 from anoseg_d2.engine.run_log import StepPrinter, WriterHook, log_data, parameter_table
 from anoseg_d2.engine.solver import build_optimizer, build_scheduler, follow_schedule
@@ -165,31 +156,33 @@ class Trainer(DefaultTrainer):
     def build_hooks(self):
         """Build the hooks: seeds, progress, learning rate, checkpoints, stop, evaluation, logs."""
         cfg, device = self.cfg, _device(self.model)
-        self.cost = CostHook(device)
-        checkpoints = CheckpointHook(
+        self.cost = hooks.CostHook(device)
+        checkpoints = hooks.CheckpointHook(
             self.checkpointer,
             cfg.SOLVER.CHECKPOINT_PERIOD,
             cfg.SOLVER.KEEP_CHECKPOINTS,
             None if self.ema is None else self.ema.module,
         )
-        stop = StopHook(checkpoints, device)
+        stop = hooks.StopHook(checkpoints, device)
         evaluate = self._evaluate if cfg.DATASETS.TEST else dict
         result = [
-            hooks.IterationTimer(),
-            SeedHook(self.seed),
-            ProgressHook(),
-            LearningRateHook(),  # before the scheduler moves on to the next step's
-            hooks.LRScheduler(),
+            IterationTimer(),
+            hooks.SeedHook(self.seed),
+            hooks.ProgressHook(),
+            hooks.LearningRateHook(),  # before the scheduler moves on to the next step's
+            LRScheduler(),
             self.cost,
             # Before the last checkpoint, which keeps the figures.
-            hooks.CallbackHook(after_step=_measure_before_the_end),
+            CallbackHook(after_step=_measure_before_the_end),
             checkpoints,
             stop,
-            EvaluationHook(cfg.TEST.EVAL_PERIOD, evaluate, stop),
+            hooks.EvaluationHook(cfg.TEST.EVAL_PERIOD, evaluate, stop),
         ]
         if cfg.SOLVER.BEST_FIGURE:
-            writer = UntaggedCheckpointer(unwrap(self.model), cfg.OUTPUT_DIR)
-            result.append(BestCheckpointHook(writer, cfg.SOLVER.BEST_FIGURE, cfg.TEST.EVAL_PERIOD))
+            writer = hooks.UntaggedCheckpointer(unwrap(self.model), cfg.OUTPUT_DIR)
+            result.append(
+                hooks.BestCheckpointHook(writer, cfg.SOLVER.BEST_FIGURE, cfg.TEST.EVAL_PERIOD)
+            )
         if comm.is_main_process():
             result.append(WriterHook(self.build_writers()))
         return result

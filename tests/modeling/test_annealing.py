@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from anoseg_d2.engine.trainer import ProgressHook
+from anoseg_d2.engine.hooks import ProgressHook
 from anoseg_d2.modeling.annealing import annealing_windows, draw_query_mask, keep_probability
 
 QUERIES, PREFIX, GRID = 5, 2, (2, 2)
