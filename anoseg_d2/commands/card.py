@@ -22,10 +22,8 @@ from anoseg_d2.data.card_proposal import KINDS, card_text, count_values, find_sp
 from anoseg_d2.data.dataset_card import read_card
 from anoseg_d2.utils import cli
 from anoseg_d2.utils.files import check_name, write_atomic
-from anoseg_d2.utils.ranges import integer
 
 SHOWN = 30  # values on the screen; the card has all
-OPTIONS = {"--sample": integer(0, also="0: all masks")}
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -40,7 +38,6 @@ def build_parser() -> argparse.ArgumentParser:
     add("--kind", choices=KINDS, help="default: anomaly where masks have two values besides void")
     add("--name", help="of the dataset; default: the folder's")
     add("--output", metavar="FILE", help="default: DIR/NAME.yaml")
-    add("--sample", type=int, default=0, metavar="N", help="read at most N masks; default: all")
     add("--overwrite", action="store_true", help="replace an existing card")
     cli.add_verbosity_options(parser)
     return parser
@@ -56,7 +53,6 @@ def propose(args: argparse.Namespace) -> None:
     """Find the pairs, count the values, and write and check the card."""
     from anoseg_d2.data.builtin import DATASETS  # detectron2 comes with it, which --help spares
 
-    cli.check_options(args, OPTIONS)
     if not args.folder:
         raise ValueError("DIR is empty text; name a folder, or . for the current one")
     folder = Path(args.folder).expanduser()
@@ -72,9 +68,8 @@ def propose(args: argparse.Namespace) -> None:
             raise ValueError(f"the dataset name {full_name!r} is taken; choose another --name")
     # A card describes each value once, so the splits are counted together.
     masks = [mask for split in splits for _, mask in split.pairs]
-    total = min(args.sample or len(masks), len(masks))
-    with cli.Progress("read", total, "masks") as progress:
-        values = count_values(masks, args.sample, progress.update)
+    with cli.Progress("read", len(masks), "masks") as progress:
+        values = count_values(masks, progress.update)
     # Next to its images a card stays true when the folder is moved.
     inside = output.resolve().parent == folder.resolve()
     text = card_text(name, "." if inside else str(folder.resolve()), splits, values, args.kind)
@@ -89,7 +84,5 @@ def propose(args: argparse.Namespace) -> None:
     cli.say(f"{'value':>6}  {'pixels':>8}  masks")
     for value, count in list(values.items())[:SHOWN]:
         cli.say(f"{value:>6}  {count.pixels:>8.2%}  {count.masks}")
-    if total < len(masks):
-        cli.say(f"{len(masks) - total} masks were not read; values that only they hold are missing")
     cli.say(f"wrote {output}; correct it, then look at the data:")
     cli.say(f"  anoseg check --card {output} {names} --preview previews")

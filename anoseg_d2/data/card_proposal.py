@@ -9,25 +9,23 @@ from collections import Counter, defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import NamedTuple
 
 import numpy as np
-from PIL import Image
 
-from anoseg_d2.data.contact_sheet import evenly_spread
 from anoseg_d2.data.dataset_card import MAX_CLASSES
 from anoseg_d2.data.dataset_files import match_files
 from anoseg_d2.data.image_io import IMAGE_EXTENSIONS, read_label
 from anoseg_d2.data.path_pattern import PathPattern, placeholders
 from anoseg_d2.utils.constants import PASTED_ID, VOID
-from anoseg_d2.utils.folders import walk_files
+from anoseg_d2.utils.folders import same_name, walk_files
 
 __all__ = ["KINDS", "FoundSplit", "ValueCount", "card_text", "count_values", "find_splits"]
 
 KINDS = ("closed_set", "anomaly")
-# Words in a folder's name that stand for masks. Without any, masks have a single channel.
+# Words in a folder's name that stand for masks.
 _MASK_WORDS = re.compile(r"label|mask|annot|(?<![a-z])(gt|seg)|ground.?truth", re.IGNORECASE)
 _SPLIT_WORDS = re.compile(r"(train|val|test)", re.IGNORECASE)
-_OFFICIAL_CITYSCAPES = {7, 11, 21, 23, 26}  # road, building, vegetation, sky, car
 _EXAMPLE = "--images 'photos/{id}.jpg' --masks 'masks/{id}_mask.png'"
 
 
@@ -55,8 +53,9 @@ def find_splits(folder, images: str | None = None, masks: str | None = None) -> 
     Args:
         folder: where they are.
         images, masks: patterns below it. `{split}` in both makes a split of everything that it
-            stands for. None for both: a folder of masks is named like that of its photographs but
-            for one part (train/photos, train/masks), and so are their files but for the extension.
+            stands for. None for both: the path of a mask differs from that of its photograph in
+            one folder, whose name says what it holds (train/photos, train/masks), and in the
+            extension.
     Raises:
         FileNotFoundError: no such folder.
         ValueError: a pattern does not fit the other one, or no photograph has a mask.
@@ -64,27 +63,24 @@ def find_splits(folder, images: str | None = None, masks: str | None = None) -> 
     folder = Path(folder)
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder} is not a folder")
-    if (images is None) != (masks is None):
-        raise ValueError("--images and --masks belong together; give both or none")
-    if images is None:
+    if images is None and masks is None:
         patterns = _by_folders(folder)
     else:
-        if not placeholders(images) or set(placeholders(images)) != set(placeholders(masks)):
+        names = [set(placeholders(pattern or "")) for pattern in (images, masks)]
+        if not names[0] or names[0] != names[1]:
             raise ValueError(
                 f"--images {images!r} and --masks {masks!r} need the same placeholders in braces, "
                 f"as in {_EXAMPLE}"
             )
         patterns = [("", images, masks)]
-        if "split" in placeholders(images):
-            found = match_files(folder, images)
-            captured = (
-                PathPattern(images).match(path.relative_to(folder).as_posix())
-                for path in found.values()
-            )
-            names = sorted({parts["split"] for parts in captured if parts})
+        if "split" in names[0]:
+            paths = (path.relative_to(folder) for path in match_files(folder, images).values())
+            splits = {
+                PathPattern(images).match(same_name(path.as_posix()))["split"] for path in paths
+            }
             patterns = [
-                (name, *(pattern.replace("{split}", name) for pattern in (images, masks)))
-                for name in names
+                (name, *(p.replace("{split}", name) for p in (images, masks)))
+                for name in sorted(splits)
             ]
     splits = []
     for name, image_pattern, mask_pattern in patterns:
@@ -106,60 +102,43 @@ def find_splits(folder, images: str | None = None, masks: str | None = None) -> 
 
 def _by_folders(folder: Path) -> list[tuple[str, str, str]]:
     """Return (split, pattern of photographs, pattern of masks) of folders that belong together."""
-    files = defaultdict(dict)
+    stems = defaultdict(set)
     for path in walk_files(folder, IMAGE_EXTENSIONS):
-        files[path.parent.relative_to(folder).parts][path.stem] = path
-    named = {parts for parts in files if any(map(_MASK_WORDS.search, parts))}
-    masks = named
-    if not named or len(named) == len(files):
-        masks = {parts for parts in files if _has_one_channel(next(iter(files[parts].values())))}
+        stems[path.parent.relative_to(folder).parts].add(path.stem)
+    masks = {parts for parts in stems if any(map(_MASK_WORDS.search, parts))}
     found = []
-    for parts in files.keys() - masks:
+    for parts in sorted(stems.keys() - masks):
         partners = [
             other
-            for other in masks
-            if files[parts].keys() & files[other].keys() and _differ_in_one(parts, other)
+            for other in sorted(masks)
+            if stems[parts] & stems[other]
+            and (
+                other[:-1] == parts
+                or (len(other) == len(parts) and _differences(parts, other) == 1)
+            )
         ]
         # Pictures of labels often lie next to the labels; which ones count is the user's to say.
         if len(partners) > 1:
-            names = ", ".join(sorted("/".join(other) for other in partners))
-            raise ValueError(
-                f"{folder}: the masks of {'/'.join(parts) or '.'} could be in {names}; say in "
-                f"which, as in {_EXAMPLE}"
-            )
+            names = ", ".join("/".join(other) for other in partners)
+            raise ValueError(f"{folder}: masks could be in {names}; say in which, as in {_EXAMPLE}")
         if partners:
-            found.append((parts, *(str(PurePosixPath(*p, "{id}.*")) for p in (parts, *partners))))
-    # "trainannot" and "validation" name splits too.
-    words = [[m[1].lower() for m in map(_SPLIT_WORDS.match, parts) if m] for parts, *_ in found]
-    names = [w[-1] if w else "" for w in words]
-    if len(set(names)) < len(names):
-        names = [re.sub(r"[^A-Za-z0-9]+", "_", "_".join(parts)) or "main" for parts, *_ in found]
-    return sorted((name, *patterns) for name, (_, *patterns) in zip(names, found, strict=True))
+            # "trainannot" and "validation" name splits too.
+            words = [match[1].lower() for match in map(_SPLIT_WORDS.match, parts) if match]
+            patterns = (str(PurePosixPath(*p, "{id}.*")) for p in (parts, *partners))
+            found.append((words[-1] if words else "", *patterns))
+    if len({name for name, *_ in found}) < len(found):
+        found = [
+            (re.sub(r"\W+", "_", p.removesuffix("{id}.*")).strip("_"), p, m) for _, p, m in found
+        ]
+    return sorted(found)
 
 
-def _differ_in_one(parts: tuple[str, ...], other: tuple[str, ...]) -> bool:
-    """Whether two paths differ in one folder, or the second one is a folder in the first."""
-    if len(parts) != len(other):
-        return parts == other[:-1]
-    return sum(a != b for a, b in zip(parts, other, strict=True)) == 1
+def _differences(parts: tuple[str, ...], other: tuple[str, ...]) -> int:
+    return sum(a != b for a, b in zip(parts, other, strict=True))
 
 
-def _has_one_channel(path: Path) -> bool:
-    try:
-        with Image.open(path) as image:
-            return path.suffix.lower() not in (".jpg", ".jpeg") and len(image.getbands()) == 1
-    except OSError:
-        return False  # `anoseg check` names unreadable files
-
-
-@dataclass
-class ValueCount:
-    """How often a value occurs in the masks.
-
-    Args:
-        pixels: fraction of all pixels, 0..1.
-        masks: number of masks that hold it.
-    """
+class ValueCount(NamedTuple):
+    """How often a value occurs in the masks: in which fraction of all pixels, in how many masks."""
 
     pixels: float
     masks: int
@@ -168,22 +147,17 @@ class ValueCount:
         return f"{self.pixels:.2%} of the pixels, in {self.masks} masks"
 
 
-def count_values(
-    masks: list[Path], sample: int = 0, progress: Callable[[], object] = lambda: None
-) -> dict[int, ValueCount]:
+def count_values(masks: list[Path], progress: Callable[[], object]) -> dict[int, ValueCount]:
     """Count the values in masks.
 
     Args:
         masks: their files.
-        sample: read at most this many, evenly spread; 0 reads all.
         progress: called after each mask.
     Returns:
         value -> how often it occurs, sorted by value.
     Raises:
         ValueError: a mask cannot be read, or is a colour picture or a JPEG.
     """
-    if 0 < sample < len(masks):
-        masks = [masks[index] for index in evenly_spread(len(masks), sample)]
     pixels, holders = Counter(), Counter()
     for path in masks:
         if path.suffix.lower() in (".jpg", ".jpeg"):
@@ -245,8 +219,11 @@ def card_text(
             f"{indent}labels: {json.dumps(split.labels)}",
             f"{indent}expected_images: {len(split.pairs)}  # delete this line if more will come",
         ]
+    void = "void: []  # values of pixels that nobody labelled; they count nowhere"
+    if VOID in values and VOID in set(values) - set(meaningful):
+        void = f"void: [{VOID}]  # guessed: {values[VOID]}; these pixels count nowhere"
     build = _anomaly_lines if kind == "anomaly" else _class_lines
-    return "\n".join([*lines, *build(values, meaningful), ""])
+    return "\n".join([*lines, void, *build(values, meaningful), ""])
 
 
 def _anomaly_lines(values: dict[int, ValueCount], meaningful: list[int]) -> list[str]:
@@ -255,13 +232,9 @@ def _anomaly_lines(values: dict[int, ValueCount], meaningful: list[int]) -> list
     candidates = (value for value in (PASTED_ID, 1, VOID) if value in meaningful)
     anomaly = meaningful[1] if len(meaningful) == 2 else next(candidates, rarest)
     known = [value for value in meaningful if value != anomaly]
-    void = _void_line(values)
-    if anomaly == VOID:
-        void = "void: []  # 255 often means `not labelled`, but here it is the only other value"
     return [
         f"known: {known}  # " + "; ".join(f"{value}: {values[value]}" for value in known),
         f"anomaly: {anomaly}  # {values[anomaly]}",
-        void,
         "component_track: anomaly  # or obstacle, for small things on the road",
     ]
 
@@ -274,14 +247,6 @@ def _class_lines(values: dict[int, ValueCount], meaningful: list[int]) -> list[s
             "classes: are these numbers of instances? A mask holds the number of a class in every "
             "pixel"
         )
-    lines = []
-    if set(classes) >= _OFFICIAL_CITYSCAPES and max(classes) <= 33:
-        lines = [
-            "# The values look like the official ids of Cityscapes. If they are, replace all that",
-            "# follows by these two lines (cityscapes_outlier if 254 marks unknown objects):",
-            "#   classes: cityscapes",
-            "#   label_values: cityscapes",
-        ]
     anomaly = [
         "# If a value marks unknown objects, move it from label_values and classes to this key;",
         "# the anomaly class (MODEL.EOMT.ANOMALY_CLASS True) learns from them:",
@@ -290,17 +255,10 @@ def _class_lines(values: dict[int, ValueCount], meaningful: list[int]) -> list[s
     if PASTED_ID in values:
         anomaly = [f"anomaly: {PASTED_ID}  # unknown objects: {values[PASTED_ID]}"]
     return [
-        *lines,
-        "classes:  # in the order of their train ids; use your own names, here and below",
+        "classes:  # in the order of their train ids; use your own names, here and below. For the",
+        "# official ids of Cityscapes, write `cityscapes` here and after label_values instead",
         *(f"  - class_{value}" for value in classes),
         "label_values:  # value in the masks -> class",
         *(f"  {value}: class_{value}  # {values[value]}" for value in classes),
-        _void_line(values),
         *anomaly,
     ]
-
-
-def _void_line(values: dict[int, ValueCount]) -> str:
-    if VOID not in values:
-        return "void: []  # values of pixels that nobody labelled; they count nowhere"
-    return f"void: [{VOID}]  # guessed: {values[VOID]}; these pixels count nowhere"

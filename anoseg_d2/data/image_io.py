@@ -73,21 +73,14 @@ class ImageFacts:
     frames: int = 1
 
     def __str__(self) -> str:
-        channels = _CHANNELS.get(self.mode.partition(";")[0], self.mode)
         turned = f", EXIF orientation {self.orientation}" if self.orientation != 1 else ""
         frames = f", {self.frames} frames" if self.frames > 1 else ""
-        return f"{channels} of {self.bits} bits{turned}{frames}"
+        return f"{self.mode.partition(';')[0]} of {self.bits} bits{turned}{frames}"
 
     @property
     def size_tells_turn(self) -> bool:
         """Whether a turned image has another size than one that is not."""
         return self.orientation == 1 or (self.orientation >= 5 and self.width != self.height)
-
-
-_CHANNELS = {
-    "1": "black and white", "L": "grey", "LA": "grey with alpha", "P": "palette", "I": "grey",
-    "F": "floats", "RGB": "RGB", "RGBA": "RGB with alpha", "PA": "palette with alpha",
-}  # fmt: skip
 
 
 def read_facts(path) -> ImageFacts:

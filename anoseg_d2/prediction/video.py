@@ -1,11 +1,11 @@
 """Videos in and out, one frame at a time.
 
-PyAV (`pip install av`, optional) decodes and encodes and copies the sound untouched; without it
-OpenCV does, and the sound is lost. A webcam is always read by OpenCV.
+PyAV, which is optional, decodes and encodes files and copies the sound untouched; OpenCV reads
+webcams.
 """
 
 import contextlib
-import functools
+import itertools
 import logging
 import math
 from fractions import Fraction
@@ -46,18 +46,25 @@ def open_video(source):
     Returns:
         an object to iterate over once, which yields (frame (H, W, 3) uint8 BGR, rotated as the
         file says, and time in seconds). It has `fps` in 1/s, `frames`, the number that the file
-        states or None, and `close`; it is a context manager.
+        states or None, and it is a context manager.
     Raises:
         FileNotFoundError: the file does not exist.
         ValueError: it is not a video; also while iterating, where a file is damaged.
+        ImportError: a file needs PyAV, which is not installed.
     """
     if isinstance(source, int):
         if source < 0:  # OpenCV would crash, or open any camera
             raise ValueError(f"the number of a webcam must be 0 or more, not {source}")
-        return _CvReader(source, f"webcam {source}")
+        return _Camera(source)
     if not Path(source).is_file():
         raise FileNotFoundError(f"no such video file: {source}")
-    return (_CvReader if av is None else _AvReader)(str(source), str(source))
+    _need_av()
+    return _File(str(source))
+
+
+def _need_av() -> None:
+    if av is None:
+        raise ImportError("videos need PyAV, which is optional: pip install av")
 
 
 class VideoWriter:
@@ -68,107 +75,98 @@ class VideoWriter:
     Args:
         path: file to write, .mp4.
         fps: frames per second.
-        sound_of: video file whose sound is copied, if PyAV is installed; None for no sound.
+        sound_of: video file whose sound is copied; None for no sound.
     """
 
     def __init__(self, path, fps: float, sound_of=None):
+        _need_av()
         self.path, self.fps, self.sound_of = Path(path), fps, sound_of
         self._stack = contextlib.ExitStack()
-        self._sink = None
+        self._container = None
         self._last = -math.inf
 
     def write(self, frame: np.ndarray, time: float | None = None) -> None:
         """Append a frame.
 
         Args:
-            frame: (H, W, 3) uint8 BGR; all frames have one size.
+            frame: (H, W, 3) uint8 BGR; all frames have one size. The last row or column of an odd
+                size is repeated, because the codec stores colour at half size.
             time: in seconds, which preserves uneven intervals; None for 1 / fps after the last
-                frame. OpenCV can only write even intervals.
+                frame.
         """
-        if self._sink is None:
+        rows, columns = (side % 2 for side in frame.shape[:2])
+        if rows or columns:
+            frame = np.pad(frame, ((0, rows), (0, columns), (0, 0)), mode="edge")
+        if self._container is None:
             self._open(frame.shape[:2])
         if time is None or time <= self._last:
             time = 0.0 if self._last < 0 else self._last + 1 / self.fps
         self._last = time
-        self._sink.write(_even(frame), time)
+        if self._sound is not None:
+            self._sound.copy_until(time)
+        picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="bgr24")
+        picture.pts, picture.time_base = round(time / _TICKS), _TICKS
+        picture.duration = round(1 / self.fps / _TICKS)
+        self._container.mux(self._stream.encode(picture))
 
     def _open(self, size: tuple[int, int]) -> None:
-        height, width = (side + side % 2 for side in size)
         temporary = self._stack.enter_context(atomic_path(self.path, ".part.mp4"))
-        if av is None:
-            if self.sound_of is not None:
-                _say_that_sound_is_lost(str(self.sound_of))
-            sink = _CvSink(temporary, self.fps, (height, width))
-        else:
-            sink = _AvSink(temporary, self.fps, (height, width), self.sound_of)
-        self._sink = self._stack.enter_context(contextlib.closing(sink))
+        self._container = av.open(str(temporary), "w")
+        self._stack.callback(self._finish)
+        codec = "libx264" if "libx264" in av.codecs_available else "mpeg4"
+        rate = Fraction(self.fps).limit_denominator(1001)
+        self._stream = self._container.add_stream(codec, rate=rate)
+        self._stream.height, self._stream.width = size
+        self._stream.pix_fmt = "yuv420p"
+        self._stream.codec_context.time_base = _TICKS
+        self._stream.options = {"crf": "18"} if codec == "libx264" else {"qscale": "2"}
+        self._sound = None if self.sound_of is None else _Sound(self.sound_of, self._container)
+
+    def _finish(self) -> None:
+        with contextlib.closing(self._container):
+            self._container.mux(self._stream.encode(None))
+            if self._sound is not None:
+                self._sound.copy_until(math.inf)
 
     def __enter__(self) -> "VideoWriter":
         return self
 
     def __exit__(self, *error) -> None:
-        self._stack.__exit__(*error)
-
-    def close(self) -> None:
-        """Finish the file; without a frame, no file is written."""
-        self._stack.close()
+        self._stack.__exit__(*error)  # without a frame, no file is written
 
 
-@functools.cache
-def _say_that_sound_is_lost(source: str) -> None:
-    logger.warning("%s: OpenCV cannot write sound; `pip install av` to have it copied", source)
-
-
-def _even(frame: np.ndarray) -> np.ndarray:
-    """Repeat the last row or column of an odd size: the codec stores colour at half size."""
-    rows, columns = frame.shape[0] % 2, frame.shape[1] % 2
-    if not (rows or columns):
-        return np.ascontiguousarray(frame)
-    return np.pad(frame, ((0, rows), (0, columns), (0, 0)), mode="edge")
-
-
-class _Reader:
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *error):
-        self.close()
-
-
-class _CvReader(_Reader):
-    def __init__(self, source, name: str):
-        self._capture, self._name = cv2.VideoCapture(source), name
+class _Camera:
+    def __init__(self, number: int):
+        self._capture = cv2.VideoCapture(number)
         if not self._capture.isOpened():
-            raise ValueError(f"{name} cannot be opened as a video")
+            raise ValueError(f"webcam {number} cannot be opened as a video")
         fps = self._capture.get(cv2.CAP_PROP_FPS)
         self.fps = fps if math.isfinite(fps) and fps > 0 else _FALLBACK_FPS
-        count = int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT))
-        self.frames = count if count > 0 and isinstance(source, str) else None
+        self.frames = None
 
     def __iter__(self):
-        index = 0
-        while True:
+        for index in itertools.count():
             read, frame = self._capture.read()
             if not read:
                 break
             yield frame, index / self.fps
-            index += 1
-        if index == 0:
-            raise ValueError(f"{self._name} contains no frame that can be decoded")
 
-    def close(self) -> None:
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
         self._capture.release()
 
 
-class _AvReader(_Reader):
-    def __init__(self, source: str, name: str):
+class _File:
+    def __init__(self, name: str):
         self._name = name
         try:
-            self._container = av.open(source, options=_OPENING)
+            self._container = av.open(name, options=_OPENING)
         except (av.FFmpegError, OSError) as error:
             raise ValueError(f"{name} cannot be opened as a video: {error}") from error
         if not self._container.streams.video:
-            self.close()
+            self._container.close()
             raise ValueError(f"{name} contains no video stream")
         self._stream = self._container.streams.video[0]
         self._stream.thread_type = "AUTO"
@@ -192,50 +190,11 @@ class _AvReader(_Reader):
         if index == 0:
             raise ValueError(f"{self._name} contains no frame that can be decoded")
 
-    def close(self) -> None:
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
         self._container.close()
-
-
-class _CvSink:
-    def __init__(self, path, fps: float, size: tuple[int, int]):
-        code = cv2.VideoWriter_fourcc(*"mp4v")
-        self._writer = cv2.VideoWriter(str(path), code, fps, size[::-1])
-        if not self._writer.isOpened():
-            raise OSError(f"OpenCV cannot write {path}; pip install av writes videos too")
-
-    def write(self, frame: np.ndarray, time: float) -> None:
-        self._writer.write(frame)
-
-    def close(self) -> None:
-        self._writer.release()
-
-
-class _AvSink:
-    def __init__(self, path, fps: float, size: tuple[int, int], sound_of):
-        self._container = av.open(str(path), "w")
-        codec = "libx264" if "libx264" in av.codecs_available else "mpeg4"
-        rate = Fraction(fps).limit_denominator(1001)
-        self._stream = self._container.add_stream(codec, rate=rate)
-        self._stream.height, self._stream.width = size
-        self._stream.pix_fmt = "yuv420p"
-        self._stream.codec_context.time_base = _TICKS
-        self._stream.options = {"crf": "18"} if codec == "libx264" else {"qscale": "2"}
-        self._duration = round(1 / fps / _TICKS)
-        self._sound = None if sound_of is None else _Sound(sound_of, self._container)
-
-    def write(self, frame: np.ndarray, time: float) -> None:
-        if self._sound is not None:
-            self._sound.copy_until(time)
-        picture = av.VideoFrame.from_ndarray(frame, format="bgr24")
-        picture.pts, picture.time_base = round(time / _TICKS), _TICKS
-        picture.duration = self._duration
-        self._container.mux(self._stream.encode(picture))
-
-    def close(self) -> None:
-        with contextlib.closing(self._container):
-            self._container.mux(self._stream.encode(None))
-            if self._sound is not None:
-                self._sound.copy_until(math.inf)
 
 
 class _Sound:

@@ -86,12 +86,12 @@ def test_how_the_files_are_stored_is_said_for_the_whole_set(check, root, capsys)
         image.save(label)
     _, reports = run(check, root, NAME)
     report = reports[NAME]
-    kinds = {"RGB of 8 bits, EXIF orientation 3": 1, "grey of 16 bits": 1}
-    assert report["image_kinds"] == kinds and report["label_kinds"] == {"palette of 8 bits": 2}
+    kinds = {"RGB of 8 bits, EXIF orientation 3": 1, "I of 16 bits": 1}
+    assert report["image_kinds"] == kinds and report["label_kinds"] == {"P of 8 bits": 2}
     notes = " ".join(report["notes"])
     for words in ("1 photographs are turned", "more than 8 bits", "palettes that differ"):
         assert words in notes
-    assert "labels palette of 8 bits (2)" in capsys.readouterr().out
+    assert "labels P of 8 bits (2)" in capsys.readouterr().out
 
 
 def test_names_of_strangers_reach_the_terminal_escaped(check, root, capsys, forget):

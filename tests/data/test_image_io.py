@@ -191,4 +191,4 @@ def test_facts_say_how_a_file_is_stored(tmp_path):
     turned(tmp_path / "a.jpg", 6)
     facts = read_facts(tmp_path / "a.jpg")
     assert (facts.width, facts.height) == (6, 4)
-    assert str(facts) == "grey of 8 bits, EXIF orientation 6"
+    assert str(facts) == "L of 8 bits, EXIF orientation 6"
