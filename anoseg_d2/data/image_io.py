@@ -44,6 +44,8 @@ _UNREADABLE = (
     SyntaxError,
     ValueError,
     struct.error,
+    KeyError,
+    TypeError,
 )
 
 # Decoders that a file may choose by its content, whatever its name is. Pillow has many more, and
