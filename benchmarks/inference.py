@@ -220,7 +220,7 @@ def main() -> None:
         figures = f"{row['seconds']:.3f} | {row['peer_seconds']:.3f} | {row['ratio']:.2f}"
         print(f"| {row['row']} | {row['against']} | {figures} |")
         if "queries_kept" in row:
-            kept = ", ".join(f"{name} {count}" for name, count in row["queries_kept"].items())
+            kept = row["queries_kept"]
             print(f"  queries kept of {row['queries']}: {kept}")
     if args.json:
         about = {"machine": platform.machine(), "torch": torch.__version__}

@@ -284,16 +284,12 @@ class SetCriterion(nn.Module):
         }
         if final and self.options.outlier_weight > 0:
             fraction = len(targets) / normalizers.num_images
-            known, outlier = _pixel_kinds(targets, head.num_known, mask_logits.shape[-2:])
-            hinge = losses.outlier_hinge(
-                mask_logits.float(),
-                class_logits,
-                known,
-                outlier,
-                head.num_known,
-                self.options.outlier_upper,
-                self.options.outlier_lower,
-            )
+            sem_seg = torch.stack([target.sem_seg for target in targets])[:, None].float()
+            labels = F.interpolate(sem_seg, size=mask_logits.shape[-2:], mode="nearest")[:, 0]
+            known = labels < head.num_known
+            outlier = (labels >= head.num_known) & (labels != VOID)
+            bounds = head.num_known, self.options.outlier_upper, self.options.outlier_lower
+            hinge = losses.outlier_hinge(mask_logits.float(), class_logits, known, outlier, *bounds)
             result["loss_outlier"] = (fraction * self.options.outlier_weight) * hinge
         return result
 
@@ -370,10 +366,3 @@ class SetCriterion(nn.Module):
             losses.bce_loss(point_logits, point_targets, normalizers.num_masks, valid),
             losses.dice_loss(point_logits, point_targets, normalizers.num_masks, valid),
         )
-
-
-def _pixel_kinds(targets: list[Target], num_known: int, size) -> tuple[Tensor, Tensor]:
-    """Return which pixels of a mask grid are known and which are unknown, (B, h, w) bool each."""
-    sem_seg = torch.stack([target.sem_seg for target in targets])
-    labels = F.interpolate(sem_seg[:, None].float(), size=size, mode="nearest")[:, 0]
-    return labels < num_known, (labels >= num_known) & (labels != VOID)

@@ -73,17 +73,13 @@ class LayerLosses:
             return self._predictions[-1]
         layer = len(self._predictions)
         final = layer == self.num_layers - 1
-        # Not `self`, which holds the losses, whose graph holds this function: a circle.
-        criterion, targets, last = self.criterion, self.targets, (self.normalizers, final)
-        class_head = self.class_head
 
         def run(x: Tensor) -> tuple[Losses, Tensor]:
             prediction = heads(x)
             with torch.autocast(x.device.type, enabled=False):
-                (matches,) = criterion.match_layers([prediction], targets)
-                return criterion.layer_losses(
-                    prediction, targets, matches, class_head, *last
-                ), prediction[0]
+                (matches,) = self.criterion.match_layers([prediction], self.targets)
+                options = self.targets, matches, self.class_head, self.normalizers, final
+                return self.criterion.layer_losses(prediction, *options), prediction[0]
 
         losses, mask_logits = _with_gradient(run, x, self.scale)
         self._losses |= of_layer(losses, layer, final)

@@ -110,13 +110,7 @@ class PatchHead(nn.Module):
         return {"blocks": list(self.blocks), "options": options}
 
     @classmethod
-    def from_state(
-        cls,
-        state: Mapping[str, Any],
-        tensors: Mapping[str, Tensor],
-        vit: nn.Module,
-        num_blocks: int,
-    ) -> "PatchHead":
+    def from_state(cls, state: dict, tensors: dict, vit: nn.Module, num_blocks: int) -> "PatchHead":
         """Build the head that a checkpoint holds; its tensors are loaded afterwards.
 
         Args:

@@ -99,11 +99,7 @@ class PatchMemory(PatchHead):
 
     @classmethod
     def from_state(
-        cls,
-        state: Mapping[str, Any],
-        tensors: Mapping[str, Tensor],
-        vit: nn.Module,
-        num_blocks: int,
+        cls, state: dict, tensors: dict, vit: nn.Module, num_blocks: int
     ) -> "PatchMemory":
         blocks = state.get("blocks") or (state.get("block"),)
         if not all(isinstance(b, int) and 0 <= b < len(vit.blocks) for b in blocks):

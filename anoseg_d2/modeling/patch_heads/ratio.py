@@ -122,13 +122,7 @@ class RatioHead(PatchHead):
         return {}  # blocks follow from the ViT, cells from the tensors, and nothing else is used
 
     @classmethod
-    def from_state(
-        cls,
-        state: Mapping[str, Any],
-        tensors: Mapping[str, Tensor],
-        vit: nn.Module,
-        num_blocks: int,
-    ) -> "RatioHead":
+    def from_state(cls, state: dict, tensors: dict, vit: nn.Module, num_blocks: int) -> "RatioHead":
         last = max(name for name in tensors if name.endswith("bias"))
         cells = math.isqrt(len(tensors[last]) // 2)
         blocks = cls.choose_blocks(len(vit.blocks), num_blocks)
