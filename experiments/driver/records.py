@@ -8,7 +8,7 @@ import hashlib
 import shutil
 from pathlib import Path
 
-from anoseg_d2.utils.files import read_json, write_json
+from anoseg_d2.utils.files import file_hash, read_json, write_json
 from driver.recipe import Recipe, Step
 
 __all__ = ["Records"]
@@ -78,8 +78,7 @@ class Records:
         checkpoint = step.folder / "model_final.pth"
         if not checkpoint.exists():  # a run that only evaluates
             return ""
-        with checkpoint.open("rb") as file:
-            return _digest(file)
+        return file_hash(checkpoint)
 
     def forget(self, step: Step) -> None:
         """Delete what the step has made."""
@@ -109,10 +108,3 @@ class Records:
         record = {"command": " ".join(step.arguments), **record}
         record["fingerprint"] = self._fingerprint(step)
         write_json(self._path(step.name), record)
-
-
-def _digest(file) -> str:
-    digest = hashlib.sha256()
-    while block := file.read(1 << 20):
-        digest.update(block)
-    return digest.hexdigest()
