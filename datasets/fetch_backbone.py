@@ -9,7 +9,6 @@ Example:
     python datasets/fetch_backbone.py --output datasets/weights/vits14.safetensors
 """
 
-import argparse
 import os
 import re
 import subprocess
@@ -163,11 +162,8 @@ def fetch_backbone(output: Path) -> Path:
 
 def main(argv=None) -> int:
     """Run the command line; return the exit status."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = cli.build_parser(__doc__)
     parser.add_argument("--output", type=Path, required=True, help="safetensors file to write")
-    cli.add_verbosity_options(parser)
     args = parser.parse_args(argv)
     return cli.run_command(lambda: cli.say(fetch_backbone(args.output)), verbosity=args.verbosity)
 

@@ -29,9 +29,7 @@ def parse_size(text: str) -> tuple[int, int]:
 def parse_args(argv=None) -> argparse.Namespace:
     """Read the command line."""
     default = MiniatureOptions()
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = cli.build_parser(__doc__)
     parser.add_argument(
         "--output",
         default="output/quickstart/datasets/miniature",
@@ -47,7 +45,6 @@ def parse_args(argv=None) -> argparse.Namespace:
     parser.add_argument(
         "--overwrite", action="store_true", help="replace a miniature made with other options"
     )
-    cli.add_verbosity_options(parser)
     return parser.parse_args(argv)
 
 

@@ -30,9 +30,7 @@ LABEL = re.compile(r"(\d+)_(.+)_labels\.png", re.IGNORECASE)
 
 def main(argv=None) -> int:
     """Run the command line; return the exit status."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = cli.build_parser(__doc__)
     parser.add_argument(
         "--overlays", type=Path, required=True, metavar="DIR", help="unpacked fs_val_vK.zip"
     )
@@ -43,7 +41,6 @@ def main(argv=None) -> int:
     parser.add_argument(
         "--version", type=int, choices=(1, 2, 3), help="default: read from the folder's name"
     )
-    cli.add_verbosity_options(parser)
     args = parser.parse_args(argv)
     stopped = "interrupted; the same command continues from here"
     return cli.run_command(lambda: build(args), stopped, args.verbosity)

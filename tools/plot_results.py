@@ -288,9 +288,7 @@ def parse_scores(pairs: list[str]) -> dict:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = cli.build_parser(__doc__)
     parser.add_argument("--run", action="append", default=[], metavar="STAGE=PATH")
     parser.add_argument("--output", required=True, help="folder of the tables and the figure")
     parser.add_argument(
@@ -303,7 +301,6 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--figure-set", default=FIGURE_3_SET, help="dataset of Figure 3; default: the paper's"
     )
-    cli.add_verbosity_options(parser)
     return parser
 
 

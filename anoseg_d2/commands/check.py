@@ -34,9 +34,7 @@ SHOWN = 5  # messages of one kind on the screen; --json has all
 
 def parse_args(argv=None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = cli.build_parser(__doc__, imports=True)
     parser.add_argument("names", nargs="*", metavar="NAME", help="datasets; default: all")
     parser.add_argument("--root", help="datasets folder; default: DETECTRON2_DATASETS")
     parser.add_argument("--card", action="append", default=[], help="also register this card")
@@ -50,8 +48,6 @@ def parse_args(argv=None) -> argparse.Namespace:
     )
     parser.add_argument("--workers", type=int, default=1, help="number of reading threads")
     parser.add_argument("--list", action="store_true", help="list the registered names and exit")
-    cli.add_import_option(parser)
-    cli.add_verbosity_options(parser)
     return parser.parse_args(argv)
 
 

@@ -21,9 +21,7 @@ from anoseg_d2.utils import cli
 
 def build_parser() -> argparse.ArgumentParser:
     """Describe the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = cli.build_parser(__doc__)
     parser.add_argument("runs", nargs="+", metavar="[NAME=]PATH")
     parser.add_argument("--output", required=True, type=Path, help="folder of the page and tables")
     parser.add_argument(
@@ -34,7 +32,6 @@ def build_parser() -> argparse.ArgumentParser:
         action="store_true",
         help="Markdown and LaTeX with one row per method: its best score, an oracle on the labels",
     )
-    cli.add_verbosity_options(parser)
     return parser
 
 

@@ -31,9 +31,7 @@ from anoseg_d2.utils.files import check_name
 
 def build_parser() -> argparse.ArgumentParser:
     """Describe the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = cli.build_parser(__doc__, imports=True)
     parser.add_argument("--dataset", required=True, help="registered anomaly set")
     parser.add_argument("--maps", required=True, help="folder of score maps")
     parser.add_argument("--output", required=True, help="folder for the figures and the page")
@@ -54,8 +52,6 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--no-images", action="store_true", help="no thumbnails on the page")
     parser.add_argument("--card", action="append", default=[], help="also register this card")
     parser.add_argument("--root", help="datasets folder; default: DETECTRON2_DATASETS")
-    cli.add_import_option(parser)
-    cli.add_verbosity_options(parser)
     return parser
 
 

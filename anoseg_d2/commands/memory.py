@@ -23,9 +23,7 @@ OPTIONS = {"--rows": integer(1, 10**9), "--seed": integer(0, 2**63 - 1)}
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = cli.build_parser(__doc__, imports=True)
     add = parser.add_argument
     add("weights", help="checkpoint: file, folder or hf://owner/name")
     source = parser.add_mutually_exclusive_group(required=True)
@@ -49,8 +47,6 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="KEY VALUE",
         help="config keys and values, last",
     )
-    cli.add_import_option(parser)
-    cli.add_verbosity_options(parser)
     return parser
 
 

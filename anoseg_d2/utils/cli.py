@@ -25,6 +25,7 @@ __all__ = [
     "Progress",
     "add_import_option",
     "add_verbosity_options",
+    "build_parser",
     "check_options",
     "duration",
     "import_modules",
@@ -63,6 +64,17 @@ _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069
 
 # -1 after --quiet, 1 after --verbose; of the whole process, like the streams that it is about.
 _verbosity = 0
+
+
+def build_parser(description: str, imports: bool = False) -> argparse.ArgumentParser:
+    """Return a parser with the options that all commands have; `imports` adds `--import`."""
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add_verbosity_options(parser)
+    if imports:
+        add_import_option(parser)
+    return parser
 
 
 def add_verbosity_options(parser: argparse.ArgumentParser, default=None) -> None:
