@@ -29,3 +29,8 @@ def test_lengths_comments_and_docstrings_are_counted_by_line():
     )
     assert (figures.lines, figures.comments, figures.docstrings) == (6, 2, 3)
     assert figures.functions == [4]
+
+
+def test_other_projects_are_counted_like_the_package():
+    *_, package, utils = code_figures.beside([f"utils={code_figures.ROOT}:anoseg_d2/utils"])
+    assert package.startswith("| **package** | ") and utils.startswith("| utils | ")
