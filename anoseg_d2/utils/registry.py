@@ -1,13 +1,13 @@
 """A table for choice by name that refuses duplicates and, for an unknown name, lists the known."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from typing import Any
 
 __all__ = ["Registry"]
 
 
-class Registry(Mapping):
-    """Mapping from names to objects.
+class Registry(dict):
+    """Names to objects, in the order in which they were registered.
 
     Args:
         kind: what is registered, for messages, such as "class head".
@@ -21,8 +21,8 @@ class Registry(Mapping):
     """
 
     def __init__(self, kind: str):
+        super().__init__()
         self.kind = kind
-        self._entries: dict[str, Any] = {}
 
     def register(self, name: str) -> Callable[[Any], Any]:
         """Return a decorator that registers its object as `name`; ValueError on a duplicate.
@@ -31,11 +31,9 @@ class Registry(Mapping):
         """
 
         def file(entry):
-            if name in self._entries:
-                raise ValueError(
-                    f"{self.kind} {name!r} is already registered: {self._entries[name]}"
-                )
-            self._entries[name] = entry
+            if name in self:
+                raise ValueError(f"{self.kind} {name!r} is already registered: {self[name]}")
+            self[name] = entry
             if isinstance(entry, type):
                 entry.name = name
             return entry
@@ -44,18 +42,7 @@ class Registry(Mapping):
 
     def remove(self, name: str) -> None:
         """Forget a name if it is there, so that the cell of a notebook can register it again."""
-        self._entries.pop(name, None)
+        self.pop(name, None)
 
-    def __getitem__(self, name: str) -> Any:
-        if name not in self._entries:
-            raise ValueError(f"unknown {self.kind} {name!r}; known: {', '.join(self._entries)}")
-        return self._entries[name]
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._entries
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._entries)
-
-    def __len__(self) -> int:
-        return len(self._entries)
+    def __missing__(self, name: str) -> Any:
+        raise ValueError(f"unknown {self.kind} {name!r}; known: {', '.join(self)}")
