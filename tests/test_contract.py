@@ -33,7 +33,7 @@ SCRIPTS = {
     ),
     "datasets/prepare_cut_paste.py": (
         *("--cityscapes", "--coco-json", "--coco-images", "--output", "--seed", "--ratio"),
-        *("--workers", "--shard", "--count", "--scale", "--feather", "--min-area", "--blending"),
+        *("--workers", "--shard", "--count", "--scale", "--feather", "--min-area"),
         *("--controls", "--closed-set", "--parts", "--placement", "--rim", "--as-benchmark"),
     ),
     "datasets/check.py": ("NAME",),
@@ -57,6 +57,7 @@ def run(*command: str) -> str:
     return done.stdout + done.stderr
 
 
+@pytest.mark.slow  # each starts an interpreter, and some load torch
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_scripts_answer_help_and_name_their_options(script):
     text = run(script, "--help")
