@@ -14,7 +14,8 @@ from detectron2.utils.events import EventStorage
 from runs import small_run
 
 from anoseg_d2.config import load_config
-from anoseg_d2.engine.run_log import StepPrinter, set_up_run
+from anoseg_d2.engine.run_log import StepPrinter, parameter_table, set_up_run
+from anoseg_d2.modeling.lora import lora_state_dict
 
 ROOT = Path(__file__).parents[2]
 
@@ -72,6 +73,19 @@ def test_a_process_without_streams_writes_its_log(tmp_path, fresh_loggers, monke
         logging.getLogger("anoseg_d2.test").info("a fact")
         kept = (tmp_path / "daemon" / "log.txt").read_text()
     assert "a fact" in kept
+
+
+def test_parameter_table_says_total_trainable_and_adapters(tiny_eomt):
+    model = tiny_eomt(lora={"rank": 2})
+    table = parameter_table(model)
+    total = sum(p.numel() for p in model.parameters())
+    trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    adapters = sum(v.numel() for v in lora_state_dict(model).values())
+    assert 0 < adapters < trainable < total
+    for count in (total, trainable, adapters):
+        assert f"{count:,}" in table
+        assert f"{100 * count / total:.2f} %" in table
+    assert f"{12 * trainable / 2**20:,.1f} MiB" in table
 
 
 def test_the_line_of_a_step_adds_the_losses_of_all_predictions(caplog):

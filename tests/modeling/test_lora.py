@@ -9,7 +9,6 @@ import timm
 import torch
 from torch import nn
 
-from anoseg_d2.engine.run_log import parameter_table
 from anoseg_d2.modeling.lora import (
     LORA_TARGETS,
     LoRALinear,
@@ -329,19 +328,6 @@ def test_config_reaches_rank_alpha_dropout_targets_and_blocks(tiny_cfg):
     for module in found.values():
         assert (module.r, module.scaling, module.lora_dropout.p) == (3, 4.0, 0.25)
     assert found["blocks.0.attn.qkv"].enable_lora == [False, False, True]
-
-
-def test_parameter_table_says_total_trainable_and_adapters(tiny_eomt):
-    model = tiny_eomt(lora={"rank": 2})
-    table = parameter_table(model)
-    total = sum(p.numel() for p in model.parameters())
-    trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    adapters = sum(v.numel() for v in lora_state_dict(model).values())
-    assert 0 < adapters < trainable < total
-    for count in (total, trainable, adapters):
-        assert f"{count:,}" in table
-        assert f"{100 * count / total:.2f} %" in table
-    assert f"{12 * trainable / 2**20:,.1f} MiB" in table
 
 
 @pytest.mark.parametrize("name", ["vit_small_patch16_dinov3_qkvb", "beit_base_patch16_224"])
