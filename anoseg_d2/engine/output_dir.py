@@ -27,23 +27,16 @@ _OPENED = (LOCK, "log.txt", "log.txt.rank*", "metrics.json", "config.yaml", "las
 _CHECKPOINTS = tuple(
     f"model_{which}.pth" for which in ("final", "ema", "best", "[0-9]" * 7, "[0-9]" * 8)
 )
-# Folder to the files that a run writes there; averaged weights have the same below `ema`.
-_WRITTEN = {
-    ".": (
-        *_CHECKPOINTS,
-        *("model_final_adapter.safetensors", "last_checkpoint", "config.yaml"),
-        *("metrics.json", "events.out.tfevents.[0-9]*"),
-    ),
-    "report": (
-        "index.html",
-        "curves.json",
-        *(f"results.{t}" for t in ("json", "csv", "md", "tex")),
-    ),
-    "inference": ("unfinished.json",),
-    "inference/*": ("result.json",),
-    "inference/*/images": ("*.npz",),
-    "inference/*/failures": ("*.npz",),
-}
+# What a run writes; averaged weights have the same below `ema`.
+_WRITTEN = (
+    *_CHECKPOINTS,
+    *("model_final_adapter.safetensors", "last_checkpoint", "config.yaml", "metrics.json"),
+    *("events.out.tfevents.[0-9]*", "report/index.html", "report/curves.json"),
+    *(f"report/results.{kind}" for kind in ("json", "csv", "md", "tex")),
+    *("inference/unfinished.json", "inference/*/result.json"),
+    *("inference/*/images/*.npz", "inference/*/failures/*.npz"),
+)
+_FOLDERS = ("report", "inference", "inference/*", "inference/*/images", "inference/*/failures")
 
 
 @contextlib.contextmanager
@@ -74,8 +67,9 @@ def claim_output_dir(
     flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
     with open(os.open(folder / LOCK, flags, 0o666), "r+", encoding="utf-8") as lock:
         _lock(lock, folder)
-        for place, _ in _places(folder):
-            remove_abandoned(place)
+        for place in (folder, *_inside(folder, _FOLDERS)):
+            if place.is_dir() and not place.is_symlink():
+                remove_abandoned(place)
         earlier = sorted(path.name for name in _CHECKPOINTS for path in folder.glob(name))
         if training and earlier and not resume:
             if not overwrite:
@@ -83,7 +77,10 @@ def claim_output_dir(
                     f"OUTPUT_DIR {folder} holds a run ({earlier[-1]}): continue it with --resume, "
                     "delete it with --overwrite, or choose another OUTPUT_DIR"
                 )
-            _delete_run(folder)
+            logger.warning("--overwrite: deleting the run in %s", folder)
+            for path in _inside(folder, _WRITTEN):
+                if path.is_file() or path.is_symlink():
+                    path.unlink()
         yield
 
 
@@ -109,20 +106,10 @@ def _lock(stream, folder: Path) -> None:
     stream.flush()
 
 
-def _delete_run(folder: Path) -> None:
-    logger.warning("--overwrite: deleting the run in %s", folder)
-    for place, names in _places(folder):
-        for path in (path for name in names for path in place.glob(name)):
-            if path.is_file() or path.is_symlink():
-                path.unlink()
-
-
-def _places(folder: Path) -> Iterator[tuple[Path, tuple[str, ...]]]:
-    """Yield the folders in which a run writes, and the names of its files there."""
+def _inside(folder: Path, patterns: tuple[str, ...]) -> Iterator[Path]:
+    """Yield what lies in a run's folder; a link may lead out of it, where nothing is ours."""
     home = folder.resolve()
-    for top in (folder, folder / "ema"):
-        for part, names in _WRITTEN.items():
-            for place in [top] if part == "." else sorted(top.glob(part)):
-                # A folder may be a link to somewhere else, where nothing is for us to delete.
-                if place.is_dir() and place.resolve().is_relative_to(home):
-                    yield place, names
+    for pattern in patterns:
+        for path in sorted([*folder.glob(pattern), *folder.glob(f"ema/{pattern}")]):
+            if path.parent.resolve().is_relative_to(home):
+                yield path
