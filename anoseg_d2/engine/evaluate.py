@@ -33,12 +33,7 @@ from anoseg_d2.report.write import write_report
 from anoseg_d2.utils.cli import Progress, duration
 from anoseg_d2.utils.unwrap import unwrap
 
-__all__ = [
-    "OURS",
-    "evaluate_dataset",
-    "measure_ensembles",
-    "report_evaluation",
-]
+__all__ = ["OURS", "evaluate_dataset", "measure_ensembles", "report_evaluation"]
 
 logger = logging.getLogger(__name__)
 
@@ -119,7 +114,8 @@ def report_evaluation(
     if not ours:
         return
     # From the files: those of an interrupted evaluation were not evaluated again.
-    _log_figures({name: load_run(cfg.OUTPUT_DIR, [name]).records[name]["result"] for name in ours})
+    records = load_run(cfg.OUTPUT_DIR, ours).records
+    _log_figures({name: record["result"] for name, record in records.items()})
     run = {
         "versions": versions(),
         "git": git_state(Path(anoseg_d2.__file__).parent),
