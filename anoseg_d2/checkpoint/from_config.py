@@ -28,8 +28,6 @@ __all__ = [
     "load_checkpoint",
     "load_weights",
     "resolve_weights",
-    "restore_statistics",
-    "with_delta_base",
 ]
 
 logger = logging.getLogger(__name__)
@@ -77,13 +75,6 @@ def resolve_weights(cfg) -> str:
         return f"timm://vit_{size}_patch16_dinov3_qkvb.lvd1689m"
     registers = "_reg4" if node.NUM_REGISTERS else ""
     return f"timm://vit_{size}_patch14{registers}_dinov2.lvd142m"
-
-
-def with_delta_base(cfg, checkpoint: Checkpoint) -> Checkpoint:
-    """Add a checkpoint to MODEL.DELTA_BASE if that is set."""
-    if not cfg.MODEL.DELTA_BASE:
-        return checkpoint
-    return add_delta(checkpoint, read_checkpoint(cfg.MODEL.DELTA_BASE))
 
 
 def add_delta(checkpoint: Checkpoint, base: Checkpoint) -> Checkpoint:
@@ -148,7 +139,8 @@ def load_checkpoint(
     cfg, model: nn.Module, checkpoint: Checkpoint, *, training: bool = False
 ) -> LoadReport:
     """Load a checkpoint that has already been read, as the config says; see `load_weights`."""
-    checkpoint = with_delta_base(cfg, checkpoint)
+    if cfg.MODEL.DELTA_BASE:
+        checkpoint = add_delta(checkpoint, read_checkpoint(cfg.MODEL.DELTA_BASE))
     if not training:
         _restore_class_head(model, checkpoint)
     checkpoint = _attach_patch_heads(model, checkpoint, training)
@@ -159,13 +151,17 @@ def load_checkpoint(
         allow_untrained=training or cfg.MODEL.ALLOW_UNTRAINED,
         seed=max(cfg.SEED, 0),
     )
-    restore_statistics(model, checkpoint)
-    names = checkpoint.spec.class_names
+    spec, names = checkpoint.spec, model.info.class_names
     # A model in training has those of its dataset already.
-    if names and len(names) == model.num_known and model.info.class_names is None:
-        model.info = dataclasses.replace(model.info, class_names=tuple(names))
+    if names is None and spec.class_names and len(spec.class_names) == model.num_known:
+        names = tuple(spec.class_names)
     averaged = not training and bool(checkpoint.meta.get("averaged"))
-    model.info = dataclasses.replace(model.info, averaged=averaged)
+    model.info = dataclasses.replace(
+        model.info,
+        class_names=names,
+        score_statistics=spec.score_statistics,
+        averaged=averaged,
+    )
     return report
 
 
@@ -223,18 +219,6 @@ def _attach_patch_heads(model: EoMT, checkpoint: Checkpoint, training: bool) -> 
             raise ValueError(f"{checkpoint.source}: {error}") from error
         model.patch_maps[name] = head.requires_grad_(False).to(model.device)
     return dataclasses.replace(checkpoint, state_dict={**rest, **kept})
-
-
-def restore_statistics(model: nn.Module, checkpoint: Checkpoint) -> None:
-    """Take the score statistics from a checkpoint, so that its ensembles need no measuring."""
-    stored = checkpoint.meta.get("score_statistics") or {}
-    try:
-        found = {name: (float(mean), float(spread)) for name, (mean, spread) in stored.items()}
-    except (AttributeError, TypeError, ValueError) as error:
-        raise ValueError(
-            f"checkpoint {checkpoint.source}: score_statistics must be {{score: [mean, spread]}}"
-        ) from error
-    model.info = dataclasses.replace(model.info, score_statistics=found)
 
 
 def build_config_overrides(checkpoint: Checkpoint) -> list[Any]:

@@ -12,7 +12,6 @@ from huggingface_hub.errors import (
     GatedRepoError,
     HFValidationError,
     LocalEntryNotFoundError,
-    LocalTokenNotFoundError,
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
@@ -137,11 +136,8 @@ def push_folder(folder: Path, name: str, files: list[str], private: bool = False
     Returns:
         URL of the repository.
     Raises:
-        ValueError: the name is not OWNER/NAME.
         ConnectionError: the hub cannot be reached, or refuses; the message says what to do.
     """
-    if name.count("/") != 1:
-        raise ValueError(f"{name!r} is not OWNER/NAME on the Hugging Face hub")
     api = HfApi()
     try:
         address = api.create_repo(name, private=private, exist_ok=True)
@@ -151,16 +147,11 @@ def push_folder(folder: Path, name: str, files: list[str], private: bool = False
             allow_patterns=files,
             commit_message="Upload with anoseg_d2",
         )
-    except HFValidationError as error:
-        raise ValueError(f"{name!r} is not OWNER/NAME on the Hugging Face hub: {error}") from error
-    except (OSError, _NETWORK_ERROR) as error:
-        status = getattr(getattr(error, "response", None), "status_code", None)
-        advice = "check the network, HF_ENDPOINT and HF_HUB_OFFLINE"
-        if status in (401, 403) or isinstance(error, LocalTokenNotFoundError):
-            advice = "log in with a token that may write there (`hf auth login`, or HF_TOKEN)"
+    except (OSError, HFValidationError, _NETWORK_ERROR) as error:
         reason = " ".join(str(error).split())[:200]
         raise ConnectionError(
-            f"{folder} was written, but not uploaded to {name}: {reason}. To do so, {advice}, then "
-            f"run `hf upload {name} {folder}`"
+            f"{folder} was written, but not uploaded to {name}: {reason}. Log in with a token that "
+            "may write there (`hf auth login`, or HF_TOKEN), check the network, HF_ENDPOINT and "
+            f"HF_HUB_OFFLINE, then run `hf upload {name} {folder}`"
         ) from error
     return str(address)

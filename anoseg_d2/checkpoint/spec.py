@@ -19,7 +19,6 @@ __all__ = [
     "FORMAT_VERSION",
     "Checkpoint",
     "ModelSpec",
-    "has_swiglu",
     "read_fact",
 ]
 
@@ -71,6 +70,7 @@ class ModelSpec:
         head: registered name of the class head.
         head_options: arguments that the class head was built with.
         class_names: names of the K known classes.
+        score_statistics: mean and deviation of scores on known pixels, which ensembles need.
         pixel_mean, pixel_std: input statistics of RGB 0..255.
         adapters: LoRA modules to `{"rank", "alpha", "enable"}`, as the metadata says.
         has_adapters: whether LoRA tensors are among the weights.
@@ -99,6 +99,7 @@ class ModelSpec:
     head: str | None = None
     head_options: dict[str, Any] = field(default_factory=dict)
     class_names: list[str] | None = None
+    score_statistics: dict[str, tuple[float, float]] = field(default_factory=dict, repr=False)
     pixel_mean: tuple[float, ...] | None = None
     pixel_std: tuple[float, ...] | None = None
     adapters: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -137,7 +138,9 @@ class ModelSpec:
         kernel, registers = (
             state.get(f"backbone.{name}") for name in ("patch_embed.proj.weight", "reg_token")
         )
-        self.swiglu = has_swiglu(state)
+        first, second = (state.get(f"backbone.blocks.0.mlp.fc{i}.weight") for i in (1, 2))
+        if first is not None and second is not None and first.dim() == second.dim() == 2:
+            self.swiglu = first.shape[0] == 2 * second.shape[1]  # two halves in one layer
         self.num_registers = 0 if registers is None else registers.shape[1]
         if kernel is not None:
             self.backbone = "dinov3" if variant_of(state) == "dinov3" else "dinov2"
@@ -261,14 +264,6 @@ class Checkpoint:
             )
 
 
-def has_swiglu(state: Mapping[str, Tensor]) -> bool:
-    """Whether the MLPs are gated (DINOv2's giant): the first layer holds two halves."""
-    first, second = (state.get(f"backbone.blocks.0.mlp.fc{i}.weight") for i in (1, 2))
-    if first is None or second is None or first.dim() != 2 or second.dim() != 2:
-        return False
-    return first.shape[0] == 2 * second.shape[1]
-
-
 # ---- what a file says about its model -------------------------------------------------------
 
 
@@ -293,6 +288,10 @@ def _names(value: Any) -> list[str]:
     return [str(name) for name in value]
 
 
+def _statistics(value: Any) -> dict[str, tuple[float, float]]:
+    return {str(name): (float(mean), float(spread)) for name, (mean, spread) in value.items()}
+
+
 def _adapters(value: Any) -> dict[str, dict[str, Any]]:
     keys = {"rank": _count, "alpha": float, "enable": lambda v: v and list(map(bool, v))}
     return {
@@ -310,6 +309,7 @@ FACTS: dict[str, Callable[[Any], Any]] = {
     "head": str,
     "head_options": dict,
     "class_names": _names,
+    "score_statistics": _statistics,
     "image_size": _pair,
     "grid": _pair,
     "backbone": str,
@@ -325,5 +325,5 @@ def read_fact(name: str, value: Any) -> Any:
     """Convert what a file states about its model; raises a ValueError that names it."""
     try:
         return FACTS[name](value)
-    except (ValueError, TypeError, KeyError, OverflowError) as error:
+    except (AttributeError, ValueError, TypeError, KeyError, OverflowError) as error:
         raise ValueError(f"its metadata gives {name} as {repr(value)[:80]}: {error}") from error
