@@ -290,10 +290,10 @@ class LoRAMergedLinear(_Adapted, loralib.MergedLinear):
 def inject_lora(
     model: nn.Module,
     targets: tuple[str, ...] = LORA_TARGETS,
-    rank: int = 8,
-    alpha: float = 16.0,
-    dropout: float = 0.1,
-    blocks: tuple[int, int] | None = None,
+    rank: int = LoraOptions.rank,
+    alpha: float = LoraOptions.alpha,
+    dropout: float = LoraOptions.dropout,
+    blocks: tuple[int, int] | tuple[()] | None = None,
 ) -> list[str]:
     """Replace linear layers of timm ViT blocks with adapted ones, in place.
 
@@ -302,11 +302,7 @@ def inject_lora(
     Args:
         model: any module that holds timm ViT blocks (`attn.qkv`, `attn.proj`, `mlp.fc1`,
             `mlp.fc2`).
-        targets: some of q, k, v, proj, fc1, fc2.
-        rank: r.
-        alpha: the adapter is scaled by alpha / r.
-        dropout: on the adapter's input, 0..1.
-        blocks: first and last block, inclusive; None for all.
+        targets, rank, alpha, dropout, blocks: fields of `LoraOptions`; `blocks` None is all.
     Returns:
         names of the replaced layers.
     Raises:
@@ -323,9 +319,7 @@ def inject_lora(
     first, last = options.blocks or (0, len(found) - 1)
     replaced = []
     for prefix, block in found[first : last + 1]:
-        replaced += [
-            f"{prefix}.{name}" for name in _adapt_block(block, targets, rank, alpha, dropout)
-        ]
+        replaced += [f"{prefix}.{name}" for name in _adapt_block(block, options)]
     return replaced
 
 
@@ -336,13 +330,14 @@ def _vit_blocks(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
             yield name, module
 
 
-def _adapt_block(block: nn.Module, targets, rank: int, alpha: float, dropout: float) -> list[str]:
-    enabled = [part in targets for part in _QKV]
+def _adapt_block(block: nn.Module, options: LoraOptions) -> list[str]:
+    how = options.rank, options.alpha, options.dropout
+    enabled = [part in options.targets for part in _QKV]
     names = ["attn.qkv"] if any(enabled) else []
     names += [
         f"{parent}.{name}"
         for parent, name in (("attn", "proj"), ("mlp", "fc1"), ("mlp", "fc2"))
-        if name in targets
+        if name in options.targets
     ]
     for name in names:
         parent, child = name.split(".")
@@ -354,9 +349,9 @@ def _adapt_block(block: nn.Module, targets, rank: int, alpha: float, dropout: fl
             raise ValueError(f"layer {name} of a ViT block is {type(linear).__name__}, not Linear")
         if name == "attn.qkv":
             _call_qkv(owner)
-            adapted = LoRAMergedLinear(linear, rank, alpha, dropout, enabled)
+            adapted = LoRAMergedLinear(linear, *how, enabled)
         else:
-            adapted = LoRALinear(linear, rank, alpha, dropout)
+            adapted = LoRALinear(linear, *how)
         setattr(owner, child, adapted)
     return names
 

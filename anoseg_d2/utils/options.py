@@ -25,8 +25,7 @@ Example::
     options_of(cfg, "MODEL.HINGE", HingeOptions)  # ValueError: MODEL.HINGE.WEIGHT is -1; ...
 
 `dataclasses.asdict(options)` is plain data for a checkpoint, and `HingeOptions(**data)` restores
-it: lists become tuples. An option class may hold another one as the default of an option. Fields
-without `option` are arguments of the constructor only.
+it: lists become tuples. Fields without `option` are arguments of the constructor only.
 """
 
 import argparse
@@ -78,9 +77,9 @@ def option(
     """Return a dataclass field that is an option.
 
     Args:
-        default: its default, which the rule allows; an instance of another option class nests
-            that class. A list stays a list in the config; the field holds a tuple.
-        rule: what it may be; options that are True or False and nested classes need none.
+        default: its default, which the rule allows. A list stays a list in the config; the field
+            holds a tuple.
+        rule: what it may be; options that are True or False need none.
         says: its meaning, in a few words without a full stop.
         key: config key under the prefix of the class, if it is not the field's name in capitals;
             it may have dots. "": no config has it.
@@ -89,7 +88,7 @@ def option(
     """
     if isinstance(default, bool):
         rule = rule or flag()
-    if rule is None and not dataclasses.is_dataclass(default):
+    if rule is None:
         raise TypeError(f"the option with default {default!r} needs a rule")
     metadata = {"default": default, "rule": rule, "says": says}
     metadata |= {"key": key, "argument": argument, "metavar": metavar}
@@ -104,15 +103,9 @@ def check_options(options: Any) -> None:
             option), its value and what is allowed.
     """
     for field in _option_fields(type(options)):
-        rule, (name,) = field.metadata["rule"], names_of(options, field.name)
         value = _as_tuples(getattr(options, field.name))
-        if rule is None and isinstance(value, dict):  # from a checkpoint
-            value = type(field.default)(**value)
         object.__setattr__(options, field.name, value)  # frozen, but not yet finished
-        if rule is not None:
-            rule.check(name, value)
-        elif not isinstance(value, type(field.default)):
-            raise ValueError(f"{name} is {value!r}; it must be {type(field.default).__name__}(...)")
+        field.metadata["rule"].check(*names_of(options, field.name), value)
 
 
 def names_of(options: Any, *fields: str) -> list[str]:
@@ -130,7 +123,7 @@ def names_of(options: Any, *fields: str) -> list[str]:
 
 
 def keys_of(prefix: str, cls: type) -> dict[str, Key]:
-    """Return the config keys of an option class, nested ones included.
+    """Return the config keys of an option class.
 
     Args:
         prefix: dotted node, such as "MODEL.CRITERION"; "" for the top of the config.
@@ -138,10 +131,7 @@ def keys_of(prefix: str, cls: type) -> dict[str, Key]:
     """
     keys = {}
     for field in _option_fields(cls):
-        key = _key(prefix, field)
-        if key and field.metadata["rule"] is None:
-            keys |= keys_of(key, type(field.default))
-        elif key:
+        if key := _key(prefix, field):
             keys[key] = Key(*(field.metadata[name] for name in Key._fields))
     return keys
 
@@ -158,11 +148,7 @@ def options_of(cfg: Any, prefix: str, cls: type[T], **given: Any) -> T:
     values = dict(given)
     for field in _option_fields(cls):
         key = _key(prefix, field)
-        if not key or field.name in given:
-            continue
-        if field.metadata["rule"] is None:
-            values[field.name] = options_of(cfg, key, type(field.default))
-        else:
+        if key and field.name not in given:
             values[field.name] = reduce(lambda node, part: node[part], key.split("."), cfg)
     with _spelt(cls, lambda field: _key(prefix, field) or field.name):
         return cls(**values)
@@ -175,7 +161,7 @@ def add_arguments(parser: argparse._ActionsContainer, cls: type) -> None:
     """
     for field in _option_fields(cls):
         default, rule = field.default, field.metadata["rule"]
-        if rule is None or not _argument(field):
+        if not _argument(field):
             continue
         text = field.metadata["says"].replace("%", "%%")
         how: dict[str, Any]

@@ -21,14 +21,6 @@ from anoseg_d2.utils.ranges import integer, number, one_of, sequence
 
 
 @dataclass(frozen=True)
-class Inner:
-    depth: int = option(2, integer(1, 9), "how deep")
-
-    def __post_init__(self):
-        check_options(self)
-
-
-@dataclass(frozen=True)
 class Hinge:
     weight: float = option(0.0, number(0), "weight, at most 100 % of it")
     upper: float = option(-0.7, number(), "above")
@@ -39,7 +31,6 @@ class Hinge:
         (1, 3), sequence(integer(0, 9), (2,), ascending=True), "count", key="MORE.COUNT"
     )
     squared: bool = option(False, says="square it")
-    inner: Inner = option(Inner())
     width: int = option(5, integer(1), "of the data", key="", argument="")
     plain: int = 7
 
@@ -51,19 +42,17 @@ class Hinge:
 
 
 def config(**changed):
-    inner = {"DEPTH": 2}
     node = {"WEIGHT": 0.0, "UPPER": -0.7, "LOWER": -0.1, "FORM": "soft", "WAYS": ["a"]}
-    node |= {"MORE": {"COUNT": [1, 3]}, "SQUARED": False, "INNER": inner}
+    node |= {"MORE": {"COUNT": [1, 3]}, "SQUARED": False}
     return CfgNode({"MODEL": {"HINGE": CfgNode({**node, **changed})}})
 
 
 def test_keys_have_the_defaults_rules_and_meanings_of_the_fields():
     keys = keys_of("MODEL.HINGE", Hinge)
-    names = "WEIGHT UPPER LOWER FORM WAYS MORE.COUNT SQUARED INNER.DEPTH"
+    names = "WEIGHT UPPER LOWER FORM WAYS MORE.COUNT SQUARED"
     assert list(keys) == [f"MODEL.HINGE.{name}" for name in names.split()]
     assert keys["MODEL.HINGE.WAYS"].default == ["a"] and Hinge().ways == ("a",)
     assert keys["MODEL.HINGE.MORE.COUNT"].default == (1, 3)
-    assert keys["MODEL.HINGE.INNER.DEPTH"].says == "how deep"
     assert all(rule.allows(default) for default, rule, _ in keys.values())
     assert "WEIGHT" in keys_of("", Hinge)
 
@@ -82,7 +71,6 @@ def test_a_config_gives_the_options_and_lists_become_tuples():
         ({"MORE": CfgNode({"COUNT": [3, 1]})}, r"HINGE.MORE.COUNT is \(3, 1\).*smaller first"),
         ({"SQUARED": 1}, "MODEL.HINGE.SQUARED is 1; it must be True or False"),
         ({"UPPER": 0.5}, "MODEL.HINGE.UPPER is 0.5; it must be at most MODEL.HINGE.LOWER"),
-        ({"INNER": CfgNode({"DEPTH": 0})}, "MODEL.HINGE.INNER.DEPTH is 0"),
     ],
 )
 def test_errors_name_the_config_key(changed, words):
@@ -95,7 +83,6 @@ def test_errors_name_the_config_key(changed, words):
     [
         ({"weight": float("nan")}, "^weight is nan"),
         ({"upper": 0.5}, "^upper is 0.5; it must be at most lower"),
-        ({"inner": 3}, "^inner is 3; it must be Inner"),
         ({"width": 0}, "^width is 0"),
     ],
 )
@@ -135,7 +122,7 @@ def test_errors_name_the_command_line_option(words, message):
 
 
 def test_options_survive_json():
-    options = Hinge(ways=["b"], count=[0, 2], inner=Inner(depth=4))
+    options = Hinge(ways=["b"], count=[0, 2])
     assert Hinge(**json.loads(json.dumps(dataclasses.asdict(options)))) == options
 
 

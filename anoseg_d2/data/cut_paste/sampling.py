@@ -108,19 +108,17 @@ class OnlineCutPaste:
     """Cut-paste at load time: new in each epoch, but fixed for the same (seed, number, index).
 
     Args:
-        outliers: one or several sources of unknown objects.
+        outliers: sources of unknown objects.
         options: as offline, but `anomaly_value` and `ground_labels` are in the coding of the labels
             that will be passed in: train ids K and (0, 1) in a training mapper.
         seed: 0 or more.
-        controls: one or several sources of known objects, with labels in the same coding.
-        closed_set: one or several sources of segments of the training images, whose frame numbers
-            are the indices of these images.
+        controls: sources of known objects, with labels in the same coding.
+        closed_set: sources of segments of the training images, whose frame numbers are the indices
+            of these images.
     """
 
     def __init__(self, outliers, options: CutPasteOptions, seed: int, controls=(), closed_set=()):
-        self.outliers = [outliers] if isinstance(outliers, ObjectSource) else list(outliers)
-        self.controls = [controls] if isinstance(controls, ObjectSource) else list(controls)
-        self.closed_set = [closed_set] if isinstance(closed_set, ObjectSource) else list(closed_set)
+        self.outliers, self.controls, self.closed_set = outliers, controls, closed_set
         self.options = options
         self.seed = seed
         self._reported: set[str] = set()

@@ -72,19 +72,19 @@ def test_controls_carry_their_own_labels():
 
 def test_online_pasting_depends_on_seed_epoch_and_index_alone():
     image, label = scene()
-    paste = OnlineCutPaste(Discs(9), PAPER, seed=3)
+    paste = OnlineCutPaste([Discs(9)], PAPER, seed=3)
     copy = pickle.loads(pickle.dumps(paste))
     first = paste(image, label, 0, 7)
     paste(image, label, 1, 2)
     assert all((a == b).all() for a, b in zip(first, copy(image, label, 0, 7), strict=True))
     others = [paste(image, label, 1, 7), paste(image, label, 0, 8)]
-    others.append(OnlineCutPaste(Discs(9), PAPER, seed=4)(image, label, 0, 7))
+    others.append(OnlineCutPaste([Discs(9)], PAPER, seed=4)(image, label, 0, 7))
     assert all((first[0] != other[0]).any() for other in others)
 
 
 def test_online_pasting_tells_of_a_broken_object_once(caplog):
     image, label = scene()
-    paste = OnlineCutPaste(Discs(2, broken=(0,)), PAPER, seed=0)
+    paste = OnlineCutPaste([Discs(2, broken=(0,))], PAPER, seed=0)
     for index in range(10):
         paste(image, label, 0, index)
     assert caplog.text.count("object 0 is broken") == 1
