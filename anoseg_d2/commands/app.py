@@ -39,9 +39,7 @@ _POLICY = (
 
 def build_parser() -> argparse.ArgumentParser:
     """Describe the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = cli.build_parser(__doc__, imports=True)
     add = parser.add_argument
     add_model_options(parser)
     add("--results", help="results.json or run folder with the first thresholds; default: "
@@ -50,8 +48,6 @@ def build_parser() -> argparse.ArgumentParser:
         "the network use the page (default: %(default)s, only this machine)")  # fmt: skip
     add("--port", type=int, help="default: the first free one from 7860")
     add("--open", action="store_true", help="open the page in the browser")
-    cli.add_import_option(parser)
-    cli.add_verbosity_options(parser)
     return parser
 
 

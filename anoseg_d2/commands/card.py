@@ -28,9 +28,7 @@ SHOWN = 30  # values on the screen; the card has all
 
 def build_parser() -> argparse.ArgumentParser:
     """Describe the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = cli.build_parser(__doc__)
     add = parser.add_argument
     add("folder", metavar="DIR", nargs="?", default=".", help="default: the current folder")
     add("--images", metavar="PATTERN", help="such as 'photos/{id}.jpg'; see datasets/README.md")
@@ -39,7 +37,6 @@ def build_parser() -> argparse.ArgumentParser:
     add("--name", help="of the dataset; default: the folder's")
     add("--output", metavar="FILE", help="default: DIR/NAME.yaml")
     add("--overwrite", action="store_true", help="replace an existing card")
-    cli.add_verbosity_options(parser)
     return parser
 
 

@@ -81,9 +81,7 @@ def convert(args: argparse.Namespace) -> None:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = cli.build_parser(__doc__, imports=True)
     parser.add_argument(
         "source", help="file, Hugging Face folder, run folder, hf://owner/name or timm://name"
     )
@@ -128,8 +126,6 @@ def build_parser() -> argparse.ArgumentParser:
     card.add_argument(
         "--base-model", metavar="OWNER/NAME", help="default: the DINOv2 or DINOv3 of this size"
     )
-    cli.add_import_option(parser)
-    cli.add_verbosity_options(parser)
     return parser
 
 

@@ -58,9 +58,7 @@ def export(args: argparse.Namespace) -> int:
 
 def build_parser() -> argparse.ArgumentParser:
     """Describe the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = cli.build_parser(__doc__, imports=True)
     parser.add_argument("source", help="checkpoint: file, folder, run folder or hf://owner/name")
     parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="config overrides")
     parser.add_argument("--output", required=True, help="file to write")
@@ -101,8 +99,6 @@ def build_parser() -> argparse.ArgumentParser:
         "next to the weights",
     )
     parser.add_argument("--results-set", metavar="NAME", help="evaluated dataset for --results")
-    cli.add_import_option(parser)
-    cli.add_verbosity_options(parser)
     parser.add_argument("--check-image", help="photograph for the check; default: a drawn image")
     parser.add_argument(
         "--tolerance",

@@ -38,9 +38,7 @@ OPTIONS = {
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = cli.build_parser(__doc__, imports=True)
     add = parser.add_argument
     add("inputs", nargs="*", help="image, video, folder or quoted pattern ('in/**/*.png')")
     add("--webcam", type=int, metavar="N", help="number of a camera; Ctrl-C ends the recording")
@@ -71,8 +69,6 @@ def build_parser() -> argparse.ArgumentParser:
         "current frame (0.3 calms flicker well, 1 changes nothing); still images stay as they are",
     )
     add("--max-frames", type=int, metavar="N", help="read at most N frames of a video or webcam")
-    cli.add_import_option(parser)
-    cli.add_verbosity_options(parser)
     return parser
 
 

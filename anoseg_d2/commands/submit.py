@@ -45,9 +45,7 @@ To send the maps, pack them, and follow https://segmentmeifyoucan.com/submit:
 
 def build_parser() -> argparse.ArgumentParser:
     """Describe the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = cli.build_parser(__doc__)
     kinds = parser.add_subparsers(dest="benchmark", required=True, metavar="smiyc|fishyscapes")
     smiyc = kinds.add_parser("smiyc", help="SegmentMeIfYouCan: hdf5 files of both tracks")
     add = smiyc.add_argument
@@ -75,7 +73,6 @@ def build_parser() -> argparse.ArgumentParser:
     add("--input", default="/input", help="folder of images (default: %(default)s)")
     add("--output", default="/output", help="where the maps go (default: %(default)s)")
     _add_score_options(fishyscapes)
-    cli.add_verbosity_options(parser)
     return parser
 
 
