@@ -22,12 +22,12 @@ __all__ = [
     "LORA_TARGETS",
     "LoraOptions",
     "adapt_backbone",
+    "draw_kept",
     "LoRALinear",
     "LoRAMergedLinear",
     "inject_lora",
     "lora_modules",
     "lora_state_dict",
-    "low_rank_linear",
     "merge_lora",
 ]
 
@@ -78,7 +78,7 @@ class _LowRankLinear(torch.autograd.Function):
     Written with plain operations, autograd keeps x twice (with dropout: as it is and thinned out),
     a dropout mask, and a copy of W in the type of mixed precision. Here the mask is drawn again
     from its seed and W is converted again; both cost far less than one matrix product.
-    `low_rank_linear` is the readable form, and gives the same values and gradients.
+    The tests compare it with plain operations: same values and gradients.
 
     Without dropout, W + s B A is multiplied, as in the merged layer: a sum of the size of W costs
     less than two passes over the output, and x alone is kept. In mixed precision the sum is taken
@@ -95,7 +95,7 @@ class _LowRankLinear(torch.autograd.Function):
         rows = x.flatten(0, -2)
         # Both scalings go into the small factors, so that nothing of the size of x is scaled.
         factor_a, factors_b = _scaled_factors(x, lora_a, lora_b, scaling, len(parts), dropout)
-        low = _thin_out(rows, dropout, seed) @ factor_a.T
+        low = (rows * draw_kept(rows, dropout, seed)) @ factor_a.T
         result = F.linear(x, weight.to(x.dtype), bias)
         outputs = result.flatten(0, -2)
         for columns, part, factor in zip(parts, low.chunk(len(parts), 1), factors_b, strict=True):
@@ -116,7 +116,7 @@ class _LowRankLinear(torch.autograd.Function):
         for index, (columns, part, grad_part) in enumerate(pieces):
             torch.mm(grad[:, columns], factors_b[index], out=grad_part)
             torch.mm(grad[:, columns].T, part, out=grad_b[index])
-        keep = _draw_kept(rows, dropout, seed) if dropout else None
+        keep = draw_kept(rows, dropout, seed) if dropout else None
         grad_a = grad_low.T @ (rows if keep is None else rows * keep)
         grad_x = None
         if ctx.needs_input_grad[0] and keep is None:
@@ -156,7 +156,7 @@ def _kept_share(dropout: float) -> float:
     return 1 - round(dropout * 2**16) / 2**16
 
 
-def _draw_kept(x: Tensor, dropout: float, seed: int) -> Tensor:
+def draw_kept(x: Tensor, dropout: float, seed: int) -> Tensor:
     """Draw which values dropout keeps: bool of the shape of x, the same for the same seed.
 
     One random number of 64 bits decides on four values, which is several times faster on CPUs than
@@ -167,35 +167,6 @@ def _draw_kept(x: Tensor, dropout: float, seed: int) -> Tensor:
     words.random_(-(2**63), 2**63 - 1, generator=generator)
     quarters = words.view(torch.int16)[: x.numel()].view(x.shape)
     return quarters >= round(dropout * 2**16) - 2**15
-
-
-def _thin_out(x: Tensor, dropout: float, seed: int) -> Tensor:
-    """Set to 0 what dropout does not keep; what it keeps is not scaled."""
-    return x * _draw_kept(x, dropout, seed) if dropout else x
-
-
-def low_rank_linear(x, weight, bias, lora_a, lora_b, scaling, parts, dropout=0.0, seed=0) -> Tensor:
-    """Compute W x + b + s B A dropout(x) in plain operations; `_LowRankLinear` must equal this.
-
-    Args:
-        x: (..., in).
-        weight, bias: frozen, (out, in) and (out,) or None.
-        lora_a: A, (parts * r, in).
-        lora_b: B of every part stacked, (rows of all parts, r).
-        scaling: s = alpha / r.
-        parts: the output columns that each part of B adds to.
-        dropout, seed: of the dropout on the adapter's input.
-    """
-    thinned = _thin_out(x, dropout, seed) / _kept_share(dropout)
-    low = F.linear(thinned, lora_a).chunk(len(parts), dim=-1)
-    factors = lora_b.chunk(len(parts))
-    result = F.linear(x, weight, bias)
-    pieces, end = [], 0
-    for columns, part, factor in zip(parts, low, factors, strict=True):
-        pieces.append(result[..., end : columns.start])
-        pieces.append(result[..., columns] + scaling * F.linear(part, factor))
-        end = columns.stop
-    return torch.cat([*pieces, result[..., end:]], dim=-1)
 
 
 class _Adapted:
