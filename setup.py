@@ -113,7 +113,12 @@ setup(
     classifiers=CLASSIFIERS,
     cmdclass={"build_py": BuildWithConfigs},
     packages=find_packages(include=["anoseg_d2", "anoseg_d2.*"]),
-    package_data={"anoseg_d2": ["py.typed", "data/cards/*.yaml", "report/*.html", "report/*.md"]},
+    package_data={
+        "anoseg_d2": [
+            *("py.typed", "data/cards/*.yaml"),
+            *("report/*.html", "report/*.jinja", "report/*.md"),
+        ]
+    },
     entry_points={"console_scripts": ["anoseg = anoseg_d2.cli:main"]},
     python_requires=">=3.10",
     install_requires=REQUIRES,

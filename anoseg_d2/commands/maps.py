@@ -14,15 +14,13 @@ and all of them appear on one page: <output>/report/index.html, next to results.
 """
 
 import argparse
-import hashlib
-import json
 import shlex
 import sys
 from pathlib import Path
 
 from anoseg_d2.evaluation.kept_maps import FileMaps
 from anoseg_d2.evaluation.map_files import MapReader
-from anoseg_d2.evaluation.map_folder import LabelFacts, MapFolder, coarse_warning, read_labels
+from anoseg_d2.evaluation.map_folder import MapFolder, coarse_warning, read_labels
 from anoseg_d2.evaluation.run_folder import check_method, report_folder
 from anoseg_d2.report.results import read_results
 from anoseg_d2.utils import cli
@@ -76,20 +74,22 @@ def run(args) -> None:
     # Before hours of reading: figures of two methods must not be mixed in one folder.
     check_method(args.output, method)
     metadata = MetadataCatalog.get(args.dataset)
-    rule = metadata.label_rule
-    labels = read_labels(images, rule)
+    shapes, labels = read_labels(metadata, images)
     reader = MapReader(args.key, args.negate)
-    maps = found_maps(args, images)
+    maps = MapFolder.find(args.maps, images, args.pattern)
+    if args.ignore_extra and maps.extra:
+        cli.say(f"skipping {len(maps.extra)} maps that belong to no image")
+        maps.extra = []
     with cli.Progress("checked", len(maps.pairs), "maps") as progress:
-        types = maps.check(reader, labels.shapes, progress.update)
+        types = maps.check(reader, shapes, progress.update)
     coarse = coarse_warning(types)
     evaluator = MapEvaluator(
         args.dataset,
         args.score,
         args.output,
-        maps=FileMaps(maps.pairs, reader, rule, args.score),
+        maps=FileMaps(maps.pairs, reader, metadata.label_rule, args.score),
         method=method,
-        labels=label_digest(metadata, images, labels),
+        labels=labels,
         warnings=[coarse] if coarse else [],
         components=not args.no_components,
         exact=args.exact,
@@ -138,25 +138,3 @@ def registered_images(args) -> list[dict]:
             f"no anomaly set named {args.dataset!r}; there are {', '.join(sorted(known))}"
         )
     return DatasetCatalog.get(args.dataset)
-
-
-def found_maps(args, images: list[dict]) -> MapFolder:
-    """Find the map of every image."""
-    maps = MapFolder.find(args.maps, images, args.pattern)
-    if args.ignore_extra and maps.extra:
-        cli.say(f"skipping {len(maps.extra)} maps that belong to no image")
-        maps.extra = []
-    return maps
-
-
-def label_digest(metadata, images: list[dict], labels: LabelFacts) -> str:
-    """Digest of what makes figures comparable: the images, their labels, and how these are read.
-
-    Args:
-        metadata: of the dataset, as detectron2's catalog has it.
-        images: its dataset dicts.
-        labels: what was found in their labels.
-    """
-    files = [(str(i["image_id"]), labels.digests[i["sem_seg_file_name"]]) for i in images]
-    facts = [repr(metadata.label_rule), metadata.get("component_track", None), files]
-    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()

@@ -46,6 +46,8 @@ class AnomalyEvaluator(DatasetEvaluator):
         ValueError: a name that cannot be part of a path, or an unknown track.
     """
 
+    keep_scores = False  # thumbnails of scores that an earlier evaluation left
+
     def __init__(
         self,
         dataset_name: str,
@@ -83,7 +85,7 @@ class AnomalyEvaluator(DatasetEvaluator):
         self._labels = LabelReader(self._rule)
         maps = self.open_maps() if self._components else None
         self.figures = SetFigures(self.dataset_name, self.track, self.new_pixels, maps)
-        self._kept = self.open_images(self.folder if self._keep_images else None)
+        self._kept = KeptImages(self.folder if self._keep_images else None, self.keep_scores)
 
     def new_pixels(self) -> PixelMetrics:
         """Make the counts of one score."""
@@ -100,10 +102,6 @@ class AnomalyEvaluator(DatasetEvaluator):
 
     def _images_of_a_rank(self) -> int:
         return -(-len(DatasetCatalog.get(self.dataset_name)) // comm.get_world_size())
-
-    def open_images(self, folder: Path | None) -> KeptImages:
-        """Say what of single images is kept for the report."""
-        return KeptImages(folder)
 
     def reset(self):
         """Forget all counts, and remove what an earlier evaluation left in the same folder."""

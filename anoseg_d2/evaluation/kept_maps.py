@@ -64,12 +64,8 @@ class KeptMaps:
         needed = bytes_per_image * self._expected() / 2**30
         free = shutil.disk_usage(self._folder.name).free / 2**30
         logger.info(
-            "%s keep about %.2f GiB of score maps in %s until the evaluation ends; %.1f GiB are "
-            "free",
-            self._purpose,
-            needed,
-            self._folder.name,
-            free,
+            "%s keep %.2f GiB of score maps in %s, with %.1f GiB free",
+            *(self._purpose, needed, self._folder.name, free),
         )
         if needed > 0.9 * free:
             self.error = (

@@ -3,7 +3,6 @@
 from anoseg_d2.evaluation.anomaly_evaluation import AnomalyEvaluator
 from anoseg_d2.evaluation.kept_maps import FileMaps
 from anoseg_d2.evaluation.run_folder import add_scores, read_record
-from anoseg_d2.evaluation.thumbnails import KeptImages
 
 __all__ = ["MapEvaluator"]
 
@@ -20,6 +19,8 @@ class MapEvaluator(AnomalyEvaluator):
         warnings: what a reader of the figures must know, added to the evaluator's own.
         options: `components`, `exact` and `keep_images` of `AnomalyEvaluator`.
     """
+
+    keep_scores = True
 
     def __init__(
         self,
@@ -40,10 +41,6 @@ class MapEvaluator(AnomalyEvaluator):
     def open_maps(self) -> FileMaps:
         """The files stay where they are, so nothing has to be kept."""
         return self._file_maps
-
-    def open_images(self, folder) -> KeptImages:
-        """Keep the thumbnails of other scores."""
-        return KeptImages(folder, keep_scores=True)
 
     def remove_earlier(self) -> None:
         """Remove nothing: `record` adds to what is there."""

@@ -1,52 +1,44 @@
 """Match the score maps in a folder to the images of a dataset, and check all of them first."""
 
+import hashlib
+import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
-from anoseg_d2.data.label_rules import LabelReader, LabelRule
+from anoseg_d2.data.label_rules import LabelReader
 from anoseg_d2.evaluation.map_files import MAP_EXTENSIONS, MapReader
 from anoseg_d2.utils.constants import ANOMALY, KNOWN
 from anoseg_d2.utils.files import file_hash
 from anoseg_d2.utils.folders import same_name, walk_files
 
-__all__ = ["LabelFacts", "MapFolder", "coarse_warning", "read_labels"]
+__all__ = ["MapFolder", "coarse_warning", "read_labels"]
 
 _SHOWN = 10  # names of each kind in an error
 
 
-@dataclass(frozen=True)
-class LabelFacts:
-    """Facts about the labels of a dataset that are needed before its maps are evaluated.
-
-    Args:
-        shapes: {label file: (H, W)}, in the dataset's order.
-        digests: {label file: SHA-256}.
-    """
-
-    shapes: dict[str, tuple[int, int]]
-    digests: dict[str, str]
-
-
-def read_labels(images: list[dict], rule: LabelRule) -> LabelFacts:
+def read_labels(metadata, images: list[dict]) -> tuple[dict[str, tuple[int, int]], str]:
     """Read every label of a dataset once.
 
     Args:
-        images: dataset dicts.
-        rule: the dataset's label rule.
+        metadata: of the dataset, as detectron2's catalog has it.
+        images: its dataset dicts.
+    Returns:
+        {label file: (H, W)}, and a digest of what makes figures comparable: the images, their
+        labels and how these are read.
     Raises:
         ValueError: a label that the rule does not cover, labels that contradict each other, or
             labels with nothing but void, nothing but known, or nothing but anomaly pixels. Those
             are placeholders of a hidden test set, and no figure can be computed from them.
     """
-    facts, reader = LabelFacts({}, {}), LabelReader(rule)
-    known = anomaly = 0
+    reader, shapes, files, known, anomaly = LabelReader(metadata.label_rule), {}, [], 0, 0
     for image in images:
         path = image["sem_seg_file_name"]
         label = reader(path)
-        facts.shapes[path], facts.digests[path] = label.shape, file_hash(path)
+        shapes[path] = label.shape
+        files.append((str(image["image_id"]), file_hash(path)))
         known += int((label == KNOWN).sum())
         anomaly += int((label == ANOMALY).sum())
     if not known or not anomaly:
@@ -57,7 +49,8 @@ def read_labels(images: list[dict], rule: LabelRule) -> LabelFacts:
             "placeholders of a hidden test set do: there is nothing to evaluate. Use the "
             "validation set, whose labels are public"
         )
-    return facts
+    facts = [repr(metadata.label_rule), metadata.get("component_track", None), files]
+    return shapes, hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
 
 @dataclass

@@ -88,29 +88,25 @@ def add_scores(old: dict, new: dict) -> dict:
             f"the labels of {new['dataset']} have changed since {', '.join(kept)} was evaluated: "
             "the figures would not compare. Choose another --output"
         )
-    scores = {name: old["result"]["scores"][name] for name in kept}
-    earlier_warnings = {name: old["score_warnings"].get(name, []) for name in kept}
-    warnings = [text for texts in earlier_warnings.values() for text in texts]
-    failures = [entry for entry in old["failures"] if entry["score"] in kept]
     earlier = {image["image_id"]: image["ap"] for image in old["per_image"]}
-    per_image = []
-    for image in new["per_image"]:
-        before = earlier.get(image["image_id"], {})
-        ap = {name: before.get(name) for name in kept}
-        per_image.append({**image, "ap": {**ap, **image["ap"]}})
+
+    def with_kept(before: dict, now: dict, absent=None) -> dict:
+        """Put the entries of the kept scores in front of the new ones."""
+        return {**{name: before.get(name, absent) for name in kept}, **now}
+
+    result = {**new["result"]}
+    result["scores"] = with_kept(old["result"]["scores"], result["scores"])
+    warnings = with_kept(old["score_warnings"], new["score_warnings"], [])
+    result["warnings"] = [*result["warnings"], *(w for name in kept for w in warnings[name])]
     return {
         **new,
-        "result": {
-            **new["result"],
-            "scores": {**scores, **new["result"]["scores"]},
-            "warnings": [*new["result"]["warnings"], *warnings],
-        },
-        "score_warnings": {**earlier_warnings, **new["score_warnings"]},
-        "per_image": per_image,
-        "curves": {**{name: old["curves"].get(name) for name in kept}, **new["curves"]},
-        "false_components": {
-            **{name: old["false_components"].get(name, []) for name in kept},
-            **new["false_components"],
-        },
-        "failures": [*failures, *new["failures"]],
+        "result": result,
+        "score_warnings": warnings,
+        "per_image": [
+            {**image, "ap": with_kept(earlier.get(image["image_id"], {}), image["ap"])}
+            for image in new["per_image"]
+        ],
+        "curves": with_kept(old["curves"], new["curves"]),
+        "false_components": with_kept(old["false_components"], new["false_components"], []),
+        "failures": [*(f for f in old["failures"] if f["score"] in kept), *new["failures"]],
     }

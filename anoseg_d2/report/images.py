@@ -2,8 +2,8 @@
 
 import base64
 import io
+import itertools
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import cv2
 import numpy as np
@@ -54,19 +54,12 @@ _CROP_CHARACTERS = 16_000
 _MARK = (0, 255, 220)
 
 
-@dataclass(frozen=True)
-class _Tier:
-    photo_side: int
-    heat_side: int
-    quality: int
+_SIDES = (480, 400, 320, 240)  # of pictures, in pixels: the largest that the budget allows
 
 
-_TIERS = (_Tier(480, 480, 70), _Tier(400, 320, 60), _Tier(320, 240, 50), _Tier(240, 160, 40))
-
-
-def _photo_uri(image: np.ndarray, quality: int) -> str:
+def _photo_uri(image: np.ndarray) -> str:
     """Encode (H, W, 3) uint8 RGB as a WebP data URI."""
-    return _uri(Image.fromarray(np.ascontiguousarray(image)), "webp", quality=quality, method=2)
+    return _uri(Image.fromarray(np.ascontiguousarray(image)), "webp", quality=60, method=2)
 
 
 def _indexed_uri(values: np.ndarray, palette: np.ndarray) -> str:
@@ -146,27 +139,26 @@ def seen_classes(run: Run) -> list[tuple[str, str]]:
     ]
 
 
-def _encode(tier: _Tier, runs, dataset: str, image_id: str, ranges, shown: set) -> dict | None:
+def _encode(side: int, runs, dataset: str, image_id: str, ranges, shown: set) -> dict | None:
     """One image's photo and label from the first run that kept them, maps from every run."""
     entry: dict = {"id": image_id, "runs": {}}
     for run in runs:
         stored = _thumbnails(run, dataset, image_id)
         if stored is None:
             continue
-        size = fit_long_side(*stored["label"].shape, tier.photo_side)
+        size = fit_long_side(*stored["label"].shape, side)
         if "photo" not in entry:
-            entry["photo"] = _photo_uri(resize_image(stored["photo"], size), tier.quality)
+            entry["photo"] = _photo_uri(resize_image(stored["photo"], size))
             label = resize_label(stored["label"], size, keep=1)
             entry["label"] = _indexed_uri(label, anomaly_palette())
         maps: dict = {"heat": {}}
         if stored["sem_seg"] is not None:
             classes = resize_label(stored["sem_seg"], size)
             maps["prediction"] = _indexed_uri(classes, run_classes(run)[1])
-        heat_size = fit_long_side(*stored["label"].shape, tier.heat_side)
         for score, values in stored["scores"].items():
             if (run.name, score) in shown:
-                colors = heat_map(resize_score(values, heat_size), *ranges[(run.name, score)])
-                maps["heat"][score] = _photo_uri(colors, tier.quality)
+                colors = heat_map(resize_score(values, size), *ranges[(run.name, score)])
+                maps["heat"][score] = _photo_uri(colors)
         entry["runs"][run.name] = maps
     return entry if "photo" in entry else None
 
@@ -186,21 +178,18 @@ def _worst_first(runs: list[Run], dataset: str) -> list[str]:
     return sorted(ids, key=lambda i: (ids[i] is None, ids[i], i))
 
 
-def _fit(runs, order: dict, ranges: dict, budget: int):
-    """Choose the tier, the shown maps and the number of images that the budget allows."""
-    everything = set(ranges)
+def _fit(runs, order: dict, ranges: dict, budget: int) -> tuple[int, set, int]:
+    """Choose the size of pictures, the shown maps and how many images the budget allows."""
+    everything, total = set(ranges), sum(map(len, order.values()))
     best = {(run.name, run.best_score()) for run in runs} & everything
-    total = sum(len(ids) for ids in order.values())
-    # Three images of each set stand for all: encoding every image at every tier would take long.
+    # Three images of each set stand for all: encoding every image at every size would take long.
     sample = [(dataset, i) for dataset, ids in order.items() for i in ids[:: max(1, len(ids) // 3)]]
-    for shown in (everything, best):
-        for tier in _TIERS:
-            entries = [_encode(tier, runs, *key, ranges, shown) for key in sample]
-            sizes = [characters(entry) for entry in entries if entry]
-            mean = sum(sizes) / max(1, len(sizes))
-            if mean * total <= 0.9 * budget:
-                return tier, shown, total
-    return _TIERS[-1], best, int(0.9 * budget / mean)
+    for shown, side in itertools.product((everything, best), _SIDES):
+        sizes = [characters(_encode(side, runs, *key, ranges, shown)) for key in sample]
+        mean = sum(sizes) / max(1, len(sizes))
+        if mean * total <= 0.9 * budget:
+            return side, shown, total
+    return side, best, int(0.9 * budget / mean)
 
 
 def collect_images(runs: list[Run], ranges: dict, budget: int = BUDGET) -> tuple[dict, list[str]]:
@@ -217,7 +206,7 @@ def collect_images(runs: list[Run], ranges: dict, budget: int = BUDGET) -> tuple
     """
     datasets = list(dict.fromkeys(name for run in runs for name in run.of_kind("anomaly")))
     order = {dataset: _worst_first(runs, dataset) for dataset in datasets}
-    tier, shown, limit = _fit(runs, order, ranges, budget)
+    side, shown, limit = _fit(runs, order, ranges, budget)
     total, notes = sum(map(len, order.values())), []
     if shown != set(ranges):
         notes.append("Heat maps are kept for the best score of each model, to bound the page.")
@@ -228,7 +217,7 @@ def collect_images(runs: list[Run], ranges: dict, budget: int = BUDGET) -> tuple
     with Progress("report: encoded", sum(map(len, order.values()))) as progress:
         for dataset, ids in order.items():
             for image_id in ids:
-                entry = _encode(tier, runs, dataset, image_id, ranges, shown)
+                entry = _encode(side, runs, dataset, image_id, ranges, shown)
                 images[dataset] += [entry] if entry else []
                 progress.update()
     return images, notes
@@ -341,6 +330,6 @@ def _encode_crop(crop: dict, ends: tuple[float, float]) -> dict:
     return {
         "image": crop["image"],
         "text": crop["text"],
-        "photo": _photo_uri(photo, 60),
-        "heat": _photo_uri(heat, 50),
+        "photo": _photo_uri(photo),
+        "heat": _photo_uri(heat),
     }

@@ -88,7 +88,10 @@ def model_card(
         figures=_SHOWN,
         source=_quoted(source),
         hub_name=_quoted(name),
-        details=_details(checkpoint, results),
+        trained_on=_trained_on(results),
+        weights=weights_hash(checkpoint.state_dict),
+        evaluated=(results.get("model") or {}).get("weights_file_sha256"),
+        version=__version__,
         # Names come from strangers: of datasets, scores and classes.
         text=markdown_escaped,
         number=lambda value: "" if value is None else f"{value:.2f}",
@@ -119,22 +122,9 @@ def _quoted(name: str) -> str:
     return json.dumps(one_line(name).replace("`", "'"), ensure_ascii=False)
 
 
-def _details(checkpoint: Checkpoint, results: Mapping[str, Any]) -> dict[str, Any]:
-    """Rows of the last table; those without a value are left out."""
-    spec, model = checkpoint.spec, results.get("model") or {}
+def _trained_on(results: Mapping[str, Any]) -> list[str]:
+    """Return the training sets that the config of the evaluated run names."""
     try:
-        trained_on = yaml.safe_load(results.get("config") or "")["DATASETS"]["TRAIN"]
-    except (yaml.YAMLError, KeyError, TypeError, AttributeError):
-        trained_on = ()  # evaluated without a config, such as score maps
-    return {
-        "classes": ", ".join(spec.class_names or []) or f"{spec.num_known}, without names",
-        "anomaly class": "yes" if spec.has_anomaly else "no",
-        "class head of the training": spec.head,
-        "ViT": f"{spec.depth} blocks, width {spec.width}, patches of {spec.patch_size} pixels",
-        "window": spec.image_size and "{} x {} pixels".format(*spec.image_size),
-        "queries": spec.num_queries,
-        "trained on": ", ".join(map(str, trained_on)),
-        "weights before conversion, sha256": weights_hash(checkpoint.state_dict),
-        "weights of the figures, sha256 of the file": model.get("weights_file_sha256"),
-        "converted by": f"anoseg_d2 {__version__}",
-    }
+        return list(map(str, yaml.safe_load(results.get("config") or "")["DATASETS"]["TRAIN"]))
+    except (yaml.YAMLError, KeyError, TypeError):
+        return []  # evaluated without a config, such as score maps

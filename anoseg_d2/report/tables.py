@@ -8,7 +8,9 @@ import io
 import itertools
 import re
 from dataclasses import dataclass, field
+from pathlib import Path
 
+import jinja2
 from tabulate import tabulate
 
 from anoseg_d2.report.runs import (
@@ -97,10 +99,11 @@ class Table:
             if len(values) > 1:
                 self.best[column] = (min if lower_is_better(column) else max)(values)
 
-    def groups(self) -> list[tuple[str, int]]:
-        """Neighbouring columns of one group: its name and how many they are."""
-        grouped = itertools.groupby(self.columns, key=lambda column: column[0])
-        return [(name, len(list(columns))) for name, columns in grouped]
+    def groups(self, first: int = 0) -> list[tuple[str, int, int]]:
+        """Neighbouring columns of one group: its name, how many, and the number of their first."""
+        numbered = itertools.groupby(enumerate(self.columns, first), key=lambda entry: entry[1][0])
+        found = [(name, [number for number, _ in entries]) for name, entries in numbered]
+        return [(name, len(numbers), numbers[0]) for name, numbers in found]
 
     def is_best(self, row: Row, column: Column) -> bool:
         """Whether a figure prints like the best of its column: to a reader, it is the best."""
@@ -217,71 +220,39 @@ def results_markdown(runs: list[Run], only_best: bool = False) -> str:
 def results_latex(runs: list[Run], only_best: bool = False) -> str:
     r"""The main table for a two-column paper: booktabs, `table*`, the best of each column bold.
 
-    The rows are joined here, since tabulate's `latex_booktabs` knows no groups of columns and
-    escapes `\textbf`.
+    From a template, since tabulate's `latex_booktabs` knows no groups of columns and escapes
+    `\textbf`.
 
     Args:
         runs: in the order of the rows.
         only_best: one row per method, its best score; else one per score.
     """
     table = main_table(runs, only_best)
-    heads, rules, start = [], [], 3
-    for group, count in table.groups():
-        heads.append(rf"\multicolumn{{{count}}}{{c}}{{{latex_escaped(group)}}}")
-        rules.append(rf"\cmidrule(lr){{{start}-{start + count - 1}}}")
-        start += count
-    arrows = {True: r"\,$\downarrow$", False: r"\,$\uparrow$"}
-    figures = [figure_name(column) + arrows[lower_is_better(column)] for column in table.columns]
-    return "\n".join(
-        [
-            "% needs \\usepackage{booktabs,graphicx}",
-            r"\begin{table*}[t]",
-            r"\centering",
-            rf"\caption{{{_latex_caption(table, only_best)}}}",
-            r"\setlength{\tabcolsep}{4pt}",
-            # A wide table shrinks to the page; a narrow one keeps its size.
-            r"\resizebox{\ifdim\width>\textwidth\textwidth\else\width\fi}{!}{%",
-            rf"\begin{{tabular}}{{@{{}}ll{'r' * len(table.columns)}@{{}}}}",
-            r"\toprule",
-            " & & " + " & ".join(heads) + r" \\",
-            "".join(rules),
-            "Method & Score & " + " & ".join(figures) + r" \\",
-            r"\midrule",
-            *_latex_body(table),
-            r"\bottomrule",
-            r"\end{tabular}}",
-            r"\end{table*}",
-            "",
-        ]
-    )
 
-
-def _latex_caption(table: Table, only_best: bool) -> str:
-    caption = "Anomaly segmentation, in percent."
-    if any(row.runs > 1 for row in table.rows):
-        caption += r" Mean $\pm$ standard deviation over runs."
-    if any(found.wide_bounds for row in table.rows for found in row.cells.values()):
-        caption += " Brackets: certified bounds."
-    if only_best:
-        caption += " Each method's best score, an oracle chosen on these labels."
-    return caption
-
-
-def _latex_body(table: Table) -> list[str]:
-    """Rows; a method is named once, and the figures of its closed set stand once."""
-    lines, several = [], len(table.rows) > len({row.model for row in table.rows})
-    for row, above in zip(table.rows, [None, *table.rows], strict=False):
-        again = above is not None and above.model == row.model
-        if several and above is not None and not again:
-            lines.append(r"\addlinespace")
-        cells = ["" if again else latex_escaped(row.label), latex_escaped(row.score or "--")]
+    def cells(row: Row, again: bool):
         for column in table.columns:
             text = row.cells[column].text(r"$\pm$") or "--"
-            if table.is_best(row, column):
-                text = rf"\textbf{{{text}}}"
-            cells.append("" if again and column[1] in CLOSED_FIGURES else text)
-        lines.append(" & ".join(cells) + r" \\")
-    return lines
+            text = rf"\textbf{{{text}}}" if table.is_best(row, column) else text
+            # A closed set has one figure for all scores of a method.
+            yield "" if again and column[1] in CLOSED_FIGURES else text
+
+    # Not html: names pass through `latex`. LaTeX is full of what jinja2 reads by default.
+    environment = jinja2.Environment(  # noqa: S701
+        *("<%", "%>", "<<", ">>"), trim_blocks=True, keep_trailing_newline=True
+    )
+    template = Path(__file__).with_name("results.tex.jinja").read_text(encoding="utf-8")
+    return environment.from_string(template).render(
+        rows=table.rows,
+        columns=table.columns,
+        groups=table.groups(first=3),
+        several=len(table.rows) > len({row.model for row in table.rows}),
+        wide_bounds=any(cell.wide_bounds for row in table.rows for cell in row.cells.values()),
+        only_best=only_best,
+        cells=cells,
+        latex=latex_escaped,
+        name=figure_name,
+        lower=lower_is_better,
+    )
 
 
 def results_csv(runs: list[Run]) -> str:

@@ -1,9 +1,8 @@
 """Every score of a dataset on disk, sorted into files by key range: exact figures, little memory.
 
-A file holds the keys of one label whose highest 12 bits agree, 4 bytes per pixel in order of
-arrival. Reading a range back counts its 2 ** 20 possible keys, so that memory does not depend on
-how the scores are distributed. Scores that float32 cannot hold go to files of 8 bytes per pixel,
-in the range of the nearest float32; these are sorted on disk.
+A file holds the keys of one label whose highest 12 bits agree, in order of arrival: 4 bytes per
+pixel, or 8 for scores that float32 cannot hold, in the range of the nearest float32. To be read, a
+file is sorted where it is, so that memory does not depend on how the scores are distributed.
 """
 
 import logging
@@ -15,8 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
-from anoseg_d2.evaluation.streaming.bounds import CHUNK, Segment, exact_segment
-from anoseg_d2.evaluation.streaming.counts import Budget, KeyRuns, sorted_segments
+from anoseg_d2.evaluation.streaming.bounds import CHUNK, Segment
+from anoseg_d2.evaluation.streaming.counts import sorted_segments
 from anoseg_d2.evaluation.streaming.keys import narrow_keys, wide_keys
 from anoseg_d2.utils.files import name_failed_write
 
@@ -103,61 +102,29 @@ class ExactCounts:
                     target.write(block)
                     left -= len(block)
 
-    def _counted(self, prefix: str) -> tuple[np.ndarray, np.ndarray]:
-        """Keys of a range that occur, (N,) uint32 ascending, and their counts (2, N) int64."""
-        paths = [self._folder / f"{prefix}.{name}" for name in _LABELS]
-        sizes = [path.stat().st_size // 4 if path.exists() else 0 for path in paths]
-        if sum(sizes) <= CHUNK:
-            runs = KeyRuns(Budget())
-            parts = [
-                np.fromfile(p, np.uint32) for p, size in zip(paths, sizes, strict=True) if size
-            ]
-            runs.add(np.concatenate(parts), np.repeat(np.arange(2, dtype=np.uint8), sizes))
-            return runs.keys, runs.counts
-        counts = np.zeros((2, 1 << _LOW_BITS), np.int64)
-        for label, path in enumerate(paths):
-            for start in range(0, sizes[label], CHUNK):
-                keys = np.fromfile(path, np.uint32, CHUNK, offset=start * 4)
-                low = keys & np.uint32((1 << _LOW_BITS) - 1)
-                np.add.at(counts[label], low, np.ones(low.size, np.int64))
-        low = np.flatnonzero(counts[0] | counts[1])
-        return ((int(prefix, 16) << _LOW_BITS) + low).astype(np.uint32), counts[:, low]
-
-    def _sorted_on_disk(self, prefix: str, name: str) -> np.ndarray:
-        """All keys of a range and label as one ascending array in a file, (N,) uint64."""
-        narrow, wide = self._folder / f"{prefix}.{name}", self._folder / f"{prefix}.{name}{_WIDE}"
-        if narrow.exists():
-            with name_failed_write(wide), open(wide, "ab") as target:
-                for start in range(0, narrow.stat().st_size, 4 * CHUNK):
-                    wide_keys(np.fromfile(narrow, np.uint32, CHUNK, offset=start)).tofile(target)
-            narrow.unlink()
-        if not wide.exists():
-            return np.zeros(0, np.uint64)
-        keys = np.memmap(wide, np.uint64, mode="r+")
+    def _sorted_on_disk(self, prefix: str, name: str, key_type) -> np.ndarray:
+        """All keys of a range and label as one ascending array in a file, (N,)."""
+        path, wide = self._folder / f"{prefix}.{name}", self._folder / f"{prefix}.{name}{_WIDE}"
+        if key_type is np.uint64:
+            if path.exists():
+                with name_failed_write(wide), open(wide, "ab") as file:
+                    for start in range(0, path.stat().st_size, 4 * CHUNK):
+                        wide_keys(np.fromfile(path, np.uint32, CHUNK, offset=start)).tofile(file)
+                path.unlink()
+            path = wide
+        if not path.exists():
+            return np.zeros(0, key_type)
+        keys = np.memmap(path, key_type, mode="r+")
         keys.sort()
         return keys
 
     def segments(self, plan=None) -> Iterator[Segment]:
         """The curves point by point, from the highest score down."""
         tp = fp = 0
-        wide = self.key_type is np.uint64
+        key_type = self.key_type
         prefixes = {file.name.partition(".")[0] for file in self._folder.iterdir()}
         for prefix in sorted(prefixes, reverse=True):
-            if wide:
-                found = sorted_segments(
-                    *(self._sorted_on_disk(prefix, name) for name in _LABELS), tp, fp
-                )
-            else:
-                found = self._range_segments(prefix, tp, fp)
-            for segment in found:
+            keys = [self._sorted_on_disk(prefix, name, key_type) for name in _LABELS]
+            for segment in sorted_segments(*keys, tp, fp):
                 tp, fp = segment.end
                 yield segment
-
-    def _range_segments(self, prefix: str, tp: int, fp: int) -> Iterator[Segment]:
-        keys, counts = self._counted(prefix)
-        for end in range(keys.size, 0, -CHUNK):
-            part = slice(max(0, end - CHUNK), end)
-            known, anomalous = counts[:, part][:, ::-1]
-            segment = exact_segment(keys[part][::-1], anomalous, known, tp, fp)
-            tp, fp = segment.end
-            yield segment
