@@ -27,9 +27,10 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from anoseg_d2.data.image_io import read_label, write_image
 from anoseg_d2.data.label_rules import LABEL_RULES
 from anoseg_d2.evaluation import set_figures, thumbnails
-from anoseg_d2.evaluation.anomaly_evaluation import TPR_LEVELS, AnomalyEvaluator
+from anoseg_d2.evaluation.anomaly_evaluation import AnomalyEvaluator
 from anoseg_d2.evaluation.components import ComponentMetrics, GroundTruth, component_overlaps
 from anoseg_d2.evaluation.metrics import PixelMetrics
+from anoseg_d2.evaluation.set_figures import TPR_LEVELS, SetFigures
 from anoseg_d2.evaluation.streaming.counts import Budget
 from anoseg_d2.evaluation.thumbnails import image_average_precision
 from anoseg_d2.utils.files import read_json
@@ -132,20 +133,25 @@ class SlowPixels(PixelMetrics):
         return self.compute(), super().compute_with_curve(max_points)[1]
 
 
-class SlowEvaluator(AnomalyEvaluator):
-    """The evaluator as it was.
+class SlowFigures(SetFigures):
+    """Counts scores in tables: `runs` distinct ones are exact, beyond are bounds."""
 
-    Args:
-        runs: distinct scores of which every one is counted; the default goes over to tables of
-            bounded error beyond, more are exact.
-    """
-
-    def __init__(self, *args, runs: int = Budget().runs, **kwargs):
-        super().__init__(*args, **kwargs)
-        self._budget = Budget(kept_pixels=0, runs=runs)
+    runs = Budget().runs
 
     def new_pixels(self) -> PixelMetrics:
-        return SlowPixels(tpr=TPR_LEVELS, budget=self._budget)
+        return SlowPixels(tpr=TPR_LEVELS, budget=Budget(kept_pixels=0, runs=self.runs))
+
+
+class ExactFigures(SlowFigures):
+    """Counts every distinct score."""
+
+    runs = 1 << 30
+
+
+class SlowEvaluator(AnomalyEvaluator):
+    """The evaluator as it was."""
+
+    figures_type = SlowFigures
 
     def process(self, inputs, outputs):
         with patch.object(thumbnails, "image_average_precision", slow_average_precision):
@@ -183,7 +189,8 @@ def measure(folder: Path, images, outputs, repeat: int) -> dict[str, list[float]
             place = folder / f"{side}{turn}"
             evaluator = kind(NAME, output_dir=place)
             seconds[side].append(seconds_of(evaluator, images, outputs))
-    exact = SlowEvaluator(NAME, output_dir=folder / "exact", runs=1 << 30)
+    exact = SlowEvaluator(NAME, output_dir=folder / "exact")
+    exact.figures_type = ExactFigures
     seconds_of(exact, images, outputs)
     assert found_in(folder / "exact") == found_in(place), "figures differ"
     return seconds

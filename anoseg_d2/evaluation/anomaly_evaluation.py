@@ -12,7 +12,6 @@ from detectron2.utils import comm
 from anoseg_d2.data.label_rules import LabelReader
 from anoseg_d2.evaluation.components import TRACKS
 from anoseg_d2.evaluation.kept_maps import KEPT_PREFIX, KeptMaps
-from anoseg_d2.evaluation.metrics import PixelMetrics
 from anoseg_d2.evaluation.run_folder import dataset_folder, write_record
 from anoseg_d2.evaluation.set_figures import COMPONENT_FIGURES, SetFigures
 from anoseg_d2.evaluation.streaming.exact_counts import EXACT_PREFIX
@@ -23,8 +22,6 @@ from anoseg_d2.utils.files import check_name, remove_abandoned
 __all__ = ["AnomalyEvaluator"]
 
 logger = logging.getLogger(__name__)
-
-TPR_LEVELS = (0.8, 0.9, 0.95, 0.99)  # true-positive rates whose thresholds results.json states
 
 
 class AnomalyEvaluator(DatasetEvaluator):
@@ -46,6 +43,7 @@ class AnomalyEvaluator(DatasetEvaluator):
         ValueError: a name that cannot be part of a path, or an unknown track.
     """
 
+    figures_type = SetFigures
     keep_scores = False  # thumbnails of scores that an earlier evaluation left
 
     def __init__(
@@ -84,24 +82,16 @@ class AnomalyEvaluator(DatasetEvaluator):
             self.figures.maps.close()
         self._labels = LabelReader(self._rule)
         maps = self.open_maps() if self._components else None
-        self.figures = SetFigures(self.dataset_name, self.track, self.new_pixels, maps)
+        place = self.folder if self._exact else None
+        self.figures = self.figures_type(
+            self.dataset_name, self.track, maps, exact=self._exact, spill_dir=place
+        )
         self._kept = KeptImages(self.folder if self._keep_images else None, self.keep_scores)
-
-    def new_pixels(self) -> PixelMetrics:
-        """Make the counts of one score."""
-        if not self._exact:
-            return PixelMetrics(tpr=TPR_LEVELS)
-        if self.folder is not None:
-            self.folder.mkdir(parents=True, exist_ok=True)
-        return PixelMetrics(exact=True, tpr=TPR_LEVELS, spill_dir=self.folder)
 
     def open_maps(self):
         """Say where the second pass finds the score maps."""
         purpose = f"{self.dataset_name}: component metrics"
-        return KeptMaps(self.folder, self._images_of_a_rank, purpose)
-
-    def _images_of_a_rank(self) -> int:
-        return -(-len(DatasetCatalog.get(self.dataset_name)) // comm.get_world_size())
+        return KeptMaps(self.folder, self.dataset_name, purpose)
 
     def reset(self):
         """Forget all counts, and remove what an earlier evaluation left in the same folder."""

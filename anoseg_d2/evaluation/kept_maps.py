@@ -6,10 +6,11 @@ Component metrics need a threshold that only the whole dataset gives, so every m
 import logging
 import shutil
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+from detectron2.data import DatasetCatalog
+from detectron2.utils import comm
 
 from anoseg_d2.data.label_rules import LabelRule, load_label
 from anoseg_d2.evaluation.map_files import MapReader
@@ -31,12 +32,12 @@ class KeptMaps:
 
     Args:
         folder: where the temporary folder is made; None takes the system's.
-        expected_images: says how many images this process will add, once the first one comes.
+        dataset_name: registered; each rank will add its part of the images.
         purpose: for messages.
     """
 
-    def __init__(self, folder, expected_images: Callable[[], int], purpose: str):
-        self._parent, self._expected, self._purpose = folder, expected_images, purpose
+    def __init__(self, folder, dataset_name: str, purpose: str):
+        self._parent, self._dataset, self._purpose = folder, dataset_name, purpose
         self._folder: tempfile.TemporaryDirectory | None = None
         self._images: list[tuple[str, tuple[str, ...]]] = []  # id and names of the scores
         self.error: str | None = None
@@ -61,7 +62,8 @@ class KeptMaps:
         if self._parent is not None:
             Path(self._parent).mkdir(parents=True, exist_ok=True)
         self._folder = tempfile.TemporaryDirectory(prefix=KEPT_PREFIX, dir=self._parent)
-        needed = bytes_per_image * self._expected() / 2**30
+        images = len(DatasetCatalog.get(self._dataset)) / comm.get_world_size()
+        needed = bytes_per_image * images / 2**30
         free = shutil.disk_usage(self._folder.name).free / 2**30
         logger.info(
             "%s keep %.2f GiB of score maps in %s, with %.1f GiB free",

@@ -1,7 +1,5 @@
 """The figures of one dataset: pixel and component metrics of every score, added over ranks."""
 
-from collections.abc import Callable
-
 import numpy as np
 from detectron2.utils import comm
 
@@ -11,9 +9,10 @@ from anoseg_d2.utils.cli import Progress
 from anoseg_d2.utils.constants import ANOMALY, KNOWN
 from anoseg_d2.utils.files import check_name
 
-__all__ = ["COMPONENT_FIGURES", "SetFigures", "score_entry"]
+__all__ = ["COMPONENT_FIGURES", "TPR_LEVELS", "SetFigures", "score_entry"]
 
 CURVE_POINTS = 400
+TPR_LEVELS = (0.8, 0.9, 0.95, 0.99)  # true-positive rates whose thresholds results.json states
 PIXEL_FIGURES = ("auprc", "fpr95", "auroc", "best_f1")
 COMPONENT_FIGURES = ("sIoU", "PPV", "mean_F1")
 # Overlaps at which F1, TP, FN and FP are stated one by one, as SegmentMeIfYouCan does.
@@ -30,25 +29,23 @@ class SetFigures:
     Args:
         dataset_name: for messages.
         track: "anomaly" or "obstacle", for the sizes below which components do not count.
-        new_pixels: makes the `PixelMetrics` of a score.
         maps: where the second pass finds the maps (`KeptMaps`, `FileMaps`); None computes no
             component figures.
+        exact, spill_dir: of `PixelMetrics`.
     """
 
-    def __init__(
-        self, dataset_name: str, track: str, new_pixels: Callable[[], PixelMetrics], maps=None
-    ):
+    def __init__(self, dataset_name: str, track: str, maps=None, *, exact=False, spill_dir=None):
         self.dataset_name, self.track, self.maps = dataset_name, track, maps
+        self._exact, self._spill_dir = exact, spill_dir
         self.counts = {"images": 0, "anomaly_pixels": 0, "known_pixels": 0, "void_pixels": 0}
         self.false_components: dict[str, list[dict]] = {}
-        self._new_pixels = new_pixels
         self._pixels: dict[str, PixelMetrics] = {}
 
     def add(self, image_id: str, scores: dict, label: np.ndarray, where: str) -> None:
         """Count one image: scores {name: (H, W) floats}, label (H, W) uint8; `where` names it."""
         for name, score in scores.items():
             if name not in self._pixels:
-                self._pixels[check_name(name, "score")] = self._new_pixels()
+                self._pixels[check_name(name, "score")] = self.new_pixels()
             self._pixels[name].update(score, label, where=where)
         known, anomaly = int((label == KNOWN).sum()), int((label == ANOMALY).sum())
         found = {"images": 1, "anomaly_pixels": anomaly, "known_pixels": known}
@@ -57,6 +54,12 @@ class SetFigures:
             self.counts[key] += count
         if self.maps is not None:
             self.maps.add(image_id, scores, label)
+
+    def new_pixels(self) -> PixelMetrics:
+        """Make the counts of one score."""
+        if self._spill_dir is not None:
+            self._spill_dir.mkdir(parents=True, exist_ok=True)
+        return PixelMetrics(exact=self._exact, tpr=TPR_LEVELS, spill_dir=self._spill_dir)
 
     def compute(self) -> tuple[dict, dict]:
         """Add the counts of all ranks; every rank must call it.

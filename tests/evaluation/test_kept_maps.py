@@ -19,7 +19,8 @@ def test_too_full_a_disk_leaves_components_out_and_says_why(tmp_path, monkeypatc
 
 
 def test_kept_maps_come_back(tmp_path):
-    maps = KeptMaps(tmp_path, lambda: 1, "test")
+    small_sets.anomaly_set(tmp_path)
+    maps = KeptMaps(tmp_path / "kept", "test_anomaly", "test")
     score, label = np.array([[0.1, np.inf]], np.float32), np.array([[0, 1]], np.uint8)
     maps.add("first", {"a": score, "b": -score}, label)
     read = [(image, name, label.tolist(), score.tolist()) for image, label, name, score in maps]
@@ -29,4 +30,4 @@ def test_kept_maps_come_back(tmp_path):
         ("first", "b", truth, (-score).tolist()),
     ]
     maps.close()
-    assert not list(tmp_path.iterdir())
+    assert not list((tmp_path / "kept").iterdir())

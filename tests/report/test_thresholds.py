@@ -8,10 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from anoseg_d2.evaluation.anomaly_evaluation import TPR_LEVELS
 from anoseg_d2.evaluation.map_files import read_map, write_map
 from anoseg_d2.evaluation.metrics import PixelMetrics
-from anoseg_d2.evaluation.set_figures import score_entry
+from anoseg_d2.evaluation.set_figures import TPR_LEVELS, score_entry
 from anoseg_d2.report.results import find_results
 from anoseg_d2.report.thresholds import read_threshold
 
