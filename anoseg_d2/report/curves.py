@@ -19,8 +19,13 @@ _COLORS = (
 _QUIET = "#7a828e"  # of axes: readable on white and on near-black
 # The ROC's axis is logarithmic: what matters on a road is a false positive rate near 0.
 _LOWEST_RATE = 1e-4
-# Text stays text, and the same curves give the same bytes.
-_STYLE = {"svg.fonttype": "none", "svg.hashsalt": "anoseg_d2", "font.size": 10}
+_STYLE = {
+    # Text stays text, and the same curves give the same bytes.
+    **{"svg.fonttype": "none", "svg.hashsalt": "anoseg_d2", "font.size": 10},
+    **dict.fromkeys(("axes.edgecolor", "axes.labelcolor", "text.color", "grid.color"), _QUIET),
+    **dict.fromkeys(("xtick.color", "ytick.color"), _QUIET),
+    **{"axes.grid": True, "grid.alpha": 0.25},
+}
 
 
 def curve_figures(runs: list[Run]) -> list[dict]:
@@ -56,10 +61,12 @@ def _figure(runs: list[Run], dataset: str) -> dict:
             # The repeats of a method share one entry, with their mean.
             named = {**entry, "label": label, "value": means[score].text()}
             legend.setdefault((run.name, score), named)
+    with matplotlib.rc_context(_STYLE):
+        plots = [_plot(drawn, kind) for kind in ("pr", "roc")]
     shown = {name for name, _ in legend}
     return {
         "dataset": dataset,
-        "plots": [_plot(drawn, "pr"), _plot(drawn, "roc")] if drawn else [],
+        "plots": plots if drawn else [],
         "legend": list(legend.values()),
         "without": [
             name
@@ -70,7 +77,7 @@ def _figure(runs: list[Run], dataset: str) -> dict:
 
 
 def _plot(drawn: list[tuple], kind: str) -> str:
-    """Draw the curves of one plot; kind is "pr" or "roc"."""
+    """Draw the curves of one plot as an svg element; kind is "pr" or "roc"."""
     figure = Figure(figsize=(3.5, 3.5), layout="constrained")
     axes, titles = figure.subplots(), {}
     for number, (entry, curve, figures) in enumerate(drawn):
@@ -90,37 +97,31 @@ def _plot(drawn: list[tuple], kind: str) -> str:
         axes.set(xscale="log", xlim=(_LOWEST_RATE, 1))
         axes.set(xlabel="false positive rate", ylabel="true positive rate")
         axes.axhline(0.95, color=_QUIET, linestyle="--", linewidth=0.8, clip_on=False)
-        axes.text(1.2 * _LOWEST_RATE, 0.94, "TPR 95 %", color=_QUIET, va="top")
-    return _svg(figure, axes, [entry for entry, *_ in drawn], titles)
-
-
-def _svg(figure: Figure, axes, entries: list[dict], titles: dict[str, str]) -> str:
-    """Return a plot as an svg element whose groups say which run and score they show."""
-    axes.tick_params(which="both", color=_QUIET, labelcolor=_QUIET)
-    axes.xaxis.label.set_color(_QUIET)
-    axes.yaxis.label.set_color(_QUIET)
-    axes.spines[:].set_color(_QUIET)
-    axes.grid(color=_QUIET, alpha=0.25, clip_on=False)
+        axes.text(1.2 * _LOWEST_RATE, 0.94, "TPR 95 %", va="top")
+    for line in (*axes.get_xgridlines(), *axes.get_ygridlines()):
+        line.set_clip_on(False)  # a clipped line refers to a path by url()
     stream = io.StringIO()
     nameless = dict.fromkeys(("Date", "Creator", "Format", "Type"))  # they would link to the web
-    with matplotlib.rc_context(_STYLE):
-        figure.savefig(stream, format="svg", transparent=True, metadata=nameless)
-    svg = stream.getvalue()
+    figure.savefig(stream, format="svg", transparent=True, metadata=nameless)
+    return _marked(stream.getvalue(), [entry for entry, *_ in drawn], titles)
+
+
+def _marked(svg: str, entries: list[dict], titles: dict[str, str]) -> str:
+    """Return only the svg element, with groups that say which run and score they show."""
     svg = re.sub(r' xmlns(:xlink)?="[^"]*"', "", svg[svg.index("<svg") :])
     svg = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>", "", svg, flags=re.S)
 
     def named(match) -> str:
         entry = entries[int(match[2])]
-        marks = "".join(f' data-{key}="{escape(str(entry[key]))}"' for key in _MARKS)
+        marks = "".join(
+            f' data-{key}="{escape(str(entry[key]))}"' for key in ("run", "score", "best")
+        )
         title = escape(titles.get(match[0][7:-2], ""))
         title = f"<title>{title}</title>" if title else ""
-        return f'<g class="curve {match[1]}"{marks}>{title}'
+        return f'<g class="curve {match[1]}" {" ".join(marks)}>{title}'
 
     # Names never pass through matplotlib, which would read a "$" as mathematics.
     return re.sub(r'<g id="(line|dot)-(\d+)(?:-\d+)?">', named, svg)
-
-
-_MARKS = ("run", "score", "best")
 
 
 def _precision_steps(curve: dict) -> tuple[list, list]:

@@ -1,6 +1,5 @@
 """The report page: tables, curves and images in one html file that needs nothing else."""
 
-import json
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -18,17 +17,6 @@ from anoseg_d2.utils.constants import ANOMALY_COLORS
 from anoseg_d2.utils.visualization import color_bar
 
 __all__ = ["build_page"]
-
-_FACT_NAMES = {
-    "weights_file": "evaluated weights",
-    "weights_file_sha256": "sha256 of the file",
-    "weights_sha256": "sha256 of the tensors",
-    "averaged": "averaged weights (EMA)",
-    "untrained_tensors": "untrained tensors",
-    "num_known": "known classes",
-    "peak_memory": "peak memory, MiB",
-    "step_seconds": "seconds per step",
-}
 
 
 def build_page(runs: list[Run], title: str) -> str:
@@ -56,7 +44,7 @@ def build_page(runs: list[Run], title: str) -> str:
     environment.policies["json.dumps_kwargs"] = {"allow_nan": False, "separators": (",", ":")}
     return environment.get_template("template.html").render(
         title=title,
-        facts=_facts(runs),
+        models=dict(zip(unique_names(runs), [run.model for run in runs], strict=True)),
         main=tables.main_table(runs),
         leading=leading_scores(runs),
         warnings=_warnings(runs),
@@ -93,22 +81,6 @@ def _image_data(runs: list[Run], images: dict, ranges: dict) -> dict:
         "classes": {run.name: seen_classes(run) for run in runs},
         "colors": {str(k): f"rgb{v}" for k, v in ANOMALY_COLORS.items()},
     }
-
-
-def _facts(runs: list[Run]) -> dict[str, dict[str, str]]:
-    """What is known about each model: which weights were evaluated, how it was trained."""
-    found = {}
-    for name, run in zip(unique_names(runs), runs, strict=True):
-        facts = {key: value for key, value in run.model.items() if value is not None}
-        if facts:
-            found[name] = {_FACT_NAMES.get(k, str(k)): _fact(value) for k, value in facts.items()}
-    return found
-
-
-def _fact(value) -> str:
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    return value if isinstance(value, str) else json.dumps(value)
 
 
 def _warnings(runs: list[Run]) -> dict[tuple[str, str], list[str]]:
