@@ -18,7 +18,6 @@ import shlex
 import sys
 from pathlib import Path
 
-from anoseg_d2.evaluation.kept_maps import FileMaps
 from anoseg_d2.evaluation.map_files import MapReader
 from anoseg_d2.evaluation.map_folder import MapFolder, coarse_warning, read_labels
 from anoseg_d2.evaluation.run_folder import check_method, report_folder
@@ -64,6 +63,7 @@ def run(args) -> None:
     # torch and detectron2 come with them, which --help spares.
     from detectron2.data import MetadataCatalog
 
+    from anoseg_d2.evaluation.kept_maps import FileMaps
     from anoseg_d2.evaluation.map_evaluation import MapEvaluator
     from anoseg_d2.report.write import write_report
 
