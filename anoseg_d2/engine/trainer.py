@@ -179,7 +179,7 @@ class Trainer(DefaultTrainer):
             hooks.EvaluationHook(cfg.TEST.EVAL_PERIOD, evaluate, stop),
         ]
         if cfg.SOLVER.BEST_FIGURE:
-            writer = hooks.UntaggedCheckpointer(unwrap(self.model), cfg.OUTPUT_DIR)
+            writer = hooks.UntaggedCheckpointer(self.core, cfg.OUTPUT_DIR)
             result.append(
                 hooks.BestCheckpointHook(writer, cfg.SOLVER.BEST_FIGURE, cfg.TEST.EVAL_PERIOD)
             )
@@ -217,9 +217,9 @@ class Trainer(DefaultTrainer):
                     self.max_iter,
                 )
         else:
-            load_weights(self.cfg, unwrap(self.model), training=True)
+            load_weights(self.cfg, self.core, training=True)
             if self.ema is not None:
-                self.ema.module.load_state_dict(unwrap(self.model).state_dict())
+                self.ema.module.load_state_dict(self.core.state_dict())
         sampler = getattr(self.data_loader, "batch_sampler", None)
         if hasattr(sampler, "start"):  # a loader of the user's own starts where it likes
             sampler.start = self.start_iter * self.cfg.SOLVER.ACCUMULATION
@@ -265,7 +265,7 @@ class Trainer(DefaultTrainer):
             facts = {**cost, **_saved_weights(model, file, finished)}
             return self.test(cfg, model, facts=facts)
 
-        self._last_eval_results = evaluate(self.cfg, unwrap(self.model), "model_final.pth")
+        self._last_eval_results = evaluate(self.cfg, self.core, "model_final.pth")
         if self.ema is not None:
             cfg = self.cfg.clone()
             cfg.defrost()
