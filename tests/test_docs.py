@@ -244,7 +244,7 @@ def runnable() -> list:
         lines = [
             line
             for line in dict.fromkeys(commands_of(Path(page)))
-            if line.startswith(wanted) and not re.search("--webcam|--help|--fp16", line)
+            if line.startswith(wanted) and not re.search("--help|--fp16", line)
         ]
         found += [pytest.param(lines, id=page)] if lines else []
     return found

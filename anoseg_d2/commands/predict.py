@@ -3,7 +3,7 @@
     anoseg predict street.jpg --weights model_final.pth
     anoseg predict photos/ 'more/**/*.png' drive.mp4 --weights hf://owner/name --score rba,msp
     anoseg predict photos/ --weights run/model_final.pth --score anomaly --tpr 95
-    anoseg predict --webcam 0 --weights model_final.pth --temporal 0.3
+    anoseg predict drive.mp4 --weights model_final.pth --temporal 0.3
 
 Inputs are files, folders (without their subfolders), patterns and videos, in any mix. Outputs go to
 OUTPUT/<score>/<kind>/ and are named like their input; those of an earlier run are replaced.
@@ -28,7 +28,6 @@ from anoseg_d2.utils import cli
 from anoseg_d2.utils.ranges import integer, number
 
 OPTIONS = {
-    "--webcam": integer(0, 1000),
     "--range": number(),
     "--temporal": number(0, 1, above=True),
     "--max-frames": integer(1),
@@ -41,7 +40,6 @@ def build_parser() -> argparse.ArgumentParser:
     parser = cli.build_parser(__doc__, imports=True)
     add = parser.add_argument
     add("inputs", nargs="*", help="image, video, folder or quoted pattern ('in/**/*.png')")
-    add("--webcam", type=int, metavar="N", help="number of a camera; Ctrl-C ends the recording")
     add("--output", default="output/demo", help="output folder (default: %(default)s)")
     add_model_options(parser)
     add("--score", default="rba", help="one or several, as in rba,anomaly (default: %(default)s)")
@@ -68,7 +66,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="videos: average scores along the optical flow, ALPHA in 0..1 is the weight of the "
         "current frame (0.3 calms flicker well, 1 changes nothing); still images stay as they are",
     )
-    add("--max-frames", type=int, metavar="N", help="read at most N frames of a video or webcam")
+    add("--max-frames", type=int, metavar="N", help="read at most N frames of a video")
     return parser
 
 
@@ -116,8 +114,8 @@ def main(argv=None) -> int:
     args = parser.parse_intermixed_args(argv)
     if not args.weights and not args.config_file:
         parser.error("give --weights, or a --config-file whose MODEL.WEIGHTS is set")
-    if not args.inputs and args.webcam is None:
-        parser.error("give an input: images, videos, folders, patterns, or --webcam N")
+    if not args.inputs:
+        parser.error("give an input: images, videos, folders or patterns")
     with logging_redirect_tqdm():
         return cli.run_command(
             lambda: run(args),
@@ -133,10 +131,9 @@ def run(args) -> int:
     options = output_options(args, names)
     files, missing = find_inputs(args.inputs)
     # One wrong name among many is reported and skipped; nothing but wrong names is a mistake.
-    if not files and args.webcam is None:
+    if not files:
         raise FileNotFoundError("no input found\n  " + "\n  ".join(missing))
-    moving = args.webcam is not None or any(file.is_video for file in files)
-    if args.temporal is not None and not moving:
+    if args.temporal is not None and not any(file.is_video for file in files):
         print("--temporal changes nothing: the inputs are only still images", file=sys.stderr)
     predictor = build_predictor(args, names)
     make_output_folder(args.output)
@@ -158,8 +155,6 @@ def run(args) -> int:
         for file in files:
             if file.is_video:
                 job.video(str(file.path), file.name)
-        if args.webcam is not None:
-            job.video(args.webcam, f"webcam{args.webcam}")
     rate = job.done / max(job.seconds, 1e-9)
     cli.say(f"{job.done} images in {job.seconds:.1f} s ({rate:.2f} images/s): {args.output}")
     if job.failed:

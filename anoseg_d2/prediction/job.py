@@ -118,43 +118,37 @@ class PredictionJob:
             )
         self.done += 1
 
-    def video(self, source: str | int, name: str) -> None:
-        """Predict the frames of a video file, or of a webcam until Ctrl-C.
+    def video(self, path: str, name: str) -> None:
+        """Predict the frames of a video file.
 
         Where a file is damaged, the outputs of the frames before the damage are kept.
 
         Args:
-            source: path, or number of the webcam.
+            path: of the file.
             name: base name of the outputs.
         """
         start = time.monotonic()
         try:
-            reader = open_video(source)
+            reader = open_video(path)
         except (ValueError, OSError) as error:
             return self.fail(error)
-        is_camera = isinstance(source, int)
         temporal = None if self.temporal is None else TemporalFilter(self.temporal)
         total = min(filter(None, (reader.frames, self.max_frames)), default=None)
         with reader, Progress(name, total) as progress, contextlib.ExitStack() as stack:
-            fps = self._camera_rate(reader) if is_camera else reader.fps
-            sound_of = None if is_camera else source
             writers = {
-                score: stack.enter_context(outputs.video(name, str(source), fps, sound_of))
+                score: stack.enter_context(outputs.video(name, path, reader.fps, path))
                 for score, outputs in self.outputs.items()
             }
-            # Ctrl-C is how a user ends a recording, so its outputs are finished normally.
-            with contextlib.suppress(*([KeyboardInterrupt] if is_camera else [])):
-                frames = islice(self._readable(reader), self.max_frames)
-                for index, (frame, when) in enumerate(frames):
-                    result = self.predictor(frame)
-                    scores = result["scores"]
-                    if temporal is not None:
-                        scores = temporal(frame, scores)
-                    when = None if is_camera else when
-                    for score, write in writers.items():
-                        write(index, when, frame[..., ::-1], scores[score], result["sem_seg"])
-                    self.done += 1
-                    progress.update()
+            frames = islice(self._readable(reader), self.max_frames)
+            for index, (frame, when) in enumerate(frames):
+                result = self.predictor(frame)
+                scores = result["scores"]
+                if temporal is not None:
+                    scores = temporal(frame, scores)
+                for score, write in writers.items():
+                    write(index, when, frame[..., ::-1], scores[score], result["sem_seg"])
+                self.done += 1
+                progress.update()
         self.seconds += time.monotonic() - start
 
     def _readable(self, reader):
@@ -163,12 +157,3 @@ class PredictionJob:
             yield from reader
         except ValueError as error:
             self.fail(error)
-
-    def _camera_rate(self, reader) -> float:
-        """Measure how many frames per second this machine predicts, at most the camera's rate."""
-        for frame, _ in self._readable(reader):
-            self.predictor(frame)  # the first call prepares kernels and memory
-            start = time.monotonic()
-            self.predictor(frame)
-            return min(reader.fps, 1 / max(time.monotonic() - start, 1e-3))
-        return reader.fps

@@ -1,17 +1,14 @@
 """Videos in and out, one frame at a time.
 
-PyAV, which is optional, decodes and encodes files and copies the sound untouched; OpenCV reads
-webcams.
+PyAV, which is optional, decodes and encodes, and copies the sound untouched.
 """
 
 import contextlib
-import itertools
 import logging
 import math
 from fractions import Fraction
 from pathlib import Path
 
-import cv2
 import numpy as np
 
 from anoseg_d2.utils.files import atomic_path
@@ -38,11 +35,11 @@ _FALLBACK_FPS = 25.0  # where the file does not state one
 _TICKS = Fraction(1, 90000)  # seconds; the usual frame intervals are whole multiples of it
 
 
-def open_video(source):
-    """Open a video.
+def open_video(path):
+    """Open a video file.
 
     Args:
-        source: path of a file, or number of a webcam.
+        path: of the file.
     Returns:
         an object to iterate over once, which yields (frame (H, W, 3) uint8 BGR, rotated as the
         file says, and time in seconds). It has `fps` in 1/s, `frames`, the number that the file
@@ -50,16 +47,12 @@ def open_video(source):
     Raises:
         FileNotFoundError: the file does not exist.
         ValueError: it is not a video; also while iterating, where a file is damaged.
-        ImportError: a file needs PyAV, which is not installed.
+        ImportError: PyAV is not installed.
     """
-    if isinstance(source, int):
-        if source < 0:  # OpenCV would crash, or open any camera
-            raise ValueError(f"the number of a webcam must be 0 or more, not {source}")
-        return _Camera(source)
-    if not Path(source).is_file():
-        raise FileNotFoundError(f"no such video file: {source}")
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"no such video file: {path}")
     _need_av()
-    return _File(str(source))
+    return _Reader(str(path))
 
 
 def _need_av() -> None:
@@ -135,30 +128,7 @@ class VideoWriter:
         self._stack.__exit__(*error)  # without a frame, no file is written
 
 
-class _Camera:
-    def __init__(self, number: int):
-        self._capture = cv2.VideoCapture(number)
-        if not self._capture.isOpened():
-            raise ValueError(f"webcam {number} cannot be opened as a video")
-        fps = self._capture.get(cv2.CAP_PROP_FPS)
-        self.fps = fps if math.isfinite(fps) and fps > 0 else _FALLBACK_FPS
-        self.frames = None
-
-    def __iter__(self):
-        for index in itertools.count():
-            read, frame = self._capture.read()
-            if not read:
-                break
-            yield frame, index / self.fps
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *error):
-        self._capture.release()
-
-
-class _File:
+class _Reader:
     def __init__(self, name: str):
         self._name = name
         try:

@@ -13,7 +13,6 @@ from anoseg_d2.checkpoint import model_meta
 from anoseg_d2.commands import predict as script
 from anoseg_d2.evaluation.map_files import read_map
 from anoseg_d2.modeling.scores import SCORES
-from anoseg_d2.prediction import job
 from anoseg_d2.prediction.outputs import OUTPUTS
 from anoseg_d2.prediction.predictor import AnomalyPredictor
 from anoseg_d2.prediction.video import VideoWriter, open_video
@@ -131,13 +130,6 @@ def test_an_image_that_is_refused_is_reported_and_skipped(
     error = capsys.readouterr().err
     assert status == 1 and files == [f"rba/raw_npy/{n}.npy" for n in "abc"]
     assert "b2.png: an image of 1x5000 pixels is too elongated" in error
-
-
-def test_a_negative_webcam_is_refused_without_a_crash(demo, capsys):
-    assert demo.main(["--webcam", "-1", "--weights", "w.pth"]) == 2
-    assert "--webcam is -1; it must be an integer in 0..1000" in capsys.readouterr().err
-    with pytest.raises(ValueError, match="0 or more, not -3"):
-        open_video(-3)
 
 
 def test_an_output_that_is_a_file_is_named(demo, tmp_path, weights, photos, capsys):
@@ -314,31 +306,6 @@ def test_a_video_comes_out_at_its_rate(demo, tmp_path, weights, clip):
     assert status == 0 and files == ["rba/overlay/clip.mp4"]
     with open_video(tmp_path / "out" / files[0]) as reader:
         assert reader.fps == pytest.approx(10) and len(list(reader)) == 3
-
-
-def test_ctrl_c_ends_the_recording_of_a_webcam(demo, tmp_path, weights, monkeypatch):
-    class Camera:
-        fps, frames = 30.0, None
-
-        def __enter__(self):
-            return self
-
-        def __exit__(self, *error):
-            pass
-
-        def __iter__(self):
-            for _ in range(3):
-                yield np.zeros((48, 64, 3), np.uint8), 0.0
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(job, "open_video", lambda source: Camera())
-    status = demo.main(
-        ["--webcam", "1", "--weights", str(weights), "--outputs", "overlay"]
-        + ["--output", str(tmp_path / "out")]
-    )
-    assert status == 0
-    with open_video(tmp_path / "out/rba/overlay/webcam1.mp4") as reader:
-        assert len(list(reader)) == 3
 
 
 def test_a_config_file_builds_the_model(demo, tmp_path, weights, photos, tiny_cfg):
