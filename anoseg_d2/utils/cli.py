@@ -20,7 +20,6 @@ from anoseg_d2.utils.ranges import Rule
 
 __all__ = [
     "MAX_WORKERS",
-    "TRACEBACK",
     "USER_ERRORS",
     "Progress",
     "add_import_option",
@@ -36,9 +35,6 @@ __all__ = [
     "say",
     "set_verbosity",
 ]
-
-# Environment variable that shows the whole traceback after a user's mistake.
-TRACEBACK = "ANOSEG_TRACEBACK"
 
 # Processes or threads; far more than a machine runs well.
 MAX_WORKERS = 1000
@@ -135,7 +131,7 @@ def run_command(
     except (*USER_ERRORS, RuntimeError) as error:
         explained = isinstance(error, USER_ERRORS) or is_out_of_memory(error)
         defect = not explained and _advice(error) is None
-        if defect or verbosity > 0 or os.environ.get(TRACEBACK):
+        if defect or verbosity > 0:
             raise
         print(printable(f"error: {one_message(error)}", keep="\n\t"), file=sys.stderr)
         return 2
