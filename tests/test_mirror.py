@@ -26,16 +26,12 @@ ELSEWHERE = {
     "evaluation/score_statistics.py": "commands/test_memory_command.py",
     "modeling/model_info.py": "checkpoint/test_releases.py",
     "modeling/patch_heads/base.py": "modeling/patch_heads/test_ratio.py",
-    "modeling/strips.py": "modeling/test_inference.py",
-    "modeling/vit.py": "modeling/test_dinov3.py",
     "prediction/job.py": "commands/test_predict_command.py",
     "prediction/outputs.py": "commands/test_predict_command.py",
     "prediction/submission.py": "commands/test_submit_command.py",
     "report/model_card.py": "commands/test_convert_command.py",
     "utils/constants.py": "checkpoint/test_transfer.py",
     "utils/on_import.py": "test_import.py",
-    "utils/ranges.py": "utils/test_options.py",
-    "utils/unwrap.py": "checkpoint/test_checkpointer.py",
 }
 
 

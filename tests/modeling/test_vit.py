@@ -1,4 +1,4 @@
-"""EoMT on DINOv3: rotary positions only on patches, keys without bias, adapters that act."""
+"""The ViT, DINOv2 or DINOv3: rotary positions only on patches, keys without bias, adapters."""
 
 import pytest
 import torch
