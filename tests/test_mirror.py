@@ -21,7 +21,6 @@ ELSEWHERE = {
     "data/dataset.py": "data/test_builtin.py",
     "data/dataset_check.py": "commands/test_check_command.py",
     "engine/fit_memory.py": "commands/test_memory_command.py",
-    "engine/preflight.py": "engine/test_run.py",
     "evaluation/map_evaluation.py": "commands/test_maps_command.py",
     "evaluation/score_statistics.py": "commands/test_memory_command.py",
     "modeling/model_info.py": "checkpoint/test_releases.py",
