@@ -43,7 +43,7 @@ def test_nothing_to_paste_is_refused_under_the_name_that_was_used():
 
 
 def test_annotations_without_photographs_are_refused():
-    with pytest.raises(ValueError, match="--coco-json and --coco-images belong together"):
+    with pytest.raises(ValueError, match="--coco-json.*--coco-images"):
         parsed(ObjectOptions, "--coco-json", "a.json")
-    with pytest.raises(ValueError, match="CUT_PASTE.COCO_JSON and INPUT.CUT_PASTE.COCO_IMAGES"):
+    with pytest.raises(ValueError, match="COCO_JSON.*COCO_IMAGES"):
         load_config("", ["INPUT.CUT_PASTE.COCO_IMAGES", "photos"])
