@@ -11,8 +11,6 @@ if none is there.
 """
 
 import argparse
-import json
-import sys
 from pathlib import Path
 
 from anoseg_d2.data.contact_sheet import contact_sheet, evenly_spread, label_colors
@@ -24,11 +22,8 @@ from anoseg_d2.utils import cli
 from anoseg_d2.utils.files import write_json
 from anoseg_d2.utils.ranges import integer
 
-OPTIONS = {
-    "--preview-count": integer(1, 1000),
-    "--sample": integer(0, also="0: all images"),
-    "--workers": integer(0, cli.MAX_WORKERS),
-}
+OPTIONS = {"--workers": integer(0, cli.MAX_WORKERS)}
+PREVIEWED = 6  # images on a sheet
 SHOWN = 5  # messages of one kind on the screen; --json has all
 
 
@@ -38,13 +33,9 @@ def parse_args(argv=None) -> argparse.Namespace:
     parser.add_argument("names", nargs="*", metavar="NAME", help="datasets; default: all")
     parser.add_argument("--root", help="datasets folder; default: DETECTRON2_DATASETS")
     parser.add_argument("--card", action="append", default=[], help="also register this card")
-    parser.add_argument("--json", metavar="FILE", help="write all findings; - for stdout")
+    parser.add_argument("--json", metavar="FILE", help="write all findings")
     parser.add_argument(
         "--preview", metavar="DIR", help="write a sheet of overlays for each dataset"
-    )
-    parser.add_argument("--preview-count", type=int, default=6, help="images on a sheet")
-    parser.add_argument(
-        "--sample", type=int, default=0, help="read at most this many images of each dataset"
     )
     parser.add_argument("--workers", type=int, default=1, help="number of reading threads")
     parser.add_argument("--list", action="store_true", help="list the registered names and exit")
@@ -63,17 +54,13 @@ def check_all(args: argparse.Namespace) -> int:
     if args.list:
         print("\n".join(names))
         return 0
-    # With --json -, stdout holds nothing but the json.
-    out = sys.stderr if args.json == "-" else sys.stdout
-    reports = [_check(builtin.DATASETS[name], root, args, out) for name in names]
+    reports = [_check(builtin.DATASETS[name], root, args) for name in names]
     counts = {v: sum(r.verdict == v for r in reports) for v in VERDICTS}
-    cli.say(", ".join(f"{count} {verdict}" for verdict, count in counts.items()), file=out)
+    cli.say(", ".join(f"{count} {verdict}" for verdict, count in counts.items()))
     there = "" if root.is_dir() else ", which does not exist"
-    cli.say(f"looked in {root.absolute()}{there}", file=out)
-    content = {"root": str(root), "datasets": {r.name: r.as_dict() for r in reports}}
-    if args.json == "-":
-        print(json.dumps(content, indent=1))
-    elif args.json:
+    cli.say(f"looked in {root.absolute()}{there}")
+    if args.json:
+        content = {"root": str(root), "datasets": {r.name: r.as_dict() for r in reports}}
         write_json(args.json, content)
     # Nobody has every dataset, so an absent one counts only if it was asked for by name.
     bad = VERDICTS[1:] if args.names else VERDICTS[1:3]
@@ -94,20 +81,15 @@ def _chosen_names(names: list[str], datasets: dict[str, Dataset]) -> list[str]:
     return names or sorted(datasets)
 
 
-def _check(dataset: Dataset, root: Path, args, out) -> DatasetReport:
+def _check(dataset: Dataset, root: Path, args) -> DatasetReport:
     """Check one dataset, print the findings and write its preview."""
-    bars = []
-
-    def progress(done: int, total: int) -> None:
-        bars.extend([cli.Progress(f"{dataset.name}: read", total)] if not bars else [])
-        bars[0].update()
-
-    report = check_dataset(dataset, root, args.sample, args.workers, progress)
-    cli.say(_as_text(report, brief=not args.names), file=out)
+    with cli.Progress(f"{dataset.name}: read", None) as progress:
+        report = check_dataset(dataset, root, args.workers, progress.update)
+    cli.say(_as_text(report, brief=not args.names))
     # Broken sets have no preview: their files cannot be read, or pairs do not fit.
     if args.preview and report.verdict not in ("absent", "broken"):
         pairs = dataset.find(root).pairs
-        chosen = [pairs[index] for index in evenly_spread(len(pairs), args.preview_count)]
+        chosen = [pairs[index] for index in evenly_spread(len(pairs), PREVIEWED)]
         sheet = contact_sheet(
             ((read_image(image), load_label(label, dataset.rule)) for _, image, label in chosen),
             label_colors(dataset),
@@ -115,7 +97,7 @@ def _check(dataset: Dataset, root: Path, args, out) -> DatasetReport:
         )
         path = Path(args.preview, f"{dataset.name}.jpg")
         write_image(path, sheet, quality=90)
-        cli.say(f"  preview: {path}", file=out)
+        cli.say(f"  preview: {path}")
     return report
 
 

@@ -8,7 +8,6 @@ from multiprocessing.pool import ThreadPool
 
 import numpy as np
 
-from anoseg_d2.data.contact_sheet import evenly_spread
 from anoseg_d2.data.dataset import Dataset
 from anoseg_d2.data.image_io import (
     ImageFacts,
@@ -36,7 +35,6 @@ class DatasetReport:
         notes: worth knowing, but not a fault.
         layout, folder: the layout that was found, and where.
         images: number of pairs of image and label.
-        checked: number of pairs that were read.
         expected_images: how many there should be; None allows any number.
         sizes: "WIDTHxHEIGHT" -> number of images.
         image_kinds, label_kinds: channels, bits and orientation -> number of files.
@@ -53,7 +51,6 @@ class DatasetReport:
     layout: str = ""
     folder: str = ""
     images: int = 0
-    checked: int = 0
     expected_images: int | None = None
     sizes: dict[str, int] = field(default_factory=dict)
     image_kinds: dict[str, int] = field(default_factory=dict)
@@ -89,18 +86,16 @@ class _File:
 def check_dataset(
     dataset: Dataset,
     root,
-    sample: int = 0,
     workers: int = 1,
-    progress: Callable[[int, int], object] = lambda done, total: None,
+    progress: Callable[[], object] = lambda: None,
 ) -> DatasetReport:
     """Check one dataset.
 
     Args:
         dataset: the dataset to check.
         root: the datasets folder.
-        sample: read only this many pairs, evenly spread; 0 reads all.
         workers: number of reading threads.
-        progress: called with (pairs read, pairs to read).
+        progress: called after each pair.
     Returns:
         the report; faults on disk are reported, not raised.
     """
@@ -117,17 +112,13 @@ def check_dataset(
     report.images_without_label = list(map(printable, found.images_without_label))
     report.labels_without_image = list(map(printable, found.labels_without_image))
     report.problems = dataset.problems(found)
-    pairs = found.pairs
-    if 0 < sample < len(pairs):
-        pairs = [pairs[index] for index in evenly_spread(len(pairs), sample)]
-        report.notes.append(f"{sample} of {len(found.pairs)} images read")
-    report.checked = len(pairs)
+    pairs = ((str(image), str(label)) for _, image, label in found.pairs)
     read, files = partial(_read_pair, rule=dataset.rule), []
     # Threads are enough: most of the work is decoding, which releases the interpreter lock.
     with ThreadPool(max(workers, 1)) as pool:
-        for file in pool.imap(read, ((str(image), str(label)) for _, image, label in pairs)):
+        for file in pool.imap(read, pairs):
             files.append(file)
-            progress(len(files), len(pairs))
+            progress()
     _summarise(report, dataset, files)
     return report
 
