@@ -135,7 +135,7 @@ class AnosegCheckpointer(Checkpointer):
         return extra
 
 
-def save_weights(model: nn.Module, path, **facts: Any) -> None:
+def save_weights(model: nn.Module, path) -> None:
     """Write only the weights and metadata of a model, such as an averaged copy, to a file.
 
     The file loads wherever a checkpoint does; no run resumes from it.
@@ -143,11 +143,8 @@ def save_weights(model: nn.Module, path, **facts: Any) -> None:
     Args:
         model: EoMT, wrapped or not (`AveragedModel` too).
         path: target, `.pth` or `.safetensors`.
-        facts: more entries of the metadata, plain values.
     """
-    payload = _weights(model)
-    payload["meta"] |= facts
-    write_checkpoint(plain(payload, "weights"), path)
+    write_checkpoint(plain(_weights(model), "weights"), path)
     logger.info("Saved weights to %s", path)
 
 
