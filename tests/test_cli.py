@@ -146,6 +146,7 @@ def test_no_text_of_the_package_sends_an_installed_user_to_a_script_of_the_check
 PLANTED = 'raise SystemExit("a module that nobody asked for has run")\n'
 
 
+@pytest.mark.slow
 def test_a_module_in_the_current_folder_does_not_run_by_itself(tmp_path):
     for name in ("torch", "timm", "h5py", "statistics", "cv2", "PIL", "scipy"):
         (tmp_path / f"{name}.py").write_text(PLANTED)
@@ -158,6 +159,7 @@ def test_a_module_in_the_current_folder_does_not_run_by_itself(tmp_path):
     assert "weights.pth" in done.stderr and "nobody asked" not in done.stderr
 
 
+@pytest.mark.slow
 def test_modules_that_were_asked_for_come_from_the_current_folder_and_shadow_nothing(tmp_path):
     (tmp_path / "torch.py").write_text(PLANTED)
     (tmp_path / "my_parts.py").write_text('import torch\nprint("torch", torch.__version__)\n')

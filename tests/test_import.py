@@ -65,6 +65,7 @@ def test_importing_the_package_registers_everything_whatever_comes_first(start):
     run(start + REGISTERED)
 
 
+@pytest.mark.slow
 def test_a_detectron2_user_builds_the_model_from_its_config():
     sizes = "'MODEL.EOMT.SIZE', 'S', 'MODEL.EOMT.DEPTH', 3, 'INPUT.CROP_SIZE', (32, 32)"
     printed = run(
@@ -95,6 +96,7 @@ def test_the_pure_modules_import_without_detectron2(module):
     run(f"{NO_DETECTRON2}import anoseg_d2, {module}\nanoseg_d2.PixelMetrics")
 
 
+@pytest.mark.slow
 def test_without_detectron2_the_other_names_say_how_to_get_it():
     printed = run(
         f"""{NO_DETECTRON2}

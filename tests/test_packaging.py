@@ -69,6 +69,7 @@ def test_no_space_is_said_before_anything_is_made(tmp_path, monkeypatch):
     assert not (tmp_path / "venv").exists()
 
 
+@pytest.mark.slow
 def test_an_importable_detectron2_is_kept():
     done = set_up("--detectron2-only")
     assert done.returncode == 0 and "keeping the detectron2 in" in done.stdout
@@ -145,6 +146,7 @@ USED += ["layers", "model_zoo", "modeling", "projects.point_rend", "solver", "st
 USED += ["tracking", "utils.collect_env", "utils.events", "utils.logger", "utils.visualizer"]
 
 
+@pytest.mark.slow
 def test_a_detectron2_user_finds_all_of_detectron2():
     code = "import importlib, sys\nfor name in sys.argv[1:]: importlib.import_module(name)\n"
     code += "from detectron2 import model_zoo\n"

@@ -4,11 +4,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from anoseg_d2.config import KEYS
 
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.mark.slow
 def test_the_page_in_docs_is_up_to_date(tmp_path):
     # Other tests register heads of their own, so the page is made by a process of its own.
     command = [sys.executable, "dev/list_config_keys.py", "--write", str(tmp_path / "config.md")]

@@ -56,6 +56,7 @@ def run(tmp_path):
     return tmp_path / "run"
 
 
+@pytest.mark.slow
 def test_a_second_run_in_the_same_folder_is_refused_until_the_first_ends(tmp_path):
     pytest.importorskip("fcntl")
     command = [sys.executable, "-c", HOLD, str(tmp_path)]

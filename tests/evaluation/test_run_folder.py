@@ -62,6 +62,7 @@ OTHER = st.sampled_from([None, True, -1, 1e400, "x", "../../up", [], {}, [1], {"
 @example([7, 0, 0, 5], math.inf)  # a point of a curve
 @example([14, 0, 0, 14, 0], {})  # a threshold
 @settings(max_examples=60, deadline=None)
+@pytest.mark.slow
 def test_an_entry_of_another_kind_is_used_or_ends_in_a_named_error(folder, place, new):
     path = folder / "inference/test_anomaly/result.json"
     whole = path.read_bytes()

@@ -25,6 +25,7 @@ from anoseg_d2.modeling.vit import build_vit
 
 
 @pytest.mark.parametrize("half", [False, True])
+@pytest.mark.slow
 def test_the_guided_filter_is_in_the_file(make_model, tmp_path, half):
     model = make_model(guided_filter=0.5, flip=True)
     spec = ExportSpec(("rba",), batch=2, image_size=(50, 90), half=half)
@@ -34,6 +35,7 @@ def test_the_guided_filter_is_in_the_file(make_model, tmp_path, half):
     assert "AveragePool" in nodes
 
 
+@pytest.mark.slow
 def test_int8_is_a_quarter_of_the_size_and_keeps_the_metadata(make_model, tmp_path):
     model = make_model(vit={"width": 64})
     model.patch_maps["memory"] = PatchMemory(torch.randn(9, 64), 0)

@@ -389,6 +389,7 @@ def test_autocast_keeps_losses_in_float32_and_gradients_near(tiny_eomt, tiny_bat
     assert cosine > 0.98
 
 
+@pytest.mark.slow
 def test_compile_key_compiles_every_block_and_changes_nothing(tiny_cfg, tiny_batch, monkeypatch):
     compiled = []
     original = nn.Module.compile

@@ -1,5 +1,6 @@
 """The model itself, whatever training puts around it."""
 
+import pytest
 import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
@@ -7,6 +8,7 @@ from torch.optim.swa_utils import AveragedModel
 from anoseg_d2.utils.unwrap import unwrap
 
 
+@pytest.mark.slow
 def test_every_wrapper_is_taken_off_and_a_model_without_is_itself():
     model = nn.Linear(2, 2)
     assert unwrap(model) is model
