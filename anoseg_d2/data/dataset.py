@@ -67,10 +67,8 @@ class Dataset:
     def anomaly_id(self) -> int | None:
         """Train id K of the pasted anomaly in a closed set that has one, else None."""
         known = len(self.classes)
-        return known if self.evaluator_type == "closed_set" and known in self._ids() else None
-
-    def _ids(self) -> tuple[int, ...]:
-        return self.rule.train_ids()
+        has_anomaly = self.evaluator_type == "closed_set" and known in self.rule.train_ids()
+        return known if has_anomaly else None
 
     def find(self, root) -> FoundFiles:
         """Find the files; see `dataset_files.find_files`."""
@@ -102,9 +100,6 @@ class Dataset:
                 logger.warning(
                     "continuing with %s although it is INCOMPLETE: %s", self.name, problem
                 )
-        logger.debug(
-            "%s: %d images (%s, %s)", self.name, len(found.pairs), found.layout, found.folder
-        )
         return [
             {
                 "file_name": str(image),
