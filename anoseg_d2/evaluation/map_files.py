@@ -113,10 +113,7 @@ def read_map(path, key: str | None = None, expected: tuple[int, int] | None = No
         missing = int(np.isnan(values).sum()) if values.dtype.kind == "f" else 0
         if missing:
             raise _NotAMap(f"{missing} of {values.size} scores are NaN")
-        try:
-            return as_floats(values, "values")
-        except ValueError as error:
-            raise _NotAMap(str(error)) from error
+        return as_floats(values, "values")
 
 
 @contextmanager
