@@ -12,7 +12,7 @@ from anoseg_d2.report.images import (
     color_ranges,
     seen_classes,
 )
-from anoseg_d2.report.runs import Cell, Run, leading_scores, methods, unique_names
+from anoseg_d2.report.runs import Run, leading_scores, methods, unique_names
 from anoseg_d2.utils.constants import ANOMALY_COLORS
 from anoseg_d2.utils.visualization import color_bar
 
@@ -50,8 +50,8 @@ def build_page(runs: list[Run], title: str) -> str:
         warnings=_warnings(runs),
         seeds=seed_figures(runs),
         curves=curve_figures(runs),
-        closed_sets=[_closed_set(runs, name) for name in _names(runs, "closed_set")],
-        sets=[_anomaly_set(runs, name) for name in _names(runs, "anomaly")],
+        closed_sets=_tables(runs, "closed_set", tables.closed_set_table),
+        sets=_tables(runs, "anomaly", tables.detail_table),
         several=len(shown) > 1,
         notes=notes,
         data=_image_data(shown, images, ranges),
@@ -93,39 +93,8 @@ def _warnings(runs: list[Run]) -> dict[tuple[str, str], list[str]]:
     return entries
 
 
-def _names(runs: list[Run], kind: str) -> list[str]:
-    return list(dict.fromkeys(name for run in runs for name in run.of_kind(kind)))
-
-
-def _first_result(runs: list[Run], dataset: str) -> dict:
-    return next(run.records[dataset]["result"] for run in runs if dataset in run.records)
-
-
-def _anomaly_set(runs: list[Run], dataset: str) -> dict:
-    """The details of one anomaly set: `name`, `counts`, `table` and reasons for missing figures."""
-    table, result = tables.detail_table(runs, dataset), _first_result(runs, dataset)
-    kinds = {f"{kind}_pixels": f"{kind} pixels" for kind in ("anomaly", "known", "void")}
-    kinds = {"images": "images", **kinds}
-    counts = [f"{result[k]:,.0f} {n}" for k, n in kinds.items() if result.get(k) is not None]
-    whys = sorted({row.why for row in table.rows if row.why})
-    return {"name": dataset, "counts": ", ".join(counts), "table": table, "whys": whys}
-
-
-def _closed_set(runs: list[Run], dataset: str) -> dict:
-    """The figures of one closed set: `name`, `notes`, `table` and the change of the mIoU."""
-    table, result = tables.closed_set_table(runs, dataset), _first_result(runs, dataset)
-    notes = [f"{result['images']:,.0f} images"] if result.get("images") is not None else []
-    if result.get("classes") is not None:
-        notes.append(f"mean over the {result['classes']:.0f} classes that occur")
-    changes: list[Cell] = []
-    if len(table.rows) > 1:
-        values = [row.cells["", "mIoU"].value for row in table.rows]
-        changes = [_change(value, values[0]) for value in values]
-        notes.append(f"change of the mIoU against {table.rows[0].label}")
-    return {"name": dataset, "notes": "; ".join(notes), "table": table, "changes": changes}
-
-
-def _change(value: float | None, reference: float | None) -> Cell:
-    if value is None or reference is None:
-        return Cell()
-    return Cell(round(value - reference, 2) + 0.0)  # never -0.00
+def _tables(runs: list[Run], kind: str, lay_out) -> list[tuple[str, dict, tables.Table]]:
+    """Return name, figures of the first run and table of every set of a kind."""
+    names = dict.fromkeys(name for run in runs for name in run.of_kind(kind))
+    first = {name: run.records[name]["result"] for run in reversed(runs) for name in run.records}
+    return [(name, first[name], lay_out(runs, name)) for name in names]
