@@ -113,9 +113,7 @@ def _marked(svg: str, entries: list[dict], titles: dict[str, str]) -> str:
 
     def named(match) -> str:
         entry = entries[int(match[2])]
-        marks = "".join(
-            f' data-{key}="{escape(str(entry[key]))}"' for key in ("run", "score", "best")
-        )
+        marks = [f'data-{key}="{escape(str(entry[key]))}"' for key in ("run", "score", "best")]
         title = escape(titles.get(match[0][7:-2], ""))
         title = f"<title>{title}</title>" if title else ""
         return f'<g class="curve {match[1]}" {" ".join(marks)}>{title}'
