@@ -17,9 +17,10 @@ from pathlib import Path
 
 import numpy as np
 
-from anoseg_d2.data.cut_paste import OBJECT_SOURCES, CutPasteOptions
+from anoseg_d2.data.cut_paste import ClosedSetObjects, CutPasteOptions
 from anoseg_d2.data.cut_paste.frames import Frame, SceneLabelReader
 from anoseg_d2.data.cut_paste.job import CutPasteJob, claim_output, collect_manifest, run_job
+from anoseg_d2.data.cut_paste.sources import CutOutFolder
 from anoseg_d2.data.image_io import write_image
 from anoseg_d2.data.label_rules import LABEL_RULES
 from anoseg_d2.utils.cli import Progress, run_command
@@ -99,9 +100,9 @@ def build_job(folder: Path, images: int) -> CutPasteJob:
     return CutPasteJob(
         frames=frames,
         reader=reader,
-        outliers=[OBJECT_SOURCES["cutouts"](folder=folder / "cutouts")],
+        outliers=[CutOutFolder(folder / "cutouts")],
         controls=[],
-        closed_set=[OBJECT_SOURCES["closed_set"](pairs, reader, reader.known())],
+        closed_set=[ClosedSetObjects(pairs, reader, reader.known())],
         options=CutPasteOptions(ratio=1.0, closed_set_count=(0, 2), min_side=8),
         seed=0,
         output=folder / "made",

@@ -14,17 +14,11 @@ import re
 from pathlib import Path
 
 from anoseg_d2.data.cut_paste.closed_set import ClosedSetObjects, cache_folder
-from anoseg_d2.data.cut_paste.coco_file import fold_name, looks_like
 from anoseg_d2.data.cut_paste.frames import find_scenes
 from anoseg_d2.data.cut_paste.job import CutPasteJob, claim_output, collect_manifest, run_job
 from anoseg_d2.data.cut_paste.options import CutPasteOptions, ObjectOptions
 from anoseg_d2.data.cut_paste.result import how_to_use, summarise, write_preview, write_summary
-from anoseg_d2.data.cut_paste.sources import (
-    EXTRA_OVERLAP,
-    OVERLAP,
-    control_source,
-    outlier_sources,
-)
+from anoseg_d2.data.cut_paste.sources import control_source, outlier_sources
 from anoseg_d2.utils import cli
 from anoseg_d2.utils.options import add_arguments, options_from
 from anoseg_d2.utils.ranges import integer
@@ -61,17 +55,6 @@ def build_parser() -> argparse.ArgumentParser:
         help="split of the scenes (default: the dataset's own; Cityscapes and cards: train)",
     )
     add_arguments(group, ObjectOptions)
-    for word, what in (("keep", "never drop these"), ("drop", "also drop these")):
-        group.add_argument(
-            f"--{word}-category",
-            nargs="+",
-            metavar="NAME",
-            default=[],
-            help=f"{what} COCO categories",
-        )
-    group.add_argument(
-        "--keep-extra", action="store_true", help=f"do not drop {', '.join(EXTRA_OVERLAP)}"
-    )
     cli.add_import_option(group)
 
     group = parser.add_argument_group("output and work")
@@ -80,9 +63,6 @@ def build_parser() -> argparse.ArgumentParser:
     group.add_argument("--workers", type=int, default=1, help="processes")
     group.add_argument(
         "--shard", type=_shard, default=(0, 1), metavar="I/N", help="make part I of N, I from 0"
-    )
-    group.add_argument(
-        "--compress-level", type=int, default=3, choices=range(10), help="of png files"
     )
     group.add_argument(
         "--as-benchmark",
@@ -132,15 +112,9 @@ def prepare(args) -> int:
     print_summary(summary, job.output, everything is not None)
     if args.preview:
         cli.say(f"preview: {write_preview(job, records, args.preview)}")
-    # Some unreadable objects are replaced by others; a set without any is no set.
-    unreadable = [kind for kind in UNREADABLE if kind in summary["problems"]]
-    if unreadable and summary["images"]["made"] and not summary["objects"]["unknown"]:
-        raise ValueError(
-            f"no object was pasted into {summary['images']['made']} images: "
-            f"{summary['problems'][unreadable[0]][0]}"
-        )
     if everything is not None:
         cli.say(how_to_use(job))
+    unreadable = any(kind in summary["problems"] for kind in UNREADABLE)
     return 1 if summary["images"]["failed"] or unreadable else 0
 
 
@@ -160,25 +134,15 @@ def build_job(args) -> CutPasteJob:
     objects = options_from(args, ObjectOptions)
     if not (objects.coco_json or objects.cutouts or objects.textures):
         raise ValueError("no objects: give --coco-json and --coco-images, --cutouts or --textures")
-    keep = set(map(fold_name, args.keep_category))
-    drop = {*OVERLAP, *(() if args.keep_extra else EXTRA_OVERLAP), *args.drop_category}
-    drop = sorted(name for name in drop if fold_name(name) not in keep)
-    # What was asked for by name needs no warning that it looks like a known class.
-    looks = [name for name in known if not looks_like(name, args.keep_category)]
-    outliers = outlier_sources(objects, looks, drop=drop)
-    if objects.coco_json:
-        check_names(args, outliers[0].names.values())
     closed_set = []
     if options.closed_set_count[1]:
         pairs = [(frame.image, frame.label) for frame in frames]
-        rarest_first = objects.rarest_first
-        closed_set.append(
-            ClosedSetObjects(pairs, reader, known, rarest_first=rarest_first, cache=cache_folder())
-        )
+        more = {"rarest_first": objects.rarest_first, "cache": cache_folder()}
+        closed_set.append(ClosedSetObjects(pairs, reader, known, **more))
     return CutPasteJob(
         frames=frames,
         reader=reader,
-        outliers=outliers,
+        outliers=outlier_sources(objects, known),
         controls=[control_source(objects, known)] if options.control_count[1] else [],
         options=options,
         seed=args.seed,
@@ -186,19 +150,7 @@ def build_job(args) -> CutPasteJob:
         split=split,
         closed_set=closed_set,
         benchmark=args.as_benchmark,
-        compress_level=args.compress_level,
     )
-
-
-def check_names(args, categories) -> None:
-    """Refuse categories to keep or to drop that the COCO file does not have."""
-    for option, names in (("keep", args.keep_category), ("drop", args.drop_category)):
-        there = set(map(fold_name, categories))
-        if unknown := sorted(name for name in names if fold_name(name) not in there):
-            raise ValueError(
-                f"--{option}-category: {', '.join(unknown)} not in {args.coco_json}; its "
-                f"categories: {', '.join(categories)}"
-            )
 
 
 def describe(job: CutPasteJob) -> str:

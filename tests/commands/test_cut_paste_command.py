@@ -477,8 +477,8 @@ def test_train_ids_become_official_ids(tmp_path):
     [
         (["--cityscapes", "nowhere"], "nowhere does not exist"),
         (["--split", "val"], "leftImg8bit/val/"),
-        (["--drop-category", "cow"], "--drop-category: cow not in"),
-        (["--drop-category", "cat", "dog"], "no object to paste; left out: 9 of categories"),
+        (["--drop-categories", "cow"], "cow not in"),
+        (["--drop-categories", "cat", "dog", "person"], "no object to paste; left out: 9 of"),
         (["--count", "3", "1"], "--count is (3, 1)"),
         (["--count", "0", "0"], "--count is (0, 0): nothing is pasted"),
         (["--count", "0", "1000000000"], "--count is (0, 1000000000); it must be"),

@@ -11,7 +11,7 @@ from anoseg_d2.data import dataset_mapper
 from anoseg_d2.data.augmentation import Augmentation
 from anoseg_d2.data.builtin import register_all
 from anoseg_d2.data.cut_paste import CutPasteOptions, sources
-from anoseg_d2.data.cut_paste.sources import EXTRA_OVERLAP, OVERLAP
+from anoseg_d2.data.cut_paste.sources import DROPPED
 from anoseg_d2.data.dataset_mapper import AnosegDatasetMapper, sample_generator
 from anoseg_d2.data.image_io import write_image
 from anoseg_d2.data.label_rules import LABEL_RULES
@@ -150,7 +150,7 @@ def test_pasting_by_config_takes_every_choice_from_it(monkeypatch):
     assert (options.control_count, options.anomaly_value) == ((0, 2), 19)
     assert options.ground_labels == (0, 1)
     (_, controls), (_, outliers) = paste.controls[0], paste.outliers[0]
-    assert controls["labels"]["person"] == 11 and outliers["drop"] == OVERLAP + EXTRA_OVERLAP
+    assert controls["labels"]["person"] == 11 and outliers["drop"] == DROPPED
 
 
 def test_pasting_by_config_can_set_every_option_of_the_offline_job(monkeypatch):

@@ -16,15 +16,16 @@ import cv2
 import numpy as np
 
 from anoseg_d2.data.cut_paste.paste import PasteObject
-from anoseg_d2.data.cut_paste.sources import OBJECT_SOURCES, ObjectSource
+from anoseg_d2.data.cut_paste.sources import ObjectSource
 from anoseg_d2.data.image_io import read_image
 from anoseg_d2.utils.files import atomic_path
 
-__all__ = ["CLOSED_SET_CLASSES", "ClosedSetObjects", "cache_folder"]
+__all__ = ["ClosedSetObjects", "cache_folder"]
 
 logger = logging.getLogger(__name__)
 
-CLOSED_SET_CLASSES = (
+# Those that the dataset has are used.
+CLASSES = (
     *("person", "rider", "car", "truck", "bus", "motorcycle", "bicycle"),
     *("pole", "traffic sign", "traffic light"),
 )
@@ -37,7 +38,6 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "anoseg_d2"
 
 
-@OBJECT_SOURCES.register("closed_set")
 class ClosedSetObjects(ObjectSource):
     """Segments of known things: connected components of a label map.
 
@@ -49,7 +49,6 @@ class ClosedSetObjects(ObjectSource):
             label is None has no segments.
         read_label: label file -> (H, W) integers, in the coding in which labels are pasted.
         known: class name -> value in this coding.
-        classes: names of the classes to use; those that the dataset lacks are ignored.
         min_area: smallest area of a segment, pixels.
         rarest_first: choose the class first, each equally often, so that rare classes are pasted
             far more often than they occur; otherwise every segment is equally likely.
@@ -63,7 +62,6 @@ class ClosedSetObjects(ObjectSource):
         frames: Sequence[tuple[Path, Path | None]],
         read_label: Callable[[Path], np.ndarray],
         known: Mapping[str, int],
-        classes: Sequence[str] = CLOSED_SET_CLASSES,
         min_area: float = 100,
         rarest_first: bool = False,
         cache=None,
@@ -71,10 +69,10 @@ class ClosedSetObjects(ObjectSource):
         super().__init__()
         self.frames = [(Path(image), label and Path(label)) for image, label in frames]
         self.read_label = read_label
-        self.class_of = {known[name]: name for name in classes if name in known}
+        self.class_of = {known[name]: name for name in CLASSES if name in known}
         if not self.class_of:
             raise ValueError(
-                f"none of {', '.join(classes)} is a class of this dataset; its classes: "
+                f"none of {', '.join(CLASSES)} is a class of this dataset; its classes: "
                 + ", ".join(known)
             )
         self.min_area, self.rarest_first = min_area, rarest_first

@@ -36,6 +36,7 @@ __all__ = ["CutPasteJob", "claim_output", "collect_manifest", "read_manifest", "
 # Options that no longer exist, as they were in every folder that can still be continued.
 _FORMER_OPTIONS = {"blending": ["feather"], "blur": 0.0, "color_jitter": False, "noise": 0.0}
 ALGORITHM = 1  # increased whenever the same options give other pixels
+COMPRESS_LEVEL = 3  # of png files
 CONFIG, INPUTS, MANIFEST, PROGRESS = (
     "cut_paste.json",
     "cut_paste_inputs.json",
@@ -59,7 +60,6 @@ class CutPasteJob:
         split: name of the split folder in the output.
         benchmark: write an anomaly benchmark (images/, labels_masks/ with 0, 1, 255) instead of a
             training set in Cityscapes layout.
-        compress_level: compression level of the png files, 0..9.
     """
 
     frames: Sequence[Frame]
@@ -71,7 +71,6 @@ class CutPasteJob:
     output: Path
     split: str = "train"
     benchmark: bool = False
-    compress_level: int = 3
     closed_set: Sequence[ObjectSource] = ()
 
     def __post_init__(self):
@@ -120,7 +119,7 @@ class CutPasteJob:
             "seed": self.seed,
             "split": self.split,
             "benchmark": self.benchmark,
-            "compress_level": self.compress_level,
+            "compress_level": COMPRESS_LEVEL,
             "label_rule": self.reader.rule.name,
             "options": {**dataclasses.asdict(self.options), **_FORMER_OPTIONS},
             "sources": sources,
@@ -224,7 +223,10 @@ def run_job(job: CutPasteJob, shard: tuple[int, int] = (0, 1), workers: int = 1)
             yield record
         else:
             todo.append(index)
-    _remove_leftovers(job, todo)
+    # A killed run may have left files half-written for the same images.
+    folders = {path.parent for index in todo for path in job.paths(job.frames[index])}
+    for folder in folders | {job.output / PROGRESS}:
+        remove_abandoned(folder)
     if workers > 1:
         yield from _make_with(job, todo, workers)
         return
@@ -284,56 +286,34 @@ def _make(job: CutPasteJob, frame: Frame) -> dict:
     """Make one image; write it, its label and, last, its record."""
     record = {"index": frame.index, "name": frame.name, "seed": [job.seed, frame.index]}
     try:
-        image, label = _read_frame(job, frame)
+        if frame.label is None:
+            raise FileNotFoundError(f"image without label: {frame.image}")
+        image, label = read_image(frame.image, labelled=True), job.reader(frame.label)
+        if image.shape[:2] != label.shape:
+            raise ValueError(
+                f"{frame.label} is {label.shape[1]}x{label.shape[0]}, its image "
+                f"{image.shape[1]}x{image.shape[0]}"
+            )
     except (OSError, ValueError) as error:
         record |= {"failed": str(error), "objects": [], "problems": []}
         write_atomic(job.record_path(frame.index), _pretty(record))
         return record
     generator = np.random.default_rng((job.seed, frame.index))
+    sources = (job.outliers, job.controls, job.closed_set)
     image, label, objects, problems = sample_and_paste(
-        image,
-        label,
-        generator,
-        job.options,
-        job.outliers,
-        job.controls,
-        job.closed_set,
-        frame=frame.index,
+        image, label, generator, job.options, *sources, frame=frame.index
     )
-    _write_frame(job, frame, image, label, clean=not objects)
+    image_path, label_path = job.paths(frame)
+    # An image without objects keeps its bytes: encoding it again would only cost time.
+    if not objects and frame.image.suffix.lower() == ".png":
+        write_atomic(image_path, frame.image.read_bytes())
+    else:
+        write_image(image_path, image, compress_level=COMPRESS_LEVEL)
+    label = job.reader.to_benchmark(label) if job.benchmark else label
+    write_image(label_path, label, compress_level=COMPRESS_LEVEL)
     record |= {"failed": None, "objects": objects, "problems": problems}
     write_atomic(job.record_path(frame.index), _pretty(record))
     return record
-
-
-def _read_frame(job, frame) -> tuple[np.ndarray, np.ndarray]:
-    if frame.label is None:
-        raise FileNotFoundError(f"image without label: {frame.image}")
-    image, label = read_image(frame.image, labelled=True), job.reader(frame.label)
-    if image.shape[:2] != label.shape:
-        raise ValueError(
-            f"{frame.label} is {label.shape[1]}x{label.shape[0]}, its image "
-            f"{image.shape[1]}x{image.shape[0]}"
-        )
-    return image, label
-
-
-def _write_frame(job, frame, image, label, clean: bool) -> None:
-    image_path, label_path = job.paths(frame)
-    # An image without objects keeps its bytes: encoding it again would only cost time.
-    if clean and frame.image.suffix.lower() == ".png":
-        write_atomic(image_path, frame.image.read_bytes())
-    else:
-        write_image(image_path, image, compress_level=job.compress_level)
-    label = job.reader.to_benchmark(label) if job.benchmark else label
-    write_image(label_path, label, compress_level=job.compress_level)
-
-
-def _remove_leftovers(job, todo) -> None:
-    """Delete files that a killed run left half-written for the same images."""
-    folders = {path.parent for index in todo for path in job.paths(job.frames[index])}
-    for folder in folders | {job.output / PROGRESS}:
-        remove_abandoned(folder)
 
 
 def read_manifest(output) -> dict[int, dict]:

@@ -33,13 +33,12 @@ class ObjectOptions:
     textures: str = option(
         "", text(), "folder of photographs that fill random blobs", metavar="DIR"
     )
-    # The command has `--keep-category` and its like instead, which start from the default.
     drop_categories: tuple[str, ...] = option(
         [],
         sequence(text(empty=False)),
         "COCO categories that are never pasted as unknown objects; empty: those that Cityscapes "
         "knows",
-        argument="",
+        metavar="NAME",
     )
     min_area: float = option(1000.0, number(0), "least area of a COCO object, pixels")
     keep_cut: bool = option(

@@ -1,22 +1,25 @@
 """Choose what is pasted into one image, offline (whole datasets) and online (at load time)."""
 
+import dataclasses
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import cv2
 import numpy as np
 
 from anoseg_d2.data.cut_paste.options import CutPasteOptions
 from anoseg_d2.data.cut_paste.paste import PasteObject, paste_objects
-from anoseg_d2.data.cut_paste.shapes import part_of
-from anoseg_d2.data.cut_paste.sources import ObjectSource
+from anoseg_d2.data.cut_paste.sources import LEAST_SIDE, ObjectSource, draw_blob
 
-__all__ = ["OnlineCutPaste", "sample_and_paste"]
+__all__ = ["OnlineCutPaste", "part_of", "sample_and_paste"]
 
 logger = logging.getLogger(__name__)
 
 # Draws per object before giving up, as nearly all objects may be taken or unreadable.
 MAX_TRIES = 50
+# Longest side of a part, as fractions of the longest side of its object.
+PART_SIDES = (0.4, 0.8)
 
 
 @dataclass
@@ -51,6 +54,32 @@ class _Sampler:
                 return part_of(item, generator)
             return item
         return None
+
+
+def part_of(item: PasteObject, generator: np.random.Generator) -> PasteObject:
+    """Return a random part of an object: what one blob around one of its pixels covers of it.
+
+    The smaller mask is connected and not empty; the object's record says `part`. A handful of
+    objects teaches a detector these objects; their parts are further kinds of unknown things.
+    """
+    rows, columns = np.nonzero(item.mask)
+    longest = 1 + max(int(np.ptp(rows)), int(np.ptp(columns)))
+    sides = tuple(fraction * longest for fraction in PART_SIDES)
+    side = max(int(generator.uniform(*sides)), LEAST_SIDE)
+    chosen = int(generator.integers(len(rows)))
+    y, x = int(rows[chosen]), int(columns[chosen])
+    blob = draw_blob(side, generator)
+    mask = np.zeros(item.mask.shape, np.uint8)
+    top, left = y - side // 2, x - side // 2
+    box = np.s_[max(top, 0) : top + side, max(left, 0) : left + side]
+    inside = blob[max(-top, 0) :, max(-left, 0) :][: mask[box].shape[0], : mask[box].shape[1]]
+    mask[box] = item.mask[box] & inside
+    mask[y, x] = True  # a narrow blob may miss the centre of its own middle pixel
+    # The blob may touch other arms of the object; only what hangs together is one part.
+    _, parts = cv2.connectedComponents(mask, connectivity=8)
+    return dataclasses.replace(
+        item, mask=parts == parts[y, x], source={**item.source, "part": True}
+    )
 
 
 def sample_and_paste(

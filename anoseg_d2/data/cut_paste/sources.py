@@ -1,6 +1,6 @@
 """Sources of pasted objects: COCO objects, folders of cut-outs, and textures.
 
-A source is chosen by name from `OBJECT_SOURCES`. Every source lists what it cannot use in
+Every source lists what it cannot use in
 `problems` (kind -> names) and counts what its rules leave out in `skipped` (rule -> number), so
 that nothing disappears silently.
 """
@@ -25,33 +25,29 @@ from anoseg_d2.data.cut_paste.coco_file import (
 )
 from anoseg_d2.data.cut_paste.options import ObjectOptions
 from anoseg_d2.data.cut_paste.paste import PasteObject
-from anoseg_d2.data.cut_paste.shapes import LEAST_SIDE, draw_blob
 from anoseg_d2.data.image_io import IMAGE_EXTENSIONS, MAX_PIXELS, read_cut_out, read_image
 from anoseg_d2.utils.folders import walk_files
-from anoseg_d2.utils.registry import Registry
 
 __all__ = [
     "CONTROL_CLASSES",
-    "EXTRA_OVERLAP",
-    "OBJECT_SOURCES",
-    "OVERLAP",
+    "DROPPED",
     "CocoObjects",
     "CutOutFolder",
     "ObjectSource",
     "TextureFolder",
     "control_source",
+    "draw_blob",
     "outlier_sources",
 ]
 
 logger = logging.getLogger(__name__)
 
-# COCO categories that are also in Cityscapes: those that the paper drops, and three more.
-OVERLAP = ("person", "bicycle", "car", "motorcycle", "bus", "train", "truck")
-EXTRA_OVERLAP = ("traffic light", "stop sign", "potted plant")
-CONTROL_CLASSES = OVERLAP  # these have the same names in COCO and Cityscapes
+# COCO categories that have the same name in Cityscapes; the paper drops them.
+CONTROL_CLASSES = ("person", "bicycle", "car", "motorcycle", "bus", "train", "truck")
+# Cityscapes knows the three others too.
+DROPPED = (*CONTROL_CLASSES, "traffic light", "stop sign", "potted plant")
 
-# Name -> class; `@OBJECT_SOURCES.register("mine")` adds your own source.
-OBJECT_SOURCES = Registry("object source")
+LEAST_SIDE = 8  # of a blob, pixels: smaller ones have no outline to speak of
 
 
 class ObjectSource:
@@ -117,7 +113,6 @@ class ObjectSource:
         )
 
 
-@OBJECT_SOURCES.register("coco")
 class CocoObjects(ObjectSource):
     """Instances of a COCO annotation file (polygons, RLE); photographs are read when needed.
 
@@ -142,7 +137,7 @@ class CocoObjects(ObjectSource):
         self,
         json_file,
         images,
-        drop=OVERLAP + EXTRA_OVERLAP,
+        drop=DROPPED,
         labels: Mapping[str, int] | None = None,
         min_area: float = 1000,
         keep_cut: bool = False,
@@ -160,6 +155,13 @@ class CocoObjects(ObjectSource):
             raise FileNotFoundError(f"no folder of COCO photographs: {self.images}")
         content, digest = read_coco(Path(json_file))
         self._index(content)
+        # The default names what Cityscapes knows, of which a file may have none.
+        there = {fold_name(name) for name in self.names.values()}
+        if drop != DROPPED and (unknown := [n for n in drop if fold_name(n) not in there]):
+            raise ValueError(
+                f"--drop-categories (INPUT.CUT_PASTE.DROP_CATEGORIES): {', '.join(unknown)} not in "
+                f"{json_file}; its categories: {', '.join(self.names.values())}"
+            )
         self.settings = {
             "json_sha256": digest,
             "drop": sorted(self.drop) if labels is None else None,
@@ -180,7 +182,7 @@ class CocoObjects(ObjectSource):
             if (other := looks_like(name, sorted(set(known)))) is not None:
                 logger.warning(
                     "category %r is pasted as unknown, but looks like %r, which the scenes may "
-                    "know: leave it out with --drop-category (INPUT.CUT_PASTE.DROP_CATEGORIES)",
+                    "know: leave it out with --drop-categories (INPUT.CUT_PASTE.DROP_CATEGORIES)",
                     *(name, other),
                 )
 
@@ -354,7 +356,6 @@ class _Folder(ObjectSource):
         return len(self.names)
 
 
-@OBJECT_SOURCES.register("cutouts")
 class CutOutFolder(_Folder):
     """A folder of images whose alpha channel cuts out the object (png, webp).
 
@@ -380,7 +381,6 @@ class CutOutFolder(_Folder):
         return PasteObject(image, mask, self.label, source)
 
 
-@OBJECT_SOURCES.register("textures")
 class TextureFolder(_Folder):
     """Blobs of texture: random smooth outlines filled from photographs.
 
@@ -407,28 +407,33 @@ class TextureFolder(_Folder):
         return PasteObject(crop, draw_blob(side, generator), None, source)
 
 
-def outlier_sources(
-    options: ObjectOptions,
-    known: Iterable[str],
-    root="",
-    drop: Iterable[str] | None = None,
-) -> list[ObjectSource]:
+def draw_blob(side: int, generator: np.random.Generator) -> np.ndarray:
+    """Draw a star-shaped outline from a few random waves, (side, side) bool."""
+    waves = np.arange(1, 6)
+    size, phase = generator.normal(0, 0.35 / waves), generator.uniform(0, 2 * np.pi, 5)
+    stretch = generator.uniform(0.5, 1)
+    y, x = (np.mgrid[:side, :side] + 0.5) * 2 / side - 1
+    angle = np.arctan2(y, x * stretch)
+    radius = np.exp((size * np.cos(angle[..., None] * waves + phase)).sum(-1))
+    return np.hypot(y, x / stretch) <= 0.9 * radius / radius.max()
+
+
+def outlier_sources(options: ObjectOptions, known: Iterable[str], root="") -> list[ObjectSource]:
     """Return the sources of unknown objects that the options name.
 
     Args:
         options: at least one of COCO, cut-outs and textures.
         known: names of the scenes' classes.
         root: folder that relative paths start from.
-        drop: COCO categories left out; None for those of the options, or their default.
     """
     sources: list[ObjectSource] = []
     if options.coco_json:
-        if drop is None:
-            drop = options.drop_categories or OVERLAP + EXTRA_OVERLAP
+        drop = options.drop_categories or DROPPED
         sources.append(_coco(options, root, drop=drop, known=known))
-    for name, folder in (("cutouts", options.cutouts), ("textures", options.textures)):
-        if folder:
-            sources.append(OBJECT_SOURCES[name](folder=Path(root, folder)))
+    if options.cutouts:
+        sources.append(CutOutFolder(Path(root, options.cutouts)))
+    if options.textures:
+        sources.append(TextureFolder(Path(root, options.textures)))
     return sources
 
 

@@ -3,10 +3,14 @@
 import dataclasses
 import pickle
 
+import cv2
 import numpy as np
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 from pasting_scenes import FRAME, PAPER, disc, scene
 
-from anoseg_d2.data.cut_paste.sampling import OnlineCutPaste, sample_and_paste
+from anoseg_d2.data.cut_paste.paste import PasteObject
+from anoseg_d2.data.cut_paste.sampling import OnlineCutPaste, part_of, sample_and_paste
 from anoseg_d2.data.cut_paste.sources import ObjectSource
 
 
@@ -88,3 +92,23 @@ def test_online_pasting_tells_of_a_broken_object_once(caplog):
     for index in range(10):
         paste(image, label, 0, index)
     assert caplog.text.count("object 0 is broken") == 1
+
+
+@settings(max_examples=60, deadline=None)
+@example(seed=321, height=20, width=20)  # the blob misses its own middle
+@given(seed=st.integers(0, 10**6), height=st.integers(1, 60), width=st.integers(1, 60))
+def test_a_part_is_a_connected_piece_of_its_object(seed, height, width):
+    generator = np.random.default_rng(seed)
+    mask = generator.random((height, width)) < 0.6
+    mask[generator.integers(height), generator.integers(width)] = True
+    item = PasteObject(np.zeros((height, width, 3), np.uint8), mask, 7, {"category": "cow"})
+    part = part_of(item, generator)
+    assert part.mask.any() and not (part.mask & ~mask).any()
+    assert cv2.connectedComponents(part.mask.astype(np.uint8), connectivity=8)[0] == 2
+    assert part.label == 7 and part.source == {"category": "cow", "part": True}
+
+
+def test_parts_of_a_large_object_are_smaller_and_differ():
+    item = PasteObject(np.zeros((90, 120, 3), np.uint8), np.ones((90, 120), bool))
+    areas = [part_of(item, np.random.default_rng(seed)).mask.mean() for seed in range(20)]
+    assert max(areas) < 0.7 and len(set(areas)) == 20

@@ -1,8 +1,6 @@
 """Object sources: every kind of annotation and photograph is used, or counted and named."""
 
 import json
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -10,10 +8,8 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from anoseg_d2.data.cut_paste.sources import (
-    OBJECT_SOURCES,
     CocoObjects,
     CutOutFolder,
-    ObjectSource,
     TextureFolder,
 )
 
@@ -258,24 +254,6 @@ def test_empty_and_missing_folders_are_refused(tmp_path, kind):
         kind(tmp_path)
     with pytest.raises(FileNotFoundError, match="no folder of objects"):
         kind(tmp_path / "nowhere")
-
-
-def test_every_source_is_registered_when_the_package_is_imported():
-    code = "from anoseg_d2.data.cut_paste import OBJECT_SOURCES; print(*sorted(OBJECT_SOURCES))"
-    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout
-    assert printed.split() == ["closed_set", "coco", "cutouts", "textures"]
-
-
-def test_sources_are_a_registry(tmp_path):
-    path = write_coco(tmp_path, [{}])
-    assert len(OBJECT_SOURCES["coco"](json_file=path, images=tmp_path)) == 1
-    with pytest.raises(
-        ValueError,
-        match="'rocks'.*coco.*cutouts",
-    ):
-        OBJECT_SOURCES["rocks"]
-    with pytest.raises(ValueError, match="'coco' is already registered"):
-        OBJECT_SOURCES.register("coco")(ObjectSource)
 
 
 @pytest.mark.parametrize(
