@@ -95,7 +95,13 @@ def prepare(args) -> int:
     for source in job.sources:
         source.refuse_if_unreadable()
     digest = claim_output(job)
-    cli.say(f"{len(job.frames)} scenes, {describe(job)}; configuration {digest[:12]}")
+    counts = {
+        "objects to paste": job.outliers,
+        "of known classes": job.controls,
+        "segments of the scenes themselves": job.closed_set,
+    }
+    there = ", ".join(f"{sum(map(len, group))} {kind}" for kind, group in counts.items() if group)
+    cli.say(f"{len(job.frames)} scenes, {there}; configuration {digest[:12]}")
     records = []
     with cli.Progress("made", len(range(args.shard[0], len(job.frames), args.shard[1]))) as bar:
         for record in run_job(job, args.shard, args.workers):
@@ -151,16 +157,6 @@ def build_job(args) -> CutPasteJob:
         closed_set=closed_set,
         benchmark=args.as_benchmark,
     )
-
-
-def describe(job: CutPasteJob) -> str:
-    """Return how many objects there are to paste, by kind."""
-    texts = [f"{sum(map(len, job.outliers))} objects to paste"]
-    if job.controls:
-        texts.append(f"{sum(map(len, job.controls))} of known classes")
-    if job.closed_set:
-        texts.append(f"{sum(map(len, job.closed_set))} segments of the scenes themselves")
-    return ", ".join(texts)
 
 
 def print_summary(summary: dict, output: Path, complete: bool) -> None:

@@ -2,7 +2,7 @@
 
 import ast
 import difflib
-import re
+import functools
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ __all__ = [
 ]
 
 # Far above any config. With aliases, a yaml file of ten lines can stand for billions of values.
-_MAX_BYTES, _MAX_VALUES, _MAX_DEPTH, _MAX_BASES = 1_000_000, 100_000, 100, 50
+_MAX_BYTES, _MAX_VALUES, _MAX_DEPTH = 1_000_000, 100_000, 100
 _WORDS = {bool: "True or False", int: "an integer", float: "a number", str: "a string"}
 
 
@@ -66,41 +66,33 @@ def find_config(config: str | Path) -> Path:
 
 
 def read_yaml(path) -> dict:
-    """Read a yaml file and merge it over its `_BASE_` (a path relative to it, or a list of paths).
+    """Read a yaml file and merge it over its `_BASE_` (a path relative to it), and so on.
 
     Raises:
         FileNotFoundError: the file or one of its bases does not exist.
         ValueError: it is not plain yaml of keys and values (see `load_yaml`), or its own base.
     """
-    return _read_with_bases(Path(path), (), {})
-
-
-def _read_with_bases(path: Path, children: tuple[Path, ...], done: dict[Path, dict]) -> dict:
-    """Read a file below `children`; `done` keeps what was read, as many files may share a base."""
-    name = path.resolve()
-    if name in done:
-        return done[name]
-    if name in children:
-        raise ValueError(f"{path} is its own _BASE_")
-    if len(children) > _MAX_BASES:
-        raise ValueError(f"{path} is the last of more than {_MAX_BASES} files in a row by _BASE_")
-    if not path.is_file():
-        child = f", the _BASE_ of {children[-1]}," if children else ""
-        raise FileNotFoundError(f"config file {path}{child} does not exist")
-    content = load_yaml(path)
-    content = {} if content is None else content
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} must hold keys and values, not a {type(content).__name__}")
-    bases = content.pop("_BASE_", [])
-    bases = [bases] if isinstance(bases, str) else bases
-    if not isinstance(bases, list) or not all(text(empty=False).allows(base) for base in bases):
-        raise ValueError(f"{path}: _BASE_ is {bases!r}; it must be a path or a list of paths")
-    merged: dict = {}
-    for base in bases:
-        parent = path.parent / _user_path(base)
-        merged = _merged(merged, _read_with_bases(parent, (*children, name), done))
-    done[name] = _merged(merged, content)
-    return done[name]
+    path = Path(path)
+    read: dict[Path, dict] = {}
+    while True:
+        if path.resolve() in read:
+            raise ValueError(f"{path} is its own _BASE_")
+        if not path.is_file():
+            child = f", the _BASE_ of {list(read)[-1]}," if read else ""
+            raise FileNotFoundError(f"config file {path}{child} does not exist")
+        content = load_yaml(path)
+        content = {} if content is None else content
+        if not isinstance(content, dict):
+            raise ValueError(f"{path} must hold keys and values, not a {type(content).__name__}")
+        read[path.resolve()] = content
+        if "_BASE_" not in content:
+            break
+        base = content.pop("_BASE_")
+        if not text(empty=False).allows(base):
+            raise ValueError(f"{path}: _BASE_ is {base!r}; it must be a path")
+        path = path.parent / _user_path(base)
+    # From the last base up, because each file overrides what is below it.
+    return functools.reduce(_merged, reversed(read.values()))
 
 
 def _user_path(text: str | Path) -> Path:
@@ -111,7 +103,7 @@ def _user_path(text: str | Path) -> Path:
 
 
 def _merged(below: dict, above: dict) -> dict:
-    """Return `below` with the values of `above`; neither is changed, because bases are shared."""
+    """Return `below` with the values of `above`."""
     merged = dict(below)
     for key, value in above.items():
         both = isinstance(value, dict) and isinstance(merged.get(key), dict)
@@ -119,8 +111,8 @@ def _merged(below: dict, above: dict) -> dict:
     return merged
 
 
-# fvcore's `load_yaml_with_base` would be shorter, but it takes the last of two equal keys, reads a
-# base once for every file that names it, and hangs or crashes on the files that are refused here.
+# fvcore's `load_yaml_with_base` would be shorter, but it takes the last of two equal keys, and
+# hangs or crashes on the files that are refused here.
 class _Loader(yaml.SafeLoader):
     """Safe loader for files of strangers: of bounded size, with each key once, no base 60."""
 
@@ -155,25 +147,15 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-# In yaml 1.1, `1:30` is a number of base 60, whose digits take quadratic time; here it is text. So
-# are numbers that no key could hold, which Python may refuse to write.
-_Loader.yaml_implicit_resolvers = {
-    first: [(tag, regex) for tag, regex in pairs if not tag.endswith((":int", ":float"))]
-    for first, pairs in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:int",
-    re.compile(r"[-+]?(0x[0-9a-fA-F]{1,16}|[0-9][0-9_]{0,30})$"),
-    "-+0123456789",
-)
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(
-        r"[-+]?(([0-9][0-9_]{0,300}\.[0-9_]{0,300}|\.[0-9][0-9_]{0,300})([eE][-+]?[0-9]{1,5})?"
-        r"|\.(inf|Inf|INF))$|\.(nan|NaN|NAN)$"
-    ),
-    "-+.0123456789",
-)
+def _number(loader: _Loader, node: yaml.ScalarNode) -> Any:
+    """Read a number. What no key could hold stays text, and so does `1:30`, a number of base 60."""
+    if ":" in node.value or len(node.value) > 300:
+        return node.value
+    return yaml.SafeLoader.yaml_constructors[node.tag](loader, node)
+
+
+_Loader.add_constructor("tag:yaml.org,2002:int", _number)
+_Loader.add_constructor("tag:yaml.org,2002:float", _number)
 
 
 def load_yaml(path) -> Any:

@@ -21,7 +21,7 @@ from anoseg_d2.data.image_io import read_image, read_label, write_image
 from anoseg_d2.utils.constants import ANOMALY, ANOMALY_COLOR, KNOWN, PASTED_ID, VOID
 from anoseg_d2.utils.files import remove_abandoned, write_atomic
 
-__all__ = ["how_to_use", "summarise", "write_card", "write_preview", "write_summary"]
+__all__ = ["how_to_use", "summarise", "write_preview", "write_summary"]
 
 CARD, SUMMARY = "card.yaml", "summary.json"
 
@@ -80,11 +80,8 @@ def write_summary(job: CutPasteJob, summary: dict) -> None:
         remove_abandoned(job.output / name)
     text = json.dumps(summary, indent=1, sort_keys=True) + "\n"
     write_atomic(job.output / SUMMARY, text.encode())
-    write_card(job, summary["images"]["made"])
-
-
-def write_card(job: CutPasteJob, made: int) -> None:
-    """Write `card.yaml`, which registers the result; its root is the folder of the card itself."""
+    made = summary["images"]["made"]
+    # Its root is its own folder, so that the set may be moved.
     card = {"name": _card_name(job), "root": "./", "source": "made by prepare_cut_paste.py"}
     if job.benchmark:
         card |= {
