@@ -11,7 +11,6 @@ from anoseg_d2.utils.constants import ANOMALY_COLORS, CITYSCAPES_COLORS, VOID_CO
 __all__ = [
     "anomaly_palette",
     "class_palette",
-    "color_anomaly_label",
     "color_bar",
     "color_classes",
     "fit_long_side",
@@ -60,11 +59,6 @@ def anomaly_palette() -> np.ndarray:
     for value, color in ANOMALY_COLORS.items():
         table[value] = color
     return table
-
-
-def color_anomaly_label(label: np.ndarray) -> np.ndarray:
-    """Colour known (0), anomaly (1) and void (255); (H, W) uint8 -> (H, W, 3) uint8 RGB."""
-    return anomaly_palette()[label]
 
 
 def score_range(samples, low: float = 0.5, high: float = 99.5) -> tuple[float, float]:

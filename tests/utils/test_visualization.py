@@ -69,7 +69,7 @@ def test_palette_goes_on_with_colours_of_its_own():
 
 
 def test_anomaly_labels_have_three_colours():
-    colors = vis.color_anomaly_label(np.array([[0, 1, 255]], np.uint8))
+    colors = vis.anomaly_palette()[np.array([[0, 1, 255]], np.uint8)]
     assert [tuple(c) for c in colors[0].tolist()] == list(vis.ANOMALY_COLORS.values())
 
 
