@@ -25,9 +25,9 @@ import cv2
 import numpy as np
 
 from anoseg_d2.data.cut_paste import CutPasteOptions
+from anoseg_d2.data.cut_paste.coco import CocoObjects
 from anoseg_d2.data.cut_paste.frames import SceneLabelReader, frames_of_cityscapes
 from anoseg_d2.data.cut_paste.job import CutPasteJob, run_job
-from anoseg_d2.data.cut_paste.sources import CocoObjects
 from anoseg_d2.data.image_io import read_image, read_label, write_image
 from anoseg_d2.data.label_rules import LABEL_RULES
 from anoseg_d2.utils.cli import run_command

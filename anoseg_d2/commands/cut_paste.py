@@ -18,7 +18,7 @@ from anoseg_d2.data.cut_paste.frames import find_scenes
 from anoseg_d2.data.cut_paste.job import CutPasteJob, claim_output, collect_manifest, run_job
 from anoseg_d2.data.cut_paste.options import CutPasteOptions, ObjectOptions
 from anoseg_d2.data.cut_paste.result import how_to_use, summarise, write_preview, write_summary
-from anoseg_d2.data.cut_paste.sources import control_source, outlier_sources
+from anoseg_d2.data.cut_paste.sampling import control_source, outlier_sources
 from anoseg_d2.utils import cli
 from anoseg_d2.utils.options import add_arguments, options_from
 from anoseg_d2.utils.ranges import integer

@@ -11,8 +11,7 @@ from anoseg_d2.data.augmentation import Augmentation
 from anoseg_d2.data.builtin import datasets_root
 from anoseg_d2.data.cut_paste.closed_set import ClosedSetObjects, cache_folder
 from anoseg_d2.data.cut_paste.options import ObjectOptions, read_options
-from anoseg_d2.data.cut_paste.sampling import OnlineCutPaste
-from anoseg_d2.data.cut_paste.sources import control_source, outlier_sources
+from anoseg_d2.data.cut_paste.sampling import OnlineCutPaste, control_source, outlier_sources
 from anoseg_d2.data.image_io import read_image
 from anoseg_d2.data.label_rules import load_label
 from anoseg_d2.utils.cli import printable

@@ -10,8 +10,8 @@ from anoseg_d2.config import add_anoseg_config
 from anoseg_d2.data import dataset_mapper
 from anoseg_d2.data.augmentation import Augmentation
 from anoseg_d2.data.builtin import register_all
-from anoseg_d2.data.cut_paste import CutPasteOptions, sources
-from anoseg_d2.data.cut_paste.sources import DROPPED
+from anoseg_d2.data.cut_paste import CutPasteOptions, sampling
+from anoseg_d2.data.cut_paste.coco import DROPPED
 from anoseg_d2.data.dataset_mapper import AnosegDatasetMapper, sample_generator
 from anoseg_d2.data.image_io import write_image
 from anoseg_d2.data.label_rules import LABEL_RULES
@@ -136,7 +136,7 @@ def test_pasting_by_config_needs_its_objects():
 
 
 def test_pasting_by_config_takes_every_choice_from_it(monkeypatch):
-    monkeypatch.setattr(sources, "CocoObjects", lambda *files, **options: (files, options))
+    monkeypatch.setattr(sampling, "CocoObjects", lambda *files, **options: (files, options))
     register_all()
     cfg = get_cfg()
     add_anoseg_config(cfg)
@@ -154,7 +154,7 @@ def test_pasting_by_config_takes_every_choice_from_it(monkeypatch):
 
 
 def test_pasting_by_config_can_set_every_option_of_the_offline_job(monkeypatch):
-    monkeypatch.setattr(sources, "CocoObjects", lambda *files, **options: options)
+    monkeypatch.setattr(sampling, "CocoObjects", lambda *files, **options: options)
     monkeypatch.setattr(dataset_mapper, "_closed_set", lambda cfg, train_ids: "segments")
     cfg = get_cfg()
     add_anoseg_config(cfg)

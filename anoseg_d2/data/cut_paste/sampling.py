@@ -2,17 +2,25 @@
 
 import dataclasses
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import cv2
 import numpy as np
 
-from anoseg_d2.data.cut_paste.options import CutPasteOptions
+from anoseg_d2.data.cut_paste.coco import CONTROL_CLASSES, DROPPED, CocoObjects
+from anoseg_d2.data.cut_paste.options import CutPasteOptions, ObjectOptions
 from anoseg_d2.data.cut_paste.paste import PasteObject, paste_objects
-from anoseg_d2.data.cut_paste.sources import LEAST_SIDE, ObjectSource, draw_blob
+from anoseg_d2.data.cut_paste.sources import (
+    LEAST_SIDE,
+    CutOutFolder,
+    ObjectSource,
+    TextureFolder,
+    draw_blob,
+)
 
-__all__ = ["OnlineCutPaste", "part_of", "sample_and_paste"]
+__all__ = ["OnlineCutPaste", "control_source", "outlier_sources", "part_of", "sample_and_paste"]
 
 logger = logging.getLogger(__name__)
 
@@ -20,6 +28,54 @@ logger = logging.getLogger(__name__)
 MAX_TRIES = 50
 # Longest side of a part, as fractions of the longest side of its object.
 PART_SIDES = (0.4, 0.8)
+
+
+def outlier_sources(options: ObjectOptions, known: Iterable[str], root="") -> list[ObjectSource]:
+    """Return the sources of unknown objects that the options name.
+
+    Args:
+        options: at least one of COCO, cut-outs and textures.
+        known: names of the scenes' classes.
+        root: folder that relative paths start from.
+    """
+    sources: list[ObjectSource] = []
+    if options.coco_json:
+        drop = options.drop_categories or DROPPED
+        sources.append(_coco(options, root, drop=drop, known=known))
+    if options.cutouts:
+        sources.append(CutOutFolder(Path(root, options.cutouts)))
+    if options.textures:
+        sources.append(TextureFolder(Path(root, options.textures)))
+    return sources
+
+
+def control_source(options: ObjectOptions, known: Mapping[str, int], root="") -> CocoObjects:
+    """Return the source of known COCO objects, under their own label.
+
+    Args:
+        options: must name a COCO file.
+        known: class name -> label value of the scenes.
+        root: as in `outlier_sources`.
+    Raises:
+        ValueError: there is no COCO file, or the scenes have none of its classes.
+    """
+    if not options.coco_json:
+        raise ValueError(
+            "control objects are COCO objects of known classes: give --coco-json "
+            "(INPUT.CUT_PASTE.COCO_JSON), or no controls (INPUT.CUT_PASTE.CONTROL_OBJECTS 0)"
+        )
+    labels = {name: known[name] for name in CONTROL_CLASSES if name in known}
+    if not labels:
+        raise ValueError(
+            f"control objects: none of {', '.join(CONTROL_CLASSES)} is a class of this dataset; "
+            f"its classes: {', '.join(known)}"
+        )
+    return _coco(options, root, labels=labels)
+
+
+def _coco(options: ObjectOptions, root, **kind) -> CocoObjects:
+    files = Path(root, options.coco_json), Path(root, options.coco_images)
+    return CocoObjects(*files, min_area=options.min_area, keep_cut=options.keep_cut, **kind)
 
 
 @dataclass
