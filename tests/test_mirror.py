@@ -26,7 +26,6 @@ ELSEWHERE = {
     "modeling/model_info.py": "checkpoint/test_releases.py",
     "modeling/patch_heads/base.py": "modeling/patch_heads/test_ratio.py",
     "prediction/job.py": "commands/test_predict_command.py",
-    "prediction/outputs.py": "commands/test_predict_command.py",
     "prediction/submission.py": "commands/test_submit_command.py",
     "report/model_card.py": "commands/test_convert_command.py",
     "utils/constants.py": "checkpoint/test_transfer.py",
