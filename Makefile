@@ -7,12 +7,13 @@ ARGS ?=
 VENV_PYTHON = "$(VENV)/bin/python"
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo camvid camvid-unseen test lint
+.PHONY: help setup demo camvid camvid-unseen small test lint
 
 help:
 	@echo "make demo               everything on drawn scenes: data, five stages, report"
 	@echo "make camvid DATA=DIR    the same on the photographs in DIR"
 	@echo "make camvid-unseen DATA=DIR   the same, evaluated on a drive never seen in training"
+	@echo "make small DATA=DIR     the paper's stages on Cityscapes at 512x256, three hours of two cores"
 	@echo "make test               the tests"
 	@echo "make lint               ruff: check lint and format without changing files"
 	@echo "make setup              only the environment"
@@ -30,15 +31,16 @@ demo: setup
 	@$(VENV_PYTHON) experiments/run.py configs/quickstart/recipe.yaml --seed $(SEED) $(ARGS)
 
 # The folder is checked first, so that nobody waits for the set-up only to learn that it is missing.
-camvid camvid-unseen:
+camvid camvid-unseen small:
 	@test -n "$(DATA)" || { \
 	  echo "$@: error: say where the photographs are: make $@ DATA=<folder>" >&2; exit 1; }
 	@test -d "$(DATA)" || { echo "$@: error: DATA=$(DATA) is not a folder" >&2; exit 1; }
 	@$(MAKE) --no-print-directory setup
-	@$(VENV_PYTHON) experiments/run.py configs/camvid/$(RECIPE_$@) --data "$(DATA)" \
+	@$(VENV_PYTHON) experiments/run.py configs/$(RECIPE_$@) --data "$(DATA)" \
 	  --seed $(SEED) $(ARGS)
-RECIPE_camvid = recipe.yaml
-RECIPE_camvid-unseen = unseen_recipe.yaml
+RECIPE_camvid = camvid/recipe.yaml
+RECIPE_camvid-unseen = camvid/unseen_recipe.yaml
+RECIPE_small = small/recipe.yaml
 
 # Two processes with one thread each, because tiny models gain nothing from more threads.
 test: setup

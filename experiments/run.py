@@ -96,7 +96,10 @@ class Runner:
             step.name: load_config(str(step.config), self._overrides(step))
             for step in recipe.stages
         }
-        self.records = Records(recipe, {name: cfg.dump() for name, cfg in self.configs.items()})
+        texts = {name: cfg.dump() for name, cfg in self.configs.items()}
+        if recipe.tests:  # a benchmark that is added later does not make the training outdated
+            texts = {name: _without_tests(cfg).dump() for name, cfg in self.configs.items()}
+        self.records = Records(recipe, texts)
         # Results with other settings must not replace the published ones.
         as_written = recipe.publish and not args.opts and not args.output
         self.publish = recipe.publish if as_written else recipe.output / "writeup"
@@ -112,6 +115,8 @@ class Runner:
                 self.screen.say(f"{done:<6}{step.name}" + (f": {step.says}" if step.says else ""))
             return 0
         if not self.args.page:
+            for sentence in self.recipe.left_out:
+                self.screen.say(sentence)
             self._link_data()
             todo = [s for s in self.steps if self.args.redo or not self._is_done(s)]
             minutes = sum(self.planned[step.name] for step in todo) / 60
@@ -156,12 +161,19 @@ class Runner:
 
     def _is_done(self, step: Step) -> bool:
         if not step.run:
-            return self.records.is_done(step)
+            return self.records.is_done(step) and self._is_evaluated(step)
         # The published csv decides, because the output folder may be on another machine.
         self.figures.read()
         if not self.figures.has(step) and self.records.is_done(step):
             self.figures.add(step, read_json(step.makes))
         return self.figures.has(step)
+
+    def _is_evaluated(self, step: Step) -> bool:
+        """Return whether a finished stage has figures of every benchmark that is there by now."""
+        tests = set(self.recipe.tests) & set(
+            self.configs[step.name].DATASETS.TEST if step.is_stage else ()
+        )
+        return not tests or tests <= set(read_json(step.makes)["datasets"])
 
     def _overrides(self, step: Step) -> list[str]:
         weights = "" if step.loaded is None else str(step.loaded)
@@ -316,6 +328,13 @@ class Runner:
 
     def _head(self, step: Step) -> str:
         return f"[{self.steps.index(step) + 1}/{len(self.steps)}] {step.name}"
+
+
+def _without_tests(cfg):
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.DATASETS.TEST = ()
+    return cfg
 
 
 def _clock(seconds: float) -> str:

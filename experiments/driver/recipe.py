@@ -5,6 +5,12 @@ script (`run`, with `makes`, the file that exists once it has finished) or train
 with `weights` or `from`, the stage whose checkpoint it starts from). The keys under `set` override
 the config of every stage.
 
+`benchmarks` names datasets that not everybody has: those in the data folder are added to
+DATASETS.TEST, the others are left out and named. A script step that `needs` something the data
+folder lacks is left out likewise; the dataset it makes, `tests`, is evaluated only if it is made.
+Where the data folder holds the file that is `given` for a step, that file is used instead. The
+target "*" of a link stands for everything in the data folder.
+
 A recipe with `studies` has `runs` instead of stages. It builds on the output of another recipe, its
 `base`, whose folder is `{base}`. Each run (`config`, with the checkpoint that it starts `from` or
 only has to `evaluate`, and the keys it `set`s) becomes one step per seed that a study needs. In
@@ -22,6 +28,7 @@ from pathlib import Path
 
 from fvcore.common.config import CfgNode
 
+from anoseg_d2.data.builtin import DATASETS
 from anoseg_d2.utils.config_files import load_yaml
 from anoseg_d2.utils.files import check_name
 
@@ -29,9 +36,12 @@ __all__ = ["Recipe", "Step", "Study", "choose", "load_recipe"]
 
 _RECIPE_KEYS = {
     *("name", "title", "about", "output", "needs", "links", "publish", "claims", "steps"),
-    *("base", "minutes", "set", "runs", "studies"),
+    *("base", "minutes", "set", "runs", "studies", "benchmarks", "tables"),
 }
-_STEP_KEYS = {"name", "minutes", "run", "makes", "optional", "config", "weights", "from"}
+_STEP_KEYS = {
+    *("name", "minutes", "run", "makes", "optional", "config", "weights", "from"),
+    *("needs", "tests", "given"),
+}
 _RUN_KEYS = {"says", "config", "from", "evaluate", "finished", "set", "memory"}
 _STUDY_KEYS = {
     *("name", "question", "paper", "runs", "seeds", "datasets", "scores", "costs"),
@@ -124,6 +134,9 @@ class Recipe:
         links: link to make -> its target in the data folder.
         publish: folder for the page and its figures, or None.
         claims: see `summary.judge`.
+        tables: figures of the paper to print next to ours, see `writeup.paper_tables`.
+        tests: datasets of `benchmarks` and `tests` that every stage is evaluated on.
+        left_out: what this data folder does not allow, one sentence each.
         base: the recipe whose data and stages studies start from.
     """
 
@@ -138,6 +151,9 @@ class Recipe:
     links: dict[Path, Path] = field(default_factory=dict)
     publish: Path | None = None
     claims: tuple[dict, ...] = ()
+    tables: tuple[dict, ...] = ()
+    tests: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
     about: str = ""
     base: str = ""
     studies: tuple[Study, ...] = ()
@@ -189,10 +205,24 @@ def _build(path: Path, content: dict, output, data, seed: int | None) -> Recipe:
     needs = tuple(content.get("needs", ()))
     data = _check_data(path, data, needs)
     fill = _Filler({**values, "data": data or ""})
+    tests, left_out = _find_benchmarks(content.get("benchmarks", ()), data)
+    shared = dict(content.get("set", {}))
+    links = {}
     steps: list[Step] = []
     for entry in content.get("steps", ()):
+        lacking = [name for name in entry.get("needs", ()) if not (data / name).exists()]
+        if lacking:
+            left_out.append(f"{entry['name']} is left out: {data} lacks {', '.join(lacking)}")
+            continue
+        if "given" in entry and (data / entry["given"]).exists():
+            links[fill.path(entry["makes"])] = data / entry["given"]
+            continue
+        if "tests" in entry:
+            tests.append(entry["tests"])
+        if tests:
+            shared["DATASETS.TEST"] = [*content["set"]["DATASETS.TEST"], *tests]
         before = [step.name for step in steps]
-        steps.append(_step(path, entry, fill, output, seed, before, content.get("set", {})))
+        steps.append(_step(path, entry, fill, output, seed, before, shared))
     studies = tuple(_study(path, entry, content) for entry in content.get("studies", ()))
     if studied:
         steps += _runs(path, content, studies, fill, output)
@@ -206,9 +236,12 @@ def _build(path: Path, content: dict, output, data, seed: int | None) -> Recipe:
         steps=tuple(steps),
         seed=seed,
         needs=needs,
-        links={fill.path(k): data / v for k, v in content.get("links", {}).items()},
+        links=links | _links(content.get("links", {}), fill, data, steps),
         publish=None if not publish else Path(publish, f"seed{seed}" if seed else ""),
         claims=tuple(content.get("claims", ())),
+        tables=tuple(content.get("tables", ())),
+        tests=tuple(tests),
+        left_out=tuple(left_out),
         about=content.get("about", "").strip(),
         base=content.get("base", ""),
         studies=studies,
@@ -286,6 +319,35 @@ def _check_data(path: Path, data, needs: tuple[str, ...]) -> Path | None:
             else f"DATA={data} is not a folder"
         )
     return Path(data).resolve()
+
+
+def _find_benchmarks(names, data: Path | None) -> tuple[list[str], list[str]]:
+    """Return the benchmarks that the data folder holds, and a sentence about each other one."""
+    found, left_out = [], []
+    for name in names:
+        if name not in DATASETS:
+            raise ValueError(f"benchmarks: unknown dataset {name!r}")
+        try:
+            DATASETS[name].find(data)
+        except FileNotFoundError:
+            left_out.append(f"{name} is not evaluated: {data} does not hold it")
+        else:
+            found.append(name)
+    return found, left_out
+
+
+def _links(entries: dict, fill: _Filler, data: Path | None, steps) -> dict[Path, Path]:
+    """Return {link: target}; "*" links everything but what a step makes itself."""
+    links = {}
+    made = {step.folder for step in steps}
+    for text, target in entries.items():
+        link = fill.path(text)
+        if target == "*":
+            inside = {link / entry.name: entry for entry in sorted(data.iterdir())}
+            links |= {name: entry for name, entry in inside.items() if name not in made}
+        else:
+            links[link] = data / target
+    return links
 
 
 def _step(

@@ -103,7 +103,8 @@ def judge(claim: dict, all_results: dict[str, dict], peaks: dict[str, float]) ->
     Args:
         claim: `text`; `figure`, one of auprc, fpr95, mIoU, memory; `better` and `than`, each
             [stage, score], where the score is a name, `best` or `implicit` (the best one that needs
-            no learned class), and is omitted for mIoU and memory; `slack`, by how much `better` may
+            no learned class), and is omitted for mIoU and memory; `dataset`, whose figures count
+            (default: the mean over all); `slack`, by how much `better` may
             fall short (default 0).
         all_results: see `load_results`.
         peaks: stage -> peak memory in MiB.
@@ -111,7 +112,7 @@ def judge(claim: dict, all_results: dict[str, dict], peaks: dict[str, float]) ->
         `text`, `left`, `right` (labels with figures) and `holds`; None if a stage or figure is
         missing.
     """
-    sides = [_side(claim[key], claim["figure"], all_results, peaks) for key in ("better", "than")]
+    sides = [_side(claim, key, all_results, peaks) for key in ("better", "than")]
     if None in sides:
         return None
     (left, left_value), (right, right_value) = sides
@@ -122,8 +123,9 @@ def judge(claim: dict, all_results: dict[str, dict], peaks: dict[str, float]) ->
     return {"text": claim["text"], "left": left, "right": right, "holds": holds}
 
 
-def _side(side, figure: str, all_results, peaks) -> tuple[str, float] | None:
-    stage, score = (*side, None)[:2]
+def _side(claim: dict, key: str, all_results, peaks) -> tuple[str, float] | None:
+    figure = claim["figure"]
+    stage, score = (*claim[key], None)[:2]
     if stage not in all_results:
         return None
     results = all_results[stage]
@@ -131,6 +133,9 @@ def _side(side, figure: str, all_results, peaks) -> tuple[str, float] | None:
         value, label = peaks.get(stage), stage
     elif figure == "mIoU":
         value, label = closed_set_miou(results), stage
+    elif "dataset" in claim:
+        scores = results["datasets"].get(claim["dataset"], {}).get("scores", {})
+        value, label = scores.get(score, {}).get(figure), f"{stage}, {score}"
     else:
         if score in ("best", "implicit"):
             score = best_score(results, implicit=score == "implicit")

@@ -11,7 +11,7 @@ from driver.recipe import Recipe
 from driver.records import Records
 from driver.summary import judge, summary_rows
 
-__all__ = ["write_stages"]
+__all__ = ["paper_tables", "write_stages"]
 
 
 def write_stages(recipe: Recipe, folder, configs, results: dict, records: Records) -> Path:
@@ -44,6 +44,7 @@ def write_stages(recipe: Recipe, folder, configs, results: dict, records: Record
     ]
     lines += ["", "## Summary", "", *_summary(results)]
     lines += ["", *_claims(recipe, results, records)]
+    lines += paper_tables(recipe.tables, results)
     lines += [
         "",
         "## Every figure",
@@ -128,3 +129,70 @@ def _claims(recipe: Recipe, results: dict, records: Records) -> list[str]:
         holds = "holds" if verdict["holds"] else "does not hold"
         lines.append(f"| {verdict['text']} | {verdict['left']} | {verdict['right']} | {holds} |")
     return lines
+
+
+def paper_tables(tables, results: dict) -> list[str]:
+    """Lay out tables of the paper with our figures next to its own.
+
+    Args:
+        tables: each has a `title` and either `columns` or `costs`. A column `says` what it is and
+            names its `stage`, `score`, `figure` and the `paper`'s value of each dataset. `costs`
+            has for each stage the paper's parameters and trainable parameters in millions, and its
+            memory relative to the first stage.
+        results: stage -> its results.json.
+    Returns:
+        lines of Markdown; a figure that does not exist is "-".
+    """
+    lines = ["", "## The paper's tables"] if tables else []
+    for table in tables:
+        rows = _cost_rows(table["costs"], results) if "costs" in table else _rows(table, results)
+        head, *body = ("| " + " | ".join(row) + " |" for row in rows)
+        lines += [
+            "",
+            f"**{table['title']}**",
+            "",
+            head,
+            "|---|" + "---:|" * (len(rows[0]) - 1),
+            *body,
+        ]
+    return lines
+
+
+def _rows(table: dict, results: dict) -> list[list[str]]:
+    columns = table["columns"]
+    found = [column["stage"] for column in columns if column["stage"] in results]
+    ours = [name for stage in found for name in results[stage]["datasets"]]
+    rows = [["set"]]
+    for column in columns:
+        rows[0] += [f"{column['says']}: paper", "here"]
+    for name in dict.fromkeys([*(n for column in columns for n in column["paper"]), *ours]):
+        row = [f"`{name}`"]
+        for column in columns:
+            datasets = results.get(column["stage"], {}).get("datasets", {})
+            figures = datasets.get(name, {}).get("scores", {}).get(column["score"], {})
+            row += map(_cell, (column["paper"].get(name), figures.get(column["figure"])))
+        rows.append(row)
+    return rows
+
+
+def _cost_rows(costs: dict, results: dict) -> list[list[str]]:
+    rows = [["stage"]]
+    for what in ("parameters, M", "trainable, M", "memory, relative"):
+        rows[0] += [f"{what}: paper", "here"]
+    models = {stage: results[stage]["model"] for stage in costs if stage in results}
+    first = models.get(next(iter(costs)), {}).get("peak_memory")
+    for stage, paper in costs.items():
+        model = models.get(stage, {})
+        ours = [model.get(name) for name in ("parameters", "trainable_parameters")]
+        ours = [None if value is None else value / 1e6 for value in ours]
+        memory = model.get("peak_memory")
+        ours.append(memory / first if memory and first else None)
+        row = [f"`{stage}`"]
+        for pair in zip(paper, ours, strict=True):
+            row += map(_cell, pair)
+        rows.append(row)
+    return rows
+
+
+def _cell(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"

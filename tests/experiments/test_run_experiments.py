@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import run
 import yaml
-from driver import summary
+from driver import summary, writeup
 from driver.child import Screen, parse_progress, run_child
 from driver.recipe import choose, load_recipe
 from hypothesis import HealthCheck, given, settings
@@ -126,7 +126,8 @@ def test_shipped_recipes_have_the_five_stages_in_order(path, tmp_path):
         (data / name).mkdir(parents=True)
     recipe = load_recipe(path, tmp_path / "out", data)
     starts = {step.name: step.start for step in recipe.stages}
-    assert starts == {
+    beyond = {"arcface_lora_beyond": "arcface_lora"} if path.parent.name == "small" else {}
+    assert starts == beyond | {
         "eomt_baseline": "",
         "logitnorm": "eomt_baseline",
         "arcface": "eomt_baseline",
@@ -141,7 +142,7 @@ def test_shipped_recipes_have_the_five_stages_in_order(path, tmp_path):
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: f"{path.parent.name}/{path.stem}")
 def test_shipped_recipes_keep_to_their_time(path, tmp_path):
-    budget = {"quickstart": 15, "camvid": 110}
+    budget = {"quickstart": 15, "camvid": 110, "small": 180}
     steps = yaml.safe_load(path.read_text())["steps"]
     assert sum(step["minutes"] for step in steps) <= budget[path.parent.name]
 
@@ -209,6 +210,53 @@ def test_the_unseen_drive_is_not_trained_on(tmp_path):
         assert "camvid_drives_val" in cfg.DATASETS.TEST
 
 
+def small_data(folder: Path) -> Path:
+    """Return a folder with what `make small` needs at least, and one benchmark of one image."""
+    content = yaml.safe_load((ROOT / "configs/small/recipe.yaml").read_text())
+    for name in content["needs"]:
+        (folder / name).mkdir(parents=True)
+    for name in ("images/validation0000.jpg", "labels_masks/validation0000_labels_semantic.png"):
+        path = folder / "dataset_AnomalyTrack" / name
+        path.parent.mkdir(parents=True)
+        path.touch()
+    return folder
+
+
+def test_benchmarks_that_are_missing_are_left_out_and_named(tmp_path):
+    recipe = load_recipe(
+        ROOT / "configs/small/recipe.yaml", tmp_path / "out", small_data(tmp_path / "data")
+    )
+    assert recipe.tests == ("road_anomaly21",)
+    missing = ("road_obstacle21", "road_anomaly", "fishyscapes_static", "fishyscapes_lostandfound")
+    for name in (*missing, "anomaly_set"):
+        assert sum(sentence.startswith(f"{name} is ") for sentence in recipe.left_out) == 1
+    for step in recipe.stages:
+        cfg = load_config(str(ROOT / step.config), list(step.settings))
+        assert cfg.DATASETS.TEST == ("cityscapes_19_val", "road_anomaly21")
+
+
+def test_what_a_data_folder_adds_is_used(tmp_path):
+    data = small_data(tmp_path / "data")
+    for name in ("tiny_coco/annotations/instances_val2017.json", "tiny_coco/val2017"):
+        (data / name).mkdir(parents=True)
+    weights = data / "weights/dinov2_vits14_fp16.safetensors"
+    weights.mkdir(parents=True)
+    out = tmp_path / "out"
+    recipe = load_recipe(ROOT / "configs/small/recipe.yaml", out, data)
+    assert recipe.tests == ("road_anomaly21", "cityscapes_anomaly")
+    assert "backbone" not in [step.name for step in recipe.steps]
+    assert recipe.links[out / "weights/vits14.safetensors"] == weights
+    assert recipe.links[out / "datasets/dataset_AnomalyTrack"] == data / "dataset_AnomalyTrack"
+
+
+def test_what_a_step_makes_is_never_linked(tmp_path):
+    data = small_data(tmp_path / "data")
+    (data / "cityscapes_outlier").mkdir()
+    recipe = load_recipe(ROOT / "configs/small/recipe.yaml", tmp_path / "out", data)
+    links = {link.name for link in recipe.links}
+    assert "cityscapes" in links and "cityscapes_outlier" not in links
+
+
 def test_only_and_from_choose_steps(recipe):
     loaded = load_recipe(recipe)
     assert [s.name for s in choose(loaded, only=["first"])] == ["first"]
@@ -250,6 +298,35 @@ def test_a_stage_without_the_one_before_is_refused(drive, capsys):
     message = capsys.readouterr().err
     assert "second starts from first" in message
     assert "--only first" in message
+
+
+def test_a_benchmark_that_is_added_is_evaluated_without_a_new_start(drive, recipe, tmp_path):
+    data = tmp_path / "data"
+    (data / "photos").mkdir(parents=True)
+    edit(
+        recipe,
+        needs=["photos"],
+        set={"DATASETS.TEST": ["miniature_val"]},
+        benchmarks=["road_anomaly21", "road_anomaly"],
+    )
+
+    def add(folder, image, label):
+        for name in (image, label):
+            path = data / folder / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
+
+    add("RoadAnomaly21", "images/0.jpg", "labels_masks/0.png")
+    assert drive("--data", str(data)) == 0
+    figures = {"datasets": {"road_anomaly21": {"scores": {}}}}
+    results = [tmp_path / "out" / name / "report/results.json" for name in ("first", "second")]
+    for path in results:
+        write_json(path, figures)
+    assert drive("--data", str(data), "--only", "first,second") == 0
+    assert times_run(tmp_path / "out" / "first") == 1
+    add("RoadAnomaly", "images/0.jpg", "labels_masks/0.png")
+    assert drive("--data", str(data), "--only", "first,second") == 0
+    assert times_run(tmp_path / "out" / "first") == 2
 
 
 def test_other_settings_are_not_taken_for_finished(drive, capsys):
@@ -506,8 +583,26 @@ def test_claims_are_judged_by_the_figures():
     assert not holds("mIoU", ["a"], ["b"])
     assert holds("mIoU", ["a"], ["b"], slack=0.5)
     assert holds("memory", ["a"], ["b"])
+    assert holds("auprc", ["a", "anomaly"], ["a", "rba"], dataset="miniature_road_anomaly")
+    claim = {"text": "", "figure": "auprc", "better": ["a", "rba"], "than": ["b", "rba"]}
+    assert summary.judge(claim | {"dataset": "elsewhere"}, both, peaks) is None
     claim = {"text": "", "figure": "mIoU", "better": ["a"], "than": ["nowhere"]}
     assert summary.judge(claim, both, peaks) is None
+
+
+def test_figures_of_the_paper_stand_next_to_ours():
+    made = {"a": results({"rba": 80.0}), "b": results({"rba": 85.0})}
+    made["a"]["model"] = {"parameters": 24e6, "trainable_parameters": 12e6, "peak_memory": 200.0}
+    made["b"]["model"] = {"parameters": 24e6, "trainable_parameters": 2e6, "peak_memory": 150.0}
+    column = {"says": "RbA", "stage": "b", "score": "rba", "figure": "auprc"}
+    column["paper"] = {"road_anomaly21": 39.46, "miniature_road_anomaly": 28.72}
+    costs = {"a": [192.8, 192.8, 1.0], "b": [192.8, 2.3, 0.62]}
+    tables = [{"title": "One", "columns": [column]}, {"title": "Two", "costs": costs}]
+    lines = writeup.paper_tables(tables, made)
+    assert "| `road_anomaly21` | 39.46 | - |" in lines
+    assert "| `miniature_road_anomaly` | 28.72 | 85.00 |" in lines
+    assert "| `b` | 192.80 | 24.00 | 2.30 | 2.00 | 0.62 | 0.75 |" in lines
+    assert writeup.paper_tables([], made) == []
 
 
 def test_the_report_is_called_as_it_is_written():
