@@ -15,7 +15,9 @@ from anoseg_d2.checkpoint.transfer import LoadReport, load_into
 from anoseg_d2.config import changed_keys
 from anoseg_d2.modeling.eomt import EoMT
 from anoseg_d2.modeling.heads import CLASS_HEADS
+from anoseg_d2.modeling.inference import differing, score_map_settings
 from anoseg_d2.modeling.patch_heads import PATCH_HEADS, PATCH_PREFIX
+from anoseg_d2.modeling.scores import ensemble_parts
 from anoseg_d2.modeling.vit import BACKBONES, VitOptions
 from anoseg_d2.utils.config_files import flat_items, set_value
 from anoseg_d2.utils.constants import VIT_SIZES
@@ -156,13 +158,43 @@ def load_checkpoint(
     if names is None and spec.class_names and len(spec.class_names) == model.num_known:
         names = tuple(spec.class_names)
     averaged = not training and bool(checkpoint.meta.get("averaged"))
+    holds = _statistics_hold(cfg, checkpoint, report, training)
     model.info = dataclasses.replace(
         model.info,
         class_names=names,
-        score_statistics=spec.score_statistics,
+        score_statistics=spec.score_statistics if holds else {},
+        statistics_settings=checkpoint.meta.get("statistics_settings") if holds else None,
         averaged=averaged,
     )
     return report
+
+
+def _statistics_hold(cfg, checkpoint: Checkpoint, report: LoadReport, training: bool) -> bool:
+    """Whether the statistics of ensembles hold for the weights and settings at hand."""
+    then = checkpoint.meta.get("statistics_settings")
+    if training or not checkpoint.spec.score_statistics:
+        return True  # a training measures its own
+    changed = [
+        n for action in ("initialised", "inserted", "converted") for n in report.names(action)
+    ]
+    now = score_map_settings(cfg, filters=False)
+    why = f"tensors are others, such as {changed[0]}" if changed else ""
+    if isinstance(then, dict):
+        why = why or differing(then, now)
+    elif any(len(ensemble_parts(name)) > 1 for name in cfg.TEST.ANOMALY.SCORES):
+        logger.warning(
+            "%s does not say at which settings (%s) and filters the statistics of its ensembles "
+            "were measured; they are used as they are",
+            checkpoint.source,
+            ", ".join(now),
+        )
+    if why:
+        logger.warning(
+            "%s: the statistics of its ensembles do not hold here and are left out: %s",
+            checkpoint.source,
+            why,
+        )
+    return not why
 
 
 def _restore_class_head(model: EoMT, checkpoint: Checkpoint) -> None:

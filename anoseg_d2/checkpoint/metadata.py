@@ -88,8 +88,8 @@ def model_meta(model: nn.Module) -> dict[str, Any]:
     Returns:
         format, version, num_known, has_anomaly, head, head_options, num_queries, num_blocks,
         heads, backbone, norm_eps, image_size (H, W), patch_size, grid (rows, columns), pixel_mean
-        and pixel_std (RGB 0..255), class_names,
-        score_statistics, averaged (whether the weights are a training's moving average), lora
+        and pixel_std (RGB 0..255), class_names, score_statistics and statistics_settings (as in
+        `ModelInfo`), averaged (whether the weights are a training's moving average), lora
         (None, or rank, alpha, dropout and modules), and with adapters frozen, the names of the
         tensors that did not train, and patch_heads and memory, what `PatchHead.from_state` needs.
     Raises:
@@ -117,6 +117,8 @@ def model_meta(model: nn.Module) -> dict[str, Any]:
         "averaged": info.averaged,
         "lora": _lora_meta(model),
     }
+    if info.score_statistics and info.statistics_settings is not None:
+        meta["statistics_settings"] = dict(info.statistics_settings)
     if meta["lora"]:  # what an adapter file leaves to its base
         tensors = model_tensors(model)
         meta["frozen"] = sorted(name for name, t in tensors.items() if not t.requires_grad)

@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 from anoseg_d2.commands.predict import add_model_options, build_predictor
 from anoseg_d2.prediction.upload import Upload
 from anoseg_d2.report.results import best_score, read_results, results_of_weights
-from anoseg_d2.report.thresholds import list_thresholds
+from anoseg_d2.report.thresholds import holds_for, list_thresholds
 from anoseg_d2.utils import cli
 from anoseg_d2.utils.ranges import integer
 
@@ -68,9 +68,14 @@ def run(args) -> None:
         os.environ["GRADIO_TEMP_DIR"] = str(Path(folder, "page"))
         gradio = import_gradio()  # before the model, which takes longer to read
         cli.import_modules(args.imports)
-        predictor = build_predictor(args, [])
-        source = args.weights or predictor.cfg.MODEL.WEIGHTS
+        from anoseg_d2.config import load_config  # it imports torch: seconds
+
+        # Thresholds hold for the settings of their evaluation, so the model is built with these.
+        source = args.weights or load_config(args.config_file, args.opts).MODEL.WEIGHTS
         results = results_of_weights(args.results, source)
+        predictor = build_predictor(args, [], results)
+        if results and not holds_for(results, predictor, bool(args.results)):
+            results = None
         playground = Playground(predictor, Path(folder), source, results)
         serve(gradio, build_page(gradio, playground), args)
 

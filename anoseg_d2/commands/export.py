@@ -18,6 +18,7 @@ Exit status: 0 written and checked, 1 the check failed, 2 a mistake in the call.
 """
 
 import argparse
+import logging
 import re
 import sys
 from pathlib import Path
@@ -33,6 +34,8 @@ from anoseg_d2.export.spec import (
 )
 from anoseg_d2.utils import cli
 from anoseg_d2.utils.ranges import integer, number
+
+logger = logging.getLogger(__name__)
 
 OPTIONS = {"--image-size": integer(1, 16_384), "--tolerance": number(0, above=True)}
 
@@ -136,12 +139,21 @@ def run(args: argparse.Namespace) -> list[Difference]:
     from anoseg_d2.report.thresholds import thresholds_of_weights
 
     checkpoint = read_checkpoint(args.source)
-    model = load_model(args)
+    predictor = load_predictor(args)
+    model = predictor.model
     # Only now is it known whether the model learned the anomaly class.
     spec = make_spec(args, ("rba", "anomaly") if model.has_anomaly else ("rba",))
     thresholds, dataset = thresholds_of_weights(
-        spec.scores, args.source, checkpoint.file, args.results, args.results_set
+        spec.scores, args.source, predictor, args.results, args.results_set
     )
+    lacks = [] if not spec.any_size else ["one stretched window instead of several at native size"]
+    lacks += ["weights of less than 32 bits"] if spec.half or spec.int8 else []
+    if thresholds and lacks:
+        logger.warning(
+            "thresholds were measured otherwise than this file predicts, which has %s: check them "
+            "on its own maps (anoseg maps)",
+            " and ".join(lacks),
+        )
     return export_model(
         model,
         output,
@@ -175,17 +187,23 @@ def make_spec(args: argparse.Namespace, default_scores: tuple[str, ...]) -> Expo
     )
 
 
-def load_model(args: argparse.Namespace):
-    """Load the checkpoint's model, an `EoMT`, on the CPU in eval mode."""
+def load_predictor(args: argparse.Namespace):
+    """Load the checkpoint's model on the CPU, with the settings of the evaluation in --results."""
     from anoseg_d2.config import load_config
     from anoseg_d2.prediction.predictor import AnomalyPredictor
+    from anoseg_d2.report.results import results_of_weights
+    from anoseg_d2.report.thresholds import recorded_settings
 
     # The exporters trace on the CPU, and through no compiled block.
-    overrides = ["MODEL.DEVICE", "cpu", "MODEL.EOMT.COMPILE", False, *args.opts]
+    overrides = ["MODEL.DEVICE", "cpu", "MODEL.EOMT.COMPILE", False]
+    if args.results:
+        settings = recorded_settings(results_of_weights(args.results, args.source))
+        overrides += [part for pair in settings.items() for part in pair]
+    overrides += args.opts
     if not args.config_file:
-        return AnomalyPredictor.from_pretrained(args.source, overrides).model
+        return AnomalyPredictor.from_pretrained(args.source, overrides)
     cfg = load_config(args.config_file, [*overrides, "MODEL.WEIGHTS", args.source])
-    return AnomalyPredictor(cfg).model
+    return AnomalyPredictor(cfg)
 
 
 def print_differences(differences: list[Difference]) -> None:

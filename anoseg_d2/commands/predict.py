@@ -24,6 +24,8 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from anoseg_d2.prediction.input_files import find_inputs
 from anoseg_d2.prediction.job import PredictionJob
 from anoseg_d2.prediction.outputs import OUTPUTS, ScoreOutputs, check_outputs
+from anoseg_d2.report.results import results_of_weights
+from anoseg_d2.report.thresholds import holds_for, read_threshold, recorded_settings
 from anoseg_d2.utils import cli
 from anoseg_d2.utils.ranges import integer, number
 
@@ -128,14 +130,17 @@ def run(args) -> int:
     cli.check_options(args, OPTIONS)
     cli.import_modules(args.imports)
     names = list(dict.fromkeys(name.strip() for name in args.score.split(",") if name.strip()))
-    options = output_options(args, names)
+    results = threshold_results(args)
+    options = output_options(args, names, results)
     files, missing = find_inputs(args.inputs)
     # One wrong name among many is reported and skipped; nothing but wrong names is a mistake.
     if not files:
         raise FileNotFoundError("no input found\n  " + "\n  ".join(missing))
     if args.temporal is not None and not any(file.is_video for file in files):
         print("--temporal changes nothing: the inputs are only still images", file=sys.stderr)
-    predictor = build_predictor(args, names)
+    predictor = build_predictor(args, names, results)
+    if results is not None:
+        holds_for(results, predictor, named=True)
     make_output_folder(args.output)
     if args.tpr is not None:
         for name in names:
@@ -178,15 +183,27 @@ def make_output_folder(path: str) -> None:
         raise OSError(f"--output {path} is not a folder that can be written: {reason}") from error
 
 
-def build_predictor(args, names: list[str]):
-    """Return the `AnomalyPredictor` that the weights describe, or that of the config file."""
+def build_predictor(args, names: list[str], results=None):
+    """Return the `AnomalyPredictor` that the weights describe, or that of the config file.
+
+    Args:
+        args: with the options of `add_model_options`.
+        names: of scores.
+        results: results.json of an evaluation; its settings are taken unless --opts has others.
+    """
     from anoseg_d2.config import load_config
+    from anoseg_d2.modeling.inference import score_map_settings
     from anoseg_d2.prediction.predictor import AnomalyPredictor  # it imports torch: seconds
 
+    settings = recorded_settings(results) if results is not None else {}
+    defaults = score_map_settings(load_config()) if settings else {}
+    if changed := [f"{key} {value}" for key, value in settings.items() if value != defaults[key]]:
+        cli.say(f"as in {results}: {', '.join(changed)}")
+    taken = [part for pair in settings.items() for part in pair]
     if not args.config_file:
-        overrides = ["TEST.ANOMALY.SCORES", names, *args.opts]
+        overrides = ["TEST.ANOMALY.SCORES", names, *taken, *args.opts]
         return AnomalyPredictor.from_pretrained(args.weights, overrides)
-    cfg = load_config(args.config_file, args.opts)
+    cfg = load_config(args.config_file, [*taken, *args.opts])
     cfg.TEST.ANOMALY.SCORES = names
     cfg.MODEL.WEIGHTS = args.weights or cfg.MODEL.WEIGHTS
     if not cfg.MODEL.WEIGHTS:
@@ -194,7 +211,7 @@ def build_predictor(args, names: list[str]):
     return AnomalyPredictor(cfg)
 
 
-def output_options(args, names: list[str]) -> dict[str, dict]:
+def output_options(args, names: list[str], results=None) -> dict[str, dict]:
     """Return the options of `ScoreOutputs` for each score; reports mistakes before any work."""
     if not names:
         raise ValueError("--score is empty")
@@ -204,7 +221,7 @@ def output_options(args, names: list[str]) -> dict[str, dict]:
         raise ValueError(
             f"--range must go from low to high, not {args.range[0]:g} {args.range[1]:g}"
         )
-    thresholds = choose_thresholds(args, names)
+    thresholds = choose_thresholds(args, names, results)
     options = {}
     for name in names:
         kinds = [kind.strip() for kind in (args.outputs or "").split(",")]
@@ -223,18 +240,21 @@ def output_options(args, names: list[str]) -> dict[str, dict]:
     return options
 
 
-def choose_thresholds(args, names: list[str]) -> dict[str, float | None]:
-    """Return the threshold of each score, None if none was asked for."""
+def threshold_results(args):
+    """Return the results.json that --tpr reads, None without --tpr."""
     if args.threshold is not None and args.tpr is not None:
         raise ValueError("--threshold and --tpr cannot be given together")
-    if args.tpr is not None:
-        from anoseg_d2.report.results import results_of_weights
-        from anoseg_d2.report.thresholds import read_threshold
+    if args.tpr is None:
+        return None
+    results = results_of_weights(args.results, args.weights)
+    if results is None:
+        raise ValueError("--tpr reads its threshold from an evaluation: give --results")
+    return results
 
-        # A threshold belongs to the weights that it was measured with.
-        results = results_of_weights(args.results, args.weights)
-        if results is None:
-            raise ValueError("--tpr reads its threshold from an evaluation: give --results")
+
+def choose_thresholds(args, names: list[str], results=None) -> dict[str, float | None]:
+    """Return the threshold of each score, None if none was asked for."""
+    if results is not None:
         return {name: read_threshold(results, name, args.tpr, args.results_set) for name in names}
     if args.threshold is None:
         return dict.fromkeys(names)

@@ -31,6 +31,8 @@ from anoseg_d2.prediction.submission import (
     find_fishyscapes_images,
     find_track_frames,
 )
+from anoseg_d2.report.results import results_of_weights
+from anoseg_d2.report.thresholds import holds_for
 from anoseg_d2.utils import cli
 from anoseg_d2.utils.files import check_name, read_json, write_json
 
@@ -137,7 +139,7 @@ def predict_tracks(args, frames: dict, outputs: dict, record: Path) -> None:
     """Predict every frame that has no map yet."""
     from anoseg_d2.checkpoint import describe_weights  # needs torch
 
-    predictor = build_predictor(args, [args.score])
+    predictor = load_predictor(args)
     identity = {
         "score": args.score,
         "weights_sha256": describe_weights(predictor.model)["weights_sha256"],
@@ -165,6 +167,15 @@ def claim(record: Path, identity: dict, about: dict) -> None:
     write_json(record, {**identity, **about})
 
 
+def load_predictor(args):
+    """Build the model; says if an evaluation next to the weights was of other settings."""
+    predictor = build_predictor(args, [args.score])
+    results = results_of_weights(None, args.weights or predictor.cfg.MODEL.WEIGHTS)
+    if results is not None:
+        holds_for(results, predictor, named=False)
+    return predictor
+
+
 def predict(predictor, score: str, output, files: list[InputFile]) -> None:
     """Predict images into an output; ValueError if one of them cannot be read."""
     # Unlike a folder of pictures, a leaderboard takes all maps or none.
@@ -181,7 +192,7 @@ def fishyscapes(args) -> None:
         raise ValueError("give --weights, or a --config-file whose MODEL.WEIGHTS is set")
     files = find_fishyscapes_images(args.input)
     make_output_folder(args.output)
-    predictor = build_predictor(args, [args.score])
+    predictor = load_predictor(args)
     output = FishyscapesMaps(args.output, predictor.model.num_known)
     predict(predictor, args.score, output, files)
     cli.say(f"wrote score map and segmentation of {len(files)} images to {args.output}")

@@ -14,6 +14,7 @@ import os
 import tempfile
 import warnings
 from collections.abc import Iterable, Mapping
+from dataclasses import fields
 from pathlib import Path
 
 import torch
@@ -25,6 +26,8 @@ from anoseg_d2.export.check import check_file
 from anoseg_d2.export.graph import ExportModel
 from anoseg_d2.export.spec import FORMATS, OPSET, Difference, ExportSpec
 from anoseg_d2.modeling import scores
+from anoseg_d2.modeling.inference import NEUTRAL_KEYS, InferenceOptions
+from anoseg_d2.utils.options import keys_of
 
 __all__ = ["describe", "export_model", "publish", "trace"]
 
@@ -66,6 +69,13 @@ def describe(
         "flipped": model.plan.flipped,
         "score_statistics": {name: list(statistics[name]) for name in sorted(parts)},
         "temperature": inner.inference.temperature,
+        "settings": {
+            key: getattr(inner.inference, field.name)
+            for key, field in zip(
+                keys_of("", InferenceOptions), fields(InferenceOptions), strict=False
+            )
+            if key not in NEUTRAL_KEYS
+        },
         "thresholds_tpr95": dict(thresholds or {}),
         "thresholds_dataset": json.dumps(threshold_dataset),
         "precision": "float16" if spec.half else "int8" if spec.int8 else "float32",

@@ -16,6 +16,7 @@ import logging
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -31,22 +32,30 @@ from anoseg_d2.modeling.windows import (
     resize_image,
 )
 from anoseg_d2.utils.cli import is_out_of_memory
-from anoseg_d2.utils.options import check_options, option
+from anoseg_d2.utils.config_files import flat_items
+from anoseg_d2.utils.options import check_options, keys_of, option
 from anoseg_d2.utils.ranges import integer, number, registered, sequence, text
 
 __all__ = [
     "InferenceOptions",
     "choose_queries",
+    "differing",
     "filter_radius",
     "infer_images",
     "predict_windows",
     "read_scores",
+    "score_map_settings",
 ]
 
 logger = logging.getLogger(__name__)
 
 # Windows per forward pass where INPUT.WINDOW_BATCH is 0.
 MOST_WINDOWS = 8
+# Options of inference that change no score map. Every other one does: a new option is compared
+# with what thresholds and statistics were measured at unless it is named here.
+NEUTRAL_KEYS = ("TEST.ANOMALY.SCORES", "INPUT.WINDOW_BATCH", "TEST.SEM_SEG_MAPS")
+# Those that come after an ensemble has divided its parts.
+FILTER_KEYS = ("TEST.ANOMALY.GUIDED_FILTER", "TEST.ANOMALY.POSTPROCESS")
 
 
 @dataclass(frozen=True)
@@ -119,6 +128,30 @@ class InferenceOptions:
 
     def __post_init__(self):
         check_options(self)
+
+
+def score_map_settings(config: dict, filters: bool = True) -> dict[str, Any]:
+    """Return what a config says of the keys that change a score map, as plain values.
+
+    Args:
+        config: config node, or the nested dicts of one that was stored; it may lack keys.
+        filters: with those of the filters.
+    """
+    values = dict(flat_items(config))
+    # These two are not options of inference, but no less a part of what is measured.
+    keys = [*keys_of("", InferenceOptions), "TEST.AMP", "INPUT.CROP_SIZE"]
+    left_out = NEUTRAL_KEYS if filters else NEUTRAL_KEYS + FILTER_KEYS
+    keys = [key for key in keys if key not in left_out and key in values]
+    return {key: list(v) if isinstance(v := values[key], tuple) else v for key in keys}
+
+
+def differing(then: dict[str, Any], now: dict[str, Any]) -> str:
+    """List the settings that something was measured at and that are others now; "" if none are."""
+    return ", ".join(
+        f"{key} was {then[key]}, is {now[key]}"
+        for key in then
+        if key in now and then[key] != now[key]
+    )
 
 
 def infer_images(

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 __all__ = ["ModelInfo"]
 
@@ -15,9 +16,11 @@ class ModelInfo:
     Args:
         class_names: of the known classes, from a dataset or a checkpoint; None if unknown.
         score_statistics: mean and standard deviation of scores on known pixels, for ensembles.
+        statistics_settings: config keys and values that they were measured at; None if unknown.
         averaged: whether the weights are the moving average of a training.
     """
 
     class_names: tuple[str, ...] | None = None
     score_statistics: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    statistics_settings: Mapping[str, Any] | None = None
     averaged: bool = False

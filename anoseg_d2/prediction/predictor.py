@@ -46,7 +46,7 @@ class AnomalyPredictor:
         self.cfg.MODEL.DEVICE = str(device or self.cfg.MODEL.DEVICE)
         check_config(self.cfg)
         self.model = build_model(self.cfg).eval()
-        load_weights(self.cfg, self.model)
+        self.weights_file = load_weights(self.cfg, self.model).file
 
     @classmethod
     def from_pretrained(
@@ -73,7 +73,7 @@ class AnomalyPredictor:
         predictor = cls.__new__(cls)
         predictor.cfg = cfg
         predictor.model = build_model(cfg).eval()
-        load_checkpoint(cfg, predictor.model, checkpoint)
+        predictor.weights_file = load_checkpoint(cfg, predictor.model, checkpoint).file
         return predictor
 
     @property

@@ -62,7 +62,7 @@ def results_of_weights(named, source, file=None) -> Path | None:
     Raises:
         FileNotFoundError, ValueError: it is named but not there, or broken.
     """
-    found = find_results(named or source or "")
+    found = find_results(named or source) if named or source else None
     if named or found is None:
         if found is None and named:
             raise FileNotFoundError(f"--results {named}: there is no results.json")

@@ -1,12 +1,25 @@
-"""Thresholds of a score, read from the results of an evaluation."""
+"""Thresholds of a score, read from the results of an evaluation.
+
+They hold for the weights and the settings of that evaluation: `recorded_settings` says which to
+take, and `holds_for` compares what was built with them.
+"""
 
 import logging
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from anoseg_d2.report.results import find_results, read_results, results_of_weights
+from anoseg_d2.utils.config_files import parse_yaml
 
-__all__ = ["chosen_dataset", "list_thresholds", "read_threshold", "thresholds_of_weights"]
+__all__ = [
+    "chosen_dataset",
+    "holds_for",
+    "list_thresholds",
+    "read_threshold",
+    "recorded_settings",
+    "thresholds_of_weights",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -50,15 +63,65 @@ def read_threshold(path, score: str, tpr: float, dataset: str | None = None) -> 
     return known[f"{tpr:g}"]
 
 
+def recorded_settings(results) -> dict[str, Any]:
+    """Return the config keys that change a score map, with their values in an evaluation.
+
+    Args:
+        results: its results.json; what it does not say is left out.
+    """
+    from anoseg_d2.modeling.inference import score_map_settings  # needs torch
+
+    config = read_results(results).get("config")
+    if isinstance(config, str):
+        config = parse_yaml(config.encode(), f"config of {results}")
+    return score_map_settings(config) if isinstance(config, dict) else {}
+
+
+def holds_for(results, predictor, named: bool) -> bool:
+    """Whether an evaluation was of the weights and settings of a predictor.
+
+    Args:
+        results: its results.json. What it does not say is warned about, and taken for equal.
+        predictor: `AnomalyPredictor`.
+        named: the user named it, so that a difference is a mistake; otherwise it is logged.
+    Raises:
+        ValueError: it was not, and is named.
+    """
+    from anoseg_d2.checkpoint.metadata import describe_weights
+    from anoseg_d2.modeling.inference import differing, score_map_settings
+
+    about, then = read_results(results).get("model") or {}, recorded_settings(results)
+    ours, now = (
+        describe_weights(predictor.model, predictor.weights_file),
+        score_map_settings(predictor.cfg),
+    )
+    # The file of merged adapters has other tensors; the hash of tensors is that of any format.
+    stated = [name for name in ("weights_file_sha256", "weights_sha256") if about.get(name)]
+    why = differing(then, now)
+    if stated and not any(about[name] == ours[name] for name in stated):
+        name = stated[0]
+        why = f"it is of other weights: {name} {about[name]:.12}, here {ours[name] or 'none':.12}"
+    if why and named:
+        raise ValueError(f"{results} does not hold here: {why}")
+    unknown = [*([] if stated else ["weights"]), *(key for key in now if key not in then)]
+    if why:
+        logger.warning("%s does not hold here: %s", results, why)
+    elif unknown:
+        logger.warning(
+            "%s does not say its %s: make sure that they are these", results, ", ".join(unknown)
+        )
+    return not why
+
+
 def thresholds_of_weights(
-    names: Iterable[str], source, weights, results=None, dataset: str | None = None
+    names: Iterable[str], source, predictor, results=None, dataset: str | None = None
 ) -> tuple[dict[str, float], str | None]:
     """Find the threshold at 95 % TPR of each score of a model.
 
     Args:
         names: of the scores.
         source: where the model is from; its evaluation is looked for next to it.
-        weights: its file, which an evaluation that is found there must name.
+        predictor: of the model, for which an evaluation must hold (`holds_for`).
         results: results.json or run folder that the user names; then everything must be there.
         dataset: evaluated set that decides; None where there is only one.
     Returns:
@@ -67,8 +130,8 @@ def thresholds_of_weights(
     Raises:
         FileNotFoundError, ValueError: `results` was given and does not hold them all.
     """
-    place = results_of_weights(results, source, weights)
-    if place is None:
+    place = results_of_weights(results, source, predictor.weights_file)
+    if place is None or not holds_for(place, predictor, bool(results)):
         return {}, None
     found = {}
     try:

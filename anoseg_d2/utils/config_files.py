@@ -18,6 +18,7 @@ __all__ = [
     "flat_items",
     "load_yaml",
     "override_pairs",
+    "parse_yaml",
     "read_yaml",
     "require_key",
     "set_value",
@@ -167,10 +168,17 @@ def load_yaml(path) -> Any:
         ValueError: it is not yaml, not UTF-8, too large, too deep, endless through aliases, or has
             a key twice.
     """
+    if Path(path).stat().st_size > _MAX_BYTES:
+        raise ValueError(
+            f"{path} is not a readable yaml file: it has more than {_MAX_BYTES:,} bytes"
+        )
+    return parse_yaml(read_bytes(path), path)
+
+
+def parse_yaml(content: bytes, path) -> Any:
+    """Read yaml that `path` holds; see `load_yaml`."""
     try:
-        if Path(path).stat().st_size > _MAX_BYTES:
-            raise ValueError(f"it has more than {_MAX_BYTES:,} bytes")
-        return _Loader(read_bytes(path).decode("utf-8")).get_single_data()
+        return _Loader(content.decode("utf-8")).get_single_data()
     # PyYAML passes on the errors of dates that do not exist, and of unhashable keys.
     except (yaml.YAMLError, ValueError, TypeError, RecursionError, OverflowError) as error:
         reason = " ".join(str(error).split())[:500] or type(error).__name__

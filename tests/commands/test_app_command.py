@@ -53,6 +53,20 @@ def playground(weights, tmp_path):
     return app.Playground(AnomalyPredictor.from_pretrained(str(weights)), folder, "w.pth", results)
 
 
+def test_the_page_takes_the_settings_of_the_evaluation_or_goes_without_its_thresholds(
+    weights, monkeypatch, caplog
+):
+    place, made = weights.parent / "report/results.json", []
+    for name in ("import_gradio", "serve"):
+        monkeypatch.setattr(app, name, lambda *_: None)
+    monkeypatch.setattr(app, "build_page", lambda _, playground: made.append(playground))
+    place.write_text(json.dumps({**json.loads(place.read_text()), "config": "TEST: {FLIP: true}"}))
+    assert app.main(["--weights", str(weights)]) == 0
+    assert made[0].predictor.model.inference.flip and made[0].thresholds
+    assert app.main(["--weights", str(weights), "--opts", "TEST.FLIP", "False"]) == 0
+    assert not made[1].thresholds and "TEST.FLIP was True, is False" in caplog.text
+
+
 def test_without_gradio_the_way_to_install_it_is_said(weights, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "gradio", None)
     assert app.main(["--weights", str(weights)]) == 2

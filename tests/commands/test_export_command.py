@@ -184,6 +184,41 @@ def test_thresholds_of_other_weights_are_not_stored(checkpoint, tmp_path, given_
     assert given_thresholds[1] == ({"rba": -0.75, "anomaly": 0.125}, "road")
 
 
+def test_thresholds_of_other_settings_are_not_stored_and_named_ones_bring_theirs(
+    checkpoint, tmp_path, given_thresholds, caplog, capsys
+):
+    place = write_results(tmp_path / "report", rba=-0.75)
+    results = json.loads(place.read_text())
+    place.write_text(json.dumps({**results, "config": "TEST: {ANOMALY: {GUIDED_FILTER: 0.5}}"}))
+    command = (checkpoint, "--output", tmp_path / "m.pt2", "--scores", "rba")
+    export(*command)
+    assert given_thresholds == [({}, None)] and "GUIDED_FILTER was 0.5, is 0.0" in caplog.text
+    export(*command, "--results", place)
+    assert given_thresholds[1] == ({"rba": -0.75}, "road")
+    named = ("--results", place, "TEST.ANOMALY.GUIDED_FILTER", "0")
+    assert export(*command, *named) == 2
+    assert "GUIDED_FILTER was 0.5, is 0" in capsys.readouterr().err
+
+
+def test_an_export_says_what_of_the_evaluation_it_cannot_do(
+    checkpoint, tmp_path, given_thresholds, caplog
+):
+    write_results(tmp_path / "report", rba=-0.75)
+    export(checkpoint, "--output", tmp_path / "m.pt2", "--scores", "rba", "--resize-inside")
+    assert given_thresholds and "one stretched window" in caplog.text
+
+
+def test_a_filter_of_the_evaluation_is_refused_for_open_sizes(checkpoint, tmp_path, capsys):
+    place = write_results(tmp_path / "report", rba=-0.75)
+    results = json.loads(place.read_text())
+    place.write_text(json.dumps({**results, "config": "TEST: {ANOMALY: {GUIDED_FILTER: 0.5}}"}))
+    options = ("--scores", "rba", "--resize-inside", "--results", place)
+    assert export(checkpoint, "--output", tmp_path / "m.pt2", *options) == 2
+    said = capsys.readouterr().err
+    assert "GUIDED_FILTER is 0.5" in said and "size" in said
+    assert not (tmp_path / "m.pt2").exists()
+
+
 def test_a_failed_check_ends_with_status_1_and_without_a_file(
     checkpoint, tmp_path, capsys, monkeypatch
 ):

@@ -16,6 +16,7 @@ from anoseg_d2.modeling.scores import SCORES
 from anoseg_d2.prediction.outputs import OUTPUTS
 from anoseg_d2.prediction.predictor import AnomalyPredictor
 from anoseg_d2.prediction.video import VideoWriter, open_video
+from anoseg_d2.utils.files import file_hash
 
 
 @pytest.fixture(scope="module")
@@ -109,6 +110,31 @@ def test_tpr_reads_and_prints_the_threshold_next_to_the_weights(
     (report / "results.json").write_text(json.dumps(other))
     assert run(demo, tmp_path, photos, "--weights", weights, "--tpr", 95)[0] == 2
     assert "is of other weights" in capsys.readouterr().err
+
+
+def test_a_threshold_takes_the_settings_of_its_evaluation_or_refuses_others(
+    demo, tmp_path, weights, photos, capsys
+):
+    measured = {"config": "TEST: {FLIP: true, ANOMALY: {GUIDED_FILTER: 0.5}}"}
+    sets = {"road": {"scores": {"rba": {"tpr_thresholds": {"95": -9.0}}}}}
+    measured |= {"datasets": sets, "model": {"weights_file_sha256": file_hash(weights)}}
+    place = tmp_path / "results.json"
+    place.write_text(json.dumps(measured))
+    arguments = (photos / "a.jpg", "--weights", weights, "--tpr", 95, "--results", place)
+    assert run(demo, tmp_path, *arguments, "--outputs", "raw_npy")[0] == 0
+    said = capsys.readouterr()
+    assert "GUIDED_FILTER 0.5" in said.out and "FLIP True" in said.out
+    options = ["TEST.FLIP", True, "TEST.ANOMALY.GUIDED_FILTER", 0.5]
+    expected = AnomalyPredictor.from_pretrained(str(weights), options)(photos / "a.jpg")["scores"]
+    assert np.array_equal(read_map(tmp_path / "out/rba/raw_npy/a.npy"), expected["rba"])
+    # What it does not say is named in one warning.
+    assert said.err.count("does not say") == 1 and "TEST.SCALES" in said.err
+
+    assert run(demo, tmp_path, *arguments, "--opts", "TEST.FLIP", "False")[0] == 2
+    assert "TEST.FLIP was True, is False" in capsys.readouterr().err
+    place.write_text(json.dumps({**measured, "model": {"weights_sha256": "0" * 64}}))
+    assert run(demo, tmp_path, *arguments)[0] == 2
+    assert "other weights" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("size", [(1, 1), (2, 8), (8, 2), (1, 300), (300, 1)], ids=str)

@@ -96,7 +96,9 @@ def test_maps_of_any_method_become_the_files_of_both_tracks(release, maps, tmp_p
     assert "metric PixBinaryClass Mine AnomalyTrack-validation,ObstacleTrack-validation" in said
 
 
-def test_maps_of_a_model_are_its_scores_and_a_stopped_run_continues(release, weights, tmp_path):
+def test_maps_of_a_model_are_its_scores_and_a_stopped_run_continues(
+    release, weights, tmp_path, caplog
+):
     checkpoint = weights()
     command = ["smiyc", "--weights", checkpoint, "--method", "Ours", "--root", release]
     command += ["--track", "anomaly", "--split", "validation", "--output", tmp_path / "out"]
@@ -108,10 +110,13 @@ def test_maps_of_a_model_are_its_scores_and_a_stopped_run_continues(release, wei
     photo = release / "dataset_AnomalyTrack/images/validation0003.jpg"
     score = predictor(photo)["scores"]["rba"]
     np.testing.assert_allclose(read_map(files[3]), score, atol=2e-3)
+    # Its figures were those of other maps, which is said.
+    (tmp_path / "results.json").write_text('{"datasets": {}, "config": "TEST: {FLIP: true}"}')
     files[3].unlink()
     before = files[4].stat().st_mtime_ns
     assert run(*command) == 0
     assert files[3].is_file() and files[4].stat().st_mtime_ns == before
+    assert "TEST.FLIP was True, is False" in caplog.text
 
 
 def test_two_sources_are_not_mixed_under_one_method(release, maps, weights, tmp_path, capsys):

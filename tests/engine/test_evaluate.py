@@ -17,9 +17,11 @@ from tiny_models import set_info
 import anoseg_d2
 from anoseg_d2.checkpoint import AnosegCheckpointer, save_weights, weights_hash
 from anoseg_d2.commands import train
+from anoseg_d2.data.builtin import register_cards
 from anoseg_d2.engine import load_evaluated
-from anoseg_d2.engine.evaluate import describe_model, git_state
+from anoseg_d2.engine.evaluate import describe_model, git_state, measure_ensembles
 from anoseg_d2.modeling import EoMT
+from anoseg_d2.prediction.predictor import AnomalyPredictor
 from anoseg_d2.utils.files import read_json
 
 NAME = "evaluated_anomaly"
@@ -155,3 +157,45 @@ def test_git_state_is_that_of_the_package_and_of_no_repository_around_it(tmp_pat
     assert git_state(package) == commit
     (package / "__init__.py").write_text("changed = True\n")
     assert git_state(package) == f"{commit}-dirty"
+
+
+# ---- statistics of ensembles ------------------------------------------------------------------
+
+
+def test_statistics_are_those_of_unfiltered_maps_and_leave_the_filters_on(tmp_path):
+    scores = ("TEST.ANOMALY.SCORES", ["rba+msp"])
+    filters = ("TEST.ANOMALY.GUIDED_FILTER", 0.5, "TEST.ANOMALY.POSTPROCESS", ["gaussian"])
+    found = []
+    for more in ((), filters):
+        cfg = small_run(tmp_path, "run", *scores, *more, tested=True)
+        register_cards(cfg)
+        model = model_of(cfg, 1).eval()
+        options = model.inference
+        measure_ensembles(cfg, model)
+        assert model.inference == options
+        found.append(model.info)
+    assert found[0] == found[1] and set(found[0].score_statistics) == {"rba", "msp"}
+
+
+def test_statistics_of_other_settings_or_tensors_are_left_out(tmp_path, caplog):
+    scores = ("TEST.ANOMALY.SCORES", ["rba+msp"], "MODEL.WEIGHTS", str(tmp_path / "w.pth"))
+    cfg = small_run(tmp_path, "run", *scores, tested=True)
+    register_cards(cfg)
+    model = model_of(cfg, 1).eval()
+    measure_ensembles(cfg, model)
+    save_weights(model, tmp_path / "w.pth")
+    predictor = AnomalyPredictor.from_pretrained(cfg.MODEL.WEIGHTS, scores[:2])
+    assert predictor.model.info.score_statistics == model.info.score_statistics
+    assert "do not hold" not in caplog.text
+    for key, value, word in (
+        ("TEST.FLIP", True, "TEST.FLIP was False, is True"),
+        ("MODEL.HEAD.NAME", "arcface", "tensors are others"),
+    ):
+        caplog.clear()
+        more = ("MODEL.ALLOW_UNTRAINED", True, key, value)
+        predictor = AnomalyPredictor(small_run(tmp_path, "run", *scores, *more))
+        assert not predictor.model.info.score_statistics and word in caplog.text
+    set_info(model, statistics_settings=None)  # a file of an older version
+    save_weights(model, tmp_path / "w.pth")
+    predictor = AnomalyPredictor(small_run(tmp_path, "run", *scores, "TEST.FLIP", True))
+    assert predictor.model.info.score_statistics and "does not say at which" in caplog.text

@@ -94,6 +94,7 @@ def test_metadata_says_what_a_consumer_must_know(make_model):
     assert json.loads(found["class_names"])[2] == "car"
     assert json.loads(found["num_known"]) == 5 and json.loads(found["has_anomaly"]) is True
     assert json.loads(found["score_statistics"]) == {k: list(v) for k, v in STATISTICS.items()}
+    assert json.loads(found["settings"])["TEST.FLIP"] is False
     assert json.loads(found["resized"]) == [32, 58]
     assert json.loads(found["origins"]) == [[0, 0], [0, 26]]
     assert found["weights_sha256"] == weights_hash(wrapped.model.state_dict())

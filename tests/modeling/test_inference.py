@@ -6,14 +6,15 @@ import pytest
 import torch
 from tiny_models import set_inference
 
-from anoseg_d2.modeling import EoMT, inference
-from anoseg_d2.modeling.inference import choose_queries
+from anoseg_d2.modeling import EoMT, InferenceOptions, inference
+from anoseg_d2.modeling.inference import choose_queries, score_map_settings
 from anoseg_d2.modeling.patch_heads import PatchMemory, RatioHead, RatioOptions
 from anoseg_d2.modeling.scores import (
     known_distribution,
     linear_coefficients,
 )
 from anoseg_d2.utils.cli import is_out_of_memory
+from anoseg_d2.utils.options import keys_of
 
 CPU_ERROR = (
     "[enforce fail at alloc_cpu.cpp:118] err == 0. DefaultCPUAllocator: can't allocate memory: "
@@ -250,3 +251,28 @@ def test_segmentation_and_confidence_are_the_first_maximum_to_the_bit(tiny_eomt,
     found = inference.read_scores(model, {"probs": probs}, ["rba"])
     assert torch.equal(found["sem_seg"], known.argmax(dim=1))
     assert torch.equal(found["confidence"], known_distribution(known).amax(dim=1))
+
+
+# ---- what a figure is valid for ---------------------------------------------------------------
+
+
+def test_every_option_either_changes_no_map_or_is_a_setting_of_a_figure(tiny_cfg):
+    """A new option is a setting until somebody adds it to the neutral ones, and here."""
+    neutral = {"TEST.ANOMALY.SCORES", "INPUT.WINDOW_BATCH", "TEST.SEM_SEG_MAPS"}
+    assert set(inference.NEUTRAL_KEYS) == neutral
+    settings = set(score_map_settings(tiny_cfg()))
+    assert settings == set(keys_of("", InferenceOptions)) - neutral | {
+        "TEST.AMP",
+        "INPUT.CROP_SIZE",
+    }
+    unfiltered = set(score_map_settings(tiny_cfg(), filters=False))
+    assert settings - unfiltered == {"TEST.ANOMALY.GUIDED_FILTER", "TEST.ANOMALY.POSTPROCESS"}
+
+
+def test_neutral_options_change_a_map_by_no_more_than_the_query_tolerance(tiny_eomt):
+    model = tiny_eomt().eval()
+    sample = {"image": torch.randint(256, (3, 40, 70), dtype=torch.uint8)}
+    before = model([sample])[0]["scores"]
+    set_inference(model, window_batch=50, sem_seg_maps=True, scores=("rba",))
+    found = model([sample])[0]["scores"]["rba"]
+    torch.testing.assert_close(found, before["rba"], atol=model.inference.query_tolerance, rtol=0)
