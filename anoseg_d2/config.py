@@ -162,10 +162,8 @@ def _is_device(value) -> bool:
     import torch
 
     try:
-        device = torch.device(value) if isinstance(value, str) else None
+        device = torch.device(str(value))
     except RuntimeError:
-        return False
-    if device is None:
         return False
     if device.type == "cuda":
         return (device.index or 0) < torch.cuda.device_count()
@@ -187,10 +185,9 @@ def _architectures() -> list[str]:
 
 
 def _is_expected_result(value) -> bool:
-    if not isinstance(value, (list, tuple)) or len(value) != 4:
-        return False
-    names, numbers = value[:2], value[2:]
-    return all(isinstance(n, str) for n in names) and all(number().allows(v) for v in numbers)
+    rules = (text(), text(), number(), number())
+    right = isinstance(value, (list, tuple)) and len(value) == len(rules)
+    return right and all(rule.allows(v) for rule, v in zip(rules, value, strict=True))
 
 
 def _check_network(cfg) -> None:
@@ -382,25 +379,23 @@ KEYS: dict[str, Key] = {
 # fmt: on
 
 # What to use instead of detectron2 keys that nothing here reads, by how they begin.
-_SCHEDULE = "set SOLVER.POLY_POWER, or override Trainer.build_lr_scheduler"
 _INSTEAD = {
     ("SOLVER.WARMUP",): "set SOLVER.WARMUP_NEW and SOLVER.WARMUP_VIT, fractions of the run",
-    ("SOLVER.LR_", "SOLVER.STEPS", "SOLVER.GAMMA", "SOLVER.NUM_DECAYS"): _SCHEDULE,
-    ("SOLVER.RESCALE_INTERVAL", "SOLVER.BASE_LR_END"): _SCHEDULE,
+    ("SOLVER.LR_", "SOLVER.STEPS", "SOLVER.GAMMA", "SOLVER.NUM_DECAYS", "SOLVER.BASE_LR_END"): (
+        "set SOLVER.POLY_POWER, or override Trainer.build_lr_scheduler"
+    ),
     ("SOLVER.WEIGHT_DECAY",): "set SOLVER.WEIGHT_DECAY, which holds for every parameter",
     ("SOLVER.CLIP",): "set SOLVER.CLIP_GRADIENTS.CLIP_VALUE, the largest global L2 norm",
     ("SOLVER",): "override Trainer.build_optimizer; SOLVER.LAYER_DECAY sets rates by layer",
     ("INPUT.FORMAT",): "give MODEL.PIXEL_MEAN and MODEL.PIXEL_STD in RGB",
     ("INPUT.MIN_SIZE_TEST", "INPUT.MAX_SIZE_TEST"): "set INPUT.CROP_SIZE: windows have its size",
     ("INPUT.RANDOM_FLIP",): "set INPUT.FLIP",
-    ("INPUT.MASK_FORMAT",): "give a dataset card with label maps",
     ("INPUT",): "set INPUT.SCALE_JITTER and INPUT.CROP_SIZE",
     ("DATASETS",): "name the datasets in DATASETS.TRAIN and DATASETS.TEST",
     ("DATALOADER",): "override Trainer.build_train_loader",
     ("MODEL.SEM_SEG_HEAD",): "set MODEL.EOMT.NUM_CLASSES and MODEL.HEAD.NAME",
     ("MODEL",): "set the keys of MODEL.EOMT",
     ("TEST.AUG",): "set TEST.SCALES, TEST.FLIP or TEST.WINDOW_OVERLAP",
-    ("TEST.PRECISE_BN",): "go without: the network has no batch norms",
     ("TEST",): "set the keys of TEST.ANOMALY",
 }
 

@@ -11,7 +11,6 @@ Example::
         weight: float = option(0.0, number(0), "weight of the hinge; 0: none")
         upper: float = option(-0.7, number(), "known pixels are pushed below this")
         lower: float = option(-0.1, number(), "pasted pixels are pushed above this")
-        squared: bool = option(False, says="square the hinge")
 
         def __post_init__(self):
             check_options(self)
@@ -189,8 +188,7 @@ def options_from(args: argparse.Namespace, cls: type[T], **given: Any) -> T:
         cls: the option class.
         given: values by name of the field, which take the place of the command line's.
     """
-    names = [field.name for field in _option_fields(cls) if _argument(field)]
-    values = {name: getattr(args, name) for name in names if hasattr(args, name)}
+    values = {f.name: getattr(args, f.name) for f in _option_fields(cls) if _argument(f)}
     with _spelt(cls, lambda field: _argument(field) or field.name):
         return cls(**{**values, **given})
 

@@ -130,9 +130,7 @@ class ClosedSetObjects(ObjectSource):
             return self._index()
         path = Path(cache, f"closed_set_{hashlib.sha256(key.encode()).hexdigest()[:24]}.npy")
         try:
-            segments = np.load(path, allow_pickle=False)
-            if segments.ndim == 2 and segments.shape[1] == len(COLUMNS):
-                return segments.astype(np.int64)
+            return np.load(path, allow_pickle=False)
         except (OSError, ValueError, EOFError):
             pass  # not there yet, or damaged: build it below
         segments = self._index()

@@ -1,5 +1,6 @@
 """Find the scenes to paste objects into, and read their labels in one coding."""
 
+import re
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,6 @@ __all__ = [
     "SceneLabelReader",
     "find_scenes",
     "frames_of_cityscapes",
-    "frames_of_dataset",
 ]
 
 
@@ -131,7 +131,12 @@ def find_scenes(
     if split and found.split and split != found.split:
         raise ValueError(f"--dataset {name} is the split {found.split}, but --split is {split}")
     split = check_name(split or found.split or "train", "split")
-    frames = frames_of_dataset(found, datasets_root())
+    if found.evaluator_type != "closed_set" or found.anomaly_id is not None:
+        raise ValueError(
+            f"{found.name} already has anomalies; objects can only be pasted into closed sets"
+        )
+    group = re.sub("(_test)?(_val)?(_train)?$", "", found.name)
+    frames = _frames(found.find(datasets_root()), group)
     return frames, SceneLabelReader(found.rule, found.classes), split
 
 
@@ -149,38 +154,15 @@ def frames_of_cityscapes(folder, split: str) -> list[Frame]:
     return _frames(found, "")
 
 
-def frames_of_dataset(dataset, root) -> list[Frame]:
-    """List the frames of a registered closed set, including images without a label.
-
-    Args:
-        dataset: `dataset.Dataset`.
-        root: the datasets folder.
-    Raises:
-        FileNotFoundError, ValueError: it was not found, or is not a closed set without anomalies.
-    """
-    if dataset.evaluator_type != "closed_set" or dataset.anomaly_id is not None:
-        raise ValueError(
-            f"{dataset.name} already has anomalies; objects can only be pasted into closed sets"
-        )
-    group = dataset.name
-    for split in ("_train", "_val", "_test"):
-        group = group.removesuffix(split)
-    return _frames(dataset.find(root), group)
-
-
 def _frames(found: FoundFiles, group: str) -> list[Frame]:
     pairs = [(image, label) for _, image, label in found.pairs]
-    # They are reported as not made, and count in the seeds of the others.
+    # Images without a label are reported as not made, and count in the seeds of the others.
     pairs += [(image, None) for image in found.images_without_label]
-    named = sorted((*_name(image, group), image, label) for image, label in pairs)
+    named = []
+    for image, label in pairs:
+        stem = image.stem.removesuffix(IMAGE_SUFFIX)
+        named.append((image.parent.name if stem != image.stem else group, stem, image, label))
     twice = [name for name, number in Counter(item[:2] for item in named).items() if number > 1]
     if twice:
         raise ValueError(f"{len(twice)} names in {found.folder} occur twice, such as {twice[0]}")
-    return [Frame(index, *item) for index, item in enumerate(named)]
-
-
-def _name(image: Path, group: str) -> tuple[str, str]:
-    stem = image.stem
-    if stem.endswith(IMAGE_SUFFIX):
-        return image.parent.name, stem.removesuffix(IMAGE_SUFFIX)
-    return group, stem
+    return [Frame(index, *item) for index, item in enumerate(sorted(named))]

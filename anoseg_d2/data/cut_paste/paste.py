@@ -88,7 +88,10 @@ def paste_objects(
     options = dataclasses.replace(options or CutPasteOptions(), **changes)
     _check_frame(image, label, options)
     objects = [_as_object(item) for item in objects]
-    ground = _ground(label, options)
+    if options.placement == "uniform" and options.size == "native":
+        ground = np.broadcast_to(np.False_, label.shape)  # nothing has to stand on it
+    else:
+        ground = np.isin(label, options.ground_labels)
     placements = [_place(item, ground, generator, options) for item in objects]
     for _ in range(options.max_redraws):
         hidden = _count_visible(placements, label.shape)
@@ -105,13 +108,6 @@ def paste_objects(
     sigmas = [_blend(image, label, p, options) if p else None for p in placements]
     values = [_label_value(item, options) for item in objects]
     return image, label, list(map(_record, objects, placements, values, sigmas))
-
-
-def _ground(label, options) -> np.ndarray:
-    """Return where objects may stand, (H, W) bool; all False when the options do not need it."""
-    if options.placement == "uniform" and options.size == "native":
-        return np.broadcast_to(np.False_, label.shape)
-    return np.isin(label, options.ground_labels)
 
 
 def _check_frame(image, label, options) -> None:

@@ -167,14 +167,12 @@ def sample_and_paste(
         return image, label, [], []
     unknown, known = _Sampler(outliers, parts=options.parts), _Sampler(controls)
     own = _Sampler(closed_set, frame)
-    number = int(generator.integers(options.count[0], options.count[1] + 1))
-    objects = [unknown(generator) for _ in range(number)]
-    if controls:
-        low, high = options.control_count
-        objects += [known(generator) for _ in range(int(generator.integers(low, high + 1)))]
-    if closed_set:
-        low, high = options.closed_set_count
-        objects += [own(generator) for _ in range(int(generator.integers(low, high + 1)))]
+    ranges = (options.count, options.control_count, options.closed_set_count)
+    objects = []
+    for sampler, (low, high) in zip((unknown, known, own), ranges, strict=True):
+        if sampler.sources:
+            number = int(generator.integers(low, high + 1))
+            objects += [sampler(generator) for _ in range(number)]
     # In random order, so that unknown objects do not always lie under known ones.
     objects = [item for item in objects if item is not None]
     objects = [objects[index] for index in generator.permutation(len(objects))]
@@ -220,15 +218,9 @@ class OnlineCutPaste:
             image and label; the inputs themselves if nothing was pasted.
         """
         generator = np.random.default_rng((self.seed, number, index))
+        sources = (self.outliers, self.controls, self.closed_set)
         image, label, _, problems = sample_and_paste(
-            image,
-            label,
-            generator,
-            self.options,
-            self.outliers,
-            self.controls,
-            self.closed_set,
-            frame=index,
+            image, label, generator, self.options, *sources, frame=index
         )
         for problem in set(problems) - self._reported:
             logger.warning("skipping an unreadable object, pasting another one: %s", problem)
