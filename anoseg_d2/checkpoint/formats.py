@@ -279,7 +279,7 @@ def facts_of_file(
     config: Mapping[str, Any] | None = None,
     settings: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Collect what a file states about its model besides the shapes of its weights.
+    """Collect what a file states about its model beyond the shapes of its weights.
 
     Args:
         fmt: its format.

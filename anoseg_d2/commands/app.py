@@ -1,4 +1,4 @@
-"""Open a page to play with: drop a photograph, move the threshold, look.
+"""Try a model in the browser: drop a photograph, move the threshold, look.
 
     anoseg app --weights model_final.pth
     anoseg app --weights run/model_final.pth --port 8000
@@ -57,7 +57,7 @@ def main(argv=None) -> int:
     args = parser.parse_args(argv)
     if not args.weights and not args.config_file:
         parser.error("give --weights, or a --config-file whose MODEL.WEIGHTS is set")
-    return cli.run_command(lambda: run(args), "the page is closed", args.verbosity)
+    return cli.run_command(lambda: run(args), "stopped", args.verbosity)
 
 
 def run(args) -> None:
@@ -163,7 +163,7 @@ class Guard:
 
 
 class Playground:
-    """What happens on the page, without the page itself.
+    """Actions of the page, independent of its layout.
 
     Args:
         predictor: `AnomalyPredictor`.
@@ -180,7 +180,7 @@ class Playground:
         self.first_score = next((name for name in (best, "rba") if name in names), names[0])
 
     def open(self, path: str) -> tuple[Upload | None, str]:
-        """Predict an upload; returns it, or None, and what it is, or what is wrong with it."""
+        """Predict an upload; returns it and a description, or None and what is wrong."""
         try:
             upload = Upload(self.predictor, path)
         except (*cli.USER_ERRORS, RuntimeError) as error:
@@ -192,7 +192,7 @@ class Playground:
         return upload, f"{upload.name}: {width} x {height} pixels"
 
     def threshold(self, upload: Upload, score: str) -> tuple[float, str]:
-        """Return the first threshold of a score, and where it is from."""
+        """Return the initial threshold of a score and where it comes from."""
         low, high = upload.extremes(score)
         for name, value in self.thresholds.get(score, {}).items():
             return min(max(value, low), high), f"first that of {name}"
@@ -251,7 +251,7 @@ def build_page(gradio, playground: Playground):
             return [*view[:3], present, rows, gr.update(visible=False)]
 
         def choose(upload, score, min_size):
-            """Another score has a slider of its own."""
+            """Give the slider the range of another score."""
             if upload is None:
                 return [gr.skip()] * (1 + len(shown))
             low, high = upload.extremes(score)

@@ -4,14 +4,14 @@
     anoseg card unknown/ --kind anomaly --output cards/unknown.yaml
     anoseg card --images 'in/{split}/{id}.jpg' --masks 'gt/{split}/{id}_mask.png'
 
-A mask is an image with one number per pixel. Without patterns, masks are named like their
-photographs and lie in a folder of their own: photos/street_01.jpg and masks/street_01.png. Folders
-named train, val or test become splits; so does what {split} stands for in patterns, which are
-relative to the folder. The card lists every value of the masks with its fraction of the pixels, and
-says what was guessed; correct it in an editor, then run the command that is printed.
-docs/own_data.md follows the whole road.
+A mask is an image with one number per pixel. Without patterns, masks have the names of their
+photographs and are in a separate folder: photos/street_01.jpg and masks/street_01.png. Folders
+named train, val or test become splits, and so do the values of {split} in patterns, which are
+relative to the folder. The card lists every mask value with its fraction of the pixels, and marks
+what was guessed. Correct it in an editor, then run the command that is printed. docs/own_data.md is
+a tutorial from photographs to a report.
 
-Exit status: 0 written; 2 nothing to propose, or a mistake in the call, which one message names.
+Exit status: 0 written; 2 nothing to propose, or wrong arguments (one message says which).
 """
 
 import argparse
@@ -33,8 +33,8 @@ def build_parser() -> argparse.ArgumentParser:
     add("folder", metavar="DIR", nargs="?", default=".", help="default: the current folder")
     add("--images", metavar="PATTERN", help="such as 'photos/{id}.jpg'; see datasets/README.md")
     add("--masks", metavar="PATTERN", help="such as 'masks/{id}_mask.png'")
-    add("--kind", choices=KINDS, help="default: anomaly where masks have two values besides void")
-    add("--name", help="of the dataset; default: the folder's")
+    add("--kind", choices=KINDS, help="default: anomaly if masks have two values other than void")
+    add("--name", help="name of the dataset; default: that of the folder")
     add("--output", metavar="FILE", help="default: DIR/NAME.yaml")
     add("--overwrite", action="store_true", help="replace an existing card")
     return parser
@@ -51,7 +51,7 @@ def propose(args: argparse.Namespace) -> None:
     from anoseg_d2.data.builtin import DATASETS  # detectron2 comes with it, which --help spares
 
     if not args.folder:
-        raise ValueError("DIR is empty text; name a folder, or . for the current one")
+        raise ValueError("DIR is empty; name a folder, or . for the current one")
     folder = Path(args.folder).expanduser()
     plain = re.sub(r"[^A-Za-z0-9._+-]+", "_", folder.resolve().name).strip("_.-") or "my_data"
     name = check_name(args.name or plain, "dataset")

@@ -1,4 +1,4 @@
-"""Write the score maps that a leaderboard with hidden labels asks for.
+"""Write score maps for the leaderboards with hidden labels.
 
     anoseg submit smiyc --weights output/model_final.pth --score rba --method MyMethod
     anoseg submit smiyc --maps my_maps/ --method MyMethod --track anomaly
@@ -92,7 +92,7 @@ def main(argv=None) -> int:
     work = smiyc if args.benchmark == "smiyc" else fishyscapes
     return cli.run_command(
         lambda: work(args),
-        "stopped; what is finished is kept, start the same command again",
+        "stopped; finished maps are kept, run the same command again to continue",
         args.verbosity,
     )
 
@@ -108,7 +108,7 @@ def smiyc(args) -> None:
     if from_weights == bool(args.maps):
         raise ValueError("give --weights (or --config-file), or else --maps")
     root = Path(args.root).expanduser() if args.root else datasets_root()
-    # The benchmark's tool wants both tracks, but one can be sent alone.
+    # The benchmark's tool expects both tracks, but one can be submitted on its own.
     names = TRACKS if args.track == "both" else [args.track]
     # All tracks are found before the first map is predicted.
     frames = {name: find_track_frames(root, TRACKS[name], args.split) for name in names}
@@ -152,7 +152,7 @@ def predict_tracks(args, frames: dict, outputs: dict, record: Path) -> None:
 
 
 def claim(record: Path, identity: dict, about: dict) -> None:
-    """Note next to the maps where they come from.
+    """Record next to the maps where they come from.
 
     Raises:
         ValueError: the folder holds maps from elsewhere, which must not be mixed with these.

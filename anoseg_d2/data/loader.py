@@ -164,7 +164,7 @@ def build_test_loader(cfg, name: str, mapper=None) -> DataLoader:
     """Build the loader of one evaluation set: batches of one, each image once over all processes.
 
     Args:
-        cfg: config; DATALOADER.NUM_WORKERS is the most; a small dataset gets fewer.
+        cfg: config; uses at most DATALOADER.NUM_WORKERS workers, fewer for small datasets.
         name: registered dataset.
         mapper: None for `AnosegDatasetMapper(cfg, False)`.
     Raises:
@@ -206,7 +206,7 @@ def _metadata(name: str):
 
 
 def _learns_anomalies(cfg) -> bool:
-    """Whether labels may hold pasted anomalies: a class for them, or only the ratio head trains."""
+    """Return whether labels may hold pasted anomalies: they have a class, or only RATIO trains."""
     return cfg.MODEL.EOMT.ANOMALY_CLASS or cfg.MODEL.RATIO.ALONE
 
 

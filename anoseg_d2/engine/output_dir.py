@@ -43,7 +43,7 @@ _FOLDERS = ("report", "inference", "inference/*", "inference/*/images", "inferen
 def claim_output_dir(
     output_dir, *, training: bool = True, resume: bool = False, overwrite: bool = False
 ) -> Iterator[None]:
-    """Hold OUTPUT_DIR for this process; it is made.
+    """Create OUTPUT_DIR and lock it for this process.
 
     Args:
         training: a training would mix with what an earlier one left; an evaluation would not.
@@ -107,7 +107,7 @@ def _lock(stream, folder: Path) -> None:
 
 
 def _inside(folder: Path, patterns: tuple[str, ...]) -> Iterator[Path]:
-    """Yield what lies in a run's folder; a link may lead out of it, where nothing is ours."""
+    """Yield matching files in a run's folder, but none that a symbolic link reaches outside it."""
     home = folder.resolve()
     for pattern in patterns:
         for path in sorted([*folder.glob(pattern), *folder.glob(f"ema/{pattern}")]):

@@ -188,7 +188,7 @@ class Trainer(DefaultTrainer):
         return result
 
     def build_writers(self):
-        """Build what writes figures down: the log, metrics.json, TensorBoard, and a tracker."""
+        """Build the writers of figures: the log, metrics.json, TensorBoard and a tracker."""
         folder = Path(self.cfg.OUTPUT_DIR)
         folder.mkdir(parents=True, exist_ok=True)
         tracker = [TRACKERS[self.cfg.TRACKER](self.cfg)] if self.cfg.TRACKER != "none" else []
@@ -221,7 +221,7 @@ class Trainer(DefaultTrainer):
             if self.ema is not None:
                 self.ema.module.load_state_dict(self.core.state_dict())
         sampler = getattr(self.data_loader, "batch_sampler", None)
-        if hasattr(sampler, "start"):  # a loader of the user's own starts where it likes
+        if hasattr(sampler, "start"):  # a user's own loader may have no start
             sampler.start = self.start_iter * self.cfg.SOLVER.ACCUMULATION
 
     def run_step(self):
@@ -314,7 +314,7 @@ class Trainer(DefaultTrainer):
 
 
 def _saved_weights(model: nn.Module, file: Path, finished: bool) -> dict:
-    """Say which weights are evaluated; in the middle of a run they are in no file."""
+    """Describe the weights being evaluated; in the middle of a run they are not in a file yet."""
     if not comm.is_main_process():
         return {}
     saved = file if finished and file.is_file() else None
@@ -322,7 +322,7 @@ def _saved_weights(model: nn.Module, file: Path, finished: bool) -> dict:
 
 
 def _measure_before_the_end(trainer) -> None:
-    """Measure ensembles in the last step, so that the last checkpoint has what they need."""
+    """Measure ensembles after the last step, so that the last checkpoint holds their statistics."""
     if trainer.iter + 1 >= trainer.max_iter and trainer.cfg.DATASETS.TEST:
         models = [unwrap(trainer.model)] + ([] if trainer.ema is None else [trainer.ema.module])
         for model in models:

@@ -1,4 +1,4 @@
-"""Where an evaluation leaves its figures inside a run's folder.
+"""Read and write the figures that an evaluation leaves in a run's folder.
 
     <output_dir>/inference/<dataset>/result.json    figures, curves, figures per image
     <output_dir>/inference/<dataset>/images/*.npz   thumbnails
@@ -60,7 +60,7 @@ def read_record(path) -> dict:
         which are empty if an older version did not write them.
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is not what an evaluator writes; see `check_stored`.
+        ValueError: an evaluator did not write it; see `check_stored`.
     """
     record = check_stored(read_json(path), check_record, path)
     empty = {"method": None, "labels": None, "score_warnings": {}, "per_image": [], "curves": {}}
@@ -91,7 +91,7 @@ def add_scores(old: dict, new: dict) -> dict:
     earlier = {image["image_id"]: image["ap"] for image in old["per_image"]}
 
     def with_kept(before: dict, now: dict, absent=None) -> dict:
-        """Put the entries of the kept scores in front of the new ones."""
+        """Return the entries of the kept scores followed by the new ones."""
         return {**{name: before.get(name, absent) for name in kept}, **now}
 
     result = {**new["result"]}

@@ -51,7 +51,7 @@ __all__ = ["EoMT"]
 
 
 class _Doubling(nn.ConvTranspose2d):
-    """A transposed convolution whose stride is its kernel: every pixel becomes 2 x 2 of its own.
+    """A transposed convolution with stride 2 and a 2 x 2 kernel, so outputs never overlap.
 
     So it is one matrix product for each of the two output rows. Written that way, a CPU with AVX2
     needs a third of the time for forward and backward pass, because torch's own backward pass is
@@ -119,7 +119,7 @@ class EoMT(nn.Module):
         patch_heads: name in `PATCH_HEADS` to the options of that head, None for the defaults.
         train_only: name of the one patch head that trains; everything else is frozen.
         inference: how images are segmented and scored.
-        info: what is known about the model besides its weights.
+        info: facts about the model that are not in its weights.
         pixel_mean, pixel_std: statistics of RGB 0..255; applied once, here.
     """
 
@@ -237,7 +237,7 @@ class EoMT(nn.Module):
         return head
 
     def train_alone(self, name: str) -> None:
-        """Train only the patch head `name`: everything else is frozen, and predicts nothing."""
+        """Train only the patch head `name`; freeze everything else and skip its predictions."""
         self.requires_grad_(False)
         self.patch_maps[name].requires_grad_(True)
         self.train_only = name

@@ -1,4 +1,4 @@
-"""What is known about a model besides its weights."""
+"""Facts about a model that are not in its weights."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field

@@ -1,4 +1,4 @@
-"""Behaviour that all commands share: exit status, how much they say, and the user's own modules.
+"""Give all commands the same exit status, verbosity and imports of the user's modules.
 
 Nothing heavy is imported here, so that `--help` and mistyped options respond at once.
 """
@@ -89,7 +89,7 @@ def add_verbosity_options(parser: argparse.ArgumentParser, default=None) -> None
 
 
 def set_verbosity(verbosity: int) -> None:
-    """Set how much this process says, and what of the log appears on stderr."""
+    """Set the verbosity of this process, and which log messages go to stderr."""
     global _verbosity
     _verbosity = verbosity
     logging.basicConfig(format="%(levelname)s: %(message)s")
@@ -145,7 +145,7 @@ def _short_warning(message, *_) -> str:
 
 
 def _prepare_streams() -> None:
-    """Make stdout and stderr take everything that is written to them."""
+    """Make stdout and stderr usable if they are closed, and able to print any text."""
     # A closed stream (`>&-`, some daemons) is None in Python. Its number would go to the next file
     # that is opened, and what C code prints would end up in there.
     while (handle := os.open(os.devnull, os.O_RDWR)) < 3:
@@ -169,7 +169,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def _advice(error: BaseException) -> str | None:
-    """Return what to do about a limit of the machine; None if `error` is not about one."""
+    """Return advice on a limit of the machine; None if `error` is not about one."""
     words = str(error).lower()
     frames = traceback.extract_tb(error.__traceback__)
     if isinstance(error, ConnectionError) and any("multiproc" in f.filename for f in frames):
@@ -188,7 +188,7 @@ def one_message(error: BaseException) -> str:
 
 
 def printable(text: object, keep: str = "") -> str:
-    """Replace control characters but those to `keep` by escapes such as `\\x1b`.
+    """Replace control characters, except those in `keep`, by escapes such as `\\x1b`.
 
     For names that come from strangers: in a terminal they could set its title, or forge a message.
     """
@@ -260,7 +260,7 @@ def check_options(args: argparse.Namespace, rules: Mapping[str, Rule]) -> None:
 
 
 def duration(seconds: float) -> str:
-    """Write a time as people do: `12 s`, `3 min`, `2 h 5 min`, `3 d 4 h`."""
+    """Format a duration for people: `12 s`, `3 min`, `2 h 5 min`, `3 d 4 h`."""
     minutes = round(seconds / 60)
     if seconds < 100:
         return f"{seconds:.0f} s"
@@ -294,8 +294,8 @@ def import_modules(names: Iterable[str]) -> None:
         ImportError: a module, or one that it imports, is missing; the message names both.
     """
     names = list(names)
-    # Last, because nothing in the current folder may take the place of an installed module: a file
-    # named torch.py that lies there by chance or by malice would run.
+    # Last, so that nothing in the current folder can replace an installed module: a file named
+    # torch.py there, by accident or malice, would run.
     if names and "" not in sys.path and os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())
     for name in names:

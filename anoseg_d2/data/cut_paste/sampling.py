@@ -105,7 +105,7 @@ class _Sampler:
             except (OSError, ValueError) as error:
                 self.problems.append(str(error))
                 continue
-            # Without the option nothing is drawn, so that the rest stays as it is.
+            # Draw nothing when the option is off, so that the random stream does not change.
             if self.parts and generator.random() < self.parts:
                 return part_of(item, generator)
             return item
@@ -173,7 +173,7 @@ def sample_and_paste(
         if sampler.sources:
             number = int(generator.integers(low, high + 1))
             objects += [sampler(generator) for _ in range(number)]
-    # In random order, so that unknown objects do not always lie under known ones.
+    # In random order, so that known objects do not always cover unknown ones.
     objects = [item for item in objects if item is not None]
     objects = [objects[index] for index in generator.permutation(len(objects))]
 

@@ -1,4 +1,4 @@
-"""Points of a precision-recall or ROC curve that are known up to bounds, and figures from them.
+"""Compute bounds of every figure from curve points that are themselves known up to bounds.
 
 Walking down the thresholds, a *segment* holds a stretch of both curves as points with
 
@@ -56,7 +56,7 @@ class Segment:
 
     @property
     def exact(self) -> bool:
-        """Whether nothing is left open."""
+        """Whether the counts are exact."""
         same = self.tp_low is self.tp_high and self.fp_low is self.fp_high
         return same and bool(self.tied.all())
 
@@ -167,7 +167,7 @@ class Need:
 
 
 def pixels_needed(rate: float, positives: int) -> Need:
-    """The least count whose fraction of the positives is >= rate, in float64."""
+    """Return the smallest count that is at least `rate` of the positives, in float64."""
     count = max(1, int(np.ceil(rate * positives)))
     # The product may be rounded to the wrong side of an integer.
     while count > 1 and (count - 1) / positives >= rate:
@@ -211,7 +211,7 @@ class Plan:
 
     @staticmethod
     def _magnitude(gap: np.ndarray) -> np.ndarray:
-        """0 for widths about 1, 1 for about 1/2, ... 63 for the least."""
+        """Return 0 for widths about 1, 1 for about 1/2, ... 63 for the smallest."""
         return np.where(gap > 0, np.clip(-np.frexp(gap)[1], 0, 63), 63)
 
     def _gap(self, cells: Cells) -> np.ndarray:
@@ -279,7 +279,7 @@ class CurveSummary:
         self._auprc[0] += (step * low).sum() - (spread * np.maximum(rise, 0)).sum()
 
     def _add_auroc(self, s: Segment) -> None:
-        """Area between neighbouring points: trapezes where tied, else the best and worst steps."""
+        """Add the area between neighbouring points: trapezoids where tied, else bounding steps."""
         for side, (tp, fp) in enumerate((("tp_low", "fp_high"), ("tp_high", "fp_low"))):
             above, below = s.before(tp), getattr(s, tp)
             untied = above if side == 0 else below

@@ -1,4 +1,4 @@
-"""How often each score occurred, for known and anomaly pixels, in bounded memory.
+"""Count how often each score occurred, for known and anomaly pixels, in bounded memory.
 
 Three representations, all **functions of the multiset of (score, label) pairs alone**: neither the
 order of updates nor the way they were split over objects and merged can be seen in them.
@@ -72,7 +72,7 @@ class Budget:
 
 
 class PixelKeys:
-    """The key of every pixel, for known (0) and anomaly (1) pixels apart."""
+    """The keys of all pixels, stored separately for known (0) and anomaly (1)."""
 
     exact = True
 
@@ -92,12 +92,12 @@ class PixelKeys:
                 parts[:] = [np.concatenate(parts)]
 
     def has_room(self, pixels: int) -> bool:
-        """Return whether so many more pixels may be kept."""
+        """Return whether `kept_pixels` allows this many more pixels."""
         limit = self.budget.kept_pixels * 4 // np.dtype(self.key_type).itemsize
         return self.pixels + pixels <= limit
 
     def widen(self) -> None:
-        """Go over to keys of 64 bits."""
+        """Switch to keys of 64 bits."""
         self.key_type = np.uint64
         for parts in self.parts:
             parts[:] = [wide_keys(part) for part in parts]
@@ -282,7 +282,7 @@ class PagedSketch:
         return sketch
 
     def widen(self) -> None:
-        """Take note that keys of 64 bits are rounded from now on."""
+        """Record that keys of 64 bits are rounded from now on."""
         self.rounded = True
 
     def add(self, keys: np.ndarray, labels: np.ndarray, counts: np.ndarray | None = None) -> None:

@@ -1,4 +1,4 @@
-"""Every score of a dataset on disk, sorted into files by key range: exact figures, little memory.
+"""Store every score on disk, in one file per key range: exact figures in little memory.
 
 A file holds the keys of one label whose highest 12 bits agree, in order of arrival: 4 bytes per
 pixel, or 8 for scores that float32 cannot hold, in the range of the nearest float32. To be read, a
@@ -31,7 +31,7 @@ _WIDE = ".wide"  # ending of files of 8 bytes per pixel
 
 
 class ExactCounts:
-    """Scores on disk, in a temporary directory that goes with the object.
+    """Scores on disk, in a temporary directory that is deleted with the object.
 
     Args:
         parent: where to make the directory; default the system's place for temporary files.
@@ -48,7 +48,7 @@ class ExactCounts:
 
     @property
     def key_type(self):
-        """Of the keys in segments: uint64 once any score needs it."""
+        """The type of keys in segments: uint64 once any score needs it."""
         return np.uint64 if any(self._folder.glob(f"*{_WIDE}")) else np.uint32
 
     def widen(self) -> None:
@@ -88,8 +88,8 @@ class ExactCounts:
         folder = Path(state["folder"])
         if not folder.is_dir():
             raise FileNotFoundError(
-                f"exact scores are gone or out of reach: {folder}. Keep their metrics alive until "
-                "they are merged, and name a spill_dir that all processes can read"
+                f"the folder of exact scores is missing or cannot be read: {folder}. Keep their "
+                "metrics alive until they are merged; use a spill_dir that all processes can read"
             )
         files = sorted(folder.iterdir())
         self._check_space(sum(file.stat().st_size for file in files))
@@ -103,7 +103,7 @@ class ExactCounts:
                     left -= len(block)
 
     def _sorted_on_disk(self, prefix: str, name: str, key_type) -> np.ndarray:
-        """All keys of a range and label as one ascending array in a file, (N,)."""
+        """Sort all keys of a range and label into one array in a file, (N,)."""
         path, wide = self._folder / f"{prefix}.{name}", self._folder / f"{prefix}.{name}{_WIDE}"
         if key_type is np.uint64:
             if path.exists():

@@ -1,4 +1,4 @@
-"""Maps of patch tokens beside those of the queries.
+"""Patch heads compute maps from patch tokens instead of queries.
 
 - `PatchHead`, `PATCH_HEADS`: the base class, and the registered patch heads.
 - `PatchMemory`: how far a patch is from all that normal photographs show.

@@ -1,4 +1,4 @@
-"""Base class and registry of patch heads: maps of patch tokens beside those of the queries.
+"""Base class and registry of patch heads, which compute maps from patch tokens, not queries.
 
 Shape letters: B images, N patches, C width, (gh, gw) patch grid, (h, w) grid of the map, which may
 be finer than the patches, (H, W) pixels.
@@ -38,7 +38,7 @@ class PatchHead(nn.Module):
 
     A patch head turns tokens of some ViT blocks into a map, which windows merge like every other
     map and scores read by the head's name (`register_score(maps=("mine",))`). It needs no queries,
-    so that it also works on a bare backbone. One with a `loss` trains beside the network, whose
+    so that it also works on a bare backbone. One with a `loss` trains next to the network, whose
     other losses it does not touch unless its gradient reaches the tokens.
 
     Args:
@@ -71,7 +71,7 @@ class PatchHead(nn.Module):
 
     @classmethod
     def learning_rate_factor(cls, cfg) -> float:
-        """Return what multiplies SOLVER.BASE_LR for its parameters."""
+        """Return the factor on SOLVER.BASE_LR for its parameters."""
         return 1.0
 
     def forward(self, tokens: Mapping[int, Tensor], grid: tuple[int, int]) -> Tensor:
@@ -105,7 +105,7 @@ class PatchHead(nn.Module):
         """Raise ValueError if the head was made for another backbone than that of a checkpoint."""
 
     def state(self) -> dict[str, Any]:
-        """Return what `from_state` needs besides the tensors, as plain values."""
+        """Return what `from_state` needs in addition to the tensors, as plain values."""
         options = {} if self.options is None else dataclasses.asdict(self.options)
         return {"blocks": list(self.blocks), "options": options}
 
