@@ -18,7 +18,7 @@ from anoseg_d2.data.cut_paste.frames import find_scenes
 from anoseg_d2.data.cut_paste.job import CutPasteJob, claim_output, collect_manifest, run_job
 from anoseg_d2.data.cut_paste.options import CutPasteOptions, ObjectOptions
 from anoseg_d2.data.cut_paste.result import how_to_use, summarise, write_preview, write_summary
-from anoseg_d2.data.cut_paste.sampling import control_source, outlier_sources
+from anoseg_d2.data.cut_paste.sampling import object_sources
 from anoseg_d2.utils import cli
 from anoseg_d2.utils.options import add_arguments, options_from
 from anoseg_d2.utils.ranges import integer
@@ -138,18 +138,18 @@ def build_job(args) -> CutPasteJob:
         ratio = 1.0 if args.as_benchmark else CutPasteOptions.ratio
     options = options_from(args, CutPasteOptions, ratio=ratio, ground_labels=ground)
     objects = options_from(args, ObjectOptions)
-    if not (objects.coco_json or objects.cutouts or objects.textures):
-        raise ValueError("no objects: give --coco-json and --coco-images, --cutouts or --textures")
-    closed_set = []
-    if options.closed_set_count[1]:
+
+    def segments():
         pairs = [(frame.image, frame.label) for frame in frames]
-        more = {"rarest_first": objects.rarest_first, "cache": cache_folder()}
-        closed_set.append(ClosedSetObjects(pairs, reader, known, **more))
+        how = {"rarest_first": objects.rarest_first, "cache": cache_folder()}
+        return ClosedSetObjects(pairs, reader, known, **how)
+
+    outliers, controls, closed_set = object_sources(objects, options, known, segments)
     return CutPasteJob(
         frames=frames,
         reader=reader,
-        outliers=outlier_sources(objects, known),
-        controls=[control_source(objects, known)] if options.control_count[1] else [],
+        outliers=outliers,
+        controls=controls,
         options=options,
         seed=args.seed,
         output=Path(args.output),

@@ -11,7 +11,7 @@ from anoseg_d2.data.augmentation import Augmentation
 from anoseg_d2.data.builtin import datasets_root
 from anoseg_d2.data.cut_paste.closed_set import ClosedSetObjects, cache_folder
 from anoseg_d2.data.cut_paste.options import ObjectOptions, read_options
-from anoseg_d2.data.cut_paste.sampling import OnlineCutPaste, control_source, outlier_sources
+from anoseg_d2.data.cut_paste.sampling import OnlineCutPaste, object_sources
 from anoseg_d2.data.image_io import read_image
 from anoseg_d2.data.label_rules import load_label
 from anoseg_d2.utils.cli import printable
@@ -114,11 +114,6 @@ def _online_cut_paste(cfg) -> OnlineCutPaste | None:
     if not cfg.INPUT.CUT_PASTE.ENABLED:
         return None
     objects = options_of(cfg, "INPUT.CUT_PASTE", ObjectOptions)
-    if not (objects.coco_json or objects.cutouts or objects.textures):
-        raise ValueError(
-            "INPUT.CUT_PASTE.ENABLED is True, but INPUT.CUT_PASTE.COCO_JSON is empty, and so are "
-            "CUTOUTS and TEXTURES; give COCO's instances_train2017.json and train2017"
-        )
     # Labels are already train ids when this pastes, so ground and anomaly are given as train ids.
     train_ids = _train_ids_by_name(cfg)
     options = read_options(
@@ -126,13 +121,11 @@ def _online_cut_paste(cfg) -> OnlineCutPaste | None:
         ground_labels=tuple(train_ids[name] for name in ("road", "sidewalk") if name in train_ids),
         anomaly_value=cfg.MODEL.EOMT.NUM_CLASSES,
     )
-    outliers = outlier_sources(objects, train_ids, datasets_root())
-    controls = []
-    if options.control_count[1]:
-        controls = [control_source(objects, train_ids, datasets_root())]
-    closed_set = [_closed_set(cfg, train_ids)] if options.closed_set_count[1] else []
+    sources = object_sources(
+        objects, options, train_ids, lambda: _closed_set(cfg, train_ids), datasets_root()
+    )
     seed = cfg.SEED if cfg.SEED >= 0 else int(np.random.SeedSequence().generate_state(1)[0])
-    return OnlineCutPaste(outliers, options, seed, controls, closed_set)
+    return OnlineCutPaste(sources[0], options, seed, *sources[1:])
 
 
 def _closed_set(cfg, train_ids: dict[str, int]) -> ClosedSetObjects:

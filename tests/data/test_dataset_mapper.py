@@ -128,10 +128,12 @@ def test_a_config_builds_both_mappers(entry):
 
 
 def test_pasting_by_config_needs_its_objects():
+    register_all()
     cfg = get_cfg()
     add_anoseg_config(cfg)
     cfg.INPUT.CUT_PASTE.ENABLED = True
-    with pytest.raises(ValueError, match="INPUT.CUT_PASTE.COCO_JSON is empty"):
+    cfg.DATASETS.TRAIN = ("cityscapes_19_train",)
+    with pytest.raises(ValueError, match="no objects.*INPUT.CUT_PASTE.COCO_JSON"):
         AnosegDatasetMapper(cfg, True)
 
 

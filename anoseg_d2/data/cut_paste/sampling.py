@@ -2,7 +2,7 @@
 
 import dataclasses
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from anoseg_d2.data.cut_paste.sources import (
     draw_blob,
 )
 
-__all__ = ["OnlineCutPaste", "control_source", "outlier_sources", "part_of", "sample_and_paste"]
+__all__ = ["OnlineCutPaste", "object_sources", "part_of", "sample_and_paste"]
 
 logger = logging.getLogger(__name__)
 
@@ -30,52 +30,55 @@ MAX_TRIES = 50
 PART_SIDES = (0.4, 0.8)
 
 
-def outlier_sources(options: ObjectOptions, known: Iterable[str], root="") -> list[ObjectSource]:
-    """Return the sources of unknown objects that the options name.
+def object_sources(
+    objects: ObjectOptions,
+    options: CutPasteOptions,
+    known: Mapping[str, int],
+    closed_set: Callable[[], ObjectSource],
+    root="",
+) -> tuple[list[ObjectSource], list[ObjectSource], list[ObjectSource]]:
+    """Return the sources of unknown objects, of known objects, and of segments of the scenes.
 
     Args:
-        options: at least one of COCO, cut-outs and textures.
-        known: names of the scenes' classes.
-        root: folder that relative paths start from.
-    """
-    sources: list[ObjectSource] = []
-    if options.coco_json:
-        drop = options.drop_categories or DROPPED
-        sources.append(_coco(options, root, drop=drop, known=known))
-    if options.cutouts:
-        sources.append(CutOutFolder(Path(root, options.cutouts)))
-    if options.textures:
-        sources.append(TextureFolder(Path(root, options.textures)))
-    return sources
-
-
-def control_source(options: ObjectOptions, known: Mapping[str, int], root="") -> CocoObjects:
-    """Return the source of known COCO objects, under their own label.
-
-    Args:
-        options: must name a COCO file.
+        objects: at least one of COCO, cut-outs and textures.
+        options: known objects and segments are left out where their greatest number is 0.
         known: class name -> label value of the scenes.
-        root: as in `outlier_sources`.
+        closed_set: builds the source of segments, which reads every label.
+        root: folder that relative paths start from.
     Raises:
-        ValueError: there is no COCO file, or the scenes have none of its classes.
+        ValueError: there is no source, no COCO file to take known objects from, or the scenes have
+            none of its classes.
     """
-    if not options.coco_json:
+    outliers: list[ObjectSource] = []
+    controls: list[ObjectSource] = []
+    files = Path(root, objects.coco_json), Path(root, objects.coco_images)
+    rules = {"min_area": objects.min_area, "keep_cut": objects.keep_cut}
+    if objects.coco_json:
+        drop = objects.drop_categories or DROPPED
+        outliers.append(CocoObjects(*files, drop=drop, known=known, **rules))
+    if objects.cutouts:
+        outliers.append(CutOutFolder(Path(root, objects.cutouts)))
+    if objects.textures:
+        outliers.append(TextureFolder(Path(root, objects.textures)))
+    if not outliers:
         raise ValueError(
-            "control objects are COCO objects of known classes: give --coco-json "
-            "(INPUT.CUT_PASTE.COCO_JSON), or no controls (INPUT.CUT_PASTE.CONTROL_OBJECTS 0)"
+            "no objects: give --coco-json and --coco-images, --cutouts or --textures "
+            "(INPUT.CUT_PASTE.COCO_JSON and COCO_IMAGES, CUTOUTS or TEXTURES)"
         )
-    labels = {name: known[name] for name in CONTROL_CLASSES if name in known}
-    if not labels:
-        raise ValueError(
-            f"control objects: none of {', '.join(CONTROL_CLASSES)} is a class of this dataset; "
-            f"its classes: {', '.join(known)}"
-        )
-    return _coco(options, root, labels=labels)
-
-
-def _coco(options: ObjectOptions, root, **kind) -> CocoObjects:
-    files = Path(root, options.coco_json), Path(root, options.coco_images)
-    return CocoObjects(*files, min_area=options.min_area, keep_cut=options.keep_cut, **kind)
+    if options.control_count[1]:
+        if not objects.coco_json:
+            raise ValueError(
+                "control objects are COCO objects of known classes: give --coco-json "
+                "(INPUT.CUT_PASTE.COCO_JSON), or no controls (INPUT.CUT_PASTE.CONTROL_OBJECTS 0)"
+            )
+        labels = {name: known[name] for name in CONTROL_CLASSES if name in known}
+        if not labels:
+            raise ValueError(
+                f"control objects: none of {', '.join(CONTROL_CLASSES)} is a class of this "
+                f"dataset; its classes: {', '.join(known)}"
+            )
+        controls.append(CocoObjects(*files, labels=labels, **rules))
+    return outliers, controls, [closed_set()] if options.closed_set_count[1] else []
 
 
 @dataclass
