@@ -70,11 +70,13 @@ def run(args: argparse.Namespace) -> None:
 
     from anoseg_d2.checkpoint import save_weights
     from anoseg_d2.engine.fit_memory import add_memory, labelled_records
+    from anoseg_d2.modeling.inference import score_map_settings
     from anoseg_d2.prediction.predictor import AnomalyPredictor
 
     records = records or labelled_records(args.dataset)
-    model = AnomalyPredictor.from_pretrained(args.weights, args.opts).model
-    found = add_memory(model, records, args.rows, args.seed, args.coreset)
+    predictor = AnomalyPredictor.from_pretrained(args.weights, args.opts)
+    model, settings = predictor.model, score_map_settings(predictor.cfg, filters=False)
+    found = add_memory(model, records, args.rows, args.seed, args.coreset, settings)
     save_weights(model, output)
     cli.say(f"wrote {output}: {found}")
 

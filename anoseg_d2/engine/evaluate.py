@@ -27,7 +27,7 @@ from anoseg_d2.evaluation.anomaly_evaluation import AnomalyEvaluator
 from anoseg_d2.evaluation.closed_set_evaluation import ClosedSetEvaluator
 from anoseg_d2.evaluation.score_statistics import ScoreStatistics
 from anoseg_d2.modeling.eomt import EoMT
-from anoseg_d2.modeling.inference import score_map_settings
+from anoseg_d2.modeling.inference import score_map_settings, unfiltered
 from anoseg_d2.modeling.scores import ensemble_parts, single_scores
 from anoseg_d2.report.runs import CLOSED_FIGURES, FIGURE_NAMES, load_run
 from anoseg_d2.report.write import write_report
@@ -94,15 +94,8 @@ def measure_ensembles(cfg, model: nn.Module, build_loader=build_test_loader) -> 
     logger.info("Measuring %s on %s", ", ".join(parts), closed[0])
     loader = build_loader(cfg, closed[0])
     score = functools.partial(model, score_names=parts)
-    options = model.inference
-    # An ensemble divides its parts before they are filtered, so they are measured so too.
-    model.inference = dataclasses.replace(options, guided_filter=0.0, postprocess=())
-    try:
-        with inference_context(model):
-            found = evaluate_dataset(closed[0], score, loader, ScoreStatistics(closed[0]))
-    finally:
-        batch = model.inference.window_batch  # lowered where memory ran out
-        model.inference = dataclasses.replace(options, window_batch=batch)
+    with inference_context(model), unfiltered(model):
+        found = evaluate_dataset(closed[0], score, loader, ScoreStatistics(closed[0]))
     model.info = dataclasses.replace(
         model.info,
         score_statistics={**model.info.score_statistics, **found},

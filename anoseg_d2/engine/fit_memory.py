@@ -11,6 +11,7 @@ from anoseg_d2.checkpoint.metadata import model_tensors
 from anoseg_d2.data.builtin import DATASETS
 from anoseg_d2.data.image_io import read_image
 from anoseg_d2.data.label_rules import load_label
+from anoseg_d2.modeling.inference import unfiltered
 from anoseg_d2.modeling.patch_heads import PatchMemory, free_block
 from anoseg_d2.modeling.patch_heads.memory import backbone_hash, choose_rows
 from anoseg_d2.modeling.windows import cut_windows, plan_windows
@@ -22,7 +23,9 @@ __all__ = ["HELD_OUT", "add_memory", "collect_tokens", "labelled_records"]
 HELD_OUT = 10
 
 
-def add_memory(model, records: list[tuple], rows: int, seed: int, coreset: bool) -> str:
+def add_memory(
+    model, records: list[tuple], rows: int, seed: int, coreset: bool, settings: dict | None = None
+) -> str:
     """Give a model a memory of normal patches, and the statistics of its score.
 
     Args:
@@ -31,6 +34,7 @@ def add_memory(model, records: list[tuple], rows: int, seed: int, coreset: bool)
         rows: patches to keep.
         seed: of the choice of patches.
         coreset: spread the rows (greedy k-center) instead of drawing them.
+        settings: of the model, which its statistics hold for (`score_map_settings`).
     Returns:
         a sentence on what was found.
     """
@@ -46,9 +50,15 @@ def add_memory(model, records: list[tuple], rows: int, seed: int, coreset: bool)
     made_by = backbone_hash(model_tensors(model), block)
     memory = PatchMemory(kept, block, backbone_sha256=made_by)
     model.patch_maps["memory"] = memory.to(model.device)
-    mean, spread = _measure(model, held_out)
-    statistics = {**model.info.score_statistics, "memory": (mean, spread)}
-    model.info = dataclasses.replace(model.info, score_statistics=statistics)
+    with unfiltered(model):
+        mean, spread = _measure(model, held_out)
+    info = model.info
+    known = info.statistics_settings is not None or not info.score_statistics
+    model.info = dataclasses.replace(
+        info,
+        score_statistics={**info.score_statistics, "memory": (mean, spread)},
+        statistics_settings=settings if known else None,  # unknown of one is unknown of all
+    )
     return (
         f"{len(kept)} rows of {len(inside)} images; on {len(held_out)} others the score of known "
         f"pixels is {mean:.3f} +- {spread:.3f}"

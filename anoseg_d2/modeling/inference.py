@@ -45,6 +45,7 @@ __all__ = [
     "predict_windows",
     "read_scores",
     "score_map_settings",
+    "unfiltered",
 ]
 
 logger = logging.getLogger(__name__)
@@ -152,6 +153,18 @@ def differing(then: dict[str, Any], now: dict[str, Any]) -> str:
         for key in then
         if key in now and then[key] != now[key]
     )
+
+
+@contextlib.contextmanager
+def unfiltered(model: nn.Module) -> Iterator[None]:
+    """Switch a model's filters off: an ensemble divides its parts before they are filtered."""
+    options = model.inference
+    model.inference = replace(options, guided_filter=0.0, postprocess=())
+    try:
+        yield
+    finally:
+        batch = model.inference.window_batch  # lowered where memory ran out
+        model.inference = replace(options, window_batch=batch)
 
 
 def infer_images(

@@ -57,6 +57,18 @@ def test_the_checkpoint_has_a_memory_that_recognises_its_images(
     np.testing.assert_allclose(found, before, atol=1e-6)
 
 
+def test_statistics_are_measured_before_filters_and_say_their_settings(
+    tool, weights, photos, tmp_path
+):
+    infos = []
+    for value in ("0", "0.5"):
+        output = tmp_path / f"{value}.pth"
+        options = ("--opts", "TEST.ANOMALY.GUIDED_FILTER", value)
+        assert build(tool, weights, photos, output, *options) == 0
+        infos.append(AnomalyPredictor.from_pretrained(str(output)).model.info)
+    assert infos[0] == infos[1] and infos[0].statistics_settings["TEST.FLIP"] is False
+
+
 def test_a_memory_of_another_backbone_is_refused(tool, weights, photos, tmp_path):
     assert build(tool, weights, photos, tmp_path / "m.pth", "--rows", "5") == 0
     payload = torch.load(tmp_path / "m.pth", weights_only=True)
