@@ -29,8 +29,7 @@ it: lists become tuples. Fields without `option` are arguments of the constructo
 
 import argparse
 import dataclasses
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from contextvars import ContextVar
 from functools import reduce
 from typing import Any, NamedTuple, TypeVar
@@ -149,8 +148,7 @@ def options_of(cfg: Any, prefix: str, cls: type[T], **given: Any) -> T:
         key = _key(prefix, field)
         if key and field.name not in given:
             values[field.name] = reduce(lambda node, part: node[part], key.split("."), cfg)
-    with _spelt(cls, lambda field: _key(prefix, field) or field.name):
-        return cls(**values)
+    return _build(cls, values, lambda field: _key(prefix, field) or field.name)
 
 
 def add_arguments(parser: argparse._ActionsContainer, cls: type) -> None:
@@ -189,15 +187,14 @@ def options_from(args: argparse.Namespace, cls: type[T], **given: Any) -> T:
         given: values by name of the field, which take the place of the command line's.
     """
     values = {f.name: getattr(args, f.name) for f in _option_fields(cls) if _argument(f)}
-    with _spelt(cls, lambda field: _argument(field) or field.name):
-        return cls(**{**values, **given})
+    return _build(cls, values | given, lambda field: _argument(field) or field.name)
 
 
-@contextmanager
-def _spelt(cls: type, spell: Callable[[dataclasses.Field], str]) -> Iterator[None]:
+def _build(cls: type[T], values: dict, spell: Callable[[dataclasses.Field], str]) -> T:
+    # The class checks itself, so how to name its fields in an error must reach it from outside.
     token = _spelling.set((cls, spell))
     try:
-        yield
+        return cls(**values)
     finally:
         _spelling.reset(token)
 
