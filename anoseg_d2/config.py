@@ -1,4 +1,4 @@
-"""Every configuration key of the project, once: its default, what it may be, and its meaning.
+"""Define every config key once, with its default, rule and meaning.
 
 docs/config.md is made from `KEYS`. Options that a class holds, such as those of adapters, are
 declared there (`utils/options.py`), and their keys are taken from its fields.

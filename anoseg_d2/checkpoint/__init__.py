@@ -1,4 +1,4 @@
-"""Checkpoints: any EoMT or ViT in, ours and the public formats out.
+"""Read any EoMT or ViT checkpoint, and write our own and the public formats.
 
 Reading: `files` opens a file without running its code, `formats` recognises whose it is by the
 tables of `names` and reads its settings, `spec` holds them, `hub` fetches. Loading: `transfer`

@@ -1,4 +1,4 @@
-"""Adapter files: what a LoRA stage trained, tied by a hash to the base weights that it froze.
+"""Write and join adapter files: the trained part of a LoRA stage and a hash of its frozen base.
 
 A full checkpoint of such a stage is its base and its adapter file together, bit by bit. The base is
 the checkpoint that the stage started from; it stays one file, however many adapters it has.
@@ -19,7 +19,7 @@ __all__ = ["adapter_payload", "join_adapter", "merge_adapters"]
 
 
 def adapter_payload(state: Mapping[str, Tensor], meta: Mapping[str, Any]) -> dict[str, Any]:
-    """Take what a LoRA stage trained (adapters, queries, heads) out of a full checkpoint.
+    """Extract what a LoRA stage trained (adapters, queries, heads) from a full checkpoint.
 
     Args:
         state: all tensors of the model.
@@ -32,7 +32,7 @@ def adapter_payload(state: Mapping[str, Tensor], meta: Mapping[str, Any]) -> dic
     if not meta.get("lora"):
         raise ValueError("the model has no LoRA adapters, so there is no adapter file to write")
     if "frozen" not in meta:
-        raise ValueError("the metadata does not say which tensors were frozen: save the model anew")
+        raise ValueError("the metadata does not state which tensors were frozen: save it again")
     frozen = set(meta["frozen"])
     # By name, not by what looks like a ViT: heads may be frozen, and blocks may train.
     trained = {name: tensor.detach() for name, tensor in state.items() if name not in frozen}

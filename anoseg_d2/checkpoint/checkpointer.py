@@ -1,4 +1,4 @@
-"""Saving and resuming: detectron2's checkpointer for our models.
+"""Save and resume with detectron2's checkpointer.
 
 A run folder holds::
 
@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 
 
 class AnosegCheckpointer(Checkpointer):
-    """detectron2's checkpointer for our models: files appear whole, and no code in them runs.
+    """detectron2's checkpointer, which writes files atomically and never runs code from a file.
 
     Args:
         model: EoMT, also wrapped by DistributedDataParallel or `torch.compile`.
@@ -80,7 +80,7 @@ class AnosegCheckpointer(Checkpointer):
         self.tag_last_checkpoint(file_name)
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
-        """Note in `last_checkpoint`, atomically, which file a resumed run starts from."""
+        """Record atomically in `last_checkpoint` which file a resumed run starts from."""
         write_atomic(Path(self.save_dir) / "last_checkpoint", last_filename_basename.encode())
 
     def get_checkpoint_file(self) -> str:

@@ -1,4 +1,4 @@
-"""Read a checkpoint of any known format without running its code, and write one whole.
+"""Read checkpoints of any known format without running code from them, and write atomically.
 
 A broken file ends in a ValueError that names it. Damage is found wherever the format allows:
 torch's zip files carry a CRC of each entry, our safetensors files a hash in their metadata. Foreign
@@ -96,7 +96,7 @@ def read_checkpoint(source, *, allow_pickle: bool = False) -> Checkpoint:
 
 
 def write_checkpoint(payload: Mapping[str, Any], path) -> None:
-    """Write a payload of tensors and plain values: whole, or not at all.
+    """Write a payload of tensors and plain values atomically.
 
     Args:
         payload: anything that `torch.load(weights_only=True)` reads back; for `.safetensors` the
@@ -117,7 +117,7 @@ def write_checkpoint(payload: Mapping[str, Any], path) -> None:
 def write_tensors(
     state: Mapping[str, Tensor], path, metadata: dict[str, str] | None = None
 ) -> None:
-    """Write a safetensors file, whole or not at all; shared tensors are written once per name.
+    """Write a safetensors file atomically; shared tensors are written once per name.
 
     Args:
         state: names to tensors, on any device.
@@ -135,7 +135,7 @@ def write_tensors(
 
 @contextlib.contextmanager
 def _as_os_error():
-    """Raise what torch's and safetensors' own writers raise on a full disk as an OSError."""
+    """Turn what torch's and safetensors' writers raise on a full disk into an OSError."""
     try:
         yield
     except (RuntimeError, SafetensorError) as error:

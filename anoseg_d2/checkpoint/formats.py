@@ -95,8 +95,8 @@ def clean_names(state: Mapping[Any, Any]) -> dict[str, Any]:
             raise ValueError(f"tensor name {name!r} is not a string but {type(name).__name__}")
         if _PEFT.search(name):
             raise ValueError(
-                f"is a model wrapped by peft ({name}), whose file does not say how much its "
-                "adapters count: merge them there and save again "
+                f"is a model wrapped by peft ({name}), whose file does not state the "
+                "scale of its adapters: merge them there and save again "
                 "(`model.merge_and_unload().save_pretrained(folder)`)"
             )
         new = name
@@ -117,7 +117,7 @@ def clean_names(state: Mapping[Any, Any]) -> dict[str, Any]:
 
 
 def take_teacher(state: Mapping[str, Any]) -> tuple[dict[str, Any], Ignored]:
-    """Take the ViT out of a file of DINOv2's training, which holds it as a student and a teacher.
+    """Extract the teacher's ViT from a DINOv2 training file, which also holds a student.
 
     Args:
         state: cleaned names to tensors.

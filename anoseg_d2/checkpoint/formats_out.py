@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 
 
 def class_head_of(spec: ModelSpec) -> str:
-    """Return the class head that a file states, or the one that its tensors fit."""
+    """Return the class head that a file states or, failing that, the one its tensors fit."""
     return spec.head or ("linear" if spec.has_bias else "arcface")
 
 
@@ -115,7 +115,7 @@ def to_official(checkpoint: Checkpoint, *, approximate: bool = False) -> dict[st
 
 
 def official_payload(checkpoint: Checkpoint, suffix: str, *, approximate: bool = False) -> dict:
-    """Lay an EoMT out as the official code's files are: the hub's .bin, or Lightning's.
+    """Return an EoMT in the layout of the official code: the hub's .bin, or Lightning's.
 
     Args:
         checkpoint, approximate: see `to_official`.
@@ -193,7 +193,7 @@ def write_folder(
 
 
 def _variant(spec: ModelSpec) -> str:
-    """Second part of the keys of `TABLES`."""
+    """Return the second part of a key of `TABLES`."""
     return "dinov2_gated" if spec.swiglu else spec.backbone
 
 
@@ -212,7 +212,7 @@ def _fill_absent(named: dict[str, Tensor], spec: ModelSpec) -> None:
 
 
 def _mask_probs(checkpoint: Checkpoint) -> Tensor:
-    """Return how much each query block masks attention when the model is used: as read, or 0."""
+    """Return how strongly each query block masks attention at inference: as read, or 0."""
     blocks = checkpoint.spec.num_blocks
     if not blocks:
         raise ValueError(

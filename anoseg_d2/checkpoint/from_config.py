@@ -198,7 +198,7 @@ def _statistics_hold(cfg, checkpoint: Checkpoint, report: LoadReport, training: 
 
 
 def _restore_class_head(model: EoMT, checkpoint: Checkpoint) -> None:
-    """Give a class head of the user's own the options that a checkpoint was trained with.
+    """Give a user-defined class head the options that a checkpoint was trained with.
 
     Those of the built-in heads come through config keys.
     """
@@ -307,7 +307,7 @@ _SIZE_KEYS = tuple(f"MODEL.EOMT.{part}" for part in ("SIZE", "DEPTH", "WIDTH", "
 def follow_checkpoint(
     cfg, checkpoint: Checkpoint, given: Collection[str] = (), *, finished: bool
 ) -> None:
-    """Let a config describe the network as a checkpoint has it, unless the user wants another.
+    """Set a config's network keys to those of a checkpoint, except where the user chose otherwise.
 
     Every key that is taken from the checkpoint is logged, every one that stays different is named
     with what that does. A bare ViT changes nothing: it becomes a part of whatever network the
@@ -361,7 +361,7 @@ def follow_checkpoint(
 
 
 def _same(ours, stored) -> bool:
-    """Whether two values of a key are equal: in files, tuples are lists and numbers rounded."""
+    """Return whether two values of a key are equal, although files hold lists and round."""
     if isinstance(stored, (list, tuple)):
         return len(ours) == len(stored) and all(map(_same, ours, stored))
     if isinstance(stored, float):
@@ -370,7 +370,7 @@ def _same(ours, stored) -> bool:
 
 
 def _size_overrides(spec: ModelSpec) -> list[Any]:
-    """Name the ViT size, or spell depth, width and heads out."""
+    """Return the name of the ViT size, or its depth, width and heads."""
     for name, size in VIT_SIZES.items():
         same = (size.depth, size.width) == (spec.depth, spec.width)
         if same and spec.heads in (None, size.heads):

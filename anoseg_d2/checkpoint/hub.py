@@ -1,4 +1,4 @@
-"""Fetch weights, from Hugging Face by `hf://owner/name`, from timm by `timm://name`; upload them.
+"""Fetch weights from Hugging Face (`hf://owner/name`) or timm (`timm://name`), and upload them.
 
 Caches, offline mode and mirrors are huggingface_hub's own: HF_HOME, HF_HUB_OFFLINE, HF_ENDPOINT.
 """

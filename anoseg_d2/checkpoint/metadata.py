@@ -1,4 +1,4 @@
-"""What identifies a model: hashes of its weights, and the metadata that our files store."""
+"""Identify a model by hashes of its weights and by the metadata stored in our files."""
 
 import hashlib
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""Tensor names of the public checkpoint formats and ours: one table per format, read both ways.
+"""Translate tensor names between public formats and ours, by one two-way table per format.
 
 A row pairs the name in a file with ours. `{n}` and `{i}` stand for numbers, the same on both sides.
 A name that ends in "." (or is empty) is a beginning, whose rest is kept; any other name is whole.
@@ -13,7 +13,7 @@ __all__ = ["FUSED", "TABLES", "Row", "from_ours", "to_ours", "variant_of"]
 
 
 class Row(NamedTuple):
-    """One name in two formats."""
+    """A tensor's name in another format and in ours."""
 
     theirs: str
     ours: str
@@ -21,7 +21,7 @@ class Row(NamedTuple):
 
 
 def _transformers_blocks(theirs: str, read_only: bool = False) -> tuple[Row, ...]:
-    """Rows of DINOv3's blocks as transformers names them; `theirs` is the beginning of a block."""
+    """Return rows for DINOv3's blocks as transformers names them; `theirs` is a block's prefix."""
     ours = "backbone.blocks.{n}."
     rows = (
         # The key has no bias, so query and value keep theirs apart from the fused weight.

@@ -1,4 +1,4 @@
-"""Change tensors to fit another model: positions, tokens, class rows. Pure functions.
+"""Pure functions that fit positions, tokens and class rows to another model.
 
 Shape letters: K known classes, R class rows `[known, (anomaly), no-object]`, C width, (h, w) grid
 of the position embedding.

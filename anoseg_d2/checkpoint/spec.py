@@ -1,4 +1,4 @@
-"""A checkpoint: its weights, and the sizes and settings of the model that they belong to."""
+"""Describe a checkpoint by its weights and the sizes and settings of their model."""
 
 import math
 import re
@@ -198,7 +198,7 @@ class ModelSpec:
         heads: int | None = None,
         image_size: Sequence[int] | None = None,
     ) -> None:
-        """Add what the file does not state about its model; None adds nothing.
+        """Fill in what the file does not state about its model; None fills in nothing.
 
         Raises:
             ValueError: the file states something else, or patches do not fill the image.

@@ -178,7 +178,7 @@ def load_into(
     plan.plan_rest()
     report = plan.commit(allow_untrained)
     counts = ", ".join(f"{count} {action}" for action, count in report.counts().items())
-    # What was loaded as it is fills a page, and nobody has to look at it.
+    # Tensors loaded unchanged would fill a page and need no attention.
     table = report.table(leave_out=("loaded",))
     logger.info("Loaded %s: %s%s", report.source, counts, f"\n{table}" if table else "")
     logger.debug("Every tensor of it:\n%s", report.table())
@@ -227,7 +227,7 @@ def warn_of_delta(checkpoint: Checkpoint) -> None:
 
 
 class _Plan:
-    """The decisions of one load; `commit` carries all of them out, or none.
+    """The decisions of one load; `commit` applies all of them or none.
 
     Attributes:
         source: tensors of the file that no rule has taken yet.
@@ -332,7 +332,7 @@ class _Plan:
         self._compare_adapter_scales()
 
     def _compare_adapter_scales(self) -> None:
-        """Refuse adapters that the model would scale otherwise: no tensor shows alpha."""
+        """Refuse adapters that the model would scale differently, which no tensor's shape shows."""
         modules = {n.replace("_orig_mod.", ""): m for n, m in self.model.named_modules()}
         for name in lora_module_names(self.source):
             stored, module = self.spec.adapters.get(name), modules.get(name)
@@ -347,7 +347,7 @@ class _Plan:
                 )
 
     def plan_position_embedding(self) -> None:
-        """Fit class row and grid of the position embedding to the model's."""
+        """Fit the prefix and grid of the position embedding to the model."""
         if EMBED not in self.source or EMBED not in self.waiting:
             return
         stored, target = self.source[EMBED], self.waiting[EMBED]
@@ -361,7 +361,7 @@ class _Plan:
         if not known and (grid or stored.shape != target.shape):
             self.problems.append(
                 f"{EMBED}: its {stored.shape[1]} rows fit no known grid, and the file does not "
-                "say which; say the crop it was trained at: `anoseg convert "
+                "say which; give the crop it was trained at: `anoseg convert "
                 f"{self.checkpoint.source} --image-size H W --to anoseg --output FILE`"
             )
             del self.source[EMBED], self.waiting[EMBED]
@@ -415,7 +415,7 @@ class _Plan:
                 f"model. Set MODEL.EOMT.NUM_CLASSES {stored} to keep its classes, or start a new "
                 'head with MODEL.ALLOW_UNUSED_WEIGHTS ["class_head"]'
             )
-        # Off both sides, also after a problem, or `plan_rest` would name each tensor once more.
+        # Remove them even after a problem, or `plan_rest` would report each tensor again.
         for name in [n for n in self.source if n.startswith("class_head.")]:
             self.ignore(name, "allowed: class lists differ")
         for name in [n for n in self.waiting if n.startswith("class_head.")]:
@@ -451,7 +451,7 @@ class _Plan:
             self.put(BIAS, zero, "converted", "zero: the head of the checkpoint has no bias")
 
     def plan_rest(self) -> None:
-        """Load equal names, and account for what is left on either side."""
+        """Load tensors of equal name, and account for the rest of both sides."""
         for name in [name for name in self.source if name in self.waiting]:
             self.put(name, self.source[name], "loaded")
         # A ViT that an EoMT format holds without any head is as bare as timm's.
@@ -499,15 +499,15 @@ class _Plan:
         return LoadReport(label, self.rows, self.checkpoint.file)
 
     def _check_trained(self, label: str, allow_untrained: bool) -> None:
-        """Name tensors that nobody has trained as the model would use them, or refuse them."""
+        """Warn of untrained tensors, or refuse them."""
         masks = self.spec.mask_probs
         if masks and not allow_untrained and not self.allowed("attn_mask_probs"):
             shown = ", ".join(f"{probability:g}" for probability in masks)
             raise ValueError(
                 f"{label} was trained with attention masks that are still on (attn_mask_probs "
-                f"{shown}); nothing was loaded. Here a model is used without masks, so its masks "
-                "and classes would be others. Train it on, which anneals the masks away "
-                "(MODEL.EOMT.MASKED_ATTENTION), or use it without them all the same: "
+                f"{shown}); nothing was loaded. Here a model is used without attention masks, "
+                "which changes its predictions. Train it further, which anneals them away "
+                "(MODEL.EOMT.MASKED_ATTENTION), or use it without them anyway: "
                 'MODEL.ALLOW_UNUSED_WEIGHTS ["attn_mask_probs"]'
             )
         untrained = [row for row in self.rows if row.action in UNTRAINED]
@@ -524,12 +524,12 @@ class _Plan:
                 f"loaded:\n{LoadReport(label, untrained).table()}\n"
                 "Evaluate the checkpoint that was trained for this config, change the config to "
                 "the checkpoint's (head, ANOMALY_CLASS, NUM_REGISTERS, LORA, RATIO), or set "
-                "MODEL.ALLOW_UNTRAINED True to use it all the same"
+                "MODEL.ALLOW_UNTRAINED True to use it anyway"
             )
 
 
 def _row_action(had: bool, has: bool) -> str:
-    """What happens to class rows when the anomaly row is inserted, dropped or neither."""
+    """Return the action for class rows when the anomaly row is inserted, dropped or neither."""
     if had == has:
         return "loaded"
     return "inserted" if has else "converted"

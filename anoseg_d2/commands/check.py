@@ -1,4 +1,4 @@
-"""Check registered datasets: what is there, what is missing and what is wrong.
+"""Report what is present, missing or wrong in registered datasets.
 
     anoseg check                          # every registered dataset
     anoseg check road_anomaly camvid_val  # these; exit status 1 unless all are usable
@@ -86,7 +86,7 @@ def _check(dataset: Dataset, root: Path, args) -> DatasetReport:
     with cli.Progress(f"{dataset.name}: read", None) as progress:
         report = check_dataset(dataset, root, args.workers, progress.update)
     cli.say(_as_text(report, brief=not args.names))
-    # Broken sets have no preview: their files cannot be read, or pairs do not fit.
+    # Broken sets get no preview: files cannot be read, or images and labels do not match.
     if args.preview and report.verdict not in ("absent", "broken"):
         pairs = dataset.find(root).pairs
         chosen = [pairs[index] for index in evenly_spread(len(pairs), PREVIEWED)]

@@ -30,7 +30,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--best",
         action="store_true",
-        help="Markdown and LaTeX with one row per method: its best score, an oracle on the labels",
+        help="one row per method in Markdown and LaTeX: its best score, chosen on the labels",
     )
     return parser
 
@@ -46,7 +46,7 @@ def read(text: str) -> list[Run]:
 
 
 def check(runs: list[Run], texts: list[str]) -> None:
-    """Refuse what would count one evaluation twice, and figures on different labels.
+    """Refuse to count an evaluation twice or to compare figures on different labels.
 
     Raises:
         ValueError: names the arguments, and what differs.

@@ -12,10 +12,10 @@
 A folder for Hugging Face gets a model card (README.md) with the figures of the results.json next to
 the weights; `--push OWNER/NAME` uploads it.
 `--merge` adds LoRA adapters into their weights, which leaves the outputs the same up to rounding;
-huggingface and official are always merged. Every tensor is accounted for, and what the other
-format cannot hold is refused.
+huggingface and official are always merged. Every tensor is accounted for, and anything
+that the other format cannot hold is refused.
 
-Exit status: 0 written; 2 a mistake in the call or in a file, which one message names.
+Exit status: 0 written; 2 wrong arguments or a broken file (one message says which).
 """
 
 import argparse
@@ -48,7 +48,7 @@ def convert(args: argparse.Namespace) -> None:
     """Read, complete and write a checkpoint, and print what was done.
 
     Raises:
-        ValueError, OSError: a mistake in the call or in a file.
+        ValueError, OSError: wrong arguments or a broken file.
     """
     cli.check_options(args, OPTIONS)
     cli.import_modules(args.imports)
@@ -93,7 +93,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--num-heads",
         type=int,
-        help="attention heads, if neither the file nor the width tells them",
+        help="attention heads, if neither the file nor the width determines them",
     )
     parser.add_argument(
         "--image-size",
@@ -103,9 +103,9 @@ def build_parser() -> argparse.ArgumentParser:
         help="crop in pixels, if the checkpoint does not state it (DINOv3 without config.json)",
     )
     parser.add_argument(
-        "--delta-base", help="weights to which the encoder of this checkpoint is a difference"
+        "--delta-base", help="weights that this checkpoint's encoder must be added to"
     )
-    parser.add_argument("--base", help="base weights of an adapter file, which make it whole")
+    parser.add_argument("--base", help="base weights to join an adapter file with")
     parser.add_argument("--merge", action="store_true", help="merge adapters into their weights")
     parser.add_argument(
         "--approximate",
@@ -115,14 +115,14 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--allow-pickle",
         action="store_true",
-        help="unpickle whatever the file holds, which may run code: only for files that you trust",
+        help="unpickle anything in the file, which can run code: only for files you trust",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace an existing output")
     card = parser.add_argument_group("--to huggingface")
     card.add_argument("--push", metavar="OWNER/NAME", help="upload the folder to the hub")
     card.add_argument("--private", action="store_true", help="make a new repository private")
     card.add_argument("--results", help="results.json or run folder; default: next to the weights")
-    card.add_argument("--license", metavar="ID", help="of the weights, such as apache-2.0")
+    card.add_argument("--license", metavar="ID", help="licence of the weights, such as apache-2.0")
     card.add_argument(
         "--base-model", metavar="OWNER/NAME", help="default: the DINOv2 or DINOv3 of this size"
     )
@@ -160,7 +160,7 @@ def write_huggingface(checkpoint: "Checkpoint", output: Path, args: argparse.Nam
     # First, so that a mistake is reported before anything is written.
     place = results_of_weights(args.results, args.source, checkpoint.file)
     if place is None:
-        cli.say("the model card is without figures: no results.json of these weights (--results)")
+        cli.say("the model card has no figures: found no results.json of these weights (--results)")
     folder = to_huggingface(checkpoint, approximate=args.approximate)
     text = model_card(
         checkpoint,

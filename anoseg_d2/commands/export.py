@@ -1,4 +1,4 @@
-"""Export a model to ONNX (opset 18) or torch.export's .pt2: image in, score maps and classes out.
+"""Export a model to ONNX (opset 18) or .pt2, from an image to score maps and classes.
 
     anoseg export output/model_final.pth --output model.onnx
     anoseg export output/model_final.pth --output model.onnx --scores rba,anomaly \\
@@ -14,7 +14,7 @@ does with sizes:
                      at native size: one forward per image, coarser than AnomalyPredictor
 
 The written file is run and compared with the model; if it differs too much, it is deleted.
-Exit status: 0 written and checked, 1 the check failed, 2 a mistake in the call. See docs/export.md.
+Exit status: 0 written and checked, 1 the check failed, 2 wrong arguments. See docs/export.md.
 """
 
 import argparse
@@ -117,7 +117,7 @@ def run(args: argparse.Namespace) -> list[Difference]:
     """Load, export and check.
 
     Raises:
-        ValueError, OSError, ModuleNotFoundError: a mistake in the call.
+        ValueError, OSError, ModuleNotFoundError: wrong arguments or a missing package.
         ExportCheckError: the file differs from the model.
     """
     cli.check_options(args, OPTIONS)

@@ -59,7 +59,7 @@ def main(argv=None) -> int:
 
 
 def run(args) -> None:
-    """Check everything first, then evaluate, and show the figures."""
+    """Check everything, then evaluate and print the figures."""
     # torch and detectron2 come with them, which --help spares.
     from detectron2.data import MetadataCatalog
 
@@ -108,7 +108,7 @@ def run(args) -> None:
 
 
 def described(args) -> dict:
-    """Facts for results.json: the folder of the maps of every score, versions and command."""
+    """Return facts for results.json: each score's folder of maps, the versions and the command."""
     from anoseg_d2.engine.evaluate import versions  # it imports the model, which --help spares
 
     try:

@@ -44,7 +44,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("inputs", nargs="*", help="image, video, folder or quoted pattern ('in/**/*.png')")
     add("--output", default="output/demo", help="output folder (default: %(default)s)")
     add_model_options(parser)
-    add("--score", default="rba", help="one or several, as in rba,anomaly (default: %(default)s)")
+    add("--score", default="rba", help="scores, such as rba,anomaly (default: %(default)s)")
     add(
         "--outputs",
         help=f"of {','.join(OUTPUTS)}; default: overlay,heatmap, and contours,json where there "
@@ -66,7 +66,7 @@ def build_parser() -> argparse.ArgumentParser:
         type=float,
         metavar="ALPHA",
         help="videos: average scores along the optical flow, ALPHA in 0..1 is the weight of the "
-        "current frame (0.3 calms flicker well, 1 changes nothing); still images stay as they are",
+        "current frame (0.3 reduces flicker well, 1 changes nothing); images are unaffected",
     )
     add("--max-frames", type=int, metavar="N", help="read at most N frames of a video")
     return parser
@@ -92,7 +92,7 @@ def _add_component_options(add) -> None:
         type=int,
         default=50,
         metavar="PIXELS",
-        help="leave out smaller components (default: %(default)s)",
+        help="ignore smaller components (default: %(default)s)",
     )
 
 
@@ -106,7 +106,7 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         nargs=argparse.REMAINDER,
         default=[],
         metavar="KEY VALUE",
-        help="config keys and values, last",
+        help="config keys and values; must come last",
     )
 
 
@@ -121,7 +121,7 @@ def main(argv=None) -> int:
     with logging_redirect_tqdm():
         return cli.run_command(
             lambda: run(args),
-            f"stopped; what is finished is in {args.output}",
+            f"stopped; finished outputs are in {args.output}",
             args.verbosity,
         )
 
@@ -133,11 +133,11 @@ def run(args) -> int:
     results = threshold_results(args)
     options = output_options(args, names, results)
     files, missing = find_inputs(args.inputs)
-    # One wrong name among many is reported and skipped; nothing but wrong names is a mistake.
+    # One wrong name among many is reported and skipped; it is an error only if all are wrong.
     if not files:
         raise FileNotFoundError("no input found\n  " + "\n  ".join(missing))
     if args.temporal is not None and not any(file.is_video for file in files):
-        print("--temporal changes nothing: the inputs are only still images", file=sys.stderr)
+        print("--temporal has no effect: there are no videos among the inputs", file=sys.stderr)
     predictor = build_predictor(args, names, results)
     if results is not None:
         holds_for(results, predictor, named=True)
@@ -163,7 +163,7 @@ def run(args) -> int:
     rate = job.done / max(job.seconds, 1e-9)
     cli.say(f"{job.done} images in {job.seconds:.1f} s ({rate:.2f} images/s): {args.output}")
     if job.failed:
-        print(f"inputs that were skipped: {job.failed}", file=sys.stderr)
+        print(f"skipped inputs: {job.failed}", file=sys.stderr)
     return 1 if job.failed else 0
 
 
@@ -175,7 +175,7 @@ def make_output_folder(path: str) -> None:
     """
     try:
         os.makedirs(path, exist_ok=True)
-        # Permissions alone do not tell: the disk may be full, or mounted read-only.
+        # Permissions are not enough: the disk may be full or mounted read-only.
         with tempfile.TemporaryFile(dir=path):
             pass
     except OSError as error:

@@ -8,11 +8,11 @@
 both tracks: from weights, or from the maps of any method in npy, npz, png, tiff or hdf5. The number
 of frames and the size of every map are checked; labels are not needed. The same command continues
 a run that was stopped.
-`fishyscapes` is what a container runs there: it reads the images of a folder and writes score map
-and segmentation of each. docs/leaderboards.md says how to pack and send both.
+`fishyscapes` is the command to run inside a container: it reads the images of a folder and writes
+the score map and segmentation of each. docs/leaderboards.md explains how to pack and send both.
 
-Exit status: 0 everything was written; 2 a mistake in the call or in a file, which is named; 130
-stopped by Ctrl-C.
+Exit status: 0 everything was written; 2 wrong arguments or a broken file (the message says which);
+130 stopped by Ctrl-C.
 """
 
 import argparse
@@ -70,7 +70,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--pattern", default="{id}", help="name of a map without its extension (default: {id})")
     add("--key", help="array inside npz or hdf5 maps, when there are several")
     add("--negate", action="store_true", help="low scores in --maps mean anomaly")
-    fishyscapes = kinds.add_parser("fishyscapes", help="what a container runs there")
+    fishyscapes = kinds.add_parser("fishyscapes", help="Fishyscapes: npy files, for containers")
     add = fishyscapes.add_argument
     add("--input", default="/input", help="folder of images (default: %(default)s)")
     add("--output", default="/output", help="where the maps go (default: %(default)s)")
@@ -82,7 +82,7 @@ def _add_score_options(parser: argparse.ArgumentParser) -> None:
     add_model_options(parser)
     parser.add_argument("--score", default="rba", help="default: %(default)s")
     cli.add_import_option(parser)
-    # Before the benchmark's name it counts as well, and would be overwritten by a default here.
+    # It may also precede the benchmark's name; a default here would overwrite that.
     cli.add_verbosity_options(parser, default=argparse.SUPPRESS)
 
 
@@ -103,7 +103,7 @@ def smiyc(args) -> None:
 
     cli.import_modules(args.imports)
     method = check_name(args.method, "method")
-    # The maps are either predicted here or somebody's own; both at once would be mixed up.
+    # Maps are either predicted here or supplied; a submission must not mix both.
     from_weights = bool(args.weights or args.config_file)
     if from_weights == bool(args.maps):
         raise ValueError("give --weights (or --config-file), or else --maps")
@@ -168,7 +168,7 @@ def claim(record: Path, identity: dict, about: dict) -> None:
 
 
 def load_predictor(args):
-    """Build the model; says if an evaluation next to the weights was of other settings."""
+    """Build the model; warn if an evaluation next to the weights used other settings."""
     predictor = build_predictor(args, [args.score])
     results = results_of_weights(None, args.weights or predictor.cfg.MODEL.WEIGHTS)
     if results is not None:
@@ -186,7 +186,7 @@ def predict(predictor, score: str, output, files: list[InputFile]) -> None:
 
 
 def fishyscapes(args) -> None:
-    """Write what Fishyscapes reads for every image of a folder."""
+    """Write the files that Fishyscapes reads, for every image of a folder."""
     cli.import_modules(args.imports)
     if not (args.weights or args.config_file):
         raise ValueError("give --weights, or a --config-file whose MODEL.WEIGHTS is set")

@@ -31,7 +31,7 @@ _EXAMPLE = "--images 'photos/{id}.jpg' --masks 'masks/{id}_mask.png'"
 
 @dataclass(frozen=True)
 class FoundSplit:
-    """Photographs and masks that one pair of patterns describes.
+    """The photographs and masks that match one pair of patterns.
 
     Args:
         name: "train", "val", "test", the name of a folder, or "" where there is only one split.
@@ -120,7 +120,7 @@ def _by_folders(folder: Path) -> list[tuple[str, str, str]]:
         # Pictures of labels often lie next to the labels; which ones count is the user's to say.
         if len(partners) > 1:
             names = ", ".join("/".join(other) for other in partners)
-            raise ValueError(f"{folder}: masks could be in {names}; say in which, as in {_EXAMPLE}")
+            raise ValueError(f"{folder}: masks could be in {names}; choose one, as in {_EXAMPLE}")
         if partners:
             # "trainannot" and "validation" name splits too.
             words = [match[1].lower() for match in map(_SPLIT_WORDS.match, parts) if match]
@@ -138,7 +138,7 @@ def _differences(parts: tuple[str, ...], other: tuple[str, ...]) -> int:
 
 
 class ValueCount(NamedTuple):
-    """How often a value occurs in the masks: in which fraction of all pixels, in how many masks."""
+    """The fraction of all pixels that have a value, and the number of masks with it."""
 
     pixels: float
     masks: int
@@ -187,7 +187,7 @@ def card_text(
         root: the folder of the images, as the card states it.
         splits: what `find_splits` found.
         values: what `count_values` found.
-        kind: one of `KINDS`; None takes masks of two values besides void for an anomaly set.
+        kind: one of `KINDS`; None treats masks with two values other than void as an anomaly set.
     Returns:
         yaml.
     Raises:

@@ -1,4 +1,4 @@
-"""Names and colours of the classes that a model knows."""
+"""Return names and colours of the classes that a model knows."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""Describe a dataset: where its files can be, what its labels mean, how many there are."""
+"""Describe a dataset by the places of its files, the meaning of its labels and its size."""
 
 import logging
 import os
@@ -91,7 +91,7 @@ class Dataset:
         if problems and not allowed:
             raise ValueError(
                 "\n  ".join([f"{self.name} is not complete:", *problems])
-                + f"\nTo continue with what is there, set DATASETS.ALLOW_COUNT_MISMATCH True or "
+                + f"\nTo continue with the files found, set DATASETS.ALLOW_COUNT_MISMATCH True or "
                 f"{COUNT_VARIABLE}=1."
             )
         for problem in problems:
@@ -111,7 +111,7 @@ class Dataset:
         ]
 
     def problems(self, found: FoundFiles) -> list[str]:
-        """List what is missing or superfluous among the files found; empty when all is well."""
+        """List missing and superfluous files; empty if there are none."""
         problems = []
         if self.expected_images not in (None, len(found.pairs)):
             problems.append(

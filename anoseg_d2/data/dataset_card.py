@@ -332,7 +332,7 @@ def _line(node, path: tuple) -> int | None:
 
 
 def _is_pattern(given) -> bool:
-    """Return whether it is a pattern that stays below its root and matches in reasonable time."""
+    """Return whether a pattern stays below its root and matches in reasonable time."""
     if not isinstance(given, str) or given.startswith("/") or ".." in given or "\0" in given:
         return False
     names = placeholders(given)

@@ -1,4 +1,4 @@
-"""Check a dataset file by file: what is there, what is missing and what is wrong."""
+"""Check a dataset file by file for missing and wrong content."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -193,7 +193,7 @@ def _summarise(report: DatasetReport, dataset: Dataset, files: list[_File]) -> N
 
 
 def _reading_notes(files: list[_File], photos: list[ImageFacts]) -> list[str]:
-    """Say which rules of reading may lose something, for the whole set."""
+    """Return notes on what reading loses, such as bits and alpha channels, for the whole set."""
     notes = []
     turned = sum(photo.orientation != 1 for photo in photos)
     if turned:

@@ -45,7 +45,7 @@ class Layout:
 
 @dataclass(frozen=True)
 class FoundFiles:
-    """The files of a dataset.
+    """The files that were found of a dataset.
 
     Args:
         layout: name of the layout that was found.

@@ -1,4 +1,4 @@
-"""Read images and label maps from disk, and write them whole or not at all.
+"""Read images and label maps, and write them atomically.
 
 Pillow decodes, because it reads every format of the benchmarks (jpg, png, webp, tiff), keeps
 palette indices and reports EXIF orientation. The whole package reads pixels through this module.
@@ -81,7 +81,7 @@ class ImageFacts:
 
     @property
     def size_tells_turn(self) -> bool:
-        """Whether a turned image has another size than one that is not."""
+        """Whether turning the image upright swaps its width and height."""
         return self.orientation == 1 or (self.orientation >= 5 and self.width != self.height)
 
 
@@ -165,7 +165,7 @@ def read_image(path, labelled: bool = False, upright: bool = True) -> np.ndarray
 
 
 def to_rgb(image: Image.Image, name, upright: bool = True) -> np.ndarray:
-    """Convert an image of any mode, as `read_image` says.
+    """Convert an image of any mode as described in `read_image`.
 
     Args:
         image: Pillow's.
@@ -194,7 +194,7 @@ def to_rgb(image: Image.Image, name, upright: bool = True) -> np.ndarray:
 
 
 def warn_of_transparency(name) -> None:
-    """Warn that pixels are seen which the image does not show."""
+    """Warn that transparent pixels are read with their hidden colours."""
     warnings.warn(
         f"{printable(name)} has transparent pixels, which show the colours that are stored under "
         "them",

@@ -1,4 +1,4 @@
-"""Rules that say what the values in label files mean, in one table for all datasets.
+"""Define what the values in label files mean, in one table for all datasets.
 
 A rule maps every value that a label file may hold to a train id. Other values are refused, so a
 wrong folder, a colour map or a half-converted re-pack is noticed at once.
@@ -77,7 +77,7 @@ class LabelRule:
         return label
 
     def for_file(self, where: str) -> "LabelRule":
-        """Return the rule that holds for a label file of this name."""
+        """Return the rule for a label file of this name."""
         name = f"/{PurePath(where).name}".lower()  # some tools write endings in capitals
         return next((rule for ending, rule in self.endings if name.endswith(ending.lower())), self)
 
@@ -87,7 +87,7 @@ class LabelRule:
         return tuple(value for value in pair if (stored == value).any())
 
     def contradiction(self, seen: Mapping[int, str]) -> str | None:
-        """Return why the labels of one dataset contradict each other, None if they do not.
+        """Return how the labels of one dataset contradict each other, or None.
 
         Args:
             seen: `exclusive` value -> the first label file that holds it.
@@ -158,7 +158,7 @@ class LabelReader:
         return label
 
     def note(self, seen: Mapping[int, str]) -> None:
-        """Add what another reader of the same dataset has seen; ValueError as in a call."""
+        """Add what another reader of the same dataset has seen; ValueError as in `__call__`."""
         self.seen = {**seen, **self.seen}
         problem = self.rule.contradiction(self.seen)
         if problem:

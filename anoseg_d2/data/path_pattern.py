@@ -1,4 +1,4 @@
-"""Patterns for the paths of images and labels, and for the ids that belong to a set.
+"""Match paths of images and labels, and ids of a set, with patterns.
 
 Cards come from strangers, and a regular expression of a few characters can take for ever. So paths
 are matched here in bounded time, and the expressions of ids are refused unless they are simple.
@@ -30,7 +30,7 @@ def placeholders(pattern: str) -> tuple[str, ...]:
 
 
 def is_simple_regex(pattern) -> bool:
-    """Return whether an expression is one that matches every name in a short time.
+    """Return whether an expression matches every name in a short time.
 
     Characters, classes and `.` may be repeated, at most twice in all, and there may be one
     group of alternatives, which is not repeated: `(0001TP|0016E5)_.*`.

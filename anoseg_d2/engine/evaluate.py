@@ -1,4 +1,4 @@
-"""Evaluate a model on datasets: the loop, ensembles' statistics, and the report."""
+"""Evaluate a model on datasets, measure statistics of ensembles, and write the report."""
 
 import contextlib
 import dataclasses
@@ -44,7 +44,7 @@ OURS = (AnomalyEvaluator, ClosedSetEvaluator)
 
 
 def evaluate_dataset(name: str, model, loader, evaluator: DatasetEvaluator) -> dict:
-    """Run a model over a dataset, as detectron2's `inference_on_dataset`, with our progress.
+    """Run a model over a dataset like detectron2's `inference_on_dataset`, with our progress bar.
 
     Args:
         name: of the dataset, for the log.
@@ -131,7 +131,7 @@ def report_evaluation(
 
 
 def _log_figures(results: dict[str, dict]) -> None:
-    """Log tables of the results of evaluators, by dataset; the report marks the best."""
+    """Log the evaluators' results, one table per dataset."""
     closed = [
         [name, *(result.get(figure) for figure in CLOSED_FIGURES)]
         for name, result in results.items()
@@ -150,7 +150,7 @@ def _log_figures(results: dict[str, dict]) -> None:
 
 
 def describe_model(cfg, model: nn.Module) -> dict:
-    """Facts for results.json about the model as it was evaluated."""
+    """Return facts about the evaluated model for results.json."""
     parameters = list(model.parameters())
     return {
         "averaged": isinstance(model, EoMT) and model.info.averaged,

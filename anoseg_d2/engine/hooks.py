@@ -1,4 +1,4 @@
-"""Hooks of the training loop: seeds, annealing, cost, checkpoints, evaluation, stopping."""
+"""Hooks of the training loop for seeds, annealing, cost, checkpoints, evaluation and stopping."""
 
 import contextlib
 import logging
@@ -61,7 +61,7 @@ class SeedHook(HookBase):
 
 
 class ProgressHook(HookBase):
-    """Tell the model before each step what fraction of the run is done: 0 first, 1 at the last.
+    """Tell the model before each step the finished fraction of the run, from 0 to 1.
 
     So annealing and margin ramp end within a run of any length.
     """
@@ -73,7 +73,7 @@ class ProgressHook(HookBase):
 
 
 class LearningRateHook(HookBase):
-    """Put the learning rate of every group of parameters next to the losses, as `lr/<group>`.
+    """Log the learning rate of every parameter group with the losses, as `lr/<group>`.
 
     A group of the ViT is named after its block; the embedding trains with the first one, the last
     norm with the last one. Other groups are named after their kind.
@@ -177,7 +177,7 @@ class CheckpointHook(HookBase):
             self._remove_old()
 
     def save_now(self) -> None:
-        """Save this step, unless that is done already."""
+        """Save this step unless it is saved already."""
         if self._saved_step != self.trainer.iter:
             self._save(f"model_{self.trainer.iter:07d}")
 
@@ -245,7 +245,7 @@ class BestCheckpointHook(HookBase):
 
 
 class EvaluationHook(hooks.EvalHook):
-    """detectron2's hook, except for runs that fail or are stopped.
+    """detectron2's hook, but not for runs that fail or are stopped.
 
     A run that failed in its last step is not evaluated, and a signal ends an evaluation at once.
 

@@ -109,7 +109,7 @@ def _run_rank(main: Callable, reports, args: tuple) -> None:
 
 @contextlib.contextmanager
 def _signals_go_to_ranks() -> Iterator[None]:
-    """Pass SIGINT and SIGTERM on to the ranks, and leave it to them to end."""
+    """Pass SIGINT and SIGTERM on to the ranks, which then end themselves."""
 
     def forward(number, frame):
         for process in multiprocessing.active_children():

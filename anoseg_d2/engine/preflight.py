@@ -1,4 +1,4 @@
-"""Find out before a run starts whether it can: datasets, weights, tracker."""
+"""Check before a run starts that its datasets, weights and tracker exist."""
 
 import contextlib
 import copy
@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 
 
 def follow_weights(cfg, given: Collection[str], training: bool, resume: bool = False) -> None:
-    """Let the config describe the network that the weights of the run belong to.
+    """Set the config's network keys to those of the weights.
 
     Args:
         cfg: config node, not frozen; see `follow_checkpoint`.
@@ -79,7 +79,7 @@ def _kind(name: str) -> str | None:
 
 
 def _check_tests(cfg, training: bool) -> None:
-    """Check that DATASETS.TEST has what an evaluation needs."""
+    """Check that DATASETS.TEST is sufficient for an evaluation."""
     if not cfg.DATASETS.TEST:
         if not training:
             raise ValueError("DATASETS.TEST is empty: --eval-only has nothing to evaluate")

@@ -1,4 +1,4 @@
-"""The road from a command line to a finished training or evaluation.
+"""Run a training or an evaluation from a command line.
 
 `train_net` and `anoseg train` both call `run`. It reads and checks everything once, in the
 process that was started; what it found goes to the ranks, which only build and work.

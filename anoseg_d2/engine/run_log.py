@@ -1,4 +1,4 @@
-"""What a run says: how it differs from the defaults, its data, its steps."""
+"""Log a run's changes from the default config, its data and its steps."""
 
 import contextlib
 import functools
@@ -81,7 +81,7 @@ def _set_up_loggers(output_dir: str, rank: int, verbosity: int) -> None:
 
 
 def _give_up(handler: logging.StreamHandler, record: logging.LogRecord) -> None:
-    """Say once that a log cannot be written, such as on a full disk, and write no more to it."""
+    """Report once that a log cannot be written, such as on a full disk, then close it."""
     handler.setLevel(logging.CRITICAL + 1)
     error = sys.exc_info()[1]
     if not isinstance(error, OSError):
@@ -94,7 +94,7 @@ def _give_up(handler: logging.StreamHandler, record: logging.LogRecord) -> None:
 
 
 def _is_not_detectron2s_traceback(record: logging.LogRecord) -> bool:
-    """Leave the traceback that detectron2 logs to log.txt: the command ends with its message."""
+    """Send the traceback that detectron2 logs only to log.txt; the command prints the message."""
     return not str(record.msg).startswith("Exception during training")
 
 

@@ -60,7 +60,7 @@ def learning_rate_factor(
 
 
 def parameter_rule(name: str, cfg, num_blocks: int, num_query_blocks: int) -> ParameterRule:
-    """Rule of the parameter `name` of an EoMT.
+    """Return the rule for the parameter `name` of an EoMT.
 
     ViT block i of N has lr * decay^(N - 1 - i), patch, position and prefix tokens decay^(N - 1),
     the final norm lr. Adapters count as new: no layer decay, no weight decay, a factor of their
@@ -93,7 +93,7 @@ def parameter_rule(name: str, cfg, num_blocks: int, num_query_blocks: int) -> Pa
 
 
 def build_optimizer(cfg, model: nn.Module) -> torch.optim.Optimizer:
-    """AdamW over the trainable parameters, one group per distinct rule.
+    """Build AdamW over the trainable parameters, one group per distinct rule.
 
     Each group carries `kind` and `initial_lr`, which `build_scheduler` reads.
 

@@ -1,4 +1,4 @@
-"""Take one optimiser step: micro-batches, mixed precision, clipping, and a check of the loss."""
+"""Take one optimiser step with micro-batches, mixed precision, clipping and a finite loss."""
 
 import contextlib
 import math
@@ -116,7 +116,7 @@ class StepTrainer(SimpleTrainer):
         )
 
     def _clip(self) -> dict[str, float]:
-        """Clip the gradients; returns their norms from before.
+        """Clip the gradients; returns their norms before clipping.
 
         Each patch head is clipped by a norm of its own. It takes no part in the other losses, and
         in one norm with them its gradient would shrink theirs: switching it on would change how

@@ -56,7 +56,7 @@ class UnfinishedEvaluation:
         self.finished = comm.all_gather(self.finished)[0]
 
     def add(self, dataset: str) -> None:
-        """Note that this dataset is evaluated."""
+        """Record that this dataset is evaluated."""
         self.finished.append(dataset)
         if self._key is not None:
             write_json(self._path, {"key": self._key, "finished": self.finished})

@@ -1,4 +1,4 @@
-"""Figures: of anomaly scores per pixel and per component, and of known classes.
+"""Evaluate anomaly scores per pixel and per component, and known classes.
 
 - `AnomalyEvaluator`: all figures of a model's anomaly scores on one dataset.
 - `ClosedSetEvaluator`: mIoU, accuracy and calibration on the known classes of one dataset.

@@ -1,4 +1,4 @@
-"""The detectron2 evaluator of anomaly scores: figures of one dataset, and what the report shows."""
+"""Evaluate anomaly scores on a dataset as a detectron2 evaluator, with images for the report."""
 
 import logging
 import shutil
@@ -74,7 +74,7 @@ class AnomalyEvaluator(DatasetEvaluator):
 
     @property
     def per_image(self) -> list[dict]:
-        """Average precision of every image so far; of all ranks, on rank 0, once evaluated."""
+        """Average precision of every image so far; after `evaluate`, on rank 0, of all ranks."""
         return self._kept.per_image
 
     def _clear(self) -> None:
@@ -89,7 +89,7 @@ class AnomalyEvaluator(DatasetEvaluator):
         self._kept = KeptImages(self.folder if self._keep_images else None, self.keep_scores)
 
     def open_maps(self):
-        """Say where the second pass finds the score maps."""
+        """Return the store from which the second pass reads the score maps."""
         purpose = f"{self.dataset_name}: component metrics"
         return KeptMaps(self.folder, self.dataset_name, purpose)
 
@@ -198,7 +198,7 @@ class AnomalyEvaluator(DatasetEvaluator):
         return found
 
     def score_warnings(self, name: str, entry: dict) -> list[str]:
-        """Return what a reader of one score's figures must know."""
+        """Return the warnings that concern one score's figures."""
         if not entry["infinite_pixels"]:
             return []
         return [

@@ -1,4 +1,4 @@
-"""Closed-set figures: mIoU, accuracy and calibration, from integer counts that add over ranks.
+"""Compute mIoU, accuracy and calibration from integer counts that add over ranks.
 
 Convention: a prediction is the argmax over only the K known classes. The mean IoU runs over the
 classes that occur in the labels (or over the metadata's `present_classes`); a prediction of a class

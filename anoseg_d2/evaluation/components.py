@@ -1,4 +1,4 @@
-"""Component metrics of anomaly segmentation, as SegmentMeIfYouCan defines them.
+"""Compute component metrics of anomaly segmentation as SegmentMeIfYouCan defines them.
 
 Pixels with score > threshold form 8-connected predicted components, anomaly pixels ground-truth
 components. With K' the predicted components that touch a ground-truth component k,
@@ -167,7 +167,7 @@ def _overlaps(truth: GroundTruth, places: np.ndarray, hits: np.ndarray, min_pred
 
 
 def _pairs(truth: np.ndarray, predicted: np.ndarray, count: int):
-    """Pairs of ids that share a pixel, (2, N) in ascending order, and how many they share, (N,)."""
+    """Return pairs of overlapping ids, (2, N) ascending, and their shared pixels, (N,)."""
     both = truth > 0
     pair = truth[both].astype(np.int64) * count + predicted[both]
     if pair.size and pair.max() < 4 * truth.size + 4096:
@@ -180,7 +180,7 @@ def _pairs(truth: np.ndarray, predicted: np.ndarray, count: int):
 
 
 def _f1(tp, fn, fp) -> np.ndarray:
-    """F1 per threshold, NaN where there is neither ground truth nor prediction."""
+    """Return F1 per threshold, NaN where there is neither ground truth nor prediction."""
     total = 2 * tp + fn + fp
     return np.divide(2 * tp, total, out=np.full(len(tp), np.nan), where=total > 0)
 
@@ -194,7 +194,7 @@ def component_metrics(
     where: str = "image",
     truth: GroundTruth | None = None,
 ) -> dict:
-    """Component metrics of one image.
+    """Compute the component metrics of one image.
 
     Args:
         score: (H, W) floats, higher = more anomalous; array or tensor.
@@ -270,7 +270,7 @@ class ComponentMetrics:
         return self
 
     def compute(self) -> dict:
-        """Figures over all images.
+        """Compute the figures over all images.
 
         Returns:
             dict with `sIoU`, `PPV`, `mean_F1` as fractions; `F1`, `tp`, `fn`, `fp` lists at

@@ -1,4 +1,4 @@
-"""Score maps for a second pass over a dataset: temporary copies, or the user's own files.
+"""Provide score maps for a second pass over a dataset, from temporary copies or user files.
 
 Component metrics need a threshold that only the whole dataset gives, so every map is read twice.
 """
@@ -93,7 +93,7 @@ class KeptMaps:
 
 
 class FileMaps:
-    """Stands in for `KeptMaps` where the maps are files already, and reads these again.
+    """Replaces `KeptMaps` when the maps already are files, and reads those again.
 
     Args:
         pairs: of `MapFolder`.

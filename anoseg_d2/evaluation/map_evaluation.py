@@ -1,4 +1,4 @@
-"""The evaluator of score maps in files: one score of a method, next to its other scores."""
+"""Evaluate score maps in files: one score of a method, keeping its other scores."""
 
 from anoseg_d2.evaluation.anomaly_evaluation import AnomalyEvaluator
 from anoseg_d2.evaluation.kept_maps import FileMaps
@@ -39,7 +39,7 @@ class MapEvaluator(AnomalyEvaluator):
         super().__init__(dataset_name, [score], output_dir, **options)
 
     def open_maps(self) -> FileMaps:
-        """The files stay where they are, so nothing has to be kept."""
+        """Return a reader of the files themselves, so that nothing is copied."""
         return self._file_maps
 
     def remove_earlier(self) -> None:

@@ -52,7 +52,7 @@ _UNREADABLE = (
 
 
 class _NotAMap(ValueError):
-    """The file can be read, but what it holds is not a score map."""
+    """The file can be read but does not hold a score map."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class Stored:
 
 @dataclass(frozen=True)
 class MapReader:
-    """How the map files of one method are read.
+    """How to read the map files of one method.
 
     Args:
         key: array inside npz and hdf5 files; None takes the only one.

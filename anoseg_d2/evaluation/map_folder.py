@@ -1,4 +1,4 @@
-"""Match the score maps in a folder to the images of a dataset, and check all of them first."""
+"""Match the score maps in a folder to the images of a dataset, and check them all beforehand."""
 
 import hashlib
 import json

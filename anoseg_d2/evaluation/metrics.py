@@ -1,4 +1,4 @@
-"""Pixel metrics of anomaly segmentation: AUPRC, FPR95, AUROC and best F1 over a whole dataset.
+"""Compute AUPRC, FPR95, AUROC and best F1 over all pixels of a dataset.
 
 `PixelMetrics` takes at most 128 MB however many images. It keeps the scores of the first ten
 million labelled pixels, and is exact for them; beyond, it counts scores in tables. Every figure
@@ -127,14 +127,14 @@ class PixelMetrics:
         self._fold_if_full()
 
     def _fold_if_full(self) -> None:
-        """Go over to a smaller representation once one passes its limit."""
+        """Switch to a smaller representation when the limit is passed."""
         if isinstance(self._counts, PixelKeys) and not self._counts.has_room(0):
             self._leave_pixels()
         if isinstance(self._counts, KeyRuns) and self._counts.full:
             self._counts = PagedSketch.from_runs(self._counts)
 
     def _leave_pixels(self) -> None:
-        """Count the pixels that were kept."""
+        """Switch from kept pixels to counts."""
         pixels, self._counts = self._counts, KeyRuns(self.budget)
         pages = touched_pages([part for parts in pixels.parts for part in parts], self.budget)
         for keys, labels in pixels.chunks(release=True):
@@ -325,7 +325,7 @@ class _ThinCurve:
 
 
 def checked_pixels(scores, labels, where: str) -> tuple[np.ndarray, np.ndarray]:
-    """Flat scores (float32, or float64 where needed) and uint8 labels, or an error with `where`."""
+    """Return flat scores (float32, or float64 if needed) and uint8 labels; errors name `where`."""
     scores, labels = to_numpy(scores), to_numpy(labels)
     if scores.shape != labels.shape:
         raise ValueError(
@@ -352,7 +352,7 @@ _LEGAL = np.isin(np.arange(256), (KNOWN, ANOMALY, VOID))
 
 
 def _figure(name: str, pair: tuple[float, float]) -> dict:
-    """A figure in the middle of its bounds, and the bounds widened by what float64 rounds."""
+    """Return the middle of the bounds, and the bounds widened by float64 rounding."""
     low, high = (float(value) for value in pair)
     bounds = (max(0.0, low - _ROUNDING), min(1.0, high + _ROUNDING))
     return {name: (low + high) / 2, f"{name}_bounds": bounds}

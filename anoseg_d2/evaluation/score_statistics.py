@@ -1,4 +1,4 @@
-"""Mean and spread of scores on known pixels, which bring an ensemble's scores to one scale."""
+"""Measure mean and spread of scores on known pixels, to put an ensemble on one scale."""
 
 import numpy as np
 from detectron2.data import MetadataCatalog

@@ -1,4 +1,4 @@
-"""The figures of one dataset: pixel and component metrics of every score, added over ranks."""
+"""Compute pixel and component metrics of every score of a dataset, added over ranks."""
 
 import numpy as np
 from detectron2.utils import comm
@@ -56,7 +56,7 @@ class SetFigures:
             self.maps.add(image_id, scores, label)
 
     def new_pixels(self) -> PixelMetrics:
-        """Make the counts of one score."""
+        """Return new counts for one score."""
         if self._spill_dir is not None:
             self._spill_dir.mkdir(parents=True, exist_ok=True)
         return PixelMetrics(exact=self._exact, tpr=TPR_LEVELS, spill_dir=self._spill_dir)
@@ -118,7 +118,7 @@ class SetFigures:
             figures[name]["component_why"] = found.get("why")
 
     def _components(self, maps, cuts: dict[str, float | None]) -> tuple[dict, dict]:
-        """Components of this rank's images, and the largest false ones, {score: ...} each."""
+        """Return components of this rank's images and the largest false ones, {score: ...} each."""
         counted = {name: ComponentMetrics(self.track) for name in cuts}
         false: dict[str, list[dict]] = {name: [] for name in cuts}
         seen, truth = None, None
@@ -170,7 +170,7 @@ def _percent(value):
 
 
 def score_entry(found: dict) -> dict:
-    """One score's part of results.json, in percent; a missing figure is None, with `why`."""
+    """Return a score's part of results.json, in percent; a missing figure is None, with `why`."""
     keys = [k for k in PIXEL_FIGURES + COMPONENT_FIGURES if k in found]
     entry = {key: _percent(found[key]) for key in keys}
     entry.update({key: _percent(found[key]) for key in found if key.endswith("_bounds")})

@@ -1,4 +1,4 @@
-"""The one check of the JSON that evaluations leave: result.json, results.json and curves.json.
+"""Check the JSON that evaluations write: result.json, results.json and curves.json.
 
 They are written by this project and read again, perhaps after somebody edited, cut or received
 them. What is not as it was written is to be evaluated again. Entries that nothing reads may be

@@ -1,4 +1,4 @@
-"""What an evaluation keeps of single images for the report: precision, thumbnails, failures."""
+"""Keep precision, thumbnails and failures of single images for the report."""
 
 import io
 import urllib.parse
@@ -32,7 +32,7 @@ _FLOAT16_MAX = 60000.0
 
 
 def image_average_precision(score: np.ndarray, label: np.ndarray) -> float | None:
-    """Average precision of one image, step-wise, as scikit-learn defines it.
+    """Compute the average precision of one image, as scikit-learn defines it.
 
     Args:
         score: (H, W) float32.
@@ -177,7 +177,7 @@ class FailureGallery:
 
 
 def _least_noticed(objects, places, stats, score) -> tuple[float, tuple[int, int]]:
-    """Mean score and centre of the object with the lowest mean score.
+    """Return mean score and centre of the object with the lowest mean score.
 
     Args:
         objects: (N,) id of the object at each anomaly pixel.
@@ -194,7 +194,7 @@ def _least_noticed(objects, places, stats, score) -> tuple[float, tuple[int, int
 
 
 def _window(place, shape, side: int) -> tuple[slice, slice]:
-    """Square around `place`, moved inside the image, cut where the image is smaller."""
+    """Return a square around `place`, moved inside the image and cut if the image is smaller."""
     slices = []
     for centre, extent in zip(place, shape, strict=True):
         start = int(np.clip(centre - side // 2, 0, max(0, extent - side)))
@@ -216,7 +216,7 @@ class KeptImages:
         self.per_image: list[dict] = []
 
     def add(self, image_id: str, input_: dict, label: np.ndarray, output: dict, scores: dict):
-        """Take in one image.
+        """Record one image.
 
         Args:
             image_id: its name in the report.
@@ -241,7 +241,7 @@ class KeptImages:
         self._gallery.update(image_id, photo, label, scores)
 
     def gather(self) -> None:
-        """Bring what all ranks kept to rank 0; every rank must call it."""
+        """Collect what all ranks kept on rank 0; every rank must call it."""
         records, galleries = comm.gather(self.per_image), comm.gather(self._gallery)
         if comm.is_main_process():
             found = (record for part in records for record in part)

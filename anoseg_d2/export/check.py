@@ -33,7 +33,7 @@ INT8_DIFFERING_PIXELS = 0.1
 def check_file(
     path: Path, model: nn.Module, spec, image: Tensor | None, tolerance: float | None
 ) -> list[Difference]:
-    """Compare a file with its model, on every kind of shape that the spec leaves open.
+    """Compare a file with its model on every kind of shape that the spec allows.
 
     Args:
         path: `.pt2`, or else ONNX.

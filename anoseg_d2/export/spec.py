@@ -1,4 +1,4 @@
-"""What an exported file takes, returns, and may differ by. Nothing here needs torch."""
+"""Describe inputs, outputs and allowed differences of an exported file, without torch."""
 
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -58,7 +58,7 @@ class ExportSpec:
 
 
 class Difference(NamedTuple):
-    """Difference between one output of one run and the model.
+    """The difference of one output from the model's, in one run.
 
     output: name of the output.
     shape: (B, H, W).
@@ -81,7 +81,7 @@ class Difference(NamedTuple):
 
 
 class ExportCheckError(RuntimeError):
-    """An exported file differs from its model by more than is allowed.
+    """Raised when an exported file differs from its model by more than is allowed.
 
     Args:
         differences: all measured differences.

@@ -1,4 +1,4 @@
-"""Masked attention of the queries, and how it is annealed away during training.
+"""Mask the attention of queries, and anneal the masks away during training.
 
 "Your ViT is Secretly an Image Segmentation Model" (arXiv:2503.19108): early in training a query
 sees only the patches inside its own mask. The network learns to do without, block by block.
@@ -33,7 +33,7 @@ def keep_probability(progress: float, start: float, end: float, power: float = 0
 
 
 class QueryMask:
-    """Which patches each query may attend to. All other pairs of tokens attend to each other.
+    """Patches that each query may attend to. All other pairs of tokens attend to each other.
 
     Pass it to a timm block as `attn_mask`. Only Q of N rows are masked at all, so the rows of the
     queries and those of the prefix and patches attend in two calls: the second needs no mask and

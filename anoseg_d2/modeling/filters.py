@@ -25,7 +25,7 @@ PLAIN = 1e-3
 
 
 class GuidedFilter:
-    """Let the outlines of score maps follow the edges of the photographs that they belong to.
+    """Align the outlines of score maps with the edges of their photographs (guided filter).
 
     The network sees patches of 16 pixels and gives masks at a quarter of the resolution, so along
     an outline its scores are soft, and often a few pixels off. "Guided Image Filtering" (He et al.,

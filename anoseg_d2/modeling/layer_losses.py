@@ -1,4 +1,4 @@
-"""Take the losses of each prediction as the network makes it, with their gradient or without.
+"""Compute the losses of each prediction when it is made, with or without their gradient.
 
 A prediction of EoMT is a leaf of the network: its features are used for its own losses and nothing
 else. So its backward pass does not have to wait for the rest of the network. Taken at once, the
@@ -97,7 +97,7 @@ class LayerLosses:
 
 
 def can_be_taken_at_once(criterion: nn.Module, modules: Iterable[nn.Module]) -> bool:
-    """Say whether gradients taken at once are those of a backward pass; if not, log why, once.
+    """Return whether immediate gradients equal those of a backward pass; if not, log why, once.
 
     Hooks would run within the forward pass, those of parameters once more in the backward pass, and
     what a criterion does with all predictions together has to wait for the last of them.

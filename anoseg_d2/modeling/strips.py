@@ -22,7 +22,7 @@ STRIP_ELEMENTS = 2**21
 
 
 class WindowPrediction(NamedTuple):
-    """The part of a prediction that is kept until all windows of the image are done.
+    """The part of a window's prediction that is kept until all windows are done.
 
     mask_logits: (h, w, Q') float32 of the queries that matter, most important first. Queries are
         the last axis because resizing is several times faster that way.

@@ -90,7 +90,7 @@ class VitOptions:
 
 @dataclass(frozen=True)
 class EoMTOptions:
-    """What EoMT adds to its ViT, apart from head and criterion."""
+    """Options of what EoMT adds to its ViT, except head and criterion."""
 
     num_classes: int = option(
         19,

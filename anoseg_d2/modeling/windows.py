@@ -170,7 +170,7 @@ def _resize_columns(rows: Tensor, width: int) -> Tensor:
 
 
 def resize_pixels(maps: Tensor, size: tuple[int, int], start: int, stop: int) -> Tensor:
-    """Do what `resize_rows` does for maps whose last axis is their channels, much faster on CPUs.
+    """Like `resize_rows`, for maps with channels last; much faster on CPUs.
 
     Args:
         maps: (h, w, M).

@@ -1,4 +1,4 @@
-"""Images and videos in; pictures, raw maps and components out. `anoseg predict` is built from it.
+"""Predict images and videos, and write pictures, raw maps and components (`anoseg predict`).
 
 - `AnomalyPredictor`: images, paths, lists, folders or generators in, maps out.
 - `find_inputs`: finds the images and videos that a user names.

@@ -1,4 +1,4 @@
-"""Predict many images and videos in a row; a broken input does not stop the others."""
+"""Predict many images and videos in turn, skipping broken ones."""
 
 import contextlib
 import sys

@@ -147,7 +147,7 @@ class ScoreOutputs:
         return {kind: draw[kind]() for kind in self.kinds if kind in _PICTURES}
 
     def _warn_of_one_color(self, score: np.ndarray, file_name: str) -> None:
-        """Say once, with what to do, that the colours of a score cannot show anything."""
+        """Warn once, with a remedy, if all values of a score lie beyond its colour scale."""
         low, high = self.value_range
         ends = np.quantile(score.ravel()[:: max(1, score.size // 10**5)], (0.005, 0.995))
         if self._warned or np.ptp(np.clip(ends, low, high)) >= _LEAST_CONTRAST * (high - low):

@@ -1,4 +1,4 @@
-"""Draw one score: over the photograph, as a heat map with its scale, or as components."""
+"""Draw a score over its photograph, as a heat map with a scale, or as components."""
 
 import math
 

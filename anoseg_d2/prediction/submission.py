@@ -1,4 +1,4 @@
-"""Score maps in the form that leaderboards with hidden labels take.
+"""Write score maps in the formats of leaderboards with hidden labels.
 
 SegmentMeIfYouCan (arXiv:2104.14812) evaluates files. Its tool keeps all frames of a track in one
 folder, whatever split they belong to, and reads::
@@ -58,7 +58,7 @@ class Track:
     splits: tuple[tuple[str, str], ...]
 
     def split(self, frame: str) -> str | None:
-        """Return the split of a frame, None if no frame of the track is named like this."""
+        """Return the split of a frame, or None if the track has no frame of this name."""
         return next((name for regex, name in self.splits if re.fullmatch(regex, frame)), None)
 
 
@@ -220,7 +220,7 @@ def find_fishyscapes_images(folder) -> list[InputFile]:
 
 
 class FishyscapesMaps:
-    """Write what Fishyscapes reads of one image; `PredictionJob` takes it as outputs.
+    """Write the files that Fishyscapes reads of an image; `PredictionJob` takes it as outputs.
 
     Args:
         folder: where the files go.

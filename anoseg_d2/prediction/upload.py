@@ -1,4 +1,4 @@
-"""One photograph of a user: predicted once, then looked at in many ways."""
+"""Predict a user's photograph once and show it in many ways."""
 
 import shutil
 import tempfile
@@ -19,7 +19,7 @@ _KINDS = ("overlay", "heatmap", "contours", "segmentation", "raw_png", "json")
 
 
 class View(NamedTuple):
-    """What is shown of a photograph.
+    """The pictures and components shown of a photograph.
 
     overlay, heatmap, segmentation: (H, W, 3) uint8 RGB; the heat map has a bar below it.
     classes: name of every class present and its fraction of the pixels, largest first.

@@ -1,4 +1,4 @@
-"""Videos in and out, one frame at a time.
+"""Read and write videos one frame at a time.
 
 PyAV, which is optional, decodes and encodes, and copies the sound untouched.
 """
@@ -168,7 +168,7 @@ class _Reader:
 
 
 class _Sound:
-    """The audio packets of a file, copied into another container as they are.
+    """Copies the audio packets of a file unchanged into another container.
 
     The file is opened a second time, next to the decoder of the frames, so that each of several
     outputs takes packets at its own pace and none has to be buffered.

@@ -1,4 +1,4 @@
-"""From results.json to a page, tables and curves.
+"""Turn results.json into a page, tables and curves.
 
 - `write_report`: the report of one evaluated run: html, json, csv, Markdown, LaTeX.
 - `combine_reports`: one report over several runs, such as the stages of a training.

@@ -1,4 +1,4 @@
-"""Thumbnails and failure crops of evaluated runs as data URIs, within a budget of bytes."""
+"""Encode thumbnails and failure crops of runs as data URIs, within a budget of characters."""
 
 import base64
 import io
@@ -140,7 +140,7 @@ def seen_classes(run: Run) -> list[tuple[str, str]]:
 
 
 def _encode(side: int, runs, dataset: str, image_id: str, ranges, shown: set) -> dict | None:
-    """One image's photo and label from the first run that kept them, maps from every run."""
+    """Encode an image: photo and label from the first run that kept them, maps from every run."""
     entry: dict = {"id": image_id, "runs": {}}
     for run in runs:
         stored = _thumbnails(run, dataset, image_id)
@@ -171,7 +171,7 @@ def characters(value) -> int:
 
 
 def _worst_first(runs: list[Run], dataset: str) -> list[str]:
-    """Image ids by the average precision of the last run's best score, lowest first."""
+    """Sort image ids by the average precision of the last run's best score, lowest first."""
     run = [run for run in runs if dataset in run.records][-1]
     best = run.best_score()
     ids = {i["image_id"]: i["ap"].get(best) for i in run.records[dataset]["per_image"]}
@@ -288,7 +288,7 @@ def false_components(run: Run, dataset: str, side: int = 128) -> dict[str, list[
 
 
 def _component_crop(stored: dict, score: str, component: dict, side: int) -> dict:
-    """The part of a thumbnail around a component, at least `side` wide, and its box there."""
+    """Cut the part of a thumbnail around a component, at least `side` wide, and mark its box."""
     label, box = stored["label"], component["box"]
     window, inside = [], []
     for start, length, native, extent in zip(

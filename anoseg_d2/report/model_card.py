@@ -1,4 +1,4 @@
-"""Write the model card of a folder for the Hugging Face hub: README.md with its front matter."""
+"""Write the model card (README.md with front matter) of a folder for the Hugging Face hub."""
 
 import json
 from collections.abc import Mapping
@@ -100,7 +100,7 @@ def model_card(
 
 
 def _eval_results(rows: list[tuple[str, str, dict]]) -> list[EvalResult]:
-    """Figures as the hub reads them from the front matter."""
+    """Return the figures in the form that the hub reads from the front matter."""
     return [
         EvalResult(
             task_type="image-segmentation",
@@ -118,7 +118,7 @@ def _eval_results(rows: list[tuple[str, str, dict]]) -> list[EvalResult]:
 
 
 def _quoted(name: str) -> str:
-    """A string of Python that cannot end the block of code that it is in."""
+    """Return a Python string literal that cannot end the code block around it."""
     return json.dumps(one_line(name).replace("`", "'"), ensure_ascii=False)
 
 

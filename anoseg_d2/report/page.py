@@ -1,4 +1,4 @@
-"""The report page: tables, curves and images in one html file that needs nothing else."""
+"""Build the report page: tables, curves and images in one self-contained html file."""
 
 from pathlib import Path
 
@@ -61,7 +61,7 @@ def build_page(runs: list[Run], title: str) -> str:
 
 
 def _image_data(runs: list[Run], images: dict, ranges: dict) -> dict:
-    """What the script of the page chooses from."""
+    """Return the data of the page's script."""
     ap: dict = {}
     for run in runs:
         for dataset, record in run.of_kind("anomaly").items():
@@ -84,7 +84,7 @@ def _image_data(runs: list[Run], images: dict, ranges: dict) -> dict:
 
 
 def _warnings(runs: list[Run]) -> dict[tuple[str, str], list[str]]:
-    """What a reader of the figures must know: {(dataset, warning): names of the runs}."""
+    """Return the warnings about figures, {(dataset, warning): names of the runs}."""
     entries: dict[tuple[str, str], list[str]] = {}
     for name, run in zip(unique_names(runs), runs, strict=True):
         for dataset, record in run.of_kind("anomaly").items():

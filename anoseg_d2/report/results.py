@@ -1,4 +1,4 @@
-"""Read results.json, and define once what its figures mean: a score's mean, the best score.
+"""Read results.json, and define the mean of a figure and the best score.
 
 Several pages and tables name a winner. They all ask this module, so that they name the same one.
 """
@@ -76,7 +76,7 @@ def results_of_weights(named, source, file=None) -> Path | None:
 
 
 def score_names(results: dict) -> list[str]:
-    """All scores of the results, in order of appearance."""
+    """Return all scores of the results, in order of appearance."""
     entries = results["datasets"].values()
     return list(dict.fromkeys(name for entry in entries for name in entry.get("scores", {})))
 
@@ -87,7 +87,7 @@ def _figures(results: dict, score: str, figure: str) -> list[float | None]:
 
 
 def mean_figure(results: dict, score: str | None, figure: str) -> float | None:
-    """Mean of a score's figure over the anomaly datasets; None unless every one has it."""
+    """Return the mean of a figure over the anomaly datasets; None unless every one has it."""
     values = _figures(results, score, figure)
     return None if not values or None in values else sum(values) / len(values)
 

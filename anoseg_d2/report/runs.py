@@ -1,4 +1,4 @@
-"""Evaluated runs read from disk, and the tables that are made of their figures.
+"""Read evaluated runs from disk, and average their figures for tables.
 
 Runs that share a name are repetitions of one method, such as its seeds: tables show their mean
 and spread.
@@ -76,7 +76,7 @@ class Cell:
         return self.bounds if wide else None
 
     def text(self, plus_minus: str = "±") -> str:
-        """The figure with two digits, its spread and its bounds; empty without a figure."""
+        """Format the figure with two digits, its spread and its bounds; empty without a figure."""
         if self.value is None:
             return ""
         parts = [f"{self.value:.2f}"]
@@ -131,7 +131,7 @@ class Run:
         return best_score(self.results())
 
     def figure(self, dataset: str, score: str | None, figure: str) -> Cell:
-        """One figure with its bounds; `F1_25` is the components' F1 at an sIoU of 25 %."""
+        """Return one figure with its bounds; `F1_25` is the components' F1 at an sIoU of 25 %."""
         found = self.records.get(dataset, {}).get("result", {})
         if figure not in CLOSED_FIGURES:
             found = found.get("scores", {}).get(score, {})
@@ -208,7 +208,7 @@ def load_runs(path, name: str | None = None) -> list[Run]:
 
 
 def _from_results(name: str, results: dict, curves: dict) -> Run:
-    """A run of which nothing is known but its figures and curves."""
+    """Return a run of which only figures and curves are known."""
     records = {
         dataset: {
             "kind": "anomaly",
@@ -233,7 +233,7 @@ def methods(runs: list[Run]) -> dict[str, list[Run]]:
 
 
 def unique_names(runs: list[Run]) -> list[str]:
-    """A name for each run: its own, or `name #2` where several runs share it."""
+    """Return a name for each run: its own, or `name #2` if several runs share it."""
     grouped, seen = methods(runs), dict.fromkeys((run.name for run in runs), 0)
     names = []
     for run in runs:
@@ -248,7 +248,7 @@ def _union(lists) -> list[str]:
 
 
 def cell(repeats: list[Run], datasets: list[str], score: str | None, figure: str) -> Cell:
-    """Mean of a figure over the runs of a method, and over datasets.
+    """Return the mean of a figure over the runs of a method and over datasets.
 
     A mean over fewer runs or datasets than are asked for would not compare with the other rows of
     a table, so one missing figure makes it None.

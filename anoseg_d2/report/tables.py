@@ -1,4 +1,4 @@
-"""The figures of runs as tables: of the page, and as Markdown, LaTeX and csv.
+"""Lay out the figures of runs as tables for the page, Markdown, LaTeX and csv.
 
 Names come from users and may hold anything: each format escapes them in its own way.
 """
@@ -100,13 +100,13 @@ class Table:
                 self.best[column] = (min if lower_is_better(column) else max)(values)
 
     def groups(self, first: int = 0) -> list[tuple[str, int, int]]:
-        """Neighbouring columns of one group: its name, how many, and the number of their first."""
+        """Return name, number of columns and first column of each group."""
         numbered = itertools.groupby(enumerate(self.columns, first), key=lambda entry: entry[1][0])
         found = [(name, [number for number, _ in entries]) for name, entries in numbered]
         return [(name, len(numbers), numbers[0]) for name, numbers in found]
 
     def is_best(self, row: Row, column: Column) -> bool:
-        """Whether a figure prints like the best of its column: to a reader, it is the best."""
+        """Return whether a figure prints the same as the best of its column."""
         value = row.cells[column].value
         best = self.best.get(column)
         return best is not None and value is not None and f"{value:.2f}" == f"{best:.2f}"
@@ -118,12 +118,12 @@ class Table:
 
 
 def lower_is_better(column: Column) -> bool:
-    """Whether the smallest figure of a column is the best."""
+    """Return whether the smallest figure of a column is the best."""
     return column[1] in LOWER_IS_BETTER
 
 
 def figure_name(column: Column) -> str:
-    """How a figure is called in tables."""
+    """Return the name of a figure in tables."""
     return FIGURE_NAMES.get(column[1], column[1])
 
 
@@ -150,7 +150,7 @@ def main_table(runs: list[Run], only_best: bool = False) -> Table:
 
 
 def detail_table(runs: list[Run], dataset: str) -> Table:
-    """All figures of one anomaly set. Older results and foreign methods do not have every one."""
+    """Lay out all figures of one anomaly set; results of older versions may lack some."""
     columns, rows = [("", figure) for figure in DETAIL_FIGURES], []
     for name, repeats in methods([run for run in runs if dataset in run.records]).items():
         results = [run.records[dataset]["result"]["scores"] for run in repeats]
@@ -163,7 +163,7 @@ def detail_table(runs: list[Run], dataset: str) -> Table:
 
 
 def closed_set_table(runs: list[Run], dataset: str) -> Table:
-    """Figures of one closed set and the IoU of every class that occurs."""
+    """Lay out the figures of a closed set and the IoU of every class that occurs."""
     grouped = methods([run for run in runs if dataset in run.records])
     classes = next(iter(grouped.values()))[0].records[dataset]["result"].get("IoU", {})
     columns, rows = [("", figure) for figure in CLOSED_FIGURES], []
@@ -256,7 +256,7 @@ def results_latex(runs: list[Run], only_best: bool = False) -> str:
 
 
 def results_csv(runs: list[Run]) -> str:
-    """All figures in long form, one line per run, dataset and score (no score on closed sets).
+    """Return all figures in long form, one line per run, dataset and score (closed sets: no score).
 
     `repeat` counts the runs of one name from 1; `*_low` and `*_high` are certified bounds.
     """

@@ -1,4 +1,4 @@
-"""The report of one or several evaluated models: html, json, csv, Markdown, LaTeX."""
+"""Write the report of one or more evaluated models as html, json, csv, Markdown and LaTeX."""
 
 import logging
 from pathlib import Path

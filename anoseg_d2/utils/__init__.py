@@ -1,1 +1,1 @@
-"""Chores that several packages need."""
+"""Helpers that several packages share."""

@@ -1,4 +1,4 @@
-"""Write files whole or not at all, read and write JSON, and check names used as file names."""
+"""Write files atomically, read and write JSON, and check names used as file names."""
 
 import contextlib
 import errno
@@ -74,7 +74,7 @@ def remove_abandoned(folder) -> None:
 
 @functools.cache
 def _ours() -> str:
-    """Return how our temporary names begin, other wherever process ids are those of others."""
+    """Return the prefix of our temporary names, which identifies machine and process namespace."""
     place = platform.node()
     with contextlib.suppress(OSError):  # containers of one name have process ids of their own
         place += f" {os.stat('/proc/self/ns/pid').st_ino}"
@@ -133,7 +133,7 @@ def atomic_path(path, suffix: str = ".tmp") -> Iterator[Path]:
 
 @contextlib.contextmanager
 def name_failed_write(path, temporary=None) -> Iterator[None]:
-    """Raise an OSError that names no file, as of a full disk, again with `path` and the space.
+    """Add `path` and the free space to an OSError that names no file, such as of a full disk.
 
     Args:
         path: what could not be written.
@@ -157,7 +157,7 @@ def _free_space(path: Path) -> str:
 
 
 def write_atomic(path, data: bytes) -> None:
-    """Write `data` to `path`, whole or not at all; its folder is created."""
+    """Write `data` to `path` atomically; its folder is created."""
     with atomic_path(path) as temporary:
         temporary.write_bytes(data)
 
@@ -176,14 +176,14 @@ def _without_nan(value):
 
 
 def write_json(path, value) -> None:
-    """Write nested plain values as strict JSON, whole or not at all."""
+    """Write nested plain values atomically as strict JSON."""
     text = json.dumps(_without_nan(value), indent=1, allow_nan=False, ensure_ascii=False)
     # Bytes of file names that are not UTF-8 become the escapes that JSON has for them.
     write_atomic(path, (text + "\n").encode(errors="backslashreplace"))
 
 
 def read_bytes(path, limit: int = -1) -> bytes:
-    """Read a file, or its first `limit` bytes; the error of a damaged disk names it as well.
+    """Read a file, or its first `limit` bytes; errors of a damaged disk name it too.
 
     Raises:
         OSError: it cannot be read.

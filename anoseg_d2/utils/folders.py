@@ -1,4 +1,4 @@
-"""Find files below a folder, in one way for datasets, objects, score maps and predictions."""
+"""Find files below a folder, for datasets, objects, score maps and predictions alike."""
 
 import logging
 import os
@@ -60,7 +60,7 @@ def _is_file_or_broken_link(entry: os.DirEntry) -> bool:
 
 
 def same_name(name: str) -> str:
-    """Return the form in which equal names are equal text.
+    """Normalise a name, so that equal names are equal text.
 
     macOS stores `é` as a letter and an accent (NFD), others as one character (NFC). Bytes that are
     not UTF-8 become escapes, so that the name can be written anywhere.

@@ -1,4 +1,4 @@
-"""A package's index: public names that are imported when they are first used."""
+"""Import the public names of a package when they are first used."""
 
 import importlib
 import sys

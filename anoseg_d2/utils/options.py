@@ -1,4 +1,4 @@
-"""Declare an option once: its default, its rule and its meaning in one field of a dataclass.
+"""Declare an option's default, rule and meaning once, in one field of a dataclass.
 
 An option class is a frozen dataclass next to what it configures. Its fields give the constructor
 its arguments, the config its keys (`keys_of`), a command its options (`add_arguments`) and

@@ -1,4 +1,4 @@
-"""Which type mixed precision computes in, for training and for inference."""
+"""Choose the type of mixed precision, for training and inference."""
 
 import logging
 

@@ -1,4 +1,4 @@
-"""Rules that check config values and say in words what is allowed."""
+"""Check config values by rules that also state in words what is allowed."""
 
 import math
 import sys
@@ -41,7 +41,7 @@ class Rule:
 
 
 def shown(value: Any) -> str:
-    """Return a value as an error shows it, which may come from a file of thousands of digits."""
+    """Format a value for an error, shortened because a file may hold thousands of digits."""
     try:
         text = repr(value)
     except ValueError:  # Python writes no integer of more than 4,300 digits

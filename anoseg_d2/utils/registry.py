@@ -1,4 +1,4 @@
-"""A table for choice by name that refuses duplicates and, for an unknown name, lists the known."""
+"""Registry for choice by name; refuses duplicates and lists the known names for an unknown one."""
 
 from collections.abc import Callable
 from typing import Any
@@ -41,7 +41,7 @@ class Registry(dict):
         return file
 
     def remove(self, name: str) -> None:
-        """Forget a name if it is there, so that the cell of a notebook can register it again."""
+        """Forget a name if it is registered, so that a notebook cell can be run again."""
         self.pop(name, None)
 
     def __missing__(self, name: str) -> Any:

@@ -1,4 +1,4 @@
-"""Get the model itself out of the wrappers that training puts around it."""
+"""Remove the wrappers that training puts around a model."""
 
 from torch import nn
 from torch.optim.swa_utils import AveragedModel

@@ -189,7 +189,7 @@ def test_unreadable_inputs_are_reported_and_skipped(demo, tmp_path, weights, pho
     errors = capsys.readouterr().err
     assert status == 1 and files == [f"rba/raw_npy/{n}.npy" for n in "abc"]
     assert "broken.jpg" in errors and "film.mp4" in errors
-    assert "inputs that were skipped: 2" in errors
+    assert "skipped inputs: 2" in errors
 
 
 def test_a_missing_input_among_others_counts_as_unreadable(demo, tmp_path, weights, photos, capsys):
@@ -263,7 +263,7 @@ def test_ctrl_c_leaves_whole_files_and_status_130(
     out = tmp_path / "out"
     inputs = [str(photos), str(clip)]
     assert demo.main([*inputs, "--output", str(out), *map(str, arguments)]) == 130
-    assert capsys.readouterr().err.strip().endswith(f"stopped; what is finished is in {out}")
+    assert capsys.readouterr().err.strip().endswith(f"stopped; finished outputs are in {out}")
     files = sorted(p.name for p in out.rglob("*") if p.is_file())
     assert files == ["a.jpg", "b.jpg", "c.jpg", "components.json"]
     images = json.loads((out / "rba/components.json").read_text())["images"]

@@ -1,4 +1,4 @@
-"""Scores as unsigned integers that sort the same way.
+"""Convert scores to unsigned integers that sort the same way.
 
 Flipping the sign bit of a non-negative IEEE-754 number, and every bit of a negative one, gives an
 unsigned integer with the order of the reals: 32 bits of a float32, 64 bits of a float64. Counting

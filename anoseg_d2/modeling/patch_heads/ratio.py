@@ -1,4 +1,4 @@
-"""A small head on patch tokens says how much more likely a place is unknown than known.
+"""Score by a small head on patch tokens how much likelier a place is unknown than known.
 
 The likelihood ratio of UEM (arXiv:2409.06424) and ULRE (arXiv:2508.00587), learned from pasted
 outliers. Departures: tokens of three blocks instead of one, the cross entropy of two classes, and
@@ -138,7 +138,7 @@ class RatioHead(PatchHead):
 
 
 def cell_labels(sem_seg: Tensor, num_known: int, side: int, threshold: float) -> Tensor:
-    """Say of each cell whether it is known (0), unknown (1) or void (255).
+    """Return for each cell whether it is known (0), unknown (1) or void (255).
 
     A cell is void where more than half of its pixels are, else unknown where more than `threshold`
     of its labelled pixels are.
