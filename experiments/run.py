@@ -300,7 +300,7 @@ class Runner:
         """Link the data folder to where the steps expect it; nothing is written into it."""
         for link, target in self.recipe.links.items():
             link.parent.mkdir(parents=True, exist_ok=True)
-            if link.is_symlink():
+            if link.is_symlink() or link.is_file():  # a file that a step made before
                 link.unlink()
             link.symlink_to(target)
 

@@ -91,7 +91,7 @@ def _stage_row(step, cfg, record: dict) -> str:
     adapters = f"rank {lora.RANK}, lr x{lora.LR_FACTOR:g}, dropout {lora.DROPOUT:g}"
     cells = [
         f"`{step.name}`",
-        step.start or (step.weights.name if step.weights else "-"),
+        step.start or Path(cfg.MODEL.WEIGHTS).name or "-",
         cfg.MODEL.HEAD.NAME,
         classes,
         cfg.SOLVER.MAX_ITER,

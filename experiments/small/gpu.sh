@@ -7,7 +7,7 @@
 # continues after an interruption. Variables, with their defaults:
 #   WEIGHTS=dinov2    backbone: a file, or a name that is downloaded; REGISTERS=4 belongs to it
 #   SIZE=B OUTPUT=output/small_gpu SEED=0 PYTHON=python BATCH=16 WORKERS=8
-#   STEPS=1500        of stage 1; TUNE_STEPS=600 of each stage after it
+#   STEPS=800         of each of the six stages
 # Figures and the page go to OUTPUT; nothing is published.
 set -euo pipefail
 
@@ -21,7 +21,8 @@ cd "$(dirname "$0")/../.."
 
 settings=(
   MODEL.EOMT.SIZE "${SIZE:-B}" MODEL.EOMT.NUM_REGISTERS "${REGISTERS:-4}"
-  MODEL.EOMT.NUM_QUERIES 100 SOLVER.IMS_PER_BATCH "${BATCH:-16}" DATALOADER.NUM_WORKERS "${WORKERS:-8}"
+  MODEL.EOMT.NUM_QUERIES 100 SOLVER.IMS_PER_BATCH "${BATCH:-16}"
+  SOLVER.MAX_ITER "${STEPS:-800}" DATALOADER.NUM_WORKERS "${WORKERS:-8}"
 )
 
 run() { # ARGUMENTS -- KEY VALUE ...
@@ -32,9 +33,10 @@ run() { # ARGUMENTS -- KEY VALUE ...
     --output "$output" --seed "${SEED:-0}" "${arguments[@]}" "${settings[@]}" "$@"
 }
 
-tune=(SOLVER.MAX_ITER "${TUNE_STEPS:-600}")
 run --only check,cut_paste --
 # What only some data folders allow has to be named by its stage, so it is asked for if it exists.
 if [ -e "$data/tiny_coco/val2017" ]; then run --only anomaly_set --; fi
-run --only eomt_baseline -- SOLVER.MAX_ITER "${STEPS:-1500}" MODEL.WEIGHTS "$weights" "${@}"
-run --only logitnorm,arcface,arcface_full,arcface_lora,arcface_lora_beyond -- "${tune[@]}" "${@}"
+# Only the first stage starts from the backbone, and the page has to name it.
+run --only eomt_baseline -- MODEL.WEIGHTS "$weights" "$@"
+run --only logitnorm,arcface,arcface_full,arcface_lora,arcface_lora_beyond -- "$@"
+run --page -- MODEL.WEIGHTS "$weights" "$@"
