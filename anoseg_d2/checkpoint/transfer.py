@@ -264,7 +264,7 @@ class _Plan:
         elif not torch.isfinite(value).all():
             problem = "holds NaN or infinite values"
         else:
-            self.values[name] = value
+            self.values[name] = value  # the model changes only in `commit`
             origin = None if stored is None else tuple(stored.shape)
             kinds = [str(t.dtype).split(".")[-1] for t in (stored, target) if t is not None]
             cast = " to ".join(kinds) if len(set(kinds)) > 1 else ""
@@ -364,7 +364,7 @@ class _Plan:
                 "say which; give the crop it was trained at: `anoseg convert "
                 f"{self.checkpoint.source} --image-size H W --to anoseg --output FILE`"
             )
-            del self.source[EMBED], self.waiting[EMBED]
+            del self.source[EMBED], self.waiting[EMBED]  # or `plan_rest` reports it again
             return
         if not known:  # no square, but as many rows as the model has
             grid, prefix = new_grid, new_prefix

@@ -69,7 +69,7 @@ def check_labels(runs: list[Run], texts: list[str]) -> None:
     """Refuse runs that saw other images or labels under the name of the same dataset."""
     counts = ("images", "pixels", "anomaly_pixels", "known_pixels", "void_pixels")
     for dataset in dict.fromkeys(name for run in runs for name in run.records):
-        for key in (*counts, "component_track"):
+        for key in (*counts, "component_track"):  # the track changes component figures
             # Results of older versions do not have every entry.
             found = {
                 text: value

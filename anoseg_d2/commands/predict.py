@@ -130,7 +130,7 @@ def run(args) -> int:
     cli.check_options(args, OPTIONS)
     cli.import_modules(args.imports)
     names = list(dict.fromkeys(name.strip() for name in args.score.split(",") if name.strip()))
-    results = threshold_results(args)
+    results = threshold_results(args)  # before the model, which takes seconds to load
     options = output_options(args, names, results)
     files, missing = find_inputs(args.inputs)
     # One wrong name among many is reported and skipped; it is an error only if all are wrong.

@@ -112,7 +112,7 @@ def smiyc(args) -> None:
     names = TRACKS if args.track == "both" else [args.track]
     # All tracks are found before the first map is predicted.
     frames = {name: find_track_frames(root, TRACKS[name], args.split) for name in names}
-    folder = Path(args.output, "anomaly_p", method)
+    folder = Path(args.output, "anomaly_p", method)  # where the benchmark's tool looks
     make_output_folder(str(folder))
     outputs = {name: TrackMaps(folder / TRACKS[name].stored) for name in names}
     if from_weights:

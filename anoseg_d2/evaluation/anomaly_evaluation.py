@@ -79,10 +79,10 @@ class AnomalyEvaluator(DatasetEvaluator):
 
     def _clear(self) -> None:
         if self.figures is not None and self.figures.maps is not None:
-            self.figures.maps.close()
+            self.figures.maps.close()  # of an evaluation that was broken off
         self._labels = LabelReader(self._rule)
         maps = self.open_maps() if self._components else None
-        place = self.folder if self._exact else None
+        place = self.folder if self._exact else None  # the run's disk: /tmp is often small
         self.figures = self.figures_type(
             self.dataset_name, self.track, maps, exact=self._exact, spill_dir=place
         )
@@ -99,7 +99,7 @@ class AnomalyEvaluator(DatasetEvaluator):
         if self.folder is not None and comm.is_main_process():
             _remove_litter(self.folder)
             self.remove_earlier()
-        comm.synchronize()
+        comm.synchronize()  # no rank may write before rank 0 has removed
 
     def remove_earlier(self) -> None:
         """Remove the figures and images of an earlier evaluation."""
@@ -122,7 +122,7 @@ class AnomalyEvaluator(DatasetEvaluator):
             where = input_["file_name"]
             label = self._labels(input_["sem_seg_file_name"])
             scores = self._chosen_scores(output["scores"], label, where)
-            image_id = str(input_.get("image_id", Path(where).stem))
+            image_id = str(input_.get("image_id", Path(where).stem))  # a user's set may lack ids
             self.figures.add(image_id, scores, label, where)
             self._kept.add(image_id, input_, label, output, scores)
 
@@ -154,7 +154,7 @@ class AnomalyEvaluator(DatasetEvaluator):
         Raises:
             ValueError: the labels that different ranks have read contradict each other.
         """
-        for seen in comm.all_gather(self._labels.seen):
+        for seen in comm.all_gather(self._labels.seen):  # each rank has read other labels
             self._labels.note(seen)
         scores, curves = self.figures.compute()
         self._kept.gather()
@@ -172,7 +172,7 @@ class AnomalyEvaluator(DatasetEvaluator):
             logger.warning("%s: %s", self.dataset_name, warning)
         if self.folder is not None:
             record = self.record(curves, warnings)
-            self.result = record["result"]
+            self.result = record["result"]  # `record` may add scores of an earlier evaluation
             write_record(self.folder, record)
         return OrderedDict(anomaly=_flat(scores))
 
@@ -184,7 +184,7 @@ class AnomalyEvaluator(DatasetEvaluator):
         images, expected = counts["images"], len(DatasetCatalog.get(self.dataset_name))
         if images != expected:
             found.append(f"{images} of {expected} images were evaluated")
-        if anomaly > known > 0:
+        if anomaly > known > 0:  # anomalies are rare on roads
             found.append(
                 f"{anomaly} of {known + anomaly} labelled pixels are anomalous, over half: the "
                 "labels may be inverted (1 must be the anomaly)"

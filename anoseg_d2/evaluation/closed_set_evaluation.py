@@ -65,7 +65,7 @@ class ClosedSetCounts:
         if confidence.size and not (confidence.min() >= -1e-5 and confidence.max() <= 1 + 1e-5):
             raise ValueError(f"confidences {confidence.min()}..{confidence.max()} are not in 0..1")
         count = self.bin_pixels.size
-        bins = np.clip((confidence * count).astype(np.int64), 0, count - 1)
+        bins = np.clip((confidence * count).astype(np.int64), 0, count - 1)  # 1.0: last bin
         steps = np.rint(confidence / _CONFIDENCE_STEP)
         self.bin_pixels += np.bincount(bins, minlength=count)
         self.bin_correct += np.bincount(bins[correct], minlength=count)
@@ -105,7 +105,7 @@ def closed_set_figures(counts: ClosedSetCounts, class_names, present=None) -> di
     union = truth + counts.confusion.sum(axis=0) - hits
     seen = union > 0
     chosen = [int(c) for c in (np.flatnonzero(truth) if present is None else present)]
-    chosen = [c for c in chosen if seen[c]]
+    chosen = [c for c in chosen if seen[c]]  # `present` may name classes that do not occur
     iou = {c: float(100 * hits[c] / union[c]) for c in chosen}
     recall = [100 * hits[c] / truth[c] for c in chosen if truth[c] > 0]
     figures = {
@@ -154,7 +154,7 @@ class ClosedSetEvaluator(DatasetEvaluator):
     def process(self, inputs, outputs):
         """Count a batch: inputs as the test mapper makes them, outputs as the model gives them."""
         for input_, output in zip(inputs, outputs, strict=True):
-            label = load_label(input_["sem_seg_file_name"], self._rule)
+            label = load_label(input_["sem_seg_file_name"], self._rule)  # at native size
             sem_seg = to_numpy(output["sem_seg"])
             if sem_seg.shape != label.shape:
                 raise ValueError(

@@ -51,7 +51,7 @@ class Track:
     min_truth: int
 
 
-TRACKS = {"anomaly": Track(500, 100), "obstacle": Track(50, 10)}
+TRACKS = {"anomaly": Track(500, 100), "obstacle": Track(50, 10)}  # as in the benchmark's code
 
 
 def _track(track: "str | Track") -> Track:
@@ -80,7 +80,7 @@ class GroundTruth:
     def of(cls, label: np.ndarray, min_truth: int) -> "GroundTruth":
         """Find the components of a label (H, W) uint8."""
         ids, sizes = _components(label == ANOMALY)
-        sizes[sizes < min_truth] = 0
+        sizes[sizes < min_truth] = 0  # ids stay: predictions on them are void, not false
         return cls(ids, sizes, label != VOID)
 
 
@@ -131,7 +131,7 @@ def largest_false_component(
         None if there is no such component.
     """
     areas = np.bincount(hits, minlength=1)
-    areas[hits[truth.ids[places] > 0]] = 0
+    areas[hits[truth.ids[places] > 0]] = 0  # these touch an anomaly, perhaps a small one
     worst = int(areas.argmax())
     if areas[worst] < max(1, min_predicted):
         return None
@@ -142,7 +142,7 @@ def largest_false_component(
     return {
         "box": [top, left, int(rows[-1]) + 1 - top, int(columns.max()) + 1 - left],
         "area": int(areas[worst]),
-        "mean_score": mean if math.isfinite(mean) else None,
+        "mean_score": mean if math.isfinite(mean) else None,  # JSON has no infinity
     }
 
 
@@ -161,7 +161,7 @@ def _overlaps(truth: GroundTruth, places: np.ndarray, hits: np.ndarray, min_pred
 
     found = per_truth(shared)
     union = truth.sizes + per_truth(predicted_size[pairs[1]]) - found
-    on_others = per_truth(covered[pairs[1]] - shared)
+    on_others = per_truth(covered[pairs[1]] - shared)  # sIoU does not count it as wrong
     wanted, seen = np.flatnonzero(truth.sizes), np.flatnonzero(predicted_size)
     return found[wanted] / (union - on_others)[wanted], covered[seen] / predicted_size[seen]
 
@@ -169,8 +169,8 @@ def _overlaps(truth: GroundTruth, places: np.ndarray, hits: np.ndarray, min_pred
 def _pairs(truth: np.ndarray, predicted: np.ndarray, count: int):
     """Return pairs of overlapping ids, (2, N) ascending, and their shared pixels, (N,)."""
     both = truth > 0
-    pair = truth[both].astype(np.int64) * count + predicted[both]
-    if pair.size and pair.max() < 4 * truth.size + 4096:
+    pair = truth[both].astype(np.int64) * count + predicted[both]  # one integer per pair of ids
+    if pair.size and pair.max() < 4 * truth.size + 4096:  # counting is faster than sorting
         table = np.bincount(pair)
         found = np.flatnonzero(table)
         shared = table[found]
@@ -233,7 +233,7 @@ def component_metrics(
         "fn": siou.size - tp,
         "fp": fp,
         "F1": f1,
-        "mean_F1": float(f1.mean()),
+        "mean_F1": float(f1.mean()),  # NaN if there is nothing to find and nothing found
         "false": largest_false_component(truth, score, places, hits, limits.min_predicted),
     }
 
@@ -296,7 +296,7 @@ class ComponentMetrics:
         # fsum rounds once, so that the order of the images cannot be seen
         return {
             "sIoU": math.fsum(self._siou) / siou.size,
-            "PPV": math.fsum(self._ppv) / max(1, ppv.size),
+            "PPV": math.fsum(self._ppv) / max(1, ppv.size),  # 0 without predictions
             "mean_F1": math.fsum(f1) / len(f1),
             "F1": f1,
             **result,

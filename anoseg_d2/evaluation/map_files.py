@@ -173,7 +173,7 @@ def open_npy(stream, size: int) -> Stored:
     if dtype.hasobject:
         raise _NotAMap("holds Python objects, not numbers; they are never unpickled")
     wanted, present = math.prod(shape) * dtype.itemsize, size - stream.tell()
-    if min(shape, default=0) < 0 or wanted != present:
+    if min(shape, default=0) < 0 or wanted != present:  # before memory is taken for them
         raise ValueError(
             f"its header declares {wanted} bytes of values {shape}, but {present} are there"
         )
@@ -213,8 +213,8 @@ def _open_hdf5(path: Path, key) -> Iterator[Stored]:
             raise _NotAMap(f"{array.name} is empty")
         if array.external or array.is_virtual:
             raise _NotAMap("its values are in other files, which are not read")
-        pixels = max(math.prod(array.shape), 1 << 20)
-        if array.chunks is not None and math.prod(array.chunks) > 4 * pixels:
+        pixels = max(math.prod(array.shape), 1 << 20)  # a small map may be one large chunk
+        if array.chunks is not None and math.prod(array.chunks) > 4 * pixels:  # unpacked whole
             raise _NotAMap(f"declares chunks of {array.chunks} for {array.shape} values")
         yield Stored(tuple(array.shape), array.dtype, lambda: array[()])
 
@@ -222,7 +222,7 @@ def _open_hdf5(path: Path, key) -> Iterator[Stored]:
 @contextmanager
 def _open_image(path: Path, key) -> Iterator[Stored]:
     with Image.open(path) as image:
-        if len(image.getbands()) > 1 or image.mode == "P":
+        if len(image.getbands()) > 1 or image.mode == "P":  # palette indices have no order
             raise _NotAMap(f"is a colour image ({image.mode}); a score map has one channel")
         dtype = np.dtype(getmode(image.mode).typestr)
         yield Stored(image.size[::-1], dtype, lambda: _image_values(image))
@@ -312,6 +312,6 @@ def write_map(path, score: np.ndarray) -> None:
     scale = (highest - lowest) / _LEVELS
     values = (np.clip(score, lowest, highest) - np.float64(lowest)) / (scale or 1.0)
     text = PngImagePlugin.PngInfo()
-    text.add_text(_OFFSET, repr(lowest))
+    text.add_text(_OFFSET, repr(lowest))  # `repr` keeps every digit
     text.add_text(_SCALE, repr(scale))
     write_image(path, np.rint(values).astype(np.uint16), pnginfo=text)

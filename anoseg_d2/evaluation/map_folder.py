@@ -38,7 +38,7 @@ def read_labels(metadata, images: list[dict]) -> tuple[dict[str, tuple[int, int]
         path = image["sem_seg_file_name"]
         label = reader(path)
         shapes[path] = label.shape
-        files.append((str(image["image_id"]), file_hash(path)))
+        files.append((str(image["image_id"]), file_hash(path)))  # folders may move
         known += int((label == KNOWN).sum())
         anomaly += int((label == ANOMALY).sum())
     if not known or not anomaly:
@@ -125,7 +125,7 @@ class MapFolder:
             try:
                 reader(path, shapes[image["sem_seg_file_name"]])
                 found[str(path)] = reader.dtype(path)
-            except (ValueError, OSError) as error:
+            except (ValueError, OSError) as error:  # one run should name all unusable maps
                 wrong.append(str(error))
             progress()
         problems = [

@@ -74,7 +74,7 @@ class PixelMetrics:
             raise ValueError(f"true-positive rates must lie in (0, 1], got {wrong}")
         self.exact, self.spill_dir = exact, spill_dir
         self.wide = False  # float32 cannot hold all scores
-        self.tpr = tuple(sorted({float(rate) for rate in tpr} | {0.95}))
+        self.tpr = tuple(sorted({float(rate) for rate in tpr} | {0.95}))  # fpr95 needs 0.95
         self.budget = budget or Budget()
         self.pixels = dict.fromkeys(_LABELS, 0)
         self.infinite = 0  # labelled pixels
@@ -124,7 +124,7 @@ class PixelMetrics:
         if 2 * kept > self.budget.kept_pixels:
             self._leave_pixels()  # twice as large, they would not be kept
         self._counts.widen()
-        self._fold_if_full()
+        self._fold_if_full()  # keys of 8 bytes take twice the room
 
     def _fold_if_full(self) -> None:
         """Switch to a smaller representation when the limit is passed."""
@@ -209,7 +209,7 @@ class PixelMetrics:
         return metrics
 
     def __reduce__(self):
-        return PixelMetrics.from_state, (self.state_dict(), self.spill_dir)
+        return PixelMetrics.from_state, (self.state_dict(), self.spill_dir)  # zeros left out
 
     def compute(self) -> dict:
         """Return all figures, as fractions.
@@ -292,7 +292,7 @@ class _ThinCurve:
         if max_points < 5:
             raise ValueError(f"a curve needs at least 5 points, got max_points={max_points}")
         self._anomaly, self._known = pixels[ANOMALY], pixels[KNOWN]
-        self._steps = (max_points - 2) // 3
+        self._steps = (max_points - 2) // 3  # of each rate; the other two points are the ends
         self._kept, self._seen, self._last = [], -1, None
 
     def add(self, segment) -> None:
@@ -310,7 +310,7 @@ class _ThinCurve:
         points = np.stack((keys_to_scores(segment.keys), recall, tp / (tp + fp), fpr))
         self._kept.append(points[:, change])
         kept_last = change.size and change[-1] == place.size - 1
-        self._last = None if kept_last else points[:, -1:]
+        self._last = None if kept_last else points[:, -1:]  # the curve must end at recall 1
 
     def points(self) -> dict:
         """Return the curve; see `PixelMetrics.compute_with_curve`."""

@@ -26,7 +26,7 @@ __all__ = [
 
 def dataset_folder(output_dir, dataset_name: str) -> Path:
     """Return the folder of one dataset's evaluation; ValueError if its name could leave it."""
-    return Path(output_dir) / "inference" / check_name(dataset_name, "dataset")
+    return Path(output_dir) / "inference" / check_name(dataset_name, "dataset")  # as detectron2
 
 
 def report_folder(output_dir) -> Path:

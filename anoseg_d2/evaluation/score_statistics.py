@@ -38,7 +38,7 @@ class ScoreStatistics(DatasetEvaluator):
             known = load_label(input_["sem_seg_file_name"], self._rule) != self._void
             self._count += int(known.sum())
             for name, score in output["scores"].items():
-                values = to_numpy(score)[known].astype(np.float64)
+                values = to_numpy(score)[known].astype(np.float64)  # squares add up to large sums
                 sums = np.array([values.sum(), np.square(values).sum()])
                 self._sums[name] = self._sums.get(name, 0) + sums
 
@@ -48,7 +48,7 @@ class ScoreStatistics(DatasetEvaluator):
         Raises:
             ValueError: the set has no labelled pixel.
         """
-        parts = comm.all_gather((self._count, self._sums))
+        parts = comm.all_gather((self._count, self._sums))  # every rank scores ensembles next
         count = sum(part[0] for part in parts)
         if count == 0:
             raise ValueError(f"{self.dataset_name} has no labelled pixel to measure scores on")
@@ -57,5 +57,5 @@ class ScoreStatistics(DatasetEvaluator):
         for name in names:
             total = sum(sums[name] for _, sums in parts if name in sums)
             mean, square = (total / count).tolist()
-            result[name] = (mean, float(np.sqrt(max(square - mean * mean, 0.0))))
+            result[name] = (mean, float(np.sqrt(max(square - mean * mean, 0.0))))  # rounding
         return result

@@ -98,7 +98,7 @@ class SetFigures:
         error = next(filter(None, comm.all_gather(self.maps.error)), None)
         # Components are the pixels with score > threshold, so the cut is just below the best score.
         cuts = {name: found.get("best_f1_cut") for name, found in figures.items()}
-        cuts = comm.all_gather(cuts)[0]
+        cuts = comm.all_gather(cuts)[0]  # only rank 0 has figures
         counted, false = self._components(() if error else self.maps, cuts)
         for name in names:
             parts, others = comm.gather(counted[name]), comm.gather(false[name])
@@ -149,7 +149,7 @@ def _stated_components(found: dict) -> dict | None:
         return None
     stated = {}
     for overlap in STATED_OVERLAPS:
-        index = int(np.argmin(np.abs(100 * OVERLAPS - overlap)))
+        index = int(np.argmin(np.abs(100 * OVERLAPS - overlap)))  # linspace is rounded
         counts = {name.upper(): found[name][index] for name in ("tp", "fn", "fp")}
         stated[str(overlap)] = {"F1": 100 * found["F1"][index], **counts}
     return stated

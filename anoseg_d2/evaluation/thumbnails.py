@@ -28,7 +28,7 @@ __all__ = [
     "thumbnail_name",
 ]
 
-_FLOAT16_MAX = 60000.0
+_FLOAT16_MAX = 60000.0  # below 65504, where float16 becomes infinite
 
 
 def image_average_precision(score: np.ndarray, label: np.ndarray) -> float | None:
@@ -73,20 +73,20 @@ def save_thumbnails(
     size = fit_long_side(*label.shape, long_side)
     arrays = {
         "photo": resize_image(photo, size),
-        "label": resize_label(label, size, keep=1),
+        "label": resize_label(label, size, keep=1),  # a small anomaly must not vanish
         "size": np.array(label.shape),
     }
     if sem_seg is not None:
         arrays["sem_seg"] = resize_label(sem_seg.astype(np.uint8), size)
     if keep_scores and Path(path).is_file():
         for name, small in load_thumbnails(path)["scores"].items():
-            if small.shape == size:
+            if small.shape == size:  # another version may have made them larger or smaller
                 arrays[f"score:{name}"] = small
     for name, score in scores.items():
         small = np.clip(resize_score(score, size), -_FLOAT16_MAX, _FLOAT16_MAX)
         arrays[f"score:{name}"] = small.astype(np.float16)
     buffer = io.BytesIO()
-    np.savez(buffer, **arrays)
+    np.savez(buffer, **arrays)  # in memory first: a file must not be half written
     write_atomic(path, buffer.getvalue())
 
 
@@ -148,7 +148,7 @@ class FailureGallery:
             "place": [int(v) for v in place],
             # A crop is moved inside of the image, so that its centre need not be the place.
             "at": [int(v) - part.start for v, part in zip(place, window, strict=True)],
-            "photo": photo[window].copy(),
+            "photo": photo[window].copy(),  # a view would keep the whole image in memory
             "label": label[window].copy(),
             "score": np.clip(score[window], -_FLOAT16_MAX, _FLOAT16_MAX).astype(np.float16),
         }
@@ -187,7 +187,7 @@ def _least_noticed(objects, places, stats, score) -> tuple[float, tuple[int, int
     """
     pixels = np.bincount(objects, minlength=len(stats))
     sums = np.bincount(objects, weights=score.reshape(-1)[places], minlength=len(stats))
-    means = sums[1:] / pixels[1:]
+    means = sums[1:] / pixels[1:]  # 0 is the background
     worst = 1 + int(np.argmin(means))
     left, top, width, height = stats[worst, :4]
     return float(means[worst - 1]), (int(top + height // 2), int(left + width // 2))

@@ -102,7 +102,7 @@ def color_ranges(runs: list[Run]) -> dict[tuple[str, str], tuple[float, float]]:
         samples: dict[str, list[np.ndarray]] = {}
         for stored in _all_thumbnails(run):
             for score, values in stored["scores"].items():
-                samples.setdefault(score, []).append(values[::4, ::4])
+                samples.setdefault(score, []).append(values[::4, ::4])  # enough for its ends
         ranges.update({(run.name, score): score_range(s) for score, s in samples.items()})
     return ranges
 
@@ -117,7 +117,7 @@ def run_classes(run: Run) -> tuple[list[str], np.ndarray]:
         name: list(r["result"].get("IoU", {})) for name, r in run.of_kind("closed_set").items()
     }
     count = run.model.get("num_known")
-    if not isinstance(count, int) or not 0 < count < VOID:
+    if not isinstance(count, int) or not 0 < count < VOID:  # older versions did not write it
         count = max([len(CITYSCAPES_CLASSES), *map(len, closed.values())])
     fitting = next((name for name, classes in closed.items() if len(classes) == count), None)
     colors = MetadataCatalog.get(fitting).get("stuff_colors", None) if fitting else None
@@ -172,7 +172,7 @@ def characters(value) -> int:
 
 def _worst_first(runs: list[Run], dataset: str) -> list[str]:
     """Sort image ids by the average precision of the last run's best score, lowest first."""
-    run = [run for run in runs if dataset in run.records][-1]
+    run = [run for run in runs if dataset in run.records][-1]  # usually the final stage
     best = run.best_score()
     ids = {i["image_id"]: i["ap"].get(best) for i in run.records[dataset]["per_image"]}
     return sorted(ids, key=lambda i: (ids[i] is None, ids[i], i))
@@ -187,7 +187,7 @@ def _fit(runs, order: dict, ranges: dict, budget: int) -> tuple[int, set, int]:
     for shown, side in itertools.product((everything, best), _SIDES):
         sizes = [characters(_encode(side, runs, *key, ranges, shown)) for key in sample]
         mean = sum(sizes) / max(1, len(sizes))
-        if mean * total <= 0.9 * budget:
+        if mean * total <= 0.9 * budget:  # a margin: the sample may be smaller than the rest
             return side, shown, total
     return side, best, int(0.9 * budget / mean)
 
@@ -250,8 +250,8 @@ def collect_failures(runs: list[Run], ranges: dict, budget: int = _GALLERY_BUDGE
     for (name, dataset, kind, score), found in groups.items():
         for run, failure in found[: max(1, limit // len(groups))]:
             crop = kept_crop(run, dataset, failure) if "file" in failure else failure
-            if crop is not None:
-                ends = ranges.get((name, score)) or score_range([crop["score"]])
+            if crop is not None:  # the user may have deleted its file
+                ends = ranges.get((name, score)) or score_range([crop["score"]])  # no thumbnails
                 entry = {"run": name, "dataset": dataset, "kind": kind, "score": score}
                 encoded.append({**entry, **_encode_crop(crop, ends)})
     return encoded
@@ -296,7 +296,7 @@ def _component_crop(stored: dict, score: str, component: dict, side: int) -> dic
     ):
         scale = extent / native
         first, last = int(start * scale), int(np.ceil((start + length) * scale))
-        width = min(extent, max(side, last - first + side // 4))
+        width = min(extent, max(side, last - first + side // 4))  # some scene around it
         begin = int(np.clip((first + last - width) // 2, 0, extent - width))
         window.append(slice(begin, begin + width))
         inside.append(slice(first - begin, last - begin))

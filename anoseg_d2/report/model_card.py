@@ -34,7 +34,7 @@ def guess_base_model(spec: ModelSpec, source: str) -> str | None:
         return source[len("hf://") :].partition("@")[0]
     sizes = VIT_SIZES.items()
     size = next((n for n, s in sizes if (s.depth, s.width) == (spec.depth, spec.width)), None)
-    if size is None or (spec.backbone == "dinov3" and size == "G"):
+    if size is None or (spec.backbone == "dinov3" and size == "G"):  # never released
         return None
     if spec.backbone == "dinov3":
         return f"facebook/dinov3-vit{size.lower()}16-pretrain-lvd1689m"

@@ -37,7 +37,7 @@ def build_page(runs: list[Run], title: str) -> str:
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
-        undefined=StrictUndefined,
+        undefined=StrictUndefined,  # a misspelt name would print as nothing
         trim_blocks=True,
         lstrip_blocks=True,
     )

@@ -68,7 +68,7 @@ def results_of_weights(named, source, file=None) -> Path | None:
             raise FileNotFoundError(f"--results {named}: there is no results.json")
         return found
     stated = (read_results(found).get("model") or {}).get("weights_file_sha256")
-    file = file or (source if Path(source).is_file() else None)
+    file = file or (source if Path(source).is_file() else None)  # hf:// has no file
     if stated and file and stated != file_hash(file):
         logger.warning("%s is of other weights than %s: it is not used (--results)", found, file)
         return None

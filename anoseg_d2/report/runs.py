@@ -137,7 +137,7 @@ class Run:
             found = found.get("scores", {}).get(score, {})
         if figure.startswith("F1_"):
             stated = (found.get("components_at") or {}).get(figure.removeprefix("F1_"), {})
-            return Cell(stated.get("F1"))
+            return Cell(stated.get("F1"))  # component figures have no bounds
         bounds = found.get(f"{figure}_bounds")
         return Cell(
             found.get(figure), None, tuple(bounds) if bounds and None not in bounds else None
@@ -188,7 +188,7 @@ def load_runs(path, name: str | None = None) -> list[Run]:
         )
     results = read_results(found)
     curves_path = found.with_name("curves.json")
-    curves = read_json(curves_path) if curves_path.is_file() else {}
+    curves = read_json(curves_path) if curves_path.is_file() else {}  # copies may lack it
     check_stored(curves, check_report_curves, curves_path)
     if results.get("models"):
         return [
@@ -196,10 +196,10 @@ def load_runs(path, name: str | None = None) -> list[Run]:
             for inner, entry in results["models"].items()
         ]
     folder = found.parent.parent
-    whole = found == report_folder(folder) / "results.json"
+    whole = found == report_folder(folder) / "results.json"  # of a run's folder, not a copy
     name = name or (folder.resolve().name if whole else found.resolve().stem)
-    run = _from_results(name, results, next(iter(curves.values()), {}))
-    if whole and all(
+    run = _from_results(name, results, next(iter(curves.values()), {}))  # of its only run
+    if whole and all(  # records may have been deleted since
         (dataset_folder(folder, dataset) / "result.json").is_file() for dataset in run.records
     ):
         facts = {key: results.get(key) for key in ("model", "config")}

@@ -96,7 +96,7 @@ class Table:
         for column in self.columns:
             found = [row.cells[column].value for row in self.rows]
             values = {value for value in found if value is not None}
-            if len(values) > 1:
+            if len(values) > 1:  # where all are equal, none stands out
                 self.best[column] = (min if lower_is_better(column) else max)(values)
 
     def groups(self, first: int = 0) -> list[tuple[str, int, int]]:
@@ -171,7 +171,7 @@ def closed_set_table(runs: list[Run], dataset: str) -> Table:
         cells = {column: cell(repeats, [dataset], None, column[1]) for column in columns}
         for class_name in classes:
             values = [r.records[dataset]["result"].get("IoU", {}).get(class_name) for r in repeats]
-            mean = None if None in values else sum(values) / len(values)
+            mean = None if None in values else sum(values) / len(values)  # as in `cell`
             cells["class", class_name] = Cell(mean)
         rows.append(Row(name, len(repeats), None, cells))
     occurring = Table([("class", name) for name in classes], rows).without_empty()
@@ -261,7 +261,7 @@ def results_csv(runs: list[Run]) -> str:
     `repeat` counts the runs of one name from 1; `*_low` and `*_high` are certified bounds.
     """
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
+    writer = csv.writer(text, lineterminator="\n")  # the same bytes on every system
     bounds = [f"{figure}_{end}" for figure in _BOUNDED for end in ("low", "high")]
     figures = [*DETAIL_FIGURES, *CLOSED_FIGURES]
     writer.writerow(["model", "repeat", "dataset", "score", *figures, *bounds])
@@ -284,4 +284,4 @@ def _csv_text(text: str) -> str:
 
 
 def _plain(value) -> str:
-    return "" if value is None else repr(float(value))
+    return "" if value is None else repr(float(value))  # every digit, to be read back

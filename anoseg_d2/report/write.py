@@ -74,7 +74,7 @@ def write_files(
     named = dict(zip(unique_names(runs), runs, strict=True))
     if results is None:
         models = {name: run.results() for name, run in named.items()}
-        results = {**runs[-1].results(), "models": models}
+        results = {**runs[-1].results(), "models": models}  # the last is the final stage
     write_json(folder / "results.json", results)
     write_json(folder / "curves.json", {name: run.curves() for name, run in named.items()})
     page = build_page(runs, title)

@@ -137,11 +137,11 @@ class Cells:
         for name, label, start, end in (("tp", 1, tp, self.tp), ("fp", 0, fp, self.fp)):
             start, own = start[chosen, None], (end - start)[chosen, None]
             seen = np.cumsum(held[:, :, label], axis=1)
-            foreign = seen[:, -1:] - own
+            foreign = seen[:, -1:] - own  # pixels of other cells, at unknown keys of this one
             bounds[name + "_low"] = start + np.maximum(seen - foreign, 0)
-            bounds[name + "_high"] = start + np.minimum(seen, own)
+            bounds[name + "_high"] = start + np.minimum(seen, own)  # as if foreign ones came last
         occupied = (held[:, :, 0] | held[:, :, 1]) > 0
-        rank = np.arange(self.size) * np.int64(offsets.size + 1)
+        rank = np.arange(self.size) * np.int64(offsets.size + 1)  # room for a cell's keys
         inner = rank[chosen, None] + np.arange(offsets.size)
         order = np.argsort(np.concatenate((rank[~chosen], inner[occupied])), kind="stable")
 

@@ -294,7 +294,7 @@ class PagedSketch:
         dtype = self.cells.dtype
         counts = np.ones(keys.size, dtype) if counts is None else counts.astype(dtype)
         places = self._cell_places(keys) << 1 | labels
-        np.add.at(self.cells, places, counts)
+        np.add.at(self.cells, places, counts)  # unlike +=, counts a key that occurs twice
         places = self._fold_places(keys).astype(np.intp) << 1 | labels
         np.add.at(self.fold, places, counts)
 
@@ -357,7 +357,7 @@ class PagedSketch:
             return
         self.wide = True
         self.capacity = self.budget.pages // 2
-        self.fold_bits -= 1
+        self.fold_bits -= 1  # counters twice as wide, half as many
         while self.page_ids.size > self.capacity:
             self._coarsen()
         half = self.fold.size // 2
@@ -419,7 +419,7 @@ class PagedSketch:
     def _foreign(self, slots, keys, counts) -> np.ndarray:
         """Pixels of other cells among each cell's counters, (N, 2) int64 as known, anomaly."""
         if slots is None:
-            return np.full((keys.size, 2), np.iinfo(np.int64).max)
+            return np.full((keys.size, 2), np.iinfo(np.int64).max)  # nothing can be resolved
         return slots[self._fold_places(keys) >> np.uint32(self.shift)] - counts
 
     def segments(self, plan: Callable) -> Iterator[Segment]:
@@ -456,7 +456,7 @@ class PagedSketch:
         return cells.resolved_segment(chosen, offsets, held)
 
     def state(self) -> dict:
-        order = np.argsort(self.page_ids)
+        order = np.argsort(self.page_ids)  # equal sketches have equal states
         table = self.cells.reshape(-1, 2 << self.budget.page_bits)
         return {
             "kind": "sketch",
@@ -510,7 +510,7 @@ def counts_from_state(state: dict, budget: Budget) -> PixelKeys | KeyRuns | Page
         return runs
     sketch = PagedSketch(budget)
     sketch.shift, sketch.rounded = state["shift"], state["rounded"]
-    sketch._make_room(state["pixels"])
+    sketch._make_room(state["pixels"])  # widens the counters if the source's were wide
     sketch.page_ids = state["page_ids"]
     sketch.directory = sketch._empty_directory()
     sketch.directory[sketch.page_ids] = np.arange(sketch.page_ids.size)
