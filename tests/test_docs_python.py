@@ -17,7 +17,9 @@ from runs import small_run
 from anoseg_d2 import AnomalyPredictor, cli
 from anoseg_d2.checkpoint import model_meta
 from anoseg_d2.config import KEYS
-from anoseg_d2.engine import argument_parser, run
+from anoseg_d2.data.cut_paste import OBJECT_SOURCES
+from anoseg_d2.data.loader import build_train_loader
+from anoseg_d2.engine import argument_parser, check_inputs, run
 from anoseg_d2.modeling.heads import CLASS_HEADS
 from anoseg_d2.modeling.patch_heads import PATCH_HEADS
 from anoseg_d2.modeling.scores import SCORES
@@ -26,6 +28,7 @@ from anoseg_d2.utils.files import write_json
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = ("README.md", "GETTING_STARTED.md", "MODEL_ZOO.md", "docs/*.md", "datasets/*.md")
 TRAINER = "class Trainer(BaseTrainer):"
+REGISTRIES = (CLASS_HEADS, OBJECT_SOURCES, PATCH_HEADS, SCORES)
 PHOTO = ("street.jpg", "--weights", "model_final.pth")
 
 
@@ -140,7 +143,7 @@ def registries(monkeypatch):
     """What a block registers, and the module it is in, are forgotten after the test."""
     monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.setattr(sys, "argv", list(sys.argv))
-    before = [(registry, set(registry)) for registry in (CLASS_HEADS, PATCH_HEADS, SCORES)]
+    before = [(registry, set(registry)) for registry in REGISTRIES]
     keys = set(KEYS)
     yield
     for registry, names in before:
@@ -162,6 +165,28 @@ def executed(name: str) -> dict:
 def test_a_predictor_of_the_docs_predicts(name, folder):
     result = executed(name)["result"]
     assert result["scores"]["rba"].shape == result["sem_seg"].shape == (40, 56)
+
+
+def test_the_object_source_of_the_docs_is_chosen_by_its_key(tmp_path, registries):
+    (name,) = (name for name, block in PARTS.items() if "OBJECT_SOURCES" in block)
+    executed(name)
+    node = "INPUT.CUT_PASTE"
+    pasted = (f"{node}.ENABLED", True, f"{node}.SOURCE", "squares", f"{node}.RATIO", 1.0)
+    cfg = small_run(tmp_path, "run", *pasted, "MODEL.EOMT.ANOMALY_CLASS", True)
+    check_inputs(cfg, training=True)
+    (sample, *_) = next(iter(build_train_loader(cfg)))
+    assert (sample["sem_seg"] == 3).any()
+    cfg.INPUT.CUT_PASTE.SOURCE = "circles"
+    with pytest.raises(ValueError, match=r"object source 'circles'.*squares"):
+        build_train_loader(cfg)
+
+
+def test_the_catalog_entry_of_the_docs_is_one_of_detectron2():
+    (name,) = (name for name, block in PARTS.items() if "my_streets" in block)
+    scope = executed(name)
+    for catalog in (scope["DatasetCatalog"], scope["MetadataCatalog"]):
+        assert "my_streets" in catalog.list()
+        catalog.remove("my_streets")
 
 
 @pytest.mark.parametrize("name", [name for name, block in PARTS.items() if "second_best" in block])

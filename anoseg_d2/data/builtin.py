@@ -14,9 +14,12 @@ from anoseg_d2.data.anomaly_benchmarks import ANOMALY_BENCHMARKS
 from anoseg_d2.data.cityscapes import cityscapes_dataset
 from anoseg_d2.data.dataset import Dataset, allow_count_mismatch
 from anoseg_d2.data.dataset_card import find_card, read_card, shipped_cards
+from anoseg_d2.data.label_rules import LabelRule
+from anoseg_d2.utils.constants import VOID
 
 __all__ = [
     "DATASETS",
+    "complete_dataset",
     "datasets_root",
     "register_all",
     "register_anomaly_benchmarks",
@@ -72,6 +75,8 @@ def register_cards(cards, root=None) -> list[str]:
     """
     if hasattr(cards, "DATASETS"):
         allow_count_mismatch(cards.DATASETS.ALLOW_COUNT_MISMATCH)
+        for name in (*cards.DATASETS.TRAIN, *cards.DATASETS.TEST):
+            complete_dataset(name)
         cards = cards.DATASETS.CARDS
     if isinstance(cards, (str, os.PathLike)) or not isinstance(cards, Iterable):
         cards = [cards]
@@ -108,6 +113,46 @@ def register_dataset(dataset: Dataset, root=None) -> None:
     # The root is read when the dataset is loaded: tests and commands set the variable after import.
     DatasetCatalog.register(name, lambda: dataset.load(datasets_root() if root is None else root))
     MetadataCatalog.get(name).set(**dataset.metadata())
+
+
+def complete_dataset(name: str, needed: bool = False) -> None:
+    """Give a set that was registered as detectron2's documentation says what this project needs.
+
+    Its labels are class numbers 0 to K - 1 and `ignore_label` (255 by default), for K
+    `stuff_classes`. Does nothing for other sets, or if it was done before.
+
+    Args:
+        name: registered dataset.
+        needed: refuse a set without `stuff_classes`, which a user's own evaluator may not need.
+    Raises:
+        ValueError: there are none; when the set is listed, also that an image lacks a file.
+    """
+    metadata = MetadataCatalog.get(name) if name in DatasetCatalog else None
+    foreign = metadata is not None and metadata.get("evaluator_type") in (None, "sem_seg")
+    if not foreign or metadata.get("label_rule") is not None:
+        return
+    if not metadata.get("stuff_classes"):
+        if not needed:
+            return
+        raise ValueError(
+            f"dataset {name!r} has no class names: MetadataCatalog.get({name!r}).set("
+            "stuff_classes=[...], ignore_label=255), one name for each label value from 0"
+        )
+    ignored = {metadata.get("ignore_label", VOID), VOID}
+    values = {value: value for value in range(len(metadata.stuff_classes))}
+    rule = LabelRule(name, tuple((values | dict.fromkeys(ignored, VOID)).items()))
+    load = DatasetCatalog[name]
+    # Not `set`, which refuses to change the evaluator's type.
+    vars(metadata).update(evaluator_type="closed_set", label_rule=rule, ignore_label=VOID)
+    DatasetCatalog[name] = lambda: [_completed(name, entry, rule) for entry in load()]
+
+
+def _completed(name: str, entry: dict, rule: LabelRule) -> dict:
+    for key in ("file_name", "sem_seg_file_name"):
+        if key not in entry:
+            found = ", ".join(map(str, entry))
+            raise ValueError(f"an image of dataset {name!r} has no {key!r}; it has: {found}")
+    return {"image_id": Path(entry["file_name"]).stem, **entry, "label_rule": rule}
 
 
 def unregister_dataset(name: str) -> None:

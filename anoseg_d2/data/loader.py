@@ -202,6 +202,7 @@ def _metadata(name: str):
             f"unknown dataset {name!r}; known: {_known_sets()}. Register your own with a card in "
             "DATASETS.CARDS."
         )
+    builtin.complete_dataset(name)
     return MetadataCatalog.get(name)
 
 
@@ -212,6 +213,7 @@ def _learns_anomalies(cfg) -> bool:
 
 def _check_classes(cfg, name: str) -> None:
     metadata = _metadata(name)
+    builtin.complete_dataset(name, needed=True)
     if metadata.get("evaluator_type") != "closed_set":
         raise ValueError(
             f"DATASETS.TRAIN has {name!r}, which has no classes to learn; datasets to train on: "

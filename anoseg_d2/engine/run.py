@@ -116,7 +116,7 @@ def run_rank(trainer_class, cfg, args: argparse.Namespace, images: dict[str, lis
     """
     from detectron2.data import DatasetCatalog
 
-    from anoseg_d2.data.builtin import register_cards
+    from anoseg_d2.data.builtin import complete_dataset, register_cards
     from anoseg_d2.engine.preflight import listed_once
     from anoseg_d2.engine.run_log import log_data, set_up_run
 
@@ -124,6 +124,8 @@ def run_rank(trainer_class, cfg, args: argparse.Namespace, images: dict[str, lis
     cli.import_modules(cfg.MODEL.IMPORTS)
     if not set(images) <= set(DatasetCatalog.list()):
         register_cards(cfg)
+    for name in images:
+        complete_dataset(name)
     with listed_once(images):
         set_up_run(cfg, verbosity=args.verbosity, training=not args.eval_only)
         if not args.eval_only:
@@ -182,6 +184,7 @@ def load_evaluated(cfg, model, resume: bool = False) -> dict:
         # Files of older versions say it only by their name.
         model.info = replace(model.info, averaged=True)
     facts = {"weights": resolve_weights(cfg), **describe_weights(model, report.file)}
+    facts["trainable_parameters"] = None  # what this config would train may be other parts
     untrained = sorted(name for action in UNTRAINED for name in report.names(action))
     if untrained:  # MODEL.ALLOW_UNTRAINED True
         facts["untrained_tensors"] = untrained

@@ -22,6 +22,7 @@ from anoseg_d2.checkpoint import AnosegCheckpointer, describe_weights
 from anoseg_d2.checkpoint.files import last_checkpoint
 from anoseg_d2.checkpoint.from_config import load_weights
 from anoseg_d2.config import check_config
+from anoseg_d2.data.builtin import complete_dataset
 from anoseg_d2.data.loader import build_test_loader, build_train_loader
 from anoseg_d2.engine import hooks
 from anoseg_d2.engine.evaluate import (
@@ -136,6 +137,7 @@ class Trainer(DefaultTrainer):
             dataset_name: of DATASETS.TEST.
             output_folder: where figures are left for the report; OUTPUT_DIR by default.
         """
+        complete_dataset(dataset_name, needed=True)
         folder, options = output_folder or cfg.OUTPUT_DIR, cfg.TEST.ANOMALY
         if MetadataCatalog.get(dataset_name).evaluator_type != "closed_set":
             return AnomalyEvaluator(

@@ -306,6 +306,12 @@ class EoMT(nn.Module):
 
     def _collate(self, batched_inputs: list[dict]) -> tuple[Tensor, list[Target]]:
         """Return images (B, 3, H, W) and targets on the device of the model."""
+        if any("label_rule" in sample for sample in batched_inputs):
+            raise ValueError(
+                "these samples are from detectron2's own mapper, which does not turn label values "
+                "into classes: train with anoseg_d2.Trainer in the place of DefaultTrainer, or "
+                "give yours our build_train_loader, as docs/extending.md shows"
+            )
         images = torch.stack([x["image"] for x in batched_inputs])
         if self.device.type == "cuda" and images.device.type == "cpu":
             images = images.pin_memory()  # a copy from there does not wait

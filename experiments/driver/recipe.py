@@ -226,6 +226,8 @@ def _build(path: Path, content: dict, output, data, seed: int | None) -> Recipe:
     studies = tuple(_study(path, entry, content) for entry in content.get("studies", ()))
     if studied:
         steps += _runs(path, content, studies, fill, output)
+    if not steps:
+        raise ValueError(f"{path} has neither steps nor studies, so there is nothing to do")
     publish = content.get("publish")
     return Recipe(
         name=content.get("name", ""),

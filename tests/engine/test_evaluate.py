@@ -105,8 +105,9 @@ def test_averaged_weights_are_called_so_whatever_their_file_is_called(work, name
     assert not describe_model(cfg, fresh)["averaged"]
     set_info(model, averaged=name != "model_ema.pth")  # older versions say it only by the name
     save_weights(model, work / name)
-    load_evaluated(cfg, fresh)
+    facts = load_evaluated(cfg, fresh)
     assert describe_model(cfg, fresh)["averaged"]
+    assert facts["trainable_parameters"] is None  # an evaluation trains nothing
 
 
 def test_untrained_weights_end_in_one_line_and_leave_no_figure(work, capsys):

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.engine import DefaultPredictor, DefaultTrainer
 from detectron2.engine.hooks import CallbackHook
 from runs import small_run
@@ -106,6 +107,46 @@ def test_trainer_has_the_attributes_that_detectron2s_own_sets(tmp_path):
     cfg = small_run(tmp_path)
     check_inputs(cfg, training=True)
     assert vars(Plain(cfg)).keys() <= vars(Trainer(cfg)).keys()
+
+
+def registered(folder, entry=lambda entry: entry, **metadata):
+    """Register a set as detectron2's documentation says; returns a config that trains on it."""
+    cfg = small_run(folder, tested=True)
+    files = [folder / "data" / part / "0.png" for part in ("images", "labels")]
+    size = {"height": 32, "width": 32}
+    images = [entry({"file_name": str(files[0]), "sem_seg_file_name": str(files[1]), **size})] * 2
+    name = f"theirs_{folder.name}"
+    DatasetCatalog.register(name, lambda: images)
+    MetadataCatalog.get(name).set(**metadata)
+    cfg.DATASETS.TRAIN = cfg.DATASETS.TEST = (name,)
+    cfg.DATASETS.CARDS = []
+    return cfg
+
+
+@pytest.mark.parametrize("metadata", [{}, {"ignore_label": 255, "evaluator_type": "sem_seg"}])
+def test_a_set_of_detectron2s_catalog_trains_and_is_evaluated(tmp_path, metadata):
+    cfg = registered(tmp_path, stuff_classes=["road", "car", "sky"], **metadata)
+    trainer = trained(cfg)
+    assert trainer.core.info.class_names == ("road", "car", "sky")
+    assert "mIoU" in str(trainer._last_eval_results)
+
+
+def test_what_a_set_of_detectron2s_catalog_lacks_is_named(tmp_path):
+    with pytest.raises(ValueError, match="stuff_classes"):
+        check_inputs(registered(tmp_path / "a"), training=True)
+    cfg = registered(
+        tmp_path / "b", lambda entry: {"file_name": "a.jpg"}, stuff_classes=["road", "car", "sky"]
+    )
+    with pytest.raises(ValueError, match="sem_seg_file_name"):
+        check_inputs(cfg, training=True)
+
+
+def test_samples_of_detectron2s_own_mapper_are_refused_by_a_reason(tmp_path):
+    cfg = small_run(tmp_path, "run", "SOLVER.CLIP_GRADIENTS.ENABLED", False)
+    check_inputs(cfg, training=True)
+    trainer = DefaultTrainer(cfg)
+    with pytest.raises(ValueError, match=r"anoseg_d2\.Trainer"):
+        trainer.train()
 
 
 def test_the_mapper_of_the_document_darkens_what_is_trained_on(tmp_path):

@@ -259,3 +259,9 @@ def test_missing_checkpoints_and_studies_are_named(studies, trained, capsys):
     assert "recipe.yaml makes the stages" in capsys.readouterr().err
     assert run.main([str(studies), "--only", "speed"]) == 2
     assert "no step named 'speed'; there are rate, again" in capsys.readouterr().err
+
+
+def test_a_recipe_without_anything_to_do_is_refused(tmp_path):
+    (tmp_path / "empty.yaml").write_text("title: x\noutput: out\nsteps: []\n")
+    with pytest.raises(ValueError, match="steps"):
+        load_recipe(tmp_path / "empty.yaml")

@@ -33,6 +33,12 @@ class ObjectOptions:
     textures: str = option(
         "", text(), "folder of photographs that fill random blobs", metavar="DIR"
     )
+    source: str = option(
+        "",
+        text(),
+        "a source of unknown objects of your own, by its name in OBJECT_SOURCES",
+        metavar="NAME",
+    )
     drop_categories: tuple[str, ...] = option(
         [],
         sequence(text(empty=False)),

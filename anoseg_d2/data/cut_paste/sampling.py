@@ -14,6 +14,7 @@ from anoseg_d2.data.cut_paste.options import CutPasteOptions, ObjectOptions
 from anoseg_d2.data.cut_paste.paste import PasteObject, paste_objects
 from anoseg_d2.data.cut_paste.sources import (
     LEAST_SIDE,
+    OBJECT_SOURCES,
     CutOutFolder,
     ObjectSource,
     TextureFolder,
@@ -40,7 +41,7 @@ def object_sources(
     """Return the sources of unknown objects, of known objects, and of segments of the scenes.
 
     Args:
-        objects: at least one of COCO, cut-outs and textures.
+        objects: at least one of COCO, cut-outs, textures and a source of the user's own.
         options: known objects and segments are left out where their greatest number is 0.
         known: class name -> label value of the scenes.
         closed_set: builds the source of segments, which reads every label.
@@ -60,10 +61,13 @@ def object_sources(
         outliers.append(CutOutFolder(Path(root, objects.cutouts)))
     if objects.textures:
         outliers.append(TextureFolder(Path(root, objects.textures)))
+    if objects.source:
+        outliers.append(OBJECT_SOURCES[objects.source](tuple(known), Path(root)))
+        outliers[-1].refuse_if_empty(f"object source {objects.source!r}")
     if not outliers:
         raise ValueError(
-            "no objects: give --coco-json and --coco-images, --cutouts or --textures "
-            "(INPUT.CUT_PASTE.COCO_JSON and COCO_IMAGES, CUTOUTS or TEXTURES)"
+            "no objects: give --coco-json and --coco-images, --cutouts, --textures or --source "
+            "(INPUT.CUT_PASTE.COCO_JSON and COCO_IMAGES, CUTOUTS, TEXTURES or SOURCE)"
         )
     if options.control_count[1]:
         if not objects.coco_json:

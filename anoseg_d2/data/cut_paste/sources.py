@@ -12,13 +12,18 @@ import numpy as np
 from anoseg_d2.data.cut_paste.paste import PasteObject
 from anoseg_d2.data.image_io import IMAGE_EXTENSIONS, read_cut_out, read_image
 from anoseg_d2.utils.folders import walk_files
+from anoseg_d2.utils.registry import Registry
 
 __all__ = [
+    "OBJECT_SOURCES",
     "CutOutFolder",
     "ObjectSource",
     "TextureFolder",
     "draw_blob",
 ]
+
+# A user's own sources: name -> `(known class names, root of relative paths) -> ObjectSource`.
+OBJECT_SOURCES = Registry("object source")
 
 LEAST_SIDE = 8  # of a blob, pixels: smaller ones have no outline to speak of
 
