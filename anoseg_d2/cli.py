@@ -21,7 +21,7 @@ COMMANDS = {
     "export": ("export", [], "write ONNX or .pt2"),
     "convert": ("convert", [], "change a checkpoint's format"),
     "maps": ("maps", [], "evaluate the score maps of any method"),
-    "submit": ("submit", [], "write the score maps that a leaderboard asks for"),
+    "submit": ("submit", [], "write score maps for a leaderboard"),
     "compare": ("compare", [], "runs and methods side by side"),
     "card": ("card", [], "propose a dataset card for your own images"),
     "check": ("check", [], "look through datasets"),

@@ -129,7 +129,7 @@ def _refuse_unread_keys(cfg) -> None:
 
 
 def changed_keys(cfg) -> dict[str, object]:
-    """Return the keys whose values differ from the defaults, and keys of the user's own."""
+    """Return the keys whose values differ from the defaults, and user-defined keys."""
     defaults, _ = _defaults()
     return {
         key: value
@@ -265,7 +265,7 @@ KEYS: dict[str, Key] = {
     "MODEL.PIXEL_MEAN": Key(list(PIXEL_MEAN), sequence(number(0, 255), (3,)),
         "Mean of the training images, RGB in 0..255; subtracted once, inside the model"),
     "MODEL.PIXEL_STD": Key(list(PIXEL_STD), sequence(number(0, 255, above=True), (3,)),
-        "Their standard deviation, likewise"),
+        "Standard deviation of the training images, RGB in 0..255"),
     "MODEL.IMPORTS": Key([], sequence(text(empty=False)),
         "Python modules that register heads, scores or filters of your own"),
     "MODEL.DELTA_BASE": Key("", text(),
@@ -273,8 +273,7 @@ KEYS: dict[str, Key] = {
     "MODEL.ALLOW_UNUSED_WEIGHTS": Key([], sequence(text(empty=False)),
         'Names or prefixes of tensors that may stay unused in a checkpoint, such as "class_head"'),
     "MODEL.ALLOW_UNTRAINED": Key(False, FLAG,
-        "Evaluate also with tensors that the checkpoint lacks, or that were converted, not "
-        "trained"),
+        "Also evaluate with untrained tensors: missing in the checkpoint, or converted"),
     "MODEL.DEVICE": Key(THEIRS, Rule(_devices, _is_device), "Device of the model"),
     "MODEL.WEIGHTS": Key(THEIRS, text(),
         "Checkpoint to start from or to evaluate: path, folder, hf://, timm://, dinov2"),
@@ -290,7 +289,7 @@ KEYS: dict[str, Key] = {
     "DATASETS.CARDS": Key([], sequence(text(empty=False)),
         "Dataset cards to register: yaml files, or names of shipped cards"),
     "DATASETS.ALLOW_COUNT_MISMATCH": Key(False, FLAG,
-        "Accept another number of images than a dataset is known to have"),
+        "Accept datasets whose number of images is not the expected one"),
     "DATASETS.TRAIN": Key(THEIRS, sequence(text(empty=False)),
         "Datasets to train on; with several, all of their images"),
     "DATASETS.TEST": Key(THEIRS, sequence(text(empty=False)),
@@ -298,7 +297,7 @@ KEYS: dict[str, Key] = {
     "DATALOADER.NUM_WORKERS": Key(THEIRS, integer(0, 1000), "Processes that load images, per rank"),
     "INPUT.FORMAT": Key("RGB", FIXED, "Order of the channels"),
     "INPUT.MIN_SIZE_TEST": Key(0, FIXED,
-        "Detectron2's predictor resizes nothing, because windows do"),
+        "Detectron2's predictor must not resize: images are scaled with their windows"),
     **keys_of("INPUT", Augmentation),
     "INPUT.CUT_PASTE.ENABLED": Key(False, FLAG, "Paste unknown objects while loading"),
     **keys_of("INPUT.CUT_PASTE", ObjectOptions),
@@ -327,7 +326,7 @@ KEYS: dict[str, Key] = {
     "SOLVER.WARMUP_NEW": Key(0.025, _FRACTION,
         "Warm-up of new parameters, as a fraction of MAX_ITER"),
     "SOLVER.WARMUP_VIT": Key(0.05, _FRACTION,
-        "Warm-up of the ViT, which begins after the first one, likewise"),
+        "Warm-up of the ViT, after that of new parameters, as a fraction of MAX_ITER"),
     "SOLVER.POLY_POWER": Key(0.9, _NOT_NEGATIVE,
         "The learning rate then falls as (1 - progress)^power"),
     "SOLVER.ACCUMULATION": Key(1, integer(1),
@@ -369,9 +368,9 @@ KEYS: dict[str, Key] = {
         "Also component metrics (a second pass over the scores)"),
     "TEST.ANOMALY.REPORT_IMAGES": Key(True, FLAG, "Keep thumbnails for the report page"),
     "TRACKER": Key("none", one_of("none", "wandb", "mlflow"),
-        "Tracker that gets figures and pictures as well as TensorBoard, if it is installed"),
+        "Tracker that gets the same figures and pictures as TensorBoard; must be installed"),
     "OUTPUT_DIR": Key(THEIRS, text(empty=False), "Folder of everything that the run writes"),
-    "SEED": Key(THEIRS, integer(-1, 2**31 - 1, "-1: drawn anew in every run"),
+    "SEED": Key(THEIRS, integer(-1, 2**31 - 1, "-1: a new one for every run"),
         "Seed of everything random"),
     "VERSION": Key(THEIRS, one_of(2), "Version of detectron2's config format"),
     "CUDNN_BENCHMARK": Key(THEIRS, FLAG, "Let cuDNN search for the fastest kernels in training"),

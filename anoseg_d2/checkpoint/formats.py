@@ -290,7 +290,7 @@ def facts_of_file(
     Returns:
         fields of `ModelSpec` by name, unchecked.
     Raises:
-        ValueError: config.json asks for something that our network does not do.
+        ValueError: config.json requires something that our network does not support.
     """
     if meta:
         facts = {name: meta.get(name) for name in FACTS}

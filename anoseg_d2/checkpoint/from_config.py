@@ -295,7 +295,7 @@ _EFFECTS = {
     "MODEL.EOMT.PATCH_SIZE": "patches are resampled, so figures differ",
     "MODEL.EOMT.NUM_REGISTERS": "register tokens start untrained, or are dropped",
     "MODEL.EOMT.ANOMALY_CLASS": "the row of the anomaly class starts untrained, or is dropped",
-    "MODEL.EOMT.NUM_CLASSES": "the class head starts anew, or the weights do not fit",
+    "MODEL.EOMT.NUM_CLASSES": "the class head starts untrained, or the weights do not fit",
     "MODEL.HEAD.NAME": "class rows are converted to another head",
     "MODEL.HEAD.": "class logits change, and with them every score that reads them",
     "MODEL.PIXEL_": "images are normalised otherwise than in training",
@@ -329,7 +329,7 @@ def follow_checkpoint(
         checkpoint = dataclasses.replace(checkpoint, spec=spec)
     overrides = build_config_overrides(checkpoint)
     stored = dict(zip(overrides[::2], overrides[1::2], strict=True))
-    sizes = {key: stored.pop(key, 0) for key in _SIZE_KEYS}  # one fact, which SIZE alone may say
+    sizes = {key: stored.pop(key, 0) for key in _SIZE_KEYS}  # SIZE may imply all of them
     spec, values = checkpoint.spec, dict(flat_items(cfg))
     changed = set(changed_keys(cfg))
     kept = set(given) if finished else {*given, *changed}

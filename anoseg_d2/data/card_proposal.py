@@ -117,7 +117,7 @@ def _by_folders(folder: Path) -> list[tuple[str, str, str]]:
                 or (len(other) == len(parts) and _differences(parts, other) == 1)
             )
         ]
-        # Pictures of labels often lie next to the labels; which ones count is the user's to say.
+        # Pictures of labels are often next to the labels; only the user knows which ones to use.
         if len(partners) > 1:
             names = ", ".join("/".join(other) for other in partners)
             raise ValueError(f"{folder}: masks could be in {names}; choose one, as in {_EXAMPLE}")

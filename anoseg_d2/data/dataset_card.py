@@ -164,7 +164,7 @@ class _Card:
                 root,
                 "a folder below DETECTRON2_DATASETS or an absolute path, or ./ for the card's",
             )
-        # A card that lies next to its images works wherever the folder is put.
+        # A card next to its images works wherever the folder is moved.
         if root == "." or root.startswith("./"):
             root = str(self.path.absolute().parent / root)
         if "splits" not in self.card:

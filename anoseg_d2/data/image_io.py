@@ -63,7 +63,7 @@ class ImageFacts:
         mode: Pillow's, such as "RGB" or "P".
         bits: of a value; Pillow itself reads 16-bit colours as 8 bits.
         orientation: of EXIF, 1..8; 1 is upright, 3 upside down, even numbers up to 4 and odd ones
-            from 5 are mirrored, those from 5 on lie on a side.
+            from 5 are mirrored, those from 5 on are rotated by 90 degrees.
         frames: pages of a tiff, or pictures of an animation.
     """
 

@@ -81,7 +81,7 @@ def _run(trainer_class, args: argparse.Namespace) -> None:
 
     trainer_class = trainer_class or Trainer
     cfg = load_config(args.config_file, args.opts, args.imports)
-    # torchrun restarts every rank after one has failed: go on from the last checkpoint then.
+    # torchrun restarts every rank after one has failed: then continue from the last checkpoint.
     args.resume |= int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0
     training = not args.eval_only
     given = [key for key, _ in override_pairs(args.opts)]

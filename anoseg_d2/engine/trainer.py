@@ -130,7 +130,7 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def build_evaluator(cls, cfg, dataset_name: str, output_folder: str | None = None):
-        """Build the evaluator that a dataset's `evaluator_type` asks for.
+        """Build the evaluator for a dataset's `evaluator_type`.
 
         Args:
             cfg: config node; TEST is read.

@@ -200,7 +200,7 @@ def component_metrics(
         score: (H, W) floats, higher = more anomalous; array or tensor.
         label: (H, W) integers, 0 known, 1 anomaly, 255 void.
         threshold: a pixel is predicted where score > threshold.
-        track: "anomaly" or "obstacle", for its size limits, or limits of one's own.
+        track: "anomaly" or "obstacle", for its size limits, or other limits.
         where: name of the image for error messages.
         truth: `GroundTruth.of(label, min_truth)`, if it is known from another score.
     Returns:

@@ -3,8 +3,8 @@
 `PixelMetrics` takes at most 128 MB however many images. It keeps the scores of the first ten
 million labelled pixels, and is exact for them; beyond, it counts scores in tables. Every figure
 comes with bounds that contain the value scikit-learn would give on all pixels together;
-`exact=True` keeps all scores on disk and closes the bounds. Counts only add, and what is kept is
-a function of the pixels alone: any order, any split over images, processes and machines gives
+`exact=True` keeps all scores on disk and closes the bounds. Counts only add, and what is kept
+depends only on the pixels: any order, any split over images, processes and machines gives
 bit-identical figures.
 
     metrics = PixelMetrics()
@@ -116,7 +116,7 @@ class PixelMetrics:
             self.pixels[label] += count
 
     def _widen(self) -> None:
-        """Count keys of 64 bits from now on."""
+        """Switch to keys of 64 bits."""
         if self.wide:
             return
         self.wide = True

@@ -122,7 +122,7 @@ class CriterionOptions:
     dice_weight: float = option(5.0, number(0), "weight of the dice loss of masks")
     class_weight: float = option(2.0, number(0), "weight of the cross entropy of classes")
     no_object_weight: float = option(
-        NO_OBJECT_WEIGHT, number(0), "weight of the no-object class in it"
+        NO_OBJECT_WEIGHT, number(0), "weight of the no-object class in that loss"
     )
     match_mask_cost: float = option(
         5.0, number(0), "weight of the mask loss in matching queries with classes"
@@ -148,7 +148,7 @@ class CriterionOptions:
     void: str = option(
         "negative",
         one_of("negative", "exclude"),
-        "what void pixels do; negative: they push every mask down; exclude: they have no loss",
+        "loss at void pixels; negative: they are outside of every mask; exclude: none",
     )
     outlier_weight: float = option(
         0.0, number(0), "weight of RbA's hinge on pasted and known pixels; 0: none"
@@ -260,7 +260,7 @@ class SetCriterion(nn.Module):
             prediction: mask logits (B, Q, h, w) and class logits (B, Q, R).
             targets, head, normalizers: see `forward`; the divisors are required.
             matches: of this layer, see `match_layers`.
-            final: whether it is the last one, which alone has the outlier term.
+            final: whether it is the last one; only that has the outlier term.
         Returns:
             scalars `loss_mask`, `loss_dice`, `loss_class`, and `loss_outlier` if it is on.
         """

@@ -316,7 +316,7 @@ class EoMT(nn.Module):
         if self.device.type == "cuda" and images.device.type == "cpu":
             images = images.pin_memory()  # a copy from there does not wait
         images = images.to(self.device, non_blocking=True)
-        # A patch head alone learns from pasted objects, whether the network knows their class.
+        # A patch head trained by itself uses pasted objects even if the network lacks their class.
         num_classes = self.num_known + 1 if self.train_only else self.criterion.num_classes
         # Classes are found on the host, where the labels are; on a GPU the host would have to wait.
         targets = [

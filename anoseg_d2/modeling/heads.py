@@ -170,7 +170,7 @@ class ArcFaceOptions:
     margin: float = option(
         0.5,
         number(0, math.pi / 2),
-        "added to the angle of the true class, radians; known classes only",
+        "margin added to the angle of the true class, in radians; only for known classes",
     )
     margin_ramp: float = option(
         0.1, number(0, 1), "fraction of the run over which the margin grows; 0: none"

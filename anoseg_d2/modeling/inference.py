@@ -82,7 +82,7 @@ class InferenceOptions:
     guided_filter: float = option(
         0.0,
         number(0, 4),
-        "radius, in patches, of the filter that draws scores to the photograph's edges; 0: none",
+        "radius, in patches, of the filter that aligns scores with image edges; 0: none",
         key="TEST.ANOMALY.GUIDED_FILTER",
     )
     postprocess: tuple[str, ...] = option(
@@ -94,7 +94,7 @@ class InferenceOptions:
     window_overlap: float = option(
         0.0,
         number(0, 0.95),
-        "least overlap of neighbouring windows, fraction of a window",
+        "minimum overlap of neighbouring windows, as a fraction of a window",
         key="TEST.WINDOW_OVERLAP",
     )
     flip: bool = option(
@@ -105,13 +105,13 @@ class InferenceOptions:
     scales: tuple[float, ...] = option(
         (1.0,),
         sequence(number(1, 8), (1, 2, 3, 4)),
-        "average over these enlargements; at 2 a window covers half of what it does at 1",
+        "average over these scales; at 2 a window covers half the length that it does at 1",
         key="TEST.SCALES",
     )
     window_batch: int = option(
         0,
         integer(0, 10_000, "0: up to 8"),
-        "most windows that are predicted at once, of all images",
+        "largest number of windows in one forward pass, over all images",
         key="INPUT.WINDOW_BATCH",
     )
     query_tolerance: float = option(

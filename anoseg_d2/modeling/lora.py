@@ -54,7 +54,7 @@ class LoraOptions:
         "[first, last] ViT block with adapters, inclusive; empty: all",
     )
     train_norms: bool = option(False, says="train the layer norms of the ViT too")
-    lr_factor: float = option(3.0, number(0, 1000), "learning rate of the adapters over BASE_LR")
+    lr_factor: float = option(3.0, number(0, 1000), "adapters' learning rate / BASE_LR")
 
     def __post_init__(self):
         check_options(self)
@@ -81,7 +81,7 @@ class _LowRankLinear(torch.autograd.Function):
     The tests compare it with plain operations: same values and gradients.
 
     Without dropout, W + s B A is multiplied, as in the merged layer: a sum of the size of W costs
-    less than two passes over the output, and x alone is kept. In mixed precision the sum is taken
+    less than two passes over the output, and only x is kept. In mixed precision the sum is taken
     in float32 and rounded once, as a weight that is trained itself is.
     """
 

@@ -357,7 +357,7 @@ def scores_from_maps(
     """Evaluate score formulas on maps.
 
     Args:
-        maps: `{map name: (B, M, H, W)}`; `probs` stands in for a missing `tempered`.
+        maps: `{map name: (B, M, H, W)}`; `probs` is used if `tempered` is missing.
         num_known: K.
         names: scores, or ensembles `first+second`.
         statistics: mean and standard deviation of every part of an ensemble.

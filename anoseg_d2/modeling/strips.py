@@ -90,7 +90,7 @@ def _merged_rows(windows, plan: WindowPlan, first: int, last: int) -> tuple[Tens
             pieces.append((maps, top - first, x))
     rows = last - first
     if len(pieces) * width == plan.resized[1] and all(len(p[0][0]) == rows for p in pieces):
-        # The windows lie side by side without an overlap, so there is no mean to take.
+        # The windows are side by side without overlap, so there is nothing to average.
         return (torch.cat([p[0] for p in pieces], dim=2) if len(pieces) > 1 else maps), channels
     merged = maps.new_zeros(len(maps), rows, plan.resized[1])
     count = maps.new_zeros(rows, plan.resized[1])

@@ -108,7 +108,7 @@ class EoMTOptions:
     )
     masked_attention: bool = option(
         True,
-        says="queries attend to their own masks in training, less and less; off in fine-tuning",
+        says="in training, queries attend only to their own masks, ever less; off in fine-tuning",
     )
     annealing_power: float = option(
         0.9, number(0, above=True), "a mask is kept with probability (1 - progress)^power"

@@ -193,7 +193,7 @@ def _fit(runs, order: dict, ranges: dict, budget: int) -> tuple[int, set, int]:
 
 
 def collect_images(runs: list[Run], ranges: dict, budget: int = BUDGET) -> tuple[dict, list[str]]:
-    """Encode every evaluated image as small as the budget asks for.
+    """Encode every evaluated image, small enough for the budget.
 
     Args:
         runs: evaluated models of different names.

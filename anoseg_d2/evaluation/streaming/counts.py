@@ -1,7 +1,7 @@
 """Count how often each score occurred, for known and anomaly pixels, in bounded memory.
 
-Three representations, all **functions of the multiset of (score, label) pairs alone**: neither the
-order of updates nor the way they were split over objects and merged can be seen in them.
+Three representations exist. Each depends only on the **multiset of (score, label) pairs**, not on
+the order of updates or on how they were split over objects and merged.
 
 `PixelKeys` keeps the score of every pixel, up to `Budget.kept_pixels`. It is exact, and by far the
 fastest: one sort when figures are asked for.

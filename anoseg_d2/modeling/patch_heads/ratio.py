@@ -46,7 +46,7 @@ class RatioOptions:
     threshold: float = option(
         0.5, number(0, 0.99), "a cell is unknown where more than this fraction of its pixels is"
     )
-    lr_factor: float = option(10.0, number(0, 1000), "learning rate of the head over BASE_LR")
+    lr_factor: float = option(10.0, number(0, 1000), "the head's learning rate / BASE_LR")
 
     def __post_init__(self):
         check_options(self)
