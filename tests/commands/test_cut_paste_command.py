@@ -151,6 +151,13 @@ def test_workers_shards_and_repetition_give_the_same_bytes(inputs, reference, tm
     assert content(tmp_path / "shards") == expected
 
 
+def test_a_shard_starts_while_another_writes_its_first_file(inputs, tmp_path):
+    (tmp_path / "set").mkdir()
+    temporary_path(tmp_path / "set").write_bytes(b"half of the options")
+    assert make(inputs, tmp_path / "set", "--shard", "0/2") == 0
+    assert make(inputs, tmp_path / "set", "--shard", "1/2") == 0
+
+
 def test_another_seed_gives_other_pastes(inputs, reference, tmp_path):
     assert make(inputs, tmp_path / "out", "--ratio", "0.6", "--seed", "1") == 0
     images = {name for name in content(reference) if name.endswith("leftImg8bit.png")}

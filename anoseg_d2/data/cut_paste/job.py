@@ -164,9 +164,9 @@ def claim_output(job: CutPasteJob) -> str:
     digest = hashlib.sha256(json.dumps([config, inputs], sort_keys=True).encode()).hexdigest()
     path = job.output / CONFIG
     if not path.is_file():
-        # A run that was killed between the two writes below left the first file; it may start over.
-        there = {item.name for item in job.output.iterdir()} if job.output.is_dir() else set()
-        if there - {INPUTS}:
+        # A run killed between these writes left one; shards that start at once see each other's.
+        there = {p.name for p in job.output.glob("*") if not p.name.startswith(".anoseg-")}
+        if there - {INPUTS, CONFIG}:
             names = ", ".join(sorted(there)[:5])
             raise ValueError(
                 f"output folder {job.output} holds other things ({names}) and no {CONFIG}; "
