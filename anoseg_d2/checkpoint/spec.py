@@ -12,6 +12,7 @@ from torch import Tensor
 from anoseg_d2.checkpoint.lora_state import lora_module_names
 from anoseg_d2.checkpoint.names import variant_of
 from anoseg_d2.utils.constants import VIT_SIZES
+from anoseg_d2.utils.ranges import shown
 
 __all__ = [
     "FACTS",
@@ -326,4 +327,4 @@ def read_fact(name: str, value: Any) -> Any:
     try:
         return FACTS[name](value)
     except (AttributeError, ValueError, TypeError, KeyError, OverflowError) as error:
-        raise ValueError(f"its metadata gives {name} as {repr(value)[:80]}: {error}") from error
+        raise ValueError(f"its metadata gives {name} as {shown(value)[:80]}: {error}") from error

@@ -134,7 +134,11 @@ def export_model(
     assert not model.training, "export takes a model in eval mode"
     wrapped = ExportModel(model, spec).eval()
     metadata = describe(wrapped, class_names, thresholds, threshold_dataset)
-    with tempfile.TemporaryDirectory(dir=output.parent, prefix=".export") as folder:
+    try:
+        work = tempfile.TemporaryDirectory(dir=output.parent, prefix=".export")
+    except OSError as error:  # which names a folder that nobody asked for
+        raise OSError(error.errno, error.strerror, str(output)) from error
+    with work as folder:
         partial = Path(folder) / output.name
         program = trace(wrapped)
         if file_format == "onnx":

@@ -50,8 +50,9 @@ class MiniatureOptions:
                 raise ValueError(f"{key} is {getattr(self, key)}; at least 1 image is needed")
         if self.seed < 0:
             raise ValueError(f"seed is {self.seed}; it must be 0 or more")
-        if self.size[0] < 128 or self.size[1] < 64:
-            raise ValueError(f"size is {self.size[0]}x{self.size[1]}; at least 128x64 is needed")
+        width, height = self.size
+        if not (128 <= width <= 8192 and 64 <= height <= 8192):
+            raise ValueError(f"size is {width}x{height}; it must be 128x64 to 8192x8192")
 
     def manifest(self) -> dict:
         """Return options, format and their hash, as `miniature.json` holds them."""

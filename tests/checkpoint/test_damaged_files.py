@@ -22,6 +22,7 @@ from anoseg_d2.checkpoint import (
     weights_hash,
 )
 from anoseg_d2.checkpoint.files import write_checkpoint
+from anoseg_d2.checkpoint.spec import read_fact
 from anoseg_d2.modeling import EoMT
 from anoseg_d2.modeling.lora import inject_lora
 from anoseg_d2.modeling.vit import build_vit
@@ -309,3 +310,9 @@ def test_a_pickle_of_many_nested_lists_is_named(tmp_path):
     (tmp_path / "deep.pth").write_bytes(b"\x80\x02" + b"]" * 50_000 + b"a" * 49_999 + b".")
     with pytest.raises(ValueError, match=r"deep\.pth"):
         read_checkpoint(tmp_path / "deep.pth")
+
+
+@pytest.mark.parametrize("digits", [400, 5000])
+def test_a_fact_that_is_no_float_is_named(digits):
+    with pytest.raises(ValueError, match="norm_eps"):
+        read_fact("norm_eps", 10**digits)

@@ -254,3 +254,8 @@ def test_script_names_a_bad_size(capsys):
     with pytest.raises(SystemExit, match="2"):
         script.main(["--size", "wide"])
     assert "'wide' is not a size" in capsys.readouterr().err
+
+
+def test_a_size_that_no_machine_draws_is_refused():
+    with pytest.raises(ValueError, match="size"):
+        MiniatureOptions(size=(1_000_000, 1_000_000))

@@ -290,3 +290,8 @@ def test_the_real_vit_s_on_a_photograph(tmp_path):
     assert all(d.passed for d in differences)
     assert max(d.largest for d in differences if d.output == "rba") < 5e-4
     assert (tmp_path / "s.onnx").stat().st_size > 85e6
+
+
+def test_a_folder_that_takes_no_file_is_named_with_the_file(make_model):
+    with pytest.raises(OSError, match=r"/proc/x\.onnx"):
+        export_model(make_model(), "/proc/x.onnx", ExportSpec(("rba",)))
