@@ -1,4 +1,4 @@
-"""The command `anoseg`, whose sub-commands are also the scripts of a checkout.
+"""Run the command `anoseg`; its sub-commands are also scripts of a checkout.
 
 A sub-command is imported when it is called, so that `anoseg --help` answers before torch loads.
 """

@@ -1,4 +1,4 @@
-"""The sub-commands of `anoseg`, one module each; scripts of the same purpose call them too.
+"""Sub-commands of `anoseg`, one module each, which scripts of the same purpose also call.
 
 Every module has `main(argv=None)`, which returns the exit status. `anoseg_d2/cli.py` lists them.
 """

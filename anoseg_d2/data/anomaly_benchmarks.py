@@ -1,4 +1,4 @@
-"""The road-anomaly benchmarks: their public layouts, label rules and sizes.
+"""Describe the public layouts, label rules and sizes of the road-anomaly benchmarks.
 
 Layouts and splits: Lis et al. 2019 (RoadAnomaly, arXiv:1904.07595), Chan et al. 2021
 (SegmentMeIfYouCan, arXiv:2104.14812), Blum et al. 2019 (Fishyscapes, arXiv:1904.03215), Pinggera

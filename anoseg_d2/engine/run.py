@@ -146,7 +146,7 @@ def check_request(args: argparse.Namespace) -> None:
         ValueError: names the option, what was given and what is allowed.
     """
     if args.resume and args.overwrite:
-        raise ValueError("--resume continues a run that --overwrite deletes; give one of them")
+        raise ValueError("--resume continues a run that --overwrite deletes; use only one of them")
     cli.check_options(args, {"--num-gpus": integer(1, 256)})
     cli.check_options(args, {"--num-machines": integer(1, 100_000)})
     cli.check_options(args, {"--machine-rank": integer(0, args.num_machines - 1)})

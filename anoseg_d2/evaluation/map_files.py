@@ -175,7 +175,7 @@ def open_npy(stream, size: int) -> Stored:
     wanted, present = math.prod(shape) * dtype.itemsize, size - stream.tell()
     if min(shape, default=0) < 0 or wanted != present:  # before memory is taken for them
         raise ValueError(
-            f"its header declares {wanted} bytes of values {shape}, but {present} are there"
+            f"its header declares {wanted} bytes of values {shape}, but the file has {present}"
         )
 
     def values():

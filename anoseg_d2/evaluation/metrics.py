@@ -296,7 +296,7 @@ class _ThinCurve:
         self._kept, self._seen, self._last = [], -1, None
 
     def add(self, segment) -> None:
-        """Take in the next segment."""
+        """Add the next segment."""
         if segment.keys.size == 0:
             return
         tp = (segment.tp_low + segment.tp_high) / 2

@@ -34,7 +34,7 @@ def check_stored(value, check, source):
         check(value)
     except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
         raise ValueError(
-            f"{source} is not what an evaluation writes ({str(error)[:100]}); evaluate again "
+            f"{source} was not written by an evaluation ({str(error)[:100]}); evaluate again "
             "(anoseg eval, anoseg maps)"
         ) from error
     return value

@@ -1,4 +1,4 @@
-"""The exported module, which takes images and returns scores and the segmentation."""
+"""Build the exported module, which maps images to scores and a segmentation."""
 
 import copy
 

@@ -1,4 +1,4 @@
-"""The network, its class heads, losses, adapters and anomaly scores.
+"""Build the network with its class heads, losses, adapters and anomaly scores.
 
 - `EoMT`: the meta-architecture: losses in training, scores at inference.
 - `build_vit`: the timm ViT that carries the queries, without weights.

@@ -1,4 +1,4 @@
-"""The set criterion of EoMT matches every prediction with the targets and sums the losses.
+"""Match every prediction with the targets and sum the losses (EoMT's set criterion).
 
 Shape letters: B images, Q queries, R class rows, T targets of one image, M matched masks,
 (H, W) label size, (h, w) mask grid.

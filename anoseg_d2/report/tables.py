@@ -194,7 +194,7 @@ def markdown_escaped(text: str) -> str:
 
 
 def results_markdown(runs: list[Run], only_best: bool = False) -> str:
-    """The main table in Markdown, the best of each column bold, empty where there is no figure.
+    """Return the main table in Markdown, with the best of each column bold.
 
     Args:
         runs: in the order of the rows.
@@ -218,7 +218,7 @@ def results_markdown(runs: list[Run], only_best: bool = False) -> str:
 
 
 def results_latex(runs: list[Run], only_best: bool = False) -> str:
-    r"""The main table for a two-column paper: booktabs, `table*`, the best of each column bold.
+    r"""Return the main table for a two-column paper (booktabs, `table*`), best figures in bold.
 
     From a template, since tabulate's `latex_booktabs` knows no groups of columns and escapes
     `\textbf`.

@@ -31,7 +31,7 @@ class Rule:
 
     @property
     def says(self) -> str:
-        """The current words."""
+        """The allowed values in words, up to date with a registry."""
         return self.words if isinstance(self.words, str) else self.words()
 
     def check(self, key: str, value: Any) -> None:

@@ -1,1 +1,1 @@
-"""Counts and certified bounds behind `PixelMetrics`."""
+"""Count scores and bound figures, for `PixelMetrics`."""

@@ -61,14 +61,14 @@ class Segment:
         return same and bool(self.tied.all())
 
     def before(self, name: str) -> np.ndarray:
-        """The named counts one point earlier, (N,)."""
+        """Return the named counts one point earlier, (N,)."""
         values = getattr(self, name)
         first = self.start[0] if name.startswith("tp") else self.start[1]
         return np.concatenate(([first], values[:-1]))
 
 
 def exact_segment(keys, anomalous, known, tp: int, fp: int) -> Segment:
-    """A segment of fully known counts: keys (N,) descending, counts (N,) of each score."""
+    """Return a segment of exact counts, from keys (N,) descending and counts (N,) of each."""
     tps, fps = tp + np.cumsum(anomalous), fp + np.cumsum(known)
     return Segment((tp, fp), keys, tps, tps, fps, fps, np.ones(keys.size, bool))
 
@@ -104,7 +104,7 @@ class Cells:
         return (int(self.tp[-1]), int(self.fp[-1])) if self.size else self.start
 
     def before(self) -> tuple[np.ndarray, np.ndarray]:
-        """Counts above each cell: tp and fp, (N,) int64."""
+        """Return the counts above each cell: tp and fp, (N,) int64."""
         return (
             np.concatenate(([self.start[0]], self.tp[:-1])),
             np.concatenate(([self.start[1]], self.fp[:-1])),
@@ -116,7 +116,7 @@ class Cells:
         return Cells(above, self.keys[piece], self.tp[piece], self.fp[piece], self.foreign[piece])
 
     def resolvable(self) -> np.ndarray:
-        """Cells whose counters hold more of their own pixels than of others', (N,) bool."""
+        """Return which cells have more own than foreign pixels in their counters, (N,) bool."""
         tp, fp = self.before()
         return (self.foreign[:, 0] < self.fp - fp) | (self.foreign[:, 1] < self.tp - tp)
 
@@ -178,7 +178,7 @@ def pixels_needed(rate: float, positives: int) -> Need:
 
 
 def _ratio(part, rest):
-    """part / (part + rest), 0 where both are 0."""
+    """Return part / (part + rest), 0 where both are 0."""
     total = part + rest
     return np.divide(part, total, out=np.zeros(total.shape), where=total > 0)
 
@@ -222,7 +222,7 @@ class Plan:
         return np.maximum(precision, anomalous / self.positives * (known / self.negatives))
 
     def __call__(self, cells: Cells) -> np.ndarray:
-        """Cells of a group to resolve, (N,) bool."""
+        """Return which cells of a group to resolve, (N,) bool."""
         tp, fp = cells.before()
         mixed = (cells.fp > fp) & (cells.tp > tp)
         chosen = mixed & (_f1(cells.tp, fp, self.positives) > self.best_f1 + 1e-6)
@@ -246,7 +246,7 @@ class CurveSummary:
         self._points = {}
 
     def add(self, segment: Segment) -> None:
-        """Take in the next segment."""
+        """Add the next segment."""
         if segment.keys.size == 0:
             return
         self._add_auprc(segment)
@@ -257,7 +257,7 @@ class CurveSummary:
                 self._points[need] = self._crossing(segment, need.pixels)
 
     def _add_auprc(self, s: Segment) -> None:
-        """Sum of (step in tp) * precision; where tp is uncertain, Abel's summation bounds it."""
+        """Add (step in tp) * precision; where tp is uncertain, Abel's summation bounds it."""
         before = s.before("tp_low")
         spread, step = s.tp_high - s.tp_low, s.tp_low - before
         if s.exact:
@@ -295,7 +295,7 @@ class CurveSummary:
         self._f1[1] = max(self._f1[1], float(_f1(s.tp_high, fp, self.positives).max()))
 
     def _crossing(self, s: Segment, pixels: int) -> dict:
-        """Bounds of tp and fp at the first threshold that reaches so many true positives."""
+        """Keep bounds of tp and fp at the first threshold with enough true positives."""
         first = int(np.searchsorted(s.tp_high, pixels))
         last = int(np.searchsorted(s.tp_low, pixels))
         fp = s.fp_low if s.tied[first] else s.before("fp_low")
@@ -308,7 +308,7 @@ class CurveSummary:
         }
 
     def bounds(self) -> dict[str, tuple[float, float]]:
-        """Bounds of `auprc`, `auroc` and `best_f1`."""
+        """Return the bounds of `auprc`, `auroc` and `best_f1`."""
         area = self.positives * self.negatives
         return {
             "auprc": tuple((self._auprc + math.fsum(self._exact_auprc)) / self.positives),
@@ -321,7 +321,7 @@ class CurveSummary:
         return self._f1_key
 
     def at(self, need: Need) -> dict:
-        """Bounds of `fpr` and `precision` where a true-positive rate is reached, and the key."""
+        """Return bounds of `fpr` and `precision`, and the key, where a rate is reached."""
         point = self._points[need]
         (tp_low, tp_high), (fp_low, fp_high) = point["tp"], point["fp"]
         return {

@@ -127,7 +127,7 @@ class PixelKeys:
         return parts[0]
 
     def segments(self, plan=None) -> Iterator[Segment]:
-        """The curves, from the highest score down."""
+        """Yield the curves from the highest score down."""
         yield from sorted_segments(self._sorted(0), self._sorted(1))
 
     def state(self) -> dict:
@@ -135,7 +135,7 @@ class PixelKeys:
 
 
 def sorted_segments(known, anomaly, tp: int = 0, fp: int = 0) -> Iterator[Segment]:
-    """The curves over pixels whose keys are sorted, from the highest score down.
+    """Yield the curves over pixels with sorted keys, from the highest score down.
 
     A score that no anomaly pixel has is no point of its own: between two scores of anomaly pixels
     only the false positives grow, and one step holds them all.
@@ -166,12 +166,12 @@ def sorted_segments(known, anomaly, tp: int = 0, fp: int = 0) -> Iterator[Segmen
 
 
 def _blocks(keys: np.ndarray, size: int) -> Iterator[np.ndarray]:
-    """Views of an array, `size` entries each."""
+    """Yield views of an array, `size` entries each."""
     return (keys[start : start + size] for start in range(0, keys.size, size))
 
 
 def _runs_from_the_top(keys: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Distinct keys of an ascending array and how often each occurs, descending, in pieces."""
+    """Yield distinct keys of an ascending array and their counts, descending, in pieces."""
     end = keys.size
     while end:
         first = max(0, end - CHUNK)
@@ -195,11 +195,11 @@ class KeyRuns:
 
     @property
     def key_type(self):
-        """Of the keys: uint32, or uint64 after `widen`."""
+        """The type of the keys: uint32, or uint64 after `widen`."""
         return self.keys.dtype.type
 
     def widen(self) -> None:
-        """Go over to keys of 64 bits."""
+        """Switch to keys of 64 bits."""
         self.keys = wide_keys(self.keys)
 
     def add(self, keys: np.ndarray, labels: np.ndarray) -> None:
@@ -244,7 +244,7 @@ class KeyRuns:
 
 
 class PagedSketch:
-    """Exact cells in pages, and a fold of full resolution; see the top of the module."""
+    """Counts in exact cells and in a fold of full resolution; see the top of the module."""
 
     exact = False
     key_type = np.uint32
@@ -328,7 +328,7 @@ class PagedSketch:
         return np.full(1 << (32 - self.shift - self.budget.page_bits), -1, np.int32)
 
     def _cell_places(self, keys: np.ndarray) -> np.ndarray:
-        """Index of each key's cell in the table, (N,) intp; makes the pages that are missing."""
+        """Return each key's cell in the table, (N,) intp; adds missing pages."""
         bits = self.budget.page_bits
         page = keys >> np.uint32(self.shift + bits)
         place = self.directory[page]
@@ -344,7 +344,7 @@ class PagedSketch:
         return place.astype(np.intp) << bits | within
 
     def _fold_places(self, keys: np.ndarray) -> np.ndarray:
-        """Index of each key's counters in the fold, (N,) uint32."""
+        """Return each key's counters in the fold, (N,) uint32."""
         bits = self.budget.fold_bits
         salt = ((keys >> np.uint32(bits)) * np.uint32(0x9E3779B1)) >> np.uint32(32 - bits)
         salt &= np.uint32(~((1 << min(_FOLD_RUN, bits)) - 1) & 0xFFFFFFFF)
@@ -365,7 +365,7 @@ class PagedSketch:
         self.cells = self.cells[: 2 * self.capacity << self.budget.page_bits].astype(np.uint64)
 
     def _coarsen(self) -> None:
-        """Join neighbouring cells, and neighbouring pages: half the resolution, more room."""
+        """Merge neighbouring cells and pages, which halves the resolution and frees room."""
         half, used = 1 << (self.budget.page_bits - 1), self.page_ids.size
         self.shift += 1
         if not used:
@@ -382,7 +382,7 @@ class PagedSketch:
         self.cells.reshape(-1, half, 2)[place] = joined
 
     def cell_groups(self, slots: np.ndarray | None, pages: int = 64) -> Iterator[Cells]:
-        """Non-empty cells with exact counts, from the highest score down.
+        """Yield non-empty cells with exact counts, from the highest score down.
 
         Args:
             slots: of `slot_totals`.
@@ -405,7 +405,7 @@ class PagedSketch:
             yield cells
 
     def slot_totals(self) -> np.ndarray | None:
-        """Pixels in the fold per group of counters that one cell uses, (slots, 2) int64."""
+        """Sum the fold over the counters that one cell uses, (slots, 2) int64."""
         if self.shift > min(_FOLD_RUN, self.fold_bits):
             return None
         # Neighbours are added in halves, far faster than a sum over an axis. Two 32-bit counters
@@ -417,7 +417,7 @@ class PagedSketch:
         return totals.view(self.fold.dtype).astype(np.int64)
 
     def _foreign(self, slots, keys, counts) -> np.ndarray:
-        """Pixels of other cells among each cell's counters, (N, 2) int64 as known, anomaly."""
+        """Return other cells' pixels in each cell's counters, (N, 2) int64 as known, anomaly."""
         if slots is None:
             return np.full((keys.size, 2), np.iinfo(np.int64).max)  # nothing can be resolved
         return slots[self._fold_places(keys) >> np.uint32(self.shift)] - counts
@@ -481,7 +481,7 @@ def touched_pages(parts: Iterable[np.ndarray], budget: Budget) -> np.ndarray:
 
 
 def _packed(values: np.ndarray) -> dict:
-    """Non-zero entries only, where that is smaller."""
+    """Return only non-zero entries, if that is smaller."""
     held = np.flatnonzero(values)
     if held.size * (values.itemsize + 4) >= values.nbytes:
         return {"size": values.size, "values": values.copy()}

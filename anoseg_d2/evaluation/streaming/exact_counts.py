@@ -119,7 +119,7 @@ class ExactCounts:
         return keys
 
     def segments(self, plan=None) -> Iterator[Segment]:
-        """The curves point by point, from the highest score down."""
+        """Yield the curves point by point, from the highest score down."""
         tp = fp = 0
         key_type = self.key_type
         prefixes = {file.name.partition(".")[0] for file in self._folder.iterdir()}

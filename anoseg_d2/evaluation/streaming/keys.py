@@ -19,7 +19,7 @@ __all__ = [
 
 
 def to_numpy(array) -> np.ndarray:
-    """A numpy view of an array, or of a torch tensor on any device and of any dtype."""
+    """Return an array, or a torch tensor of any device and dtype, as a numpy array."""
     if hasattr(array, "detach"):
         array = array.detach().cpu()
         # numpy knows no bfloat16; float32 holds every one of its values
