@@ -44,11 +44,21 @@ class Host:
 
     def __init__(self, number, folder):
         self.space = f"anoseg{os.getpid()}-{number}"
-        self.number, self.log = number, folder / f"host{number}.txt"
+        self.name = f"anoseg-node{number}"
+        self.number, self.folder, self.log = number, folder, folder / f"host{number}.txt"
 
-    def start(self, *command):
-        """Start Python with `command` here; the host's name stands for loopback."""
-        prefix = ["unshare", "--uts", "sh", "-c", 'hostname "$0" && exec "$@"', "localhost"]
+    def start(self, *command, named=False):
+        """Start Python with `command`; `named`: this host's name is its address in the network.
+
+        Without `named` the name stands for loopback or for nothing, as on a Debian just set up.
+        """
+        if named:
+            script = 'hostname "$0" && mount --bind "$1" /etc/hosts && shift && exec "$@"'
+            prefix = ["unshare", "--uts", "--mount", "sh", "-c", script, self.name]
+            prefix.append(str(self.folder / "hosts"))
+        else:
+            script = 'hostname "$0" && exec "$@"'
+            prefix = ["unshare", "--uts", "sh", "-c", script, "localhost"]
         environment = {
             **os.environ,
             **{"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
@@ -72,6 +82,9 @@ class Host:
 @pytest.fixture
 def hosts(tmp_path):
     both = [Host(number, tmp_path) for number in range(2)]
+    lines = ["127.0.0.1 localhost"]
+    lines += [f"{address} {host.name}" for address, host in zip(ADDRESSES, both, strict=True)]
+    (tmp_path / "hosts").write_text("\n".join(lines) + "\n")
     try:
         try:
             for host in both:
@@ -106,14 +119,14 @@ def launch_line(config, rank, *more):
     return [*line, "--machine-rank", rank, "--dist-url", f"tcp://{ADDRESSES[0]}:29500", *more]
 
 
-def finish(processes, hosts, status=0, seconds=240):
+def finish(processes, hosts, status=0, seconds=400):
     end = time.monotonic() + seconds
     for process, host in zip(processes, hosts, strict=False):
         process.wait(timeout=max(1, end - time.monotonic()))
         assert process.returncode == status, host.said()
 
 
-def wait_for(path, process, host, seconds=120):
+def wait_for(path, process, host, seconds=240):
     end = time.monotonic() + seconds
     while not path.exists():
         assert process.poll() is None and time.monotonic() < end, host.said()
