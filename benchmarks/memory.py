@@ -72,15 +72,16 @@ def measure_rows(args, model: EoMT) -> list[dict]:
     records = [r for index, r in enumerate(records) if index % HELD_OUT] or records
     block = free_block(len(model.backbone.blocks), model.num_blocks)
     generator = torch.Generator().manual_seed(args.seed)
-    tokens = collect_tokens(model, block, records, 10**9, generator)
+    tokens = collect_tokens(model, [block], records, 10**9, generator)[0][0]
     add_memory(model, f"all {len(tokens)}", tokens, block)
     names = [f"all {len(tokens)}"]
     for kind, counts in (("random", args.random), ("coreset", args.coreset)):
         for count in counts:
             # A coreset chooses among three times as many candidates, as `anoseg memory` does.
-            drawn = choose_rows(tokens, count * (3 if kind == "coreset" else 1), generator, False)
+            most = count * (3 if kind == "coreset" else 1)
+            drawn = tokens[choose_rows(tokens, most, generator, False)]
             names.append(f"{kind} {count}")
-            rows = choose_rows(drawn, count, generator, kind == "coreset")
+            rows = drawn[choose_rows(drawn, count, generator, kind == "coreset")]
             add_memory(model, names[-1], rows, block)
     found = [{"rows": name, "kept": len(model.patch_maps[name].rows)} for name in names]
     for dataset in args.test:

@@ -227,7 +227,7 @@ def check_options(args, what):
         assert set(options["names"]) <= set(DATASETS)
     if what in ("maps", "memory", "tools/evaluate_maps.py"):
         assert options["dataset"] in (None, *DATASETS)
-    if "score" in options and what in ("predict", "submit"):
+    if options.get("score") and what in ("predict", "submit"):
         parts = [part for name in options["score"].split(",") for part in ensemble_parts(name)]
         assert set(parts) <= {*SCORES, *PATCH_HEADS}
 

@@ -39,7 +39,7 @@ from anoseg_d2.checkpoint.hub import (
     shard_names,
 )
 from anoseg_d2.checkpoint.metadata import weights_hash
-from anoseg_d2.checkpoint.spec import FORMAT_NAME, FORMAT_VERSION, Checkpoint, ModelSpec
+from anoseg_d2.checkpoint.spec import ARCHITECTURE_VERSION, FORMAT_NAME, Checkpoint, ModelSpec
 from anoseg_d2.utils.files import atomic_path, read_bytes, read_json
 
 __all__ = ["last_checkpoint", "read_checkpoint", "write_checkpoint", "write_tensors"]
@@ -189,10 +189,10 @@ def _check_version(meta: Mapping[str, Any]) -> None:
     version = meta.get("version", 0)
     if not isinstance(version, int):
         raise ValueError(f"its metadata gives the version of our format as {repr(version)[:80]}")
-    if version > FORMAT_VERSION:
+    if version > ARCHITECTURE_VERSION:
         raise ValueError(
             f"written in version {version} of our format, this package reads up to "
-            f"{FORMAT_VERSION}: update it"
+            f"{ARCHITECTURE_VERSION}: update it"
         )
 
 

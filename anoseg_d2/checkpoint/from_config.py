@@ -36,6 +36,7 @@ logger = logging.getLogger(__name__)
 
 # Fields of `ModelSpec`, and the config keys that build them.
 _CONFIG_KEYS = {
+    "architecture": "MODEL.META_ARCHITECTURE",
     "backbone": "MODEL.EOMT.BACKBONE",
     "norm_eps": "MODEL.EOMT.NORM_EPS",
     "patch_size": "MODEL.EOMT.PATCH_SIZE",
@@ -203,10 +204,9 @@ def _restore_class_head(model: EoMT, checkpoint: Checkpoint) -> None:
     Those of the built-in heads come through config keys.
     """
     name, stored = checkpoint.spec.head, checkpoint.spec.head_options
-    head = model.class_head
     if not stored or any(name == known for known, _ in _HEAD_KEYS) or head_name(model) != name:
         return
-    if head.stored_options() != stored:
+    if model.class_head.stored_options() != stored:
         logger.info("Class head %s: options of the checkpoint, %s", name, stored)
         sizes = model.backbone.embed_dim, model.num_known, model.has_anomaly
         model.class_head = CLASS_HEADS[name](*sizes, **stored).to(model.device)
@@ -320,7 +320,8 @@ def follow_checkpoint(
         finished: the network is used as it is, in an evaluation or with MODEL.RATIO.ALONE. Before
             a training the keys that the config file changes stay too, since they define the stage.
     """
-    if checkpoint.spec.num_queries is None:
+    bare = checkpoint.spec.num_queries is None
+    if bare and not (checkpoint.spec.architecture and finished):
         return
     shape = options_of(cfg, "MODEL.EOMT", VitOptions).shape
     heads = shape.heads if shape.width == checkpoint.spec.width else None

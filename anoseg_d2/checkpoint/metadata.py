@@ -9,8 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from anoseg_d2.checkpoint.spec import FORMAT_NAME, FORMAT_VERSION, Checkpoint
+from anoseg_d2.checkpoint.spec import ARCHITECTURE_VERSION, FORMAT_NAME, FORMAT_VERSION, Checkpoint
 from anoseg_d2.modeling.eomt import EoMT
+from anoseg_d2.modeling.patch_model import PatchModel
 from anoseg_d2.modeling.vit import backbone_kind
 from anoseg_d2.utils.files import file_hash
 from anoseg_d2.utils.unwrap import unwrap
@@ -84,9 +85,10 @@ def model_meta(model: nn.Module) -> dict[str, Any]:
     """Collect, as plain values, what the tensors of a model do not show.
 
     Args:
-        model: EoMT, wrapped or not.
+        model: EoMT, wrapped or not, or a PatchModel.
     Returns:
-        format, version, num_known, has_anomaly, head, head_options, num_queries, num_blocks,
+        format, version, architecture (only of a PatchModel, which lacks what follows up to
+        num_blocks), num_known, has_anomaly, head, head_options, num_queries, num_blocks,
         heads, backbone, norm_eps, image_size (H, W), patch_size, grid (rows, columns), pixel_mean
         and pixel_std (RGB 0..255), class_names, score_statistics and statistics_settings (as in
         `ModelInfo`), averaged (whether the weights are a training's moving average), lora
@@ -97,15 +99,21 @@ def model_meta(model: nn.Module) -> dict[str, Any]:
     """
     model: EoMT = unwrap(model)
     vit, info = model.backbone, model.info
+    if isinstance(model, PatchModel):
+        kind = {"version": ARCHITECTURE_VERSION, "architecture": "PatchModel"}
+    else:
+        kind = {
+            "version": FORMAT_VERSION,
+            "num_known": model.num_known,
+            "has_anomaly": model.has_anomaly,
+            "head": head_name(model),
+            "head_options": model.class_head.stored_options(),
+            "num_queries": model.num_queries,
+            "num_blocks": model.num_blocks,
+        }
     meta = {
         "format": FORMAT_NAME,
-        "version": FORMAT_VERSION,
-        "num_known": model.num_known,
-        "has_anomaly": model.has_anomaly,
-        "head": head_name(model),
-        "head_options": model.class_head.stored_options(),
-        "num_queries": model.num_queries,
-        "num_blocks": model.num_blocks,
+        **kind,
         "heads": vit.blocks[0].attn.num_heads,
         "backbone": backbone_kind(vit),
         "norm_eps": vit.norm.eps,

@@ -15,6 +15,7 @@ from anoseg_d2.utils.constants import VIT_SIZES
 from anoseg_d2.utils.ranges import shown
 
 __all__ = [
+    "ARCHITECTURE_VERSION",
     "FACTS",
     "FORMAT_NAME",
     "FORMAT_VERSION",
@@ -25,6 +26,8 @@ __all__ = [
 
 FORMAT_NAME = "anoseg_d2"
 FORMAT_VERSION = 1
+# Of files that name another architecture than EoMT, which readers of version 1 do not know.
+ARCHITECTURE_VERSION = 2
 
 # Dimensions of the tensors that sizes are read from.
 _DIMENSIONS = {
@@ -47,6 +50,7 @@ class ModelSpec:
     """Sizes and settings of a model as its checkpoint states them; None for what is unknown.
 
     Attributes:
+        architecture: name of the model in detectron2's registry where it is not EoMT.
         backbone: "dinov2" or "dinov3".
         swiglu: whether the MLPs are gated, as in DINOv2's giant.
         width: C, channels of a token.
@@ -77,6 +81,7 @@ class ModelSpec:
         has_adapters: whether LoRA tensors are among the weights.
     """
 
+    architecture: str | None = None
     backbone: str | None = None
     swiglu: bool = False
     width: int | None = None
@@ -304,6 +309,7 @@ def _adapters(value: Any) -> dict[str, dict[str, Any]]:
 # What a file may state about its model, and how it is read. Ranges are those of the config keys
 # that the model is built from.
 FACTS: dict[str, Callable[[Any], Any]] = {
+    "architecture": str,
     "heads": _count,
     "num_blocks": _count,
     "has_anomaly": bool,

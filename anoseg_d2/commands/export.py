@@ -139,6 +139,11 @@ def run(args: argparse.Namespace) -> list[Difference]:
     from anoseg_d2.report.thresholds import thresholds_of_weights
 
     checkpoint = read_checkpoint(args.source)
+    if checkpoint.spec.architecture:
+        raise ValueError(
+            f"{args.source} is a memory on a bare backbone, which has no masks to export; predict "
+            "with `anoseg predict` or AnomalyPredictor"
+        )
     predictor = load_predictor(args)
     model = predictor.model
     # Only now is it known whether the model learned the anomaly class.

@@ -44,7 +44,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("inputs", nargs="*", help="image, video, folder or quoted pattern ('in/**/*.png')")
     add("--output", default="output/demo", help="output folder (default: %(default)s)")
     add_model_options(parser)
-    add("--score", default="rba", help="scores, such as rba,anomaly (default: %(default)s)")
+    add("--score", help="scores, such as rba,anomaly; default: rba, without classes memory")
     add(
         "--outputs",
         help=f"of {','.join(OUTPUTS)}; default: overlay,heatmap, and contours,json where there "
@@ -129,7 +129,8 @@ def main(argv=None) -> int:
 def run(args) -> int:
     cli.check_options(args, OPTIONS)
     cli.import_modules(args.imports)
-    names = list(dict.fromkeys(name.strip() for name in args.score.split(",") if name.strip()))
+    asked = default_score(args) if args.score is None else args.score
+    names = list(dict.fromkeys(name.strip() for name in asked.split(",") if name.strip()))
     results = threshold_results(args)  # before the model, which takes seconds to load
     options = output_options(args, names, results)
     files, missing = find_inputs(args.inputs)
@@ -141,6 +142,8 @@ def run(args) -> int:
     predictor = build_predictor(args, names, results)
     if results is not None:
         holds_for(results, predictor, named=True)
+    if not predictor.class_names and any("segmentation" in o["kinds"] for o in options.values()):
+        raise ValueError("--outputs segmentation: a memory on a bare backbone knows no classes")
     make_output_folder(args.output)
     if args.tpr is not None:
         for name in names:
@@ -181,6 +184,15 @@ def make_output_folder(path: str) -> None:
     except OSError as error:
         reason = error.strerror or error
         raise OSError(f"--output {path} is not a folder that can be written: {reason}") from error
+
+
+def default_score(args) -> str:
+    """Return `memory` for weights without a segmentation network, else `rba`."""
+    if args.config_file or not os.path.isfile(args.weights):
+        return "rba"
+    from anoseg_d2.checkpoint import read_checkpoint  # it imports torch: seconds
+
+    return "memory" if read_checkpoint(args.weights).spec.architecture else "rba"
 
 
 def build_predictor(args, names: list[str], results=None):

@@ -28,6 +28,7 @@ from anoseg_d2.evaluation.closed_set_evaluation import ClosedSetEvaluator
 from anoseg_d2.evaluation.score_statistics import ScoreStatistics
 from anoseg_d2.modeling.eomt import EoMT
 from anoseg_d2.modeling.inference import score_map_settings, unfiltered
+from anoseg_d2.modeling.patch_model import PatchModel
 from anoseg_d2.modeling.scores import ensemble_parts, single_scores
 from anoseg_d2.report.runs import CLOSED_FIGURES, FIGURE_NAMES, load_run
 from anoseg_d2.report.write import write_report
@@ -152,10 +153,11 @@ def _log_figures(results: dict[str, dict]) -> None:
 def describe_model(cfg, model: nn.Module) -> dict:
     """Return facts about the evaluated model for results.json."""
     parameters = list(model.parameters())
+    bare = isinstance(model, PatchModel)
     return {
         "averaged": isinstance(model, EoMT) and model.info.averaged,
-        "head": cfg.MODEL.HEAD.NAME,
-        "num_known": cfg.MODEL.EOMT.NUM_CLASSES,
+        "head": None if bare else cfg.MODEL.HEAD.NAME,
+        "num_known": 0 if bare else cfg.MODEL.EOMT.NUM_CLASSES,
         "anomaly_class": cfg.MODEL.EOMT.ANOMALY_CLASS,
         "lora": bool(cfg.MODEL.LORA.ENABLED),
         "parameters": sum(p.numel() for p in parameters),

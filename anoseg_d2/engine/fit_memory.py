@@ -1,6 +1,7 @@
 """Fit the memory of normal patches to photographs, for the `memory` score."""
 
 import dataclasses
+from collections.abc import Sequence
 
 import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
@@ -11,9 +12,11 @@ from anoseg_d2.checkpoint.metadata import model_tensors
 from anoseg_d2.data.builtin import DATASETS
 from anoseg_d2.data.image_io import read_image
 from anoseg_d2.data.label_rules import load_label
+from anoseg_d2.modeling.eomt import EoMT
 from anoseg_d2.modeling.inference import unfiltered
 from anoseg_d2.modeling.patch_heads import PatchMemory, free_block
-from anoseg_d2.modeling.patch_heads.memory import backbone_hash, choose_rows
+from anoseg_d2.modeling.patch_heads.memory import backbone_hash, choose_rows, leave_one_out
+from anoseg_d2.modeling.patch_model import PatchModel
 from anoseg_d2.modeling.windows import cut_windows, plan_windows
 from anoseg_d2.utils.cli import Progress, say
 
@@ -24,31 +27,49 @@ HELD_OUT = 10
 
 
 def add_memory(
-    model, records: list[tuple], rows: int, seed: int, coreset: bool, settings: dict | None = None
+    model: EoMT | PatchModel,
+    records: list[tuple],
+    rows: int,
+    seed: int,
+    coreset: bool | None = None,
+    settings: dict | None = None,
+    blocks: Sequence[int] | None = None,
 ) -> str:
     """Give a model a memory of normal patches, and the statistics of its score.
 
     Args:
-        model: `EoMT`, changed in place.
+        model: changed in place.
         records: per image its path, and its label with the dataset's metadata, or None.
         rows: patches to keep.
         seed: of the choice of patches.
-        coreset: spread the rows (greedy k-center) instead of drawing them.
+        coreset: spread the rows (greedy k-center) instead of drawing them; None: if there is one
+            block. Several are standardised by their rows, which then have to be a fair sample.
         settings: of the model, which its statistics hold for (`score_map_settings`).
+        blocks: ViT blocks, counted from 0; None for `default_blocks`.
     Returns:
         a sentence on what was found.
+    Raises:
+        ValueError: the ViT has no such block, or queries enter it.
     """
-    block = free_block(len(model.backbone.blocks), model.num_blocks)
+    blocks = check_blocks(model, blocks or default_blocks(model))
+    coreset = len(blocks) == 1 if coreset is None else coreset
     held_out = records[::HELD_OUT] if len(records) > 1 else records
     inside = [r for r in records if r not in held_out] or records
     generator = torch.Generator().manual_seed(seed)
     # A coreset chooses among three times as many candidates.
-    tokens = collect_tokens(model, block, inside, rows * (3 if coreset else 1), generator)
+    wanted = rows * (3 if coreset else 1)
+    tokens, images = collect_tokens(model, blocks, inside, wanted, generator)
     if coreset:
-        say(f"choosing {min(rows, len(tokens))} of {len(tokens)} patches")
-    kept = choose_rows(tokens, rows, generator, coreset)
-    made_by = backbone_hash(model_tensors(model), block)
-    memory = PatchMemory(kept, block, backbone_sha256=made_by)
+        say(f"choosing {min(rows, len(images))} of {len(images)} patches")
+    # Side by side, so that a cosine is the mean of those of the blocks.
+    parts = [F.normalize(part.float(), dim=-1) for part in tokens] if len(blocks) > 1 else tokens
+    kept = choose_rows(torch.cat([*parts], dim=-1), rows, generator, coreset)
+    tokens = tokens[:, kept]
+    made_by = backbone_hash(model_tensors(model), max(blocks))
+    if len(blocks) == 1:
+        memory = PatchMemory(tokens[0], blocks, backbone_sha256=made_by)
+    else:
+        memory = PatchMemory(tokens, blocks, *leave_one_out(tokens, images[kept]), made_by)
     model.patch_maps["memory"] = memory.to(model.device)
     with unfiltered(model):
         mean, spread = _measure(model, held_out)
@@ -63,6 +84,25 @@ def add_memory(
         f"{len(kept)} rows of {len(inside)} images; on {len(held_out)} others the score of known "
         f"pixels is {mean:.3f} +- {spread:.3f}"
     )
+
+
+def default_blocks(model: EoMT | PatchModel) -> tuple[int, ...]:
+    """Return the last block before the queries; of a bare ViT, blocks 6, 9 and 12 of twelve."""
+    depth = len(model.backbone.blocks)
+    if isinstance(model, PatchModel):
+        return tuple(sorted({max(round(depth * part) - 1, 0) for part in (1 / 2, 3 / 4, 1)}))
+    return (free_block(depth, model.num_blocks),)
+
+
+def check_blocks(model: EoMT | PatchModel, blocks: Sequence[int]) -> tuple[int, ...]:
+    """Return the blocks in order, each once; raises ValueError, where they count from 1."""
+    last = free_block(len(model.backbone.blocks), model.num_blocks)
+    if not all(0 <= block <= last for block in blocks):
+        raise ValueError(
+            f"--blocks {' '.join(str(block + 1) for block in blocks)}: this model has blocks 1 to "
+            f"{last + 1} that no query enters; tokens of later ones change with the queries"
+        )
+    return tuple(sorted(set(blocks)))
 
 
 def labelled_records(name: str) -> list[tuple]:
@@ -95,24 +135,31 @@ def _known_pixels(label) -> Tensor | None:
 
 
 @torch.inference_mode()
-def collect_tokens(model, block: int, records, wanted: int, generator) -> Tensor:
-    """Draw equally many known patch tokens of every image, about `wanted` in all: (P, C) half."""
+def collect_tokens(
+    model, blocks: Sequence[int], records, wanted: int, generator
+) -> tuple[Tensor, Tensor]:
+    """Draw equally many known patches of every image, about `wanted` in all.
+
+    Returns:
+        their tokens in each block, (M, P, C) half, and the number of their image, (P,) int64.
+    """
     each = -(-wanted // len(records))
-    kept = []
+    kept, images = [], []
     with Progress("read", len(records)) as progress:
-        for path, label in records:
-            tokens = _image_tokens(model, block, path, _known_pixels(label))
-            order = torch.randperm(len(tokens), generator=generator)[:each]
-            kept.append(tokens[order].half())
+        for number, (path, label) in enumerate(records):
+            tokens = _image_tokens(model, blocks, path, _known_pixels(label))
+            order = torch.randperm(tokens.shape[1], generator=generator)[:each]
+            kept.append(tokens[:, order].half())
+            images.append(torch.full_like(order, number))
             progress.update()
-    tokens = torch.cat(kept)
-    if len(tokens) == 0:
+    tokens = torch.cat(kept, dim=1)
+    if tokens.shape[1] == 0:
         raise ValueError("no patch without void or unknown pixels was found")
-    return tokens
+    return tokens, torch.cat(images)
 
 
-def _image_tokens(model, block: int, path, known) -> Tensor:
-    """Return the known patch tokens of all windows of an image, (P, C) on the CPU."""
+def _image_tokens(model, blocks: Sequence[int], path, known) -> Tensor:
+    """Return the known patch tokens of all windows of an image, (M, P, C) on the CPU."""
     image = torch.from_numpy(read_image(path, labelled=known is not None)).permute(2, 0, 1)
     plan = plan_windows(tuple(image.shape[-2:]), model.image_size, model.inference.window_overlap)
     crops = cut_windows(image, plan)
@@ -121,13 +168,14 @@ def _image_tokens(model, block: int, path, known) -> Tensor:
         unknown = F.interpolate((~known).float()[None, None], size=plan.resized)[0, 0]
     found = []
     for crop, (y, x) in zip(crops, plan.origins, strict=True):
-        _, tokens = model.run_network(crop[None].to(model.device), final_only=True, blocks=[block])
+        _, tokens = model.run_network(crop[None].to(model.device), final_only=True, blocks=blocks)
         height, width = plan.window
         mask = unknown[y : y + height, x : x + width]
         # A patch counts as known when no pixel of it is anything else.
         known_patch = F.max_pool2d(mask[None], model.patch_size)[0].flatten() == 0
-        found.append(tokens[block][0].float().cpu()[known_patch])
-    return torch.cat(found)
+        own = torch.stack([tokens[block][0] for block in blocks])
+        found.append(own.float().cpu()[:, known_patch])
+    return torch.cat(found, dim=1)
 
 
 def _measure(model, records) -> tuple[float, float]:

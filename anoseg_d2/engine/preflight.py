@@ -85,6 +85,11 @@ def _check_tests(cfg, training: bool) -> None:
             raise ValueError("DATASETS.TEST is empty: --eval-only has nothing to evaluate")
         logger.warning("DATASETS.TEST is empty: the run will end without an evaluation")
     kinds = {_kind(name) for name in cfg.DATASETS.TEST}
+    if cfg.MODEL.META_ARCHITECTURE == "PatchModel" and (training or "closed_set" in kinds):
+        raise ValueError(
+            "the weights are a memory on a bare backbone (MODEL.META_ARCHITECTURE PatchModel), "
+            "which knows no classes and is not trained: DATASETS.TEST can only name anomaly sets"
+        )
     ensembles = [name for name in cfg.TEST.ANOMALY.SCORES if len(ensemble_parts(name)) > 1]
     if training and ensembles and kinds and "closed_set" not in kinds:
         raise ValueError(

@@ -1,6 +1,7 @@
 """Build the network with its class heads, losses, adapters and anomaly scores.
 
 - `EoMT`: the meta-architecture: losses in training, scores at inference.
+- `PatchModel`: a bare ViT with patch heads: scores without a segmentation network.
 - `build_vit`: the timm ViT that carries the queries, without weights.
 - `CLASS_HEADS`, `ClassHead`: the registered class heads, and the base class for your own.
 - `SetCriterion`: matches queries with targets and sums the losses.
@@ -21,6 +22,7 @@ from anoseg_d2.utils.index import lazy_index
 # Resolved on first use, so that scores and losses import without detectron2.
 _EXPORTS = {
     "EoMT": "eomt",
+    "PatchModel": "patch_model",
     "build_vit": "vit",
     "CLASS_HEADS": "heads",
     "ClassHead": "heads",

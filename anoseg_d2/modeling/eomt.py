@@ -41,6 +41,7 @@ from anoseg_d2.modeling.layer_losses import LayerLosses, can_be_taken_at_once
 from anoseg_d2.modeling.lora import LoraOptions, adapt_backbone
 from anoseg_d2.modeling.model_info import ModelInfo
 from anoseg_d2.modeling.patch_heads import PATCH_HEADS, PatchHead
+from anoseg_d2.modeling.patch_model import VitModel
 from anoseg_d2.modeling.vit import EoMTOptions, VitOptions, backbone_kind, build_vit
 from anoseg_d2.utils.cli import import_modules
 from anoseg_d2.utils.constants import PIXEL_MEAN, PIXEL_STD
@@ -96,7 +97,7 @@ class ScaleBlock(nn.Module):
 
 
 @META_ARCH_REGISTRY.register()
-class EoMT(nn.Module):
+class EoMT(VitModel):
     """Encoder-only mask transformer with anomaly scores.
 
     Build it from a config, `EoMT(cfg)`, or from parts, keyword-only.
@@ -144,13 +145,12 @@ class EoMT(nn.Module):
         pixel_mean: tuple[float, ...] = PIXEL_MEAN,
         pixel_std: tuple[float, ...] = PIXEL_STD,
     ):
-        super().__init__()
+        super().__init__(backbone, inference, info, pixel_mean, pixel_std)
         width, depth = backbone.embed_dim, len(backbone.blocks)
         if not 1 <= num_blocks <= depth:
             raise ValueError(f"MODEL.EOMT.NUM_BLOCKS is {num_blocks}; the ViT has {depth} blocks")
         if recompute not in ("none", "heads", "all"):
             raise ValueError(f"MODEL.EOMT.RECOMPUTE is {recompute!r}; allowed: none, heads, all")
-        self.backbone = backbone
         self.num_known, self.has_anomaly = num_known, has_anomaly
         self.num_queries, self.num_blocks = num_queries, num_blocks
         self.query = nn.Embedding(num_queries, width)
@@ -172,10 +172,7 @@ class EoMT(nn.Module):
         self.criterion = criterion or SetCriterion(num_known + int(has_anomaly))
         self.masked_attention, self.annealing_power = masked_attention, annealing_power
         self.recompute = recompute
-        self.inference, self.info = inference, info
         self.progress = 0.0
-        for name, values in (("pixel_mean", pixel_mean), ("pixel_std", pixel_std)):
-            self.register_buffer(name, torch.tensor(values).view(3, 1, 1), persistent=False)
         # Built last, so that the random numbers that initialise the other parts do not change.
         # Checkpoints know the patch heads by this attribute.
         self.patch_maps = nn.ModuleDict()
@@ -241,21 +238,6 @@ class EoMT(nn.Module):
         self.requires_grad_(False)
         self.patch_maps[name].requires_grad_(True)
         self.train_only = name
-
-    @property
-    def device(self) -> torch.device:
-        """The device that the parameters are on."""
-        return self.pixel_mean.device
-
-    @property
-    def image_size(self) -> tuple[int, int]:
-        """Size (H, W) in pixels of the images that the network sees."""
-        return tuple(self.backbone.patch_embed.img_size)
-
-    @property
-    def patch_size(self) -> int:
-        """Side of a patch in pixels."""
-        return self.backbone.patch_embed.patch_size[0]
 
     def set_progress(self, progress: float) -> None:
         """Set the fraction of the training run that is done, which annealing and margin follow."""
@@ -391,14 +373,8 @@ class EoMT(nn.Module):
         Returns:
             predictions, and {block: patch tokens (B, N, C)}.
         """
-        if tuple(images.shape[-2:]) != self.image_size:
-            raise ValueError(
-                f"images are {tuple(images.shape[-2:])}, but the model sees {self.image_size} "
-                "(INPUT.CROP_SIZE); the position embedding must be resampled for another size"
-            )
         vit = self.backbone
-        x = vit.patch_embed((images.to(self.pixel_mean.dtype) - self.pixel_mean) / self.pixel_std)
-        x, rope = self._add_positions(x)
+        x, rope = self.embed(images)
         first = len(vit.blocks) - self.num_blocks
         predict = predict or self.apply_heads
         predictions: list[tuple] = []
@@ -428,12 +404,6 @@ class EoMT(nn.Module):
             for index, block in enumerate(self.backbone.blocks):
                 has_queries = index >= len(self.backbone.blocks) - self.num_blocks
                 block.attn.num_prefix_tokens = prefix + has_queries * self.num_queries
-
-    def _add_positions(self, patches: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Add prefix and positions; returns (B, prefix + patches, C) and the blocks' rotation."""
-        x = self.backbone._pos_embed(patches)
-        x, rope = x if isinstance(x, tuple) else (x, None)
-        return self.backbone.norm_pre(x), rope
 
     def apply_heads(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return mask and class logits of one prediction layer; x (B, Q + prefix + patches, C)."""

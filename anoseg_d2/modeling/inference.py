@@ -33,6 +33,7 @@ from anoseg_d2.modeling.windows import (
 )
 from anoseg_d2.utils.cli import is_out_of_memory
 from anoseg_d2.utils.config_files import flat_items
+from anoseg_d2.utils.constants import VOID
 from anoseg_d2.utils.options import check_options, keys_of, option
 from anoseg_d2.utils.ranges import integer, number, registered, sequence, text
 
@@ -173,13 +174,14 @@ def infer_images(
     """Segment and score images; windows of several images share a forward pass.
 
     Args:
-        model: an `EoMT`; its `window_batch` is lowered when memory runs out, and stays lowered.
+        model: an `EoMT` or a `PatchModel`; its `window_batch` is lowered when memory runs out, and
+            stays lowered.
         samples: per image `image` (3, H, W) RGB 0..255 of any size, uint8 or float, with optional
             `height` and `width` of the output.
         score_names: scores to give; None for the model's own.
     Returns:
         per image `sem_seg` (H, W) int64 argmax over the known classes, `scores` {name: (H, W)
-        float32} and `confidence` (H, W) float32 in 0..1.
+        float32} and `confidence` (H, W) float32 in 0..1. Of a model without classes: 255 and 0.
     Raises:
         ValueError: the model cannot give a score, or `plan_windows` refuses an image.
         RuntimeError: there is not enough memory for a single window.
@@ -318,9 +320,11 @@ def choose_queries(coefficients: dict[str, Tensor], tolerance: float) -> Tensor:
         coefficients: {linear map: (Q, M)} of one window, including `probs`.
         tolerance: bound on the error of every map; 0 keeps every query.
     Returns:
-        (Q',) int64, at least one, with the queries most certain of an object first.
+        (Q',) int64, at least one if there is any, with the queries most certain of an object first.
     """
     order = coefficients["probs"].sum(dim=-1).argsort(descending=True)
+    if len(order) == 0:  # a bare backbone
+        return order
     # Entry n bounds what a map loses without query n and all after it.
     every = torch.cat(list(coefficients.values()), dim=-1)[order].abs().double()
     left = every.flip(0).cumsum(0).flip(0).amax(dim=-1)
@@ -384,6 +388,13 @@ def read_scores(model: nn.Module, maps: dict[str, Tensor], names: Iterable[str])
     Returns:
         `sem_seg` (B, H, W) int64, `scores` {name: (B, H, W)} and `confidence` (B, H, W).
     """
+    if model.num_known == 0:
+        nothing = next(value[:, 0] for value in maps.values() if value.shape[1])
+        return {
+            "sem_seg": torch.full_like(nothing, VOID, dtype=torch.int64),
+            "scores": scores.scores_from_maps(maps, 0, names, model.info.score_statistics),
+            "confidence": torch.zeros_like(nothing),
+        }
     known = maps["probs"][:, : model.num_known]
     best, total = known.amax(dim=1), known.sum(dim=1)
     exporting = torch.compiler.is_exporting()

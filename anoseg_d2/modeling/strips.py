@@ -103,9 +103,11 @@ def _merged_rows(windows, plan: WindowPlan, first: int, last: int) -> tuple[Tens
 
 def _window_rows(window: WindowPrediction, size, first: int, last: int) -> tuple[Tensor, dict]:
     """Return rows first..last of one window's maps, (M, rows, w), and channels by name."""
-    masks = resize_pixels(window.mask_logits, size, first, last).sigmoid().flatten(0, 1)
     channels = window.channels | {name: len(value) for name, value in window.patch_maps.items()}
-    maps = [window.coefficients @ masks.T]
+    maps = []
+    if len(window.coefficients):  # a bare backbone has none
+        masks = resize_pixels(window.mask_logits, size, first, last).sigmoid().flatten(0, 1)
+        maps.append(window.coefficients @ masks.T)
     for value in window.patch_maps.values():
         maps.append(resize_rows(value, size, first, last).flatten(1))
     maps = torch.cat(maps) if len(maps) > 1 else maps[0]

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from detectron2.modeling import build_model
 
-from anoseg_d2.checkpoint import build_config_overrides, read_checkpoint
+from anoseg_d2.checkpoint import Checkpoint, build_config_overrides, read_checkpoint
 from anoseg_d2.checkpoint.from_config import load_checkpoint, load_weights
 from anoseg_d2.config import check_config, load_config
 from anoseg_d2.data.class_colors import class_colors
@@ -51,7 +51,7 @@ class AnomalyPredictor:
     @classmethod
     def from_pretrained(
         cls,
-        source: str,
+        source: str | Checkpoint,
         overrides: list | None = None,
         device: str | torch.device | None = None,
     ) -> "AnomalyPredictor":
@@ -59,13 +59,13 @@ class AnomalyPredictor:
 
         Args:
             source: a checkpoint of ours, of EoMT's authors or of transformers: path, folder, or
-                `hf://owner/name`.
+                `hf://owner/name`; or one that was read.
             overrides: config keys and values in turn, which override the checkpoint's own.
             device: overrides MODEL.DEVICE.
         Raises:
             FileNotFoundError, ValueError: see `read_checkpoint`, `load_config` and `load_into`.
         """
-        checkpoint = read_checkpoint(source)
+        checkpoint = source if isinstance(source, Checkpoint) else read_checkpoint(source)
         chosen = [] if device is None else ["MODEL.DEVICE", str(device)]
         overrides = [*build_config_overrides(checkpoint), *(overrides or []), *chosen]
         cfg = load_config(overrides=overrides)

@@ -74,7 +74,11 @@ class Upload:
             draw_detections(glow(self.photo, values, *ends), found),
             add_color_bar(values, *ends, score, threshold),
             overlay(self.photo, color_classes(self.sem_seg, self.palette), 0.6),
-            [(self.class_names[classes[i]], float(counts[i] / self.sem_seg.size)) for i in order],
+            [
+                (self.class_names[classes[i]], float(counts[i] / self.sem_seg.size))
+                for i in order
+                if classes[i] < len(self.class_names)  # a bare backbone names none
+            ],
             found,
         )
 

@@ -5,10 +5,13 @@ import pytest
 import small_sets
 import torch
 from PIL import Image
-from tiny_models import set_info
+from safetensors.torch import save_file
+from tiny_models import set_info, tiny_vit
+from torch.nn.functional import normalize
 
 from anoseg_d2.checkpoint import model_meta, read_checkpoint
-from anoseg_d2.commands import convert, memory
+from anoseg_d2.commands import convert, export, memory, predict
+from anoseg_d2.engine import fit_memory
 from anoseg_d2.prediction.predictor import AnomalyPredictor
 
 
@@ -216,3 +219,83 @@ def test_mistakes_are_one_line_and_status_2(tool, weights, photos, tmp_path, cap
     error = capsys.readouterr().err
     assert "gone is not a folder" in error and "must end in .pth" in error
     assert "--rows is 0; it must be an integer in 1.." in error and "Traceback" not in error
+
+
+@pytest.fixture
+def bare(tmp_path):
+    """File of a ViT as timm writes it."""
+    state = tiny_vit(depth=4, width=384, heads=6, patch_size=14, image_size=(56, 56)).state_dict()
+    save_file(state, tmp_path / "vit.safetensors")
+    return tmp_path / "vit.safetensors"
+
+
+def test_from_a_bare_backbone_to_a_picture(tool, bare, photos, tmp_path, capsys):
+    output = tmp_path / "mine.pth"
+    assert build(tool, bare, photos, output, "--window", "56", "--rows", "50") == 0
+    assert "50 rows of 3 images" in capsys.readouterr().out
+    meta = torch.load(output, weights_only=True)["meta"]
+    assert meta["memory"]["blocks"] == [1, 2, 3] and meta["image_size"] == [56, 56]
+    predictor = AnomalyPredictor.from_pretrained(str(output))
+    assert predictor.score_names == ["memory"] and predictor.class_names == []
+    # The first photograph was held out.
+    seen, unseen = (predictor(photos / f"{n}.png")["scores"]["memory"] for n in (1, 0))
+    assert seen.mean() < unseen.mean()
+    folder = tmp_path / "out"
+    arguments = [str(photos / "0.png"), "--weights", str(output), "--output", str(folder)]
+    kinds = ["--outputs", "overlay,heatmap,raw_npy,json", "--threshold", "0"]
+    assert predict.main([*arguments, *kinds]) == 0
+    np.testing.assert_allclose(np.load(folder / "memory/raw_npy/0.npy"), unseen, atol=1e-5)
+    assert (folder / "memory/overlay/0.jpg").exists()
+    assert predict.main([*arguments, "--outputs", "segmentation"]) == 2
+    assert predict.main([*arguments, "--score", "rba"]) == 2
+    assert export.main([str(output), "--output", str(tmp_path / "m.onnx")]) == 2
+    error = capsys.readouterr().err
+    assert "no classes" in error and "masks" in error and "bare backbone" in error
+    # Its own file gets another memory, and keeps it through a conversion.
+    again, copy = tmp_path / "again.pth", tmp_path / "copy.safetensors"
+    assert build(tool, output, photos, again, "--rows", "20", "--blocks", "2") == 0
+    assert convert.main([str(again), "--to", "anoseg", "--output", str(copy)]) == 0
+    maps = [
+        AnomalyPredictor.from_pretrained(str(path))(photos / "0.png")["scores"]["memory"]
+        for path in (again, copy)
+    ]
+    np.testing.assert_array_equal(*maps)
+
+
+def test_several_blocks_of_a_network_and_those_that_queries_enter(
+    tool, photos, tmp_path, tiny_eomt, capsys
+):
+    model = tiny_eomt(vit={"depth": 4})
+    torch.save({"model": model.state_dict(), "meta": model_meta(model)}, tmp_path / "w.pth")
+    output = tmp_path / "m.pth"
+    assert build(tool, tmp_path / "w.pth", photos, output, "--blocks", "3") == 2
+    assert "--blocks 3" in capsys.readouterr().err and not output.exists()
+    assert build(tool, tmp_path / "w.pth", photos, output, "--blocks", "2", "1") == 0
+    memory = AnomalyPredictor.from_pretrained(str(output)).model.patch_maps["memory"]
+    assert memory.blocks == (0, 1) and memory.mean.shape == memory.spread.shape == (2,)
+
+
+def test_a_single_block_is_fitted_and_stored_as_ever(tool, weights, photos, tmp_path):
+    """Nothing in the file is new, and the score is the plain distance."""
+    assert build(tool, weights, photos, tmp_path / "m.pth", "--rows", "5") == 0
+    payload = torch.load(tmp_path / "m.pth", weights_only=True)
+    assert payload["model"]["patch_maps.memory.rows"].shape == (5, 32)
+    assert "patch_maps.memory.mean" not in payload["model"]
+    assert payload["meta"]["memory"].keys() == {"block", "backbone_sha256"}
+    predictor = AnomalyPredictor.from_pretrained(str(tmp_path / "m.pth"))
+    memory = predictor.model.patch_maps["memory"]
+    rows, tokens = memory.rows.float(), torch.randn(1, 4, 32)
+    found = memory({memory.blocks[0]: tokens}, (2, 2))[0, 0].flatten()
+    expected = 1 - (normalize(tokens[0], dim=-1) @ normalize(rows, dim=-1).T).amax(dim=-1)
+    assert torch.equal(found, expected.clamp(min=0))
+    assert payload["meta"]["version"] == 1 and "architecture" not in payload["meta"]
+
+
+def test_an_interrupted_fit_leaves_no_file(tool, bare, photos, tmp_path, monkeypatch, capsys):
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(fit_memory, "leave_one_out", stop)
+    assert build(tool, bare, photos, tmp_path / "m.pth", "--window", "56") == 130
+    assert "nothing was written" in capsys.readouterr().err
+    assert not list(tmp_path.glob("m.pth*"))

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from anoseg_d2.modeling.patch_heads.base import PATCH_HEADS, PatchHead
 
-__all__ = ["PatchMemory", "backbone_hash", "choose_rows"]
+__all__ = ["PatchMemory", "backbone_hash", "choose_rows", "leave_one_out"]
 
 # Cosines held at once, of all windows of a batch together: 32 MiB.
 _COSINES = 2**23
@@ -150,7 +150,7 @@ def backbone_hash(state: Mapping[str, Tensor], block: int) -> str:
 
 
 def choose_rows(tokens: Tensor, count: int, generator: torch.Generator, coreset: bool) -> Tensor:
-    """Choose rows for a memory.
+    """Choose rows for a memory; returns their numbers, (min(count, P),) int64.
 
     Args:
         tokens: (P, C) candidates.
@@ -159,16 +159,45 @@ def choose_rows(tokens: Tensor, count: int, generator: torch.Generator, coreset:
         coreset: greedily choose the token that is farthest from all chosen ones (k-center, as in
             PatchCore, arXiv:2106.08265) instead of at random. A few rows then cover rare patches
             too, at a cost of count * P * C multiplications.
-    Returns:
-        (min(count, P), C).
     """
     order = torch.randperm(len(tokens), generator=generator)
     if not coreset or len(tokens) <= count:
-        return tokens[order[:count]]
+        return order[:count]
     unit = F.normalize(tokens.float(), dim=-1)
     chosen = [int(order[0])]
     nearest = unit @ unit[chosen[0]]
     while len(chosen) < count:
         chosen.append(int(nearest.argmin()))
         nearest = torch.maximum(nearest, unit @ unit[chosen[-1]])
-    return tokens[chosen]
+    return torch.tensor(chosen)
+
+
+def leave_one_out(rows: Tensor, images: Tensor) -> tuple[Tensor, Tensor]:
+    """Return mean and spread of the rows' distances to the nearest row of another photograph.
+
+    Neighbours within one photograph are nearly equal, and overlapping windows hold the same patch
+    twice, so that distances to them would say nothing about a photograph that is not in the memory.
+    Rows of a single photograph are compared with each other.
+
+    Args:
+        rows: (M, R, C) tokens of M blocks.
+        images: (R,) number of the photograph that each row is from.
+    Returns:
+        both (M,) float32; a spread is at least 1e-6.
+    Raises:
+        ValueError: there is only one row.
+    """
+    if len(images) < 2:
+        raise ValueError("a memory of several blocks needs at least two rows to be standardised")
+    if len(images.unique()) == 1:
+        images = torch.arange(len(images))
+    found = []
+    for own in rows:
+        unit = F.normalize(own.float(), dim=-1)
+        nearest = [
+            (some @ unit.T).masked_fill_(image[:, None] == images, -1).amax(dim=-1)
+            for some, image in zip(unit.split(1024), images.split(1024), strict=True)
+        ]
+        found.append(1 - torch.cat(nearest).clamp(max=1))
+    distances = torch.stack(found)
+    return distances.mean(dim=1), distances.std(dim=1, correction=0).clamp(min=1e-6)

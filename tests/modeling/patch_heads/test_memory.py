@@ -11,7 +11,7 @@ from anoseg_d2.config import load_config
 from anoseg_d2.modeling import EoMT
 from anoseg_d2.modeling.inference import predict_windows
 from anoseg_d2.modeling.patch_heads import PatchMemory, free_block
-from anoseg_d2.modeling.patch_heads.memory import backbone_hash, choose_rows
+from anoseg_d2.modeling.patch_heads.memory import backbone_hash, choose_rows, leave_one_out
 from anoseg_d2.modeling.windows import cut_windows, plan_windows
 
 
@@ -138,9 +138,38 @@ def test_tokens_are_those_before_the_queries_enter(tiny_eomt, tiny_batch):
 def test_a_coreset_holds_the_rare_patch_that_chance_misses():
     common = torch.tensor([1.0, 0, 0]) + 0.01 * torch.randn(500, 3)
     tokens = torch.cat([common, torch.tensor([[0.0, 1, 0], [0, 0, 1]])])
-    rows = choose_rows(tokens, 3, torch.Generator().manual_seed(0), coreset=True)
+    rows = tokens[choose_rows(tokens, 3, torch.Generator().manual_seed(0), coreset=True)]
     assert {row.argmax().item() for row in rows} == {0, 1, 2}
     assert len(choose_rows(tokens, 9999, torch.Generator(), coreset=True)) == 502
+
+
+def angles(*degrees):
+    radians = torch.tensor(degrees).deg2rad()
+    return torch.stack([radians.cos(), radians.sin()], dim=-1)
+
+
+def test_rows_are_left_out_with_the_neighbours_of_their_photograph():
+    # The second photograph holds one patch twice; the first block tells the photographs apart.
+    rows = torch.stack([angles(0.0, 60, 60), angles(0.0, 0, 0)])
+    mean, spread = leave_one_out(rows, torch.tensor([0, 1, 1]))
+    torch.testing.assert_close(mean, torch.tensor([0.5, 0.0]), atol=1e-6, rtol=0)
+    assert spread.tolist() == pytest.approx([1e-6, 1e-6])
+    # Of a single photograph, only the row itself is left out: 1 - cos 30, 1 - cos 30, 1 - cos 60.
+    mean, spread = leave_one_out(angles(0.0, 30, 90)[None], torch.zeros(3, dtype=torch.long))
+    found = 1 - torch.tensor([30.0, 30, 60]).deg2rad().cos()
+    torch.testing.assert_close(mean[0], found.mean())
+    torch.testing.assert_close(spread[0], found.std(correction=0))
+    with pytest.raises(ValueError, match="two rows"):
+        leave_one_out(angles(0.0)[None], torch.tensor([0]))
+
+
+def test_blocks_are_standardised_by_hand():
+    rows = torch.stack([angles(0.0, 60), angles(0.0, 90)])
+    memory = PatchMemory(rows, (3, 5), torch.tensor([0.5, 1.0]), torch.tensor([0.1, 0.2]))
+    tokens = {3: angles(30.0)[None], 5: angles(0.0)[None]}
+    near = 1 - torch.tensor(30.0).deg2rad().cos()
+    expected = ((near - 0.5) / 0.1 + (0 - 1.0) / 0.2) / 2
+    assert memory(tokens, (1, 1)).item() == pytest.approx(expected.item(), abs=5e-3)
 
 
 def test_the_hash_follows_the_blocks_before_the_queries_only(tiny_eomt):
