@@ -258,7 +258,7 @@ def _fuse(state: State, fused: str, parts: tuple[str, ...]) -> State:
         siblings = [name.replace(part, other) for other in parts]
         missing = [sibling for sibling in siblings if sibling not in state]
         if missing:
-            raise ValueError(f"{name} is there, but {', '.join(missing)} is missing")
+            raise ValueError(f"found {name}, but not {', '.join(missing)}")
         if part != parts[0]:
             continue  # fused when the first part was met
         tensors = [state[sibling] for sibling in siblings]

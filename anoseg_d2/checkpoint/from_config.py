@@ -171,7 +171,7 @@ def load_checkpoint(
 
 
 def _statistics_hold(cfg, checkpoint: Checkpoint, report: LoadReport, training: bool) -> bool:
-    """Whether the statistics of ensembles hold for the weights and settings at hand."""
+    """Return whether the statistics of ensembles hold for the weights and settings at hand."""
     then = checkpoint.meta.get("statistics_settings")
     if training or not checkpoint.spec.score_statistics:
         return True  # a training measures its own

@@ -125,7 +125,7 @@ def serve(gradio, page, args) -> None:
         },  # fmt: skip
         theme=gradio.themes.Default(font=("system-ui", "sans-serif"), font_mono=("monospace",)),
     )
-    print(f"open {url} in a browser; Ctrl-C ends it", flush=True)
+    print(f"open {url} in a browser; press Ctrl-C to stop", flush=True)
     try:
         threading.Event().wait()  # until Ctrl-C; gradio's own waiting would swallow it
     finally:
@@ -195,8 +195,8 @@ class Playground:
         """Return the initial threshold of a score and where it comes from."""
         low, high = upload.extremes(score)
         for name, value in self.thresholds.get(score, {}).items():
-            return min(max(value, low), high), f"first that of {name}"
-        return (low + high) / 2, "first the middle of the scale"
+            return min(max(value, low), high), f"initially that of {name}"
+        return (low + high) / 2, "initially the middle of the scale"
 
 
 def build_page(gradio, playground: Playground):

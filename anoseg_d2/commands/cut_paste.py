@@ -60,16 +60,16 @@ def build_parser() -> argparse.ArgumentParser:
     group = parser.add_argument_group("output and work")
     group.add_argument("--output", metavar="DIR", required=True)
     group.add_argument("--seed", type=int, default=0)
-    group.add_argument("--workers", type=int, default=1, help="processes")
+    group.add_argument("--workers", type=int, default=1, help="number of processes")
     group.add_argument(
-        "--shard", type=_shard, default=(0, 1), metavar="I/N", help="make part I of N, I from 0"
+        "--shard", type=_shard, default=(0, 1), metavar="I/N", help="make only part I of N, from 0"
     )
     group.add_argument(
         "--as-benchmark",
         action="store_true",
         help="write images/ and labels_masks/ (0 known, 1 pasted unknown, 255 void); ratio 1",
     )
-    group.add_argument("--preview", type=int, default=0, metavar="N", help="draw N on a sheet")
+    group.add_argument("--preview", type=int, default=0, metavar="N", help="draw N of the images")
 
     add_arguments(parser.add_argument_group("pasting"), CutPasteOptions)
     # The ratio of a benchmark is another one; 1000 is written into the set's description, where
@@ -171,4 +171,4 @@ def print_summary(summary: dict, output: Path, complete: bool) -> None:
         cli.say("\n".join(f"  {cli.printable(name)}" for name in names[:20]))
         if len(names) > 20:
             cli.say(f"  ... and {len(names) - 20} more, in summary.json")
-    cli.say(f"{'complete' if complete else 'this shard is done, others are not'}: {output}")
+    cli.say(f"{'complete' if complete else 'this shard is done, other shards are not'}: {output}")

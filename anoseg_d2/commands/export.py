@@ -77,7 +77,7 @@ def build_parser() -> argparse.ArgumentParser:
         "where the model learned the class",
     )
     parser.add_argument(
-        "--confidence", action="store_true", help="also the confidence of the segmentation, 0..1"
+        "--confidence", action="store_true", help="also the confidence of the classes, 0..1"
     )
     parser.add_argument("--input", choices=INPUTS, default="uint8", help="default: uint8")
     parser.add_argument(

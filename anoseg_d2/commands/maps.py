@@ -135,6 +135,6 @@ def registered_images(args) -> list[dict]:
     known = [name for name, kind in kinds.items() if kind == "anomaly"]
     if args.dataset not in known:
         raise ValueError(
-            f"no anomaly set named {args.dataset!r}; there are {', '.join(sorted(known))}"
+            f"no anomaly set named {args.dataset!r}; known: {', '.join(sorted(known))}"
         )
     return DatasetCatalog.get(args.dataset)

@@ -182,7 +182,7 @@ def predict(predictor, score: str, output, files: list[InputFile]) -> None:
     job = PredictionJob(predictor, {score: output})
     job.images(files)
     if job.failed:
-        raise ValueError(f"{job.failed} images could not be read, so the maps are not complete")
+        raise ValueError(f"{job.failed} images could not be read, so the maps are incomplete")
 
 
 def fishyscapes(args) -> None:

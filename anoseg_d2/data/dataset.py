@@ -65,7 +65,7 @@ class Dataset:
 
     @property
     def anomaly_id(self) -> int | None:
-        """Train id K of the pasted anomaly in a closed set that has one, else None."""
+        """Train id K of the pasted anomaly if the closed set has one, else None."""
         known = len(self.classes)
         has_anomaly = self.evaluator_type == "closed_set" and known in self.rule.train_ids()
         return known if has_anomaly else None

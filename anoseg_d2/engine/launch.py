@@ -22,7 +22,7 @@ _LOST_PEER = ("connection closed by peer", "connection reset by peer", "socket c
 
 
 def is_torchrun() -> bool:
-    """Whether torchrun (or SLURM through it) started this process as one of its ranks."""
+    """Return whether torchrun (or SLURM through it) started this process as one of its ranks."""
     return {"RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR"} <= set(os.environ)
 
 
