@@ -6,6 +6,7 @@ own address, and a process of one reaches the other only through the network.
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -119,6 +120,14 @@ def launch_line(config, rank, *more):
     return [*line, "--machine-rank", rank, "--dist-url", f"tcp://{ADDRESSES[0]}:29500", *more]
 
 
+def torchrun_line(config, host):
+    """The line of docs/scaling.md, which is the same on every host."""
+    line = ["-m", "torch.distributed.run", "--nnodes", 2, "--nproc-per-node", 1]
+    line += ["--max-restarts", 3, "--rdzv-backend", "c10d", "--rdzv-id", "stage1"]
+    line += ["--rdzv-endpoint", f"{host.name}:29500"]
+    return [*line, "-m", "anoseg_d2", "train", "--config-file", config, "--resume"]
+
+
 def finish(processes, hosts, status=0, seconds=400):
     end = time.monotonic() + seconds
     for process, host in zip(processes, hosts, strict=False):
@@ -179,3 +188,18 @@ def test_a_host_that_is_killed_ends_the_run_of_the_other_with_a_message(hosts, t
     finish([first], hosts, status=2, seconds=60)
     last = hosts[0].said().strip().splitlines()[-1]
     assert last.startswith("error: rank ") and "--resume" in last
+
+
+def test_torchrun_restarts_when_a_host_was_killed_and_is_started_again(hosts, tmp_path):
+    more = ("SOLVER.MAX_ITER", 60, "SOLVER.CHECKPOINT_PERIOD", 5)
+    run_on_one_host(tmp_path, write_config(tmp_path, "one", *more))
+    config = write_config(tmp_path, "two", *more)
+    line = torchrun_line(config, hosts[0])
+    first, second = [host.start(*line, named=True) for host in hosts]
+    wait_for(tmp_path / "two" / "last_checkpoint", first, hosts[0])
+    hosts[1].kill()
+    second.wait(10)
+    finish([first, hosts[1].start(*line, named=True)], hosts)
+    resumed = [int(step) for step in re.findall(r"Resuming at step (\d+) of 60", hosts[0].said())]
+    assert resumed and 0 < resumed[-1] < 60 and resumed[-1] % 5 == 0
+    assert_equal_runs(tmp_path / "two", tmp_path / "one")
