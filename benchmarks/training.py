@@ -88,7 +88,7 @@ class Ours(EoMT):
             num_layers=self.num_blocks + 1,
             at_once=True,
         )
-        predict = functools.partial(layers.predict, self.apply_heads)
+        predict = functools.partial(layers.predict, self._apply_heads)
         self.run_network(images, predict=predict)
         return [(loss,) for loss in layers.losses().values()]
 

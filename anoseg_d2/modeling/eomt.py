@@ -323,7 +323,7 @@ class EoMT(VitModel):
             and can_be_taken_at_once(self.criterion, [self.backbone.norm, *modules]),
             scale=loss_scale,
         )
-        predict = functools.partial(layers.predict, self.apply_heads)
+        predict = functools.partial(layers.predict, self._apply_heads)
         _, tokens = self.run_network(images, blocks=blocks, predict=predict)
         return layers.losses(), tokens
 
@@ -376,7 +376,7 @@ class EoMT(VitModel):
         vit = self.backbone
         x, rope = self.embed(images)
         first = len(vit.blocks) - self.num_blocks
-        predict = predict or self.apply_heads
+        predict = predict or self._apply_heads
         predictions: list[tuple] = []
         tokens: dict[int, Tensor] = {}
         for index, block in enumerate(vit.blocks):
@@ -405,7 +405,7 @@ class EoMT(VitModel):
                 has_queries = index >= len(self.backbone.blocks) - self.num_blocks
                 block.attn.num_prefix_tokens = prefix + has_queries * self.num_queries
 
-    def apply_heads(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def _apply_heads(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return mask and class logits of one prediction layer; x (B, Q + prefix + patches, C)."""
         x = self.backbone.norm(x)
         queries = x[:, : self.num_queries]

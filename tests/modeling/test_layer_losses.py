@@ -65,8 +65,8 @@ class ExtraHead(EoMT):
         super().__init__(**parts)
         self.extra = nn.Linear(self.backbone.embed_dim, self.num_known + 1)
 
-    def apply_heads(self, x):
-        masks, classes = super().apply_heads(x)
+    def _apply_heads(self, x):
+        masks, classes = super()._apply_heads(x)
         return masks, classes + self.extra(x[:, : self.num_queries])
 
 
