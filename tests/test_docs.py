@@ -254,7 +254,7 @@ def runnable() -> list:
 def folder(tmp_path, tiny_eomt, monkeypatch):
     """A folder with everything that the docs' examples name."""
     generator = np.random.default_rng(0)
-    photos = ["street.jpg", "a.jpg", "trip/x/b.png", *(f"{d}/{i}.png" for d in
+    photos = ["street.jpg", "odd.jpg", "a.jpg", "trip/x/b.png", *(f"{d}/{i}.png" for d in
               ("photos", "my_photos") for i in range(3))]  # fmt: skip
     for name in photos:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)

@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from runs import small_run
 
 from anoseg_d2 import AnomalyPredictor, cli
@@ -241,6 +242,18 @@ def test_the_consumer_of_the_docs_reads_an_exported_file(folder, capsys):
     assert found["score"].shape == found["anomaly"].shape == (40, 56)
 
 
+def test_the_set_of_the_docs_is_in_the_catalog():
+    (name,) = [name for name, block in PARTS.items() if "DatasetCatalog.register" in block]
+    executed(name)
+    try:
+        assert DatasetCatalog.get("my_streets")[0]["sem_seg_file_name"] == "a.png"
+        assert MetadataCatalog.get("my_streets").stuff_classes == ["road", "car", "sky"]
+    finally:
+        DatasetCatalog.remove("my_streets")
+        MetadataCatalog.remove("my_streets")
+
+
 def test_no_block_is_left_out():
     covered = ("import cv2", "@register_score", "_HEADS.register", "onnxruntime")
+    covered += ("OBJECT_SOURCES.register", "DatasetCatalog.register")
     assert [n for n, block in PARTS.items() if not any(word in block for word in covered)] == []

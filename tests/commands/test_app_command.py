@@ -142,7 +142,7 @@ def test_the_page_begins_with_the_best_score_at_its_best_threshold(playground, p
     upload, said = playground.open(str(photo))
     assert said == "street.png: 64 x 48 pixels"
     assert playground.first_score == "anomaly"
-    assert playground.threshold(upload, "anomaly") == (0.25, "first that of road: best F1")
+    assert playground.threshold(upload, "anomaly") == (0.25, "initially that of road: best F1")
     low, high = upload.extremes("rba")
     assert low <= playground.threshold(upload, "rba")[0] <= high
 
