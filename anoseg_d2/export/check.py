@@ -121,8 +121,8 @@ def _reference(model: nn.Module, spec, images: Tensor) -> dict[str, np.ndarray]:
         )
         height, width = images.shape[-2:]
         samples = [{"image": image, "height": height, "width": width} for image in stretched]
-    # Not by `forward`, which rounds the image to bytes: the file gets the stretched image as it is.
-    results = infer_images(model, samples, list(spec.scores))
+    # The file gets the stretched image as it is, not rounded to bytes.
+    results = infer_images(model, samples, list(spec.scores), as_bytes=False)
     flat = [
         {"sem_seg": r["sem_seg"], **r["scores"], "confidence": r["confidence"]} for r in results
     ]

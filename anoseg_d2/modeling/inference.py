@@ -169,7 +169,10 @@ def unfiltered(model: nn.Module) -> Iterator[None]:
 
 
 def infer_images(
-    model: nn.Module, samples: list[dict], score_names: Iterable[str] | None = None
+    model: nn.Module,
+    samples: list[dict],
+    score_names: Iterable[str] | None = None,
+    as_bytes: bool = True,
 ) -> list[dict]:
     """Segment and score images; windows of several images share a forward pass.
 
@@ -179,6 +182,8 @@ def infer_images(
         samples: per image `image` (3, H, W) RGB 0..255 of any size, uint8 or float, with optional
             `height` and `width` of the output.
         score_names: scores to give; None for the model's own.
+        as_bytes: round images of floats to whole numbers first, as photographs are stored. An
+            exported file gets stretched images as they are, so its check leaves them so, too.
     Returns:
         per image `sem_seg` (H, W) int64 argmax over the known classes, `scores` {name: (H, W)
         float32} and `confidence` (H, W) float32 in 0..1. Of a model without classes: 255 and 0.
@@ -188,8 +193,8 @@ def infer_images(
     """
     names = model.check_scores(score_names) if score_names else model.score_names
     options = model.inference
-    # detectron2's DefaultPredictor gives floats; windows are resized as bytes.
-    samples = [{**sample, "image": _as_bytes(sample["image"])} for sample in samples]
+    if as_bytes:  # detectron2's DefaultPredictor gives floats; windows are resized as bytes.
+        samples = [{**sample, "image": _rounded(sample["image"])} for sample in samples]
     plans = [
         [
             plan_windows(size, model.image_size, options.window_overlap, options.flip, scale)
@@ -214,7 +219,7 @@ def infer_images(
     return results
 
 
-def _as_bytes(image: Tensor) -> Tensor:
+def _rounded(image: Tensor) -> Tensor:
     return image if image.dtype == torch.uint8 else image.round().clamp(0, 255).to(torch.uint8)
 
 
