@@ -16,6 +16,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
+from tiny_models import tiny_vit
 from torch.distributed.run import get_args_parser
 
 from anoseg_d2 import cli
@@ -271,6 +273,8 @@ def folder(tmp_path, tiny_eomt, monkeypatch):
     sets = {"a": {"scores": {"anomaly": {"tpr_thresholds": {"95": 0.5}}}}}
     (tmp_path / "run" / "report").mkdir()
     (tmp_path / "run" / "report" / "results.json").write_text(json.dumps({"datasets": sets}))
+    vit = tiny_vit(depth=4, width=384, heads=6, patch_size=14, image_size=(56, 56))
+    save_file(vit.state_dict(), tmp_path / "dinov2_vits14.safetensors")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", list(sys.argv))
     return tmp_path
@@ -282,6 +286,7 @@ def test_the_commands_of_a_page_run_one_after_the_other(lines, folder):
     for line in lines:
         # A tiny checkpoint takes the place of those on the hub, and a tiny image that of a large.
         line = re.sub(r"hf://\S+", "public.pth", line).replace("1080 1920", "40 56")
+        line = line.replace("dinov2-s ", "dinov2_vits14.safetensors ")
         words = shlex.split(line, comments=True)
         # A page shows several calls that write the same file, each of which refuses to replace it.
         for output in re.findall(r"--output (\S+\.\w+)", line):
