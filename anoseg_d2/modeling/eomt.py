@@ -327,11 +327,6 @@ class EoMT(VitModel):
         _, tokens = self.run_network(images, blocks=blocks, predict=predict)
         return layers.losses(), tokens
 
-    @property
-    def score_names(self) -> list[str]:
-        """Anomaly scores at inference; ValueError when one needs what the model does not have."""
-        return self.check_scores(self.inference.scores)
-
     def check_scores(self, names: Sequence[str]) -> list[str]:
         """Return the scores in `names`, or all that apply when there are none.
 

@@ -45,6 +45,11 @@ class VitModel(nn.Module):
             self.register_buffer(name, torch.tensor(values).view(3, 1, 1), persistent=False)
 
     @property
+    def score_names(self) -> list[str]:
+        """Anomaly scores at inference; ValueError when one needs what the model does not have."""
+        return self.check_scores(self.inference.scores)
+
+    @property
     def device(self) -> torch.device:
         """The device that the parameters are on."""
         return self.pixel_mean.device
@@ -137,11 +142,6 @@ class PatchModel(VitModel):
         if self.training:
             raise ValueError("MODEL.META_ARCHITECTURE is PatchModel, in which nothing is trained")
         return infer_images(self, batched_inputs, score_names)
-
-    @property
-    def score_names(self) -> list[str]:
-        """Anomaly scores at inference; ValueError when one needs what the model does not have."""
-        return self.check_scores(self.inference.scores)
 
     def check_scores(self, names: Sequence[str]) -> list[str]:
         """Return the scores in `names`, or all that apply when there are none.
