@@ -270,7 +270,7 @@ def test_aliases_that_stand_for_too_much_are_refused_at_once(write):
         lines.append(f"  KEY{level}: &a{level} [{', '.join([f'*a{level - 1}'] * 10)}]")
     bombs = ["\n".join([*lines, "  CARDS: *a8"]), "MODEL: &m\n  EOMT: *m", "MODEL: &m [*m]"]
     for bomb in bombs:
-        with pytest.raises(ValueError, match="100,000 values"):
+        with pytest.raises(ValueError, match="contains an alias"):
             load_config(write(bomb))
 
 

@@ -3,38 +3,32 @@
     anoseg app --weights model_final.pth
     anoseg app --weights run/model_final.pth --port 8000
 
-The page shows the overlay, the heat map, the segmentation and the components, and offers the maps
-for download. It is served by this machine to this machine, and nothing is fetched from elsewhere.
-Ctrl-C ends it. It needs gradio, which is optional: pip install -e '.[app]'
+The page shows the overlay, the heat map, the segmentation and the components. It is served by this
+machine to this machine; Ctrl-C ends it. It needs gradio, which is optional:
+pip install -e '.[app]'
 """
 
 import argparse
-import logging
 import os
 import sys
-import tempfile
 import threading
 from pathlib import Path
-from urllib.parse import urlsplit
+
+import numpy as np
 
 from anoseg_d2.commands.predict import add_model_options, build_predictor
-from anoseg_d2.prediction.upload import Upload
+from anoseg_d2.data.image_io import read_image
+from anoseg_d2.prediction.detections import find_detections
+from anoseg_d2.prediction.pictures import add_color_bar, display_range, draw_detections, glow
 from anoseg_d2.report.results import best_score, read_results, results_of_weights
 from anoseg_d2.report.thresholds import holds_for, list_thresholds
 from anoseg_d2.utils import cli
 from anoseg_d2.utils.ranges import integer
+from anoseg_d2.utils.visualization import color_classes, overlay
 
 __all__ = ["Playground", "build_page", "main"]
 
-logger = logging.getLogger(__name__)
-
 OPTIONS = {"--port": integer(1, 65535)}
-_LOOPBACK = ("127.0.0.1", "localhost", "::1")
-# Gradio's page asks other servers for scripts and fonts; the browser then refuses to fetch them.
-_POLICY = (
-    "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; "
-    "connect-src 'self' data: blob:; form-action 'self'; frame-ancestors 'self'"
-)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -63,21 +57,17 @@ def main(argv=None) -> int:
 def run(args) -> None:
     """Load the model and serve its page until Ctrl-C."""
     cli.check_options(args, OPTIONS)
-    with tempfile.TemporaryDirectory(prefix="anoseg-app-") as folder:
-        # Uploads go there too, so that nothing stays behind; gradio reads this when it is imported.
-        os.environ["GRADIO_TEMP_DIR"] = str(Path(folder, "page"))
-        gradio = import_gradio()  # before the model, which takes longer to read
-        cli.import_modules(args.imports)
-        from anoseg_d2.config import load_config  # it imports torch: seconds
+    gradio = import_gradio()  # before the model, which takes longer to read
+    cli.import_modules(args.imports)
+    from anoseg_d2.config import load_config  # it imports torch: seconds
 
-        # Thresholds hold for the settings of their evaluation, so the model is built with these.
-        source = args.weights or load_config(args.config_file, args.opts).MODEL.WEIGHTS
-        results = results_of_weights(args.results, source)
-        predictor = build_predictor(args, [], results)
-        if results and not holds_for(results, predictor, bool(args.results)):
-            results = None
-        playground = Playground(predictor, Path(folder), source, results)
-        serve(gradio, build_page(gradio, playground), args)
+    # Thresholds hold for the settings of their evaluation, so the model is built with these.
+    source = args.weights or load_config(args.config_file, args.opts).MODEL.WEIGHTS
+    results = results_of_weights(args.results, source)
+    predictor = build_predictor(args, [], results)
+    if results and not holds_for(results, predictor, bool(args.results)):
+        results = None
+    serve(build_page(gradio, Playground(predictor, source, results)), args)
 
 
 def import_gradio():
@@ -97,34 +87,18 @@ def import_gradio():
     return gradio
 
 
-def serve(gradio, page, args) -> None:
+def serve(page, args) -> None:
     """Serve the page until Ctrl-C."""
-    from starlette.middleware import Middleware
-
-    hosts = _LOOPBACK
-    if args.host not in _LOOPBACK:
-        print(f"warning: with --host {args.host}, other machines can use the page", file=sys.stderr)
-        hosts = None
     _, url, _ = page.launch(
         server_name=args.host,
         server_port=args.port,
-        share=False,
         inbrowser=args.open,
         quiet=True,
         show_error=True,
         prevent_thread_lock=True,
-        footer_links=[],
-        enable_monitoring=False,
-        ssr_mode=False,
-        pwa=False,
-        max_file_size="1gb",
-        app_kwargs={
-            "middleware": [Middleware(Guard, hosts=hosts)],
-            "docs_url": None,
-            "redoc_url": None,
-        },  # fmt: skip
-        theme=gradio.themes.Default(font=("system-ui", "sans-serif"), font_mono=("monospace",)),
     )
+    if args.host != "127.0.0.1":
+        print(f"warning: with --host {args.host}, other machines can use the page", file=sys.stderr)
     print(f"open {url} in a browser; press Ctrl-C to stop", flush=True)
     try:
         threading.Event().wait()  # until Ctrl-C; gradio's own waiting would swallow it
@@ -132,71 +106,62 @@ def serve(gradio, page, args) -> None:
         page.close(verbose=False)
 
 
-class Guard:
-    """Refuse requests to another host's name, and add `_POLICY` to every answer; ASGI middleware.
-
-    A web page elsewhere can have its own name resolve to this machine (DNS rebinding); its requests
-    then carry that name.
-
-    Args:
-        app: what answers.
-        hosts: names of this machine; None allows any.
-    """
-
-    def __init__(self, app, hosts=None):
-        self.app, self.hosts = app, hosts
-
-    async def __call__(self, scope, receive, send):
-        async def guarded(message):
-            if message["type"] == "http.response.start":
-                policy = (b"content-security-policy", _POLICY.encode())
-                message = {**message, "headers": [*message.get("headers", []), policy]}
-            await send(message)
-
-        host = dict(scope.get("headers", [])).get(b"host", b"").decode("latin-1")
-        web = scope["type"] in ("http", "websocket")
-        if web and self.hosts is not None and urlsplit(f"//{host}").hostname not in self.hosts:
-            await guarded({"type": "http.response.start", "status": 403, "headers": []})
-            await send({"type": "http.response.body", "body": b"this page is for its machine only"})
-            return
-        await self.app(scope, receive, guarded)
-
-
 class Playground:
-    """Actions of the page, independent of its layout.
+    """What the page does, independent of its layout.
+
+    A photograph is predicted once; its maps are kept, so that another score or threshold needs no
+    second prediction.
 
     Args:
         predictor: `AnomalyPredictor`.
-        folder: for the files to download.
-        source: where the weights are from, for the title and the json.
+        source: where the weights are from, for the title.
         results: results.json of an evaluation that gives the first thresholds, if there is one.
     """
 
-    def __init__(self, predictor, folder: Path, source: str, results=None):
-        self.predictor, self.folder, self.source = predictor, folder, source
+    def __init__(self, predictor, source: str, results=None):
+        self.predictor, self.source = predictor, source
         self.thresholds = {} if results is None else list_thresholds(results)
         best = None if results is None else best_score(read_results(results))
         names = predictor.score_names
         self.first_score = next((name for name in (best, "rba") if name in names), names[0])
 
-    def open(self, path: str) -> tuple[Upload | None, str]:
-        """Predict an upload; returns it and a description, or None and what is wrong."""
+    def open(self, path: str) -> tuple[dict | None, str]:
+        """Predict a file; returns its photo and maps, and a sentence: its size or what is wrong."""
+        name = Path(path).name
         try:
-            upload = Upload(self.predictor, path)
+            photo = read_image(path)
+            result = self.predictor(photo[..., ::-1])
         except (*cli.USER_ERRORS, RuntimeError) as error:
-            if isinstance(error, RuntimeError):  # out of memory, or a defect of ours
-                logger.exception("%s cannot be predicted", path)
-            # The user chose a file, not the folder that the page keeps it in.
+            # The user chose a file, not the folder that gradio keeps it in.
             return None, f"error: {cli.one_message(error)}".replace(f"{Path(path).parent}/", "")
-        height, width = upload.sem_seg.shape
-        return upload, f"{upload.name}: {width} x {height} pixels"
+        height, width = photo.shape[:2]
+        return {"photo": photo, **result}, f"{name}: {width} x {height} pixels"
 
-    def threshold(self, upload: Upload, score: str) -> tuple[float, str]:
-        """Return the initial threshold of a score and where it comes from."""
-        low, high = upload.extremes(score)
-        for name, value in self.thresholds.get(score, {}).items():
-            return min(max(value, low), high), f"initially that of {name}"
-        return (low + high) / 2, "initially the middle of the scale"
+    def slider(self, opened: dict, score: str) -> dict:
+        """Return ends, first value and note of the threshold's slider for a score."""
+        values = opened["scores"][score]
+        low, high = display_range(score, values)
+        finite = values[np.isfinite(values)]
+        low, high = float(finite.min(initial=low)), float(finite.max(initial=high))
+        value, note = (low + high) / 2, "initially the middle of the scale"
+        for name, known in self.thresholds.get(score, {}).items():
+            value, note = min(max(known, low), high), f"initially that of {name}"
+            break  # the best F1 comes first
+        step = (high - low) / 200
+        return {"minimum": low, "maximum": high, "step": step, "value": value, "info": note}
+
+    def view(self, opened: dict, score: str, threshold: float, min_size: int) -> tuple:
+        """Return overlay, heat map and segmentation, (H, W, 3) uint8 RGB, and the components."""
+        photo, values = opened["photo"], opened["scores"][score]
+        ends = display_range(score, values)
+        found = find_detections(values, threshold, min_size)
+        classes = color_classes(opened["sem_seg"], self.predictor.palette)
+        return (
+            draw_detections(glow(photo, values, *ends), found),
+            add_color_bar(values, *ends, score, threshold),
+            overlay(photo, classes, 0.6),
+            [[f"{c.score:.4g}", f"{c.highest:.4g}", c.area, *c.box] for c in found],
+        )
 
 
 def build_page(gradio, playground: Playground):
@@ -206,77 +171,49 @@ def build_page(gradio, playground: Playground):
         gradio: the module.
         playground: what it does.
     """
-    gr, predictor, first = gradio, playground.predictor, playground.first_score
+    gr, names = gradio, playground.predictor.score_names
     title = "/".join(Path(playground.source).parts[-2:])
-    colors = {
-        name: "#{:02x}{:02x}{:02x}".format(*color)
-        for name, color in zip(predictor.class_names, predictor.palette.tolist(), strict=False)
-    }
     columns = ["mean", "highest", "pixels", "x", "y", "width", "height"]
     # Every hour, gradio's copies of files that are a day old are deleted.
-    with gr.Blocks(
-        title=f"anoseg: {title}", analytics_enabled=False, delete_cache=(3600, 86400)
-    ) as page:
-        state = gr.State(None)
+    with gr.Blocks(title=f"anoseg: {title}", delete_cache=(3600, 86400)) as page:
+        opened = gr.State(None)
         with gr.Row():
             with gr.Column(scale=1, min_width=320):
                 file = gr.File(label="Photograph", height=150, elem_id="file")
                 status = gr.Textbox(f"model: {title}", label="Status", elem_id="status")
-                score = gr.Dropdown(
-                    predictor.score_names, value=first, label="Score", elem_id="score"
-                )
+                first = playground.first_score
+                score = gr.Dropdown(names, value=first, label="Score", elem_id="score")
                 threshold = gr.Slider(0, 1, 0.5, label="Threshold", elem_id="threshold")
                 min_size = gr.Number(50, label="Smallest component, pixels", minimum=1, precision=0)
             with gr.Column(scale=3, min_width=320):
-                pictures = [
+                shown = [
                     gr.Image(label=name, format="jpeg", interactive=False, elem_id=name.lower())
                     for name in ("Overlay", "Heatmap", "Segmentation")
                 ]
-                classes = gr.HighlightedText(
-                    label="Most probable known class", color_map=colors, elem_id="classes"
+                shown.append(
+                    gr.Dataframe(headers=columns, label="Components", elem_id="components")
                 )
-                table = gr.Dataframe(headers=columns, label="Components", elem_id="components")
-                prepare = gr.Button("Prepare the files to download", elem_id="prepare")
-                files = gr.File(label="Files", visible=False, interactive=False, elem_id="files")
 
-        shown = [*pictures, classes, table, files]
-
-        def show(upload, score, threshold, min_size):
-            if upload is None or min_size is None:
+        def show(opened, score, threshold, min_size):
+            if opened is None:
                 return [gr.skip()] * len(shown)
-            view = upload.view(score, threshold, int(min_size))
-            present = [(f"{fraction:.1%}", name) for name, fraction in view.classes]
-            rows = [[f"{c.score:.4g}", f"{c.highest:.4g}", c.area, *c.box] for c in view.components]
-            # Files of another threshold would mislead.
-            return [*view[:3], present, rows, gr.update(visible=False)]
+            return playground.view(opened, score, threshold, int(min_size or 1))
 
-        def choose(upload, score, min_size):
+        def choose(opened, score, min_size):
             """Give the slider the range of another score."""
-            if upload is None:
+            if opened is None:
                 return [gr.skip()] * (1 + len(shown))
-            low, high = upload.extremes(score)
-            value, origin = playground.threshold(upload, score)
-            slider = {"minimum": low, "maximum": high, "step": (high - low) / 200, "info": origin}
-            return [gr.update(value=value, **slider), *show(upload, score, value, min_size)]
+            slider = playground.slider(opened, score)
+            return [gr.update(**slider), *show(opened, score, slider["value"], min_size)]
 
         def receive(path, score, min_size):
-            upload, said = (None, f"model: {title}") if path is None else playground.open(path)
-            return [upload, said, *choose(upload, score, min_size)]
+            new, said = (None, f"model: {title}") if path is None else playground.open(path)
+            return [new, said, *choose(new, score, min_size)]
 
-        def pack(upload, score, threshold, min_size):
-            if upload is None:
-                return gr.skip()
-            info = {"weights": playground.source}
-            made = upload.write(playground.folder, score, threshold, int(min_size or 1), info)
-            return gr.update(value=str(made), visible=True)
-
-        # One queue for everything, so that a late picture never hides the files made after it; and
-        # by default, a choice made while another is being drawn would be dropped.
-        queued = {"concurrency_id": "page", "concurrency_limit": 1, "trigger_mode": "always_last"}
-        knobs = [state, score, threshold, min_size]
-        file.change(receive, [file, score, min_size], [state, status, threshold, *shown], **queued)
-        score.input(choose, [state, score, min_size], [threshold, *shown], **queued)
+        # By default, a choice made while another is being drawn would be dropped.
+        queued = {"concurrency_limit": 1, "trigger_mode": "always_last"}
+        file.change(receive, [file, score, min_size], [opened, status, threshold, *shown], **queued)
+        score.input(choose, [opened, score, min_size], [threshold, *shown], **queued)
         for knob in (threshold, min_size):
-            knob.input(show, knobs, shown, show_progress="hidden", **queued)
-        prepare.click(pack, knobs, files, **queued)
+            knob.input(show, [opened, score, threshold, min_size], shown, **queued)
     return page

@@ -1,7 +1,6 @@
-"""Lock OUTPUT_DIR to one run, refuse to overwrite results, clean up after killed runs.
+"""Lock OUTPUT_DIR to one run, refuse to mix results, clean up after killed runs.
 
-Only files that the project itself writes are ever deleted, and a link is never followed: the folder
-may be somebody's home, or come from a stranger's archive.
+Only files that the project itself writes are ever deleted: the folder may hold others.
 """
 
 import contextlib
@@ -22,8 +21,6 @@ __all__ = ["claim_output_dir"]
 logger = logging.getLogger(__name__)
 
 LOCK = ".lock"
-# Opened by name and written in place; everything else appears whole under its name.
-_OPENED = (LOCK, "log.txt", "log.txt.rank*", "metrics.json", "config.yaml", "last_checkpoint")
 _CHECKPOINTS = tuple(
     f"model_{which}.pth" for which in ("final", "ema", "best", "[0-9]" * 7, "[0-9]" * 8)
 )
@@ -36,7 +33,6 @@ _WRITTEN = (
     *("inference/unfinished.json", "inference/*/result.json"),
     *("inference/*/images/*.npz", "inference/*/failures/*.npz"),
 )
-_FOLDERS = ("report", "inference", "inference/*", "inference/*/images", "inference/*/failures")
 
 
 @contextlib.contextmanager
@@ -51,25 +47,19 @@ def claim_output_dir(
         overwrite: what an earlier training left is deleted.
     Raises:
         ValueError: another process holds the folder, or it holds a run that is neither continued
-            nor overwritten, or a link or a pipe where a file is written.
+            nor overwritten.
         OSError: the folder cannot be made or written.
     """
     folder = Path(output_dir)
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"OUTPUT_DIR {folder} is a file; it must be a folder")
     folder.mkdir(parents=True, exist_ok=True)
-    for path in (path for pattern in _OPENED for path in folder.glob(pattern)):
-        # Through a link a file outside would be overwritten, and a pipe waits for its other end.
-        if path.is_symlink() or not path.is_file():
-            raise ValueError(
-                f"OUTPUT_DIR {folder}: {path.name} is not a regular file; move it away"
-            )
+    # Without O_NOFOLLOW, a link of this name would have the file that it leads to overwritten.
     flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
     with open(os.open(folder / LOCK, flags, 0o666), "r+", encoding="utf-8") as lock:
         _lock(lock, folder)
-        for place in (folder, *_inside(folder, _FOLDERS)):
-            if place.is_dir() and not place.is_symlink():
-                remove_abandoned(place)
+        for place in (folder, folder / "ema", folder / "report"):
+            remove_abandoned(place)
         earlier = sorted(path.name for name in _CHECKPOINTS for path in folder.glob(name))
         if training and earlier and not resume:
             if not overwrite:
@@ -78,9 +68,11 @@ def claim_output_dir(
                     "delete it with --overwrite, or choose another OUTPUT_DIR"
                 )
             logger.warning("--overwrite: deleting the run in %s", folder)
-            for path in _inside(folder, _WRITTEN):
-                if path.is_file() or path.is_symlink():
-                    path.unlink()
+            for pattern in _WRITTEN:
+                for path in (*folder.glob(pattern), *folder.glob(f"ema/{pattern}")):
+                    # A folder may be a link to another run, whose files are not this one's.
+                    if path.is_file() and path.parent.resolve().is_relative_to(folder.resolve()):
+                        path.unlink()
         yield
 
 
@@ -96,20 +88,8 @@ def _lock(stream, folder: Path) -> None:
             "for it, or choose another OUTPUT_DIR"
         ) from error
     except OSError as error:  # Lustre and some NFS and FUSE mounts have no locks
-        logger.warning(
-            "OUTPUT_DIR %s cannot be locked (%s): make sure that no second run writes there",
-            folder,
-            error.strerror,
-        )
+        reason = error.strerror
+        logger.warning("%s cannot be locked (%s): start no second run in it", folder, reason)
     stream.truncate(0)
     stream.write(str(os.getpid()))
     stream.flush()
-
-
-def _inside(folder: Path, patterns: tuple[str, ...]) -> Iterator[Path]:
-    """Yield matching files in a run's folder, but none that a symbolic link reaches outside it."""
-    home = folder.resolve()
-    for pattern in patterns:
-        for path in sorted([*folder.glob(pattern), *folder.glob(f"ema/{pattern}")]):
-            if path.parent.resolve().is_relative_to(home):
-                yield path

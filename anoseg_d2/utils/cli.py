@@ -10,7 +10,6 @@ import os
 import re
 import signal
 import sys
-import traceback
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 
@@ -44,16 +43,9 @@ MAX_WORKERS = 1000
 USER_ERRORS = (ValueError, OSError, ImportError, MemoryError, FloatingPointError)
 # What errors of any type say when memory has run out, on CPUs and GPUs.
 _NO_MEMORY = ("out of memory", "allocate memory", "not enough memory", "alloc_failed", "bad_alloc")
-# Other RuntimeErrors that are no defect of ours, and what the user can do.
-_LIMITS = {
-    "can't start new thread": "this machine allows no more threads or memory; OMP_NUM_THREADS=1 "
-    "and fewer workers need less",
-    "dataloader worker": "a worker process was lost, often for want of memory; fewer "
-    "DATALOADER.NUM_WORKERS need less",
-    "shared memory": "fewer DATALOADER.NUM_WORKERS, or a larger /dev/shm (docker: --shm-size)",
-    "symlink loop": "",
-    "home directory": "a path begins with ~ and there is no such user",
-}
+# Other RuntimeErrors that are no defect of ours.
+_LIMITS = ("can't start new thread", "dataloader worker", "shared memory")
+_FEWER = "fewer DATALOADER.NUM_WORKERS need less memory, shared memory and threads"
 
 # Control characters, line separators, and those that turn the direction of writing.
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
@@ -129,9 +121,8 @@ def run_command(
         print(stopped, file=sys.stderr)
         return 130
     except (*USER_ERRORS, RuntimeError) as error:
-        explained = isinstance(error, USER_ERRORS) or is_out_of_memory(error)
-        defect = not explained and _advice(error) is None
-        if defect or verbosity > 0:
+        explained = isinstance(error, USER_ERRORS) or is_out_of_memory(error) or _is_limit(error)
+        if not explained or verbosity > 0:
             raise
         print(printable(f"error: {one_message(error)}", keep="\n\t"), file=sys.stderr)
         return 2
@@ -145,18 +136,10 @@ def _short_warning(message, *_) -> str:
 
 
 def _prepare_streams() -> None:
-    """Make stdout and stderr usable if they are closed, and able to print any text."""
-    # A closed stream (`>&-`, some daemons) is None in Python. Its number would go to the next file
-    # that is opened, and what C code prints would end up in there.
-    while (handle := os.open(os.devnull, os.O_RDWR)) < 3:
-        os.set_inheritable(handle, True)
-    os.close(handle)
-    for name in ("stdout", "stderr"):
-        if getattr(sys, name) is None:
-            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
+    for stream in (sys.stdout, sys.stderr):
         # Names of files may hold bytes that are not UTF-8, which a strict stream would not print.
-        elif hasattr(getattr(sys, name), "reconfigure"):  # tests and notebooks put others there
-            getattr(sys, name).reconfigure(errors="backslashreplace")
+        if hasattr(stream, "reconfigure"):  # tests and notebooks put others there
+            stream.reconfigure(errors="backslashreplace")
     # A log that cannot be written, on a full disk, must not print a page for every line.
     logging.raiseExceptions = False
 
@@ -168,13 +151,8 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, MemoryError) or any(phrase in words for phrase in _NO_MEMORY)
 
 
-def _advice(error: BaseException) -> str | None:
-    """Return advice on a limit of the machine; None if `error` is not about one."""
-    words = str(error).lower()
-    frames = traceback.extract_tb(error.__traceback__)
-    if isinstance(error, ConnectionError) and any("multiproc" in f.filename for f in frames):
-        words = "dataloader worker"  # it died while it handed over a batch
-    return next((advice for phrase, advice in _LIMITS.items() if phrase in words), None)
+def _is_limit(error: BaseException) -> bool:
+    return any(phrase in str(error).lower() for phrase in _LIMITS)
 
 
 def one_message(error: BaseException) -> str:
@@ -183,8 +161,7 @@ def one_message(error: BaseException) -> str:
     if "Traceback (most recent call last)" in text:
         # The last line is "SomeError: message"; only the message is for the user.
         text = text.splitlines()[-1].partition(": ")[2] or text.splitlines()[-1]
-    advice = _advice(error)
-    return f"{text} ({advice})" if advice else text
+    return f"{text} ({_FEWER})" if _is_limit(error) else text
 
 
 def printable(text: object, keep: str = "") -> str:
@@ -214,35 +191,22 @@ class Progress(tqdm):
     monitor_interval = 0  # no thread of tqdm's: `update` looks at the clock every time
 
     def __init__(self, what: str, total: int | None, unit: str = "images", period: float = 30.0):
-        self.in_lines = sys.stderr is None or not sys.stderr.isatty()
+        bar = sys.stderr.isatty()
+        # Without a terminal, each state is a line of its own; the driver of experiments reads them.
+        line = "{desc} {n_fmt}/{total_fmt}{unit}, {remaining_s:.0f} s left\n"
+        if total is None:
+            line = "{desc} {n_fmt}{unit} in {elapsed_s:.0f} s\n"
         super().__init__(
             desc=printable(what),
             total=total,
             unit=f" {unit}",
-            disable=_verbosity < 0 or sys.stderr is None,
+            disable=_verbosity < 0,
             leave=False,
-            delay=1.0 if not self.in_lines else 0.0,
+            delay=1.0 if bar else period,
             miniters=1,
-            mininterval=period if self.in_lines else 0.1,
+            mininterval=0.1 if bar else period,
+            bar_format=None if bar else line,
         )
-
-    def display(self, msg=None, pos=None):
-        """Show the state; an empty `msg` clears a bar, but lines that were printed stay."""
-        if not self.in_lines:
-            super().display(msg, pos)
-        elif msg is None and self.n:
-            spent = self.format_dict["elapsed"]
-            if self.total is None:
-                line = f"{self.desc} {self.n}{self.unit} in {duration(spent)}"
-            else:
-                left = spent / self.n * (self.total - self.n)
-                line = f"{self.desc} {self.n}/{self.total}{self.unit}, {duration(left)} left"
-            print(line, file=sys.stderr, flush=True)
-
-    def close(self):
-        """Remove the bar."""
-        self.disable = self.disable or self.in_lines
-        super().close()
 
 
 def check_options(args: argparse.Namespace, rules: Mapping[str, Rule]) -> None:

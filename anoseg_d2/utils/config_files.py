@@ -25,8 +25,6 @@ __all__ = [
     "shipped_configs",
 ]
 
-# Far above any config. With aliases, a yaml file of ten lines can stand for billions of values.
-_MAX_BYTES, _MAX_VALUES, _MAX_DEPTH = 1_000_000, 100_000, 100
 _WORDS = {bool: "True or False", int: "an integer", float: "a number", str: "a string"}
 
 
@@ -112,51 +110,30 @@ def _merged(below: dict, above: dict) -> dict:
     return merged
 
 
-# fvcore's `load_yaml_with_base` would be shorter, but it takes the last of two equal keys, and
-# hangs or crashes on the files that are refused here.
+# fvcore's `load_yaml_with_base` would be shorter, but it takes the last of two equal keys.
 class _Loader(yaml.SafeLoader):
-    """Safe loader for files of strangers: of bounded size, with each key once, no base 60."""
+    """Safe loader without equal keys, and without aliases within what an alias repeats.
 
-    def __init__(self, stream):
-        super().__init__(stream)
-        self.depth = 0
-        self.sizes: dict[int, int] = {}  # of each node, with its aliases written out
+    With those, a file of ten lines could stand for billions of values, or contain itself. Plain
+    aliases are read, because `cfg.dump()` writes them for equal lists.
+    """
+
+    aliases = 0  # so far
 
     def compose_node(self, parent, index):
-        is_alias = self.check_event(yaml.AliasEvent)
-        self.depth += 1
-        if self.depth > _MAX_DEPTH:
-            raise ValueError(f"nested more than {_MAX_DEPTH} levels deep")
+        before, event = self.aliases, self.peek_event()
+        self.aliases += isinstance(event, yaml.AliasEvent)
         node = super().compose_node(parent, index)
-        self.depth -= 1
-        if not is_alias:
-            parts = node.value if isinstance(node, yaml.CollectionNode) else []
-            if isinstance(node, yaml.MappingNode):
-                parts = [part for pair in parts for part in pair]
-            # A node that is not finished is an alias of what it is part of.
-            self.sizes[id(node)] = 1 + sum(self.sizes.get(id(p), _MAX_VALUES) for p in parts)
-            if self.sizes[id(node)] > _MAX_VALUES:
-                raise ValueError(
-                    f"it holds more than {_MAX_VALUES:,} values, or an alias of itself"
-                )
+        if event.anchor and not isinstance(event, yaml.AliasEvent) and self.aliases > before:
+            raise ValueError(f"&{event.anchor} contains an alias: write out what it repeats")
         return node
 
     def construct_mapping(self, node, deep=False):
         names = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
-        for name in {name for name in names if names.count(name) > 1 and name != "<<"}:
-            raise ValueError(f"key {name!r} is given twice")
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"key {name!r} is given twice")
         return super().construct_mapping(node, deep)
-
-
-def _number(loader: _Loader, node: yaml.ScalarNode) -> Any:
-    """Read a number. What no key could hold stays text, and so does `1:30`, a number of base 60."""
-    if ":" in node.value or len(node.value) > 300:
-        return node.value
-    return yaml.SafeLoader.yaml_constructors[node.tag](loader, node)
-
-
-_Loader.add_constructor("tag:yaml.org,2002:int", _number)
-_Loader.add_constructor("tag:yaml.org,2002:float", _number)
 
 
 def load_yaml(path) -> Any:
@@ -165,13 +142,8 @@ def load_yaml(path) -> Any:
     Args:
         path: an existing file.
     Raises:
-        ValueError: it is not yaml, not UTF-8, too large, too deep, endless through aliases, or has
-            a key twice.
+        ValueError: it is not yaml in UTF-8, is nested too deep, or has a key twice.
     """
-    if Path(path).stat().st_size > _MAX_BYTES:
-        raise ValueError(
-            f"{path} is not a readable yaml file: it has more than {_MAX_BYTES:,} bytes"
-        )
     return parse_yaml(read_bytes(path), path)
 
 
@@ -180,7 +152,7 @@ def parse_yaml(content: bytes, path) -> Any:
     try:
         return _Loader(content.decode("utf-8")).get_single_data()
     # PyYAML passes on the errors of dates that do not exist, and of unhashable keys.
-    except (yaml.YAMLError, ValueError, TypeError, RecursionError, OverflowError) as error:
+    except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
         reason = " ".join(str(error).split())[:500] or type(error).__name__
         raise ValueError(f"{path} is not a readable yaml file: {reason}") from error
 

@@ -2,15 +2,14 @@
 
 import contextlib
 import errno
-import functools
 import hashlib
 import json
 import math
 import os
-import platform
 import re
 import secrets
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -29,6 +28,8 @@ __all__ = [
 
 # What a file system answers to a call that it does not have.
 _NOT_SUPPORTED = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EPERM)
+_PREFIX = ".anoseg-"  # of temporary names
+_ABANDONED = 3600  # seconds without a write; the longest file is written in minutes
 _SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
 
 
@@ -60,41 +61,20 @@ def file_hash(path) -> str:
 
 
 def temporary_path(folder, suffix: str = ".tmp") -> Path:
-    """Return a new name in `folder` that says which process of which machine writes there."""
-    return Path(folder, f"{_ours()}{os.getpid()}-{secrets.token_hex(8)}{suffix}")
+    """Return a new name in `folder`, one that `remove_abandoned` knows."""
+    return Path(folder, f"{_PREFIX}{secrets.token_hex(8)}{suffix}")
 
 
 def remove_abandoned(folder) -> None:
-    """Delete files of `temporary_path` whose writers, on this machine, have ended."""
-    for path in Path(folder).glob(f"{_ours()}*"):
-        writer = path.name.removeprefix(_ours()).partition("-")[0]
-        if writer.isdecimal() and not path.is_dir() and not _is_alive(int(writer)):
-            path.unlink(missing_ok=True)
+    """Delete files of `temporary_path` that nobody has written to for an hour.
 
-
-@functools.cache
-def _ours() -> str:
-    """Return the prefix of our temporary names, which identifies machine and process namespace."""
-    place = platform.node()
-    with contextlib.suppress(OSError):  # containers of one name have process ids of their own
-        place += f" {os.stat('/proc/self/ns/pid').st_ino}"
-    return f".anoseg-{hashlib.sha256(place.encode()).hexdigest()[:8]}-"
-
-
-def _is_alive(process: int) -> bool:
-    if os.name == "nt":
-        return True  # os.kill would end it
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except (OSError, OverflowError):  # somebody else's process
-        return True
-    with contextlib.suppress(OSError):
-        # A process that has ended keeps its number until its parent asks, in containers for ever.
-        state = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
-        return state not in "ZX"
-    return True
+    A live writer, which may be on another machine, touches its file all the time; one that was
+    killed does not.
+    """
+    for path in Path(folder).glob(f"{_PREFIX}*"):
+        with contextlib.suppress(FileNotFoundError):  # it is complete by now, and has its name
+            if time.time() - path.lstat().st_mtime > _ABANDONED and not path.is_dir():
+                path.unlink()
 
 
 @contextlib.contextmanager

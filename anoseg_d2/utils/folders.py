@@ -1,14 +1,11 @@
 """Find files below a folder, for datasets, objects, score maps and predictions alike."""
 
-import logging
 import os
 import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 
 __all__ = ["same_name", "walk_files"]
-
-logger = logging.getLogger(__name__)
 
 # Folders that systems put next to a user's files: copies and thumbnails, never data.
 _SYSTEM_FOLDERS = {"__MACOSX", "@eaDir", "$RECYCLE.BIN", "lost+found"}
@@ -18,45 +15,37 @@ def walk_files(folder, extensions: tuple[str, ...], depth: int | None = None) ->
     """Yield the files below a folder, sorted by name, those of a folder before its subfolders.
 
     Links are followed, each real folder once, so that circles end. Hidden files and folders are
-    skipped, such as macOS' `._x.png` and `.ipynb_checkpoints`. What is not a regular file is
-    skipped too, because opening a fifo waits for ever; a broken link is kept, so that it is named
-    when it is read.
+    skipped, such as macOS' `._x.png` and `.ipynb_checkpoints`. A broken link is kept, so that it is
+    named when it is read.
 
     Args:
         folder: where to start.
         extensions: in lower case, with the dot.
         depth: how many folders to go down; None for all.
+    Raises:
+        OSError: a folder cannot be read.
     """
     seen = set()
-    waiting = [(Path(folder), 0)]
-    while waiting:
-        current, level = waiting.pop()
-        try:
-            status = current.stat()
-            with os.scandir(current) as found:
-                entries = sorted(found, key=lambda entry: entry.name)
-        except OSError as error:
-            if not level:
-                raise
-            logger.warning("%r is left out: %s", str(current), error.strerror)
-            continue
-        if (status.st_dev, status.st_ino) in seen:
-            continue
-        seen.add((status.st_dev, status.st_ino))
-        folders = []
-        for entry in entries:
-            if entry.name.startswith(".") or entry.name in _SYSTEM_FOLDERS:
-                continue
-            if entry.is_dir():
-                if depth is None or level < depth:
-                    folders.append((current / entry.name, level + 1))
-            elif entry.name.lower().endswith(extensions) and _is_file_or_broken_link(entry):
-                yield current / entry.name
-        waiting += reversed(folders)
 
+    def stop(error: OSError):
+        raise error
 
-def _is_file_or_broken_link(entry: os.DirEntry) -> bool:
-    return entry.is_file() or (entry.is_symlink() and not os.path.exists(entry.path))
+    for place, folders, names in os.walk(folder, onerror=stop, followlinks=True):
+        current = Path(place)
+        level = len(current.relative_to(folder).parts)
+        real = os.path.realpath(place)
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        # `os.walk` goes on with what is left in its own list.
+        visible = [name for name in sorted(folders) if name not in _SYSTEM_FOLDERS]
+        folders[:] = [name for name in visible if not name.startswith(".")]
+        if depth is not None and level >= depth:
+            folders.clear()
+        for name in sorted(names):
+            if name.lower().endswith(extensions) and not name.startswith("."):
+                yield current / name
 
 
 def same_name(name: str) -> str:

@@ -1,14 +1,11 @@
 """The page of `anoseg app`: what it does without gradio, and the page itself in a browser."""
 
-import asyncio
 import json
-import os
 import re
 import shutil
 import signal
 import subprocess
 import sys
-import zipfile
 
 import numpy as np
 import pytest
@@ -18,7 +15,6 @@ from tiny_models import set_info
 
 from anoseg_d2.checkpoint import model_meta
 from anoseg_d2.commands import app
-from anoseg_d2.evaluation.map_files import read_map
 from anoseg_d2.prediction.predictor import AnomalyPredictor
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
@@ -46,11 +42,9 @@ def photo(tmp_path):
 
 
 @pytest.fixture
-def playground(weights, tmp_path):
-    folder = tmp_path / "maps"
-    folder.mkdir()
+def playground(weights):
     results = weights.parent / "report/results.json"
-    return app.Playground(AnomalyPredictor.from_pretrained(str(weights)), folder, "w.pth", results)
+    return app.Playground(AnomalyPredictor.from_pretrained(str(weights)), "w.pth", results)
 
 
 def test_the_page_takes_the_settings_of_the_evaluation_or_goes_without_its_thresholds(
@@ -93,72 +87,37 @@ def test_only_this_machine_can_open_the_page_unless_told_otherwise():
     assert app.build_parser().parse_args([]).host == "127.0.0.1"
 
 
-def answered(host, hosts):
-    """Status and headers of the answer to a request for a host's name."""
-    sent = []
-
-    async def answer(scope, receive, send):
-        await send({"type": "http.response.start", "status": 200, "headers": []})
-        await send({"type": "http.response.body"})
-
-    async def keep(message):
-        sent.append(message)
-
-    scope = {"type": "http", "headers": [(b"host", host.encode())]}
-    asyncio.run(app.Guard(answer, hosts)(scope, None, keep))
-    return sent[0]["status"], dict(sent[0]["headers"])
-
-
-def test_every_answer_forbids_what_is_elsewhere():
-    policy = answered("x", None)[1][b"content-security-policy"]
-    assert b"default-src 'self'" in policy and b"http" not in policy
-
-
-@pytest.mark.parametrize(
-    ("host", "status"),
-    [
-        *(("127.0.0.1:7860", 200), ("localhost:7860", 200), ("[::1]:7860", 200)),
-        *(("evil.example:7860", 403), ("127.0.0.1.evil.example", 403), ("", 403)),
-    ],
-)
-def test_a_page_of_this_machine_answers_to_its_names_only(host, status):
-    assert answered(host, ("127.0.0.1", "localhost", "::1"))[0] == status
-
-
-def test_uploads_go_to_a_folder_that_gradio_knows_when_it_is_imported(weights, monkeypatch):
-    seen = []
-
-    def import_gradio():
-        seen.append(os.environ["GRADIO_TEMP_DIR"])
-        raise ImportError("enough")
-
-    monkeypatch.setenv("GRADIO_TEMP_DIR", "")
-    monkeypatch.setattr(app, "import_gradio", import_gradio)
-    assert app.main(["--weights", str(weights)]) == 2
-    assert "anoseg-app-" in seen[0]
-
-
 def test_the_page_begins_with_the_best_score_at_its_best_threshold(playground, photo):
-    upload, said = playground.open(str(photo))
+    opened, said = playground.open(str(photo))
     assert said == "street.png: 64 x 48 pixels"
     assert playground.first_score == "anomaly"
-    assert playground.threshold(upload, "anomaly") == (0.25, "initially that of road: best F1")
-    low, high = upload.extremes("rba")
-    assert low <= playground.threshold(upload, "rba")[0] <= high
+    slider = playground.slider(opened, "anomaly")
+    assert slider["value"] == 0.25 and slider["info"].endswith("road: best F1")
+    slider = playground.slider(opened, "rba")
+    assert slider["minimum"] <= slider["value"] <= slider["maximum"]
 
 
 def test_without_an_evaluation_the_threshold_is_the_middle_of_the_scale(playground, photo):
-    alone = app.Playground(playground.predictor, playground.folder, "w.pth")
-    upload, _ = alone.open(str(photo))
+    alone = app.Playground(playground.predictor, "w.pth")
+    opened, _ = alone.open(str(photo))
     assert alone.first_score == "rba"
-    assert alone.threshold(upload, "msp")[0] == sum(upload.extremes("msp")) / 2
+    slider = alone.slider(opened, "msp")
+    assert slider["value"] == (slider["minimum"] + slider["maximum"]) / 2
 
 
-def test_a_broken_upload_is_named_on_the_page(playground, tmp_path):
+def test_a_view_shows_the_components(playground, photo):
+    opened, _ = playground.open(str(photo))
+    score = opened["scores"]["msp"]
+    overlay, heat, classes, rows = playground.view(opened, "msp", float(score.min()), 1)
+    assert overlay.shape == classes.shape == (48, 64, 3) and heat.shape[1:] == (64, 3)
+    assert [row[2:] for row in rows] == [[48 * 64, 0, 0, 64, 48]]
+    assert playground.view(opened, "msp", float(score.max()) + 1, 1)[3] == []
+
+
+def test_a_broken_photo_is_named_on_the_page(playground, tmp_path):
     (tmp_path / "a.jpg").write_bytes(b"no image")
-    upload, said = playground.open(str(tmp_path / "a.jpg"))
-    assert upload is None and said.startswith("error: cannot read image a.jpg")
-    assert list(playground.folder.iterdir()) == []
+    opened, said = playground.open(str(tmp_path / "a.jpg"))
+    assert opened is None and said.startswith("error: cannot read image a.jpg")
 
 
 @pytest.fixture
@@ -190,12 +149,9 @@ def test_the_page_works_in_a_browser(request, photo, tmp_path, width):
     with playwright.sync_playwright() as driver:
         options = {"executable_path": browser, "args": ["--no-sandbox", "--disable-gpu"]}
         window = driver.chromium.launch(**options).new_page(
-            viewport={"width": width, "height": 900}, accept_downloads=True
+            viewport={"width": width, "height": 900}
         )
         window.set_default_timeout(60_000)
-        elsewhere = []
-        own = (url, "data:", "blob:")
-        window.on("request", lambda r: r.url.startswith(own) or elsewhere.append(r.url))
         window.goto(url)
         upload = window.locator("#file input[type=file]")
         upload.set_input_files(tmp_path / "broken.jpg")
@@ -206,7 +162,6 @@ def test_the_page_works_in_a_browser(request, photo, tmp_path, width):
         for name in ("overlay", "heatmap", "segmentation"):
             window.wait_for_selector(f"#{name} img")
         playwright.expect(said).to_have_value("street.png: 64 x 48 pixels")
-        assert set(window.inner_text("#classes").lower().split()) & {"lawn", "path", "<shed>"}
         # The lowest threshold makes the whole picture one component.
         slider = window.locator("#threshold input[type=range]")
         slider.focus()
@@ -215,12 +170,4 @@ def test_the_page_works_in_a_browser(request, photo, tmp_path, width):
         window.click("#score input")
         window.click("[role=option]:has-text('entropy')")
         playwright.expect(window.locator("#score input")).to_have_value("entropy")
-        window.click("#prepare")
-        with window.expect_download() as download:
-            window.click("#files a:has-text('zip'), #files tr:has-text('zip') a")
-        download.value.save_as(tmp_path / "got.zip")
-        with zipfile.ZipFile(tmp_path / "got.zip") as archive:
-            archive.extractall(tmp_path / "got")
-        assert read_map(tmp_path / "got/entropy/raw_png/street.png").shape == (48, 64)
         assert window.evaluate("document.documentElement.scrollWidth <= innerWidth")
-        assert elsewhere == []

@@ -10,7 +10,7 @@ import pytest
 from anoseg_d2.checkpoint.files import last_checkpoint
 from anoseg_d2.engine import output_dir
 from anoseg_d2.engine.output_dir import claim_output_dir
-from anoseg_d2.utils.files import atomic_path
+from anoseg_d2.utils.files import atomic_path, temporary_path
 
 HOLD = """
 import sys
@@ -18,11 +18,6 @@ from anoseg_d2.engine.output_dir import claim_output_dir
 with claim_output_dir(sys.argv[1]):
     print("held", flush=True)
     sys.stdin.read()
-"""
-HALF = """
-import sys
-from anoseg_d2.utils.files import temporary_path
-print(*(temporary_path(folder) for folder in sys.argv[1:]))
 """
 WRITTEN = (
     *("model_0000009.pth", "model_final.pth", "model_ema.pth", "last_checkpoint", "metrics.json"),
@@ -94,13 +89,11 @@ def test_overwriting_deletes_the_files_of_a_run_and_nothing_else(run):
 
 
 def test_temporary_files_of_killed_runs_are_removed(run):
-    places = (run, run / "report", run / "inference" / "a" / "images", run / "ema" / "report")
-    places[2].mkdir(parents=True, exist_ok=True)
-    names = subprocess.run(  # a process that has ended
-        [sys.executable, "-c", HALF, *map(str, places)], capture_output=True, text=True, check=True
-    ).stdout.split()
-    assert len(names) == len(places)
-    fill(run, names)
+    (run / "ema").mkdir(exist_ok=True)
+    for place in (run, run / "report", run / "ema"):
+        litter = temporary_path(place)
+        litter.write_text("half")
+        os.utime(litter, (0, 0))
     with claim_output_dir(run, resume=True):
         assert files(run) == {*WRITTEN, *MINE}
 
@@ -113,18 +106,12 @@ def test_a_file_that_another_command_is_writing_stays(run):
     assert (run / "model_best.pth").read_text() == "half"
 
 
-@pytest.mark.parametrize("name", [".lock", "log.txt", "log.txt.rank1", "metrics.json"])
-def test_no_link_is_followed_out_of_the_folder(tmp_path, name):
-    victim = tmp_path / "victim"
-    victim.write_text("precious")
-    (tmp_path / "run").mkdir()
-    (tmp_path / "run" / name).symlink_to(victim)
-    with (
-        pytest.raises(ValueError, match=f"{name} is not a regular file"),
-        claim_output_dir(tmp_path / "run"),
-    ):
+def test_a_lock_that_is_a_link_is_not_followed(tmp_path):
+    (tmp_path / "victim").write_text("precious")
+    (tmp_path / ".lock").symlink_to(tmp_path / "victim")
+    with pytest.raises(OSError, match=".lock"), claim_output_dir(tmp_path):
         pass
-    assert victim.read_text() == "precious"
+    assert (tmp_path / "victim").read_text() == "precious"
 
 
 def test_a_folder_that_is_a_link_to_somewhere_else_is_left_alone(tmp_path):
@@ -154,16 +141,6 @@ def test_an_output_folder_that_is_a_file_is_named(tmp_path):
     path = tmp_path / "run"
     path.write_text("")
     with pytest.raises(ValueError, match="OUTPUT_DIR .*run is a file"), claim_output_dir(path):
-        pass
-
-
-@pytest.mark.parametrize("name", [".lock", "log.txt", "metrics.json"])
-def test_a_pipe_where_a_file_is_written_is_refused_and_not_waited_for(tmp_path, name):
-    os.mkfifo(tmp_path / name)
-    with (
-        pytest.raises(ValueError, match=f"{name} is not a regular file"),
-        claim_output_dir(tmp_path),
-    ):
         pass
 
 

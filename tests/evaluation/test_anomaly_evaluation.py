@@ -135,11 +135,10 @@ def test_what_a_killed_run_left_is_removed_by_the_next(tmp_path):
     for name in (".kept-maps-x", "exact_scores_x"):
         (folder / name).mkdir(parents=True)
         (folder / name / "0.npy").write_bytes(b"")
-    live = temporary_path(folder)
-    # No system numbers its processes as high as this one.
-    killed = live.with_name(live.name.replace(f"-{os.getpid()}-", "-99999999-"))
+    live, killed = temporary_path(folder), temporary_path(folder)
     for path in (live, killed):
         path.write_bytes(b"")
+    os.utime(killed, (0, 0))
     (folder / ".draft.tmp").write_bytes(b"mine")
     AnomalyEvaluator("test_anomaly", output_dir=tmp_path / "run").reset()
     assert {path.name for path in folder.iterdir()} == {".draft.tmp", live.name}

@@ -87,8 +87,7 @@ def test_a_base_that_is_not_a_path_is_refused(tmp_path, base):
         ("_BASE_: ~no_such_user_here/x.yaml\n", "no_such_user_here"),
         ("SEEDS: 1\n", "unknown config key SEEDS in .*child.yaml"),
         ("5: 1\n", "unknown config key 5 in .*child.yaml"),
-        (f"SEED: {'1:' * 5000}1\n", "SEED is '1:1:.*; it must be an integer"),
-        (f"SEED: {'9' * 5000}\n", "SEED is "),
+        (f"SEED: {'9' * 5000}\n", "child.yaml.*digits"),
         (f"SOLVER: {{BASE_LR: {'9' * 400}}}\n", "SOLVER.BASE_LR is "),
     ],
 )
@@ -98,9 +97,3 @@ def test_what_a_file_of_a_stranger_may_hold_is_refused_by_file_or_key(tmp_path, 
     with pytest.raises(ValueError, match=words) as caught:
         load_config(str(path))
     assert len(str(caught.value)) < 1000
-
-
-def test_numbers_are_read_and_those_of_base_60_are_text(tmp_path):
-    path = tmp_path / "numbers.yaml"
-    path.write_text("[7, -1_000, 0x1f, 1.5, 1.e+3, .inf, 1:30, 1:30.5, 1e-4]\n")
-    assert load_yaml(path) == [7, -1000, 31, 1.5, 1e3, float("inf"), "1:30", "1:30.5", "1e-4"]

@@ -23,7 +23,6 @@ def tree(tmp_path):
         path.touch()
     os.symlink(tmp_path / "far", tmp_path / "in/linked")
     os.symlink(tmp_path / "in", tmp_path / "in/linked/circle")
-    os.mkfifo(tmp_path / "in/pipe.png")
     return tmp_path / "in"
 
 
