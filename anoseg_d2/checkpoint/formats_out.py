@@ -1,7 +1,7 @@
 """Convert our checkpoints to the official EoMT format and to that of Hugging Face.
 
 Both know only a linear class head. Cosine and normalised heads divide by a norm that differs from
-query to query, so they have no exact counterpart and are refused unless asked for approximately.
+query to query, so they have no counterpart and are refused.
 """
 
 import logging
@@ -16,13 +16,12 @@ from anoseg_d2.checkpoint.files import write_tensors
 from anoseg_d2.checkpoint.formats import split_fused
 from anoseg_d2.checkpoint.lora_state import merge_lora_state
 from anoseg_d2.checkpoint.names import TABLES, from_ours
-from anoseg_d2.checkpoint.rules import fold_position_prefix, linear_rows_of_arcface
+from anoseg_d2.checkpoint.rules import fold_position_prefix
 from anoseg_d2.checkpoint.spec import FORMAT_NAME, Checkpoint, ModelSpec
-from anoseg_d2.utils.constants import ARCFACE_SCALE, NO_OBJECT_WEIGHT, PIXEL_MEAN, PIXEL_STD
+from anoseg_d2.utils.constants import NO_OBJECT_WEIGHT, PIXEL_MEAN, PIXEL_STD
 from anoseg_d2.utils.files import write_atomic, write_json
 
 __all__ = [
-    "class_head_of",
     "linear_state",
     "official_payload",
     "to_huggingface",
@@ -33,18 +32,11 @@ __all__ = [
 logger = logging.getLogger(__name__)
 
 
-def class_head_of(spec: ModelSpec) -> str:
-    """Return the class head that a file states or, failing that, the one its tensors fit."""
-    return spec.head or ("linear" if spec.has_bias else "arcface")
-
-
-def linear_state(checkpoint: Checkpoint, approximate: bool = False) -> dict[str, Tensor]:
+def linear_state(checkpoint: Checkpoint) -> dict[str, Tensor]:
     """Return the weights of a whole EoMT with a linear head, with adapters merged.
 
     Args:
         checkpoint: any EoMT checkpoint of `read_checkpoint`.
-        approximate: allow conversions that change class probabilities: arcface becomes unit rows
-            times a constant, logit_norm becomes W x + b.
     Raises:
         ValueError: not a whole EoMT, or a head that a linear layer cannot reproduce.
     """
@@ -65,41 +57,28 @@ def linear_state(checkpoint: Checkpoint, approximate: bool = False) -> dict[str,
         # Scores that read patch tokens, such as `memory`; no other output depends on them.
         logger.warning("%s: %s is left out, only our format holds it", checkpoint.source, name)
         del state[name]
-    # A learned scale is a tensor of its own, and no other format has one.
-    scale = state.pop("class_head.scale", None)
-    head = class_head_of(spec)
+    head = spec.head or ("linear" if spec.has_bias else "arcface")
     # LogitNorm that is used raw divides by nothing at inference: it is a linear layer then.
-    exact = head == "linear" or spec.head_options.get("inference") == "raw"
-    if not exact and not approximate:
+    if head != "linear" and spec.head_options.get("inference") != "raw":
         raise ValueError(
             f"{checkpoint.source} has a {head} head, which other formats cannot hold: its logits "
-            "are divided by a norm that differs from query to query. Approximating it keeps masks "
-            "and mostly the best class, but changes probabilities, and with them every score "
-            "(--approximate)"
+            "are divided by a norm that differs from query to query"
         )
-    if head == "arcface":
-        if scale is None:
-            scale = spec.head_options.get("scale") or ARCFACE_SCALE
-        state["class_head.weight"], factor = linear_rows_of_arcface(state, float(scale))
-        state["class_head.bias"] = torch.zeros(len(state["class_head.weight"]))
-        logger.warning("arcface head approximated: unit rows times %.3g", factor)
-    elif not exact:
-        logger.warning("%s head approximated: raw logits", head)
     return state
 
 
-def to_official(checkpoint: Checkpoint, *, approximate: bool = False) -> dict[str, Tensor]:
+def to_official(checkpoint: Checkpoint) -> dict[str, Tensor]:
     """Rename the tensors of an EoMT as the official code does (arXiv:2503.19108).
 
     On DINOv3 these are complete weights, not differences to DINOv3's as the authors release them.
 
     Args:
-        checkpoint, approximate: see `linear_state`. `spec.num_blocks` must be known.
+        checkpoint: see `linear_state`. `spec.num_blocks` must be known.
     Returns:
         Entries of the `state_dict` of a Lightning checkpoint or of the hub's pytorch_model.bin.
         `attn_mask_probs` is 0: no attention mask at inference.
     """
-    state = linear_state(checkpoint, approximate)
+    state = linear_state(checkpoint)
     empty_weight = _empty_weight(state)
     spec = checkpoint.spec
     if spec.backbone == "dinov3":  # of transformers, which does not fuse
@@ -114,16 +93,16 @@ def to_official(checkpoint: Checkpoint, *, approximate: bool = False) -> dict[st
     return official
 
 
-def official_payload(checkpoint: Checkpoint, suffix: str, *, approximate: bool = False) -> dict:
+def official_payload(checkpoint: Checkpoint, suffix: str) -> dict:
     """Return an EoMT in the layout of the official code: the hub's .bin, or Lightning's.
 
     Args:
-        checkpoint, approximate: see `to_official`.
+        checkpoint: see `to_official`.
         suffix: of the file. Only torch's other endings hold more than tensors.
     Raises:
         ValueError: as in `to_official`, or the file could not say the grid of the positions.
     """
-    state, spec = to_official(checkpoint, approximate=approximate), checkpoint.spec
+    state, spec = to_official(checkpoint), checkpoint.spec
     whole = suffix not in (".bin", ".safetensors")
     payload = {"state_dict": state} if whole else state
     rows, columns = spec.grid or (0, 0)
@@ -138,18 +117,18 @@ def official_payload(checkpoint: Checkpoint, suffix: str, *, approximate: bool =
 
 
 def to_huggingface(
-    checkpoint: Checkpoint, *, approximate: bool = False
+    checkpoint: Checkpoint,
 ) -> tuple[dict[str, Tensor], dict[str, Any], dict[str, Any]]:
     """Rename an EoMT for transformers' `EomtForUniversalSegmentation` (on DINOv3 `EomtDinov3...`).
 
     Args:
-        checkpoint, approximate: see `linear_state`. `spec.num_blocks` must be known.
+        checkpoint: see `linear_state`. `spec.num_blocks` must be known.
     Returns:
         tensors for model.safetensors, config.json, preprocessor_config.json.
     Raises:
         ValueError: as in `linear_state`, or the grid is not square, as that class requires.
     """
-    state, spec = linear_state(checkpoint, approximate), checkpoint.spec
+    state, spec = linear_state(checkpoint), checkpoint.spec
     rows, columns = spec.grid or (0, 0)
     if rows != columns or not rows:
         raise ValueError(

@@ -289,18 +289,6 @@ def build_config_overrides(checkpoint: Checkpoint) -> list[Any]:
     return overrides
 
 
-# What another value than the checkpoint's does, by the beginning of its key; the first that fits.
-_EFFECTS = {
-    "INPUT.CROP_SIZE": "positions are resampled and windows have another size, so figures differ",
-    "MODEL.EOMT.PATCH_SIZE": "patches are resampled, so figures differ",
-    "MODEL.EOMT.NUM_REGISTERS": "register tokens start untrained, or are dropped",
-    "MODEL.EOMT.ANOMALY_CLASS": "the row of the anomaly class starts untrained, or is dropped",
-    "MODEL.EOMT.NUM_CLASSES": "the class head starts untrained, or the weights do not fit",
-    "MODEL.HEAD.NAME": "class rows are converted to another head",
-    "MODEL.HEAD.": "class logits change, and with them every score that reads them",
-    "MODEL.PIXEL_": "images are normalised otherwise than in training",
-    "": "the weights do not fit",
-}
 _SIZE_KEYS = tuple(f"MODEL.EOMT.{part}" for part in ("SIZE", "DEPTH", "WIDTH", "HEADS"))
 
 
@@ -351,9 +339,9 @@ def follow_checkpoint(
         if _same(ours, value):
             continue
         if key in kept:
-            effect = next(text for start, text in _EFFECTS.items() if key.startswith(start))
             logger.warning(
-                "%s is %s, but %s in %s: %s", key, ours, value, checkpoint.source, effect
+                "%s is %s, but %s in %s: what is loaded is converted to it, or does not fit",
+                *(key, ours, value, checkpoint.source),
             )
             continue
         set_value(cfg, key, value)

@@ -1,4 +1,4 @@
-"""Fetch weights from Hugging Face (`hf://owner/name`) or timm (`timm://name`), and upload them.
+"""Fetch weights from Hugging Face (`hf://owner/name`) or timm (`timm://name`).
 
 Caches, offline mode and mirrors are huggingface_hub's own: HF_HOME, HF_HUB_OFFLINE, HF_ENDPOINT.
 """
@@ -7,29 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import timm
-from huggingface_hub import HfApi, snapshot_download
-from huggingface_hub.errors import (
-    GatedRepoError,
-    HFValidationError,
-    LocalEntryNotFoundError,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-)
+from huggingface_hub import snapshot_download
 from torch import Tensor
 
 from anoseg_d2.utils.files import read_json
-
-try:  # what huggingface_hub 1.0 and later send requests with; its errors are not OSErrors
-    from httpx import HTTPError as _NETWORK_ERROR
-except ImportError:
-    _NETWORK_ERROR = ConnectionError
 
 __all__ = [
     "CONFIG_FILES",
     "WEIGHT_FILES",
     "fetch_hub_folder",
     "load_timm_weights",
-    "push_folder",
     "shard_names",
 ]
 
@@ -54,30 +41,20 @@ def fetch_hub_folder(source: str) -> Path:
             download and how.
     """
     name, _, revision = source[len("hf://") :].strip("/").partition("@")
+    reason = f"it has none of {', '.join(WEIGHT_FILES)}"
     try:
         # Safetensors first: most models are on the hub in both formats, and one is enough.
         for pattern in ("model*.safetensors*", "pytorch_model*.bin*"):
-            folder = Path(
-                snapshot_download(
-                    name, revision=revision or None, allow_patterns=[*CONFIG_FILES, pattern]
-                )
-            )
-            if any((folder / file).is_file() for file in WEIGHT_FILES):
-                return folder
-    except GatedRepoError as error:
-        raise FileNotFoundError(
-            f"{source} is gated: accept its licence at its page on the Hugging Face hub, then log "
-            "in here (`hf auth login`, or the environment variable HF_TOKEN)"
-        ) from error
-    except (RepositoryNotFoundError, RevisionNotFoundError, HFValidationError) as error:
-        raise FileNotFoundError(f"{source}: no such model on the Hugging Face hub") from error
-    except (LocalEntryNotFoundError, ConnectionError):
-        pass  # offline, and not in the cache
+            patterns = [*CONFIG_FILES, pattern]
+            folder = snapshot_download(name, revision=revision or None, allow_patterns=patterns)
+            if any((Path(folder) / file).is_file() for file in WEIGHT_FILES):
+                return Path(folder)
+    except (OSError, ValueError) as error:  # unknown, gated, or offline and not in the cache
+        reason = type(error).__name__
     raise FileNotFoundError(
-        f"{source}: none of {', '.join(WEIGHT_FILES)} is in the local cache, and the Hugging Face "
-        "hub has none or cannot be reached. On a machine with network run "
-        f"`hf download {name} --local-dir {name.split('/')[-1]}`, copy that folder here, and give "
-        "its path instead"
+        f"{source} cannot be fetched ({reason}). A gated model needs its licence accepted on its "
+        f"page, and `hf auth login` here. Without network, run `hf download {name} --local-dir "
+        f"{name.split('/')[-1]}` elsewhere, copy that folder here, and give its path instead"
     )
 
 
@@ -104,7 +81,7 @@ def load_timm_weights(source: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
     Returns:
         Its state dict, and `{"heads": h, "grid": (rows, columns)}`.
     Raises:
-        ValueError: timm has no such model.
+        ValueError: timm has no such ViT.
         FileNotFoundError: its weights are not in the cache and cannot be fetched.
     """
     name = source[len("timm://") :]
@@ -119,39 +96,7 @@ def load_timm_weights(source: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
             f"network run `hf download timm/{name} model.safetensors --local-dir {name}`, copy "
             "that folder here, and give the path of the file instead"
         ) from error
-    block = model.blocks[0] if hasattr(model, "blocks") else None
-    heads = getattr(getattr(block, "attn", None), "num_heads", None)
-    grid = getattr(getattr(model, "patch_embed", None), "grid_size", None)
+    if not hasattr(model, "blocks") or not hasattr(model.patch_embed, "grid_size"):
+        raise ValueError(f"timm's {name} is a {type(model).__name__}, not a ViT")
+    heads, grid = model.blocks[0].attn.num_heads, model.patch_embed.grid_size
     return model.state_dict(), {"heads": heads, "grid": grid}
-
-
-def push_folder(folder: Path, name: str, files: list[str], private: bool = False) -> str:
-    """Upload files to a model repository on the Hugging Face hub, which is created if needed.
-
-    Args:
-        folder: where they are.
-        name: OWNER/NAME.
-        files: names of the files to upload; other files in the folder are ignored.
-        private: whether a new repository is private.
-    Returns:
-        URL of the repository.
-    Raises:
-        ConnectionError: the hub cannot be reached, or refuses; the message says what to do.
-    """
-    api = HfApi()
-    try:
-        address = api.create_repo(name, private=private, exist_ok=True)
-        api.upload_folder(
-            repo_id=name,
-            folder_path=folder,
-            allow_patterns=files,
-            commit_message="Upload with anoseg_d2",
-        )
-    except (OSError, HFValidationError, _NETWORK_ERROR) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise ConnectionError(
-            f"{folder} was written, but not uploaded to {name}: {reason}. Log in with a token that "
-            "may write there (`hf auth login`, or HF_TOKEN), check the network, HF_ENDPOINT and "
-            f"HF_HUB_OFFLINE, then run `hf upload {name} {folder}`"
-        ) from error
-    return str(address)

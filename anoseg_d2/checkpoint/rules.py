@@ -12,7 +12,6 @@ from torch.nn import functional as F
 
 __all__ = [
     "fold_position_prefix",
-    "linear_rows_of_arcface",
     "resample_position_embedding",
     "transfer_class_rows",
 ]
@@ -86,24 +85,3 @@ def transfer_class_rows(
     new = direction * known.norm(dim=-1).mean()
     note = f"anomaly row {len(known)} inserted before no-object: Gaussian, seed {seed}, mean norm"
     return torch.cat([known, new, last]), note
-
-
-def linear_rows_of_arcface(state: Mapping[str, Tensor], scale: float) -> tuple[Tensor, float]:
-    """Approximate s cos(theta) by a linear layer: unit rows times s over the typical |feature|.
-
-    A query feature comes out of the final LayerNorm with gain g and shift b, so its squared norm
-    is near sum(g^2) + sum(b^2). The true norm differs from query to query, hence approximate.
-
-    Args:
-        state: our names to tensors.
-        scale: s.
-    Returns:
-        (R, C) float32 rows, and the factor.
-    """
-    rows = state["class_head.weight"].float()
-    gain, shift = (state.get(f"backbone.norm.{part}") for part in ("weight", "bias"))
-    squares = [part.float().square().sum() for part in (gain, shift) if part is not None]
-    # Without the norm's parameters, those of its initialisation: gain 1, shift 0.
-    norm = float(sum(squares)) ** 0.5 if squares else rows.shape[1] ** 0.5
-    factor = scale / max(norm, 1e-6)
-    return F.normalize(rows, dim=-1) * factor, factor

@@ -23,7 +23,6 @@ from anoseg_d2.checkpoint.lora_state import lora_module_names, merge_lora_state
 from anoseg_d2.checkpoint.metadata import head_name, model_grid, model_tensors
 from anoseg_d2.checkpoint.rules import (
     fold_position_prefix,
-    linear_rows_of_arcface,
     resample_position_embedding,
     transfer_class_rows,
 )
@@ -31,7 +30,6 @@ from anoseg_d2.checkpoint.spec import Checkpoint
 from anoseg_d2.modeling.eomt import EoMT
 from anoseg_d2.modeling.patch_heads import PATCH_PREFIX
 from anoseg_d2.modeling.vit import backbone_kind
-from anoseg_d2.utils.constants import ARCFACE_SCALE
 
 __all__ = ["LoadReport", "LoadRow", "load_into", "load_same", "warn_of_delta"]
 
@@ -64,12 +62,6 @@ class LoadRow:
     stored: tuple[int, ...] | None = None
     loaded: tuple[int, ...] | None = None
     note: str = ""
-
-    def shapes(self) -> str:
-        """Write both shapes, or one where they are equal."""
-        both = [shape for shape in (self.stored, self.loaded) if shape is not None]
-        texts = ["x".join(map(str, shape)) or "scalar" for shape in both]
-        return " -> ".join(dict.fromkeys(texts))
 
 
 @dataclass
@@ -106,27 +98,16 @@ class LoadReport:
         Returns:
             the table; empty if it would have no row.
         """
-        number = re.compile(r"(?<=\.)\d+(?=\.)")
-        siblings: dict[tuple, list[list[int]]] = {}
+        lines: Counter[tuple[str, ...]] = Counter()
         for row in self.rows:
+            shapes = [shape for shape in (row.stored, row.loaded) if shape is not None]
+            texts = dict.fromkeys("x".join(map(str, shape)) or "scalar" for shape in shapes)
             if row.action not in leave_out:
-                line = (number.sub("{}", row.name), row.action, row.shapes(), row.note)
-                siblings.setdefault(line, []).append([int(n) for n in number.findall(row.name)])
-        lines = []
-        for (pattern, *cells), numbers in siblings.items():
-            spans = (_span(set(column)) for column in zip(*numbers, strict=True))
-            lines.append([pattern.format(*spans), *cells])
-        if not lines:
-            return ""
-        return tabulate(lines, headers=["tensor", "action", "shape", "note"], disable_numparse=True)
-
-
-def _span(numbers: set[int]) -> str:
-    low, high = min(numbers), max(numbers)
-    if low == high:
-        return str(low)
-    whole = len(numbers) == high - low + 1 and len(numbers) > 2
-    return f"{{{low}..{high}}}" if whole else "{" + ",".join(map(str, sorted(numbers))) + "}"
+                name = re.sub(r"(?<=\.)\d+(?=\.)", "*", row.name)
+                lines[name, row.action, " -> ".join(texts), row.note] += 1
+        headers = ["tensor", "action", "shape", "note", "count"]
+        rows = [[*line, count] for line, count in lines.items()]
+        return tabulate(rows, headers=headers, disable_numparse=True) if rows else ""
 
 
 def load_into(
@@ -425,13 +406,7 @@ class _Plan:
         rows, note = transfer_class_rows(self.source[ROWS], had, self.model.has_anomaly, self.seed)
         action = _row_action(had, self.model.has_anomaly)
         old, new = self.spec.head, head_name(self.model)
-        if old == "arcface" and BIAS in self.waiting:
-            # The other head multiplies whole vectors, so rows get the length that s would give.
-            scale = self.source.get(SCALE, self.spec.head_options.get("scale") or ARCFACE_SCALE)
-            rows, factor = linear_rows_of_arcface({**self.source, ROWS: rows}, float(scale))
-            note = _join(note, f"unit rows times {factor:.3g} (arcface s / |f|)")
-            action = "converted" if action == "loaded" else action
-        elif old and new and old != new:
+        if old and new and old != new:
             note = _join(note, f"{old} to {new}, rows keep their direction")
             action = "converted" if action == "loaded" else action
         if note:

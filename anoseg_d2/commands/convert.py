@@ -3,14 +3,14 @@
     anoseg convert hf://tue-mps/cityscapes_semantic_eomt_large_1024 \\
         --to anoseg --output eomt_large.safetensors
     anoseg convert output/model_final.pth --to huggingface --output my_eomt/ \\
-        --license apache-2.0 --push OWNER/NAME
+        --license apache-2.0
     anoseg convert output/model_final.pth --to official --output model.bin
     anoseg convert lora/model_final.pth --to adapter --output lora.safetensors
     anoseg convert lora.safetensors --base stage3/model_final.pth \\
         --to anoseg --output whole.pth
 
 A folder for Hugging Face gets a model card (README.md) with the figures of the results.json next to
-the weights; `--push OWNER/NAME` uploads it.
+the weights; `hf upload OWNER/NAME my_eomt/` publishes it.
 `--merge` adds LoRA adapters into their weights, which leaves the outputs the same up to rounding;
 huggingface and official are always merged. Every tensor is accounted for, and anything
 that the other format cannot hold is refused.
@@ -108,19 +108,12 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--base", help="base weights to join an adapter file with")
     parser.add_argument("--merge", action="store_true", help="merge adapters into their weights")
     parser.add_argument(
-        "--approximate",
-        action="store_true",
-        help="write arcface and logit_norm heads as the nearest linear head",
-    )
-    parser.add_argument(
         "--allow-pickle",
         action="store_true",
         help="unpickle anything in the file, which can run code: only for files you trust",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace an existing output")
     card = parser.add_argument_group("--to huggingface")
-    card.add_argument("--push", metavar="OWNER/NAME", help="upload the folder to the hub")
-    card.add_argument("--private", action="store_true", help="make a new repository private")
     card.add_argument("--results", help="results.json or run folder; default: next to the weights")
     card.add_argument("--license", metavar="ID", help="licence of the weights, such as apache-2.0")
     card.add_argument(
@@ -137,11 +130,9 @@ def check_output(output: Path, args: argparse.Namespace) -> None:
     """
     # Reading and converting a large model takes minutes, so nothing may fail at the last step.
     is_folder = args.to == "huggingface"
-    given = [o for o in ("push", "private", "results", "license", "base_model") if getattr(args, o)]
+    given = [o for o in ("results", "license", "base_model") if getattr(args, o)]
     if given and not is_folder:
         raise ValueError(f"--{given[0].replace('_', '-')} is for --to huggingface")
-    if args.push and args.push.count("/") != 1:
-        raise ValueError(f"--push {args.push} must be OWNER/NAME")
     if is_folder and (output.suffix or output.is_file()):
         raise ValueError(f"--output {output} must be a folder for --to huggingface")
     if not is_folder and (output.is_dir() or output.suffix not in SUFFIXES):
@@ -152,27 +143,23 @@ def check_output(output: Path, args: argparse.Namespace) -> None:
 
 
 def write_huggingface(checkpoint: "Checkpoint", output: Path, args: argparse.Namespace) -> str:
-    """Write a folder for transformers with its model card, and upload it if asked."""
-    from anoseg_d2.checkpoint.formats_out import class_head_of, to_huggingface, write_folder
-    from anoseg_d2.checkpoint.hub import push_folder
+    """Write a folder for transformers with its model card."""
+    from anoseg_d2.checkpoint.formats_out import to_huggingface, write_folder
     from anoseg_d2.report.model_card import guess_base_model, model_card
 
     # First, so that a mistake is reported before anything is written.
     place = results_of_weights(args.results, args.source, checkpoint.file)
     if place is None:
         cli.say("the model card has no figures: found no results.json of these weights (--results)")
-    folder = to_huggingface(checkpoint, approximate=args.approximate)
+    folder = to_huggingface(checkpoint)
     text = model_card(
         checkpoint,
-        args.push or output.resolve().name,
+        output.resolve().name,
         read_results(place) if place else None,
         license=args.license,
         base_model=args.base_model or guess_base_model(checkpoint.spec, args.source),
-        approximated=args.approximate and class_head_of(checkpoint.spec) != "linear",
     )
     files = write_folder(output, *folder, text)
-    if args.push:
-        cli.say(f"uploaded to {push_folder(output, args.push, files, args.private)}")
     return f"{output}/ ({', '.join(files)})"
 
 
@@ -181,7 +168,7 @@ def write_official(checkpoint: "Checkpoint", output: Path, args: argparse.Namesp
     from anoseg_d2.checkpoint.files import write_checkpoint, write_tensors
     from anoseg_d2.checkpoint.formats_out import official_payload
 
-    payload = official_payload(checkpoint, output.suffix, approximate=args.approximate)
+    payload = official_payload(checkpoint, output.suffix)
     write = write_tensors if output.suffix == ".safetensors" else write_checkpoint
     write(payload, output)
     return str(output)

@@ -1,9 +1,9 @@
-"""Export a model to ONNX (opset 18) or .pt2, from an image to score maps and classes.
+"""Export a model to ONNX (opset 18), from an image to score maps and classes.
 
     anoseg export output/model_final.pth --output model.onnx
     anoseg export output/model_final.pth --output model.onnx --scores rba,anomaly \\
         --image-size 1080 1920 --batch dynamic --fp16
-    anoseg export hf://tue-mps/cityscapes_semantic_eomt_large_1024 --output eomt.pt2
+    anoseg export hf://tue-mps/cityscapes_semantic_eomt_large_1024 --output eomt.onnx
 
 The image is RGB 0..255, (B, 3, H, W); normalisation is inside, adapters are merged. What the graph
 does with sizes:
@@ -25,7 +25,6 @@ from pathlib import Path
 
 from anoseg_d2.data.image_io import read_image
 from anoseg_d2.export.spec import (
-    FORMATS,
     INPUTS,
     OPSET,
     Difference,
@@ -55,7 +54,7 @@ def export(args: argparse.Namespace) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     print_differences(differences)
-    print_written(Path(args.output), args.format)
+    print_written(Path(args.output))
     return 0
 
 
@@ -67,9 +66,6 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--output", required=True, help="file to write")
     parser.add_argument(
         "--config-file", help="build the model from this config instead of the checkpoint's own"
-    )
-    parser.add_argument(
-        "--format", choices=FORMATS, help=f"default: by the ending of --output; ONNX opset {OPSET}"
     )
     parser.add_argument(
         "--scores",
@@ -93,7 +89,7 @@ def build_parser() -> argparse.ArgumentParser:
     precision.add_argument(
         "--int8",
         action="store_true",
-        help="8-bit weights of the linear layers, only for ONNX; smaller and, on CPUs with 8-bit "
+        help="8-bit weights of the linear layers; smaller and, on CPUs with 8-bit "
         "instructions, faster; the printed table shows the differences",
     )
     parser.add_argument(
@@ -123,9 +119,8 @@ def run(args: argparse.Namespace) -> list[Difference]:
     cli.check_options(args, OPTIONS)
     cli.import_modules(args.imports)
     output = Path(args.output)
-    args.format = args.format or output.suffix[1:]
-    if args.format not in FORMATS or output.suffix != f".{args.format}":
-        raise ValueError(f"--output {output} must end in {' or '.join('.' + f for f in FORMATS)}")
+    if output.suffix != ".onnx":
+        raise ValueError(f"--output {output} must end in .onnx")
     if output.exists() and not args.overwrite:
         raise ValueError(f"{output} exists; remove it or pass --overwrite")
     spec = make_spec(args, ("rba",))  # report mistakes before a large model is read
@@ -163,7 +158,6 @@ def run(args: argparse.Namespace) -> list[Difference]:
         model,
         output,
         spec,
-        file_format=args.format,
         class_names=checkpoint.spec.class_names,
         thresholds=thresholds,
         threshold_dataset=dataset,
@@ -229,12 +223,11 @@ def print_differences(differences: list[Difference]) -> None:
         cli.say(f"| {d.output} | {shape} | {values} | {found} | {allowed} |")
 
 
-def print_written(output: Path, file_format: str) -> None:
+def print_written(output: Path) -> None:
     """Print which files were written and how large they are."""
-    about = f"ONNX opset {OPSET}" if file_format == "onnx" else "torch.export program"
-    cli.say(f"wrote {output}: {output.stat().st_size / 1e6:.1f} MB, {about}")
+    cli.say(f"wrote {output}: {output.stat().st_size / 1e6:.1f} MB, ONNX opset {OPSET}")
     weights = output.with_name(f"{output.name}.data")
-    if file_format == "onnx" and weights.exists():
+    if weights.exists():
         cli.say(
             f"wrote {weights}: {weights.stat().st_size / 1e6:.1f} MB of weights; keep both together"
         )

@@ -1,4 +1,4 @@
-"""Write a model as one file for other runtimes: ONNX, or torch's pt2.
+"""Write a model as one ONNX file for other runtimes.
 
 - `ExportSpec`: inputs and outputs of the file.
 - `ExportModel`: the module that is traced: images in, finished maps out.

@@ -36,7 +36,7 @@ def check_file(
     """Compare a file with its model on every kind of shape that the spec allows.
 
     Args:
-        path: `.pt2`, or else ONNX.
+        path: of the file.
         model: EoMT in eval mode.
         spec: `ExportSpec`.
         image: (3, H, W) uint8 RGB, resized to what the file takes; None for a drawn image.
@@ -79,10 +79,6 @@ def draw_image(height: int, width: int, seed: int = 0) -> Tensor:
 
 def run_file(path: Path, images: Tensor, outputs: list[str]) -> dict[str, np.ndarray]:
     """Run an exported file on the CPU with torch's number of threads; returns outputs by name."""
-    if path.suffix == ".pt2":
-        with torch.no_grad():
-            values = torch.export.load(path).module()(images)
-        return dict(zip(outputs, (value.numpy() for value in values), strict=True))
     session = open_session(path)
     return dict(zip(outputs, session.run(outputs, {"image": images.numpy()}), strict=True))
 

@@ -3,9 +3,8 @@
 from dataclasses import dataclass
 from typing import NamedTuple
 
-__all__ = ["FORMATS", "INPUTS", "OPSET", "Difference", "ExportCheckError", "ExportSpec"]
+__all__ = ["INPUTS", "OPSET", "Difference", "ExportCheckError", "ExportSpec"]
 
-FORMATS = ("onnx", "pt2")
 INPUTS = ("uint8", "float32")  # types of the images, by torch's names
 OPSET = 18  # the first with an antialiased Resize; onnxruntime knows it since 1.14
 
@@ -26,8 +25,7 @@ class ExportSpec:
             With neither this nor `image_size`, images have the size that the model sees.
         confidence: also return the confidence of the segmentation.
         half: weights and network are float16; formulas and outputs stay float32.
-        int8: weights of linear layers have 8 bits, their inputs are quantised dynamically (ONNX
-            only).
+        int8: weights of linear layers have 8 bits, their inputs are quantised dynamically.
     """
 
     scores: tuple[str, ...]

@@ -1,4 +1,4 @@
-"""Write a model as one file for other runtimes: ONNX, or torch.export's `.pt2`.
+"""Write a model as one ONNX file for other runtimes.
 
 The graph takes decoded images and returns finished maps: normalisation, resizing,
 windows, linear maps and score formulas are those of `EoMT`, traced, with adapters merged and the
@@ -24,12 +24,12 @@ from torch import Tensor, nn
 from anoseg_d2 import __version__
 from anoseg_d2.export.check import check_file
 from anoseg_d2.export.graph import ExportModel
-from anoseg_d2.export.spec import FORMATS, OPSET, Difference, ExportSpec
+from anoseg_d2.export.spec import OPSET, Difference, ExportSpec
 from anoseg_d2.modeling import scores
 from anoseg_d2.modeling.inference import NEUTRAL_KEYS, InferenceOptions
 from anoseg_d2.utils.options import keys_of
 
-__all__ = ["describe", "export_model", "publish", "trace"]
+__all__ = ["describe", "export_model", "publish", "trace", "write_onnx"]
 
 # A protobuf message is limited to 2 GiB; larger weights go into a file next to the graph.
 EXTERNAL_BYTES = 1_800_000_000
@@ -92,7 +92,6 @@ def export_model(
     output,
     spec: ExportSpec,
     *,
-    file_format: str = "onnx",
     class_names: Iterable[str] | None = None,
     thresholds: Mapping[str, float] | None = None,
     threshold_dataset: str | None = None,
@@ -106,7 +105,6 @@ def export_model(
         model: EoMT in eval mode on the CPU.
         output: file to write; ONNX weights of more than `external_bytes` go to `<output>.data`.
         spec: inputs and outputs of the file.
-        file_format: "onnx" or "pt2".
         class_names: K names, stored in the file.
         thresholds: {score: threshold at 95 % TPR}, stored in the file.
         threshold_dataset: the dataset that they hold for, stored too.
@@ -116,21 +114,17 @@ def export_model(
     Returns:
         differences of each output, for each checked input.
     Raises:
-        ValueError: unknown format or scores, ensembles without statistics, an old torch.
+        ValueError: unknown scores, ensembles without statistics, an old torch.
         FileNotFoundError: the folder of `output` does not exist.
-        ModuleNotFoundError: a package that the format needs is missing.
+        ModuleNotFoundError: a package that ONNX needs is missing.
         ExportCheckError: a difference is above the tolerance; the file is not kept.
     """
     output = Path(output)
-    if file_format not in FORMATS:
-        raise ValueError(f"format is {file_format!r}; allowed: {', '.join(FORMATS)}")
     if output.exists() and not output.is_file():
         raise ValueError(f"{output} exists and is not a regular file; choose another name")
     if not output.parent.is_dir():
         raise FileNotFoundError(f"{output}: the folder {output.parent} does not exist")
-    if spec.int8 and file_format != "onnx":
-        raise ValueError(f"int8 works only with ONNX; format is {file_format!r}")
-    _require(*(("onnx", "onnxscript", "onnxruntime") if file_format == "onnx" else ()))
+    _require("onnx", "onnxscript", "onnxruntime")
     assert not model.training, "export takes a model in eval mode"
     wrapped = ExportModel(model, spec).eval()
     metadata = describe(wrapped, class_names, thresholds, threshold_dataset)
@@ -141,12 +135,9 @@ def export_model(
     with work as folder:
         partial = Path(folder) / output.name
         program = trace(wrapped)
-        if file_format == "onnx":
-            _write_onnx(program, partial, spec, metadata, external_bytes)
-            if spec.int8:
-                _quantize(partial, external_bytes)
-        else:
-            _write_pt2(program, partial, metadata)
+        write_onnx(program, partial, spec, metadata, external_bytes)
+        if spec.int8:
+            _quantize(partial)
         del wrapped, program
         differences = check_file(partial, model, spec, check_image, tolerance)
         publish(Path(folder), output)
@@ -161,8 +152,7 @@ def _require(*packages: str) -> None:
             importlib.import_module(package)
         except ModuleNotFoundError as error:
             raise ModuleNotFoundError(
-                f"ONNX export needs {package} ({error}): pip install -e '.[export]'; "
-                "--format pt2 needs only torch"
+                f"ONNX export needs {package} ({error}): pip install -e '.[export]'"
             ) from error
 
 
@@ -182,7 +172,8 @@ def trace(model: ExportModel) -> torch.export.ExportedProgram:
     return torch.export.export(model, (image,), dynamic_shapes={"image": dims})
 
 
-def _write_onnx(program, path: Path, spec: ExportSpec, metadata: dict, external_bytes: int) -> None:
+def write_onnx(program, path: Path, spec: ExportSpec, metadata: dict, external_bytes: int) -> None:
+    """Translate a traced program to ONNX, and write it with its metadata."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # deprecations inside the exporter
         converted = torch.onnx.export(
@@ -195,7 +186,7 @@ def _write_onnx(program, path: Path, spec: ExportSpec, metadata: dict, external_
     converted.save(path, external_data=size > external_bytes)
 
 
-def _quantize(path: Path, external_bytes: int) -> None:
+def _quantize(path: Path) -> None:
     """Replace the weights of linear layers in an ONNX file with 8-bit ones, in place."""
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
@@ -214,13 +205,6 @@ def _quantize(path: Path, external_bytes: int) -> None:
         use_external_data_format=weights.exists(),
     )
     plain.unlink()
-
-
-def _write_pt2(program, path: Path, metadata: dict) -> None:
-    files = {"metadata.json": json.dumps(metadata, ensure_ascii=False, indent=1)}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # weights that are views of others
-        torch.export.save(program, path, extra_files=files)
 
 
 def _name_dimensions(graph, spec: ExportSpec) -> None:

@@ -49,7 +49,6 @@ def model_card(
     *,
     license: str | None = None,
     base_model: str | None = None,
-    approximated: bool = False,
 ) -> str:
     """Describe a model for people who find it on the hub.
 
@@ -59,7 +58,6 @@ def model_card(
         results: contents of results.json; None where nothing was evaluated.
         license: identifier of the hub, such as apache-2.0; None says that it is unknown.
         base_model: hub name of what it was trained from; None leaves it out.
-        approximated: whether the class head was written as the nearest linear one.
     Returns:
         Markdown with yaml front matter.
     """
@@ -73,8 +71,7 @@ def model_card(
         base_model=base_model,
         tags=[*_TAGS, *filter(None, [checkpoint.spec.backbone])],
         model_name=title,
-        # The hub would show figures of the original head as those of these weights.
-        eval_results=None if approximated else _eval_results(rows) or None,
+        eval_results=_eval_results(rows) or None,
     )
     source = f"hf://{name}" if "/" in name else name  # not uploaded yet: the folder's name
     card = ModelCard.from_template(
@@ -82,7 +79,6 @@ def model_card(
         template_path=str(Path(__file__).with_name("model_card.md")),
         title=title,
         spec=checkpoint.spec,
-        approximated=approximated,
         rows=rows,
         closed_sets=results.get("closed_set", {}),
         figures=_SHOWN,

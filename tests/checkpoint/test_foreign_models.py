@@ -41,54 +41,16 @@ def wrap_blocks(state, text):
 @pytest.mark.parametrize(
     "wrapped",
     [
-        lambda vit: {"teacher": {f"backbone.{n}": t for n, t in vit.items()}},
-        lambda vit: {
-            "model": {
-                **{f"teacher.backbone.{n}": t for n, t in vit.items()},
-                **{f"student.backbone.{n}": t + 1 for n, t in vit.items()},
-                "teacher.dino_head.last_layer.weight": torch.zeros(3),
-            }
-        },
-        lambda vit: {n.replace("blocks.", "blocks.0.", 1): t for n, t in vit.items()},
         lambda vit: {f"_fsdp_wrapped_module.{n}": t for n, t in vit.items()},
         lambda vit: wrap_blocks(vit, "_checkpoint_wrapped_module."),
     ],
-    ids=["teacher", "student and teacher", "block chunks", "fsdp", "activation checkpointing"],
+    ids=["fsdp", "activation checkpointing"],
 )
 def test_names_that_wrappers_leave_are_read(tmp_path, wrapped):
     source, model = tiny(seed=1), tiny(seed=2)
     torch.save(wrapped(vit_tensors(source)), tmp_path / "vit.pth")
     load_into(model, read_checkpoint(tmp_path / "vit.pth"))
     assert all(torch.equal(t, vit_tensors(source)[n]) for n, t in vit_tensors(model).items())
-
-
-def test_what_is_left_out_of_a_training_of_dinov2_is_named(tmp_path):
-    vit = {f"backbone.{n}": t for n, t in vit_tensors(tiny()).items()}
-    torch.save({"teacher": {**vit, "dino_head.mlp.0.weight": torch.zeros(2)}}, tmp_path / "t.pth")
-    report = load_into(tiny(), read_checkpoint(tmp_path / "t.pth"))
-    assert report.names("ignored") == ["teacher.dino_head.mlp.0.weight"]
-
-
-@pytest.mark.parametrize(
-    "name", ["backbone.blocks.0.attn.qkv.base_layer.weight", "base_model.model.q.weight"]
-)
-def test_a_model_wrapped_by_peft_is_refused_with_the_way_out(tmp_path, name):
-    torch.save({name: torch.zeros(2, 2)}, tmp_path / "wrapped.pth")
-    with pytest.raises(ValueError, match="peft.*merge_and_unload"):
-        read_checkpoint(tmp_path / "wrapped.pth")
-
-
-def test_a_folder_that_holds_only_an_adapter_of_peft_is_refused(tmp_path):
-    save_file({"a": torch.zeros(1)}, tmp_path / "adapter_model.safetensors")
-    (tmp_path / "adapter_config.json").write_text("{}")
-    with pytest.raises(ValueError, match="peft.*merge_and_unload"):
-        read_checkpoint(tmp_path)
-
-
-def test_flattened_parameters_are_refused_with_the_way_out(tmp_path):
-    torch.save({"_fsdp_wrapped_module._flat_param": torch.zeros(9)}, tmp_path / "flat.pth")
-    with pytest.raises(ValueError, match="FSDP.*FULL_STATE_DICT"):
-        read_checkpoint(tmp_path / "flat.pth")
 
 
 # ---- DINOv2 of transformers -----------------------------------------------------------------

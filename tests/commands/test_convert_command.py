@@ -8,14 +8,12 @@ import pytest
 import torch
 import yaml
 from checkpoint_models import save_adapter
-from huggingface_hub import ModelCard, errors
+from huggingface_hub import ModelCard
 from PIL import Image
-from torch.nn import functional as F
 
 from anoseg_d2 import AnomalyPredictor
 from anoseg_d2.checkpoint import (
     AnosegCheckpointer,
-    hub,
     load_into,
     read_checkpoint,
     weights_hash,
@@ -252,15 +250,6 @@ def test_figures_of_other_weights_stay_out_of_the_card_unless_they_are_given(tmp
     assert "91.23" in text and about["base_model"] == "me/base"
 
 
-def test_a_card_says_that_the_head_was_approximated(tmp_path):
-    write_json(tmp_path / "report/results.json", RESULTS)
-    source, target = saved(tiny("arcface"), tmp_path), tmp_path / "exported"
-    run(source, "--to", "huggingface", "--output", target, "--approximate")
-    about, text = front_matter(target / "README.md")
-    assert "approximation" in text and "Of the original model" in text
-    assert "model-index" not in about  # the hub would show them as figures of these weights
-
-
 def test_names_of_strangers_are_text_on_the_card(tmp_path):
     names = ["<img src=x onerror=alert(7)>", "](javascript:alert(7))", "a\n---\nlicense: mit\n---"]
     scores = {name: {"auprc": 50.0} for name in names}
@@ -286,65 +275,6 @@ def test_the_base_model_is_the_vit_of_this_size(sizes, expected):
     spec = ModelSpec(**{"backbone": "dinov2", **sizes})
     assert guess_base_model(spec, "model.pth") == f"facebook/{expected}"
     assert guess_base_model(spec, "hf://me/mine@v2") == "me/mine"
-
-
-class StubApi:
-    """Stands for huggingface_hub's HfApi."""
-
-    def __init__(self, error=None):
-        self.calls, self.error = [], error
-
-    def create_repo(self, name, **options):
-        if self.error:
-            raise self.error
-        self.calls.append(("create_repo", name, options))
-        return f"https://huggingface.co/{name}"
-
-    def upload_folder(self, **options):
-        self.calls.append(("upload_folder", options))
-
-
-def test_push_uploads_the_four_files(tmp_path, monkeypatch, capsys):
-    api = StubApi()
-    monkeypatch.setattr(hub, "HfApi", lambda: api)
-    target = tmp_path / "exported"
-    options = ("--push", "me/road", "--private")
-    assert run(saved(tiny(), tmp_path), "--to", "huggingface", "--output", target, *options) == 0
-    (_, name, made), (_, uploaded) = api.calls
-    assert name == "me/road" and made == {"private": True, "exist_ok": True}
-    assert uploaded["folder_path"] == target and uploaded["repo_id"] == "me/road"
-    assert sorted(uploaded["allow_patterns"]) == sorted(p.name for p in target.iterdir())
-    assert "uploaded to https://huggingface.co/me/road" in capsys.readouterr().out
-    assert 'from_pretrained("hf://me/road")' in (target / "README.md").read_text()
-
-
-@pytest.mark.parametrize(
-    ("error", "advice"),
-    [
-        (errors.OfflineModeIsEnabled("offline mode is enabled"), "HF_HUB_OFFLINE"),
-        (errors.LocalTokenNotFoundError("no token"), "hf auth login"),
-        (hub._NETWORK_ERROR("no route to host"), "check the network"),
-    ],
-)
-def test_a_push_that_fails_is_one_message_and_keeps_the_folder(
-    tmp_path, monkeypatch, capsys, error, advice
-):
-    monkeypatch.setattr(hub, "HfApi", lambda: StubApi(error))
-    target = tmp_path / "exported"
-    options = ("--output", target, "--push", "me/road")
-    assert run(saved(tiny(), tmp_path), "--to", "huggingface", *options) == 2
-    said = capsys.readouterr().err
-    assert said.startswith("error: ") and "not uploaded to me/road" in said and advice in said
-    assert f"hf upload me/road {target}" in said and (target / "model.safetensors").is_file()
-
-
-def test_options_of_the_hub_are_refused_for_other_formats(tmp_path, capsys):
-    options = ("--output", tmp_path / "x.pth", "--push", "me/road")
-    assert run(saved(tiny(), tmp_path), "--to", "anoseg", *options) == 2
-    assert "--push is for --to huggingface" in capsys.readouterr().err
-    options = ("--output", tmp_path / "x", "--push", "road")
-    assert run(saved(tiny(), tmp_path), "--to", "huggingface", *options) == 2
-    assert "must be OWNER/NAME" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("height, width", [(64, 64), (80, 200), (150, 64)])
@@ -451,22 +381,6 @@ def test_heads_that_normalise_are_refused_with_the_reason(tmp_path, capsys, to, 
     output = tmp_path / ("out" if to == "huggingface" else "out.bin")
     assert run(source, "--to", to, "--output", output) == 2
     assert f"has a {head} head" in capsys.readouterr().err
-    assert run(source, "--to", to, "--output", output, "--approximate") == 0
-
-
-def test_an_approximated_arcface_keeps_masks_and_ranks_known_classes_alike(tmp_path):
-    model = tiny("arcface")
-    run(
-        saved(model, tmp_path), "--to", "official", "--output", tmp_path / "a.ckpt", "--approximate"
-    )
-    back = tiny(seed=2)
-    load_into(back, read_checkpoint(tmp_path / "a.ckpt"))
-    (masks, logits), (new_masks, new_logits) = ours(model), ours(back)
-    torch.testing.assert_close(new_masks, masks, rtol=0, atol=1e-5)
-    # Per query the two differ by one positive factor, near 1.
-    factor = new_logits.norm(dim=-1) / logits.norm(dim=-1)
-    assert factor.min() > 0.5 and factor.max() < 2.0
-    assert torch.allclose(F.normalize(new_logits, dim=-1), F.normalize(logits, dim=-1), atol=1e-5)
 
 
 def test_raw_logit_norm_is_a_linear_head_exactly(tmp_path):

@@ -16,7 +16,7 @@ from tiny_models import set_info
 
 from anoseg_d2.checkpoint import AnosegCheckpointer, weights_hash
 from anoseg_d2.commands import export as tool
-from anoseg_d2.export.check import draw_image
+from anoseg_d2.export.check import draw_image, open_session
 from anoseg_d2.export.spec import Difference, ExportCheckError
 from anoseg_d2.modeling.lora import merge_lora
 from anoseg_d2.prediction.predictor import AnomalyPredictor
@@ -109,7 +109,7 @@ def test_onnx_runs_in_the_consumer_of_the_docs_without_this_project(checkpoint, 
 
 
 @pytest.mark.slow
-def test_pt2_of_a_config_file_with_overrides_and_a_photograph(checkpoint, tmp_path, capsys):
+def test_a_config_file_with_overrides_and_a_photograph(checkpoint, tmp_path, capsys):
     config = tmp_path / "model.yaml"
     sizes = "{SIZE: S, DEPTH: 2, WIDTH: 32, HEADS: 2, NUM_REGISTERS: 1, NUM_CLASSES: 3, "
     sizes += "ANOMALY_CLASS: true, NUM_QUERIES: 5, NUM_BLOCKS: 1}"
@@ -117,14 +117,12 @@ def test_pt2_of_a_config_file_with_overrides_and_a_photograph(checkpoint, tmp_pa
     config.write_text(f"MODEL: {{EOMT: {sizes}, LORA: {lora}}}\nINPUT: {{CROP_SIZE: [32, 32]}}\n")
     photograph = tmp_path / "photo.png"
     Image.fromarray(draw_image(50, 70).permute(1, 2, 0).numpy()).save(photograph)
-    output = tmp_path / "model.pt2"
+    output = tmp_path / "model.onnx"
     options = ["--config-file", config, "--scores", "rba+anomaly", "--confidence"]
     options += ["--check-image", photograph, "--output", output, "TEST.WINDOW_OVERLAP", "0.5"]
     assert export(checkpoint, *options) == 0
     assert "| rba+anomaly | 1x32x32 |" in capsys.readouterr().out
-    extra = {"metadata.json": ""}
-    torch.export.load(output, extra_files=extra)
-    about = json.loads(extra["metadata.json"])
+    about = open_session(output).get_modelmeta().custom_metadata_map
     assert json.loads(about["outputs"]) == ["sem_seg", "rba+anomaly", "confidence"]
     assert json.loads(about["class_names"]) == NAMES
 
@@ -147,8 +145,8 @@ def test_thresholds_come_from_the_evaluation_next_to_the_weights_or_from_results
 ):
     write_results(tmp_path / "report", rba=-0.75, anomaly=0.125)
     other = write_results(tmp_path / "other", rba=-0.5)
-    export(checkpoint, "--output", tmp_path / "m.pt2")
-    export(checkpoint, "--output", tmp_path / "m.pt2", "--scores", "rba", "--results", other)
+    export(checkpoint, "--output", tmp_path / "m.onnx")
+    export(checkpoint, "--output", tmp_path / "m.onnx", "--scores", "rba", "--results", other)
     both = {"rba": -0.75, "anomaly": 0.125}
     assert given_thresholds == [(both, "road"), ({"rba": -0.5}, "road")]
 
@@ -156,10 +154,10 @@ def test_thresholds_come_from_the_evaluation_next_to_the_weights_or_from_results
 def test_without_an_evaluation_there_are_no_thresholds_but_given_results_must_hold_them(
     checkpoint, tmp_path, capsys, given_thresholds
 ):
-    export(checkpoint, "--output", tmp_path / "m.pt2")
+    export(checkpoint, "--output", tmp_path / "m.onnx")
     assert given_thresholds == [({}, None)]
     other = write_results(tmp_path / "other", rba=-0.5)
-    assert export(checkpoint, "--output", tmp_path / "m.pt2", "--results", other) == 2
+    assert export(checkpoint, "--output", tmp_path / "m.onnx", "--results", other) == 2
     assert "other/results.json" in capsys.readouterr().err and len(given_thresholds) == 1
 
 
@@ -167,7 +165,7 @@ def test_a_score_that_was_not_evaluated_has_no_threshold_but_the_others_keep_the
     checkpoint, tmp_path, given_thresholds, caplog
 ):
     write_results(tmp_path / "report", rba=-0.75)
-    export(checkpoint, "--output", tmp_path / "m.pt2")
+    export(checkpoint, "--output", tmp_path / "m.onnx")
     assert given_thresholds == [({"rba": -0.75}, "road")]
     assert "no threshold of anomaly is stored" in caplog.text
 
@@ -176,11 +174,11 @@ def test_thresholds_of_other_weights_are_not_stored(checkpoint, tmp_path, given_
     place = write_results(tmp_path / "report", rba=-0.75, anomaly=0.125)
     results = json.loads(place.read_text())
     place.write_text(json.dumps({**results, "model": {"weights_file_sha256": "0" * 64}}))
-    export(checkpoint, "--output", tmp_path / "m.pt2")
+    export(checkpoint, "--output", tmp_path / "m.onnx")
     assert given_thresholds == [({}, None)] and "is of other weights" in caplog.text
     mine = file_hash(checkpoint)
     place.write_text(json.dumps({**results, "model": {"weights_file_sha256": mine}}))
-    export(checkpoint, "--output", tmp_path / "m.pt2")
+    export(checkpoint, "--output", tmp_path / "m.onnx")
     assert given_thresholds[1] == ({"rba": -0.75, "anomaly": 0.125}, "road")
 
 
@@ -190,7 +188,7 @@ def test_thresholds_of_other_settings_are_not_stored_and_named_ones_bring_theirs
     place = write_results(tmp_path / "report", rba=-0.75)
     results = json.loads(place.read_text())
     place.write_text(json.dumps({**results, "config": "TEST: {ANOMALY: {GUIDED_FILTER: 0.5}}"}))
-    command = (checkpoint, "--output", tmp_path / "m.pt2", "--scores", "rba")
+    command = (checkpoint, "--output", tmp_path / "m.onnx", "--scores", "rba")
     export(*command)
     assert given_thresholds == [({}, None)] and "GUIDED_FILTER was 0.5, is 0.0" in caplog.text
     export(*command, "--results", place)
@@ -204,7 +202,7 @@ def test_an_export_says_what_of_the_evaluation_it_cannot_do(
     checkpoint, tmp_path, given_thresholds, caplog
 ):
     write_results(tmp_path / "report", rba=-0.75)
-    export(checkpoint, "--output", tmp_path / "m.pt2", "--scores", "rba", "--resize-inside")
+    export(checkpoint, "--output", tmp_path / "m.onnx", "--scores", "rba", "--resize-inside")
     assert given_thresholds and "one stretched window" in caplog.text
 
 
@@ -213,10 +211,10 @@ def test_a_filter_of_the_evaluation_is_refused_for_open_sizes(checkpoint, tmp_pa
     results = json.loads(place.read_text())
     place.write_text(json.dumps({**results, "config": "TEST: {ANOMALY: {GUIDED_FILTER: 0.5}}"}))
     options = ("--scores", "rba", "--resize-inside", "--results", place)
-    assert export(checkpoint, "--output", tmp_path / "m.pt2", *options) == 2
+    assert export(checkpoint, "--output", tmp_path / "m.onnx", *options) == 2
     said = capsys.readouterr().err
     assert "GUIDED_FILTER is 0.5" in said and "size" in said
-    assert not (tmp_path / "m.pt2").exists()
+    assert not (tmp_path / "m.onnx").exists()
 
 
 def test_a_failed_check_ends_with_status_1_and_without_a_file(
@@ -228,9 +226,11 @@ def test_a_failed_check_ends_with_status_1_and_without_a_file(
 
     monkeypatch.setattr("anoseg_d2.export.write.check_file", fail)
     monkeypatch.setattr("anoseg_d2.export.write.trace", lambda model: None)
-    monkeypatch.setattr(torch.export, "save", lambda program, path, **_: path.write_text("bad"))
+    monkeypatch.setattr(
+        "anoseg_d2.export.write.write_onnx", lambda program, path, *_: path.write_text("bad")
+    )
     before = sorted(tmp_path.iterdir())
-    assert export(checkpoint, "--output", tmp_path / "model.pt2") == 1
+    assert export(checkpoint, "--output", tmp_path / "model.onnx") == 1
     said = capsys.readouterr()
     assert "| rba | 1x32x32 | -1..0 | 0.5 | 0.001 |" in said.out
     assert said.err.startswith("error: the exported model differs") and said.err.count("\n") == 1
@@ -238,31 +238,30 @@ def test_a_failed_check_ends_with_status_1_and_without_a_file(
 
 
 MISTAKES = {
-    "--output m.txt": "must end in .onnx or .pt2",
-    "--output m.onnx --format pt2": "must end in .onnx or .pt2",
-    "--output absent/m.pt2": "the folder absent does not exist",
-    "--output model.pth": "must end in .onnx or .pt2",
-    "--output there.pt2": "exists; remove it or pass --overwrite",
-    "--output m.pt2 --scores rab": "unknown score 'rab'; known: msp",
-    "--output m.pt2 --scores rba+msp": "needs mean and spread of msp",
-    "--output m.pt2 --scores ,": "--scores is empty; leave it out for the default",
-    "--output m.pt2 --batch many": "--batch is 'many'; give a number in 1..1024 or `dynamic`",
-    "--output m.pt2 --batch 0": "--batch is '0'; give a number in 1..1024",
-    "--output m.pt2 --batch 1000000000": "--batch is '1000000000'; give a number in 1..1024",
-    "--output m.pt2 --image-size 0 5": "--image-size is 0; it must be an integer in 1..16384",
-    "--output m.pt2 --image-size 1 100000": "--image-size is 100000; it must be an integer",
-    "--output m.pt2 --tolerance nan": "--tolerance is nan; it must be a number above 0",
-    "--output m.pt2 --tolerance -1": "--tolerance is -1.0; it must be a number above 0",
-    "--output m.pt2 --check-image no.png": "no.png",
-    "--output m.pt2 --config-file no.yaml": "no.yaml does not exist",
-    "--output m.pt2 MODEL.NONE 1": "unknown config key MODEL.NONE",
+    "--output m.txt": "must end in .onnx",
+    "--output absent/m.onnx": "the folder absent does not exist",
+    "--output model.pth": "must end in .onnx",
+    "--output there.onnx": "exists; remove it or pass --overwrite",
+    "--output m.onnx --scores rab": "unknown score 'rab'; known: msp",
+    "--output m.onnx --scores rba+msp": "needs mean and spread of msp",
+    "--output m.onnx --scores ,": "--scores is empty; leave it out for the default",
+    "--output m.onnx --batch many": "--batch is 'many'; give a number in 1..1024 or `dynamic`",
+    "--output m.onnx --batch 0": "--batch is '0'; give a number in 1..1024",
+    "--output m.onnx --batch 1000000000": "--batch is '1000000000'; give a number in 1..1024",
+    "--output m.onnx --image-size 0 5": "--image-size is 0; it must be an integer in 1..16384",
+    "--output m.onnx --image-size 1 100000": "--image-size is 100000; it must be an integer",
+    "--output m.onnx --tolerance nan": "--tolerance is nan; it must be a number above 0",
+    "--output m.onnx --tolerance -1": "--tolerance is -1.0; it must be a number above 0",
+    "--output m.onnx --check-image no.png": "no.png",
+    "--output m.onnx --config-file no.yaml": "no.yaml does not exist",
+    "--output m.onnx MODEL.NONE 1": "unknown config key MODEL.NONE",
 }
 
 
 @pytest.mark.parametrize("options", MISTAKES)
 def test_mistakes_are_one_line_and_status_2(checkpoint, tmp_path, capsys, monkeypatch, options):
     monkeypatch.chdir(tmp_path)
-    Path("there.pt2").touch()
+    Path("there.onnx").touch()
     before = sorted(tmp_path.iterdir())
     assert export(checkpoint, *options.split()) == 2
     said = capsys.readouterr().err.splitlines()
@@ -271,20 +270,20 @@ def test_mistakes_are_one_line_and_status_2(checkpoint, tmp_path, capsys, monkey
 
 
 def test_a_pipe_is_not_replaced(checkpoint, tmp_path, capsys):
-    os.mkfifo(tmp_path / "model.pt2")
-    assert export(checkpoint, "--output", tmp_path / "model.pt2", "--overwrite") == 2
-    assert "model.pt2 exists and is not a regular file" in capsys.readouterr().err
-    assert (tmp_path / "model.pt2").is_fifo()
+    os.mkfifo(tmp_path / "model.onnx")
+    assert export(checkpoint, "--output", tmp_path / "model.onnx", "--overwrite") == 2
+    assert "model.onnx exists and is not a regular file" in capsys.readouterr().err
+    assert (tmp_path / "model.onnx").is_fifo()
 
 
 def test_a_missing_checkpoint_is_named(tmp_path, capsys):
-    assert export(tmp_path / "no.pth", "--output", tmp_path / "m.pt2") == 2
+    assert export(tmp_path / "no.pth", "--output", tmp_path / "m.onnx") == 2
     assert "no.pth" in capsys.readouterr().err
 
 
 def test_an_adapter_file_is_sent_to_the_merge(tiny_eomt, tmp_path, capsys):
     save_adapter(tiny_eomt(lora={"rank": 2}), tmp_path / "adapter.pth")
-    assert export(tmp_path / "adapter.pth", "--output", tmp_path / "m.pt2") == 2
+    assert export(tmp_path / "adapter.pth", "--output", tmp_path / "m.onnx") == 2
     assert "holds only adapters; join them with their base first: anoseg convert" in (
         capsys.readouterr().err
     )

@@ -54,13 +54,9 @@ def test_int8_is_a_quarter_of_the_size_and_keeps_the_metadata(make_model, tmp_pa
     assert sizes[True] < 0.8 * sizes[False]  # convolutions and the graph stay as they are
 
 
-def test_int8_is_refused_where_it_cannot_be(make_model, tmp_path):
+def test_int8_is_refused_where_it_cannot_be():
     with pytest.raises(ValueError, match="float16 or int8"):
         ExportSpec(("rba",), half=True, int8=True)
-    with pytest.raises(ValueError, match="int8 works only with ONNX"):
-        export_model(
-            make_model(), tmp_path / "m.pt2", ExportSpec(("rba",), int8=True), file_format="pt2"
-        )
 
 
 @pytest.mark.parametrize(
@@ -112,7 +108,7 @@ def test_a_file_that_differs_is_not_kept(make_model, tmp_path, monkeypatch):
     monkeypatch.setattr("anoseg_d2.export.check.run_file", run_wrongly)
     spec = ExportSpec(("rba_sum", "entropy"))
     with pytest.raises(ExportCheckError, match=r"rba_sum by 0\.002.*allowed 0\.001"):
-        export_model(make_model(), tmp_path / "m.pt2", spec, file_format="pt2")
+        export_model(make_model(), tmp_path / "m.onnx", spec)
     assert not list(tmp_path.iterdir())
 
 
@@ -123,10 +119,10 @@ def test_what_was_there_stays_when_the_check_fails(make_model, tmp_path, monkeyp
 
     monkeypatch.setattr(export, "check_file", fail)
     monkeypatch.setattr(export, "trace", lambda model: None)
-    monkeypatch.setattr(torch.export, "save", lambda program, path, **_: path.write_text("newer"))
-    (tmp_path / "m.pt2").write_text("older")
+    monkeypatch.setattr(export, "write_onnx", lambda program, path, *_: path.write_text("newer"))
+    (tmp_path / "m.onnx").write_text("older")
     with pytest.raises(ExportCheckError):
-        export_model(make_model(), tmp_path / "m.pt2", ExportSpec(("rba",)), file_format="pt2")
+        export_model(make_model(), tmp_path / "m.onnx", ExportSpec(("rba",)))
     assert [p.read_text() for p in tmp_path.iterdir()] == ["older"]
 
 
@@ -138,27 +134,6 @@ def test_a_file_without_external_weights_drops_those_of_an_older_one(tmp_path):
             (written / name).write_text(name)
         export.publish(written, output)
         assert sorted(p.name for p in tmp_path.glob("m.*")) == names
-
-
-# ---- torch.export programs ------------------------------------------------------------------
-
-
-@pytest.mark.slow
-def test_pt2_gives_what_the_model_gives(make_model, tmp_path):
-    model = make_model("arcface", has_anomaly=True)
-    path, spec = tmp_path / "m.pt2", ExportSpec(("rba", "anomaly"), batch=None, image_size=(40, 60))
-    export_model(model, path, spec, file_format="pt2", class_names=["a", "b", "c", "d", "e"])
-    images = photographs(3, 40, 60)
-    assert_same(run_file(path, images, spec.outputs), answers(model, images, spec.scores))
-    extra = {"metadata.json": ""}
-    torch.export.load(path, extra_files=extra)
-    assert json.loads(json.loads(extra["metadata.json"])["class_names"]) == [
-        "a",
-        "b",
-        "c",
-        "d",
-        "e",
-    ]
 
 
 # ---- ONNX -----------------------------------------------------------------------------------
