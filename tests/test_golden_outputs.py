@@ -502,7 +502,6 @@ CUT_PASTE = {
 
 
 def test_cut_paste_sets_are_those_on_record(tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     write_scenes(tmp_path / "scenes")
     write_objects(tmp_path / "coco")
     found = {}

@@ -13,11 +13,11 @@ import argparse
 import re
 from pathlib import Path
 
-from anoseg_d2.data.cut_paste.closed_set import ClosedSetObjects, cache_folder
+from anoseg_d2.data.cut_paste.closed_set import ClosedSetObjects
 from anoseg_d2.data.cut_paste.frames import find_scenes
 from anoseg_d2.data.cut_paste.job import CutPasteJob, claim_output, collect_manifest, run_job
 from anoseg_d2.data.cut_paste.options import CutPasteOptions, ObjectOptions
-from anoseg_d2.data.cut_paste.result import how_to_use, summarise, write_preview, write_summary
+from anoseg_d2.data.cut_paste.result import how_to_use, summarise, write_summary
 from anoseg_d2.data.cut_paste.sampling import object_sources
 from anoseg_d2.utils import cli
 from anoseg_d2.utils.options import add_arguments, options_from
@@ -27,7 +27,6 @@ from anoseg_d2.utils.ranges import integer
 OPTIONS = {
     "--seed": integer(0, 2**63 - 1),
     "--workers": integer(0, cli.MAX_WORKERS),
-    "--preview": integer(0, 1000),
 }
 UNREADABLE = ("objects unreadable", "photographs missing")
 
@@ -69,12 +68,9 @@ def build_parser() -> argparse.ArgumentParser:
         action="store_true",
         help="write images/ and labels_masks/ (0 known, 1 pasted unknown, 255 void); ratio 1",
     )
-    group.add_argument("--preview", type=int, default=0, metavar="N", help="draw N of the images")
 
     add_arguments(parser.add_argument_group("pasting"), CutPasteOptions)
-    # The ratio of a benchmark is another one; 1000 is written into the set's description, where
-    # 1000.0 would make a set that is not finished look like another one.
-    parser.set_defaults(ratio=None, min_area=1000)
+    parser.set_defaults(ratio=None)  # that of a benchmark is another one
     cli.add_verbosity_options(parser)
     return parser
 
@@ -113,12 +109,9 @@ def prepare(args) -> int:
     everything = collect_manifest(job)
     records = records if everything is None else list(everything.values())
     summary = summarise(job, records)
+    print_summary(summary, job.output, everything is not None)
     if everything is not None:
         write_summary(job, summary)
-    print_summary(summary, job.output, everything is not None)
-    if args.preview:
-        cli.say(f"preview: {write_preview(job, records, args.preview)}")
-    if everything is not None:
         cli.say(how_to_use(job))
     unreadable = any(kind in summary["problems"] for kind in UNREADABLE)
     return 1 if summary["images"]["failed"] or unreadable else 0
@@ -141,8 +134,7 @@ def build_job(args) -> CutPasteJob:
 
     def segments():
         pairs = [(frame.image, frame.label) for frame in frames]
-        how = {"rarest_first": objects.rarest_first, "cache": cache_folder()}
-        return ClosedSetObjects(pairs, reader, known, **how)
+        return ClosedSetObjects(pairs, reader, known, rarest_first=objects.rarest_first)
 
     outliers, controls, closed_set = object_sources(objects, options, known, segments)
     return CutPasteJob(

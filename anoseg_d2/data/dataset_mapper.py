@@ -9,7 +9,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from anoseg_d2.data.augmentation import Augmentation
 from anoseg_d2.data.builtin import datasets_root
-from anoseg_d2.data.cut_paste.closed_set import ClosedSetObjects, cache_folder
+from anoseg_d2.data.cut_paste.closed_set import ClosedSetObjects
 from anoseg_d2.data.cut_paste.options import ObjectOptions, read_options
 from anoseg_d2.data.cut_paste.sampling import OnlineCutPaste, object_sources
 from anoseg_d2.data.image_io import read_image
@@ -137,7 +137,6 @@ def _closed_set(cfg, train_ids: dict[str, int]) -> ClosedSetObjects:
         partial(_load_by_file, rules=rules),
         train_ids,
         rarest_first=cfg.INPUT.CUT_PASTE.CLOSED_SET_RAREST_FIRST,
-        cache=cache_folder(),
     )
 
 

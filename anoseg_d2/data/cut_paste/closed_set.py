@@ -5,11 +5,9 @@ Pasting known things of the same dataset with the same code, under their own lab
 shortcut, and shows rare classes more often (Simple Copy-Paste, Ghiasi et al., arXiv:2012.07177).
 """
 
-import hashlib
-import json
-import logging
-import os
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from multiprocessing.pool import ThreadPool
 from pathlib import Path
 
 import cv2
@@ -18,31 +16,21 @@ import numpy as np
 from anoseg_d2.data.cut_paste.paste import PasteObject
 from anoseg_d2.data.cut_paste.sources import ObjectSource
 from anoseg_d2.data.image_io import read_image
-from anoseg_d2.utils.files import atomic_path
 
-__all__ = ["ClosedSetObjects", "cache_folder"]
-
-logger = logging.getLogger(__name__)
+__all__ = ["ClosedSetObjects"]
 
 # Those that the dataset has are used.
 CLASSES = (
     *("person", "rider", "car", "truck", "bus", "motorcycle", "bicycle"),
     *("pole", "traffic sign", "traffic light"),
 )
-VERSION = 1  # of the cached index
 COLUMNS = ("frame", "value", "x", "y", "w", "h", "area", "seed_x", "seed_y")
-
-
-def cache_folder() -> Path:
-    """Return the folder of cached indices: `anoseg_d2` in XDG_CACHE_HOME, or in ~/.cache."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "anoseg_d2"
 
 
 class ClosedSetObjects(ObjectSource):
     """Segments of known things: connected components of a label map.
 
-    The index of all segments is built once and cached; it is rebuilt when a label file, a class or
-    `min_area` changes.
+    Their index is built at the start, from every label.
 
     Args:
         frames: (image file, label file) pairs of the training set, in its order; a frame whose
@@ -52,7 +40,6 @@ class ClosedSetObjects(ObjectSource):
         min_area: smallest area of a segment, pixels.
         rarest_first: choose the class first, each equally often, so that rare classes are pasted
             far more often than they occur; otherwise every segment is equally likely.
-        cache: folder of the index; None builds it in memory.
     Raises:
         ValueError: there are no segments, or the dataset has none of the classes.
     """
@@ -64,7 +51,6 @@ class ClosedSetObjects(ObjectSource):
         known: Mapping[str, int],
         min_area: float = 100,
         rarest_first: bool = False,
-        cache=None,
     ):
         super().__init__()
         self.frames = [(Path(image), label and Path(label)) for image, label in frames]
@@ -81,7 +67,8 @@ class ClosedSetObjects(ObjectSource):
             "min_area": min_area,
             "rarest_first": rarest_first,
         }
-        self.segments = self._cached(cache)
+        self.files = {image.name: label.stat().st_size for image, label in self.frames if label}
+        self.segments = self._index()
         self.refuse_if_empty(f"the closed set ({len(self.frames)} frames, min_area {min_area})")
         values = self.segments[:, 1]
         self._of_class = [np.flatnonzero(values == value) for value in np.unique(values)]
@@ -101,7 +88,7 @@ class ClosedSetObjects(ObjectSource):
     def load(self, index: int, generator=None) -> PasteObject:
         frame, value, x, y, w, h, area, seed_x, seed_y = self.segments[index].tolist()
         image_path, label_path = self.frames[frame]
-        label, image = self.read_label(label_path), read_image(image_path, labelled=True)
+        label, image = self.read_label(label_path), read_image(image_path)
         if label.shape != image.shape[:2] or y + h > label.shape[0] or x + w > label.shape[1]:
             raise ValueError(f"{label_path} does not fit its image {image_path}, or has changed")
         box = np.s_[y : y + h, x : x + w]
@@ -122,62 +109,35 @@ class ClosedSetObjects(ObjectSource):
         # A pole or a distant person is as small as it looks in the scene, and is not enlarged.
         return PasteObject(crop, mask, value, source, min_side=4)
 
-    def _cached(self, cache) -> np.ndarray:
-        files = [(str(label), _stamp(label)) for _, label in self.frames]
-        key = json.dumps([VERSION, files, sorted(self.class_of.items()), self.min_area])
-        self.files = {str(image.name): _stamp(label)[0] for image, label in self.frames}
-        if cache is None:
-            return self._index()
-        path = Path(cache, f"closed_set_{hashlib.sha256(key.encode()).hexdigest()[:24]}.npy")
-        try:
-            return np.load(path, allow_pickle=False)
-        except (OSError, ValueError, EOFError):
-            pass  # not there yet, or damaged: build it below
-        segments = self._index()
-        if self.problems:
-            return segments  # what is unreadable today may be readable next time
-        try:
-            with atomic_path(path, suffix=".npy") as temporary:
-                np.save(temporary, segments, allow_pickle=False)
-        except OSError as error:
-            logger.warning("the index of known segments cannot be cached: %s", error)
-        return segments
-
     def _index(self) -> np.ndarray:
         """Find the segments of every frame, (N, len(COLUMNS)) int64."""
         rows = []
-        for number, (_, path) in enumerate(self.frames):
-            if path is None:
-                continue
-            try:
-                label = self.read_label(path)
-            except (OSError, ValueError) as error:
-                self.problems["labels unreadable"].append(str(error))
-                continue
-            for value in np.intersect1d(np.unique(label), list(self.class_of)).tolist():
-                rows += self._segments(number, label == value, value)
+        # Threads are enough: decoding, most of the work, releases the interpreter lock.
+        with ThreadPool() as pool:
+            for found, skipped in pool.imap(self._segments, enumerate(self.frames)):
+                rows += found
+                self.skipped += skipped
         return np.array(rows, np.int64).reshape(-1, len(COLUMNS))
 
-    def _segments(self, number: int, mask: np.ndarray, value: int) -> list[tuple[int, ...]]:
-        _, parts, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
-        rows = []
-        for part, (x, y, w, h, area) in enumerate(stats.tolist()):
-            if part == 0:
-                continue
-            if area < self.min_area:
-                self.skipped[f"under {self.min_area:g} px"] += 1
-            elif min(x, y) == 0 or x + w == mask.shape[1] or y + h == mask.shape[0]:
-                self.skipped["cut off by their frame's border"] += 1
-            else:
-                seed_x = x + int(np.flatnonzero(parts[y, x : x + w] == part)[0])
-                rows.append((number, value, x, y, w, h, area, seed_x, y))
-        return rows
-
-
-def _stamp(path: Path | None) -> tuple[int, int]:
-    """Return the size and modification time of a file, (-1, -1) if there is none."""
-    try:
-        stat = os.stat(path) if path else None
-    except OSError:
-        stat = None
-    return (stat.st_size, stat.st_mtime_ns) if stat else (-1, -1)
+    def _segments(self, frame) -> tuple[list[tuple[int, ...]], Counter]:
+        """Return the segments of a (number, (image, label)), and how many the rules leave out."""
+        number, (_, path) = frame
+        rows, skipped = [], Counter()
+        try:
+            label = np.empty((0, 0), np.uint8) if path is None else self.read_label(path)
+        except (OSError, ValueError) as error:
+            self.problems["labels unreadable"].append(str(error))
+            return rows, skipped
+        for value in np.intersect1d(np.unique(label), list(self.class_of)).tolist():
+            mask = (label == value).astype(np.uint8)
+            _, parts, stats, _ = cv2.connectedComponentsWithStats(mask, connectivity=8)
+            # Part 0 is the background.
+            for part, (x, y, w, h, area) in list(enumerate(stats.tolist()))[1:]:
+                if area < self.min_area:
+                    skipped[f"under {self.min_area:g} px"] += 1
+                elif min(x, y) == 0 or x + w == mask.shape[1] or y + h == mask.shape[0]:
+                    skipped["cut off by their frame's border"] += 1
+                else:
+                    seed_x = x + int(np.flatnonzero(parts[y, x : x + w] == part)[0])
+                    rows.append((number, value, x, y, w, h, area, seed_x, y))
+        return rows, skipped

@@ -1,22 +1,29 @@
-"""Write a whole cut-paste dataset with any number of workers and machines, and resume it.
+"""Write a whole cut-paste dataset with any number of workers and machines.
 
-An image is finished when its record is in `progress/`: the record is written last, and every file
-is written under a temporary name and then renamed. When all images are finished, the records become
-`manifest.jsonl`. Image i depends only on (seed, i) and the inputs, so any split of the work gives
-the same bytes.
+OUTPUT/
+  leftImg8bit/, gtFine/  images and labels, as in Cityscapes (a benchmark: images/, labels_masks/)
+  cut_paste.json         the settings; a folder made with other ones is refused
+  progress/              one record per finished image, until all are finished
+  manifest.jsonl         then, a line per image, followed by one per object
+  summary.json           what was made, and what could not be used
+  card.yaml              registers the set, wherever it is moved
+
+Image i depends only on (seed, i) and the inputs, so any split of the work gives the same bytes. The
+record of an image is written last, so that an interrupted run continues with the same command.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 import threading
-import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,20 +36,13 @@ from anoseg_d2.data.cut_paste.options import CutPasteOptions
 from anoseg_d2.data.cut_paste.sampling import sample_and_paste
 from anoseg_d2.data.cut_paste.sources import ObjectSource
 from anoseg_d2.data.image_io import read_image, write_image
-from anoseg_d2.utils.files import read_json, remove_abandoned, write_atomic
+from anoseg_d2.utils.files import read_json, write_atomic, write_json
 
 __all__ = ["CutPasteJob", "claim_output", "collect_manifest", "read_manifest", "run_job"]
 
-# Options that no longer exist, as they were in every folder that can still be continued.
-_FORMER_OPTIONS = {"blending": ["feather"], "blur": 0.0, "color_jitter": False, "noise": 0.0}
 ALGORITHM = 1  # increased whenever the same options give other pixels
 COMPRESS_LEVEL = 3  # of png files
-CONFIG, INPUTS, MANIFEST, PROGRESS = (
-    "cut_paste.json",
-    "cut_paste_inputs.json",
-    "manifest.jsonl",
-    "progress",
-)
+SETTINGS, MANIFEST, PROGRESS = "cut_paste.json", "manifest.jsonl", "progress"
 
 
 @dataclass(frozen=True)
@@ -98,108 +98,69 @@ class CutPasteJob:
             self.output / "gtFine" / folder / f"{frame.stem}_gtFine_{coding}.png",
         )
 
-    def record_path(self, index: int) -> Path:
-        """Return where the record of image `index` is until the manifest takes it."""
-        return self.output / PROGRESS / f"{index:06d}.json"
-
-    def record(self, index: int) -> dict | None:
-        """Return the record of image `index`; None while it is not made."""
-        path = self.record_path(index)
-        return read_json(path) if path.is_file() else None
-
-    def config(self) -> dict:
-        """Return everything that the output depends on, except files, as plain json values."""
-        sources = {
-            role: [{"kind": type(source).__name__, **source.settings} for source in group]
-            for role, group in self._roles()
-        }
-        # Through json, so that it can be compared with what an earlier run wrote.
-        config = {
+    def settings(self) -> dict:
+        """Return everything that the output depends on, as plain json values, and its hash."""
+        # Names and sizes, not paths, so that the inputs may be moved between two runs.
+        inputs = [(f.name, _size(f.image), _size(f.label)) for f in self.frames]
+        inputs += [sorted(source.files.items()) for source in self.sources]
+        roles = {"outliers": self.outliers, "controls": self.controls}
+        roles["closed set"] = self.closed_set
+        settings = {
             "algorithm": ALGORITHM,
             "seed": self.seed,
             "split": self.split,
             "benchmark": self.benchmark,
             "compress_level": COMPRESS_LEVEL,
             "label_rule": self.reader.rule.name,
-            "options": {**dataclasses.asdict(self.options), **_FORMER_OPTIONS},
-            "sources": sources,
+            **dataclasses.asdict(self.options),
+            **{
+                role: [{"kind": type(source).__name__, **source.settings} for source in group]
+                for role, group in roles.items()
+            },
+            "inputs": _digest(inputs),
         }
-        return json.loads(json.dumps(config))
-
-    def _roles(self):
-        roles = {"outliers": self.outliers, "controls": self.controls}
-        # Sets from before there was this kind of source must still be continued.
-        return (roles | ({"closed set": self.closed_set} if self.closed_set else {})).items()
-
-    def inputs(self) -> dict[str, dict[str, int]]:
-        """Return group of inputs -> file name -> size in bytes, -1 if missing.
-
-        Names and sizes are compared, not paths, so the inputs may be moved between two runs.
-        """
-        groups = {
-            "images": {frame.name: _size(frame.image) for frame in self.frames},
-            "labels": {frame.name: _size(frame.label) for frame in self.frames},
-        }
-        for role, group in self._roles():
-            for number, source in enumerate(group):
-                groups[f"{role} {number}"] = dict(source.files)
-        return groups
+        # Through json, so that it can be compared with what an earlier run wrote.
+        return {**json.loads(json.dumps(settings)), "hash": _digest(settings)}
 
 
 def _size(path: Path | None) -> int:
     return path.stat().st_size if path is not None and path.is_file() else -1
 
 
+def _digest(content) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
 def claim_output(job: CutPasteJob) -> str:
-    """Write the config into a new output folder, or check that an existing folder has the same.
+    """Write the settings into a new output folder, or check that an existing one has the same.
 
     Returns:
-        hash of the options and inputs.
+        hash of the settings and inputs.
     Raises:
         ValueError: the folder was made differently or holds something else; the message names
             the differences.
     """
-    remove_abandoned(job.output)
-    config, inputs = job.config(), job.inputs()
-    digest = hashlib.sha256(json.dumps([config, inputs], sort_keys=True).encode()).hexdigest()
-    path = job.output / CONFIG
+    settings, path = job.settings(), job.output / SETTINGS
     if not path.is_file():
-        # A run killed between these writes left one; shards that start at once see each other's.
-        there = {p.name for p in job.output.glob("*") if not p.name.startswith(".anoseg-")}
-        if there - {INPUTS, CONFIG}:
-            names = ", ".join(sorted(there)[:5])
+        # Hidden: a shard that starts at the same time may be writing its settings.
+        there = sorted(p.name for p in job.output.glob("[!.]*") if p.name != SETTINGS)
+        if there:
             raise ValueError(
-                f"output folder {job.output} holds other things ({names}) and no {CONFIG}; "
-                "choose an empty or new folder"
+                f"output folder {job.output} holds other things ({', '.join(there[:5])}) and no "
+                f"{SETTINGS}; choose an empty or new folder"
             )
-        write_atomic(job.output / INPUTS, _pretty(inputs))
-        write_atomic(path, _pretty({**config, "hash": digest}))
-        return digest
-    there, old_inputs = read_json(path), read_json(job.output / INPUTS)
-    if not isinstance(there, dict) or there.pop("hash", None) != digest:
-        differences = list(_differences(there, config))
-        differences += list(_differences(old_inputs, inputs, "input "))
+        write_json(path, settings)
+        return settings["hash"]
+    there = read_json(path)
+    if there != settings:
+        there = there if isinstance(there, dict) else {}
+        different = [k for k in settings if k != "hash" and there.get(k) != settings[k]]
         raise ValueError(
-            f"output folder {job.output} was made with other options or inputs:\n  "
-            + "\n  ".join(differences[:12])
-            + (f"\n  ... and {len(differences) - 12} more" if len(differences) > 12 else "")
-            + "\nUse the same ones to continue, or choose another folder (or delete this one)."
+            f"output folder {job.output} was made with other options or inputs: "
+            + "; ".join(f"{k}: {there.get(k)} there, {settings[k]} now" for k in different)
+            + ". Use the same ones to continue, or choose another folder (or delete this one)."
         )
-    return digest
-
-
-def _pretty(content: dict) -> bytes:
-    return (json.dumps(content, indent=1, sort_keys=True) + "\n").encode()
-
-
-def _differences(there, now, name="") -> Iterator[str]:
-    if isinstance(there, list) and isinstance(now, list):
-        there, now = dict(enumerate(there)), dict(enumerate(now))
-    if isinstance(there, dict) and isinstance(now, dict):
-        for key in sorted(there.keys() | now.keys()):
-            yield from _differences(there.get(key), now.get(key), f"{name}{key}: ")
-    elif there != now:
-        yield f"{name}{there} there, {now} now"
+    return settings["hash"]
 
 
 def run_job(job: CutPasteJob, shard: tuple[int, int] = (0, 1), workers: int = 1) -> Iterator[dict]:
@@ -214,24 +175,26 @@ def run_job(job: CutPasteJob, shard: tuple[int, int] = (0, 1), workers: int = 1)
     Raises:
         OSError: a file cannot be written, or a worker process died; finished images are kept.
     """
-    mine = [frame.index for frame in job.frames if frame.index % shard[1] == shard[0]]
-    finished = read_manifest(job.output)
-    todo = []
-    for index in mine:
-        record = finished.get(index) or job.record(index)
-        if record and not record["failed"] and all(map(Path.is_file, job.paths(job.frames[index]))):
+    finished, todo = _finished(job), []
+    for frame in job.frames[shard[0] :: shard[1]]:
+        record = finished.get(frame.index)
+        if record and not record["failed"] and all(map(Path.is_file, job.paths(frame))):
             yield record
         else:
-            todo.append(index)
-    # A killed run may have left files half-written for the same images.
-    folders = {path.parent for index in todo for path in job.paths(job.frames[index])}
-    for folder in folders | {job.output / PROGRESS}:
-        remove_abandoned(folder)
-    if workers > 1:
-        yield from _make_with(job, todo, workers)
+            todo.append(frame.index)
+    if workers <= 1:
+        yield from (_make(job, job.frames[index]) for index in todo)
         return
-    for index in todo:
-        yield _make(job, job.frames[index])
+    # A forked child would inherit locks that thread pools of OpenCV or torch may hold, so spawn.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, context, _start_worker, (job,)) as pool:
+        try:
+            yield from pool.map(_make_in_worker, todo)
+        except BrokenProcessPool as error:
+            raise ChildProcessError(
+                "a worker process was killed (out of memory?); finished images are kept, and the "
+                "same command continues from there"
+            ) from error
 
 
 # Of a worker process: sent once, not with every image, because its sources can be large.
@@ -244,42 +207,13 @@ def _start_worker(job: CutPasteJob) -> None:
     # Ctrl-C reaches the whole group; the parent ends the workers when it has cleaned up.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     cv2.setNumThreads(1)
-    threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
-
-
-def _end_with_parent(parent: int) -> None:
-    """End this worker when its parent is killed; otherwise it would wait on its queue forever."""
-    while os.getppid() == parent:
-        time.sleep(0.5)
-    os._exit(1)
+    # A killed parent cannot end its workers, and they would wait on its queue forever.
+    parent = multiprocessing.parent_process()
+    threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
 
 
 def _make_in_worker(index: int) -> dict:
     return _make(_job, _job.frames[index])
-
-
-def _make_with(job, todo, workers) -> Iterator[dict]:
-    # A forked child would inherit locks that thread pools of OpenCV or torch may hold, so spawn.
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(workers, context, _start_worker, (job,))
-    waiting, rest = set(), iter(todo)
-    try:
-        while True:
-            # Only a few are submitted at a time, so memory does not grow with the number of images.
-            while len(waiting) < 4 * workers and (index := next(rest, None)) is not None:
-                waiting.add(pool.submit(_make_in_worker, index))
-            if not waiting:
-                return
-            done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
-            for future in done:
-                yield future.result()
-    except BrokenProcessPool as error:
-        raise ChildProcessError(
-            "a worker process was killed (out of memory?); finished images are kept, and the same "
-            "command continues from there"
-        ) from error
-    finally:
-        pool.shutdown(cancel_futures=True)
 
 
 def _make(job: CutPasteJob, frame: Frame) -> dict:
@@ -288,7 +222,7 @@ def _make(job: CutPasteJob, frame: Frame) -> dict:
     try:
         if frame.label is None:
             raise FileNotFoundError(f"image without label: {frame.image}")
-        image, label = read_image(frame.image, labelled=True), job.reader(frame.label)
+        image, label = read_image(frame.image), job.reader(frame.label)
         if image.shape[:2] != label.shape:
             raise ValueError(
                 f"{frame.label} is {label.shape[1]}x{label.shape[0]}, its image "
@@ -296,7 +230,7 @@ def _make(job: CutPasteJob, frame: Frame) -> dict:
             )
     except (OSError, ValueError) as error:
         record |= {"failed": str(error), "objects": [], "problems": []}
-        write_atomic(job.record_path(frame.index), _pretty(record))
+        write_json(_record_path(job, frame), record)
         return record
     generator = np.random.default_rng((job.seed, frame.index))
     sources = (job.outliers, job.controls, job.closed_set)
@@ -312,8 +246,22 @@ def _make(job: CutPasteJob, frame: Frame) -> dict:
     label = job.reader.to_benchmark(label) if job.benchmark else label
     write_image(label_path, label, compress_level=COMPRESS_LEVEL)
     record |= {"failed": None, "objects": objects, "problems": problems}
-    write_atomic(job.record_path(frame.index), _pretty(record))
+    write_json(_record_path(job, frame), record)
     return record
+
+
+def _record_path(job: CutPasteJob, frame: Frame) -> Path:
+    return job.output / PROGRESS / f"{frame.index:06d}.json"
+
+
+def _finished(job: CutPasteJob) -> dict[int, dict]:
+    """Return index -> record of the images that are made, by this shard or another."""
+    records = {}
+    for path in (job.output / PROGRESS).glob("*.json"):
+        with contextlib.suppress(FileNotFoundError):  # another shard is collecting them
+            record = read_json(path)
+            records[record["index"]] = record
+    return {**read_manifest(job.output), **records}
 
 
 def read_manifest(output) -> dict[int, dict]:
@@ -330,14 +278,13 @@ def read_manifest(output) -> dict[int, dict]:
     if not path.is_file():
         return records
     try:
-        for text in path.read_bytes().splitlines():
-            line = json.loads(text)
+        for line in map(json.loads, path.read_text(encoding="utf-8").splitlines()):
             if line.pop("kind") == "image":
                 records[line["index"]] = {**line, "objects": []}
             else:
                 item = {key: value for key, value in line.items() if key not in ("index", "seed")}
                 records[line["index"]]["objects"].append(item)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError) as error:
         raise ValueError(
             f"{path} is damaged: {error!r}. Delete it, and the same command makes the images again"
         ) from error
@@ -350,26 +297,19 @@ def collect_manifest(job: CutPasteJob) -> dict[int, dict] | None:
     Returns:
         index -> record, or None while other shards are unfinished.
     """
-    records = read_manifest(job.output)
-    for frame in job.frames:
-        record = job.record(frame.index) or records.get(frame.index)
-        if record is None:
-            # Another shard may have finished at the same moment and collected the records.
-            return read_manifest(job.output) or None
-        records[frame.index] = record
+    records = _finished(job)
+    if any(frame.index not in records for frame in job.frames):
+        return None
     lines = []
-    for index in sorted(records):
-        # First the image, then its objects, each with what says where it belongs.
-        record = records[index]
-        image = {key: value for key, value in record.items() if key != "objects"}
+    for _, record in sorted(records.items()):
+        # First the image, then its objects, each with what says where it belongs. Sorted, because
+        # sources have entries of their own in an order of their own.
+        image = {key: record[key] for key in sorted(record) if key not in ("objects", "pasted")}
         lines.append({"kind": "image", **image, "pasted": len(record["objects"])})
         origin = {key: record[key] for key in ("index", "name", "seed")}
-        lines += [{"kind": "object", **origin, **item} for item in record["objects"]]
-    text = "".join(json.dumps(line) + "\n" for line in lines)
-    write_atomic(job.output / MANIFEST, text.encode())
-    for frame in job.frames:
-        job.record_path(frame.index).unlink(missing_ok=True)
-    folder = job.output / PROGRESS
-    if folder.is_dir() and not any(folder.iterdir()):
-        folder.rmdir()
-    return records
+        lines += [
+            {"kind": "object", **origin, **dict(sorted(item.items()))} for item in record["objects"]
+        ]
+    write_atomic(job.output / MANIFEST, "".join(json.dumps(x) + "\n" for x in lines).encode())
+    shutil.rmtree(job.output / PROGRESS, ignore_errors=True)
+    return dict(sorted(records.items()))

@@ -1,29 +1,20 @@
-"""What is written next to the images of a finished cut-paste set: summary, card and preview.
-
-OUTPUT/
-  summary.json  what was made, and what could not be used
-  card.yaml     registers the set, wherever it is moved
-  preview.jpg   some of the images, if it was asked for
-"""
+"""Describe a finished cut-paste set: its summary, the card that registers it, what to do next."""
 
 import json
 import re
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
 
 import yaml
 
 from anoseg_d2.data.cityscapes import IMAGE_SUFFIX
-from anoseg_d2.data.contact_sheet import contact_sheet, evenly_spread
 from anoseg_d2.data.cut_paste.job import CutPasteJob
-from anoseg_d2.data.image_io import read_image, read_label, write_image
-from anoseg_d2.utils.constants import ANOMALY, ANOMALY_COLOR, KNOWN, PASTED_ID, VOID
-from anoseg_d2.utils.files import remove_abandoned, write_atomic
+from anoseg_d2.utils.constants import ANOMALY, KNOWN, PASTED_ID, VOID
+from anoseg_d2.utils.files import write_atomic
 
-__all__ = ["how_to_use", "summarise", "write_preview", "write_summary"]
+__all__ = ["how_to_use", "summarise", "write_summary"]
 
-CARD, SUMMARY = "card.yaml", "summary.json"
+CARD = "card.yaml"
 
 
 def summarise(job: CutPasteJob, records: Sequence[dict]) -> dict:
@@ -75,11 +66,8 @@ def summarise(job: CutPasteJob, records: Sequence[dict]) -> dict:
 
 def write_summary(job: CutPasteJob, summary: dict) -> None:
     """Write `summary.json` and the card of a set whose images are all made."""
-    # What a killed run left half-written would stay for ever.
-    for name in (SUMMARY, CARD):
-        remove_abandoned(job.output / name)
     text = json.dumps(summary, indent=1, sort_keys=True) + "\n"
-    write_atomic(job.output / SUMMARY, text.encode())
+    write_atomic(job.output / "summary.json", text.encode())
     made = summary["images"]["made"]
     # Its root is its own folder, so that the set may be moved.
     card = {"name": _card_name(job), "root": "./", "source": "made by prepare_cut_paste.py"}
@@ -116,34 +104,15 @@ def _card_name(job: CutPasteJob) -> str:
 
 
 def how_to_use(job: CutPasteJob) -> str:
-    """Return the command that trains or evaluates on the result."""
+    """Return the commands that show the result, and that train or evaluate on it."""
     card, name = job.output / CARD, _card_name(job)
+    name += "" if job.benchmark else f"_{job.split}"
+    look = f"look at it: anoseg check --card '{card}' {name} --preview previews\n"
     cards = f"DATASETS.CARDS \"('{card}',)\""
     if job.benchmark:
-        return f"evaluate on it: anoseg eval ... {cards} DATASETS.TEST \"('{name}',)\""
+        return f"{look}evaluate on it: anoseg eval ... {cards} DATASETS.TEST \"('{name}',)\""
     own = "" if job.reader.is_cityscapes else f" MODEL.EOMT.NUM_CLASSES {len(job.reader.classes)}"
     return (
-        f"train on it: anoseg train --config-file arcface_full {cards} "
-        f"DATASETS.TRAIN \"('{name}_{job.split}',)\" MODEL.EOMT.ANOMALY_CLASS True{own}"
+        f"{look}train on it: anoseg train --config-file arcface_full {cards} "
+        f"DATASETS.TRAIN \"('{name}',)\" MODEL.EOMT.ANOMALY_CLASS True{own}"
     )
-
-
-def write_preview(job: CutPasteJob, records: Sequence[dict], number: int) -> Path:
-    """Write `preview.jpg` with up to `number` of the images that have objects; return its path.
-
-    Raises:
-        ValueError: no image has an object.
-    """
-    pasted = [r for r in records if any(item["dropped"] is None for item in r["objects"])]
-    if not pasted:
-        raise ValueError("nothing to preview: no image has a pasted object")
-    paths = [
-        job.paths(job.frames[pasted[index]["index"]])
-        for index in evenly_spread(len(pasted), number)
-    ]
-    value = ANOMALY if job.benchmark else job.options.anomaly_value
-    sheet = contact_sheet(
-        ((read_image(image), read_label(label)) for image, label in paths), {value: ANOMALY_COLOR}
-    )
-    write_image(job.output / "preview.jpg", sheet, quality=92)
-    return job.output / "preview.jpg"

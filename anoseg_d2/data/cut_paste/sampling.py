@@ -56,7 +56,7 @@ def object_sources(
     rules = {"min_area": objects.min_area, "keep_cut": objects.keep_cut}
     if objects.coco_json:
         drop = objects.drop_categories or DROPPED
-        outliers.append(CocoObjects(*files, drop=drop, known=known, **rules))
+        outliers.append(CocoObjects(*files, drop=drop, **rules))
     if objects.cutouts:
         outliers.append(CutOutFolder(Path(root, objects.cutouts)))
     if objects.textures:

@@ -1,4 +1,4 @@
-"""Segments of other training frames: true to the pixel, indexed once, never pasted at home."""
+"""Segments of other training frames: true to the pixel, never pasted at home."""
 
 import pickle
 from functools import partial
@@ -111,26 +111,6 @@ def test_rarest_first_pastes_each_class_equally_often(frames):
     values = [source.segments[source.sample(generator), 1] for _ in range(900)]
     _, counts = np.unique(values, return_counts=True)
     assert len(counts) == 3 and counts.min() > 250
-
-
-def test_the_index_is_built_once_and_again_when_a_label_changes(tmp_path):
-    frames = write_frames(tmp_path)
-    calls = []
-
-    def read(path):
-        calls.append(path)
-        return read_label(path)
-
-    first = ClosedSetObjects(frames, read, KNOWN, cache=tmp_path / "cache")
-    assert len(calls) == 4
-    again = ClosedSetObjects(frames, read, KNOWN, cache=tmp_path / "cache")
-    assert len(calls) == 4 and (again.segments == first.segments).all()
-    Image.fromarray(np.full((90, 90), 7, np.uint8)).save(frames[0][1])
-    changed = ClosedSetObjects(frames, read, KNOWN, cache=tmp_path / "cache")
-    assert len(calls) == 8 and (changed.segments[:, 0] > 0).all()
-    for path in (tmp_path / "cache").iterdir():
-        path.write_bytes(b"")  # a damaged index is made again
-    assert len(ClosedSetObjects(frames, read, KNOWN, cache=tmp_path / "cache")) == len(changed)
 
 
 def test_a_label_that_changed_after_indexing_is_named_not_pasted(tmp_path):

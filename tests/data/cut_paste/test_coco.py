@@ -7,16 +7,7 @@ import pytest
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from anoseg_d2.data.cut_paste.coco import (
-    CocoObjects,
-    fold_name,
-    is_file_name,
-    looks_like,
-    mask_decides,
-    to_rle,
-    touches_edge,
-    whole_number,
-)
+from anoseg_d2.data.cut_paste.coco import CocoObjects, fold_name
 
 H, W = 120, 160
 SQUARE = [[40, 30, 100, 30, 100, 90, 40, 90]]
@@ -101,20 +92,12 @@ def test_what_the_rules_leave_out_is_counted(tmp_path):
 
 
 def test_unusable_annotations_are_named(tmp_path):
-    far = [[40, 30, 1e9, 30, 100, 90, 40, 90]]
-    wrong_size = {"size": [W, H], "counts": compressed_rle(square_mask())["counts"]}
-    short = {"size": [H, W], "counts": compressed_rle(square_mask()[:, :100])["counts"]}
     source = coco(
         tmp_path,
         [
             {},
             {"segmentation": []},
-            {"segmentation": [[1, 2, 3, 4]]},
-            {"segmentation": far},
-            {"segmentation": [[40, 30, float("nan"), 30, 100, 90]]},
-            {"segmentation": wrong_size},
-            {"segmentation": short},
-            {"segmentation": {"size": [H, W], "counts": [100, 200]}},
+            {"segmentation": {"size": [W, H], "counts": compressed_rle(square_mask())["counts"]}},
             {"segmentation": None},
             {"segmentation": [1, 2, 3, 4, 5, 6]},
             {"segmentation": [[200, 200, 300, 200, 300, 300, 200, 300]]},
@@ -123,13 +106,15 @@ def test_unusable_annotations_are_named(tmp_path):
         ],
     )
     assert len(source) == 1
-    assert [name.split(" (")[0] for name in source.problems["unusable masks"]] == [
-        f"annotation {number}" for number in range(1, 10)
-    ]
-    assert source.problems["empty masks"] == ["annotation 10"]
-    assert source.problems["annotations of a category that is not listed"] == ["annotation 11"]
-    missing = "annotations whose image entry is missing or unusable"
-    assert source.problems[missing] == ["annotation 12"]
+    named = [name.split(" (")[0] for name in source.problems["unusable annotations"]]
+    assert named == [str(number) for number in range(1, 8)]
+
+
+def test_a_mask_that_is_larger_than_its_photograph_is_an_unreadable_object(tmp_path):
+    counts = compressed_rle(np.pad(square_mask(), ((0, 0), (0, 900))))["counts"]
+    source = coco(tmp_path, [{"segmentation": {"size": [H, W], "counts": counts}}])
+    with pytest.raises(ValueError, match="RLE"):
+        source.load(0)
 
 
 def test_overlap_categories_are_a_choice(tmp_path):
@@ -203,14 +188,14 @@ def test_wrong_folders_and_files_say_what_is_there(tmp_path):
         CocoObjects(path, tmp_path / "empty")
     with pytest.raises(FileNotFoundError, match="no folder of COCO photographs"):
         CocoObjects(path, tmp_path / "nowhere")
-    with pytest.raises(FileNotFoundError, match="no COCO annotation file"):
+    with pytest.raises(FileNotFoundError, match="nothing.json"):
         CocoObjects(tmp_path / "nothing.json", tmp_path)
     for text, message in (
-        ("{", "is not json"),
-        ("[]", "found list"),
-        ('{"images": []}', r"needs the lists .*; found \['images'\]"),
-        ('{"images": [], "categories": [], "annotations": [{"caption": ""}]}', "no masks"),
-        ('{"images": [], "categories": [{"id": 1}], "annotations": []}', "name and an id"),
+        ("{", "not valid JSON"),
+        ("[]", "not a COCO instances file"),
+        ('{"images": []}', "not a COCO instances file"),
+        ('{"images": [], "categories": [], "annotations": [{"caption": ""}]}', "not a COCO"),
+        ('{"images": [], "categories": [], "annotations": []}', "no masks"),
     ):
         path.write_text(text)
         with pytest.raises(ValueError, match=message):
@@ -222,9 +207,7 @@ def test_no_eligible_object_says_why(tmp_path):
         coco(tmp_path, [{"category_id": 1}, {"area": 10}])
 
 
-@pytest.mark.parametrize(
-    "name", ["../x.jpg", "a/../../x.jpg", "/etc/x.jpg", "..\\x.jpg", "C:/x", "", None, 3]
-)
+@pytest.mark.parametrize("name", ["../x.jpg", "a/../../x.jpg", "/etc/x.jpg"])
 def test_photographs_outside_their_folder_are_refused(tmp_path, name):
     path = write_coco(tmp_path, [{}, {"image_id": 1}], photos=("a.jpg", "b.jpg"))
     content = json.loads(path.read_text())
@@ -232,43 +215,7 @@ def test_photographs_outside_their_folder_are_refused(tmp_path, name):
     path.write_text(json.dumps(content))
     source = CocoObjects(path, tmp_path)
     assert len(source) == 1 and list(source.files) == ["instances.json", "b.jpg"]
-    assert "image 0" in source.problems["photographs named outside their folder"][0]
-
-
-@pytest.mark.parametrize("side", [10**9, 2**31, 10**30, -5, 0, 1.5, "x", None, True])
-def test_impossible_sizes_are_named_before_anything_is_allocated(tmp_path, side):
-    path = write_coco(tmp_path, [{}, {"image_id": 1}], photos=("a.jpg", "b.jpg"))
-    content = json.loads(path.read_text())
-    content["images"][0] |= {"height": side, "width": side}
-    path.write_text(json.dumps(content))
-    source = CocoObjects(path, tmp_path)
-    assert len(source) == 1
-    assert "image 0" in source.problems["image entries of no usable size"][0]
-
-
-def test_entries_of_wrong_types_are_named(tmp_path):
-    path = write_coco(tmp_path, [{}])
-    content = json.loads(path.read_text())
-    content["images"] += [7, {"id": [1]}, None]
-    content["annotations"] += [
-        *("text", {"id": {}}, {"id": 2**70, "category_id": 17}),
-        {"id": 5, "category_id": [17]},
-        {"id": 6, "category_id": 17, "image_id": [0]},
-        {"id": 7, "category_id": 17, "image_id": 0, "segmentation": [["a", "b"] * 3]},
-        {"id": 8, "category_id": 17, "image_id": 0, "segmentation": [[[1, 2]] * 6]},
-        {
-            "id": 9,
-            "category_id": 17,
-            "image_id": 0,
-            "segmentation": {"size": [H, W], "counts": "\u00e9"},
-        },
-    ]
-    path.write_text(json.dumps(content))
-    source = CocoObjects(path, tmp_path)
-    assert len(source) == 1
-    assert len(source.problems["image entries without an id"]) == 3
-    assert len(source.problems["annotations without an id that is a whole number"]) == 3
-    assert len(source.problems["unusable masks"]) == 3
+    assert "outside" in source.problems["unusable annotations"][0]
 
 
 NAMES = ["Person", "car_(automobile)", "traffic_light", "Stop-Sign", "cow", "pickup truck", "Pole"]
@@ -282,54 +229,20 @@ def write_names(folder):
     return path
 
 
-def test_names_of_other_vocabularies_are_folded_before_they_are_compared(tmp_path, caplog):
+def test_names_of_other_vocabularies_are_folded_before_they_are_compared(tmp_path):
     path = write_names(tmp_path)
-    source = CocoObjects(path, tmp_path, known=["pole"])
+    source = CocoObjects(path, tmp_path)
     assert [source.category(index) for index in range(len(source))] == ["cow", *NAMES[5:]]
     assert source.skipped == {"of categories left out": 4}
-    # What looks like a known class is named before it is pasted.
-    assert "'pickup truck'" in caplog.text and "'truck'" in caplog.text and "'Pole'" in caplog.text
-    assert "cow" not in caplog.text
     controls = CocoObjects(path, tmp_path, labels={"person": 24, "car": 26})
     assert [controls.load(index).label for index in range(len(controls))] == [24, 26]
 
 
-EXPORTED = {
-    "text ids": {"image": "0", "image_id": "0", "id": "0", "category_id": "17"},
-    "floats as ids": {"image": 0.0, "image_id": 0.0, "id": 0.0, "category_id": 17.0},
-    "an image id that is a name": {"image": "a.jpg", "image_id": "a.jpg"},
-    "area 0": {"area": 0},
-    "a fraction of the image as area": {"area": 0.18},
-    "area as text": {"area": "3600"},
-    "area in a list": {"area": [3600]},
-}
-
-
-@pytest.mark.parametrize("kind", EXPORTED)
-def test_what_exporters_write_differently_is_read_alike(tmp_path, kind):
-    changes = dict(EXPORTED[kind])
-    path = write_coco(tmp_path, [{}])
-    content = json.loads(path.read_text())
-    content["images"][0]["id"] = changes.pop("image", 0)
-    content["annotations"][0] |= changes
-    path.write_text(json.dumps(content))
-    source = CocoObjects(path, tmp_path)
-    assert not source.problems and source.load(0).source == {
-        **{"source": "coco", "annotation_id": 0, "source_image": "a.jpg"},
-        **{"category": "cat", "category_id": 17},
-    }
-
-
-def test_an_area_that_its_mask_denies_does_not_make_a_speck_an_object(tmp_path):
+@pytest.mark.parametrize("area", [0, None])
+def test_an_area_that_is_missing_is_that_of_the_mask(tmp_path, area):
     speck = [[40, 30, 50, 30, 50, 40, 40, 40]]
-    source = coco(tmp_path, [{}, {"area": 5000, "segmentation": speck}])
+    source = coco(tmp_path, [{"area": area}, {"area": area, "segmentation": speck}])
     assert len(source) == 1 and source.skipped == {"under 1000 px": 1}
-
-
-def test_an_annotation_id_that_is_a_word_is_refused_for_that(tmp_path):
-    source = coco(tmp_path, [{}, {"id": "first"}])
-    assert len(source) == 1
-    assert "first" in source.problems["annotations without an id that is a whole number"][0]
 
 
 def test_a_source_of_which_nothing_can_be_read_is_refused_before_any_work(tmp_path):
@@ -345,58 +258,3 @@ def test_a_source_of_which_nothing_can_be_read_is_refused_before_any_work(tmp_pa
 def test_one_name_has_many_spellings(name):
     assert fold_name(name) == "traffic light"
     assert fold_name("car_(automobile)") == fold_name("Car (automobile)") == "car"
-
-
-@pytest.mark.parametrize(
-    ("name", "known", "found"),
-    [
-        ("cars", ["bus", "car"], "car"),
-        ("trafficlight", ["traffic light"], "traffic light"),
-        ("School_Bus", ["bus"], "bus"),
-        ("cat", ["car", "train"], None),
-        ("fire hydrant", ["traffic light", "stop sign"], None),
-        ("(?)", ["car"], None),
-    ],
-)
-def test_a_category_that_looks_like_a_known_class_is_found(name, known, found):
-    assert looks_like(name, known) == found
-
-
-@pytest.mark.parametrize(
-    ("value", "number"),
-    [(3, 3), (3.0, 3), ("3", 3), ("007", 7), (-1, -1), (3.5, None), ("3.0", None), ("a", None)]
-    + [
-        (True, None),
-        (None, None),
-        ([3], None),
-        (2**63, None),
-        (float("inf"), None),
-        ("9" * 40, None),
-    ],
-)
-def test_an_id_is_a_whole_number_however_it_is_written(value, number):
-    assert whole_number(value) == number
-
-
-@pytest.mark.parametrize(
-    ("area", "pixels", "decides"),
-    [(2400, None, False), (2400, 2000, False), (2400, 500, True), (0, None, True)]
-    + [(0.12, None, True), ("2400", None, True), ([2400], None, True), (None, None, True)]
-    + [(float("nan"), None, True)],
-)
-def test_an_area_that_cannot_be_true_is_taken_from_the_mask(area, pixels, decides):
-    assert mask_decides(area, pixels) == decides
-
-
-@pytest.mark.parametrize(
-    "name", ["", "/etc/passwd", "../a.png", "a/../../b.png", "C:\\a.png", "a\0.png"]
-)
-def test_a_file_name_stays_in_its_folder(name):
-    assert is_file_name("val/a.png") and not is_file_name(name)
-
-
-def test_masks_that_reach_the_border_are_told_from_those_inside():
-    inside = to_rle([[20, 20, 40, 20, 40, 40, 20, 40]], 60, 80)
-    cut = to_rle([[0, 20, 40, 20, 40, 40, 0, 40]], 60, 80)
-    assert not touches_edge(inside) and touches_edge(cut)
-    assert int(coco_mask.area(inside)) == np.prod((20, 20))
