@@ -45,8 +45,7 @@ EXTRAS = {
     "export": ["onnx>=1.17", "onnxscript>=0.5", "onnxruntime>=1.20"],
     "hub": ["huggingface_hub>=0.24"],
     "hdf5": ["h5py>=3.10"],  # score maps as SegmentMeIfYouCan's code writes them
-    # OpenCV reads and writes frames; this keeps the sound, and the time of every frame, too.
-    "video": ["av>=12.0"],
+    "video": ["av>=12.0"],  # reads and writes videos
     "app": ["gradio>=6.0"],  # the page of `anoseg app`
     "test": [
         "pytest>=8.0",

@@ -379,23 +379,13 @@ KEYS: dict[str, Key] = {
 
 # What to use instead of detectron2 keys that nothing here reads, by how they begin.
 _INSTEAD = {
-    ("SOLVER.WARMUP",): "set SOLVER.WARMUP_NEW and SOLVER.WARMUP_VIT, fractions of the run",
-    ("SOLVER.LR_", "SOLVER.STEPS", "SOLVER.GAMMA", "SOLVER.NUM_DECAYS", "SOLVER.BASE_LR_END"): (
-        "set SOLVER.POLY_POWER, or override Trainer.build_lr_scheduler"
-    ),
-    ("SOLVER.WEIGHT_DECAY",): "set SOLVER.WEIGHT_DECAY, which holds for every parameter",
-    ("SOLVER.CLIP",): "set SOLVER.CLIP_GRADIENTS.CLIP_VALUE, the largest global L2 norm",
-    ("SOLVER",): "override Trainer.build_optimizer; SOLVER.LAYER_DECAY sets rates by layer",
-    ("INPUT.FORMAT",): "give MODEL.PIXEL_MEAN and MODEL.PIXEL_STD in RGB",
-    ("INPUT.MIN_SIZE_TEST", "INPUT.MAX_SIZE_TEST"): "set INPUT.CROP_SIZE: windows have its size",
-    ("INPUT.RANDOM_FLIP",): "set INPUT.FLIP",
-    ("INPUT",): "set INPUT.SCALE_JITTER and INPUT.CROP_SIZE",
-    ("DATASETS",): "name the datasets in DATASETS.TRAIN and DATASETS.TEST",
-    ("DATALOADER",): "override Trainer.build_train_loader",
-    ("MODEL.SEM_SEG_HEAD",): "set MODEL.EOMT.NUM_CLASSES and MODEL.HEAD.NAME",
-    ("MODEL",): "set the keys of MODEL.EOMT",
-    ("TEST.AUG",): "set TEST.SCALES, TEST.FLIP or TEST.WINDOW_OVERLAP",
-    ("TEST",): "set the keys of TEST.ANOMALY",
+    "SOLVER.WARMUP": "set SOLVER.WARMUP_NEW and SOLVER.WARMUP_VIT, fractions of the run",
+    "SOLVER": "set SOLVER.POLY_POWER and LAYER_DECAY, or override build_lr_scheduler of a Trainer",
+    "INPUT.FORMAT": "give MODEL.PIXEL_MEAN and MODEL.PIXEL_STD in RGB",
+    "INPUT": "set INPUT.CROP_SIZE, SCALE_JITTER and FLIP: windows have the size of the crop",
+    "DATALOADER": "override build_train_loader of a Trainer",
+    "MODEL": "set the keys of MODEL.EOMT",
+    "TEST.AUG": "set TEST.SCALES, TEST.FLIP or TEST.WINDOW_OVERLAP",
 }
 
 

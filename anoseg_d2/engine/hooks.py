@@ -73,28 +73,15 @@ class ProgressHook(HookBase):
 
 
 class LearningRateHook(HookBase):
-    """Log the learning rate of every parameter group with the losses, as `lr/<group>`.
-
-    A group of the ViT is named after its block; the embedding trains with the first one, the last
-    norm with the last one. Other groups are named after their kind.
-    """
-
-    def before_train(self):
-        core = unwrap(self.trainer.model)
-        names = {id(parameter): name for name, parameter in core.named_parameters()}
-        self.groups = {}
-        for index, group in enumerate(self.trainer.optimizer.param_groups):
-            inside = [names.get(id(parameter), "") for parameter in group["params"]]
-            blocks = [re.match(r"backbone\.blocks\.(\d+)\.", name) for name in inside]
-            block = next((f"_block{int(match[1]):02d}" for match in blocks if match), "")
-            kind = group.get("kind", f"group{index}")
-            name = f"vit{block}" if kind == "vit" else kind
-            self.groups[f"lr/{name}" if f"lr/{name}" not in self.groups else f"lr/{index}"] = index
+    """Log the highest learning rate of each kind of parameters: `lr/vit`, `lr/new`, `lr/lora`."""
 
     def after_step(self):
-        groups = self.trainer.optimizer.param_groups
-        for name, index in self.groups.items():
-            self.trainer.storage.put_scalar(name, groups[index]["lr"], smoothing_hint=False)
+        rates: dict[str, float] = {}
+        for group in self.trainer.optimizer.param_groups:
+            kind = group.get("kind", "new")  # an optimizer of the user's own names none
+            rates[kind] = max(group["lr"], rates.get(kind, 0.0))
+        for kind, rate in rates.items():
+            self.trainer.storage.put_scalar(f"lr/{kind}", rate, smoothing_hint=False)
 
 
 class CostHook(HookBase):

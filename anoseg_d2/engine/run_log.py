@@ -1,7 +1,5 @@
 """Log a run's changes from the default config, its data and its steps."""
 
-import contextlib
-import functools
 import logging
 import os
 import sys
@@ -75,22 +73,8 @@ def _set_up_loggers(output_dir: str, rank: int, verbosity: int) -> None:
         for handler in setup_logger(output_dir, rank, name=name, color=color).handlers:
             on_terminal = handler.stream in (sys.stdout, sys.stderr)
             handler.setLevel(terminal if on_terminal else min(terminal, logging.INFO))
-            handler.handleError = functools.partial(_give_up, handler)
             if on_terminal:
                 handler.addFilter(_is_not_detectron2s_traceback)
-
-
-def _give_up(handler: logging.StreamHandler, record: logging.LogRecord) -> None:
-    """Report once that a log cannot be written, such as on a full disk, then close it."""
-    handler.setLevel(logging.CRITICAL + 1)
-    error = sys.exc_info()[1]
-    if not isinstance(error, OSError):
-        return  # the other loggers of the run share the stream, which is closed by now
-    with contextlib.suppress(OSError):
-        print(f"warning: {handler.stream.name} ends here: {error}", file=sys.stderr)
-    if handler.stream not in (sys.stdout, sys.stderr):
-        with contextlib.suppress(OSError):  # what it still holds has nowhere to go
-            handler.stream.close()
 
 
 def _is_not_detectron2s_traceback(record: logging.LogRecord) -> bool:

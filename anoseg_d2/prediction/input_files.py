@@ -2,7 +2,6 @@
 
 import glob
 import logging
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import NamedTuple
 
@@ -35,8 +34,7 @@ def find_inputs(arguments) -> tuple[list[InputFile], list[str]]:
 
     Args:
         arguments: files of any extension; folders, from which images and videos are taken but
-            not those of subfolders; patterns with *, ? or ** (any depth of folders). What
-            `walk_files` skips is skipped.
+            not those of subfolders; patterns as `glob` reads them, ** for any depth of folders.
     Returns:
         the files in the order of the arguments, sorted within each, every file once; and for each
         argument that matches nothing, a sentence that says what was looked for.
@@ -53,7 +51,8 @@ def find_inputs(arguments) -> tuple[list[InputFile], list[str]]:
         elif path.is_file():
             found = [path]  # also where its name looks like a pattern: shot[1].png
         elif glob.has_magic(argument):
-            found = _matching(path, known)
+            matches = map(Path, sorted(glob.glob(argument, recursive=True)))
+            found = [match for match in matches if match.suffix.lower() in known]
             reason = f"the pattern matches no {kinds}"
         else:
             reason = "no such file or folder"
@@ -62,26 +61,6 @@ def find_inputs(arguments) -> tuple[list[InputFile], list[str]]:
         for entry in found:
             paths.setdefault(entry.resolve(), entry)
     return _named(list(paths.values())), missing
-
-
-def _matching(pattern: Path, extensions: tuple[str, ...]) -> list[Path]:
-    """Return the files that a pattern fits, as `glob` would, but by the rules of `walk_files`."""
-    parts = pattern.parts
-    fixed = next(index for index, part in enumerate(parts) if glob.has_magic(part))
-    folder, wanted = Path(*parts[:fixed]), parts[fixed:]
-    if not folder.is_dir():
-        return []
-    depth = None if "**" in wanted else len(wanted) - 1
-    found = walk_files(folder, extensions, depth)
-    return sorted(path for path in found if _fits(path.relative_to(folder).parts, wanted))
-
-
-def _fits(parts: tuple[str, ...], wanted: tuple[str, ...]) -> bool:
-    if not wanted or not parts:
-        return all(part == "**" for part in wanted) and not parts
-    if wanted[0] == "**":
-        return _fits(parts, wanted[1:]) or _fits(parts[1:], wanted)
-    return fnmatchcase(parts[0], wanted[0]) and _fits(parts[1:], wanted[1:])
 
 
 def _named(paths: list[Path]) -> list[InputFile]:

@@ -136,7 +136,7 @@ class PredictionJob:
         total = min(filter(None, (reader.frames, self.max_frames)), default=None)
         with reader, Progress(name, total) as progress, contextlib.ExitStack() as stack:
             writers = {
-                score: stack.enter_context(outputs.video(name, path, reader.fps, path))
+                score: stack.enter_context(outputs.video(name, path, reader.fps))
                 for score, outputs in self.outputs.items()
             }
             frames = islice(self._readable(reader), self.max_frames)

@@ -165,7 +165,7 @@ class ScoreOutputs:
                 write_map(self.path(kind, name), score)
 
     @contextlib.contextmanager
-    def video(self, name: str, file_name: str, fps: float, sound_of=None):
+    def video(self, name: str, file_name: str, fps: float):
         """Write the outputs of a video: pictures as mp4, raw maps as one file per frame.
 
         Used as a context, it gives a function of (frame number, time in s, photo, score,
@@ -174,12 +174,11 @@ class ScoreOutputs:
         Args:
             name, file_name: as in `write_image`.
             fps: frames per second.
-            sound_of: video whose sound is copied; None for no sound.
         """
         with contextlib.ExitStack() as stack:
             writers = {
                 kind: stack.enter_context(
-                    VideoWriter(self.path(kind, name).with_suffix(".mp4"), fps, sound_of)
+                    VideoWriter(self.path(kind, name).with_suffix(".mp4"), fps)
                 )
                 for kind in self.kinds
                 if kind in _PICTURES

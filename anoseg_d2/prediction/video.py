@@ -1,10 +1,9 @@
 """Read and write videos one frame at a time.
 
-PyAV, which is optional, decodes and encodes, and copies the sound untouched.
+PyAV, which is optional, decodes and encodes.
 """
 
 import contextlib
-import logging
 import math
 from fractions import Fraction
 from pathlib import Path
@@ -19,8 +18,6 @@ except ImportError:
     av = None
 
 __all__ = ["VIDEO_EXTENSIONS", "VideoWriter", "open_video"]
-
-logger = logging.getLogger(__name__)
 
 VIDEO_EXTENSIONS = (
     ".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".ts", ".gif",
@@ -61,19 +58,18 @@ def _need_av() -> None:
 
 
 class VideoWriter:
-    """Write an mp4, which appears under its name when it is complete.
+    """Write an mp4 without sound, which appears under its name when it is complete.
 
     Used as a context, it is finished when the block ends and discarded when the block fails.
 
     Args:
         path: file to write, .mp4.
         fps: frames per second.
-        sound_of: video file whose sound is copied; None for no sound.
     """
 
-    def __init__(self, path, fps: float, sound_of=None):
+    def __init__(self, path, fps: float):
         _need_av()
-        self.path, self.fps, self.sound_of = Path(path), fps, sound_of
+        self.path, self.fps = Path(path), fps
         self._stack = contextlib.ExitStack()
         self._container = None
         self._last = -math.inf
@@ -95,8 +91,6 @@ class VideoWriter:
         if time is None or time <= self._last:
             time = 0.0 if self._last < 0 else self._last + 1 / self.fps
         self._last = time
-        if self._sound is not None:
-            self._sound.copy_until(time)
         picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="bgr24")
         picture.pts, picture.time_base = round(time / _TICKS), _TICKS
         picture.duration = round(1 / self.fps / _TICKS)
@@ -104,8 +98,7 @@ class VideoWriter:
 
     def _open(self, size: tuple[int, int]) -> None:
         temporary = self._stack.enter_context(atomic_path(self.path, ".part.mp4"))
-        self._container = av.open(str(temporary), "w")
-        self._stack.callback(self._finish)
+        self._container = self._stack.enter_context(av.open(str(temporary), "w"))
         codec = "libx264" if "libx264" in av.codecs_available else "mpeg4"
         rate = Fraction(self.fps).limit_denominator(1001)
         self._stream = self._container.add_stream(codec, rate=rate)
@@ -113,13 +106,8 @@ class VideoWriter:
         self._stream.pix_fmt = "yuv420p"
         self._stream.codec_context.time_base = _TICKS
         self._stream.options = {"crf": "18"} if codec == "libx264" else {"qscale": "2"}
-        self._sound = None if self.sound_of is None else _Sound(self.sound_of, self._container)
-
-    def _finish(self) -> None:
-        with contextlib.closing(self._container):
-            self._container.mux(self._stream.encode(None))
-            if self._sound is not None:
-                self._sound.copy_until(math.inf)
+        # The codec still holds frames when the last one is written.
+        self._stack.callback(lambda: self._container.mux(self._stream.encode(None)))
 
     def __enter__(self) -> "VideoWriter":
         return self
@@ -165,40 +153,3 @@ class _Reader:
 
     def __exit__(self, *error):
         self._container.close()
-
-
-class _Sound:
-    """Copies the audio packets of a file unchanged into another container.
-
-    The file is opened a second time, next to the decoder of the frames, so that each of several
-    outputs takes packets at its own pace and none has to be buffered.
-    """
-
-    def __init__(self, path, target):
-        self._source = av.open(str(path), options=_OPENING)
-        self._streams = {}
-        for stream in self._source.streams.audio:
-            if stream.codec_context.name in target.supported_codecs:
-                self._streams[stream] = target.add_stream_from_template(stream)
-            else:
-                logger.warning(
-                    "%s: mp4 cannot hold %s sound; it is left out",
-                    path,
-                    stream.codec_context.name,
-                )
-        self._target, self._next = target, None
-        self._packets = self._source.demux(list(self._streams)) if self._streams else iter(())
-
-    def copy_until(self, time: float) -> None:
-        """Copy the packets up to a time in seconds."""
-        while True:
-            packet = self._next or next(self._packets, None)
-            self._next = packet
-            if packet is None or (packet.dts or 0) * (packet.time_base or 0) > time:
-                break
-            self._next = None
-            if packet.dts is not None:  # an empty packet ends each stream
-                packet.stream = self._streams[packet.stream]
-                self._target.mux(packet)
-        if self._next is None and time == math.inf:
-            self._source.close()

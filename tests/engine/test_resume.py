@@ -200,7 +200,7 @@ def test_a_finished_run_that_continues_starts_at_the_rate_of_its_new_schedule(tm
     trained(small_run(tmp_path))
     longer = trained(small_run(tmp_path, "run", "SOLVER.MAX_ITER", 10), resume=True)
     fresh = trained(small_run(tmp_path, "fresh", "SOLVER.MAX_ITER", 10))
-    for name in ("lr/new", "lr/vit_block02"):
+    for name in ("lr/new", "lr/vit"):
         rates, expected = (
             {step: rate for rate, step in t.storage.history(name).values()} for t in (longer, fresh)
         )

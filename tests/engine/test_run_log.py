@@ -51,20 +51,6 @@ def test_verbose_adds_the_environment_and_every_key(tmp_path, fresh_loggers, cap
     assert "The whole config:" in said and "NUM_QUERIES: 5" in said
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is full")
-def test_a_log_on_a_full_disk_ends_with_one_warning_and_the_run_goes_on(
-    tmp_path, fresh_loggers, capsys
-):
-    (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "log.txt").symlink_to("/dev/full")
-    set_up_run(small_run(tmp_path, "run"))
-    for name in ("anoseg_d2.test", "detectron2.test"):
-        logging.getLogger(name).info("a fact")
-    said = capsys.readouterr()
-    assert said.err.count("warning: ") == 1 and "log.txt ends here" in said.err
-    assert "Logging error" not in said.err and said.out.count("a fact") == 2
-
-
 def test_a_process_without_streams_writes_its_log(tmp_path, fresh_loggers, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(sys, "stdout", None)

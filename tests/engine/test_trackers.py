@@ -67,9 +67,7 @@ def test_rates_and_norms_reach_tensorboard_and_the_tracker(seen_run):
     folder, stub = seen_run
     events = EventAccumulator(str(folder / "run")).Reload()
     scalars = set(events.Tags()["scalars"])
-    assert {"grad_norm", "lr", "lr/new", "lr/vit_block00", "lr/vit_block02"} <= scalars
-    last = events.Scalars("lr/vit_block02")[-1].value
-    assert events.Scalars("lr/vit_block01")[-1].value == pytest.approx(last / 2)
+    assert {"grad_norm", "lr", "lr/new", "lr/vit"} <= scalars
 
     ((_, begun),) = stub.of("init")
     assert begun["project"] == "anoseg_d2" and begun["name"] == "run"

@@ -1,7 +1,6 @@
 """Videos are read and written, one frame at a time."""
 
 import tracemalloc
-from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -24,26 +23,6 @@ def write(path, count=8, fps=12.5, **options):
     with VideoWriter(path, fps) as writer:
         for frame in frames(count, **options):
             writer.write(frame)
-    return path
-
-
-def film_with_sound(path, seconds=2):
-    """25 frames per second and a tone, by PyAV itself."""
-    av = video.av
-    with av.open(str(path), "w") as out:
-        picture, sound = out.add_stream("mpeg4", rate=25), out.add_stream("aac", rate=44100)
-        picture.width, picture.height, picture.pix_fmt = 64, 48, "yuv420p"
-        for index, frame in enumerate(frames(25 * seconds)):
-            made = av.VideoFrame.from_ndarray(frame, format="bgr24")
-            made.pts, made.time_base = index, Fraction(1, 25)
-            out.mux(picture.encode(made))
-        for index in range(43 * seconds):
-            wave = np.sin(np.arange(1024) * 0.1 + index).astype(np.float32)
-            made = av.AudioFrame.from_ndarray(np.stack([wave, wave]), "fltp", "stereo")
-            made.sample_rate, made.pts = 44100, index * 1024
-            out.mux(sound.encode(made))
-        for stream in (picture, sound):
-            out.mux(stream.encode(None))
     return path
 
 
@@ -95,28 +74,17 @@ def test_a_playlist_named_like_a_video_opens_no_other_file(tmp_path):
 
 
 def test_a_damaged_video_gives_its_first_frames_or_names_itself(tmp_path):
-    data = film_with_sound(tmp_path / "whole.mkv").read_bytes()
-    path = tmp_path / "cut.mkv"
-    path.write_bytes(data[: len(data) // 2])
-    with open_video(path) as reader:
+    av, path = video.av, tmp_path / "whole.mkv"
+    with av.open(str(path), "w") as out:
+        stream = out.add_stream("mpeg4", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for frame in frames(50):
+            out.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="bgr24")))
+        out.mux(stream.encode(None))
+    cut = tmp_path / "cut.mkv"
+    cut.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with open_video(cut) as reader:
         assert 0 < len(list(reader)) < 50
-
-
-def test_sound_is_copied_packet_by_packet(tmp_path):
-    source = film_with_sound(tmp_path / "in.mp4")
-    with open_video(source) as reader, VideoWriter(tmp_path / "o.mp4", reader.fps, source) as out:
-        for frame, time in reader:
-            out.write(frame, time)
-
-    def packets(path):
-        with video.av.open(str(path)) as container:
-            found = container.demux(audio=0)
-            return [(p.pts * p.time_base, bytes(p)) for p in found if p.dts is not None]
-
-    assert packets(tmp_path / "o.mp4") == packets(source) != []
-    with video.av.open(str(tmp_path / "o.mp4")) as container:
-        assert container.streams.video[0].average_rate == 25
-        assert container.streams.video[0].frames == 50
 
 
 def test_uneven_times_are_kept(tmp_path):
