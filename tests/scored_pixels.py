@@ -110,6 +110,9 @@ def saturated(pixels, generator):
 
 # Pixels are not kept, distinct scores are.
 RUNS = Budget(kept_pixels=0)
+# So few cells that a few thousand pixels fill them.
+TINY = Budget(kept_pixels=0, cells=1 << 11)
+COARSE = Budget(kept_pixels=0, cells=8)
 
 
 def assert_contains(found: dict, truth: dict):
@@ -120,16 +123,14 @@ def assert_contains(found: dict, truth: dict):
 
 
 def state_bytes(metrics):
-    return pickle.dumps(metrics.state_dict())
-
-
-# Tables so small that a few thousand pixels fill them: 2 ** 18 cells, shared low bits.
-TINY = Budget(runs=64, pages=1 << 10, page_bits=8, fold_bits=14, kept_pixels=0)
-
-
-COARSE = Budget(runs=8, pages=4, page_bits=8, fold_bits=10, kept_pixels=0)
+    """What a metric holds, equal for equal multisets of pixels."""
+    return pickle.dumps(metrics)
 
 
 def kind(metrics) -> str:
-    """How the pixels are held: as `pixels`, as `runs` of equal scores, or in the `sketch`."""
-    return metrics.state_dict()["counts"]["kind"]
+    """How the pixels are held: as `pixels`, as `runs` of equal scores, or in wider `cells`."""
+    figures = metrics.compute()
+    if all(figures[f"{name}_bounds"] is None for name in FIGURES):
+        return "exact"
+    exact = np.ptp(figures["auroc_bounds"]) < 1e-11
+    return "exact" if exact else "cells"

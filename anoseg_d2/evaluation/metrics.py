@@ -1,11 +1,10 @@
 """Compute AUPRC, FPR95, AUROC and best F1 over all pixels of a dataset.
 
-`PixelMetrics` takes at most 128 MB however many images. It keeps the scores of the first ten
-million labelled pixels, and is exact for them; beyond, it counts scores in tables. Every figure
-comes with bounds that contain the value scikit-learn would give on all pixels together;
-`exact=True` keeps all scores on disk and closes the bounds. Counts only add, and what is kept
-depends only on the pixels: any order, any split over images, processes and machines gives
-bit-identical figures.
+`PixelMetrics` takes at most 128 MB however many images. It keeps the scores of up to ten million
+labelled pixels, and is exact for them: any order and any split over images, processes and machines
+gives bit-identical figures. Beyond, it counts ranges of scores. Every figure comes with bounds that
+contain the value scikit-learn would give on all pixels together; `exact=True` keeps all scores on
+disk and closes the bounds.
 
     metrics = PixelMetrics()
     for scores, labels in dataset:
@@ -17,30 +16,20 @@ Definitions. The threshold runs over the observed scores, a pixel is predicted a
 is the false-positive rate at the highest threshold with TPR >= 0.95 (SegmentMeIfYouCan,
 arXiv:2104.14812; RbA's code, arXiv:2211.14293, asks for TPR > 0.95).
 
-Scores are ranked in the precision that they come in. Where float32 holds all of them, keys of 32
-bits are counted, else of 64 bits, and half as many pixels are kept.
+Scores are ranked in the precision that they come in. Where float32 does not hold all of them, half
+as many pixels are kept.
 """
-
-from dataclasses import asdict
 
 import numpy as np
 
-from anoseg_d2.evaluation.streaming.bounds import CurveSummary, Plan, pixels_needed
-from anoseg_d2.evaluation.streaming.counts import (
-    Budget,
-    KeyRuns,
-    PagedSketch,
-    PixelKeys,
-    counts_from_state,
-    touched_pages,
-)
+from anoseg_d2.evaluation.streaming.bounds import CurveSummary, Segment, pixels_needed
+from anoseg_d2.evaluation.streaming.counts import Budget, Counts
 from anoseg_d2.evaluation.streaming.exact_counts import ExactCounts
 from anoseg_d2.evaluation.streaming.keys import (
     as_floats,
     keys_to_scores,
     scores_to_keys,
     to_numpy,
-    wide_keys,
 )
 from anoseg_d2.utils.constants import ANOMALY, KNOWN, VOID
 
@@ -59,7 +48,7 @@ class PixelMetrics:
         exact: keep every score on disk, for figures equal to scikit-learn's.
         tpr: true-positive rates in (0, 1] at which to report false-positive rate and precision.
         spill_dir: parent of the temporary directory of `exact`; default the system's.
-        budget: sizes of the tables, see `streaming.counts.Budget`.
+        budget: how much is kept in memory, see `streaming.counts.Budget`.
     """
 
     def __init__(
@@ -73,13 +62,12 @@ class PixelMetrics:
         if wrong:
             raise ValueError(f"true-positive rates must lie in (0, 1], got {wrong}")
         self.exact, self.spill_dir = exact, spill_dir
-        self.wide = False  # float32 cannot hold all scores
         self.tpr = tuple(sorted({float(rate) for rate in tpr} | {0.95}))  # fpr95 needs 0.95
         self.budget = budget or Budget()
         self.pixels = dict.fromkeys(_LABELS, 0)
         self.infinite = 0  # labelled pixels
         self.images = 0
-        self._counts = ExactCounts(spill_dir) if exact else PixelKeys(self.budget)
+        self._counts = ExactCounts(spill_dir) if exact else Counts(self.budget)
 
     def update(self, scores, labels, where: str | None = None) -> None:
         """Count the pixels of one image.
@@ -96,51 +84,19 @@ class PixelMetrics:
         scores, labels = checked_pixels(scores, labels, where)
         if scores.size and not (np.isfinite(scores.min()) and np.isfinite(scores.max())):
             self.infinite += int((np.isinf(scores) & (labels != VOID)).sum())
-        if scores.dtype == np.float64:
-            self._widen()
         for start in range(0, scores.size, _UPDATE):
             self._count(scores[start : start + _UPDATE], labels[start : start + _UPDATE])
         self.images += 1
 
     def _count(self, scores: np.ndarray, labels: np.ndarray) -> None:
-        keys = scores_to_keys(scores.astype(np.float64, copy=False) if self.wide else scores)
-        anomalous, void = int((labels == ANOMALY).sum()), labels == VOID
-        voids = int(void.sum())
-        if voids:
-            keys, labels = keys[~void], labels[~void]
-        if isinstance(self._counts, PixelKeys) and not self._counts.has_room(keys.size):
-            self._leave_pixels()  # before these pixels take memory too
-        self._counts.add(keys, labels)
-        self._fold_if_full()
-        for label, count in ((KNOWN, labels.size - anomalous), (ANOMALY, anomalous), (VOID, voids)):
+        labelled = labels != VOID
+        if not labelled.all():
+            scores, labels = scores[labelled], labels[labelled]
+        self._counts.add(scores_to_keys(scores), labels)
+        anomalous = int((labels == ANOMALY).sum())
+        found = (labels.size - anomalous, anomalous, labelled.size - labels.size)
+        for label, count in zip(_LABELS, found, strict=True):
             self.pixels[label] += count
-
-    def _widen(self) -> None:
-        """Switch to keys of 64 bits."""
-        if self.wide:
-            return
-        self.wide = True
-        kept = self._counts.pixels if isinstance(self._counts, PixelKeys) else 0
-        if 2 * kept > self.budget.kept_pixels:
-            self._leave_pixels()  # twice as large, they would not be kept
-        self._counts.widen()
-        self._fold_if_full()  # keys of 8 bytes take twice the room
-
-    def _fold_if_full(self) -> None:
-        """Switch to a smaller representation when the limit is passed."""
-        if isinstance(self._counts, PixelKeys) and not self._counts.has_room(0):
-            self._leave_pixels()
-        if isinstance(self._counts, KeyRuns) and self._counts.full:
-            self._counts = PagedSketch.from_runs(self._counts)
-
-    def _leave_pixels(self) -> None:
-        """Switch from kept pixels to counts."""
-        pixels, self._counts = self._counts, KeyRuns(self.budget)
-        pages = touched_pages([part for parts in pixels.parts for part in parts], self.budget)
-        for keys, labels in pixels.chunks(release=True):
-            self._counts.add(keys, labels)
-            if isinstance(self._counts, KeyRuns) and self._counts.full:
-                self._counts = PagedSketch.from_runs(self._counts, pages)
 
     def merge(self, other: "PixelMetrics") -> "PixelMetrics":
         """Add another object's counts, as if its images had been seen here; returns self.
@@ -151,65 +107,12 @@ class PixelMetrics:
             mine, theirs = getattr(self, name), getattr(other, name)
             if mine != theirs:
                 raise ValueError(f"cannot merge metrics with {name}={theirs} into {name}={mine}")
-        if other.wide:
-            self._widen()
-        widened = wide_keys if self.wide else np.asarray
-        if self.exact:
-            self._counts.merge(other._counts)
-        elif isinstance(other._counts, PixelKeys):
-            for keys, labels in list(other._counts.chunks()):
-                self._counts.add(widened(keys), labels)
-                self._fold_if_full()
-        else:
-            if isinstance(self._counts, PixelKeys):
-                self._leave_pixels()
-            if isinstance(other._counts, KeyRuns):
-                self._counts.add_runs(widened(other._counts.keys), other._counts.counts)
-                self._fold_if_full()
-            else:
-                if isinstance(self._counts, KeyRuns):
-                    self._counts = PagedSketch.from_runs(self._counts)
-                self._counts.add_sketch(other._counts)
+        self._counts.merge(other._counts)
         self.images += other.images
         self.infinite += other.infinite
         for label, count in other.pixels.items():
             self.pixels[label] += count
         return self
-
-    def state_dict(self) -> dict:
-        """Return everything needed to continue elsewhere.
-
-        With `exact` it names the files on disk, which must be readable where it is loaded and
-        live as long as this object: keep it until the other side has merged.
-
-        Returns:
-            dict with string keys, of plain numbers, lists and numpy arrays; zeros left out.
-        """
-        return {
-            "options": {"exact": self.exact, "tpr": list(self.tpr)},
-            "wide": self.wide,
-            "budget": asdict(self.budget),
-            "pixels": [self.pixels[label] for label in _LABELS],
-            "infinite": self.infinite,
-            "images": self.images,
-            "counts": self._counts.state(),
-        }
-
-    @classmethod
-    def from_state(cls, state: dict, spill_dir: str | None = None) -> "PixelMetrics":
-        """Rebuild from `state_dict()`; exact counts are copied into a directory of their own."""
-        metrics = cls(**state["options"], budget=Budget(**state["budget"]), spill_dir=spill_dir)
-        metrics.pixels = dict(zip(_LABELS, state["pixels"], strict=True))
-        metrics.infinite, metrics.images = state["infinite"], state["images"]
-        metrics.wide = state["wide"]
-        if metrics.exact:
-            metrics._counts.merge_state(state["counts"])
-        else:
-            metrics._counts = counts_from_state(state["counts"], metrics.budget)
-        return metrics
-
-    def __reduce__(self):
-        return PixelMetrics.from_state, (self.state_dict(), self.spill_dir)  # zeros left out
 
     def compute(self) -> dict:
         """Return all figures, as fractions.
@@ -250,7 +153,7 @@ class PixelMetrics:
         summary = CurveSummary(anomalous, known, needs)
         thin = None if max_points is None else _ThinCurve(self.pixels, max_points)
         # One walk down both curves serves the figures and the curve.
-        for segment in self._counts.segments(lambda cells: Plan(cells, anomalous, known, needs)):
+        for segment in self._counts.segments():
             summary.add(segment)
             if thin is not None:
                 thin.add(segment)
@@ -278,7 +181,13 @@ class PixelMetrics:
         return None
 
     def _score(self, key: int) -> np.floating:
-        return keys_to_scores(np.array([key], self._counts.key_type))[0]
+        score = keys_to_scores(np.array([key], self._counts.key_type))[0]
+        if self._counts.wide:
+            return score
+        # Where a range of scores was counted, its lower end may lie between two float32.
+        with np.errstate(over="ignore"):  # beyond the largest float32 is inf
+            narrow = np.float32(score)
+        return narrow if narrow >= score else np.nextafter(narrow, np.float32(np.inf))
 
     def _at(self, point: dict) -> dict:
         figures = {**_figure("fpr", point["fpr"]), **_figure("precision", point["precision"])}
@@ -295,12 +204,11 @@ class _ThinCurve:
         self._steps = (max_points - 2) // 3  # of each rate; the other two points are the ends
         self._kept, self._seen, self._last = [], -1, None
 
-    def add(self, segment) -> None:
+    def add(self, segment: Segment) -> None:
         """Add the next segment."""
         if segment.keys.size == 0:
             return
-        tp = (segment.tp_low + segment.tp_high) / 2
-        fp = (segment.fp_low + segment.fp_high) / 2
+        tp, fp = segment.tp, segment.fp
         recall, fpr = tp / self._anomaly, fp / self._known
         # each of the three only grows, so there are at most 3 * steps changes
         place = np.floor(recall * self._steps) + np.floor(fpr * self._steps)

@@ -34,7 +34,7 @@ def test_few_distinct_scores_equal_scikit_learn(budget, pixels):
 
 
 def _worker(shard):
-    metrics = PixelMetrics(budget=TINY)
+    metrics = PixelMetrics(budget=RUNS)
     for seed in shard:
         metrics.update(*two_sided(2000, np.random.default_rng(seed)))
     return metrics
@@ -131,7 +131,7 @@ def test_different_options_do_not_merge():
         PixelMetrics(tpr=(0.5, 1.5))
 
 
-@pytest.mark.parametrize("budget", [None, RUNS, TINY], ids=["pixels", "runs", "sketch"])
+@pytest.mark.parametrize("budget", [None, RUNS, TINY], ids=["pixels", "runs", "cells"])
 @pytest.mark.parametrize("max_points", [5, 50, 400])
 def test_curves_are_thin_and_on_the_true_curves(budget, max_points):
     scores, labels = two_sided(30_000, np.random.default_rng(13))

@@ -42,17 +42,24 @@ class ExactCounts:
     exact = True
 
     def __init__(self, parent: str | None = None):
+        self._parent = parent
         self._folder = Path(tempfile.mkdtemp(prefix=EXACT_PREFIX, dir=parent))
         self._finalizer = weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
         logger.info("exact metrics take 4 or 8 bytes per pixel in %s", self._folder)
 
-    @property
-    def key_type(self):
-        """The type of keys in segments: uint64 once any score needs it."""
-        return np.uint64 if any(self._folder.glob(f"*{_WIDE}")) else np.uint32
+    def __reduce__(self):
+        # A copy takes the files along: keep this object until the copy has been made.
+        return _copied, (str(self._folder), self._parent)
 
-    def widen(self) -> None:
-        """Do nothing: files of both widths stay next to each other until they are read."""
+    @property
+    def wide(self) -> bool:
+        """Whether any score needs keys of 64 bits."""
+        return any(self._folder.glob(f"*{_WIDE}"))
+
+    @property
+    def key_type(self) -> type:
+        """The type of keys in segments."""
+        return np.uint64 if self.wide else np.uint32
 
     def _check_space(self, wanted: int) -> None:
         free = shutil.disk_usage(self._folder).free
@@ -78,14 +85,10 @@ class ExactCounts:
 
     def merge(self, other: "ExactCounts") -> None:
         """Append all pixels of another store, which stays as it is."""
-        self.merge_state(other.state())
+        self.merge_folder(other._folder)
 
-    def state(self) -> dict:
-        return {"kind": "spilled", "folder": str(self._folder)}
-
-    def merge_state(self, state: dict) -> None:
-        """Append all pixels of the store that `state()` describes."""
-        folder = Path(state["folder"])
+    def merge_folder(self, folder: Path) -> None:
+        """Append all pixels of the store in a folder; files of both widths stay side by side."""
         if not folder.is_dir():
             raise FileNotFoundError(
                 f"the folder of exact scores is missing or cannot be read: {folder}. Keep their "
@@ -118,7 +121,7 @@ class ExactCounts:
         keys.sort()
         return keys
 
-    def segments(self, plan=None) -> Iterator[Segment]:
+    def segments(self) -> Iterator[Segment]:
         """Yield the curves point by point, from the highest score down."""
         tp = fp = 0
         key_type = self.key_type
@@ -128,3 +131,9 @@ class ExactCounts:
             for segment in sorted_segments(*keys, tp, fp):
                 tp, fp = segment.end
                 yield segment
+
+
+def _copied(folder: str, parent: str | None) -> ExactCounts:
+    counts = ExactCounts(parent)
+    counts.merge_folder(Path(folder))
+    return counts

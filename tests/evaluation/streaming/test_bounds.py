@@ -15,12 +15,10 @@ from scored_pixels import (
     pixel_sets,
     reference,
     saturated,
-    saturated_rba,
     tiny_probabilities,
     two_sided,
 )
 
-from anoseg_d2.evaluation.metrics import PixelMetrics
 from anoseg_d2.evaluation.streaming.counts import Budget
 
 
@@ -61,9 +59,7 @@ def test_best_f1_is_reached_at_its_threshold_and_above_its_cut(pixels):
 @pytest.mark.parametrize("make", SHAPES)
 def test_large_sets_are_bounded_more_closely_than_promised(make):
     scores, labels = make(500_000, np.random.default_rng(1))
-    budget = Budget(runs=1 << 8, kept_pixels=0)  # pass over to the sketch, of full size
-    metrics = counted(scores, labels, parts=3, budget=budget)
-    assert kind(metrics) == "sketch"
+    metrics = counted(scores, labels, parts=3, budget=Budget(kept_pixels=0, cells=1 << 17))
     found, truth = metrics.compute(), reference(scores, labels)
     assert_contains(found, truth)
     widths = {name: np.subtract(*found[f"{name}_bounds"][::-1]) for name in FIGURES}
@@ -79,26 +75,13 @@ def test_bounds_contain_the_truth_when_tables_overflow(make, budget):
     assert_contains(found, reference(scores, labels))
 
 
-def test_the_fold_is_what_resolves_a_saturated_score():
-    scores, labels = saturated_rba(300_000, np.random.default_rng(3))
-    metrics = counted(scores, labels, budget=TINY)
-    low, high = metrics.compute()["fpr95_bounds"]
-    state = metrics.state_dict()
-    size = state["counts"]["fold"]["size"]
-    full = np.full(size, np.iinfo(np.uint32).max, np.uint32)  # nothing left to learn from it
-    state["counts"]["fold"] = {"size": size, "values": full}
-    coarse_low, coarse_high = PixelMetrics.from_state(state).compute()["fpr95_bounds"]
-    assert coarse_low <= low <= high <= coarse_high
-    assert high - low < (coarse_high - coarse_low) / 3
-
-
 @pytest.mark.parametrize("budget", [TINY, COARSE], ids=["tiny", "coarse"])
 @pytest.mark.parametrize("make", [saturated, two_sided, tiny_probabilities])
 def test_bounds_hold_float64_where_scores_are_counted_in_tables(make, budget):
     scores, labels = make(6000, np.random.default_rng(21))
     scores = scores.astype(np.float64) * (1 + 1e-12)
     metrics = counted(scores, labels, parts=2, budget=budget)
-    assert kind(metrics) == "sketch"
+    assert kind(metrics) == "cells"
     found = metrics.compute()
     assert_contains(found, reference(scores, labels))
     assert (scores[labels == 1] >= found["threshold95"]).mean() >= 0.95

@@ -63,10 +63,11 @@ def test_exact_says_what_it_takes_and_refuses_a_full_disk(tmp_path, caplog, monk
     assert not list(tmp_path.iterdir())
 
 
-def test_exact_state_names_the_way_out_once_its_files_are_gone(tmp_path):
-    state = counted(*two_sided(100, np.random.default_rng(12)), exact=True).state_dict()
+def test_a_pickled_store_names_the_way_out_once_its_files_are_gone(tmp_path):
+    pixels = two_sided(100, np.random.default_rng(12))
+    stored = pickle.dumps(counted(*pixels, exact=True))
     with pytest.raises(FileNotFoundError, match="until they are merged"):
-        PixelMetrics.from_state(state)
+        pickle.loads(stored)
 
 
 def test_exact_takes_float64_among_float32(tmp_path):
