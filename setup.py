@@ -27,6 +27,7 @@ REQUIRES = [
     "safetensors>=0.4",
     "PyYAML>=6.0",
     "jinja2>=3.1",
+    "onnx>=1.17",  # the backbone of the model that ships comes in such a file
     "matplotlib>=3.8",
     "tqdm>=4.66",
     "fvcore>=0.1.5.post20221221",  # (d2)
@@ -116,6 +117,7 @@ setup(
         "anoseg_d2": [
             *("py.typed", "data/cards/*.yaml"),
             *("report/*.html", "report/*.jinja", "report/*.md"),
+            "weights/*",
         ]
     },
     entry_points={"console_scripts": ["anoseg = anoseg_d2.cli:main"]},

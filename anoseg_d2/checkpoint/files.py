@@ -14,6 +14,7 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from anoseg_d2.checkpoint.adapters import join_adapter
+from anoseg_d2.checkpoint.fetch_backbone import backbone_file
 from anoseg_d2.checkpoint.formats import (
     clean_names,
     facts_of_file,
@@ -37,11 +40,19 @@ from anoseg_d2.checkpoint.hub import (
     shard_names,
 )
 from anoseg_d2.checkpoint.spec import ARCHITECTURE_VERSION, FORMAT_NAME, Checkpoint, ModelSpec
+from anoseg_d2.utils.constants import SHIPPED_NAME
 from anoseg_d2.utils.files import atomic_path, read_bytes, read_json
 
-__all__ = ["last_checkpoint", "read_checkpoint", "write_checkpoint", "write_tensors"]
+__all__ = [
+    "last_checkpoint",
+    "read_checkpoint",
+    "write_checkpoint",
+    "write_tensors",
+]
 
 logger = logging.getLogger(__name__)
+
+SHIPPED_FILE = Path(__file__).parents[1] / "weights" / "road_s.safetensors"
 
 EXPECTED = (
     "a file (.pth, .pt, .ckpt, .bin, .safetensors), a folder with config.json and "
@@ -59,7 +70,8 @@ def read_checkpoint(source, *, allow_pickle: bool = False) -> Checkpoint:
 
     Args:
         source: path of a file, a Hugging Face folder or one of our output folders (its last
-            checkpoint), `hf://owner/name` (optionally `@revision`), or `timm://name`.
+            checkpoint), `hf://owner/name` (optionally `@revision`), `timm://name`, or `road-s`, the
+            model that ships with this package.
         allow_pickle: unpickle whatever the file holds. That may run code from the file, so use
             it only for files that you trust.
     Returns:
@@ -69,6 +81,8 @@ def read_checkpoint(source, *, allow_pickle: bool = False) -> Checkpoint:
         ValueError: unreadable, in an unknown format, or not safe to unpickle.
     """
     source = str(source)
+    if source == SHIPPED_NAME:
+        return replace(read_checkpoint(SHIPPED_FILE), source=source)
     if source.startswith("timm://"):
         state, facts = load_timm_weights(source)
         fmt = recognise(state)
@@ -86,6 +100,8 @@ def read_checkpoint(source, *, allow_pickle: bool = False) -> Checkpoint:
         checkpoint = _interpret(payload, path, source)
     except ValueError as error:
         raise ValueError(f"checkpoint {source}: {error}") from error
+    if name := checkpoint.meta.get("base_name"):  # a ViT that everybody can get
+        checkpoint = join_adapter(checkpoint, read_checkpoint(backbone_file(name)))
     checkpoint.file = path
     return checkpoint
 

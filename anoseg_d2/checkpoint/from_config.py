@@ -27,6 +27,7 @@ __all__ = [
     "add_delta",
     "build_config_overrides",
     "follow_checkpoint",
+    "inference_overrides",
     "load_checkpoint",
     "load_weights",
     "resolve_weights",
@@ -289,6 +290,13 @@ def build_config_overrides(checkpoint: Checkpoint) -> list[Any]:
     return overrides
 
 
+def inference_overrides(checkpoint: Checkpoint) -> list[Any]:
+    """Return the TEST keys that a checkpoint asks to be used with, as `[key, value, ...]`."""
+    stored = checkpoint.meta.get("inference")
+    pairs = stored.items() if isinstance(stored, dict) else ()
+    return [part for key, value in pairs if key.startswith("TEST.") for part in (key, value)]
+
+
 _SIZE_KEYS = tuple(f"MODEL.EOMT.{part}" for part in ("SIZE", "DEPTH", "WIDTH", "HEADS"))
 
 
@@ -317,6 +325,8 @@ def follow_checkpoint(
         spec = dataclasses.replace(checkpoint.spec, heads=heads)
         checkpoint = dataclasses.replace(checkpoint, spec=spec)
     overrides = build_config_overrides(checkpoint)
+    if finished:
+        overrides += inference_overrides(checkpoint)
     stored = dict(zip(overrides[::2], overrides[1::2], strict=True))
     sizes = {key: stored.pop(key, 0) for key in _SIZE_KEYS}  # SIZE may imply all of them
     spec, values = checkpoint.spec, dict(flat_items(cfg))

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 from anoseg_d2.checkpoint.spec import ARCHITECTURE_VERSION, FORMAT_NAME, FORMAT_VERSION, Checkpoint
 from anoseg_d2.modeling.eomt import EoMT
+from anoseg_d2.modeling.patch_heads import PATCH_PREFIX
+from anoseg_d2.modeling.patch_heads.memory import backbone_hash
 from anoseg_d2.modeling.patch_model import PatchModel
 from anoseg_d2.modeling.vit import backbone_kind
 from anoseg_d2.utils.files import file_hash
@@ -25,6 +27,7 @@ __all__ = [
     "model_tensors",
     "plain",
     "weights_hash",
+    "with_memory",
 ]
 
 
@@ -184,6 +187,29 @@ def meta_of_checkpoint(checkpoint: Checkpoint) -> dict[str, Any]:
     meta["heads"] = spec.heads if spec.num_queries is None else spec.attention_heads()
     meta |= {"format": FORMAT_NAME, "version": FORMAT_VERSION, "lora": None}
     return plain(meta, "meta")
+
+
+def with_memory(checkpoint: Checkpoint, model: nn.Module) -> dict[str, Any]:
+    """Return a checkpoint of ours with the memory of a model that was loaded from it.
+
+    The model has merged the adapters; here they stay adapters, on the same base.
+
+    Args:
+        checkpoint: with adapters.
+        model: with a memory, otherwise unchanged.
+    Returns:
+        what `write_checkpoint` takes.
+    """
+    rows = {n: t for n, t in model_tensors(model).items() if n.startswith(f"{PATCH_PREFIX}memory.")}
+    found = model_meta(model)
+    meta = {key: value for key, value in checkpoint.meta.items() if key != "statistics_settings"}
+    keys = ("memory", "score_statistics", "statistics_settings")
+    meta |= {key: found[key] for key in keys if key in found}
+    made_by = backbone_hash(checkpoint.state_dict, max(model.patch_maps["memory"].blocks))
+    meta["memory"] = {**meta["memory"], "backbone_sha256": made_by}
+    if "frozen" in meta:  # rows replace those of an earlier memory, which may be listed there
+        meta["frozen"] = [name for name in meta["frozen"] if name not in rows]
+    return {"model": {**checkpoint.state_dict, **rows}, "meta": meta}
 
 
 def plain(value: Any, where: str) -> Any:

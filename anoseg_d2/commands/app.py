@@ -23,6 +23,7 @@ from anoseg_d2.prediction.pictures import add_color_bar, display_range, draw_det
 from anoseg_d2.report.results import best_score, read_results, results_of_weights
 from anoseg_d2.report.thresholds import holds_for, list_thresholds
 from anoseg_d2.utils import cli
+from anoseg_d2.utils.constants import SHIPPED_NAME
 from anoseg_d2.utils.ranges import integer
 from anoseg_d2.utils.visualization import color_classes, overlay
 
@@ -49,8 +50,7 @@ def main(argv=None) -> int:
     """Parse arguments and turn a user's mistake into one line; returns the exit status."""
     parser = build_parser()
     args = parser.parse_args(argv)
-    if not args.weights and not args.config_file:
-        parser.error("give --weights, or a --config-file whose MODEL.WEIGHTS is set")
+    args.weights = args.weights or (None if args.config_file else SHIPPED_NAME)
     return cli.run_command(lambda: run(args), "stopped", args.verbosity)
 
 

@@ -62,7 +62,8 @@ def convert(args: argparse.Namespace) -> None:
     checkpoint = read_checkpoint(args.source, allow_pickle=args.allow_pickle)
     if args.delta_base:
         checkpoint = add_delta(checkpoint, read_checkpoint(args.delta_base))
-    if args.base:
+    # Of a whole checkpoint, --base names the ViT that an adapter file of it shall be joined with.
+    if args.base and not (args.to == "adapter" and checkpoint.format != "anoseg_adapter"):
         checkpoint = join_adapter(checkpoint, read_checkpoint(args.base))
     if args.merge:
         count = len(checkpoint.spec.adapters)
@@ -105,7 +106,22 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--delta-base", help="weights that this checkpoint's encoder must be added to"
     )
-    parser.add_argument("--base", help="base weights to join an adapter file with")
+    parser.add_argument(
+        "--base",
+        help="base weights to join an adapter file with; with --to adapter, the bare ViT that the "
+        "stage started from (a file, or dinov2-s), if that shall be the base",
+    )
+    parser.add_argument(
+        "--half", action="store_true", help="--to adapter: store float16, half the size"
+    )
+    parser.add_argument(
+        "--inference",
+        nargs=2,
+        action="append",
+        default=[],
+        metavar=("KEY", "VALUE"),
+        help="--to adapter: a TEST key that the model is used with unless told otherwise",
+    )
     parser.add_argument("--merge", action="store_true", help="merge adapters into their weights")
     parser.add_argument(
         "--allow-pickle",
@@ -187,9 +203,20 @@ def write_anoseg(checkpoint: "Checkpoint", output: Path, args: argparse.Namespac
 def write_adapter(checkpoint: "Checkpoint", output: Path, args: argparse.Namespace) -> str:
     """Write what a LoRA stage trained, without the base that it started from."""
     from anoseg_d2.checkpoint.adapters import adapter_payload
-    from anoseg_d2.checkpoint.files import write_checkpoint
+    from anoseg_d2.checkpoint.fetch_backbone import NAME, backbone_file
+    from anoseg_d2.checkpoint.files import read_checkpoint, write_checkpoint
+    from anoseg_d2.config import load_config
+    from anoseg_d2.modeling.inference import score_map_settings
 
-    payload = adapter_payload(checkpoint.state_dict, checkpoint.meta)
+    vit = read_checkpoint(backbone_file(args.base)) if args.base else None
+    meta = dict(checkpoint.meta)
+    if args.inference:
+        cfg = load_config(overrides=[part for pair in args.inference for part in pair])
+        settings = {**score_map_settings(cfg), "TEST.ANOMALY.SCORES": cfg.TEST.ANOMALY.SCORES}
+        meta["inference"] = {key: settings[key] for key, _ in args.inference}
+    payload = adapter_payload(
+        checkpoint.state_dict, meta, vit, args.base if args.base == NAME else "", args.half
+    )
     write_checkpoint(payload, output)
     return f"{output}, {len(payload['model'])} of {len(checkpoint.state_dict)} tensors"
 

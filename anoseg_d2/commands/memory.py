@@ -6,8 +6,8 @@
         --dataset cityscapes_19_train --output with_memory.pth
 
 The checkpoint may be one of ours, of EoMT's authors or of transformers, or a bare DINOv2 or DINOv3
-ViT; `dinov2-s` downloads one, once (44 MB; 88 MB are kept in ~/.cache). The output is one of ours,
-with adapters merged; of a bare ViT it gives the score `memory` and no classes. --images takes
+ViT; `dinov2-s` downloads one, once (44 MB; 88 MB are kept in ~/.cache). The output is one of ours;
+of a bare ViT it gives the score `memory` and no classes. --images takes
 photographs that show nothing unknown; --dataset takes a registered dataset, and its labels leave
 out void and unknown patches. One image in ten stays out of the memory: the mean and spread of the
 score on these put it on one scale with other scores in ensembles such as `anomaly+memory`.
@@ -90,14 +90,16 @@ def run(args: argparse.Namespace) -> None:
     # What needs no torch comes first, so that its mistakes are answered at once.
     records = None if args.dataset else find_photographs(args.images)
 
-    from anoseg_d2.checkpoint import fetch_backbone, read_checkpoint, save_weights
+    from anoseg_d2.checkpoint import read_checkpoint, save_weights
+    from anoseg_d2.checkpoint.fetch_backbone import backbone_file
+    from anoseg_d2.checkpoint.files import write_checkpoint
+    from anoseg_d2.checkpoint.metadata import with_memory
     from anoseg_d2.engine.fit_memory import add_memory, labelled_records
     from anoseg_d2.modeling.inference import score_map_settings
     from anoseg_d2.prediction.predictor import AnomalyPredictor
 
     records = records or labelled_records(args.dataset)
-    named = args.weights == fetch_backbone.NAME
-    checkpoint = read_checkpoint(fetch_backbone.fetch_named() if named else args.weights)
+    checkpoint = read_checkpoint(backbone_file(args.weights))
     window, overrides = args.window, []
     if checkpoint.spec.num_queries is None and not checkpoint.spec.architecture:
         overrides = ["MODEL.META_ARCHITECTURE", "PatchModel"]
@@ -109,7 +111,10 @@ def run(args: argparse.Namespace) -> None:
     model, settings = predictor.model, score_map_settings(predictor.cfg, filters=False)
     blocks = [block - 1 for block in args.blocks or ()]
     found = add_memory(model, records, args.rows, args.seed, args.coreset, settings, blocks)
-    save_weights(model, output)
+    if checkpoint.spec.adapters and not overrides and not args.opts:
+        write_checkpoint(with_memory(checkpoint, model), output)
+    else:
+        save_weights(model, output)
     cli.say(f"wrote {output}: {found}")
 
 

@@ -1,5 +1,6 @@
 """Predict anomaly maps of images and videos: overlay, heat map, components, raw scores.
 
+    anoseg predict street.jpg
     anoseg predict street.jpg --weights model_final.pth
     anoseg predict photos/ 'more/**/*.png' drive.mp4 --weights hf://owner/name --score rba,msp
     anoseg predict photos/ --weights run/model_final.pth --score anomaly --tpr 95
@@ -27,6 +28,7 @@ from anoseg_d2.prediction.outputs import OUTPUTS, ScoreOutputs, check_outputs
 from anoseg_d2.report.results import results_of_weights
 from anoseg_d2.report.thresholds import holds_for, read_threshold, recorded_settings
 from anoseg_d2.utils import cli
+from anoseg_d2.utils.constants import SHIPPED_NAME
 from anoseg_d2.utils.ranges import integer, number
 
 OPTIONS = {
@@ -44,7 +46,11 @@ def build_parser() -> argparse.ArgumentParser:
     add("inputs", nargs="*", help="image, video, folder or quoted pattern ('in/**/*.png')")
     add("--output", default="output/demo", help="output folder (default: %(default)s)")
     add_model_options(parser)
-    add("--score", help="scores, such as rba,anomaly; default: rba, without classes memory")
+    add(
+        "--score",
+        help="scores, such as rba,anomaly; default: what the weights ask for, "
+        "else rba, without classes memory",
+    )
     add(
         "--outputs",
         help=f"of {','.join(OUTPUTS)}; default: overlay,heatmap, and contours,json where there "
@@ -99,7 +105,11 @@ def _add_component_options(add) -> None:
 def add_model_options(parser: argparse.ArgumentParser) -> None:
     """Add the options that `build_predictor` reads."""
     add = parser.add_argument
-    add("--weights", help="checkpoint: path, folder, hf://owner/name; it describes its own model")
+    add(
+        "--weights",
+        help="checkpoint: path, folder, hf://owner/name; it describes its own model. Default: "
+        f"{SHIPPED_NAME}, which ships; its backbone is downloaded once (44 MB)",
+    )
     add("--config-file", help="build the model from this yaml instead; --weights overrides its own")
     add(
         "--opts",
@@ -114,8 +124,7 @@ def main(argv=None) -> int:
     """Parse arguments and turn a user's mistake into one line; returns the exit status."""
     parser = build_parser()
     args = parser.parse_intermixed_args(argv)
-    if not args.weights and not args.config_file:
-        parser.error("give --weights, or a --config-file whose MODEL.WEIGHTS is set")
+    args.weights = args.weights or (None if args.config_file else SHIPPED_NAME)
     if not args.inputs:
         parser.error("give an input: images, videos, folders or patterns")
     with logging_redirect_tqdm():
@@ -187,12 +196,14 @@ def make_output_folder(path: str) -> None:
 
 
 def default_score(args) -> str:
-    """Return `memory` for weights without a segmentation network, else `rba`."""
-    if args.config_file or not os.path.isfile(args.weights):
+    """Return what the weights ask for, `memory` without a segmentation network, or `rba`."""
+    if args.config_file or not (args.weights == SHIPPED_NAME or os.path.isfile(args.weights)):
         return "rba"
     from anoseg_d2.checkpoint import read_checkpoint  # it imports torch: seconds
 
-    return "memory" if read_checkpoint(args.weights).spec.architecture else "rba"
+    checkpoint = read_checkpoint(args.weights)
+    asked = (checkpoint.meta.get("inference") or {}).get("TEST.ANOMALY.SCORES")
+    return ",".join(asked or ["memory" if checkpoint.spec.architecture else "rba"])
 
 
 def build_predictor(args, names: list[str], results=None):

@@ -9,7 +9,7 @@ import torch
 from detectron2.modeling import build_model
 
 from anoseg_d2.checkpoint import Checkpoint, build_config_overrides, read_checkpoint
-from anoseg_d2.checkpoint.from_config import load_checkpoint, load_weights
+from anoseg_d2.checkpoint.from_config import inference_overrides, load_checkpoint, load_weights
 from anoseg_d2.config import check_config, load_config
 from anoseg_d2.data.class_colors import class_colors
 from anoseg_d2.data.image_io import (
@@ -19,6 +19,7 @@ from anoseg_d2.data.image_io import (
     warn_of_transparency,
 )
 from anoseg_d2.modeling import eomt  # noqa: F401  registers the meta-architecture
+from anoseg_d2.utils.constants import SHIPPED_NAME
 
 __all__ = ["AnomalyPredictor", "as_bgr"]
 
@@ -35,9 +36,9 @@ class AnomalyPredictor:
 
     Example::
 
-        predictor = AnomalyPredictor.from_pretrained("model_final.pth")
+        predictor = AnomalyPredictor.from_pretrained()  # or ("model_final.pth")
         result = predictor("street.jpg")
-        result["scores"]["rba"]  # (H, W) float32, higher is more anomalous
+        result["scores"][predictor.score_names[0]]  # (H, W) float32, higher is more anomalous
     """
 
     def __init__(self, cfg, device: str | torch.device | None = None):
@@ -51,7 +52,7 @@ class AnomalyPredictor:
     @classmethod
     def from_pretrained(
         cls,
-        source: str | Checkpoint,
+        source: str | Checkpoint = SHIPPED_NAME,
         overrides: list | None = None,
         device: str | torch.device | None = None,
     ) -> "AnomalyPredictor":
@@ -59,7 +60,8 @@ class AnomalyPredictor:
 
         Args:
             source: a checkpoint of ours, of EoMT's authors or of transformers: path, folder, or
-                `hf://owner/name`; or one that was read.
+                `hf://owner/name`; or one that was read. Default: the model that ships, whose
+                backbone is downloaded once (44 MB).
             overrides: config keys and values in turn, which override the checkpoint's own.
             device: overrides MODEL.DEVICE.
         Raises:
@@ -67,7 +69,8 @@ class AnomalyPredictor:
         """
         checkpoint = source if isinstance(source, Checkpoint) else read_checkpoint(source)
         chosen = [] if device is None else ["MODEL.DEVICE", str(device)]
-        overrides = [*build_config_overrides(checkpoint), *(overrides or []), *chosen]
+        stored = [*build_config_overrides(checkpoint), *inference_overrides(checkpoint)]
+        overrides = [*stored, *(overrides or []), *chosen]
         cfg = load_config(overrides=overrides)
         # The checkpoint has been read already, to know its model; `__init__` would read it again.
         predictor = cls.__new__(cls)

@@ -50,6 +50,9 @@ CITYSCAPES_COLORS = (
     *((0, 80, 100), (0, 0, 230), (119, 11, 32)),
 )
 
+# Where weights are named: the model that ships. Its card is weights/README.md.
+SHIPPED_NAME = "road-s"
+
 VOID_COLOR = (0, 0, 0)
 # The learned anomaly class, and pasted objects, drawn over an image.
 ANOMALY_COLOR = (255, 60, 0)

@@ -1,11 +1,18 @@
 """Adapter files and their base."""
 
+import numpy as np
 import pytest
 import torch
 from checkpoint_models import adapted, assert_same_outputs, save_adapter, saved, tiny
+from PIL import Image
+from safetensors.torch import save_file
 
 from anoseg_d2.checkpoint import load_into, read_checkpoint
-from anoseg_d2.checkpoint.adapters import join_adapter
+from anoseg_d2.checkpoint.adapters import adapter_payload, join_adapter
+from anoseg_d2.commands import convert, memory
+from anoseg_d2.modeling.lora import inject_lora
+from anoseg_d2.modeling.vit import build_vit
+from anoseg_d2.prediction.predictor import AnomalyPredictor
 
 
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
@@ -45,3 +52,72 @@ def test_merged_adapters_are_never_saved_as_if_they_were_not(tmp_path):
     model.backbone.blocks[0].attn.proj.merged = True
     with pytest.raises(ValueError, match="merged into the weight"):
         saved(model, tmp_path)
+
+
+@pytest.fixture
+def stage(tmp_path):
+    """Checkpoint of a LoRA stage on a bare ViT of another patch and grid, and that ViT's file."""
+    torch.manual_seed(0)
+    size = {"image_size": (70, 70), "patch_size": 14, "num_registers": 0}
+    vit = build_vit("S", **size, depth=3, width=24, heads=3)
+    state = {name: tensor.detach() for name, tensor in vit.state_dict().items()}
+    # As published: a position for the class token too.
+    state["pos_embed"] = torch.cat([torch.randn(1, 1, 24), state["pos_embed"]], dim=1)
+    save_file(state, tmp_path / "vit.safetensors")
+    model = tiny("arcface", num_registers=0)
+    inject_lora(model.backbone, rank=2, alpha=4.0, blocks=(1, 2))
+    load_into(model, read_checkpoint(tmp_path / "vit.safetensors"))
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_("lora_" in name or not name.startswith("backbone."))
+        if "lora_" in name:
+            torch.nn.init.normal_(parameter, std=0.1)
+    return saved(model.eval(), tmp_path), tmp_path / "vit.safetensors"
+
+
+def photographs(folder):
+    folder.mkdir()
+    for index, pixels in enumerate(np.random.default_rng(0).integers(0, 256, (3, 64, 64, 3))):
+        Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{index}.png")
+    return folder
+
+
+def test_a_stage_on_a_bare_vit_is_stored_without_it(stage, tmp_path, monkeypatch):
+    whole, vit = stage
+    with_memory = tmp_path / "with_memory.pth"
+    photos = photographs(tmp_path / "photos")
+    how = ["--blocks", "1", "--images", str(photos), "--output", str(with_memory)]
+    assert memory.main([str(whole), *how]) == 0
+    small = tmp_path / "small.safetensors"
+    how = ["--to", "adapter", "--base", str(vit), "--output", str(small)]
+    assert convert.main([str(with_memory), *how]) == 0
+    names = set(read_checkpoint(small).state_dict)
+    assert "patch_maps.memory.rows" in names and "backbone.blocks.2.attn.qkv.lora_A" in names
+    assert not any(n.startswith("backbone.") and "lora" not in n for n in names)
+    joined = join_adapter(read_checkpoint(small), read_checkpoint(vit))
+    ours = AnomalyPredictor.from_pretrained(joined)
+    theirs = AnomalyPredictor.from_pretrained(with_memory)
+    assert_same_outputs(ours.model, theirs.model, atol=1e-5)
+    found, expected = (p(photos / "0.png")["scores"]["memory"] for p in (ours, theirs))
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+    with pytest.raises(ValueError, match="not what the stage froze: backbone"):
+        other = read_checkpoint(vit)
+        other.state_dict["backbone.blocks.0.mlp.fc1.weight"] += 1
+        adapter_payload(read_checkpoint(whole).state_dict, read_checkpoint(whole).meta, other)
+    with pytest.raises(ValueError, match="hash"):
+        join_adapter(read_checkpoint(small), other)
+
+
+def test_a_file_on_a_named_vit_needs_nothing_else(stage, tmp_path, monkeypatch):
+    whole, vit = stage
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    (tmp_path / "cache" / "anoseg_d2").mkdir(parents=True)
+    vit.rename(tmp_path / "cache" / "anoseg_d2" / "vits14.safetensors")
+    small = tmp_path / "small.safetensors"
+    how = ["--base", "dinov2-s", "--half", "--inference", "TEST.SCALES", "(1, 2)"]
+    how += ["--inference", "TEST.ANOMALY.SCORES", "('rba',)", "--output", str(small)]
+    assert convert.main([str(whole), "--to", "adapter", *how]) == 0
+    predictor = AnomalyPredictor.from_pretrained(small)
+    assert predictor.score_names == ["rba"] and predictor.cfg.TEST.SCALES == (1, 2)
+    other = AnomalyPredictor.from_pretrained(small, ["TEST.SCALES", "(1,)"])
+    assert other.cfg.TEST.SCALES == (1,)
+    assert_same_outputs(other.model, AnomalyPredictor.from_pretrained(whole).model, atol=1e-2)
