@@ -7,9 +7,9 @@
 A mask is an image with one number per pixel. Without patterns, masks have the names of their
 photographs and are in a separate folder: photos/street_01.jpg and masks/street_01.png. Folders
 named train, val or test become splits, and so do the values of {split} in patterns, which are
-relative to the folder. The card lists every mask value with its fraction of the pixels, and marks
-what was guessed. Correct it in an editor, then run the command that is printed. docs/own_data.md is
-a tutorial from photographs to a report.
+relative to the folder. What the values mean is guessed, and their fractions of the pixels are
+printed. Correct the card in an editor, then run the command that is printed. docs/own_data.md is a
+tutorial from photographs to a report.
 
 Exit status: 0 written; 2 nothing to propose, or wrong arguments (one message says which).
 """
@@ -23,7 +23,7 @@ from anoseg_d2.data.dataset_card import read_card
 from anoseg_d2.utils import cli
 from anoseg_d2.utils.files import check_name, write_atomic
 
-SHOWN = 30  # values on the screen; the card has all
+SHOWN = 30  # values on the screen
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -78,8 +78,8 @@ def propose(args: argparse.Namespace) -> None:
         if split.unmatched:
             first = ", ".join(str(path.relative_to(folder)) for path in split.unmatched[:3])
             cli.say(f"  {len(split.unmatched)} files belong to no pair and are left out: {first}")
-    cli.say(f"{'value':>6}  {'pixels':>8}  masks")
-    for value, count in list(values.items())[:SHOWN]:
-        cli.say(f"{value:>6}  {count.pixels:>8.2%}  {count.masks}")
+    cli.say(f"{'value':>6}  {'pixels':>8}")
+    for value, fraction in list(values.items())[:SHOWN]:
+        cli.say(f"{value:>6}  {fraction:>8.2%}")
     cli.say(f"wrote {output}; correct it, then look at the data:")
     cli.say(f"  anoseg check --card {output} {names} --preview previews")

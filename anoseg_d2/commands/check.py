@@ -112,10 +112,6 @@ def _as_text(report: DatasetReport, brief: bool) -> str:
         lines.append(f"  images: {report.images} with label, expected {expected}")
     if report.sizes:
         lines.append(f"  sizes: {', '.join(f'{s} ({n})' for s, n in report.sizes.items())}")
-    kinds = (("images", report.image_kinds), ("labels", report.label_kinds))
-    if report.image_kinds:
-        stored = (f"{what} {', '.join(f'{k} ({n})' for k, n in c.items())}" for what, c in kinds)
-        lines.append(f"  stored: {'; '.join(stored)}")
     for title, fractions in (("values", report.label_values), ("train ids", report.train_ids)):
         if fractions:
             lines.append(f"  {title}: {', '.join(f'{v} {f:.2%}' for v, f in fractions.items())}")

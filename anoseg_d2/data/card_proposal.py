@@ -1,36 +1,38 @@
-"""Propose a dataset card for photographs and masks, with what was guessed in its comments.
+"""Propose a dataset card for photographs and masks.
 
 Nothing is asked: what the values in the masks mean is guessed from which of them occur.
 """
 
-import json
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 import numpy as np
+import yaml
 
 from anoseg_d2.data.dataset_card import MAX_CLASSES
-from anoseg_d2.data.dataset_files import match_files
+from anoseg_d2.data.dataset_files import match_files, path_regex, placeholders
 from anoseg_d2.data.image_io import IMAGE_EXTENSIONS, read_label
-from anoseg_d2.data.path_pattern import PathPattern, placeholders
 from anoseg_d2.utils.constants import PASTED_ID, VOID
 from anoseg_d2.utils.folders import same_name, walk_files
 
-__all__ = ["KINDS", "FoundSplit", "ValueCount", "card_text", "count_values", "find_splits"]
+__all__ = ["KINDS", "FoundSplit", "card_text", "count_values", "find_splits"]
 
 KINDS = ("closed_set", "anomaly")
 # Words in a folder's name that stand for masks.
 _MASK_WORDS = re.compile(r"label|mask|annot|(?<![a-z])(gt|seg)|ground.?truth", re.IGNORECASE)
 _SPLIT_WORDS = re.compile(r"(train|val|test)", re.IGNORECASE)
 _EXAMPLE = "--images 'photos/{id}.jpg' --masks 'masks/{id}_mask.png'"
+_HEADER = """\
+# Proposed by `anoseg card`: void, anomaly and the kind are guesses from the values in the masks.
+# Correct what is wrong and name the classes, then look at the data: `anoseg check --card FILE`.
+# If a value marks unknown objects, move it from classes and label_values to `anomaly`.
+"""
 
 
-@dataclass(frozen=True)
-class FoundSplit:
+class FoundSplit(NamedTuple):
     """The photographs and masks that match one pair of patterns.
 
     Args:
@@ -74,13 +76,11 @@ def find_splits(folder, images: str | None = None, masks: str | None = None) -> 
             )
         patterns = [("", images, masks)]
         if "split" in names[0]:
+            regex = path_regex(images)
             paths = (path.relative_to(folder) for path in match_files(folder, images).values())
-            splits = {
-                PathPattern(images).match(same_name(path.as_posix()))["split"] for path in paths
-            }
             patterns = [
                 (name, *(p.replace("{split}", name) for p in (images, masks)))
-                for name in sorted(splits)
+                for name in sorted({regex.match(same_name(p.as_posix()))["split"] for p in paths})
             ]
     splits = []
     for name, image_pattern, mask_pattern in patterns:
@@ -137,28 +137,18 @@ def _differences(parts: tuple[str, ...], other: tuple[str, ...]) -> int:
     return sum(a != b for a, b in zip(parts, other, strict=True))
 
 
-class ValueCount(NamedTuple):
-    """The fraction of all pixels that have a value, and the number of masks with it."""
-
-    pixels: float
-    masks: int
-
-    def __str__(self) -> str:
-        return f"{self.pixels:.2%} of the pixels, in {self.masks} masks"
-
-
-def count_values(masks: list[Path], progress: Callable[[], object]) -> dict[int, ValueCount]:
+def count_values(masks: Sequence[Path], progress: Callable[[], object]) -> dict[int, float]:
     """Count the values in masks.
 
     Args:
         masks: their files.
         progress: called after each mask.
     Returns:
-        value -> how often it occurs, sorted by value.
+        value -> its fraction of all pixels, sorted by value.
     Raises:
         ValueError: a mask cannot be read, or is a colour picture or a JPEG.
     """
-    pixels, holders = Counter(), Counter()
+    pixels = Counter()
     for path in masks:
         if path.suffix.lower() in (".jpg", ".jpeg"):
             raise ValueError(
@@ -167,20 +157,18 @@ def count_values(masks: list[Path], progress: Callable[[], object]) -> dict[int,
             )
         values, counts = np.unique(read_label(path), return_counts=True)
         pixels.update(dict(zip(values.tolist(), counts.tolist(), strict=True)))
-        holders.update(values.tolist())
         progress()
-    total = sum(pixels.values())
-    return {value: ValueCount(pixels[value] / total, holders[value]) for value in sorted(pixels)}
+    return {value: pixels[value] / pixels.total() for value in sorted(pixels)}
 
 
 def card_text(
     name: str,
     root: str,
-    splits: list[FoundSplit],
-    values: dict[int, ValueCount],
+    splits: Sequence[FoundSplit],
+    values: dict[int, float],
     kind: str | None = None,
 ) -> str:
-    """Write the card, with what was guessed in comments.
+    """Write the card.
 
     Args:
         name: of the dataset.
@@ -200,65 +188,32 @@ def card_text(
             f"the masks hold only the value {', '.join(map(str, values))}: nothing can be learned "
             "or evaluated with them"
         )
-    guessed = "" if kind else "  # guessed from the values; --kind proposes the other one"
     kind = kind or KINDS[len(meaningful) == 2]
-    count = sum(len(split.pairs) for split in splits)
-    lines = [
-        f"# Proposed by `anoseg card` from {count} photographs and their masks. Correct what is",
-        "# wrong, then look at the data: `anoseg check --card` with this file.",
-        f"name: {json.dumps(name)}",
-        f"kind: {kind}{guessed}",
-        f"root: {json.dumps(root)}" + ("  # the folder of this file" if root == "." else ""),
-    ]
-    indent = "    " if splits[0].name else ""
-    lines += ["splits:"] if indent else []
-    for split in splits:
-        lines += [f"  {split.name}:"] if indent else []
-        lines += [
-            f"{indent}images: {json.dumps(split.images)}",
-            f"{indent}labels: {json.dumps(split.labels)}",
-            f"{indent}expected_images: {len(split.pairs)}  # delete this line if more will come",
-        ]
-    void = "void: []  # values of pixels that nobody labelled; they count nowhere"
-    if VOID in values and VOID in set(values) - set(meaningful):
-        void = f"void: [{VOID}]  # guessed: {values[VOID]}; these pixels count nowhere"
-    build = _anomaly_lines if kind == "anomaly" else _class_lines
-    return "\n".join([*lines, void, *build(values, meaningful), ""])
-
-
-def _anomaly_lines(values: dict[int, ValueCount], meaningful: list[int]) -> list[str]:
-    # Anomalies are rare; 254 and 1 are what releases use for them.
-    rarest = min(meaningful, key=lambda value: values[value].pixels)
-    candidates = (value for value in (PASTED_ID, 1, VOID) if value in meaningful)
-    anomaly = meaningful[1] if len(meaningful) == 2 else next(candidates, rarest)
-    known = [value for value in meaningful if value != anomaly]
-    return [
-        f"known: {known}  # " + "; ".join(f"{value}: {values[value]}" for value in known),
-        f"anomaly: {anomaly}  # {values[anomaly]}",
-        "component_track: anomaly  # or obstacle, for small things on the road",
-    ]
-
-
-def _class_lines(values: dict[int, ValueCount], meaningful: list[int]) -> list[str]:
-    classes = [value for value in meaningful if value != PASTED_ID]
-    if len(classes) > MAX_CLASSES:
-        raise ValueError(
-            f"the masks hold {len(classes)} different values, and a card at most {MAX_CLASSES} "
-            "classes: are these numbers of instances? A mask holds the number of a class in every "
-            "pixel"
-        )
-    anomaly = [
-        "# If a value marks unknown objects, move it from label_values and classes to this key;",
-        "# the anomaly class (MODEL.EOMT.ANOMALY_CLASS True) learns from them:",
-        f"# anomaly: {PASTED_ID}",
-    ]
-    if PASTED_ID in values:
-        anomaly = [f"anomaly: {PASTED_ID}  # unknown objects: {values[PASTED_ID]}"]
-    return [
-        "classes:  # in the order of their train ids; use your own names, here and below. For the",
-        "# official ids of Cityscapes, write `cityscapes` here and after label_values instead",
-        *(f"  - class_{value}" for value in classes),
-        "label_values:  # value in the masks -> class",
-        *(f"  {value}: class_{value}  # {values[value]}" for value in classes),
-        *anomaly,
-    ]
+    card = {"name": name, "kind": kind, "root": root}
+    files = {
+        split.name: {
+            "images": split.images,
+            "labels": split.labels,
+            "expected_images": len(split.pairs),
+        }
+        for split in splits
+    }
+    card |= files.get("", {"splits": files})
+    card["void"] = sorted(set(values) - set(meaningful))
+    if kind == "anomaly":
+        # Anomalies are rare; 254 and 1 are what releases use for them.
+        rarest = min(meaningful, key=values.get)
+        usual = (value for value in (PASTED_ID, 1, VOID) if value in meaningful)
+        anomaly = meaningful[1] if len(meaningful) == 2 else next(usual, rarest)
+        card |= {"known": [value for value in meaningful if value != anomaly], "anomaly": anomaly}
+    else:
+        classes = {value: f"class_{value}" for value in meaningful if value != PASTED_ID}
+        if len(classes) > MAX_CLASSES:
+            raise ValueError(
+                f"the masks hold {len(classes)} different values, and a card at most {MAX_CLASSES} "
+                "classes: are these numbers of instances? A mask holds the number of a class in "
+                "every pixel"
+            )
+        card |= {"classes": list(classes.values()), "label_values": classes}
+        card |= {"anomaly": PASTED_ID} if PASTED_ID in values else {}
+    return _HEADER + yaml.safe_dump(card, sort_keys=False, allow_unicode=True)

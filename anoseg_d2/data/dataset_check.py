@@ -9,13 +9,7 @@ from multiprocessing.pool import ThreadPool
 import numpy as np
 
 from anoseg_d2.data.dataset import Dataset
-from anoseg_d2.data.image_io import (
-    ImageFacts,
-    read_facts,
-    read_image,
-    read_label,
-    read_palette,
-)
+from anoseg_d2.data.image_io import read_image, read_label
 from anoseg_d2.data.label_rules import LabelRule
 from anoseg_d2.utils.cli import printable
 from anoseg_d2.utils.constants import ANOMALY, VOID
@@ -37,7 +31,6 @@ class DatasetReport:
         images: number of pairs of image and label.
         expected_images: how many there should be; None allows any number.
         sizes: "WIDTHxHEIGHT" -> number of images.
-        image_kinds, label_kinds: channels, bits and orientation -> number of files.
         label_values: stored value -> fraction of all label pixels, 0..1.
         train_ids: train id after the rule -> fraction of all label pixels, 0..1.
         unreadable, size_differs, wrong_values: one message per file.
@@ -53,8 +46,6 @@ class DatasetReport:
     images: int = 0
     expected_images: int | None = None
     sizes: dict[str, int] = field(default_factory=dict)
-    image_kinds: dict[str, int] = field(default_factory=dict)
-    label_kinds: dict[str, int] = field(default_factory=dict)
     label_values: dict[str, float] = field(default_factory=dict)
     train_ids: dict[str, float] = field(default_factory=dict)
     unreadable: list[str] = field(default_factory=list)
@@ -73,11 +64,8 @@ class _File:
     """Findings about one image and its label."""
 
     size: str = ""
-    kinds: tuple[ImageFacts, ...] = ()
-    palette: dict[int, tuple[int, ...]] = field(default_factory=dict)
     values: Counter = field(default_factory=Counter)
     train_ids: Counter = field(default_factory=Counter)
-    exclusive: dict[int, str] = field(default_factory=dict)
     unreadable: list[str] = field(default_factory=list)
     size_differs: str = ""
     wrong_values: str = ""
@@ -124,12 +112,10 @@ def check_dataset(
 
 
 def _read_pair(pair: tuple[str, str], rule: LabelRule) -> _File:
-    file = _File()
-    arrays = []
+    file, arrays = _File(), []
     for path, read in zip(pair, (read_image, read_label), strict=True):
         try:
             arrays.append(read(path))
-            file.kinds += (read_facts(path),)
         except (OSError, ValueError) as error:
             file.unreadable.append(str(error))
     if file.unreadable:
@@ -141,10 +127,6 @@ def _read_pair(pair: tuple[str, str], rule: LabelRule) -> _File:
         photo, label = map(printable, pair)
         file.size_differs = f"{photo} is {file.size}, its label {label} is {label_size}"
     file.values = _count(stored)
-    if file.kinds[1].mode == "P":
-        colors = read_palette(pair[1])
-        file.palette = {value: colors[value] for value in file.values if value < len(colors)}
-    file.exclusive = dict.fromkeys(rule.exclusive_values(stored, pair[1]), pair[1])
     try:
         file.train_ids = _count(rule.apply(stored, pair[1]))
     except ValueError as error:
@@ -153,10 +135,6 @@ def _read_pair(pair: tuple[str, str], rule: LabelRule) -> _File:
 
 
 def _count(values: np.ndarray) -> Counter:
-    if values.dtype == np.uint8:  # needs no sorting, unlike np.unique
-        counts = np.bincount(values.reshape(-1), minlength=256)
-        present = np.flatnonzero(counts)
-        return Counter(dict(zip(present.tolist(), counts[present].tolist(), strict=True)))
     present, counts = np.unique(values, return_counts=True)
     return Counter(dict(zip(present.tolist(), counts.tolist(), strict=True)))
 
@@ -164,23 +142,15 @@ def _count(values: np.ndarray) -> Counter:
 def _summarise(report: DatasetReport, dataset: Dataset, files: list[_File]) -> None:
     """Add up the findings of all files and decide the verdict."""
     report.sizes = dict(Counter(file.size for file in files if file.size))
-    stored = [file.kinds for file in files if len(file.kinds) == 2]
-    report.image_kinds = dict(Counter(str(image) for image, _ in stored))
-    report.label_kinds = dict(Counter(str(label) for _, label in stored))
-    report.notes += _reading_notes(files, [image for image, _ in stored])
-    values = sum((file.values for file in files), Counter())
     train_ids = sum((file.train_ids for file in files), Counter())
-    report.label_values, report.train_ids = _fractions(values), _fractions(train_ids)
+    report.label_values = _fractions(sum((file.values for file in files), Counter()))
+    report.train_ids = _fractions(train_ids)
     report.unreadable = [message for file in files for message in file.unreadable]
     report.size_differs = [file.size_differs for file in files if file.size_differs]
     report.wrong_values = [file.wrong_values for file in files if file.wrong_values]
     if report.problems:
         report.verdict = "incomplete"
-    # Which of two exclusive values is the anomaly can only be told from the whole set.
-    seen: dict[int, str] = {}
-    for file in files:
-        seen = {**file.exclusive, **seen}
-    faults = _faults(report, dataset, seen, train_ids)
+    faults = _faults(report, dataset, train_ids)
     if faults:
         report.verdict = "broken"
         report.problems = faults + report.problems
@@ -192,34 +162,7 @@ def _summarise(report: DatasetReport, dataset: Dataset, files: list[_File]) -> N
         report.notes.append(f"{without} of {len(files)} images without anomaly")
 
 
-def _reading_notes(files: list[_File], photos: list[ImageFacts]) -> list[str]:
-    """Return notes on what reading loses, such as bits and alpha channels, for the whole set."""
-    notes = []
-    turned = sum(photo.orientation != 1 for photo in photos)
-    if turned:
-        notes.append(
-            f"{turned} photographs are turned by their EXIF orientation; their labels must have "
-            "been drawn on the turned photographs"
-        )
-    wide = sum(photo.bits > 8 for photo in photos)
-    if wide:
-        notes.append(f"{wide} photographs have more than 8 bits, of which the highest 8 are read")
-    alpha = sum(photo.mode.endswith("A") for photo in photos)
-    if alpha:
-        notes.append(f"{alpha} photographs have an alpha channel, which is not read")
-    colors: dict[int, tuple[int, ...]] = {}
-    for file in files:
-        other = [v for v, color in file.palette.items() if colors.setdefault(v, color) != color]
-        if other:
-            notes.append(
-                "labels have palettes that differ: their values are read, not their colours, and "
-                f"value {other[0]} has several colours"
-            )
-            break
-    return notes
-
-
-def _faults(report, dataset: Dataset, seen: dict[int, str], train_ids: Counter) -> list[str]:
+def _faults(report: DatasetReport, dataset: Dataset, train_ids: Counter) -> list[str]:
     faults = []
     for what, messages in (
         ("unreadable files", report.unreadable),
@@ -228,9 +171,6 @@ def _faults(report, dataset: Dataset, seen: dict[int, str], train_ids: Counter) 
     ):
         if messages:
             faults.append(f"{len(messages)} {what}; first: {messages[0]}")
-    contradiction = dataset.rule.contradiction(seen)
-    if contradiction and not report.wrong_values:
-        faults.append(contradiction)
     wanted = ANOMALY if dataset.evaluator_type == "anomaly" else dataset.anomaly_id
     if dataset.evaluator_type == "closed_set" and dataset.split.startswith(("val", "test")):
         wanted = None  # the splits of a card share its key, but only training needs them

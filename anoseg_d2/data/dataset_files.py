@@ -13,11 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from anoseg_d2.data.image_io import IMAGE_EXTENSIONS
-from anoseg_d2.data.path_pattern import PathPattern
 from anoseg_d2.utils.cli import printable
 from anoseg_d2.utils.folders import same_name, walk_files
 
-__all__ = ["FoundFiles", "Layout", "find_files", "match_files"]
+__all__ = ["FoundFiles", "Layout", "find_files", "match_files", "path_regex", "placeholders"]
 
 # How a name with accents may be stored: as one character, or as a letter and an accent.
 _FORMS = ("NFC", "NFD")
@@ -61,6 +60,34 @@ class FoundFiles:
     labels_without_image: tuple[Path, ...] = ()
 
 
+def placeholders(pattern: str) -> tuple[str, ...]:
+    """Return the names in braces, in order of first appearance."""
+    return tuple(dict.fromkeys(re.findall(r"\{(\w+)\}", pattern)))
+
+
+def path_regex(pattern: str) -> re.Pattern:
+    """Translate a pattern, as described at the top of this module, into a regular expression.
+
+    A repeated placeholder stands for the same text each time, and `?` for any character. An
+    extension `.*` is any extension; others are compared without case, because some tools write
+    capitals.
+    """
+    stem, dot, extension = pattern.rpartition(".")
+    if not dot or not (extension == "*" or extension.isalnum()):
+        stem, extension = pattern, ""
+    wild = {"**/": "(?:.*/)?", "*": "[^/]*", "?": "[^/]"}
+    regex, seen = "", set()
+    for name, mark, text in re.findall(r"\{(\w+)\}|(\*\*/|[*?])|([^{*?]+|\{)", stem):
+        if name:
+            regex += f"(?P={name})" if name in seen else f"(?P<{name}>[^/]+)"
+            seen.add(name)
+        else:
+            regex += wild[mark] if mark else re.escape(text)
+    if extension:
+        regex += r"\.[^./]+" if extension == "*" else rf"\.(?i:{extension})"
+    return re.compile(regex, re.DOTALL)
+
+
 def match_files(folder, pattern: str) -> dict[str, Path]:
     """List the image files below `folder` that fit a pattern.
 
@@ -72,11 +99,11 @@ def match_files(folder, pattern: str) -> dict[str, Path]:
     Returns:
         id -> path; the id joins the captured parts, sorted by placeholder, with `__`.
     Raises:
-        ValueError: two files have the same id, such as `1.jpg` and `1.png`; or the pattern fits a
-            name in too many ways.
+        ValueError: two files have the same id, such as `1.jpg` and `1.png`.
     """
-    wanted = PathPattern(pattern)
-    start = Path(folder, wanted.folder)
+    wanted = path_regex(pattern)
+    # Only the folder that the pattern names is searched, not all that is next to it.
+    start = Path(folder, re.match(r"[^{*?]*", pattern)[0].rpartition("/")[0])
     if not start.is_dir():
         # Its name may be stored in the other form of its accents.
         start = Path(folder)
@@ -87,10 +114,10 @@ def match_files(folder, pattern: str) -> dict[str, Path]:
         depth = pattern.count("/") - len(start.relative_to(folder).parts)
     found: dict[str, Path] = {}
     for path in walk_files(start, IMAGE_EXTENSIONS, depth):
-        captured = wanted.match(same_name(path.relative_to(folder).as_posix()))
-        if captured is None:
+        match = wanted.fullmatch(same_name(path.relative_to(folder).as_posix()))
+        if match is None:
             continue
-        key = "__".join(captured[name] for name in sorted(captured))
+        key = "__".join(text for _, text in sorted(match.groupdict().items()))
         if key in found:
             raise ValueError(
                 f"two files for {key!r}: {printable(found[key])} and {printable(path)}; keep one "

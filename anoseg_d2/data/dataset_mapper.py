@@ -83,7 +83,7 @@ class AnosegDatasetMapper:
                 and label differ in size; the message names the file.
         """
         sample = {k: v for k, v in dataset_dict.items() if k not in ("sample", "label_rule")}
-        image = read_image(sample["file_name"], labelled="sem_seg_file_name" in sample)
+        image = read_image(sample["file_name"])
         if not self.is_train:
             height, width = image.shape[:2]
             return {**sample, "image": _to_tensor(image), "height": height, "width": width}

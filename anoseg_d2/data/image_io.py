@@ -6,8 +6,6 @@ palette indices and reports EXIF orientation. The whole package reads pixels thr
 
 import io
 import struct
-import warnings
-from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,15 +17,11 @@ from anoseg_d2.utils.files import write_atomic
 __all__ = [
     "IMAGE_EXTENSIONS",
     "MAX_PIXELS",
-    "ImageFacts",
     "high_byte",
     "read_cut_out",
-    "read_facts",
     "read_image",
     "read_label",
-    "read_palette",
     "to_rgb",
-    "warn_of_transparency",
     "write_image",
 ]
 
@@ -54,47 +48,7 @@ _FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF", "PPM")
 IMAGE_EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 
 
-@dataclass(frozen=True)
-class ImageFacts:
-    """How an image is stored.
-
-    Args:
-        width, height: pixels, before any turn.
-        mode: Pillow's, such as "RGB" or "P".
-        bits: of a value; Pillow itself reads 16-bit colours as 8 bits.
-        orientation: of EXIF, 1..8; 1 is upright, 3 upside down, even numbers up to 4 and odd ones
-            from 5 are mirrored, those from 5 on are rotated by 90 degrees.
-        frames: pages of a tiff, or pictures of an animation.
-    """
-
-    width: int
-    height: int
-    mode: str
-    bits: int
-    orientation: int
-    frames: int = 1
-
-    def __str__(self) -> str:
-        turned = f", EXIF orientation {self.orientation}" if self.orientation != 1 else ""
-        frames = f", {self.frames} frames" if self.frames > 1 else ""
-        return f"{self.mode.partition(';')[0]} of {self.bits} bits{turned}{frames}"
-
-    @property
-    def size_tells_turn(self) -> bool:
-        """Whether turning the image upright swaps its width and height."""
-        return self.orientation == 1 or (self.orientation >= 5 and self.width != self.height)
-
-
-def read_facts(path) -> ImageFacts:
-    """Read how an image is stored, without decoding it.
-
-    Raises:
-        FileNotFoundError, ValueError: as in `read_image`.
-    """
-    return _open(path)[1]
-
-
-def _open(path) -> tuple[Image.Image, ImageFacts]:
+def _load(path) -> Image.Image:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no such image file: {printable(path)}")
@@ -104,41 +58,21 @@ def _open(path) -> tuple[Image.Image, ImageFacts]:
             raise ValueError(
                 f"it declares {image.width}x{image.height} pixels; at most {MAX_PIXELS:,} are read"
             )
-        # Of a 16-bit RGB file, only the decoder's name tells that it has 16 bits.
-        bits = {"1": 1, "I": 32, "F": 32}.get(image.mode, 16 if ";16" in str(image.tile) else 8)
-        # Without this, Pillow would decode a whole png to look for it.
-        orientation = _orientation(image) if "exif" in image.info else 1
-        # The second frame of a phone's jpeg is a preview, or how bright the first one is.
-        frames = 1 if image.format in ("JPEG", "MPO") else getattr(image, "n_frames", 1)
-        return image, ImageFacts(*image.size, image.mode, bits, orientation, frames)
-    except _UNREADABLE as error:
-        raise ValueError(f"cannot read image {printable(path)}: {error}") from error
-
-
-def _load(path) -> tuple[Image.Image, ImageFacts]:
-    image, facts = _open(path)
-    try:
         image.load()
-        return image, replace(facts, orientation=_orientation(image))
+        image.getexif()  # parsed here, where damage is named
+        return image
     except _UNREADABLE as error:
         raise ValueError(f"cannot read image {printable(path)}: {error}") from error
 
 
-def _orientation(image: Image.Image) -> int:
-    found = image.getexif().get(ExifTags.Base.Orientation, 1)
-    return found if isinstance(found, int) and 1 <= found <= 8 else 1
-
-
-def read_image(path, labelled: bool = False, upright: bool = True) -> np.ndarray:
+def read_image(path, upright: bool = True) -> np.ndarray:
     """Read a photograph.
 
     EXIF orientation is applied, grayscale is repeated, CMYK and palettes are converted, an alpha
-    channel is dropped, and of 16-bit values the high byte is kept. Where this may lose something,
-    there is a warning.
+    channel is dropped, and of 16-bit values the high byte is kept.
 
     Args:
         path: image file in one of the formats of `IMAGE_EXTENSIONS`.
-        labelled: whether it has a label, which must be drawn on the turned image.
         upright: whether EXIF orientation is applied.
     Returns:
         (H, W, 3) uint8, RGB.
@@ -147,21 +81,7 @@ def read_image(path, labelled: bool = False, upright: bool = True) -> np.ndarray
         ValueError: the file is not an image, is truncated, holds floats, whose range is unknown, or
             16-bit values that fill only 12 bits or fewer; the message names it.
     """
-    image, facts = _load(path)
-    if labelled and not facts.size_tells_turn:
-        warnings.warn(
-            f"{printable(path)} is turned by its EXIF orientation {facts.orientation}; a label "
-            "that was drawn on the image as it is stored is wrong in every pixel",
-            stacklevel=2,
-        )
-    if facts.frames > 1:
-        warnings.warn(
-            f"{printable(path)} has {facts.frames} frames, of which the first is read", stacklevel=2
-        )
-    pixels = to_rgb(image, path, upright)
-    if facts.bits == 16 and not image.mode.startswith("I"):
-        _refuse_narrow_range(int(pixels.max()), path)
-    return pixels
+    return to_rgb(_load(path), path, upright)
 
 
 def to_rgb(image: Image.Image, name, upright: bool = True) -> np.ndarray:
@@ -181,8 +101,6 @@ def to_rgb(image: Image.Image, name, upright: bool = True) -> np.ndarray:
             f"{printable(name)} holds 32-bit floats, whose range is unknown; save it with 8 or 16 "
             "bits"
         )
-    if image.has_transparency_data and image.convert("RGBA").getextrema()[3][0] < 255:
-        warn_of_transparency(name)
     image = ImageOps.exif_transpose(image) if upright else image
     if image.mode.startswith("I"):
         values = np.asarray(image).astype(np.int64)
@@ -191,15 +109,6 @@ def to_rgb(image: Image.Image, name, upright: bool = True) -> np.ndarray:
             values = high_byte(values, name)
         return np.repeat(values.clip(0, 255).astype(np.uint8)[..., None], 3, axis=2)
     return np.array(image.convert("RGB"))
-
-
-def warn_of_transparency(name) -> None:
-    """Warn that transparent pixels are read with their hidden colours."""
-    warnings.warn(
-        f"{printable(name)} has transparent pixels, which show the colours that are stored under "
-        "them",
-        stacklevel=3,
-    )
 
 
 def read_cut_out(path) -> tuple[np.ndarray, np.ndarray]:
@@ -212,7 +121,7 @@ def read_cut_out(path) -> tuple[np.ndarray, np.ndarray]:
     Raises:
         FileNotFoundError, ValueError: as in `read_image`.
     """
-    pixels = np.array(ImageOps.exif_transpose(_load(path)[0]).convert("RGBA"))
+    pixels = np.array(ImageOps.exif_transpose(_load(path)).convert("RGBA"))
     return np.ascontiguousarray(pixels[..., :3]), pixels[..., 3]
 
 
@@ -226,25 +135,13 @@ def high_byte(values: np.ndarray, name) -> np.ndarray:
         ValueError: they fill 12 bits or fewer, as those of many cameras do, which would make the
             image nearly black.
     """
-    highest = int(values.max(initial=0))
-    _refuse_narrow_range(highest >> 8 if highest > 255 else min(highest, 1), name)
-    return values >> 8
-
-
-def _refuse_narrow_range(highest: int, name) -> None:
-    """Refuse images of 16 bits that hardly use them, from their highest value's high byte."""
-    name = printable(name)
-    if 0 < highest < 16:
+    if 0 < values.max(initial=0) < 1 << 12:
         raise ValueError(
-            f"{name} is stored with 16 bits, but its values fill 12 bits or fewer, as those of "
-            "many cameras do: it would be read nearly black. Scale it to 0..65535, or save 8 bits"
+            f"{printable(name)} is stored with 16 bits, but its values fill 12 bits or fewer, as "
+            "those of many cameras do: it would be read nearly black. Scale it to 0..65535, or "
+            "save 8 bits"
         )
-    if 0 < highest < 64:
-        warnings.warn(
-            f"{name} is stored with 16 bits, but its values fill 14 bits or fewer; it is read very "
-            "dark. If its camera has 14 bits, scale it to 0..65535",
-            stacklevel=3,
-        )
+    return values >> 8
 
 
 def read_label(path) -> np.ndarray:
@@ -256,43 +153,28 @@ def read_label(path) -> np.ndarray:
         (H, W) uint8, or int32 when the file has more than 8 bits.
     Raises:
         FileNotFoundError, ValueError: as in `read_image`; also for what has not one integer per
-            pixel: fractions, colours, transparent pixels; and for a label that EXIF turns.
+            pixel, fractions or colours; and for a label that EXIF turns.
     """
-    image, facts = _load(path)
-    name = printable(path)
+    image, name = _load(path), printable(path)
     if image.mode == "F":
         raise ValueError(f"{name} holds fractions; a label map has one integer per pixel")
-    if facts.orientation != 1:
+    if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
         raise ValueError(
-            f"{name} has EXIF orientation {facts.orientation}, which label maps do not have; store "
-            "its pixels the way the photograph is seen"
+            f"{name} has an EXIF orientation, which label maps do not have; store its pixels the "
+            "way the photograph is seen"
         )
-    if facts.frames > 1:
-        raise ValueError(f"{name} has {facts.frames} frames; save the one that is the label map")
     label = np.array(image)
     if label.ndim == 3:
-        bands = np.array(image.getbands())
-        colors = label[..., bands != "A"]
-        if facts.bits == 16 or (colors != colors[..., :1]).any():
+        colors = label[..., np.array(image.getbands()) != "A"]
+        if (colors != colors[..., :1]).any():
             raise ValueError(
                 f"{name} is a colour picture. A label map has one integer per pixel: replace every "
                 "colour by a number, and save a png with one channel of 8 or 16 bits"
-            )
-        if (label[..., bands == "A"] != 255).any():
-            raise ValueError(
-                f"{name} has transparent pixels, and it is unknown whether they count; give them a "
-                "value of their own, and save a png with one channel"
             )
         label = np.ascontiguousarray(label[..., 0])
     if label.dtype == bool:
         return label.astype(np.uint8)
     return label if label.dtype == np.uint8 else label.astype(np.int32)
-
-
-def read_palette(path) -> list[tuple[int, ...]]:
-    """Return the colours of a palette image, by index."""
-    colors = _open(path)[0].getpalette() or []
-    return list(zip(*[iter(colors)] * 3, strict=False))
 
 
 def write_image(path, image: np.ndarray, **options) -> None:

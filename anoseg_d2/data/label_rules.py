@@ -4,7 +4,6 @@ A rule maps every value that a label file may hold to a train id. Other values a
 wrong folder, a colour map or a half-converted re-pack is noticed at once.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import PurePath
 
@@ -14,7 +13,7 @@ from anoseg_d2.data.image_io import read_label
 from anoseg_d2.utils.cli import printable
 from anoseg_d2.utils.constants import PASTED_ID, VOID
 
-__all__ = ["LABEL_RULES", "LabelReader", "LabelRule", "load_label"]
+__all__ = ["LABEL_RULES", "LabelRule", "load_label"]
 
 _NO_RULE = 253  # in lookup tables: a value that the rule does not cover
 
@@ -81,26 +80,6 @@ class LabelRule:
         name = f"/{PurePath(where).name}".lower()  # some tools write endings in capitals
         return next((rule for ending, rule in self.endings if name.endswith(ending.lower())), self)
 
-    def exclusive_values(self, stored: np.ndarray, where: str) -> tuple[int, ...]:
-        """Return which `exclusive` values occur in the label map of a file of this name."""
-        pair = self.for_file(where).exclusive or ()
-        return tuple(value for value in pair if (stored == value).any())
-
-    def contradiction(self, seen: Mapping[int, str]) -> str | None:
-        """Return how the labels of one dataset contradict each other, or None.
-
-        Args:
-            seen: `exclusive` value -> the first label file that holds it.
-        """
-        if len(seen) < 2:
-            return None
-        (one, first), (other, second) = sorted((v, printable(file)) for v, file in seen.items())
-        return (
-            f"some labels hold {one} and others {other}, so it is unknown which of the two is the "
-            f"anomaly: {first} has {one}, {second} has {other}. Use the label files of one "
-            "release, or convert them to 0 known, 1 anomaly, 255 void"
-        )
-
     def train_ids(self) -> tuple[int, ...]:
         """Return the train ids among `values`, sorted, without void."""
         return tuple(sorted({train_id for _, train_id in self.values} - {VOID}))
@@ -132,37 +111,6 @@ def load_label(path, rule: LabelRule) -> np.ndarray:
             that the rule does not cover.
     """
     return rule.apply(read_label(path), str(path))
-
-
-class LabelReader:
-    """Read the label files of one dataset, and refuse files that contradict each other.
-
-    Args:
-        rule: rule of the dataset.
-    """
-
-    def __init__(self, rule: LabelRule):
-        self.rule = rule
-        self.seen: dict[int, str] = {}
-
-    def __call__(self, path) -> np.ndarray:
-        """Read one file as `load_label` does.
-
-        Raises:
-            ValueError: also when this file and an earlier one hold values that contradict each
-                other; the message names both files.
-        """
-        stored = read_label(path)
-        label = self.rule.apply(stored, str(path))
-        self.note(dict.fromkeys(self.rule.exclusive_values(stored, str(path)), str(path)))
-        return label
-
-    def note(self, seen: Mapping[int, str]) -> None:
-        """Add what another reader of the same dataset has seen; ValueError as in `__call__`."""
-        self.seen = {**seen, **self.seen}
-        problem = self.rule.contradiction(self.seen)
-        if problem:
-            raise ValueError(problem)
 
 
 def _listed(values, limit: int = 24) -> str:

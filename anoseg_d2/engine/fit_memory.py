@@ -160,7 +160,7 @@ def collect_tokens(
 
 def _image_tokens(model, blocks: Sequence[int], path, known) -> Tensor:
     """Return the known patch tokens of all windows of an image, (M, P, C) on the CPU."""
-    image = torch.from_numpy(read_image(path, labelled=known is not None)).permute(2, 0, 1)
+    image = torch.from_numpy(read_image(path)).permute(2, 0, 1)
     plan = plan_windows(tuple(image.shape[-2:]), model.image_size, model.inference.window_overlap)
     crops = cut_windows(image, plan)
     unknown = torch.zeros(plan.resized)
@@ -182,7 +182,7 @@ def _measure(model, records) -> tuple[float, float]:
     """Return mean and standard deviation of the score over the known pixels of images."""
     count, total, squares = 0, 0.0, 0.0
     for path, label in records:
-        image = torch.from_numpy(read_image(path, labelled=bool(label))).permute(2, 0, 1)
+        image = torch.from_numpy(read_image(path)).permute(2, 0, 1)
         score = model([{"image": image}], score_names=["memory"])[0]["scores"]["memory"].cpu()
         known = _known_pixels(label)
         values = (score if known is None else score[known]).double()

@@ -9,7 +9,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 
-from anoseg_d2.data.label_rules import LabelReader
+from anoseg_d2.data.label_rules import load_label
 from anoseg_d2.evaluation.components import TRACKS
 from anoseg_d2.evaluation.kept_maps import KEPT_PREFIX, KeptMaps
 from anoseg_d2.evaluation.run_folder import dataset_folder, write_record
@@ -80,7 +80,6 @@ class AnomalyEvaluator(DatasetEvaluator):
     def _clear(self) -> None:
         if self.figures is not None and self.figures.maps is not None:
             self.figures.maps.close()  # of an evaluation that was broken off
-        self._labels = LabelReader(self._rule)
         maps = self.open_maps() if self._components else None
         place = self.folder if self._exact else None  # the run's disk: /tmp is often small
         self.figures = self.figures_type(
@@ -120,7 +119,7 @@ class AnomalyEvaluator(DatasetEvaluator):
         """
         for input_, output in zip(inputs, outputs, strict=True):
             where = input_["file_name"]
-            label = self._labels(input_["sem_seg_file_name"])
+            label = load_label(input_["sem_seg_file_name"], self._rule)
             scores = self._chosen_scores(output["scores"], label, where)
             image_id = str(input_.get("image_id", Path(where).stem))  # a user's set may lack ids
             self.figures.add(image_id, scores, label, where)
@@ -151,11 +150,7 @@ class AnomalyEvaluator(DatasetEvaluator):
             On rank 0 {"anomaly": {"<score>.<figure>": percent}} for detectron2's printing, without
             figures that do not exist; None on other ranks. `result` then holds the dataset's part
             of results.json, and `result.json` is in the dataset's folder.
-        Raises:
-            ValueError: the labels that different ranks have read contradict each other.
         """
-        for seen in comm.all_gather(self._labels.seen):  # each rank has read other labels
-            self._labels.note(seen)
         scores, curves = self.figures.compute()
         self._kept.gather()
         if not comm.is_main_process():

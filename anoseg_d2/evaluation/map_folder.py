@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from anoseg_d2.data.label_rules import LabelReader
+from anoseg_d2.data.label_rules import load_label
 from anoseg_d2.evaluation.map_files import MAP_EXTENSIONS, MapReader
 from anoseg_d2.utils.constants import ANOMALY, KNOWN
 from anoseg_d2.utils.files import file_hash
@@ -29,14 +29,14 @@ def read_labels(metadata, images: list[dict]) -> tuple[dict[str, tuple[int, int]
         {label file: (H, W)}, and a digest of what makes figures comparable: the images, their
         labels and how these are read.
     Raises:
-        ValueError: a label that the rule does not cover, labels that contradict each other, or
-            labels with nothing but void, nothing but known, or nothing but anomaly pixels. Those
-            are placeholders of a hidden test set, and no figure can be computed from them.
+        ValueError: a label that the rule does not cover, or labels with nothing but void, nothing
+            but known, or nothing but anomaly pixels. Those are placeholders of a hidden test set,
+            and no figure can be computed from them.
     """
-    reader, shapes, files, known, anomaly = LabelReader(metadata.label_rule), {}, [], 0, 0
+    shapes, files, known, anomaly = {}, [], 0, 0
     for image in images:
         path = image["sem_seg_file_name"]
-        label = reader(path)
+        label = load_label(path, metadata.label_rule)
         shapes[path] = label.shape
         files.append((str(image["image_id"]), file_hash(path)))  # folders may move
         known += int((label == KNOWN).sum())

@@ -16,7 +16,6 @@ from anoseg_d2.data.image_io import (
     high_byte,
     read_image,
     to_rgb,
-    warn_of_transparency,
 )
 from anoseg_d2.modeling import eomt  # noqa: F401  registers the meta-architecture
 from anoseg_d2.utils.constants import SHIPPED_NAME
@@ -181,6 +180,4 @@ def as_bgr(image: np.ndarray) -> np.ndarray:
         raise ValueError(
             f"an image is uint8 or uint16, not {image.dtype}; convert it to uint8 0..255"
         )
-    if image.shape[2] == 4 and image[..., 3].min() < 255:
-        warn_of_transparency("an image")
     return np.repeat(image, 3, axis=2) if image.shape[2] == 1 else image[..., :3]

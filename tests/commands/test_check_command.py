@@ -71,29 +71,6 @@ def test_a_sound_set_is_ok_and_described(check, root, capsys):
     assert "OK" in capsys.readouterr().out
 
 
-def test_how_the_files_are_stored_is_said_for_the_whole_set(check, root, capsys):
-    first, second = (track(root) / f"images/validation000{n}.jpg" for n in range(2))
-    exif = Image.Exif()
-    exif[0x0112] = 3
-    Image.open(first).save(first, exif=exif)
-    pixels = np.arange(600, dtype=np.uint16).reshape(20, 30) * 100
-    Image.fromarray(pixels).save(second.with_suffix(".png"))
-    second.unlink()
-    for number, color in enumerate(((9, 9, 9), (200, 0, 0))):
-        label = track(root) / f"labels_masks/validation000{number}_labels_semantic.png"
-        image = Image.fromarray(np.array(Image.open(label)), mode="P")
-        image.putpalette(color * 256)
-        image.save(label)
-    _, reports = run(check, root, NAME)
-    report = reports[NAME]
-    kinds = {"RGB of 8 bits, EXIF orientation 3": 1, "I of 16 bits": 1}
-    assert report["image_kinds"] == kinds and report["label_kinds"] == {"P of 8 bits": 2}
-    notes = " ".join(report["notes"])
-    for words in ("1 photographs are turned", "more than 8 bits", "palettes that differ"):
-        assert words in notes
-    assert "labels P of 8 bits (2)" in capsys.readouterr().out
-
-
 def test_names_of_strangers_reach_the_terminal_escaped(check, root, capsys, forget):
     name = "a\nerror: all is well\x1b]0;title\x07"
     for number in range(3):
@@ -186,17 +163,6 @@ def test_labels_without_any_anomaly_are_broken(check, root):
         write(track(root) / f"labels_masks/validation000{number}_labels_semantic.png", label)
     _, reports = run(check, root, NAME)
     assert "no label has a single anomaly pixel" in reports[NAME]["problems"]
-
-
-def test_re_packs_that_mix_two_codings_are_broken(check, tmp_path):
-    folder = tmp_path / "small/benchmarks/road_anomaly"
-    for number, anomaly in enumerate((1, 2)):
-        write(folder / f"original/{number}.jpg", np.zeros((8, 8, 3), np.uint8))
-        label = np.zeros((8, 8), np.uint8)
-        label[:2] = anomaly
-        write(folder / f"labels/{number}.png", label)
-    _, reports = run(check, tmp_path, "small_road_anomaly")
-    assert "some labels hold 1 and others 2" in reports["small_road_anomaly"]["problems"][0]
 
 
 def test_workers_find_the_same(check, root):

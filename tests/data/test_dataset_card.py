@@ -142,8 +142,6 @@ def test_a_split_can_take_the_frames_that_a_pattern_names(card, tmp_path, monkey
     assert [pair[0] for pair in data_set.find(tmp_path).pairs] == ["a_1", "a_2"]
     with pytest.raises(ValueError, match=r"'frames': found 'a\('.*expression"):
         read_card(card(CLOSED + 'frames: "a("\n'))
-    with pytest.raises(ValueError, match="'frames': found .*expression"):
-        read_card(card(CLOSED + f'frames: "{"a?" * 101}"\n'))
 
 
 def test_an_absolute_root_does_not_depend_on_the_datasets_folder(card, tmp_path):
@@ -186,13 +184,6 @@ def test_schema_errors_name_file_key_and_what_is_allowed(card, key):
     assert str(path) in str(error.value)
     assert f"key {key.strip()!r}" in str(error.value)
     assert allowed in str(error.value)
-
-
-def test_schema_errors_name_the_line(card):
-    text = CLOSED.replace("void: [255, 9]", "void: [255, hello]")
-    line = text.splitlines().index("void: [255, hello]") + 1
-    with pytest.raises(ValueError, match=f"line {line}: key 'void': found 'hello'"):
-        read_card(card(text))
 
 
 def test_a_key_given_twice_is_refused(card):
@@ -296,7 +287,6 @@ BROKEN = {
     "kind of a wrong type": b"kind: [open]\nname: x\n",
     "patterns of a wrong type": CLOSED.replace('"images/{id}.*"', "7").encode(),
     "a placeholder that is a number": CLOSED.replace("{id}", "{0}").encode(),
-    "a pattern without end": CLOSED.replace("images/", "images/" + "*a" * 40).encode(),
     "too many classes": changed(
         CLOSED, "classes", str(list("abc") + [f"c{i}" for i in range(300)])
     ).encode(),

@@ -1,6 +1,6 @@
 import pytest
 
-from anoseg_d2.data.dataset_files import Layout, find_files, match_files
+from anoseg_d2.data.dataset_files import Layout, find_files, match_files, path_regex
 
 
 def touch(root, *names):
@@ -83,3 +83,9 @@ def test_two_copies_at_once_are_refused_and_a_link_to_the_same_is_one(tmp_path):
     touch(tmp_path, "Set/images/a.jpg", "Set/labels/a.png")
     with pytest.raises(ValueError, match="2 copies.*plain in"):
         find_files("mine", tmp_path, [LAYOUT])
+
+
+def test_extensions_are_compared_without_case_and_a_star_is_any():
+    assert path_regex("a/{id}.png").fullmatch("a/1.PNG")["id"] == "1"
+    assert path_regex("a/{id}.*").fullmatch("a/1.b.jpg")["id"] == "1.b"
+    assert not path_regex("a/{id}.*").fullmatch("a/1")

@@ -1,7 +1,6 @@
 """Reading pixels: hostile and damaged files end in a named error, before memory is taken."""
 
 import struct
-import warnings
 import zlib
 
 import numpy as np
@@ -12,7 +11,6 @@ from PIL import Image
 
 from anoseg_d2.data.image_io import (
     MAX_PIXELS,
-    read_facts,
     read_image,
     read_label,
     write_image,
@@ -108,17 +106,6 @@ def test_a_colour_mask_is_no_label_map_and_equal_channels_are(tmp_path):
         read_label(tmp_path / "colours.png")
 
 
-@pytest.mark.parametrize("mode", ["LA", "RGBA"])
-def test_a_label_may_have_alpha_only_where_all_is_opaque(tmp_path, mode):
-    image = Image.new(mode, (4, 4), (1, 255) if mode == "LA" else (1, 1, 1, 255))
-    image.save(tmp_path / "opaque.png")
-    assert (read_label(tmp_path / "opaque.png") == 1).all()
-    image.putpixel((0, 0), (1, 0) if mode == "LA" else (1, 1, 1, 0))
-    image.save(tmp_path / "clear.png")
-    with pytest.raises(ValueError, match="clear.png has transparent pixels"):
-        read_label(tmp_path / "clear.png")
-
-
 def turned(path, orientation, size=(6, 4)):
     exif = Image.Exif()
     exif[0x0112] = orientation
@@ -127,19 +114,8 @@ def turned(path, orientation, size=(6, 4)):
 
 def test_a_label_that_exif_turns_is_refused(tmp_path):
     turned(tmp_path / "a.png", 3)
-    with pytest.raises(ValueError, match="a.png has EXIF orientation 3"):
+    with pytest.raises(ValueError, match="a.png has an EXIF"):
         read_label(tmp_path / "a.png")
-
-
-def test_a_photograph_with_a_label_is_not_turned_in_silence(tmp_path):
-    turned(tmp_path / "a.jpg", 3)
-    with pytest.warns(UserWarning, match="a.jpg.*EXIF orientation 3"):
-        read_image(tmp_path / "a.jpg", labelled=True)
-    turned(tmp_path / "b.jpg", 6)  # lies on a side, so that a label of the other size is refused
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        assert read_image(tmp_path / "b.jpg", labelled=True).shape == (6, 4, 3)
-        read_image(tmp_path / "a.jpg")
 
 
 @pytest.mark.parametrize("bits", [8, 10, 12])
@@ -151,44 +127,7 @@ def test_cameras_of_few_bits_in_16_bit_files_are_not_read_nearly_black(tmp_path,
         read_image(path)
 
 
-def test_14_bits_are_read_dark_with_a_warning_and_16_bits_without(tmp_path):
+def test_16_bits_keep_their_high_byte(tmp_path):
     path = tmp_path / "a.png"
-    Image.fromarray(np.full((4, 4), 2**14 - 1, np.uint16)).save(path)
-    with pytest.warns(UserWarning, match="14 bits"):
-        assert (read_image(path) == 63).all()
     Image.fromarray(np.arange(0, 65536, 4096, dtype=np.uint16).reshape(4, 4)).save(path)
     assert (read_image(path)[..., 0] == np.arange(0, 256, 16).reshape(4, 4)).all()
-
-
-def test_16_bit_colours_of_12_bits_are_refused_too(tmp_path):
-    raw = b"".join(b"\0" + b"\x0f\xff" * 12 for _ in range(4))
-    header = struct.pack(">IIBBBBB", 4, 4, 16, 2, 0, 0, 0)
-    body = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(raw)) + chunk(b"IEND", b"")
-    (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n" + body)
-    assert str(read_facts(tmp_path / "a.png")) == "RGB of 16 bits"
-    with pytest.raises(ValueError, match="a.png is stored with 16 bits"):
-        read_image(tmp_path / "a.png")
-
-
-def test_transparent_pixels_of_a_photograph_are_said(tmp_path):
-    Image.new("RGBA", (4, 4), (1, 2, 3, 0)).save(tmp_path / "a.png")
-    with pytest.warns(UserWarning, match="a.png has transparent pixels"):
-        read_image(tmp_path / "a.png")
-
-
-@pytest.mark.parametrize("extension", ["tiff", "gif"])
-def test_further_frames_are_not_left_out_in_silence(tmp_path, extension):
-    path = tmp_path / f"a.{extension}"
-    frames = [Image.new("L", (4, 4), value) for value in (1, 2)]
-    frames[0].save(path, save_all=True, append_images=frames[1:])
-    with pytest.warns(UserWarning, match=r"a\.\w+ has 2 frames"):
-        read_image(path)
-    with pytest.raises(ValueError, match=r"a\.\w+ has 2 frames"):
-        read_label(path)
-
-
-def test_facts_say_how_a_file_is_stored(tmp_path):
-    turned(tmp_path / "a.jpg", 6)
-    facts = read_facts(tmp_path / "a.jpg")
-    assert (facts.width, facts.height) == (6, 4)
-    assert str(facts) == "L of 8 bits, EXIF orientation 6"

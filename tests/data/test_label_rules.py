@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from anoseg_d2.data.label_rules import LABEL_RULES, LabelReader, LabelRule, load_label
+from anoseg_d2.data.label_rules import LABEL_RULES, LabelRule, load_label
 from anoseg_d2.utils.constants import VOID
 
 # Written out from the official table (labels.py of cityscapesScripts), id -> trainId
@@ -119,17 +119,3 @@ def test_labels_are_read_from_equal_channels_and_from_palette_indices(tmp_path):
     palette.save(tmp_path / "palette.png")
     for name in ("rgb.png", "palette.png"):
         assert np.array_equal(load_label(tmp_path / name, LABEL_RULES["anomaly"]), stored)
-
-
-def test_two_codings_in_one_set_are_refused_with_both_files(tmp_path):
-    for value in (1, 2):
-        Image.fromarray(np.full((2, 2), value, np.uint8)).save(tmp_path / f"{value}.png")
-    first, second = (
-        LabelReader(LABEL_RULES["road_anomaly"]),
-        LabelReader(LABEL_RULES["road_anomaly"]),
-    )
-    assert (first(tmp_path / "1.png") == 1).all() and (second(tmp_path / "2.png") == 1).all()
-    with pytest.raises(ValueError, match=r"1\.png has 1, .*2\.png has 2"):
-        first.note(second.seen)
-    with pytest.raises(ValueError, match=r"some labels hold 1 and others 2"):
-        second(tmp_path / "1.png")

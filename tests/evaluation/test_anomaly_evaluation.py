@@ -11,7 +11,6 @@ from detectron2.utils import comm
 from evaluated_sets import labels_of, outputs_of, run
 
 from anoseg_d2.data import builtin
-from anoseg_d2.data.label_rules import LABEL_RULES
 from anoseg_d2.evaluation.anomaly_evaluation import AnomalyEvaluator
 from anoseg_d2.evaluation.run_folder import dataset_folder
 from anoseg_d2.utils.files import read_json, temporary_path
@@ -76,17 +75,6 @@ def test_an_unknown_track_is_refused(tmp_path):
     )
     with pytest.raises(ValueError, match="component_track 'sky'.*anomaly"):
         AnomalyEvaluator("test_anomaly")
-
-
-def test_two_codings_in_one_set_are_refused(tmp_path):
-    labels = [np.zeros((8, 8), np.uint8) for _ in range(2)]
-    labels[0][:2], labels[1][:2] = 1, 2
-    images = small_sets.write_set(
-        tmp_path, "test_anomaly", labels, label_rule=LABEL_RULES["road_anomaly"]
-    )
-    outputs = [{"scores": {"s": np.zeros((8, 8), np.float32)}}] * 2
-    with pytest.raises(ValueError, match="some labels hold 1 and others 2"):
-        AnomalyEvaluator("test_anomaly").process(images, outputs)
 
 
 def test_inverted_labels_get_a_warning(tmp_path, caplog):

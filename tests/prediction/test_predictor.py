@@ -114,14 +114,12 @@ def test_images_of_floats_are_refused_rather_than_guessed(tmp_path):
         read_image(tmp_path / "f.tif")
 
 
-def test_pillow_images_of_16_bits_and_transparent_pixels_are_read_as_files_are(predictor):
+def test_pillow_images_of_16_bits_are_read_as_files_are(predictor):
     stored = np.arange(0, 65536, 64, dtype=np.uint16).reshape(32, 32)
     expected = predictor(np.repeat((stored >> 8).astype(np.uint8)[..., None], 3, 2))["scores"]
     assert np.array_equal(predictor(Image.fromarray(stored))["scores"]["rba"], expected["rba"])
     with pytest.raises(ValueError, match="12 bits"):
         predictor(stored >> 4)
-    with pytest.warns(UserWarning, match="transparent"):
-        predictor(np.zeros((8, 8, 4), np.uint8))
 
 
 def test_the_device_argument_wins_over_the_config(tmp_path, tiny_cfg):
