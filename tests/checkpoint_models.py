@@ -5,6 +5,8 @@ import torch
 from anoseg_d2.checkpoint import AnosegCheckpointer, model_meta
 from anoseg_d2.checkpoint.adapters import adapter_payload
 from anoseg_d2.checkpoint.files import write_checkpoint
+from anoseg_d2.checkpoint.formats import split_fused
+from anoseg_d2.checkpoint.names import TABLES, from_ours
 from anoseg_d2.modeling import EoMT
 from anoseg_d2.modeling.lora import inject_lora
 from anoseg_d2.modeling.vit import build_vit
@@ -51,3 +53,19 @@ def saved(model, folder, name="model_final", **kwargs):
 def save_adapter(model, path):
     """Write what trains in a model, as the last save of a LoRA stage does."""
     write_checkpoint(adapter_payload(model.state_dict(), model_meta(model)), path)
+
+
+def to_official(checkpoint):
+    """Rename the tensors of a whole EoMT as its authors' code does."""
+    state, spec = checkpoint.state_dict, checkpoint.spec
+    if spec.backbone == "dinov3":  # of transformers, which does not fuse
+        state = split_fused(state, swiglu=False)
+    table = TABLES["eomt_official", spec.backbone]
+    official = {f"network.{from_ours(name, table)}": tensor for name, tensor in state.items()}
+    for key in ("pixel_mean", "pixel_std"):
+        if getattr(spec, key):
+            values = torch.tensor(getattr(spec, key)) / 255
+            official[f"network.encoder.{key}"] = values.reshape(1, 3, 1, 1)
+    official["network.attn_mask_probs"] = torch.zeros(spec.num_blocks)
+    official["criterion.empty_weight"] = torch.ones(spec.num_rows)
+    return official

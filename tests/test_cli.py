@@ -38,7 +38,7 @@ def _keep_the_programs_name(monkeypatch):
         (["predict", "a.png", "--weights", "w.pth", "--opts", "MODEL.DEVISE", "cpu"], 2),
         (["predict", "gone.png", "--weights", "w.pth"], 2),
         (["export", "w.pth", "--output", "model.txt"], 2),
-        (["convert", "w.pth", "--to", "official", "--output", "model.txt"], 2),
+        (["convert", "w.pth", "--to", "anoseg", "--output", "model.txt"], 2),
         (["memory", "w.pth", "--images", "gone", "--output", "out.pth"], 2),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",

@@ -1,6 +1,6 @@
-"""Convert our checkpoints to the official EoMT format and to that of Hugging Face.
+"""Convert our checkpoints to the format of Hugging Face's EoMT.
 
-Both know only a linear class head. Cosine and normalised heads divide by a norm that differs from
+It knows only a linear class head. Cosine and normalised heads divide by a norm that differs from
 query to query, so they have no counterpart and are refused.
 """
 
@@ -21,13 +21,7 @@ from anoseg_d2.checkpoint.spec import FORMAT_NAME, Checkpoint, ModelSpec
 from anoseg_d2.utils.constants import NO_OBJECT_WEIGHT, PIXEL_MEAN, PIXEL_STD
 from anoseg_d2.utils.files import write_atomic, write_json
 
-__all__ = [
-    "linear_state",
-    "official_payload",
-    "to_huggingface",
-    "to_official",
-    "write_folder",
-]
+__all__ = ["to_huggingface", "write_folder"]
 
 logger = logging.getLogger(__name__)
 
@@ -44,10 +38,11 @@ def linear_state(checkpoint: Checkpoint) -> dict[str, Tensor]:
     needed = ("query.weight", "class_head.weight", "mask_head.0.weight")
     needed += ("backbone.pos_embed",) if spec.backbone != "dinov3" else ()
     missing = [name for name in needed if name not in state]
-    if checkpoint.format == "anoseg_adapter" or missing:
+    checkpoint.require_whole()
+    if missing:
         raise ValueError(
-            f"{checkpoint.source} ({checkpoint.format}) is not a whole EoMT"
-            + (f", it lacks {', '.join(missing)}" if missing else "; merge it into its base first")
+            f"{checkpoint.source} ({checkpoint.format}) is not a whole EoMT, it lacks "
+            f"{', '.join(missing)}"
         )
     if spec.has_adapters:
         state = merge_lora_state(state, spec.adapters)
@@ -65,55 +60,6 @@ def linear_state(checkpoint: Checkpoint) -> dict[str, Tensor]:
             "are divided by a norm that differs from query to query"
         )
     return state
-
-
-def to_official(checkpoint: Checkpoint) -> dict[str, Tensor]:
-    """Rename the tensors of an EoMT as the official code does (arXiv:2503.19108).
-
-    On DINOv3 these are complete weights, not differences to DINOv3's as the authors release them.
-
-    Args:
-        checkpoint: see `linear_state`. `spec.num_blocks` must be known.
-    Returns:
-        Entries of the `state_dict` of a Lightning checkpoint or of the hub's pytorch_model.bin.
-        `attn_mask_probs` is 0: no attention mask at inference.
-    """
-    state = linear_state(checkpoint)
-    empty_weight = _empty_weight(state)
-    spec = checkpoint.spec
-    if spec.backbone == "dinov3":  # of transformers, which does not fuse
-        state = split_fused(state, swiglu=False)
-    table = TABLES["eomt_official", _variant(spec)]
-    official = {f"network.{from_ours(name, table)}": tensor for name, tensor in state.items()}
-    for key, default in (("pixel_mean", PIXEL_MEAN), ("pixel_std", PIXEL_STD)):
-        values = torch.tensor(getattr(spec, key) or default) / 255
-        official[f"network.encoder.{key}"] = values.reshape(1, 3, 1, 1)
-    official["network.attn_mask_probs"] = _mask_probs(checkpoint)
-    official["criterion.empty_weight"] = empty_weight
-    return official
-
-
-def official_payload(checkpoint: Checkpoint, suffix: str) -> dict:
-    """Return an EoMT in the layout of the official code: the hub's .bin, or Lightning's.
-
-    Args:
-        checkpoint: see `to_official`.
-        suffix: of the file. Only torch's other endings hold more than tensors.
-    Raises:
-        ValueError: as in `to_official`, or the file could not say the grid of the positions.
-    """
-    state, spec = to_official(checkpoint), checkpoint.spec
-    whole = suffix not in (".bin", ".safetensors")
-    payload = {"state_dict": state} if whole else state
-    rows, columns = spec.grid or (0, 0)
-    if rows == columns or not spec.pos_rows:
-        return payload
-    if not whole:
-        raise ValueError(
-            f"{checkpoint.source} sees a grid of {rows} x {columns} patches, and a {suffix} file "
-            "of the official format cannot say so: write a .ckpt, which can"
-        )
-    return payload | {"hyper_parameters": {"img_size": list(spec.image_size)}}
 
 
 def to_huggingface(

@@ -4,7 +4,6 @@
         --to anoseg --output eomt_large.safetensors
     anoseg convert output/model_final.pth --to huggingface --output my_eomt/ \\
         --license apache-2.0
-    anoseg convert output/model_final.pth --to official --output model.bin
     anoseg convert lora/model_final.pth --to adapter --output lora.safetensors
     anoseg convert lora.safetensors --base stage3/model_final.pth \\
         --to anoseg --output whole.pth
@@ -12,7 +11,7 @@
 A folder for Hugging Face gets a model card (README.md) with the figures of the results.json next to
 the weights; `hf upload OWNER/NAME my_eomt/` publishes it.
 `--merge` adds LoRA adapters into their weights, which leaves the outputs the same up to rounding;
-huggingface and official are always merged. Every tensor is accounted for, and anything
+huggingface is always merged. Every tensor is accounted for, and anything
 that the other format cannot hold is refused.
 
 Exit status: 0 written; 2 wrong arguments or a broken file (one message says which).
@@ -179,17 +178,6 @@ def write_huggingface(checkpoint: "Checkpoint", output: Path, args: argparse.Nam
     return f"{output}/ ({', '.join(files)})"
 
 
-def write_official(checkpoint: "Checkpoint", output: Path, args: argparse.Namespace) -> str:
-    """Write the official EoMT names: hub layout for .bin, else Lightning's `state_dict`."""
-    from anoseg_d2.checkpoint.files import write_checkpoint, write_tensors
-    from anoseg_d2.checkpoint.formats_out import official_payload
-
-    payload = official_payload(checkpoint, output.suffix)
-    write = write_tensors if output.suffix == ".safetensors" else write_checkpoint
-    write(payload, output)
-    return str(output)
-
-
 def write_anoseg(checkpoint: "Checkpoint", output: Path, args: argparse.Namespace) -> str:
     """Write our own format, with the metadata of the source."""
     from anoseg_d2.checkpoint.files import write_checkpoint
@@ -228,5 +216,4 @@ WRITERS = {
     "adapter": write_adapter,
     "anoseg": write_anoseg,
     "huggingface": write_huggingface,
-    "official": write_official,
 }

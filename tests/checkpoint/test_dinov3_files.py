@@ -4,6 +4,7 @@ import pytest
 import timm
 import torch
 import transformers
+from checkpoint_models import to_official
 
 from anoseg_d2 import AnomalyPredictor
 from anoseg_d2.checkpoint import (
@@ -12,7 +13,6 @@ from anoseg_d2.checkpoint import (
     load_into,
     read_checkpoint,
 )
-from anoseg_d2.checkpoint.formats_out import to_official
 from anoseg_d2.commands import convert
 from anoseg_d2.modeling import EoMT
 from anoseg_d2.modeling.lora import inject_lora

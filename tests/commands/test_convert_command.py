@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from checkpoint_models import save_adapter
+from checkpoint_models import save_adapter, to_official
 from huggingface_hub import ModelCard
 from PIL import Image
 
@@ -312,21 +312,25 @@ def test_a_rectangle_has_no_hugging_face_counterpart(tmp_path, capsys):
 # ---- official -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["model.ckpt", "pytorch_model.bin", "model.safetensors"])
-def test_the_official_format_round_trips(tmp_path, name):
-    model, path = tiny(has_anomaly=False), tmp_path / "official" / name
-    assert run(saved(model, tmp_path), "--to", "official", "--output", path) == 0
-    checkpoint = read_checkpoint(path)
+def official_file(model, path):
+    """Write a model as EoMT's authors do: with Lightning, or for the hub."""
+    state = to_official(read_checkpoint(saved(model, path.parent)))
+    torch.save({"state_dict": state} if path.suffix == ".ckpt" else state, path)
+    return path
+
+
+@pytest.mark.parametrize("name", ["model.ckpt", "pytorch_model.bin"])
+def test_the_official_format_is_read(tmp_path, name):
+    model, back = tiny(has_anomaly=False), tiny(seed=2)
+    checkpoint = read_checkpoint(official_file(model, tmp_path / name))
     assert (checkpoint.format, checkpoint.spec.num_blocks) == ("eomt_official", 2)
-    back = tiny(seed=2)
     report = load_into(back, checkpoint)
     assert set(report.names("loaded")) == set(model.state_dict())
     assert_equal(ours(model), ours(back))
 
 
 def test_official_input_statistics_are_compared(tmp_path):
-    path = tmp_path / "model.ckpt"
-    run(saved(tiny(), tmp_path), "--to", "official", "--output", path)
+    path = official_file(tiny(), tmp_path / "official.ckpt")
     content = torch.load(path)
     content["state_dict"]["network.encoder.pixel_mean"] += 0.1
     torch.save(content, path)
@@ -336,18 +340,15 @@ def test_official_input_statistics_are_compared(tmp_path):
 
 def test_official_becomes_ours_with_all_it_tells(tmp_path):
     model = tiny()
-    first, second = tmp_path / "model.ckpt", tmp_path / "ours.safetensors"
-    run(saved(model, tmp_path), "--to", "official", "--output", first)
-    content = torch.load(first)
+    first, second = tmp_path / "official.ckpt", tmp_path / "ours.safetensors"
+    content = torch.load(official_file(model, first))
     state = content["state_dict"]
     state = {k.replace("network.", "network._orig_mod."): v for k, v in state.items()}
     del state["network._orig_mod.attn_mask_probs"]
     torch.save({"state_dict": state, "epoch": 3, "callbacks": {}}, first)
-    wide = {"--to": "anoseg", "--output": second}
-    arguments = [part for pair in wide.items() for part in pair]
+    arguments = ["--to", "anoseg", "--output", second]
     assert run(first, *arguments) == 2  # width 24 is no DINOv2: heads unknown
-    heads = read_checkpoint(saved(model, tmp_path)).spec.heads
-    assert run(first, *arguments, "--num-blocks", 2, "--num-heads", heads) == 0
+    assert run(first, *arguments, "--num-blocks", 2, "--num-heads", 3) == 0
     spec = read_checkpoint(second).spec
     assert (spec.head, spec.num_blocks, spec.heads) == ("linear", 2, 3)
     back = tiny(seed=2)
@@ -358,36 +359,33 @@ def test_official_becomes_ours_with_all_it_tells(tmp_path):
 # ---- heads and adapters ---------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("to, name", [("official", "o.ckpt"), ("huggingface", "hf")])
-def test_a_memory_is_left_out_of_other_formats_with_a_warning(tmp_path, caplog, to, name):
+def test_a_memory_is_left_out_of_other_formats_with_a_warning(tmp_path, caplog):
     model = tiny()
     source = saved(model, tmp_path)
     payload = torch.load(source, weights_only=True)
     payload["model"]["patch_maps.memory.rows"] = torch.randn(4, 24).half()
     torch.save(payload, source)
-    assert run(source, "--to", to, "--output", tmp_path / name) == 0
+    assert run(source, "--to", "huggingface", "--output", tmp_path / "hf") == 0
     assert "patch_maps.memory.rows is left out" in caplog.text
-    written = read_checkpoint(tmp_path / name)
+    written = read_checkpoint(tmp_path / "hf")
     assert not [key for key in written.state_dict if "patch_maps" in key]
     again = tiny(seed=1)
     load_into(again, written)
     assert_equal(ours(again), ours(model))
 
 
-@pytest.mark.parametrize("to", ["official", "huggingface"])
 @pytest.mark.parametrize("head", ["arcface", "logit_norm"])
-def test_heads_that_normalise_are_refused_with_the_reason(tmp_path, capsys, to, head):
+def test_heads_that_normalise_are_refused_with_the_reason(tmp_path, capsys, head):
     source = saved(tiny(head), tmp_path)
-    output = tmp_path / ("out" if to == "huggingface" else "out.bin")
-    assert run(source, "--to", to, "--output", output) == 2
+    assert run(source, "--to", "huggingface", "--output", tmp_path / "out") == 2
     assert f"has a {head} head" in capsys.readouterr().err
 
 
 def test_raw_logit_norm_is_a_linear_head_exactly(tmp_path):
     model = tiny(LogitNormHead(24, 5, inference="raw"))
-    assert run(saved(model, tmp_path), "--to", "official", "--output", tmp_path / "a.ckpt") == 0
+    assert run(saved(model, tmp_path), "--to", "huggingface", "--output", tmp_path / "hf") == 0
     back = tiny(seed=2)
-    load_into(back, read_checkpoint(tmp_path / "a.ckpt"))
+    load_into(back, read_checkpoint(tmp_path / "hf"))
     assert_equal(ours(model), ours(back))
 
 
@@ -475,8 +473,7 @@ def test_a_delta_is_noticed_and_added_to_its_base(tmp_path, caplog):
             if name.endswith(("norm1.weight", "norm2.weight")):
                 torch.nn.init.ones_(parameter)
     whole, other = saved(final, tmp_path), saved(base, tmp_path / "base")
-    run(whole, "--to", "official", "--output", tmp_path / "delta.ckpt")
-    content = torch.load(tmp_path / "delta.ckpt")
+    content = torch.load(official_file(final, tmp_path / "delta.ckpt"))
     for name, tensor in base.state_dict().items():
         if name.startswith("backbone."):
             content["state_dict"][f"network.encoder.{name}"] -= tensor
@@ -505,7 +502,7 @@ def test_an_existing_output_is_kept(tmp_path, capsys):
 def test_a_bare_vit_cannot_become_an_eomt(tmp_path, capsys):
     state = tiny().backbone.state_dict()
     torch.save(state, tmp_path / "vit.pth")
-    arguments = ("--to", "official", "--output", tmp_path / "out.ckpt")
+    arguments = ("--to", "huggingface", "--output", tmp_path / "out")
     assert run(tmp_path / "vit.pth", *arguments) == 2
     assert "not a whole EoMT" in capsys.readouterr().err
 

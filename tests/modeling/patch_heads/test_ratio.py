@@ -8,7 +8,7 @@ from tiny_models import merge_windows, tiny_cfg
 from torch.nn import functional as F
 
 from anoseg_d2.checkpoint import AnosegCheckpointer, read_checkpoint
-from anoseg_d2.checkpoint.formats_out import to_official
+from anoseg_d2.checkpoint.formats_out import to_huggingface
 from anoseg_d2.checkpoint.from_config import load_checkpoint, load_weights
 from anoseg_d2.export import ExportSpec
 from anoseg_d2.export.graph import ExportModel
@@ -241,6 +241,6 @@ def test_a_checkpoint_without_one_starts_it_in_training_and_is_refused_in_evalua
 
 
 def test_other_formats_leave_it_out_and_say_so(trained, caplog):
-    state = to_official(read_checkpoint(trained[1]))
+    state, _, _ = to_huggingface(read_checkpoint(trained[1]))
     assert not any("patch_maps" in name for name in state)
     assert "patch_maps.ratio.layers.0.weight is left out, only our format holds it" in caplog.text
