@@ -10,7 +10,6 @@ PACKAGE = ROOT / "anoseg_d2"
 # Modules whose promises are kept by the tests of a neighbour or of the command that shows them.
 ELSEWHERE = {
     "checkpoint/formats_out.py": "commands/test_convert_command.py",
-    "checkpoint/lora_state.py": "checkpoint/test_formats.py",
     "checkpoint/metadata.py": "checkpoint/test_checkpointer.py",
     "checkpoint/spec.py": "checkpoint/test_formats.py",
     "data/card_proposal.py": "commands/test_card_command.py",

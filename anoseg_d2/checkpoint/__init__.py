@@ -4,7 +4,7 @@ Reading: `files` opens a file without running its code, `formats` recognises who
 tables of `names` and reads its settings, `spec` holds them, `hub` fetches. Loading: `transfer`
 fits weights to a model by the `rules` and accounts for every tensor; `from_config` does so as a
 config says. Saving: `checkpointer` for runs, with `metadata`, which also identifies weights by
-their hashes; `adapters` for LoRA stages, whose tensors `lora_state` merges; `formats_out` for
+their hashes; `adapters` for LoRA stages; `formats_out` for
 other people's code.
 
 Public names:

@@ -1,4 +1,4 @@
-"""Write and join adapter files: the trained part of a LoRA stage and a hash of its frozen base.
+"""Write, join and merge adapters: the trained part of a LoRA stage and a hash of its frozen base.
 
 A full checkpoint of such a stage is its base and its adapter file together, bit by bit. The base is
 the checkpoint that the stage started from; it stays one file, however many adapters it has.
@@ -8,7 +8,7 @@ crop. Then the hash is of the ViT as it was published, because resampling rounds
 other machines.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -17,13 +17,19 @@ from timm.layers import resample_patch_embed
 from torch import Tensor
 
 from anoseg_d2.checkpoint.formats import facts_of_file
-from anoseg_d2.checkpoint.lora_state import lora_module_names, merge_lora_state
 from anoseg_d2.checkpoint.metadata import plain, weights_hash
 from anoseg_d2.checkpoint.rules import fold_position_prefix, resample_position_embedding
 from anoseg_d2.checkpoint.spec import Checkpoint, ModelSpec
+from anoseg_d2.modeling.lora import merged_weight
 from anoseg_d2.modeling.patch_heads.memory import backbone_hash
 
-__all__ = ["adapter_payload", "join_adapter", "merge_adapters"]
+__all__ = [
+    "adapter_payload",
+    "join_adapter",
+    "lora_module_names",
+    "merge_adapters",
+    "merge_lora_state",
+]
 
 
 def adapter_payload(
@@ -139,3 +145,47 @@ def merge_adapters(checkpoint: Checkpoint) -> Checkpoint:
     # Nothing is frozen in a plain model, and it is nobody's adapter.
     spec = replace(checkpoint.spec, adapters={}, has_adapters=False)
     return replace(checkpoint, state_dict=state, spec=spec, meta=meta | {"lora": None})
+
+
+def lora_module_names(names: Iterable[str]) -> list[str]:
+    """Return the names of the modules that have a `lora_A` among the tensor names, in order."""
+    return [name[: -len(".lora_A")] for name in names if name.endswith(".lora_A")]
+
+
+def merge_lora_state(
+    state: Mapping[str, Tensor],
+    modules: Mapping[str, Mapping[str, Any]],
+    only: Iterable[str] | None = None,
+) -> dict[str, Tensor]:
+    """Add every adapter to its weight and drop it.
+
+    Args:
+        state: tensors by name.
+        modules: module name to `{"rank": r, "alpha": a, "enable": [...] or None}`, as stored in
+            the metadata of our checkpoints; `enable` says which parts of a fused layer are adapted.
+        only: names of the modules to merge; None for all that have adapters.
+    Returns:
+        A new state dict without the merged adapters; weights keep their dtype.
+    Raises:
+        ValueError: a module's metadata or weight is missing, or its shapes do not fit.
+    """
+    merged = dict(state)
+    for name in lora_module_names(state) if only is None else only:
+        # An adapter file has no weights: its base must be joined first.
+        weight, entry = merged.get(f"{name}.weight"), modules.get(name)
+        if weight is None or entry is None:
+            lacks = "weight to merge them into" if weight is None else "alpha in the metadata"
+            raise ValueError(f"{name} has LoRA tensors but no {lacks}")
+        lora_a, lora_b = merged.pop(f"{name}.lora_A"), merged.pop(f"{name}.lora_B")
+        enable, rank = entry["enable"] or [True], lora_b.shape[-1]
+        size = len(weight) // len(enable)
+        parts = [slice(i * size, (i + 1) * size) for i, on in enumerate(enable) if on]
+        if (len(lora_a), len(lora_b)) != (len(parts) * rank, len(parts) * size):
+            raise ValueError(
+                f"{name}: lora_A {tuple(lora_a.shape)} and lora_B {tuple(lora_b.shape)} do not fit "
+                f"{len(weight)} outputs in {len(enable)} parts, {len(parts)} of them adapted"
+            )
+        # In float32: in half precision a small update would vanish.
+        factors = lora_a.float(), lora_b.float(), entry["alpha"] / rank, parts
+        merged[f"{name}.weight"] = merged_weight(weight.float(), *factors).to(weight.dtype)
+    return merged

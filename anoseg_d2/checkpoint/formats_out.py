@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from anoseg_d2.checkpoint.adapters import merge_lora_state
 from anoseg_d2.checkpoint.files import write_tensors
 from anoseg_d2.checkpoint.formats import split_fused
-from anoseg_d2.checkpoint.lora_state import merge_lora_state
 from anoseg_d2.checkpoint.names import TABLES, from_ours
 from anoseg_d2.checkpoint.rules import fold_position_prefix
 from anoseg_d2.checkpoint.spec import FORMAT_NAME, Checkpoint, ModelSpec

@@ -9,7 +9,6 @@ from typing import Any
 
 from torch import Tensor
 
-from anoseg_d2.checkpoint.lora_state import lora_module_names
 from anoseg_d2.checkpoint.names import variant_of
 from anoseg_d2.utils.constants import VIT_SIZES
 from anoseg_d2.utils.ranges import shown
@@ -126,7 +125,7 @@ class ModelSpec:
                 raise ValueError(
                     f"{name} must have {dims} dimensions, is {tuple(state[name].shape)}"
                 )
-        spec = cls(has_adapters=bool(lora_module_names(state)))
+        spec = cls(has_adapters=any(name.endswith(".lora_A") for name in state))
         spec._read_sizes(state)
         for name, value in facts.items():
             if value is not None:

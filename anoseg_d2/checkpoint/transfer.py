@@ -18,8 +18,8 @@ from tabulate import tabulate
 from timm.layers import resample_patch_embed
 from torch import Tensor
 
+from anoseg_d2.checkpoint.adapters import lora_module_names, merge_lora_state
 from anoseg_d2.checkpoint.formats import BARE_VITS
-from anoseg_d2.checkpoint.lora_state import lora_module_names, merge_lora_state
 from anoseg_d2.checkpoint.metadata import head_name, model_grid, model_tensors
 from anoseg_d2.checkpoint.rules import (
     fold_position_prefix,

@@ -6,7 +6,7 @@ fused qkv layer multiplies its low-rank factors instead of building their full p
 backward pass keeps one copy of a layer's input (`_LowRankLinear`).
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import loralib
@@ -29,6 +29,7 @@ __all__ = [
     "lora_modules",
     "lora_state_dict",
     "merge_lora",
+    "merged_weight",
 ]
 
 LORA_TARGETS = ("q", "k", "v", "proj", "fc1", "fc2")
@@ -91,7 +92,9 @@ class _LowRankLinear(torch.autograd.Function):
         bias = None if bias is None else bias.to(x.dtype)
         if not dropout:
             ctx.save_for_backward(x, None, weight, lora_a, lora_b)
-            return F.linear(x, _merge(weight, lora_a, lora_b, scaling, parts).to(x.dtype), bias)
+            return F.linear(
+                x, merged_weight(weight, lora_a, lora_b, scaling, parts).to(x.dtype), bias
+            )
         rows = x.flatten(0, -2)
         # Both scalings go into the small factors, so that nothing of the size of x is scaled.
         factor_a, factors_b = _scaled_factors(x, lora_a, lora_b, scaling, len(parts), dropout)
@@ -120,7 +123,7 @@ class _LowRankLinear(torch.autograd.Function):
         grad_a = grad_low.T @ (rows if keep is None else rows * keep)
         grad_x = None
         if ctx.needs_input_grad[0] and keep is None:
-            merged = _merge(weight, lora_a, lora_b, scaling, parts)
+            merged = merged_weight(weight, lora_a, lora_b, scaling, parts)
             grad_x = (grad @ merged.to(x.dtype)).view_as(x)
         elif ctx.needs_input_grad[0]:
             grad_x = (grad_low @ factor_a).mul_(keep)
@@ -130,8 +133,20 @@ class _LowRankLinear(torch.autograd.Function):
         return grad_x, None, None, grad_a, grad_b, None, None, None, None
 
 
-def _merge(weight, lora_a, lora_b, scaling, parts) -> Tensor:
-    """Return W + s B A in the type of W, (out, in)."""
+def merged_weight(
+    weight: Tensor, lora_a: Tensor, lora_b: Tensor, scaling: float, parts: Sequence[slice]
+) -> Tensor:
+    """Return W + s B A.
+
+    Args:
+        weight: W, (out, in), of the fused layer.
+        lora_a: A of every adapted part, one after the other, (len(parts) r, in).
+        lora_b: B of every adapted part, (rows of all parts, r).
+        scaling: s, alpha / r.
+        parts: rows of W that each adapter changes.
+    Returns:
+        (out, in) in the type of W.
+    """
     merged = weight.clone()
     factors = zip(parts, lora_a.chunk(len(parts)), lora_b.chunk(len(parts)), strict=True)
     for columns, factor_a, factor_b in factors:
@@ -216,7 +231,8 @@ class _Adapted:
         """Return a plain layer with weight W + (alpha / r) B A."""
         linear = nn.Linear(self.in_features, self.out_features, bias=self.bias is not None)
         linear.to(device=self.weight.device, dtype=self.weight.dtype)
-        linear.weight.copy_(self.weight + self.scaling * self.delta_weight())
+        factors = self.lora_A, self.lora_B, self.scaling, self.parts
+        linear.weight.copy_(merged_weight(self.weight, *factors))
         if self.bias is not None:
             linear.bias.copy_(self.bias)
         return linear.train(self.training)
@@ -236,10 +252,6 @@ class LoRALinear(_Adapted, loralib.Linear):
         self.parts = [slice(0, linear.out_features)]
         self._take_over(linear)
 
-    def delta_weight(self) -> Tensor:
-        """Return B A, (out, in)."""
-        return self.lora_B @ self.lora_A
-
 
 class LoRAMergedLinear(_Adapted, loralib.MergedLinear):
     """The fused qkv layer with an adapter for each of q, k and v that is enabled."""
@@ -252,10 +264,6 @@ class LoRAMergedLinear(_Adapted, loralib.MergedLinear):
         width = linear.out_features // len(enabled)
         self.parts = [slice(i * width, (i + 1) * width) for i, on in enumerate(enabled) if on]
         self._take_over(linear)
-
-    def delta_weight(self) -> Tensor:
-        """Return the stacked B A, (3 C, C), with zero rows for parts without an adapter."""
-        return self.merge_AB()
 
 
 def inject_lora(

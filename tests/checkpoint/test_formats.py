@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from loralib import MergedLinear
 
+from anoseg_d2.checkpoint.adapters import merge_lora_state
 from anoseg_d2.checkpoint.formats import clean_names, recognise, to_anoseg
-from anoseg_d2.checkpoint.lora_state import lora_delta, merge_lora_state
 from anoseg_d2.checkpoint.metadata import weights_hash
 from anoseg_d2.checkpoint.rules import fold_position_prefix
 from anoseg_d2.checkpoint.spec import ModelSpec
@@ -189,19 +189,22 @@ def test_the_lora_update_equals_loralib(enable, rank, seed):
     torch.manual_seed(seed)
     layer = MergedLinear(5, 6 * len(enable), r=rank, lora_alpha=7, enable_lora=enable)
     torch.nn.init.normal_(layer.lora_B)
-    expected = layer.merge_AB() * layer.scaling
-    delta = lora_delta(layer.lora_A, layer.lora_B, 6 * len(enable), 7.0, enable)
-    torch.testing.assert_close(delta, expected)
+    expected = layer.weight + layer.merge_AB() * layer.scaling
+    state = {f"a.{name}": tensor.detach() for name, tensor in layer.named_parameters()}
+    found = merge_lora_state(state, {"a": {"rank": rank, "alpha": 7.0, "enable": enable}})
+    torch.testing.assert_close(found["a.weight"], expected.detach())
 
 
 def test_adapters_that_do_not_fit_are_refused():
+    shapes = {"weight": (18, 5), "lora_A": (4, 5), "lora_B": (12, 2)}
+    state = {f"a.{name}": torch.zeros(shape) for name, shape in shapes.items()}
     with pytest.raises(ValueError, match="do not fit"):
-        lora_delta(torch.zeros(4, 5), torch.zeros(12, 2), 18, 1.0, [True, True, True])
+        merge_lora_state(state, {"a": {"rank": 2, "alpha": 1.0, "enable": [True, True, True]}})
 
 
 def test_merging_without_alpha_is_refused():
     state = {"a.weight": torch.zeros(2, 2), "a.lora_A": torch.zeros(1, 2)}
-    with pytest.raises(ValueError, match="does not say their alpha"):
+    with pytest.raises(ValueError, match="no alpha"):
         merge_lora_state(state, {})
 
 
