@@ -98,7 +98,7 @@ def read_checkpoint(source, *, allow_pickle: bool = False) -> Checkpoint:
     payload = _read_payload(path, allow_pickle)
     try:
         checkpoint = _interpret(payload, path, source)
-    except ValueError as error:
+    except _BROKEN as error:  # names or metadata of another form than they have in any format
         raise ValueError(f"checkpoint {source}: {error}") from error
     if name := checkpoint.meta.get("base_name"):  # a ViT that everybody can get
         checkpoint = join_adapter(checkpoint, read_checkpoint(backbone_file(name)))

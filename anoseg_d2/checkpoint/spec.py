@@ -269,61 +269,36 @@ class Checkpoint:
             )
 
 
-# ---- what a file says about its model -------------------------------------------------------
+def _sizes(value: Any) -> tuple[int, int]:
+    rows, columns = map(int, value)
+    if rows < 1 or columns < 1:
+        raise ValueError("two positive integers are needed")
+    return rows, columns
 
 
 def _numbers(value: Any) -> tuple[float, ...]:
-    return tuple(float(number) for number in value)
-
-
-def _count(value: Any) -> int:
-    if not isinstance(value, int) or value < 1:
-        raise ValueError("a positive integer is needed")
-    return value
-
-
-def _pair(value: Any) -> tuple[int, int]:
-    rows, columns = value
-    return _count(rows), _count(columns)
-
-
-def _names(value: Any) -> list[str]:
-    if isinstance(value, str):
-        raise ValueError("a list is needed")
-    return [str(name) for name in value]
-
-
-def _statistics(value: Any) -> dict[str, tuple[float, float]]:
-    return {str(name): (float(mean), float(spread)) for name, (mean, spread) in value.items()}
-
-
-def _adapters(value: Any) -> dict[str, dict[str, Any]]:
-    keys = {"rank": _count, "alpha": float, "enable": lambda v: v and list(map(bool, v))}
-    return {
-        str(name): {key: read(entry[key]) for key, read in keys.items()}
-        for name, entry in dict(value).items()
-    }
+    return tuple(map(float, value))
 
 
 # What a file may state about its model, and how it is read. Ranges are those of the config keys
 # that the model is built from.
 FACTS: dict[str, Callable[[Any], Any]] = {
     "architecture": str,
-    "heads": _count,
-    "num_blocks": _count,
+    "heads": int,
+    "num_blocks": int,
     "has_anomaly": bool,
     "head": str,
     "head_options": dict,
-    "class_names": _names,
-    "score_statistics": _statistics,
-    "image_size": _pair,
-    "grid": _pair,
+    "class_names": list,
+    "score_statistics": lambda value: {str(n): _numbers(pair) for n, pair in value.items()},
+    "image_size": _sizes,
+    "grid": _sizes,
     "backbone": str,
     "norm_eps": float,
     "mask_probs": _numbers,
     "pixel_mean": _numbers,
     "pixel_std": _numbers,
-    "adapters": _adapters,
+    "adapters": dict,
 }
 
 
@@ -331,5 +306,5 @@ def read_fact(name: str, value: Any) -> Any:
     """Convert what a file states about its model; raises a ValueError that names it."""
     try:
         return FACTS[name](value)
-    except (AttributeError, ValueError, TypeError, KeyError, OverflowError) as error:
+    except (AttributeError, ValueError, TypeError, OverflowError) as error:
         raise ValueError(f"its metadata gives {name} as {shown(value)[:80]}: {error}") from error
