@@ -5,11 +5,11 @@
     anoseg card --images 'in/{split}/{id}.jpg' --masks 'gt/{split}/{id}_mask.png'
 
 A mask is an image with one number per pixel. Without patterns, masks have the names of their
-photographs and are in a separate folder: photos/street_01.jpg and masks/street_01.png. Folders
-named train, val or test become splits, and so do the values of {split} in patterns, which are
-relative to the folder. What the values mean is guessed, and their fractions of the pixels are
-printed. Correct the card in an editor, then run the command that is printed. docs/own_data.md is a
-tutorial from photographs to a report.
+photographs: `images` (or `photos`) and `masks` (or `labels`), and folders of splits above or below
+them, such as train/photos/street_01.jpg and train/masks/street_01.png. Patterns are relative to the
+folder, and what {split} stands for becomes a split. What the values mean is guessed, and their
+fractions of the pixels are printed. Correct the card in an editor, then run the command that is
+printed. docs/own_data.md is a tutorial from photographs to a report.
 
 Exit status: 0 written; 2 nothing to propose, or wrong arguments (one message says which).
 """
@@ -75,9 +75,9 @@ def propose(args: argparse.Namespace) -> None:
     names = " ".join(dataset.name for dataset in read_card(output))
     for split in splits:
         cli.say(f"{len(split.pairs)} pairs: {split.images}, {split.labels}")
-        if split.unmatched:
-            first = ", ".join(str(path.relative_to(folder)) for path in split.unmatched[:3])
-            cli.say(f"  {len(split.unmatched)} files belong to no pair and are left out: {first}")
+    if unmatched := splits[0].unmatched:
+        first = ", ".join(str(path.relative_to(folder)) for path in unmatched[:3])
+        cli.say(f"  {len(unmatched)} files belong to no pair and are left out: {first}")
     cli.say(f"{'value':>6}  {'pixels':>8}")
     for value, fraction in list(values.items())[:SHOWN]:
         cli.say(f"{value:>6}  {fraction:>8.2%}")

@@ -11,19 +11,17 @@ if none is there.
 """
 
 import argparse
+import dataclasses
 from pathlib import Path
 
-from anoseg_d2.data.contact_sheet import contact_sheet, evenly_spread, label_colors
 from anoseg_d2.data.dataset import Dataset
-from anoseg_d2.data.dataset_check import DatasetReport, check_dataset
-from anoseg_d2.data.image_io import read_image, write_image
-from anoseg_d2.data.label_rules import load_label
+from anoseg_d2.data.dataset_check import DatasetReport, check_dataset, draw_preview
+from anoseg_d2.data.image_io import write_image
 from anoseg_d2.utils import cli
 from anoseg_d2.utils.files import write_json
 from anoseg_d2.utils.ranges import integer
 
 OPTIONS = {"--workers": integer(0, cli.MAX_WORKERS)}
-PREVIEWED = 6  # images on a sheet
 SHOWN = 5  # messages of one kind on the screen; --json has all
 
 
@@ -60,7 +58,7 @@ def check_all(args: argparse.Namespace) -> int:
     there = "" if root.is_dir() else ", which does not exist"
     cli.say(f"looked in {root.absolute()}{there}")
     if args.json:
-        content = {"root": str(root), "datasets": {r.name: r.as_dict() for r in reports}}
+        content = {"root": str(root), "datasets": {r.name: dataclasses.asdict(r) for r in reports}}
         write_json(args.json, content)
     # Nobody has every dataset, so an absent one counts only if it was asked for by name.
     bad = VERDICTS[1:] if args.names else VERDICTS[1:3]
@@ -88,15 +86,8 @@ def _check(dataset: Dataset, root: Path, args) -> DatasetReport:
     cli.say(_as_text(report, brief=not args.names))
     # Broken sets get no preview: files cannot be read, or images and labels do not match.
     if args.preview and report.verdict not in ("absent", "broken"):
-        pairs = dataset.find(root).pairs
-        chosen = [pairs[index] for index in evenly_spread(len(pairs), PREVIEWED)]
-        sheet = contact_sheet(
-            ((read_image(image), load_label(label, dataset.rule)) for _, image, label in chosen),
-            label_colors(dataset),
-            columns=3,
-        )
         path = Path(args.preview, f"{dataset.name}.jpg")
-        write_image(path, sheet, quality=90)
+        write_image(path, draw_preview(dataset, root), quality=90)
         cli.say(f"  preview: {path}")
     return report
 

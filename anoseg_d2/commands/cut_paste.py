@@ -87,9 +87,6 @@ def prepare(args) -> int:
     cli.check_options(args, OPTIONS)
     cli.import_modules(args.imports)
     job = build_job(args)
-    # Before the folder is claimed: a wrong path should leave nothing behind.
-    for source in job.sources:
-        source.refuse_if_unreadable()
     digest = claim_output(job)
     counts = {
         "objects to paste": job.outliers,

@@ -3,10 +3,10 @@
 Nothing is asked: what the values in the masks mean is guessed from which of them occur.
 """
 
-import re
+import itertools
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -14,16 +14,15 @@ import yaml
 
 from anoseg_d2.data.dataset_card import MAX_CLASSES
 from anoseg_d2.data.dataset_files import match_files, path_regex, placeholders
-from anoseg_d2.data.image_io import IMAGE_EXTENSIONS, read_label
+from anoseg_d2.data.image_io import read_label
 from anoseg_d2.utils.constants import PASTED_ID, VOID
-from anoseg_d2.utils.folders import same_name, walk_files
+from anoseg_d2.utils.folders import same_name
 
 __all__ = ["KINDS", "FoundSplit", "card_text", "count_values", "find_splits"]
 
 KINDS = ("closed_set", "anomaly")
-# Words in a folder's name that stand for masks.
-_MASK_WORDS = re.compile(r"label|mask|annot|(?<![a-z])(gt|seg)|ground.?truth", re.IGNORECASE)
-_SPLIT_WORDS = re.compile(r"(train|val|test)", re.IGNORECASE)
+# Where the folders of photographs and of masks usually are.
+_PLACES = ("{{split}}/{}/{{id}}.*", "{}/{{split}}/{{id}}.*", "{}/{{id}}.*")
 _EXAMPLE = "--images 'photos/{id}.jpg' --masks 'masks/{id}_mask.png'"
 _HEADER = """\
 # Proposed by `anoseg card`: void, anomaly and the kind are guesses from the values in the masks.
@@ -39,7 +38,7 @@ class FoundSplit(NamedTuple):
         name: "train", "val", "test", the name of a folder, or "" where there is only one split.
         images, labels: patterns below the folder, as a card has them.
         pairs: (photograph, mask).
-        unmatched: files that only one of the patterns finds.
+        unmatched: files that only one of the patterns finds, of any split.
     """
 
     name: str
@@ -55,9 +54,8 @@ def find_splits(folder, images: str | None = None, masks: str | None = None) -> 
     Args:
         folder: where they are.
         images, masks: patterns below it. `{split}` in both makes a split of everything that it
-            stands for. None for both: the path of a mask differs from that of its photograph in
-            one folder, whose name says what it holds (train/photos, train/masks), and in the
-            extension.
+            stands for. None for both tries the usual folders: images or photos, masks or labels,
+            and folders of splits above or below them.
     Raises:
         FileNotFoundError: no such folder.
         ValueError: a pattern does not fit the other one, or no photograph has a mask.
@@ -65,76 +63,42 @@ def find_splits(folder, images: str | None = None, masks: str | None = None) -> 
     folder = Path(folder)
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder} is not a folder")
-    if images is None and masks is None:
-        patterns = _by_folders(folder)
-    else:
+    if images is not None or masks is not None:
         names = [set(placeholders(pattern or "")) for pattern in (images, masks)]
         if not names[0] or names[0] != names[1]:
             raise ValueError(
                 f"--images {images!r} and --masks {masks!r} need the same placeholders in braces, "
                 f"as in {_EXAMPLE}"
             )
-        patterns = [("", images, masks)]
-        if "split" in names[0]:
-            regex = path_regex(images)
-            paths = (path.relative_to(folder) for path in match_files(folder, images).values())
-            patterns = [
-                (name, *(p.replace("{split}", name) for p in (images, masks)))
-                for name in sorted({regex.match(same_name(p.as_posix()))["split"] for p in paths})
-            ]
-    splits = []
-    for name, image_pattern, mask_pattern in patterns:
-        photos, labels = (match_files(folder, p) for p in (image_pattern, mask_pattern))
-        pairs = [(photos[key], labels[key]) for key in sorted(photos.keys() & labels.keys())]
-        # They are named and left out: a card states how many pairs there are.
-        paired = {path for pair in pairs for path in pair}
-        unmatched = sorted({*photos.values(), *labels.values()} - paired)
-        if pairs:
-            splits.append(FoundSplit(name, image_pattern, mask_pattern, pairs, unmatched))
-    if not splits:
-        raise ValueError(
-            f"{folder}: no photograph has a mask of the same name. A mask is a png with one value "
-            "per pixel, in a folder of its own: photos/street_01.jpg and masks/street_01.png. For "
-            f"other names give patterns: {_EXAMPLE}"
-        )
-    return splits
+        tried = [(images, masks)]
+    else:
+        kinds = itertools.product(_PLACES, ("images", "photos"), ("masks", "labels"))
+        tried = [(place.format(i), place.format(m)) for place, i, m in kinds]
+    for patterns in tried:
+        found = _split(folder, *patterns)
+        if found:
+            return found
+    raise ValueError(
+        f"{folder}: no photograph has a mask of the same name. A mask is a png with one value per "
+        "pixel, in a folder of its own: photos/street_01.jpg and masks/street_01.png. For other "
+        f"names give patterns: {_EXAMPLE}"
+    )
 
 
-def _by_folders(folder: Path) -> list[tuple[str, str, str]]:
-    """Return (split, pattern of photographs, pattern of masks) of folders that belong together."""
-    stems = defaultdict(set)
-    for path in walk_files(folder, IMAGE_EXTENSIONS):
-        stems[path.parent.relative_to(folder).parts].add(path.stem)
-    masks = {parts for parts in stems if any(map(_MASK_WORDS.search, parts))}
-    found = []
-    for parts in sorted(stems.keys() - masks):
-        partners = [
-            other
-            for other in sorted(masks)
-            if stems[parts] & stems[other]
-            and (
-                other[:-1] == parts
-                or (len(other) == len(parts) and _differences(parts, other) == 1)
-            )
-        ]
-        # Pictures of labels are often next to the labels; only the user knows which ones to use.
-        if len(partners) > 1:
-            names = ", ".join("/".join(other) for other in partners)
-            raise ValueError(f"{folder}: masks could be in {names}; choose one, as in {_EXAMPLE}")
-        if partners:
-            # "trainannot" and "validation" name splits too.
-            words = [match[1].lower() for match in map(_SPLIT_WORDS.match, parts) if match]
-            patterns = (str(PurePosixPath(*p, "{id}.*")) for p in (parts, *partners))
-            found.append((words[-1] if words else "", *patterns))
-    if len({name for name, *_ in found}) < len(found):
-        found = [
-            (re.sub(r"\W+", "_", p.removesuffix("{id}.*")).strip("_"), p, m) for _, p, m in found
-        ]
-    return sorted(found)
-
-
-def _differences(parts: tuple[str, ...], other: tuple[str, ...]) -> int:
-    return sum(a != b for a, b in zip(parts, other, strict=True))
+def _split(folder: Path, images: str, masks: str) -> list[FoundSplit]:
+    """Return the pairs of two patterns, by what `{split}` stands for."""
+    photos, labels = match_files(folder, images), match_files(folder, masks)
+    regex, splits = path_regex(images), defaultdict(list)
+    for key in sorted(photos.keys() & labels.keys()):
+        found = regex.fullmatch(same_name(photos[key].relative_to(folder).as_posix()))
+        splits[found.groupdict().get("split", "")].append((photos[key], labels[key]))
+    # They are named and left out: a card states how many pairs there are.
+    unmatched = [path for key, path in photos.items() if key not in labels]
+    unmatched += [path for key, path in labels.items() if key not in photos]
+    return [
+        FoundSplit(name, *(p.replace("{split}", name) for p in (images, masks)), pairs, unmatched)
+        for name, pairs in sorted(splits.items())
+    ]
 
 
 def count_values(masks: Sequence[Path], progress: Callable[[], object]) -> dict[int, float]:

@@ -2,19 +2,21 @@
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import partial
 from multiprocessing.pool import ThreadPool
 
+import cv2
 import numpy as np
 
 from anoseg_d2.data.dataset import Dataset
 from anoseg_d2.data.image_io import read_image, read_label
-from anoseg_d2.data.label_rules import LabelRule
+from anoseg_d2.data.label_rules import LabelRule, load_label
 from anoseg_d2.utils.cli import printable
-from anoseg_d2.utils.constants import ANOMALY, VOID
+from anoseg_d2.utils.constants import ANOMALY, ANOMALY_COLOR, VOID, VOID_COLOR
+from anoseg_d2.utils.visualization import overlay
 
-__all__ = ["DatasetReport", "check_dataset"]
+__all__ = ["DatasetReport", "check_dataset", "draw_preview"]
 
 
 @dataclass
@@ -54,22 +56,6 @@ class DatasetReport:
     images_without_label: list[str] = field(default_factory=list)
     labels_without_image: list[str] = field(default_factory=list)
 
-    def as_dict(self) -> dict:
-        """Return the report as plain types for json."""
-        return asdict(self)
-
-
-@dataclass
-class _File:
-    """Findings about one image and its label."""
-
-    size: str = ""
-    values: Counter = field(default_factory=Counter)
-    train_ids: Counter = field(default_factory=Counter)
-    unreadable: list[str] = field(default_factory=list)
-    size_differs: str = ""
-    wrong_values: str = ""
-
 
 def check_dataset(
     dataset: Dataset,
@@ -90,76 +76,63 @@ def check_dataset(
     report = DatasetReport(dataset.name, expected_images=dataset.expected_images)
     try:
         found = dataset.find(root)
-    except FileNotFoundError as error:
-        report.verdict, report.problems = "absent", [str(error)]
-        return report
     except (OSError, ValueError) as error:
-        report.verdict, report.problems = "broken", [str(error)]
+        report.verdict = "absent" if isinstance(error, FileNotFoundError) else "broken"
+        report.problems = [str(error)]
         return report
     report.layout, report.folder, report.images = found.layout, str(found.folder), len(found.pairs)
     report.images_without_label = list(map(printable, found.images_without_label))
     report.labels_without_image = list(map(printable, found.labels_without_image))
     report.problems = dataset.problems(found)
     pairs = ((str(image), str(label)) for _, image, label in found.pairs)
-    read, files = partial(_read_pair, rule=dataset.rule), []
+    values, train_ids = Counter(), Counter()
+    without_anomaly = only_void = 0
     # Threads are enough: most of the work is decoding, which releases the interpreter lock.
     with ThreadPool(max(workers, 1)) as pool:
-        for file in pool.imap(read, pairs):
-            files.append(file)
+        for kind, finding, counts in pool.imap(partial(_read_pair, rule=dataset.rule), pairs):
+            if kind != "sizes":
+                getattr(report, kind).append(finding)
+            else:
+                report.sizes[finding] = report.sizes.get(finding, 0) + 1
+            values += counts[0]
+            train_ids += counts[1]
+            without_anomaly += ANOMALY not in counts[1]
+            only_void += counts[1].keys() == {VOID}
             progress()
-    _summarise(report, dataset, files)
+    report.label_values, report.train_ids = _fractions(values), _fractions(train_ids)
+    faults = _faults(report, dataset, train_ids)
+    if report.problems or faults:
+        report.verdict = "broken" if faults else "incomplete"
+    report.problems = faults + report.problems
+    if only_void:
+        report.notes.append(f"{only_void} labels are all void")
+    if dataset.evaluator_type == "anomaly":
+        report.notes.append(f"{without_anomaly} of {report.images} images without anomaly")
     return report
 
 
-def _read_pair(pair: tuple[str, str], rule: LabelRule) -> _File:
-    file, arrays = _File(), []
-    for path, read in zip(pair, (read_image, read_label), strict=True):
-        try:
-            arrays.append(read(path))
-        except (OSError, ValueError) as error:
-            file.unreadable.append(str(error))
-    if file.unreadable:
-        return file
-    image, stored = arrays
-    file.size = f"{image.shape[1]}x{image.shape[0]}"
-    if image.shape[:2] != stored.shape:
-        label_size = f"{stored.shape[1]}x{stored.shape[0]}"
-        photo, label = map(printable, pair)
-        file.size_differs = f"{photo} is {file.size}, its label {label} is {label_size}"
-    file.values = _count(stored)
+def _read_pair(pair: tuple[str, str], rule: LabelRule) -> tuple[str, str, tuple]:
+    """Return the kind of finding, the finding, and the counts of values and of train ids."""
+    nothing = Counter(), Counter()
     try:
-        file.train_ids = _count(rule.apply(stored, pair[1]))
+        image, stored = read_image(pair[0]), read_label(pair[1])
+    except (OSError, ValueError) as error:
+        return "unreadable", str(error), nothing
+    size, label_size = (f"{array.shape[1]}x{array.shape[0]}" for array in (image, stored))
+    values = _count(stored)
+    if size != label_size:
+        photo, label = map(printable, pair)
+        message = f"{photo} is {size}, its label {label} is {label_size}"
+        return "size_differs", message, (values, Counter())
+    try:
+        return "sizes", size, (values, _count(rule.apply(stored, pair[1])))
     except ValueError as error:
-        file.wrong_values = str(error)
-    return file
+        return "wrong_values", str(error), (values, Counter())
 
 
 def _count(values: np.ndarray) -> Counter:
     present, counts = np.unique(values, return_counts=True)
     return Counter(dict(zip(present.tolist(), counts.tolist(), strict=True)))
-
-
-def _summarise(report: DatasetReport, dataset: Dataset, files: list[_File]) -> None:
-    """Add up the findings of all files and decide the verdict."""
-    report.sizes = dict(Counter(file.size for file in files if file.size))
-    train_ids = sum((file.train_ids for file in files), Counter())
-    report.label_values = _fractions(sum((file.values for file in files), Counter()))
-    report.train_ids = _fractions(train_ids)
-    report.unreadable = [message for file in files for message in file.unreadable]
-    report.size_differs = [file.size_differs for file in files if file.size_differs]
-    report.wrong_values = [file.wrong_values for file in files if file.wrong_values]
-    if report.problems:
-        report.verdict = "incomplete"
-    faults = _faults(report, dataset, train_ids)
-    if faults:
-        report.verdict = "broken"
-        report.problems = faults + report.problems
-    only_void = sum(file.train_ids.keys() == {VOID} for file in files)
-    if only_void:
-        report.notes.append(f"{only_void} labels are all void")
-    if dataset.evaluator_type == "anomaly":
-        without = sum(ANOMALY not in file.train_ids for file in files)
-        report.notes.append(f"{without} of {len(files)} images without anomaly")
 
 
 def _faults(report: DatasetReport, dataset: Dataset, train_ids: Counter) -> list[str]:
@@ -184,3 +157,33 @@ def _faults(report: DatasetReport, dataset: Dataset, train_ids: Counter) -> list
 def _fractions(counts: Counter) -> dict[str, float]:
     total = sum(counts.values())
     return {str(value): counts[value] / total for value in sorted(counts)}
+
+
+def draw_preview(dataset: Dataset, root, number: int = 6, width: int = 480) -> np.ndarray:
+    """Draw some images of a dataset in a row, each above a copy with its label in colour.
+
+    Args:
+        dataset: a sound dataset.
+        root: the datasets folder.
+        number: of images, evenly spread.
+        width: of one image, pixels.
+    Returns:
+        (H, number * width, 3) uint8 RGB.
+    """
+    palette = np.full((256, 3), 200, np.uint8)  # grey for the known pixels of anomaly sets
+    for train_id, color in enumerate(dataset.colors):
+        palette[train_id] = color
+    palette[ANOMALY if dataset.evaluator_type == "anomaly" else len(dataset.classes)] = (
+        ANOMALY_COLOR
+    )
+    palette[VOID] = VOID_COLOR
+    pairs, tiles = dataset.find(root).pairs, []
+    for index in np.unique(np.linspace(0, len(pairs) - 1, number).astype(int)):
+        _, image, label = pairs[index]
+        image, label = read_image(image), load_label(label, dataset.rule)
+        size = width, max(1, round(image.shape[0] * width / image.shape[1]))
+        image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+        label = cv2.resize(label, size, interpolation=cv2.INTER_NEAREST_EXACT)
+        tiles.append(np.vstack([image, overlay(image, palette[label], 0.6)]))
+    height = max(map(len, tiles))
+    return np.hstack([np.pad(t, ((0, height - len(t)), (0, 0), (0, 0))) for t in tiles])

@@ -12,6 +12,7 @@ import numpy as np
 from anoseg_d2.data.image_io import read_label
 from anoseg_d2.utils.cli import printable
 from anoseg_d2.utils.constants import PASTED_ID, VOID
+from anoseg_d2.utils.ranges import shown
 
 __all__ = ["LABEL_RULES", "LabelRule", "load_label"]
 
@@ -85,15 +86,14 @@ class LabelRule:
         return tuple(sorted({train_id for _, train_id in self.values} - {VOID}))
 
     def _refuse(self, wrong: np.ndarray, stored: np.ndarray, where: str) -> None:
-        found = _listed(np.unique(stored))
-        if self.exclusive and set(np.unique(wrong).tolist()) == set(self.exclusive):
-            problem = f"values {_listed(wrong)} in one map contradict each other"
-        else:
-            problem = f"label values {_listed(np.unique(wrong))} are not covered by the rule"
-        allowed = _listed(sorted(value for value, _ in self.values))
+        wrong, found = np.unique(wrong).tolist(), np.unique(stored).tolist()
+        problem = "are not covered by the rule"
+        if self.exclusive and wrong == list(self.exclusive):
+            problem = "in one map contradict each other in the rule"
+        allowed = sorted(value for value, _ in self.values)
         raise ValueError(
-            f"{printable(where)}: {problem} (rule {self.name!r}). Found: {found}. "
-            f"Allowed: {allowed}." + (f" {self.hint}" if self.hint else "")
+            f"{printable(where)}: label values {shown(wrong)} {problem} {self.name!r}. Found: "
+            f"{shown(found)}. Allowed: {shown(allowed)}. {self.hint}"
         )
 
 
@@ -111,18 +111,6 @@ def load_label(path, rule: LabelRule) -> np.ndarray:
             that the rule does not cover.
     """
     return rule.apply(read_label(path), str(path))
-
-
-def _listed(values, limit: int = 24) -> str:
-    """Format integers as ranges: 0..3, 7, 254."""
-    runs: list[list[int]] = []
-    for value in map(int, values):
-        if runs and value == runs[-1][1] + 1:
-            runs[-1][1] = value
-        else:
-            runs.append([value, value])
-    words = [str(a) if a == b else f"{a}..{b}" for a, b in runs[:limit]]
-    return ", ".join(words + (["..."] if len(runs) > limit else []))
 
 
 # Official Cityscapes ids of the 19 evaluated classes, in train-id order; every other official id

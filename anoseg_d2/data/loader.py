@@ -107,24 +107,15 @@ def training_dicts(cfg) -> list[dict]:
             "it to True, or disable pasting"
         )
     pasted = any("anomaly_id" in _metadata(n).as_dict() for n in cfg.DATASETS.TRAIN)
-    if cfg.MODEL.RATIO.ENABLED and not _learns_anomalies(cfg):
-        raise ValueError(
-            "MODEL.RATIO.ENABLED trains on pasted anomalies, but MODEL.EOMT.ANOMALY_CLASS is "
-            "False, so that none may be pasted; set it True, or train only the ratio head with "
-            "MODEL.RATIO.ALONE True"
+    if not pasted and not cfg.INPUT.CUT_PASTE.ENABLED:
+        nothing = (
+            f"none of DATASETS.TRAIN {tuple(cfg.DATASETS.TRAIN)} has pasted anomalies and "
+            "INPUT.CUT_PASTE.ENABLED is False"
         )
-    if cfg.MODEL.RATIO.ALONE and not pasted and not cfg.INPUT.CUT_PASTE.ENABLED:
-        raise ValueError(
-            f"MODEL.RATIO.ALONE trains on pasted anomalies, but none of DATASETS.TRAIN "
-            f"{tuple(cfg.DATASETS.TRAIN)} has any; set INPUT.CUT_PASTE.ENABLED True, or name a set "
-            "that has (cityscapes_outlier_train)"
-        )
-    if cfg.MODEL.EOMT.ANOMALY_CLASS and not pasted and not cfg.INPUT.CUT_PASTE.ENABLED:
-        logger.warning(
-            "MODEL.EOMT.ANOMALY_CLASS is on, but none of DATASETS.TRAIN %s has pasted anomalies "
-            "and INPUT.CUT_PASTE.ENABLED is off: the anomaly class will not see an example",
-            cfg.DATASETS.TRAIN,
-        )
+        if cfg.MODEL.RATIO.ENABLED or cfg.MODEL.RATIO.ALONE:
+            raise ValueError(f"MODEL.RATIO trains on pasted anomalies, but {nothing}")
+        if cfg.MODEL.EOMT.ANOMALY_CLASS:
+            logger.warning("MODEL.EOMT.ANOMALY_CLASS will not see an example: %s", nothing)
     return [entry for name in cfg.DATASETS.TRAIN for entry in DatasetCatalog.get(name)]
 
 

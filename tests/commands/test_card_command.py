@@ -42,12 +42,11 @@ def proposed(folder, *options):
 
 FOLDERS = {
     "two folders": (("images/{}.jpg", "masks/{}.png"), ["mine"]),
-    "masks below": (("{}.jpg", "masks/{}.png"), ["mine"]),
     "splits below": (("images/train/{}.png", "labels/train/{}.png"), ["mine_train"]),
     "splits above": (("val/photos/{}.jpg", "val/labels/{}.png"), ["mine_val"]),
-    "as CamVid": (("train/{}.png", "trainannot/{}.png"), ["mine_train"]),
 }
 PATTERNS = {
+    "masks below": (("{}.jpg", "masks/{}.png"), ("{id}.jpg", "masks/{id}.png"), ["mine"]),
     "a suffix": (("{}.jpg", "{}_mask.png"), ("{id}.jpg", "{id}_mask.png"), ["mine"]),
     "the extension": (("{}.jpg", "{}.png"), ("{id}.jpg", "{id}.png"), ["mine"]),
     "prefixes": (("p_{}.jpg", "m_{}.png"), ("p_{id}.jpg", "m_{id}.*"), ["mine"]),
@@ -86,13 +85,11 @@ def test_patterns_pair_other_names(tmp_path, layout):
         (["--images", "{id}.jpg", "--masks", "{name}.png"], "the same placeholders"),
         (["--images", "a.jpg", "--masks", "b.png"], "placeholders in braces"),
         (["--images", "{id}.jpg", "--masks", "no/{id}.png"], "no photograph has a mask"),
-        ([], "masks could be in fine/masks, fine/other_masks"),
     ],
 )
 def test_patterns_that_do_not_fit_are_refused(tmp_path, capsys, patterns, message):
-    write_photo(tmp_path / "fine/photos/1.jpg")
-    for name in ("masks", "other_masks"):
-        write_mask(tmp_path / f"fine/{name}/1.png", 0, 1)
+    write_photo(tmp_path / "fine/1.jpg")
+    write_mask(tmp_path / "fine/masks/1.png", 0, 1)
     assert run(tmp_path, *patterns) == 2
     assert message in capsys.readouterr().err
 

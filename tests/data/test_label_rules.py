@@ -29,7 +29,7 @@ def test_label_ids_follow_the_official_table_and_all_other_official_ids_are_void
 
 def test_pasted_id_is_the_anomaly_in_an_outlier_set_and_refused_elsewhere():
     assert apply("cityscapes_outlier", [254, 7]) == [19, 0]
-    with pytest.raises(ValueError, match=r"254 are not covered.*only an outlier set"):
+    with pytest.raises(ValueError, match=r"254\] are not covered.*only an outlier set"):
         apply("cityscapes", [254, 7])
 
 
@@ -37,7 +37,7 @@ def test_train_ids_are_read_as_such_only_by_the_name_of_the_file():
     assert apply("cityscapes", [7, 8, 255], "/d/a_gtFine_labelTrainIds.png") == [7, 8, 255]
     assert apply("cityscapes", [7, 8], "/a_labelTrainIds.png/a_gtFine_labelIds.png") == [0, 1]
     assert apply("cityscapes_outlier", [18, 254], "a_gtFine_labelTrainIds.png") == [18, 19]
-    with pytest.raises(ValueError, match="33 are not covered"):
+    with pytest.raises(ValueError, match=r"33\] are not covered"):
         apply("cityscapes", [33], "a_gtFine_labelTrainIds.png")
 
 
@@ -46,15 +46,15 @@ def test_error_names_the_file_the_values_found_and_those_allowed():
         apply("anomaly", [0, 1, 7, 8, 9, 128], "/some/where.png")
     message = str(error.value)
     assert "/some/where.png" in message
-    assert "7..9, 128 are not covered" in message
-    assert "Found: 0..1, 7..9, 128" in message
-    assert "Allowed: 0..1, 255" in message
+    assert "[7, 8, 9, 128] are not covered" in message
+    assert "Found: [0, 1, 7, 8, 9, 128]" in message
+    assert "Allowed: [0, 1, 255]" in message
 
 
 def test_road_anomaly_release_has_the_anomaly_at_2_and_does_not_guess_at_1():
     where = "frames/a.labels/labels_semantic.png"
     assert apply("road_anomaly", [0, 2, 255], where) == [0, 1, 255]
-    with pytest.raises(ValueError, match="1 are not covered.*1 means road"):
+    with pytest.raises(ValueError, match=r"1\] are not covered.*1 means road"):
         apply("road_anomaly", [0, 1, 2], where)
 
 
@@ -62,13 +62,13 @@ def test_road_anomaly_repacks_may_have_1_or_2_but_not_both_in_a_map():
     where = "RoadAnomaly_labels_semantic.png.d/a_labels_semantic.png"
     assert apply("road_anomaly", [0, 1, 255], where) == [0, 1, 255]
     assert apply("road_anomaly", [0, 2, 255], where) == [0, 1, 255]
-    with pytest.raises(ValueError, match="1..2 in one map contradict"):
+    with pytest.raises(ValueError, match=r"\[1, 2\] in one map contradict"):
         apply("road_anomaly", [0, 1, 2], where)
 
 
 def test_lost_and_found_is_road_objects_and_void():
     assert apply("lost_and_found", [0, 1, 2, 100, 200, 255]) == [255, 0, 1, 1, 1, 255]
-    with pytest.raises(ValueError, match="201 are not"):
+    with pytest.raises(ValueError, match=r"201\] are not"):
         apply("lost_and_found", [201])
 
 

@@ -117,19 +117,13 @@ def find_scenes(
     # It imports detectron2, which Cityscapes does without.
     from anoseg_d2.data.builtin import DATASETS, datasets_root, register_cards
 
-    name = dataset
-    if name not in DATASETS:  # a card, shipped or a file, and not one of its splits
-        splits = {DATASETS[n].split: n for n in register_cards(name)}
-        wanted = split or "train"
-        if wanted not in splits and (split or len(splits) > 1):
-            raise ValueError(
-                f"card {dataset} has {', '.join(splits.values())}, but no split {wanted}"
-            )
-        name = splits.get(wanted) or next(iter(splits.values()))
-    found = DATASETS[name]
-    # A registered set is one split already; another name could only be a mistake.
-    if split and found.split and split != found.split:
-        raise ValueError(f"--dataset {name} is the split {found.split}, but --split is {split}")
+    # A card, shipped or a file, has one or several sets; a registered set is one split already.
+    known = [dataset] if dataset in DATASETS else register_cards(dataset)
+    splits = {DATASETS[name].split or split: name for name in known}
+    wanted = split or ("train" if len(splits) > 1 else next(iter(splits)))
+    if wanted not in splits:
+        raise ValueError(f"--dataset {dataset} has {', '.join(splits)}, but no split {wanted}")
+    found = DATASETS[splits[wanted]]
     split = check_name(split or found.split or "train", "split")
     if found.evaluator_type != "closed_set" or found.anomaly_id is not None:
         raise ValueError(

@@ -63,22 +63,6 @@ class ObjectSource:
         """
         raise TypeError(f"{type(self).__name__} does not define load, which cuts out an object")
 
-    def refuse_if_unreadable(self) -> None:
-        """Raise ValueError if none of a few objects can be read; call it before any work starts."""
-        reasons = []
-        # Spread over the source, because a broken folder may be only one of many.
-        generator = np.random.default_rng(0)
-        for index in np.unique(np.linspace(0, len(self) - 1, 16).astype(int)).tolist():
-            try:
-                self.load(index, generator)
-                return
-            except (OSError, ValueError) as error:
-                reasons.append(str(error))
-        raise ValueError(
-            f"none of {len(reasons)} objects tried can be read, so nothing would be pasted: "
-            + "; ".join(reasons[:3])
-        )
-
     def refuse_if_empty(self, where: str) -> None:
         """Raise ValueError, with the reasons, if there is nothing to paste."""
         if len(self):

@@ -245,13 +245,6 @@ def test_an_area_that_is_missing_is_that_of_the_mask(tmp_path, area):
     assert len(source) == 1 and source.skipped == {"under 1000 px": 1}
 
 
-def test_a_source_of_which_nothing_can_be_read_is_refused_before_any_work(tmp_path):
-    path = write_coco(tmp_path, [{}] * 3)
-    (tmp_path / "a.jpg").write_text("no image")
-    with pytest.raises(ValueError, match=r"3 objects.*a\.jpg"):
-        CocoObjects(path, tmp_path).refuse_if_unreadable()
-
-
 @pytest.mark.parametrize(
     "name", ["Traffic_Light", "traffic-light", " TRAFFIC light ", "Traffic.light"]
 )
