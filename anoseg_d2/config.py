@@ -366,7 +366,7 @@ KEYS: dict[str, Key] = {
         "Sort every pixel, on disk, instead of counting with certified bounds"),
     "TEST.ANOMALY.COMPONENTS": Key(True, FLAG,
         "Also component metrics (a second pass over the scores)"),
-    "TEST.ANOMALY.REPORT_IMAGES": Key(True, FLAG, "Keep thumbnails for the report page"),
+    "TEST.ANOMALY.REPORT_IMAGES": Key(True, FLAG, "Keep a few images for the report page"),
     "TRACKER": Key("none", one_of("none", "wandb", "mlflow"),
         "Tracker that gets the same figures and pictures as TensorBoard; must be installed"),
     "OUTPUT_DIR": Key(THEIRS, text(empty=False), "Folder of everything that the run writes"),

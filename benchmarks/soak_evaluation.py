@@ -88,14 +88,14 @@ def main():
     parser.add_argument("--side", type=int, default=48)
     parser.add_argument("--scores", type=int, default=2)
     parser.add_argument("--every", type=int, default=500)
-    parser.add_argument("--thumbnails", action="store_true", help="they grow with the images")
+    parser.add_argument("--images-kept", action="store_true", help="keep images for the report")
     parser.add_argument("--json", help="write the figures to this file")
     args = parser.parse_args()
     generator, seen = np.random.default_rng(0), []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         images, run = write_images(folder, args.images, args.side), folder / "run"
-        evaluator = AnomalyEvaluator(NAME, output_dir=run, keep_images=args.thumbnails)
+        evaluator = AnomalyEvaluator(NAME, output_dir=run, keep_images=args.images_kept)
         evaluator.reset()
         print("| images | memory MB | open files | kept maps MB | other disk MB |")
         print("|---|---|---|---|---|")

@@ -20,7 +20,6 @@ ELSEWHERE = {
     "data/dataset.py": "data/test_builtin.py",
     "data/dataset_check.py": "commands/test_check_command.py",
     "engine/fit_memory.py": "commands/test_memory_command.py",
-    "evaluation/map_evaluation.py": "commands/test_maps_command.py",
     "evaluation/score_statistics.py": "commands/test_memory_command.py",
     "modeling/model_info.py": "checkpoint/test_releases.py",
     "modeling/patch_heads/base.py": "modeling/patch_heads/test_ratio.py",

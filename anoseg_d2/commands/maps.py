@@ -5,25 +5,26 @@
         --pattern "{id}" --name MyMethod --output out/my_method
 
 One file per image, named like the image: .npy, .npz, 16-bit .png, .tiff, or the .hdf5 of
-SegmentMeIfYouCan's code (needs h5py); one channel, the label's size, higher = more anomalous. All
-labels and maps are checked before anything is computed. Maps are read one at a time. A run that
-was stopped starts over; benchmarks that were evaluated before it keep their figures.
+SegmentMeIfYouCan's code (needs h5py); one channel, the label's size, higher = more anomalous. Maps
+are read one at a time.
 
-One --output belongs to one method. Its benchmarks and scores can be evaluated one after the other,
-and all of them appear on one page: <output>/report/index.html, next to results.json.
+One --output belongs to one method. Its benchmarks can be evaluated one after the other, and all of
+them appear on one page: <output>/report/index.html, next to results.json. Evaluating a benchmark
+again replaces its figures.
 """
 
 import argparse
+import logging
 import shlex
 import sys
 from pathlib import Path
 
-from anoseg_d2.evaluation.map_files import MapReader
-from anoseg_d2.evaluation.map_folder import MapFolder, coarse_warning, read_labels
-from anoseg_d2.evaluation.run_folder import check_method, report_folder
-from anoseg_d2.report.results import read_results
+from anoseg_d2.evaluation.map_files import find_maps, read_map
+from anoseg_d2.report.results import find_results, read_results
 from anoseg_d2.utils import cli
 from anoseg_d2.utils.files import check_name
+
+logger = logging.getLogger(__name__)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -46,7 +47,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--exact", action="store_true", help="exact figures, from scores on disk")
     parser.add_argument("--no-components", action="store_true", help="only pixel figures")
-    parser.add_argument("--no-images", action="store_true", help="no thumbnails on the page")
+    parser.add_argument("--no-images", action="store_true", help="no images on the page")
     parser.add_argument("--card", action="append", default=[], help="also register this card")
     parser.add_argument("--root", help="datasets folder; default: DETECTRON2_DATASETS")
     return parser
@@ -59,68 +60,55 @@ def main(argv=None) -> int:
 
 
 def run(args) -> None:
-    """Check everything, then evaluate and print the figures."""
+    """Evaluate, and print the figures."""
     # torch and detectron2 come with them, which --help spares.
-    from detectron2.data import MetadataCatalog
-
-    from anoseg_d2.evaluation.kept_maps import FileMaps
-    from anoseg_d2.evaluation.map_evaluation import MapEvaluator
+    from anoseg_d2.engine.evaluate import versions
+    from anoseg_d2.evaluation.anomaly_evaluation import AnomalyEvaluator
     from anoseg_d2.report.write import write_report
 
     cli.import_modules(args.imports)
     method = check_name(args.name or Path(args.maps).resolve().name, "method")
-    check_name(args.score, "score")
+    earlier = find_results(args.output)
+    found = (read_results(earlier).get("model") or {}).get("method") if earlier else method
+    if found != method:
+        raise ValueError(
+            f"{earlier} has the figures of another method ({found or 'a model'!r}), and those of "
+            f"{method!r} would be mixed with them. Choose another --output"
+        )
     images = registered_images(args)
-    # Before hours of reading: figures of two methods must not be mixed in one folder.
-    check_method(args.output, method)
-    metadata = MetadataCatalog.get(args.dataset)
-    shapes, labels = read_labels(metadata, images)
-    reader = MapReader(args.key, args.negate)
-    maps = MapFolder.find(args.maps, images, args.pattern)
-    if args.ignore_extra and maps.extra:
-        cli.say(f"skipping {len(maps.extra)} maps that belong to no image")
-        maps.extra = []
-    with cli.Progress("checked", len(maps.pairs), "maps") as progress:
-        types = maps.check(reader, shapes, progress.update)
-    coarse = coarse_warning(types)
-    evaluator = MapEvaluator(
+    maps, extra = find_maps(args.maps, images, args.pattern)
+    if extra and not args.ignore_extra:
+        raise ValueError(
+            f"{len(extra)} maps belong to no image: {', '.join(extra[:10])} (--ignore-extra)"
+        )
+    evaluator = AnomalyEvaluator(
         args.dataset,
-        args.score,
+        [args.score],
         args.output,
-        maps=FileMaps(maps.pairs, reader, metadata.label_rule, args.score),
-        method=method,
-        labels=labels,
-        warnings=[coarse] if coarse else [],
         components=not args.no_components,
         exact=args.exact,
         keep_images=not args.no_images,
     )
     evaluator.reset()
-    with cli.Progress("evaluated", len(maps.pairs)) as progress:
-        for image, path in maps.pairs:
-            evaluator.process([image], [{"scores": {args.score: reader(path)}}])
+    with cli.Progress("evaluated", len(maps)) as progress:
+        for image, path in zip(images, maps, strict=True):
+            score = read_map(path, args.key, negate=args.negate)
+            evaluator.process([image], [{"scores": {args.score: score}}])
             progress.update()
     evaluator.evaluate()
-    page = write_report(args.output, model=described(args), name=method)
-    for figure, value in evaluator.result["scores"][args.score].items():
+    about = {"maps": str(args.maps), "versions": versions(), "command": shlex.join(sys.argv)}
+    page = write_report(args.output, model={"method": method, **about}, name=method)
+    figures = evaluator.result["scores"][args.score]
+    for figure, value in figures.items():
         cli.say(f"{figure:>20}  {value}")
+    # Maps of other methods come without a word about their sign.
+    if figures["auroc"] is not None and figures["auroc"] < 50:
+        logger.warning(
+            "AUROC under 50 %%: known pixels score higher than anomalies. If %s looks like "
+            "confidence, not anomaly: --negate",
+            args.score,
+        )
     cli.say(f"report: {page}")
-
-
-def described(args) -> dict:
-    """Return facts for results.json: each score's folder of maps, the versions and the command."""
-    from anoseg_d2.engine.evaluate import versions  # it imports the model, which --help spares
-
-    try:
-        earlier = read_results(report_folder(args.output) / "results.json").get("model") or {}
-    except (FileNotFoundError, ValueError):
-        earlier = {}
-    folders = earlier["maps"] if isinstance(earlier.get("maps"), dict) else {}
-    return {
-        "maps": {**folders, f"{args.dataset}/{args.score}": str(args.maps)},
-        "versions": versions(),
-        "command": shlex.join(sys.argv),
-    }
 
 
 def registered_images(args) -> list[dict]:

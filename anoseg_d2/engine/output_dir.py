@@ -30,8 +30,7 @@ _WRITTEN = (
     *("model_final_adapter.safetensors", "last_checkpoint", "config.yaml", "metrics.json"),
     *("events.out.tfevents.[0-9]*", "report/index.html", "report/curves.json"),
     *(f"report/results.{kind}" for kind in ("json", "csv", "md", "tex")),
-    *("inference/unfinished.json", "inference/*/result.json"),
-    *("inference/*/images/*.npz", "inference/*/failures/*.npz"),
+    *("inference/unfinished.json", "inference/*/result.json", "inference/*/images/*.npz"),
 )
 
 

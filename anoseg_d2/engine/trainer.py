@@ -153,7 +153,7 @@ class Trainer(DefaultTrainer):
                 "TEST.SEM_SEG_MAPS is True, which is for detectron2's own evaluators; set it False "
                 "to evaluate with this project's"
             )
-        return ClosedSetEvaluator(dataset_name, folder)
+        return ClosedSetEvaluator(dataset_name, folder, keep_images=options.REPORT_IMAGES)
 
     def build_hooks(self):
         """Build the hooks: seeds, progress, learning rate, checkpoints, stop, evaluation, logs."""

@@ -6,7 +6,7 @@
 - `PixelMetrics`: AUPRC, FPR95 and AUROC of one score in bounded memory, with certified bounds.
 - `ComponentMetrics`, `component_metrics`: sIoU, PPV and F1 as SegmentMeIfYouCan defines them.
 - `read_map`, `write_map`: score maps from and to files.
-- `MapFolder`: finds and checks the score maps of a dataset.
+- `find_maps`: finds the score map of every image of a dataset.
 """
 
 from anoseg_d2.utils.index import lazy_index
@@ -21,7 +21,7 @@ _EXPORTS = {
     "component_metrics": "components",
     "read_map": "map_files",
     "write_map": "map_files",
-    "MapFolder": "map_folder",
+    "find_maps": "map_files",
 }
 __all__ = list(_EXPORTS)
 __getattr__, __dir__ = lazy_index(__name__, _EXPORTS)

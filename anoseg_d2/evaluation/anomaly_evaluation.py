@@ -13,10 +13,10 @@ from anoseg_d2.data.label_rules import load_label
 from anoseg_d2.evaluation.components import TRACKS
 from anoseg_d2.evaluation.kept_maps import KEPT_PREFIX, KeptMaps
 from anoseg_d2.evaluation.run_folder import dataset_folder, write_record
+from anoseg_d2.evaluation.samples import sampled_files, save_sample
 from anoseg_d2.evaluation.set_figures import COMPONENT_FIGURES, SetFigures
 from anoseg_d2.evaluation.streaming.exact_counts import EXACT_PREFIX
 from anoseg_d2.evaluation.streaming.keys import as_floats, to_numpy
-from anoseg_d2.evaluation.thumbnails import KeptImages
 from anoseg_d2.utils.files import check_name, remove_abandoned
 
 __all__ = ["AnomalyEvaluator"]
@@ -38,13 +38,10 @@ class AnomalyEvaluator(DatasetEvaluator):
         output_dir: the run's folder; see `run_folder`. None writes only the temporary maps.
         components: also compute sIoU, PPV and F1 of components.
         exact: `PixelMetrics(exact=True)`.
-        keep_images: keep thumbnails and failure crops for the report (needs `output_dir`).
+        keep_images: keep a few images for the report's sheet (needs `output_dir`).
     Raises:
         ValueError: a name that cannot be part of a path, or an unknown track.
     """
-
-    figures_type = SetFigures
-    keep_scores = False  # thumbnails of scores that an earlier evaluation left
 
     def __init__(
         self,
@@ -67,44 +64,30 @@ class AnomalyEvaluator(DatasetEvaluator):
             )
         self.folder = None if output_dir is None else dataset_folder(output_dir, dataset_name)
         self._rule = metadata.label_rule
-        self._components, self._exact, self._keep_images = components, exact, keep_images
+        self._components, self._exact = components, exact
+        keep_images = keep_images and self.folder is not None
+        self._samples = sampled_files(dataset_name) if keep_images else set()
         self.figures: SetFigures | None = None
         self.result = None
         self._clear()
 
-    @property
-    def per_image(self) -> list[dict]:
-        """Average precision of every image so far; after `evaluate`, on rank 0, of all ranks."""
-        return self._kept.per_image
-
     def _clear(self) -> None:
         if self.figures is not None and self.figures.maps is not None:
             self.figures.maps.close()  # of an evaluation that was broken off
-        maps = self.open_maps() if self._components else None
+        maps = KeptMaps(self.folder) if self._components else None
         place = self.folder if self._exact else None  # the run's disk: /tmp is often small
-        self.figures = self.figures_type(
+        self.figures = SetFigures(
             self.dataset_name, self.track, maps, exact=self._exact, spill_dir=place
         )
-        self._kept = KeptImages(self.folder if self._keep_images else None, self.keep_scores)
-
-    def open_maps(self):
-        """Return the store from which the second pass reads the score maps."""
-        purpose = f"{self.dataset_name}: component metrics"
-        return KeptMaps(self.folder, self.dataset_name, purpose)
 
     def reset(self):
         """Forget all counts, and remove what an earlier evaluation left in the same folder."""
         self._clear()
         if self.folder is not None and comm.is_main_process():
             _remove_litter(self.folder)
-            self.remove_earlier()
+            shutil.rmtree(self.folder / "images", ignore_errors=True)
+            (self.folder / "result.json").unlink(missing_ok=True)
         comm.synchronize()  # no rank may write before rank 0 has removed
-
-    def remove_earlier(self) -> None:
-        """Remove the figures and images of an earlier evaluation."""
-        for name in ("images", "failures"):
-            shutil.rmtree(self.folder / name, ignore_errors=True)
-        (self.folder / "result.json").unlink(missing_ok=True)
 
     def process(self, inputs, outputs):
         """Count a batch.
@@ -121,9 +104,11 @@ class AnomalyEvaluator(DatasetEvaluator):
             where = input_["file_name"]
             label = load_label(input_["sem_seg_file_name"], self._rule)
             scores = self._chosen_scores(output["scores"], label, where)
-            image_id = str(input_.get("image_id", Path(where).stem))  # a user's set may lack ids
-            self.figures.add(image_id, scores, label, where)
-            self._kept.add(image_id, input_, label, output, scores)
+            self.figures.add(scores, label, where)
+            if where in self._samples:
+                image_id = str(input_.get("image_id", Path(where).stem))  # a set may lack ids
+                sem_seg = output.get("sem_seg")
+                save_sample(self.folder / "images", image_id, input_, label, sem_seg, scores)
 
     def _chosen_scores(self, scores: dict, label, where: str) -> dict:
         names = self.score_names or list(scores)
@@ -152,27 +137,23 @@ class AnomalyEvaluator(DatasetEvaluator):
             of results.json, and `result.json` is in the dataset's folder.
         """
         scores, curves = self.figures.compute()
-        self._kept.gather()
         if not comm.is_main_process():
             return None
-        warnings = {name: self.score_warnings(name, entry) for name, entry in scores.items()}
-        of_scores = [text for texts in warnings.values() for text in texts]
         self.result = {
             "scores": scores,
             **self.figures.counts,
             "component_track": self.track,
-            "warnings": [*self._label_warnings(), *of_scores],
+            "warnings": self._warnings(scores),
         }
         for warning in self.result["warnings"]:
             logger.warning("%s: %s", self.dataset_name, warning)
         if self.folder is not None:
-            record = self.record(curves, warnings)
-            self.result = record["result"]  # `record` may add scores of an earlier evaluation
-            write_record(self.folder, record)
+            record = {"kind": "anomaly", "dataset": self.dataset_name, "result": self.result}
+            write_record(self.folder, {**record, "curves": curves})
         return OrderedDict(anomaly=_flat(scores))
 
-    def _label_warnings(self) -> list[str]:
-        """Return the warnings that concern every figure."""
+    def _warnings(self, scores: dict) -> list[str]:
+        """Return what a reader of the figures must know."""
         counts = self.figures.counts
         known, anomaly = counts["known_pixels"], counts["anomaly_pixels"]
         found = []
@@ -190,31 +171,13 @@ class AnomalyEvaluator(DatasetEvaluator):
                 f"the labels hold nothing but {kind} pixels, as the placeholders of a hidden test "
                 "set do: there are no figures"
             )
-        return found
-
-    def score_warnings(self, name: str, entry: dict) -> list[str]:
-        """Return the warnings that concern one score's figures."""
-        if not entry["infinite_pixels"]:
-            return []
-        return [
+        found += [
             f"{entry['infinite_pixels']} labelled pixels have an infinite {name}; they count as "
             "the highest or lowest score of all"
+            for name, entry in scores.items()
+            if entry["infinite_pixels"]
         ]
-
-    def record(self, curves: dict, warnings: dict[str, list[str]]) -> dict:
-        """Return the contents of result.json."""
-        return {
-            "kind": "anomaly",
-            "dataset": self.dataset_name,
-            "method": None,
-            "labels": None,
-            "result": self.result,
-            "score_warnings": warnings,
-            "per_image": self.per_image,
-            "curves": curves,
-            "false_components": self.figures.false_components,
-            "failures": self._kept.save_failures(),
-        }
+        return found
 
 
 def _remove_litter(folder: Path) -> None:

@@ -7,6 +7,7 @@ such a class has an IoU of 0 and is part of the mean. Void and pasted-anomaly pi
 """
 
 from collections import OrderedDict
+from pathlib import Path
 
 import numpy as np
 from detectron2.data import MetadataCatalog
@@ -15,6 +16,7 @@ from detectron2.utils import comm
 
 from anoseg_d2.data.label_rules import load_label
 from anoseg_d2.evaluation.run_folder import dataset_folder, write_record
+from anoseg_d2.evaluation.samples import sampled_files, save_sample
 from anoseg_d2.evaluation.streaming.keys import to_numpy
 
 __all__ = ["ClosedSetEvaluator", "ClosedSetCounts", "closed_set_figures"]
@@ -135,15 +137,18 @@ class ClosedSetEvaluator(DatasetEvaluator):
         dataset_name: registered name; its metadata has `stuff_classes` and `label_rule`.
         output_dir: the run's folder; figures go to `inference/<dataset>/result.json` under it.
             None writes nothing.
+        keep_images: keep a few images for the report's sheet (needs `output_dir`).
     """
 
-    def __init__(self, dataset_name: str, output_dir=None):
+    def __init__(self, dataset_name: str, output_dir=None, *, keep_images: bool = True):
         metadata = MetadataCatalog.get(dataset_name)
         self.dataset_name = dataset_name
         self.class_names = list(metadata.stuff_classes)
         self._rule = metadata.label_rule
         self._present = metadata.get("present_classes", None)
-        self._output_dir = output_dir
+        self.folder = None if output_dir is None else dataset_folder(output_dir, dataset_name)
+        keep_images = keep_images and self.folder is not None
+        self._samples = sampled_files(dataset_name) if keep_images else set()
         self.result = None
         self.reset()
 
@@ -165,6 +170,9 @@ class ClosedSetEvaluator(DatasetEvaluator):
             confidence = output.get("confidence")
             confidence = None if confidence is None else to_numpy(confidence)
             self.counts.update(sem_seg, label, confidence)
+            if input_["file_name"] in self._samples:
+                image_id = str(input_.get("image_id", Path(input_["file_name"]).stem))
+                save_sample(self.folder / "images", image_id, input_, label, sem_seg, {})
 
     def evaluate(self):
         """Add the counts of all ranks.
@@ -180,9 +188,9 @@ class ClosedSetEvaluator(DatasetEvaluator):
         for part in parts:
             total.merge(part)
         self.result = closed_set_figures(total, self.class_names, self._present)
-        if self._output_dir is not None:
+        if self.folder is not None:
             record = {"kind": "closed_set", "dataset": self.dataset_name, "result": self.result}
-            write_record(dataset_folder(self._output_dir, self.dataset_name), record)
+            write_record(self.folder, {**record, "confusion": total.confusion.tolist()})
         flat = {k: self.result[k] for k in ("mIoU", "pixel_accuracy", "mean_accuracy", "ECE")}
         flat.update({f"IoU-{name}": value for name, value in self.result["IoU"].items()})
         return OrderedDict(closed_set={k: v for k, v in flat.items() if v is not None})

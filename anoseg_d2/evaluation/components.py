@@ -32,7 +32,6 @@ __all__ = [
     "Track",
     "component_metrics",
     "component_overlaps",
-    "largest_false_component",
 ]
 
 OVERLAPS = np.linspace(0.25, 0.75, 11)
@@ -101,52 +100,11 @@ def component_overlaps(truth: GroundTruth, predicted: np.ndarray, min_predicted:
     Returns:
         sIoU per ground-truth component and PPV per predicted one, float64.
     """
-    places, hits = _predicted_pixels(truth, predicted)
-    return _overlaps(truth, places, hits, min_predicted)
-
-
-def _predicted_pixels(truth: GroundTruth, predicted: np.ndarray):
-    """Return flat indices of the predicted pixels outside void, and the component of each, from 1.
-
-    They are a few per cent of an image, and nothing else is looked at from here on.
-    """
+    # Predictions are a few per cent of an image, and nothing else is looked at from here on.
     predicted = predicted & truth.legal
     _, ids = cv2.connectedComponents(predicted.view(np.uint8), connectivity=8)
     places = np.flatnonzero(predicted)
-    return places, ids.reshape(-1)[places]
-
-
-def largest_false_component(
-    truth: GroundTruth, score: np.ndarray, places: np.ndarray, hits: np.ndarray, min_predicted: int
-) -> dict | None:
-    """Find the largest predicted component that touches no ground truth, however small.
-
-    Args:
-        truth: of the label.
-        score: (H, W) float32.
-        places, hits: flat index and component of every predicted pixel.
-        min_predicted: smaller components are dropped.
-    Returns:
-        `box` (top, left, height, width) and `area` in pixels, `mean_score` (None if infinite);
-        None if there is no such component.
-    """
-    areas = np.bincount(hits, minlength=1)
-    areas[hits[truth.ids[places] > 0]] = 0  # these touch an anomaly, perhaps a small one
-    worst = int(areas.argmax())
-    if areas[worst] < max(1, min_predicted):
-        return None
-    inside = places[hits == worst]
-    rows, columns = np.divmod(inside, score.shape[1])
-    top, left = int(rows[0]), int(columns.min())
-    mean = float(score.reshape(-1)[inside].mean(dtype=np.float64))
-    return {
-        "box": [top, left, int(rows[-1]) + 1 - top, int(columns.max()) + 1 - left],
-        "area": int(areas[worst]),
-        "mean_score": mean if math.isfinite(mean) else None,  # JSON has no infinity
-    }
-
-
-def _overlaps(truth: GroundTruth, places: np.ndarray, hits: np.ndarray, min_predicted: int):
+    hits = ids.reshape(-1)[places]
     below = truth.ids[places]
     # Predictions are sized before small ground truth turns void, and cut to the rest after.
     kept = (np.bincount(hits) >= min_predicted)[hits]
@@ -206,7 +164,7 @@ def component_metrics(
     Returns:
         dict with `sIoU` (one float64 per ground-truth component), `PPV` (one per predicted
         component), `tp`, `fn`, `fp` (11,) counts and `F1` (11,) at `OVERLAPS`, NaN where there is
-        nothing to count, `mean_F1`, and `false` of `largest_false_component`.
+        nothing to count, and `mean_F1`.
     Raises:
         ValueError: unknown track, wrong shapes, NaN, or other labels; names `where`.
     """
@@ -221,8 +179,7 @@ def component_metrics(
     # Python's float would be rounded to the type of the scores, perhaps to one of them.
     cut = score.dtype.type(threshold)
     cut = cut if cut == threshold else np.float64(threshold)
-    places, hits = _predicted_pixels(truth, score > cut)
-    siou, ppv = _overlaps(truth, places, hits, limits.min_predicted)
+    siou, ppv = component_overlaps(truth, score > cut, limits.min_predicted)
     tp = (siou >= OVERLAPS[:, None]).sum(axis=1)
     fp = (ppv < OVERLAPS[:, None]).sum(axis=1)
     f1 = _f1(tp, siou.size - tp, fp)
@@ -234,7 +191,6 @@ def component_metrics(
         "fp": fp,
         "F1": f1,
         "mean_F1": float(f1.mean()),  # NaN if there is nothing to find and nothing found
-        "false": largest_false_component(truth, score, places, hits, limits.min_predicted),
     }
 
 

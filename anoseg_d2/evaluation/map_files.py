@@ -1,8 +1,6 @@
-"""Read and write one score map, of this project or of any other method.
+"""Read, find and write score maps, of this project or of any other method.
 
-A file from somebody else may declare any size and hold anything. Every format is therefore opened
-in two steps: its header is read and compared with what is expected, and only then are the values
-unpacked. Nothing here runs code from a file: npy and npz are read without pickle.
+Nothing here runs code from a file: npy and npz are read without pickle.
 """
 
 import io
@@ -12,33 +10,22 @@ import struct
 import tokenize
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, PngImagePlugin, UnidentifiedImageError
-from PIL.ImageMode import getmode
 
 from anoseg_d2.data.image_io import write_image
 from anoseg_d2.evaluation.streaming.keys import as_floats
 from anoseg_d2.utils.files import write_atomic
+from anoseg_d2.utils.folders import same_name, walk_files
 
-__all__ = [
-    "MAP_EXTENSIONS",
-    "MapReader",
-    "open_npy",
-    "read_map",
-    "write_map",
-]
+__all__ = ["find_maps", "read_map", "write_map"]
 
 logger = logging.getLogger(__name__)
 
 _HDF5 = (".hdf5", ".h5")
-MAP_EXTENSIONS = (".npy", ".npz", ".png", ".tif", ".tiff", *_HDF5)
-# No camera of the benchmarks comes near it; a file that declares more is damaged or hostile.
-MAX_PIXELS = 1 << 28
+_EXTENSIONS = (".npy", ".npz", ".png", ".tif", ".tiff", *_HDF5)
 _LEVELS = 65535
 # Text chunks of our 16-bit png: score = offset + scale * value.
 _OFFSET, _SCALE = "score_offset", "score_scale"
@@ -51,223 +38,119 @@ _UNREADABLE = (
 )
 
 
-class _NotAMap(ValueError):
-    """The file can be read but does not hold a score map."""
-
-
-@dataclass(frozen=True)
-class Stored:
-    """An open file: its header, and a function that reads the values, (H, W) or (1, H, W)."""
-
-    shape: tuple[int, ...]
-    dtype: np.dtype
-    values: Callable[[], np.ndarray]
-
-
-@dataclass(frozen=True)
-class MapReader:
-    """How to read the map files of one method.
-
-    Args:
-        key: array inside npz and hdf5 files; None takes the only one.
-        negate: the method's scores are low where the scene is anomalous.
-    """
-
-    key: str | None = None
-    negate: bool = False
-
-    def __call__(self, path, expected: tuple[int, int] | None = None) -> np.ndarray:
-        """Read (H, W) floats, higher = more anomalous; see `read_map`."""
-        score = read_map(path, self.key, expected)
-        return -score if self.negate else score
-
-    def dtype(self, path) -> np.dtype:
-        """Return the type that the file stores, without reading its values."""
-        with _opened(path, self.key, None) as stored:
-            return stored.dtype
-
-
-def read_map(path, key: str | None = None, expected: tuple[int, int] | None = None) -> np.ndarray:
+def read_map(
+    path, key: str | None = None, expected: tuple[int, int] | None = None, negate: bool = False
+) -> np.ndarray:
     """Read one score map.
 
     Integer images (16-bit png, tiff) keep their values, since metrics depend only on the order. A
     png of `write_map` stores its scale, so that the scores themselves come back.
 
     Args:
-        path: file with an extension of `MAP_EXTENSIONS`.
+        path: npy, npz, png, tiff or hdf5 file.
         key: array inside npz and hdf5 files; None takes the only one.
-        expected: (H, W) that the map must have, compared before any value is unpacked; None
-            accepts up to `MAX_PIXELS`.
+        expected: (H, W) that the map must have; None takes any.
+        negate: the method's scores are low where the scene is anomalous.
     Returns:
-        (H, W) float32, or float64 where float32 does not hold every value; a leading or trailing
-        axis of length 1 is dropped.
+        (H, W) float32, or float64 where float32 does not hold every value, higher = more
+        anomalous; a leading or trailing axis of length 1 is dropped.
     Raises:
         FileNotFoundError: `path` is not a regular file.
         ValueError: unreadable, not a single map of real numbers, another size, or NaN; the message
             names the file.
         ImportError: an hdf5 file, and h5py is not installed.
     """
-    with _opened(path, key, expected) as stored:
-        shape = _map_shape(stored.shape)
-        values = stored.values().reshape(shape)
-        missing = int(np.isnan(values).sum()) if values.dtype.kind == "f" else 0
-        if missing:
-            raise _NotAMap(f"{missing} of {values.size} scores are NaN")
-        return as_floats(values, "values")
-
-
-@contextmanager
-def _opened(path, key, expected) -> Iterator[Stored]:
-    """Open a map and check its header; every error names the file."""
     path = Path(path)
     if not path.is_file():  # a device such as /dev/zero would never end
         raise FileNotFoundError(f"{path}: is not a regular file")
     form = path.suffix.lower()
-    openers = {".npy": _open_npy, ".npz": _open_npz, **dict.fromkeys(_HDF5, _open_hdf5)}
+    readers = {".npy": _read_npy, ".npz": _read_npz, **dict.fromkeys(_HDF5, _read_hdf5)}
     try:
-        with openers.get(form, _open_image)(path, key) as stored:
-            _check_header(stored, expected)
-            yield stored
-    except _NotAMap as error:
-        raise ValueError(f"{path}: {error}") from error
+        values = readers.get(form, _read_image)(path, key)
     except _UNREADABLE as error:
         message = f"{path}: cannot be read as {form[1:] or 'an image'}: {error}"
         raise ValueError(message) from error
+    if values.dtype.kind not in "iuf":
+        raise ValueError(f"{path}: holds {values.dtype}, not real numbers")
+    if values.ndim == 3 and 1 in (values.shape[0], values.shape[-1]):
+        values = values[0] if values.shape[0] == 1 else values[..., 0]
+    if values.ndim != 2:
+        raise ValueError(f"{path}: holds an array of shape {values.shape}, not one map (H, W)")
+    if expected is not None and values.shape != tuple(expected):
+        sizes = "is {}x{} (HxW), expected {}x{}".format(*values.shape, *expected)
+        raise ValueError(f"{path}: {sizes}")
+    missing = int(np.isnan(values).sum()) if values.dtype.kind == "f" else 0
+    if missing:
+        raise ValueError(f"{path}: {missing} of {values.size} scores are NaN")
+    score = as_floats(values, f"{path}: values")
+    return -score if negate else score
 
 
-def _check_header(stored: Stored, expected) -> None:
-    shape, dtype = stored.shape, stored.dtype
-    if dtype.kind == "c":
-        raise _NotAMap("holds complex numbers")
-    if dtype.kind not in "iuf":
-        raise _NotAMap(f"holds {dtype}, not numbers")
-    height, width = _map_shape(shape)
-    if expected is not None and (height, width) != tuple(expected):
-        raise _NotAMap(f"is {height}x{width} (HxW), expected {expected[0]}x{expected[1]}")
-    if height * width > MAX_PIXELS:
-        raise _NotAMap(f"declares {height}x{width} pixels; at most {MAX_PIXELS} are read")
+def _read_npy(path: Path, key: str | None) -> np.ndarray:
+    return np.load(path, allow_pickle=False)
 
 
-def _map_shape(shape: tuple[int, ...]) -> tuple[int, int]:
-    """Drop a leading or trailing axis of length 1."""
-    if len(shape) == 3 and 1 in (shape[0], shape[-1]):
-        shape = shape[1:] if shape[0] == 1 else shape[:-1]
-    if len(shape) != 2:
-        raise _NotAMap(f"holds an array of shape {shape}, not one map (H, W)")
-    return shape
+def _read_npz(path: Path, key: str | None) -> np.ndarray:
+    with np.load(path, allow_pickle=False) as archive:
+        return archive[_one_key(archive.files, key)]
 
 
-def open_npy(stream, size: int) -> Stored:
-    """Read the header of an npy of `size` bytes; the values are read when they are asked for.
-
-    Raises:
-        ValueError: not an npy, or the values it declares do not fill the stream to its end.
-    """
-    version = np.lib.format.read_magic(stream)
-    if version not in ((1, 0), (2, 0)):
-        raise ValueError(f"npy format version {version} is not supported")
-    read = np.lib.format.read_array_header_1_0
-    if version == (2, 0):
-        read = np.lib.format.read_array_header_2_0
-    shape, fortran, dtype = read(stream)
-    if dtype.hasobject:
-        raise _NotAMap("holds Python objects, not numbers; they are never unpickled")
-    wanted, present = math.prod(shape) * dtype.itemsize, size - stream.tell()
-    if min(shape, default=0) < 0 or wanted != present:  # before memory is taken for them
-        raise ValueError(
-            f"its header declares {wanted} bytes of values {shape}, but the file has {present}"
-        )
-
-    def values():
-        flat = np.frombuffer(stream.read(wanted), dtype)
-        return flat.reshape(shape, order="F" if fortran else "C")
-
-    return Stored(shape, dtype, values)
-
-
-@contextmanager
-def _open_npy(path: Path, key) -> Iterator[Stored]:
-    with path.open("rb") as stream:
-        yield open_npy(stream, path.stat().st_size)
-
-
-@contextmanager
-def _open_npz(path: Path, key) -> Iterator[Stored]:
-    with zipfile.ZipFile(path) as archive:
-        members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
-        info = members[_one_key(list(members), key)]
-        # ZipFile unpacks at most the size that the member declares, which the npy header must fill
-        with archive.open(info) as stream:
-            yield open_npy(stream, info.file_size)
-
-
-@contextmanager
-def _open_hdf5(path: Path, key) -> Iterator[Stored]:
+def _read_hdf5(path: Path, key: str | None) -> np.ndarray:
     h5py = _import_h5py(path)
     with h5py.File(path, "r") as stored:
-        # Links to other files are not followed: a map must be in its own file.
-        local = [n for n in stored if isinstance(stored.get(n, getlink=True), h5py.HardLink)]
-        names = [name for name in local if isinstance(stored[name], h5py.Dataset)]
-        array = stored[_one_key(names, key)]
-        if array.shape is None:
-            raise _NotAMap(f"{array.name} is empty")
-        if array.external or array.is_virtual:
-            raise _NotAMap("its values are in other files, which are not read")
-        pixels = max(math.prod(array.shape), 1 << 20)  # a small map may be one large chunk
-        if array.chunks is not None and math.prod(array.chunks) > 4 * pixels:  # unpacked whole
-            raise _NotAMap(f"declares chunks of {array.chunks} for {array.shape} values")
-        yield Stored(tuple(array.shape), array.dtype, lambda: array[()])
+        names = [name for name in stored if isinstance(stored[name], h5py.Dataset)]
+        return np.asarray(stored[_one_key(names, key)])
 
 
-@contextmanager
-def _open_image(path: Path, key) -> Iterator[Stored]:
+def _read_image(path: Path, key: str | None) -> np.ndarray:
     with Image.open(path) as image:
         if len(image.getbands()) > 1 or image.mode == "P":  # palette indices have no order
-            raise _NotAMap(f"is a colour image ({image.mode}); a score map has one channel")
-        dtype = np.dtype(getmode(image.mode).typestr)
-        yield Stored(image.size[::-1], dtype, lambda: _image_values(image))
-
-
-def _image_values(image: Image.Image) -> np.ndarray:
-    values = np.asarray(image)
-    if _OFFSET not in image.info or _SCALE not in image.info:
-        return values
-    offset, scale = (float(image.info[name]) for name in (_OFFSET, _SCALE))
+            raise ValueError(f"a score map has one channel, this is a colour image ({image.mode})")
+        values = np.asarray(image)
+        if _OFFSET not in image.info or _SCALE not in image.info:
+            return values
+        offset, scale = (float(image.info[name]) for name in (_OFFSET, _SCALE))
     if not math.isfinite(offset) or not math.isfinite(scale):
-        raise _NotAMap(f"declares the scale {scale} and offset {offset}")
+        raise ValueError(f"it declares the scale {scale} and offset {offset}")
     return (offset + scale * values).astype(np.float32)  # as they were when they were written
 
 
-def _write_hdf5(path: Path, score: np.ndarray) -> None:
-    h5py = _import_h5py(path)
-    largest = float(np.finfo(np.float16).max)
-    if not (np.abs(score) <= largest).all():
-        worst = float(score.flat[np.abs(score).argmax()])
-        raise ValueError(
-            f"{path}: scores reach {worst:g}, but float16 ends at {largest:g}. Only their order "
-            "counts, so scale them, or choose a score with a fixed range such as rba"
-        )
-    half = score.astype(np.float16)
-    before, after = np.unique(score).size, np.unique(half).size
-    if after < before:
-        logger.warning(
-            "%s: of %d distinct scores %d are left in float16, which the benchmark's tool reads",
-            *(path, before, after),
-        )
-    buffer = io.BytesIO()
-    with h5py.File(buffer, "w") as stored:
-        stored.create_dataset("value", data=half, compression=9)
-    write_atomic(path, buffer.getvalue())
+def find_maps(folder, images: list[dict], pattern: str = "{id}") -> tuple[list[Path], list[str]]:
+    """Find the map of every image of a dataset by name.
 
-
-def _import_h5py(path):
-    try:
-        import h5py
-    except ImportError as error:
-        raise ImportError(
-            f"{path}: hdf5 maps need the package h5py, which is optional: pip install h5py"
-        ) from error
-    return h5py
+    Args:
+        folder: searched with all its subfolders.
+        images: dataset dicts.
+        pattern: a map's name without extension, in which {id} stands for the image's id or for
+            the photograph's name without extension.
+    Returns:
+        a map file per image, and the map files that belong to none.
+    Raises:
+        FileNotFoundError: no such folder.
+        ValueError: a pattern without {id}, and images with no map or several.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"no such folder of score maps: {folder}")
+    if "{id}" not in pattern:
+        raise ValueError(f"the name pattern {pattern!r} needs {{id}}, as in '{{id}}_score'")
+    files: dict[str, list[Path]] = {}
+    for path in walk_files(folder, _EXTENSIONS):
+        files.setdefault(same_name(path.stem), []).append(path)
+    found, missing = [], []
+    for image in images:
+        ids = dict.fromkeys((str(image["image_id"]), Path(image["file_name"]).stem))
+        names = [same_name(pattern.replace("{id}", i)) for i in ids]
+        paths = [path for name in names for path in files.get(name, [])]
+        if len(paths) > 1:
+            raise ValueError(f"several maps for {names[0]}: {', '.join(map(str, paths))}")
+        found += paths
+        missing += [] if paths else names[:1]
+    if missing:
+        shown = ", ".join(missing[:10]) + (", ..." if len(missing) > 10 else "")
+        raise ValueError(f"{len(missing)} of {len(images)} images have no map in {folder}: {shown}")
+    used = set(found)
+    return found, [str(p) for paths in files.values() for p in paths if p not in used]
 
 
 def _one_key(found: list[str], key: str | None) -> str:
@@ -276,7 +159,7 @@ def _one_key(found: list[str], key: str | None) -> str:
     if key in found:
         return key
     asked = "no array was chosen" if key is None else f"there is no {key!r}"
-    raise _NotAMap(f"{asked}; it holds {', '.join(found) or 'nothing'} (--key)")
+    raise ValueError(f"{asked}; it holds {', '.join(found) or 'nothing'} (--key)")
 
 
 def write_map(path, score: np.ndarray) -> None:
@@ -315,3 +198,35 @@ def write_map(path, score: np.ndarray) -> None:
     text.add_text(_OFFSET, repr(lowest))  # `repr` keeps every digit
     text.add_text(_SCALE, repr(scale))
     write_image(path, np.rint(values).astype(np.uint16), pnginfo=text)
+
+
+def _write_hdf5(path: Path, score: np.ndarray) -> None:
+    h5py = _import_h5py(path)
+    largest = float(np.finfo(np.float16).max)
+    if not (np.abs(score) <= largest).all():
+        worst = float(score.flat[np.abs(score).argmax()])
+        raise ValueError(
+            f"{path}: scores reach {worst:g}, but float16 ends at {largest:g}. Only their order "
+            "counts, so scale them, or choose a score with a fixed range such as rba"
+        )
+    half = score.astype(np.float16)
+    before, after = np.unique(score).size, np.unique(half).size
+    if after < before:
+        logger.warning(
+            "%s: of %d distinct scores %d are left in float16, which the benchmark's tool reads",
+            *(path, before, after),
+        )
+    buffer = io.BytesIO()
+    with h5py.File(buffer, "w") as stored:
+        stored.create_dataset("value", data=half, compression=9)
+    write_atomic(path, buffer.getvalue())
+
+
+def _import_h5py(path):
+    try:
+        import h5py
+    except ImportError as error:
+        raise ImportError(
+            f"{path}: hdf5 maps need the package h5py, which is optional: pip install h5py"
+        ) from error
+    return h5py

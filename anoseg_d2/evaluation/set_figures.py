@@ -17,7 +17,6 @@ PIXEL_FIGURES = ("auprc", "fpr95", "auroc", "best_f1")
 COMPONENT_FIGURES = ("sIoU", "PPV", "mean_F1")
 # Overlaps at which F1, TP, FN and FP are stated one by one, as SegmentMeIfYouCan does.
 STATED_OVERLAPS = (25, 50, 75)
-FALSE_COMPONENTS = 8  # of each score, from as many images, that the report shows
 
 
 class SetFigures:
@@ -29,8 +28,7 @@ class SetFigures:
     Args:
         dataset_name: for messages.
         track: "anomaly" or "obstacle", for the sizes below which components do not count.
-        maps: where the second pass finds the maps (`KeptMaps`, `FileMaps`); None computes no
-            component figures.
+        maps: `KeptMaps` for the second pass; None computes no component figures.
         exact, spill_dir: of `PixelMetrics`.
     """
 
@@ -38,14 +36,17 @@ class SetFigures:
         self.dataset_name, self.track, self.maps = dataset_name, track, maps
         self._exact, self._spill_dir = exact, spill_dir
         self.counts = {"images": 0, "anomaly_pixels": 0, "known_pixels": 0, "void_pixels": 0}
-        self.false_components: dict[str, list[dict]] = {}
         self._pixels: dict[str, PixelMetrics] = {}
 
-    def add(self, image_id: str, scores: dict, label: np.ndarray, where: str) -> None:
+    def add(self, scores: dict, label: np.ndarray, where: str) -> None:
         """Count one image: scores {name: (H, W) floats}, label (H, W) uint8; `where` names it."""
         for name, score in scores.items():
             if name not in self._pixels:
-                self._pixels[check_name(name, "score")] = self.new_pixels()
+                if self._spill_dir is not None:
+                    self._spill_dir.mkdir(parents=True, exist_ok=True)
+                self._pixels[check_name(name, "score")] = PixelMetrics(
+                    exact=self._exact, tpr=TPR_LEVELS, spill_dir=self._spill_dir
+                )
             self._pixels[name].update(score, label, where=where)
         known, anomaly = int((label == KNOWN).sum()), int((label == ANOMALY).sum())
         found = {"images": 1, "anomaly_pixels": anomaly, "known_pixels": known}
@@ -53,20 +54,14 @@ class SetFigures:
         for key, count in found.items():
             self.counts[key] += count
         if self.maps is not None:
-            self.maps.add(image_id, scores, label)
-
-    def new_pixels(self) -> PixelMetrics:
-        """Return new counts for one score."""
-        if self._spill_dir is not None:
-            self._spill_dir.mkdir(parents=True, exist_ok=True)
-        return PixelMetrics(exact=self._exact, tpr=TPR_LEVELS, spill_dir=self._spill_dir)
+            self.maps.add(scores, label)
 
     def compute(self) -> tuple[dict, dict]:
         """Add the counts of all ranks; every rank must call it.
 
         Returns:
-            on rank 0 {score: its part of results.json} and {score: its curve}, and `counts` and
-            `false_components` hold those of all ranks; empty elsewhere.
+            on rank 0 {score: its part of results.json} and {score: its curve}, and `counts` hold
+            those of all ranks; empty elsewhere.
         """
         # Ranks may have seen different scores: one without images has seen none.
         names = list(dict.fromkeys(n for part in comm.all_gather(list(self._pixels)) for n in part))
@@ -95,52 +90,41 @@ class SetFigures:
 
     def _add_components(self, names: list[str], figures: dict) -> None:
         """Read the maps a second time, with the thresholds of the whole dataset."""
-        error = next(filter(None, comm.all_gather(self.maps.error)), None)
         # Components are the pixels with score > threshold, so the cut is just below the best score.
         cuts = {name: found.get("best_f1_cut") for name, found in figures.items()}
         cuts = comm.all_gather(cuts)[0]  # only rank 0 has figures
-        counted, false = self._components(() if error else self.maps, cuts)
+        counted = self._count_components(cuts)
         for name in names:
-            parts, others = comm.gather(counted[name]), comm.gather(false[name])
+            parts = comm.gather(counted[name])
             if not comm.is_main_process():
                 continue
-            if error or cuts[name] is None:
-                why = error or "component figures need anomaly and known pixels for a threshold"
+            if cuts[name] is None:
+                why = "component figures need anomaly and known pixels for a threshold"
                 missing = dict.fromkeys((*COMPONENT_FIGURES, "components_at"))
                 figures[name].update(missing, component_why=why)
                 continue
             for part in parts[1:]:
                 parts[0].merge(part)
-            self.false_components[name] = _largest([f for part in others for f in part])
             found = parts[0].compute()
             figures[name].update({key: found[key] for key in COMPONENT_FIGURES})
             figures[name]["components_at"] = _stated_components(found)
             figures[name]["component_why"] = found.get("why")
 
-    def _components(self, maps, cuts: dict[str, float | None]) -> tuple[dict, dict]:
-        """Return components of this rank's images and the largest false ones, {score: ...} each."""
+    def _count_components(self, cuts: dict[str, float | None]) -> dict[str, ComponentMetrics]:
+        """Count the components of this rank's images, {score: ...}."""
         counted = {name: ComponentMetrics(self.track) for name in cuts}
-        false: dict[str, list[dict]] = {name: [] for name in cuts}
         seen, truth = None, None
         images = self.counts["images"]
         with Progress(f"{self.dataset_name}: components of", images) as progress:
-            for image_id, label, name, score in maps:
+            for label, name, score in self.maps:
                 # The scores of an image follow each other and share its label.
                 if label is not seen:
                     seen, truth = label, GroundTruth.of(label, TRACKS[self.track].min_truth)
                     if comm.is_main_process():
                         progress.update()
-                if cuts[name] is None:
-                    continue
-                found = counted[name].update(score, label, cuts[name], truth=truth)["false"]
-                if found is not None:
-                    false[name] = _largest([*false[name], {"image_id": image_id, **found}])
-        return counted, false
-
-
-def _largest(components: list[dict]) -> list[dict]:
-    """Keep the largest false components of several images, at most one per image."""
-    return sorted(components, key=lambda c: (-c["area"], c["image_id"]))[:FALSE_COMPONENTS]
+                if cuts[name] is not None:
+                    counted[name].update(score, label, cuts[name], truth=truth)
+        return counted
 
 
 def _stated_components(found: dict) -> dict | None:

@@ -6,9 +6,8 @@ Several pages and tables name a winner. They all ask this module, so that they n
 import logging
 from pathlib import Path
 
-from anoseg_d2.evaluation.run_folder import report_folder
-from anoseg_d2.evaluation.stored_form import check_results, check_stored
-from anoseg_d2.utils.files import file_hash, read_json
+from anoseg_d2.evaluation.run_folder import read_stored, report_folder
+from anoseg_d2.utils.files import file_hash
 
 __all__ = [
     "best_score",
@@ -46,7 +45,7 @@ def read_results(path) -> dict:
         FileNotFoundError: there is no such file.
         ValueError: it is not what an evaluation writes.
     """
-    return check_stored(read_json(path), check_results, path)
+    return read_stored(path, "datasets")
 
 
 def results_of_weights(named, source, file=None) -> Path | None:

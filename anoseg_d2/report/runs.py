@@ -8,8 +8,7 @@ import statistics
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from anoseg_d2.evaluation.run_folder import dataset_folder, read_record, report_folder
-from anoseg_d2.evaluation.stored_form import VERSION, check_report_curves, check_stored
+from anoseg_d2.evaluation.run_folder import VERSION, dataset_folder, read_record, report_folder
 from anoseg_d2.report.results import (
     best_score,
     find_results,
@@ -189,7 +188,6 @@ def load_runs(path, name: str | None = None) -> list[Run]:
     results = read_results(found)
     curves_path = found.with_name("curves.json")
     curves = read_json(curves_path) if curves_path.is_file() else {}  # copies may lack it
-    check_stored(curves, check_report_curves, curves_path)
     if results.get("models"):
         return [
             _from_results(f"{name}: {inner}" if name else inner, entry, curves.get(inner, {}))
@@ -213,9 +211,7 @@ def _from_results(name: str, results: dict, curves: dict) -> Run:
         dataset: {
             "kind": "anomaly",
             "result": {"scores": {}, **entry},
-            "per_image": [],
             "curves": curves.get(dataset) or {},
-            "failures": [],
         }
         for dataset, entry in results["datasets"].items()
     }

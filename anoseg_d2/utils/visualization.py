@@ -15,7 +15,6 @@ __all__ = [
     "color_classes",
     "fit_long_side",
     "heat_map",
-    "outline",
     "overlay",
     "resize_image",
     "resize_label",
@@ -123,24 +122,6 @@ def overlay(image: np.ndarray, colors: np.ndarray, alpha=0.5) -> np.ndarray:
     weight = weight[..., None] if weight.ndim == 2 else weight
     mixed = image * (1.0 - weight) + colors * weight
     return np.rint(mixed).clip(0, 255).astype(np.uint8)
-
-
-def outline(image: np.ndarray, mask: np.ndarray, color, thickness: int = 2) -> np.ndarray:
-    """Draw a line around a mask, just outside it.
-
-    Args:
-        image: (H, W, 3) uint8 RGB; it is copied.
-        mask: (H, W) bool.
-        color: RGB.
-        thickness: width of the line, pixels.
-    Returns:
-        (H, W, 3) uint8 RGB.
-    """
-    kernel = np.ones((2 * thickness + 1,) * 2, np.uint8)
-    grown = cv2.dilate(mask.astype(np.uint8), kernel).astype(bool)
-    drawn = image.copy()
-    drawn[grown & ~mask.astype(bool)] = color
-    return drawn
 
 
 def fit_long_side(height: int, width: int, long_side: int) -> tuple[int, int]:

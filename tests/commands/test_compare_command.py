@@ -54,7 +54,7 @@ def test_runs_of_one_name_become_mean_and_spread(tool, tmp_path):
     latex = (tmp_path / "out" / "results.tex").read_text()
     assert r"ours (2 runs) & rba & \textbf{52.00 $\pm$ 2.83}" in latex
     page = (tmp_path / "out" / "index.html").read_text()
-    assert 'class="seeds"' in page and "&plusmn; 2.83" in page
+    assert "&plusmn; 2.83" in page
     rows = list(csv.DictReader((tmp_path / "out" / "results.csv").read_text().splitlines()))
     assert [(row["model"], row["repeat"]) for row in rows] == [
         ("ours", "1"), ("ours", "2"), ("theirs", "1")
@@ -88,7 +88,7 @@ def test_names_are_text_in_every_format(tool, tmp_path):
     latex = (tmp_path / "out" / "results.tex").read_text()
     assert r"\textless{}b\textgreater{}a\_b \& 50\% \textbar{} \#1 \textbackslash{}x" in latex
     assert r"\{\textasciitilde{}\textasciicircum{}\}" in latex
-    assert "<b>a_b" not in (tmp_path / "out" / "index.html").read_text().split("<script")[0]
+    assert "<b>a_b" not in (tmp_path / "out" / "index.html").read_text()
     row = (tmp_path / "out" / "results.md").read_text().splitlines()[2]
     assert row.replace("\\|", "").count("|") == 5
     line = next(csv.DictReader((tmp_path / "out" / "results.csv").read_text().splitlines()))
@@ -107,8 +107,7 @@ def test_a_formula_stays_text_in_a_spreadsheet(tool, tmp_path):
     [
         (None, "no results.json there"),
         ("{", "is not valid JSON"),
-        ("[]", "list"),
-        ('{"datasets": {"a": {"scores": {"s": {"auprc": "x"}}}}}', "str"),
+        ("[]", "no 'datasets'"),
         ('{"datasets": {}}', "none of the runs has figures"),
     ],
 )
@@ -120,19 +119,6 @@ def test_bad_input_is_one_line(tool, tmp_path, capsys, content, message):
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1
     assert not (tmp_path / "out").exists()
-
-
-@pytest.mark.parametrize(
-    "curves",
-    [[], {"run": []}, {"run": {"road": [1]}}, {"run": {"road": {"rba": {"recall": [1]}}}},
-     {"run": {"road": {"rba": {"recall": [1], "precision": ["x"], "fpr": [0]}}}}],
-)  # fmt: skip
-def test_broken_curves_are_one_line(tool, tmp_path, capsys, curves):
-    path = store(tmp_path / "results.json", rba=50.0)
-    write_json(tmp_path / "curves.json", curves)
-    assert tool.main([path, "--output", str(tmp_path / "out")]) == 2
-    error = capsys.readouterr().err
-    assert "curves.json" in error and error.count("\n") == 1
 
 
 def test_one_run_given_twice_is_no_spread(tool, tmp_path, capsys):
@@ -174,7 +160,7 @@ def test_warnings_of_an_evaluation_are_on_the_page(tool, tmp_path):
     assert tool.main([*files, "--output", str(tmp_path / "out")]) == 0
     page = (tmp_path / "out" / "index.html").read_text()
     assert "<b>road</b>, other: the labels may be &lt;inverted&gt;" in page
-    assert "No curve of" not in page and "No curve." in page
+    assert "road: no curve." in page
 
 
 def test_latex_names_each_method_and_its_closed_set_once(tool, tmp_path):

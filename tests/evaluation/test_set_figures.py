@@ -9,7 +9,6 @@ from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 
 from anoseg_d2.evaluation.components import ComponentMetrics
 from anoseg_d2.evaluation.metrics import PixelMetrics
-from anoseg_d2.utils.files import read_json
 
 
 def test_components_are_counted_at_the_best_threshold_of_the_whole_set(tmp_path):
@@ -46,37 +45,6 @@ def test_components_are_stated_at_three_overlaps(tmp_path):
             "FN": found["fn"][index],
             "FP": found["fp"][index],
         }
-
-
-def test_the_largest_false_component_of_each_image_is_kept_at_native_size(tmp_path):
-    labels = [np.zeros((60, 80), np.uint8) for _ in range(10)]
-    for label in labels:
-        label[2:12, 2:12] = 1
-    images = small_sets.write_set(
-        tmp_path,
-        "test_anomaly",
-        labels,
-        evaluator_type="anomaly",
-        label_rule=small_sets.ANOMALY_RULE,
-        component_track="obstacle",
-    )
-    outputs = []
-    for index, label in enumerate(labels):
-        score = (label == 1).astype(np.float32)
-        score[12, 5:11] = 1  # touches the anomaly
-        score[30:40, 20 : 26 + index] = 2
-        score[50:56, 60:69] = 3  # smaller
-        outputs.append({"scores": {"s": score}})
-    run(images, outputs, tmp_path / "run", keep_images=False)
-    stored = read_json(tmp_path / "run/inference/test_anomaly/result.json")
-    found = stored["false_components"]["s"]
-    assert [f["image_id"] for f in found] == [f"test_anomaly_{i}" for i in range(9, 1, -1)]
-    assert found[0] == {
-        "image_id": "test_anomaly_9",
-        "box": [30, 20, 10, 15],
-        "area": 150,
-        "mean_score": 2.0,
-    }
 
 
 def test_the_obstacle_track_has_its_own_sizes(tmp_path):

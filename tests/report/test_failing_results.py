@@ -14,7 +14,7 @@ from anoseg_d2.commands import compare
 from anoseg_d2.data.image_io import read_label
 from anoseg_d2.evaluation.anomaly_evaluation import AnomalyEvaluator
 from anoseg_d2.evaluation.closed_set_evaluation import ClosedSetEvaluator
-from anoseg_d2.evaluation.thumbnails import load_thumbnails
+from anoseg_d2.evaluation.samples import load_samples
 from anoseg_d2.report.write import write_report
 from anoseg_d2.utils.files import write_json
 
@@ -51,7 +51,7 @@ def assert_whole(folder):
         if path.suffix == ".json":
             json.loads(path.read_text())
         elif path.parent.name == "images":
-            load_thumbnails(path)
+            load_samples(path.parent)
         elif path.suffix == ".html":
             assert path.read_text().rstrip().endswith("</html>")
         elif path.suffix == ".png":
@@ -89,8 +89,8 @@ def test_whichever_call_of_an_evaluation_fails_the_next_one_is_complete(
     failed = fail_at_every_call(
         monkeypatch, errno.ENOSPC, lambda: evaluate(images, output), output, CALLS
     )
-    # Two kept maps; by three calls each thumbnails, two crops, two result.json, a report of six.
-    assert failed == 2 + 11 * 3
+    # Two kept maps; by three calls each two samples, two result.json, a report of six.
+    assert failed == 2 + 10 * 3
     found, expected = content(output), content(tmp_path / "whole")
     assert found.keys() == expected.keys()
     same = [name for name in found if found[name] == expected[name]]

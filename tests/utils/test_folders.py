@@ -7,7 +7,7 @@ import pytest
 
 from anoseg_d2.data.cut_paste.sources import CutOutFolder
 from anoseg_d2.data.dataset_files import match_files
-from anoseg_d2.evaluation.map_folder import MapFolder
+from anoseg_d2.evaluation.map_files import find_maps
 from anoseg_d2.prediction.input_files import find_inputs
 from anoseg_d2.prediction.submission import find_images
 from anoseg_d2.utils.folders import same_name, walk_files
@@ -34,7 +34,7 @@ def tree(tmp_path):
             str(p.relative_to(folder)) for p in match_files(folder, "**/{id}.png").values()
         ],
         lambda folder: CutOutFolder(folder).names,
-        lambda folder: [os.path.relpath(p, folder) for p in MapFolder.find(folder, []).extra],
+        lambda folder: [os.path.relpath(p, folder) for p in find_maps(folder, [])[1]],
     ],
     ids=["walk", "data set", "cut-outs", "maps"],
 )
@@ -61,7 +61,7 @@ def test_accents_pair_however_they_are_stored(tmp_path):
     images, labels = (match_files(tmp_path, f"{side}/{{id}}.*") for side in ("images", "labels"))
     assert images.keys() == labels.keys()
     image = {"image_id": "x", "file_name": str(tmp_path / "images" / forms[0])}
-    assert MapFolder.find(tmp_path / "labels", [image]).missing == []
+    assert len(find_maps(tmp_path / "labels", [image])[0]) == 1
 
 
 def test_the_accents_of_a_pattern_may_be_stored_in_the_other_form(tmp_path):

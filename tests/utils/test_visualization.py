@@ -82,13 +82,6 @@ def test_overlay_mixes_by_weight():
         vis.overlay(image, colors[:, :1])
 
 
-def test_an_outline_lies_outside_of_the_mask():
-    mask = np.zeros((9, 9), bool)
-    mask[3:6, 3:6] = True
-    drawn = vis.outline(np.zeros((9, 9, 3), np.uint8), mask, (255, 0, 0), thickness=1)
-    assert drawn[..., 0].astype(bool).sum() == 16 and not drawn[mask].any()
-
-
 def test_thumbnails_keep_the_aspect_and_never_grow():
     assert vis.fit_long_side(1024, 2048, 480) == (240, 480)
     assert vis.fit_long_side(20, 10, 480) == (20, 10)

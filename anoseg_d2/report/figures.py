@@ -1,0 +1,192 @@
+"""Draw the figures of the page: curves, sheets of images and confusion matrices."""
+
+import base64
+import io
+
+import matplotlib
+import numpy as np
+from detectron2.data import MetadataCatalog
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+
+from anoseg_d2.data.class_colors import class_colors
+from anoseg_d2.evaluation.run_folder import dataset_folder
+from anoseg_d2.evaluation.samples import load_samples
+from anoseg_d2.report.runs import Run, cell, methods
+from anoseg_d2.utils.constants import (
+    ANOMALY,
+    ANOMALY_COLOR,
+    ANOMALY_COLORS,
+    CITYSCAPES_CLASSES,
+    KNOWN,
+    VOID,
+)
+from anoseg_d2.utils.visualization import anomaly_palette, color_classes, score_range
+
+__all__ = ["confusion_matrix", "image_sheet", "roc_and_pr", "run_classes"]
+
+# Told apart by people with any colour vision.
+_COLORS = (
+    "#0b84d8", "#e8710a", "#12a37f", "#d6409f", "#8e6ee8",
+    "#b58900", "#d13438", "#5a9e1b", "#6b7785", "#00a5b5",
+)  # fmt: skip
+# The ROC's axis is logarithmic: what matters on a road is a false positive rate near 0.
+_LOWEST_RATE = 1e-4
+_LABELS = {"known": KNOWN, "anomaly": ANOMALY, "void": VOID}
+# Text stays text, and the same curves give the same bytes.
+_STYLE = {"svg.fonttype": "none", "svg.hashsalt": "anoseg_d2", "font.size": 9}
+
+
+def _uri(figure: Figure, form: str) -> str:
+    stream = io.BytesIO()
+    more = {"metadata": {"Date": None}} if form == "svg+xml" else {"pil_kwargs": {"quality": 75}}
+    figure.savefig(stream, format=form.removesuffix("+xml"), dpi=110, **more)
+    return f"data:image/{form};base64," + base64.b64encode(stream.getvalue()).decode()
+
+
+def _text(name: str) -> str:
+    """Return a name as matplotlib shows it, which would read a "$" as mathematics."""
+    return name.encode(errors="backslashreplace").decode().replace("$", r"\$")
+
+
+def roc_and_pr(runs: list[Run], dataset: str) -> str | None:
+    """Draw the precision-recall and ROC curves of an anomaly set.
+
+    Args:
+        runs: all overlaid. Of several methods, each is shown by its best score on this set.
+        dataset: its name.
+    Returns:
+        data URI of an svg; None where no run has a curve.
+    """
+    grouped, lines = methods(runs), []
+    for number, (name, repeats) in enumerate(grouped.items()):
+        known = [run.records.get(dataset, {}).get("curves", {}) for run in repeats]
+        scores = [score for score, curve in known[0].items() if curve]
+        means = {score: cell(repeats, [dataset], score, "auprc") for score in scores}
+        if len(grouped) > 1:
+            scores = sorted(scores, key=lambda score: means[score].value or -1.0)[-1:]
+        for place, score in enumerate(scores):
+            color = _COLORS[(number if len(grouped) > 1 else place) % len(_COLORS)]
+            label = f"{name}, {score}" if len(grouped) > 1 else score
+            curves = [curves[score] for curves in known if curves.get(score)]
+            lines.append((f"{label}: {means[score].text()}", color, curves))
+    if not lines:
+        return None
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=(9, 4), layout="constrained")
+        left, right = figure.subplots(1, 2)
+        for label, color, curves in lines:
+            for number, curve in enumerate(curves):
+                pairs = zip(curve["recall"], curve["precision"], strict=True)
+                recall, precision = zip(*[pair for pair in pairs if pair[0] > 0], strict=True)
+                # The precision at a recall holds back to the recall before it.
+                precision = [precision[0], *precision]
+                left.step([0, *recall], precision, color=color, clip_on=False)
+                fpr = np.maximum([0.0, *curve["fpr"], 1.0], _LOWEST_RATE)
+                named = {"label": _text(label)} if number == 0 else {}
+                right.plot(fpr, [0.0, *curve["recall"], 1.0], color=color, **named)
+        left.set(xlim=(0, 1), ylim=(0, 1), xlabel="recall", ylabel="precision")
+        right.set(xscale="log", xlim=(_LOWEST_RATE, 1), ylim=(0, 1))
+        right.set(xlabel="false positive rate", ylabel="true positive rate")
+        right.axhline(0.95, color="grey", linestyle="--", linewidth=0.8)
+        for axes in (left, right):
+            axes.grid(alpha=0.25)
+        figure.legend(loc="outside lower center", ncols=2, title="AUPRC, percent")
+        return _uri(figure, "svg+xml")
+
+
+def run_classes(run: Run) -> tuple[list[str], np.ndarray]:
+    """Return the names of a run's classes, with the anomaly after them, and a (256, 3) palette.
+
+    A model of another dataset than Cityscapes has classes of its own. Its closed set knows their
+    names and colours, if one with as many classes was evaluated.
+    """
+    closed = {
+        name: list(r["result"].get("IoU", {})) for name, r in run.of_kind("closed_set").items()
+    }
+    count = run.model.get("num_known")
+    if not isinstance(count, int) or not 0 < count < VOID:  # older versions did not write it
+        count = max([len(CITYSCAPES_CLASSES), *map(len, closed.values())])
+    fitting = next((name for name, classes in closed.items() if len(classes) == count), None)
+    colors = MetadataCatalog.get(fitting).get("stuff_colors", None) if fitting else None
+    names, palette = class_colors(count, closed.get(fitting), colors)
+    palette[count] = ANOMALY_COLOR
+    return [*names, "anomaly"], palette
+
+
+def image_sheet(run: Run, dataset: str) -> str | None:
+    """Draw the sample images of a dataset, with label, prediction and the run's best score.
+
+    Returns:
+        data URI of a WebP; None where the run kept no images.
+    """
+    if run.folder is None or dataset not in run.records:
+        return None
+    samples = load_samples(dataset_folder(run.folder, dataset) / "images")
+    if not samples:
+        return None
+    closed = run.records[dataset]["kind"] == "closed_set"
+    names, palette = run_classes(run)
+    label_palette = palette if closed else anomaly_palette()
+    legend = {} if closed else {name: ANOMALY_COLORS[value] for name, value in _LABELS.items()}
+    best = run.best_score()
+    score = best if all(best in sample["scores"] for sample in samples.values()) else None
+    ends = score_range([sample["scores"][score] for sample in samples.values()]) if score else None
+    titles = ["photograph", "label"]
+    titles += ["prediction"] if all(s["sem_seg"] is not None for s in samples.values()) else []
+    titles += [_text(score)] if score else []
+    height, width = next(iter(samples.values()))["label"].shape
+    size = (3 * len(titles), 0.8 + 3 * height / width * len(samples))
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=size, layout="constrained")
+        grid = figure.subplots(len(samples), len(titles), squeeze=False)
+        for axes, (image_id, sample) in zip(grid, samples.items(), strict=True):
+            maps = [sample["photo"], color_classes(sample["label"], label_palette)]
+            classes = [sample["label"]] if closed else []
+            if "prediction" in titles:
+                maps.append(color_classes(sample["sem_seg"], palette))
+                classes.append(sample["sem_seg"])
+            for place, values in zip(axes, maps, strict=False):
+                place.imshow(values)
+            if score:
+                values = sample["scores"][score].astype(np.float32)
+                heat = axes[-1].imshow(values, "inferno", vmin=ends[0], vmax=ends[1])
+            axes[0].set_ylabel(_text(image_id)[:30], fontsize=7)
+            for value in np.unique(np.concatenate([c.ravel() for c in classes])) if classes else ():
+                if value < len(names):
+                    legend[_text(names[value])] = palette[value]
+        for place, title in zip(grid[0], titles, strict=True):
+            place.set_title(title)
+        for place in grid.flat:
+            place.set(xticks=[], yticks=[])
+        if score:
+            figure.colorbar(heat, ax=grid[:, -1].tolist(), label=_text(score), shrink=0.8)
+        patches = [Patch(color=np.array(color) / 255, label=name) for name, color in legend.items()]
+        figure.legend(handles=patches, loc="outside lower center", ncols=min(7, len(patches)))
+        return _uri(figure, "webp")
+
+
+def confusion_matrix(record: dict) -> str | None:
+    """Draw which classes a closed set's pixels were taken for.
+
+    Args:
+        record: of a closed set.
+    Returns:
+        data URI of a WebP; None where the record has no counts.
+    """
+    if not record.get("confusion"):
+        return None
+    counts = np.array(record["confusion"], np.float64)
+    names = [_text(name) for name in record["result"]["IoU"]]
+    fractions = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(
+            figsize=(2.5 + 0.3 * len(names), 2 + 0.3 * len(names)), layout="constrained"
+        )
+        axes = figure.subplots()
+        drawn = axes.imshow(fractions, "Blues", vmin=0, vmax=1)
+        axes.set_xticks(range(len(names)), names, rotation=90)
+        axes.set_yticks(range(len(names)), names)
+        axes.set(xlabel="predicted class", ylabel="true class")
+        figure.colorbar(drawn, label="fraction of the true class's pixels", shrink=0.8)
+        return _uri(figure, "webp")
