@@ -19,9 +19,7 @@ from anoseg_d2.data.dataset_check import DatasetReport, check_dataset, draw_prev
 from anoseg_d2.data.image_io import write_image
 from anoseg_d2.utils import cli
 from anoseg_d2.utils.files import write_json
-from anoseg_d2.utils.ranges import integer
 
-OPTIONS = {"--workers": integer(0, cli.MAX_WORKERS)}
 SHOWN = 5  # messages of one kind on the screen; --json has all
 
 
@@ -35,8 +33,6 @@ def parse_args(argv=None) -> argparse.Namespace:
     parser.add_argument(
         "--preview", metavar="DIR", help="write a sheet of overlays for each dataset"
     )
-    parser.add_argument("--workers", type=int, default=1, help="number of reading threads")
-    parser.add_argument("--list", action="store_true", help="list the registered names and exit")
     return parser.parse_args(argv)
 
 
@@ -44,14 +40,10 @@ def check_all(args: argparse.Namespace) -> int:
     """Check the named datasets, or all of them; return the exit status."""
     from anoseg_d2.data import builtin  # detectron2 comes with it, which --help spares
 
-    cli.check_options(args, OPTIONS)
     cli.import_modules(args.imports)
     root = Path(args.root).expanduser() if args.root else builtin.datasets_root()
     builtin.register_cards(args.card, root)
     names = _chosen_names(args.names, builtin.DATASETS)
-    if args.list:
-        print("\n".join(names))
-        return 0
     reports = [_check(builtin.DATASETS[name], root, args) for name in names]
     counts = {v: sum(r.verdict == v for r in reports) for v in VERDICTS}
     cli.say(", ".join(f"{count} {verdict}" for verdict, count in counts.items()))
@@ -82,7 +74,7 @@ def _chosen_names(names: list[str], datasets: dict[str, Dataset]) -> list[str]:
 def _check(dataset: Dataset, root: Path, args) -> DatasetReport:
     """Check one dataset, print the findings and write its preview."""
     with cli.Progress(f"{dataset.name}: read", None) as progress:
-        report = check_dataset(dataset, root, args.workers, progress.update)
+        report = check_dataset(dataset, root, progress.update)
     cli.say(_as_text(report, brief=not args.names))
     # Broken sets get no preview: files cannot be read, or images and labels do not match.
     if args.preview and report.verdict not in ("absent", "broken"):

@@ -60,7 +60,6 @@ class DatasetReport:
 def check_dataset(
     dataset: Dataset,
     root,
-    workers: int = 1,
     progress: Callable[[], object] = lambda: None,
 ) -> DatasetReport:
     """Check one dataset.
@@ -68,7 +67,6 @@ def check_dataset(
     Args:
         dataset: the dataset to check.
         root: the datasets folder.
-        workers: number of reading threads.
         progress: called after each pair.
     Returns:
         the report; faults on disk are reported, not raised.
@@ -88,7 +86,7 @@ def check_dataset(
     values, train_ids = Counter(), Counter()
     without_anomaly = only_void = 0
     # Threads are enough: most of the work is decoding, which releases the interpreter lock.
-    with ThreadPool(max(workers, 1)) as pool:
+    with ThreadPool() as pool:
         for kind, finding, counts in pool.imap(partial(_read_pair, rule=dataset.rule), pairs):
             if kind != "sizes":
                 getattr(report, kind).append(finding)

@@ -65,7 +65,7 @@ def _load(path) -> Image.Image:
         raise ValueError(f"cannot read image {printable(path)}: {error}") from error
 
 
-def read_image(path, upright: bool = True) -> np.ndarray:
+def read_image(path) -> np.ndarray:
     """Read a photograph.
 
     EXIF orientation is applied, grayscale is repeated, CMYK and palettes are converted, an alpha
@@ -73,7 +73,6 @@ def read_image(path, upright: bool = True) -> np.ndarray:
 
     Args:
         path: image file in one of the formats of `IMAGE_EXTENSIONS`.
-        upright: whether EXIF orientation is applied.
     Returns:
         (H, W, 3) uint8, RGB.
     Raises:
@@ -81,16 +80,15 @@ def read_image(path, upright: bool = True) -> np.ndarray:
         ValueError: the file is not an image, is truncated, holds floats, whose range is unknown, or
             16-bit values that fill only 12 bits or fewer; the message names it.
     """
-    return to_rgb(_load(path), path, upright)
+    return to_rgb(_load(path), path)
 
 
-def to_rgb(image: Image.Image, name, upright: bool = True) -> np.ndarray:
+def to_rgb(image: Image.Image, name) -> np.ndarray:
     """Convert an image of any mode as described in `read_image`.
 
     Args:
         image: Pillow's.
         name: for messages.
-        upright: whether its EXIF orientation is applied.
     Returns:
         (H, W, 3) uint8, RGB.
     Raises:
@@ -101,7 +99,7 @@ def to_rgb(image: Image.Image, name, upright: bool = True) -> np.ndarray:
             f"{printable(name)} holds 32-bit floats, whose range is unknown; save it with 8 or 16 "
             "bits"
         )
-    image = ImageOps.exif_transpose(image) if upright else image
+    image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I"):
         values = np.asarray(image).astype(np.int64)
         # Some writers store 8-bit values in 32-bit integers; only wider ones are scaled down.

@@ -165,12 +165,6 @@ def test_labels_without_any_anomaly_are_broken(check, root):
     assert "no label has a single anomaly pixel" in reports[NAME]["problems"]
 
 
-def test_workers_find_the_same(check, root):
-    _, alone = run(check, root, NAME)
-    _, shared = run(check, root, NAME, workers=3)
-    assert alone == shared
-
-
 def test_preview_shows_photograph_and_coloured_label(check, root, tmp_path):
     run(check, root, NAME, preview=tmp_path / "previews")
     sheet = np.asarray(Image.open(tmp_path / f"previews/{NAME}.jpg")).astype(int)

@@ -88,7 +88,10 @@ class CocoObjects(ObjectSource):
     def load(self, index, generator=None) -> PasteObject:
         photo = int(self.photo_of[index])
         name, shape = self.photo_names[photo], self.photo_shapes[photo]
-        image = _read_photo(self.images / name, shape)
+        image = read_image(self.images / name)
+        if image.shape[:2] != shape:
+            height, width = image.shape[:2]
+            raise ValueError(f"photograph {name} is {width}x{height}, unlike its annotation says")
         counts = self._counts[self._starts[index] : self._starts[index + 1]].tobytes()
         mask = coco_mask.decode({"size": list(shape), "counts": counts}) > 0
         category = self.category(index)
@@ -192,19 +195,6 @@ def _file_name(photo: dict) -> str:
     if Path(name).is_absolute() or ".." in Path(name).parts:
         raise ValueError(f"its photograph {name} is outside the folder of photographs")
     return name
-
-
-def _read_photo(path: Path, shape: tuple[int, int]) -> np.ndarray:
-    """Read a photograph as annotated: rotated by EXIF, or as stored if only that size fits."""
-    image = read_image(path)
-    if image.shape[:2] != shape and image.shape[1::-1] == shape:
-        image = read_image(path, upright=False)
-    if image.shape[:2] == shape:
-        return image
-    raise ValueError(
-        f"photograph {path} is {image.shape[1]}x{image.shape[0]}, "
-        f"its annotation says {shape[1]}x{shape[0]}"
-    )
 
 
 def fold_name(name: str) -> str:

@@ -25,6 +25,8 @@ __all__ = [
 # A user's own sources: name -> `(known class names, root of relative paths) -> ObjectSource`.
 OBJECT_SOURCES = Registry("object source")
 
+# Longest side of a blob, as fractions of the short side of its photograph.
+TEXTURE_SIDES = (0.25, 0.75)
 LEAST_SIDE = 8  # of a blob, pixels: smaller ones have no outline to speak of
 
 
@@ -99,13 +101,7 @@ class CutOutFolder(_Folder):
 
     Args:
         folder: searched with its subfolders; the subfolder names an object's category.
-        label: label value of its objects; None for the anomaly value.
     """
-
-    def __init__(self, folder, label: int | None = None):
-        super().__init__(folder)
-        self.label = label
-        self.settings = {"label": label}
 
     def load(self, index, generator=None) -> PasteObject:
         name = self.names[index]
@@ -116,7 +112,7 @@ class CutOutFolder(_Folder):
             raise ValueError(f"cut-out {self.folder / name} is all {how}")
         source = {"source": "cutouts", "annotation_id": None, "source_image": name}
         source["category"] = Path(name).parent.name
-        return PasteObject(image, mask, self.label, source)
+        return PasteObject(image, mask, None, source)
 
 
 class TextureFolder(_Folder):
@@ -124,18 +120,12 @@ class TextureFolder(_Folder):
 
     Args:
         folder: folder of photographs, searched with its subfolders.
-        side: range of the blob's longest side, as a fraction of the photograph's short side.
     """
-
-    def __init__(self, folder, side: tuple[float, float] = (0.25, 0.75)):
-        super().__init__(folder)
-        self.side = tuple(side)
-        self.settings = {"side": list(self.side)}
 
     def load(self, index, generator) -> PasteObject:
         name = self.names[index]
         photo = read_image(self.folder / name)
-        side = max(int(generator.uniform(*self.side) * min(photo.shape[:2])), LEAST_SIDE)
+        side = max(int(generator.uniform(*TEXTURE_SIDES) * min(photo.shape[:2])), LEAST_SIDE)
         if side > min(photo.shape[:2]):
             raise ValueError(f"texture {self.folder / name} is too small: {photo.shape[:2]}")
         y, x = (int(generator.integers(limit - side + 1)) for limit in photo.shape[:2])
