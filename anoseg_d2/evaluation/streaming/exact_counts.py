@@ -1,8 +1,8 @@
-"""Store every score on disk, in one file per key range: exact figures in little memory.
+"""Store every score on disk: exact figures in little memory.
 
-A file holds the keys of one label whose highest 12 bits agree, in order of arrival: 4 bytes per
-pixel, or 8 for scores that float32 cannot hold, in the range of the nearest float32. To be read, a
-file is sorted where it is, so that memory does not depend on how the scores are distributed.
+A file holds the keys of one label in order of arrival: 4 bytes per pixel, or 8 for scores that
+float32 cannot hold. To be read, it is sorted where it is, so that memory does not depend on how
+many there are.
 """
 
 import logging
@@ -16,7 +16,7 @@ import numpy as np
 
 from anoseg_d2.evaluation.streaming.bounds import CHUNK, Segment
 from anoseg_d2.evaluation.streaming.counts import sorted_segments
-from anoseg_d2.evaluation.streaming.keys import narrow_keys, wide_keys
+from anoseg_d2.evaluation.streaming.keys import wide_keys
 from anoseg_d2.utils.files import name_failed_write
 
 __all__ = ["EXACT_PREFIX", "ExactCounts"]
@@ -25,7 +25,6 @@ logger = logging.getLogger(__name__)
 
 # Folders with this prefix are temporary; what a killed run left is removed by the next one.
 EXACT_PREFIX = "exact_scores_"
-_LOW_BITS = 20
 _LABELS = ("known", "anomaly")
 _WIDE = ".wide"  # ending of files of 8 bytes per pixel
 
@@ -73,15 +72,11 @@ class ExactCounts:
     def add(self, keys: np.ndarray, labels: np.ndarray) -> None:
         """Store pixels: keys (N,) and labels (N,) uint8, 0 known, 1 anomaly."""
         self._check_space(keys.nbytes)
+        ending = _WIDE if keys.dtype == np.uint64 else ""
         for label, name in enumerate(_LABELS):
-            chosen = np.sort(keys[labels == label])
-            ranges = narrow_keys(chosen) >> np.uint32(_LOW_BITS)
-            starts = np.flatnonzero(np.diff(ranges, prepend=np.uint32(0xFFFFFFFF)))
-            for start, end in zip(starts, np.append(starts, chosen.size)[1:], strict=True):
-                ending = _WIDE if keys.dtype == np.uint64 else ""
-                path = self._folder / f"{ranges[start]:03x}.{name}{ending}"
-                with name_failed_write(path), open(path, "ab") as file:
-                    chosen[start:end].tofile(file)
+            path = self._folder / f"{name}{ending}"
+            with name_failed_write(path), open(path, "ab") as file:
+                keys[labels == label].tofile(file)
 
     def merge(self, other: "ExactCounts") -> None:
         """Append all pixels of another store, which stays as it is."""
@@ -105,32 +100,26 @@ class ExactCounts:
                     target.write(block)
                     left -= len(block)
 
-    def _sorted_on_disk(self, prefix: str, name: str, key_type) -> np.ndarray:
-        """Sort all keys of a range and label into one array in a file, (N,)."""
-        path, wide = self._folder / f"{prefix}.{name}", self._folder / f"{prefix}.{name}{_WIDE}"
+    def segments(self) -> Iterator[Segment]:
+        """Yield the curves point by point, from the highest score down."""
+        yield from sorted_segments(*(self._sorted_on_disk(name) for name in _LABELS))
+
+    def _sorted_on_disk(self, name: str) -> np.ndarray:
+        """Sort all keys of a label into one array in a file, (N,)."""
+        path, key_type = self._folder / name, self.key_type
         if key_type is np.uint64:
-            if path.exists():
-                with name_failed_write(wide), open(wide, "ab") as file:
-                    for start in range(0, path.stat().st_size, 4 * CHUNK):
-                        wide_keys(np.fromfile(path, np.uint32, CHUNK, offset=start)).tofile(file)
-                path.unlink()
-            path = wide
-        if not path.exists():
+            narrow, path = path, self._folder / f"{name}{_WIDE}"
+            if narrow.exists():
+                with name_failed_write(path), open(path, "ab") as file:
+                    for start in range(0, narrow.stat().st_size, 4 * CHUNK):
+                        keys = np.fromfile(narrow, np.uint32, CHUNK, offset=start)
+                        wide_keys(keys).tofile(file)
+                narrow.unlink()
+        if not path.exists() or not path.stat().st_size:
             return np.zeros(0, key_type)
         keys = np.memmap(path, key_type, mode="r+")
         keys.sort()
         return keys
-
-    def segments(self) -> Iterator[Segment]:
-        """Yield the curves point by point, from the highest score down."""
-        tp = fp = 0
-        key_type = self.key_type
-        prefixes = {file.name.partition(".")[0] for file in self._folder.iterdir()}
-        for prefix in sorted(prefixes, reverse=True):
-            keys = [self._sorted_on_disk(prefix, name, key_type) for name in _LABELS]
-            for segment in sorted_segments(*keys, tp, fp):
-                tp, fp = segment.end
-                yield segment
 
 
 def _copied(folder: str, parent: str | None) -> ExactCounts:

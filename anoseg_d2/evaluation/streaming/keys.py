@@ -10,7 +10,6 @@ import numpy as np
 __all__ = [
     "as_floats",
     "keys_to_scores",
-    "narrow_keys",
     "scores_to_keys",
     "sorted_runs",
     "to_numpy",
@@ -96,14 +95,6 @@ def wide_keys(keys: np.ndarray) -> np.ndarray:
     if keys.dtype == np.uint64:
         return keys
     return scores_to_keys(keys_to_scores(keys).astype(np.float64))
-
-
-def narrow_keys(keys: np.ndarray) -> np.ndarray:
-    """Turn keys of float64 scores into keys of the nearest float32; order is kept, some merge."""
-    if keys.dtype == np.uint32:
-        return keys
-    with np.errstate(over="ignore"):  # beyond float32's range is infinite, and orders as such
-        return scores_to_keys(keys_to_scores(keys).astype(np.float32))
 
 
 def sorted_runs(keys: np.ndarray, *counts: np.ndarray):
