@@ -149,19 +149,6 @@ _LOST_AND_FOUND_NO_KNOWN = tuple(
     replace(layout, frames=rf"(?!{'|'.join(_KNOWN_OBSTACLES)}).*") for layout in _LOST_AND_FOUND
 )
 
-_STREET_HAZARDS = (
-    Layout(
-        "StreetHazards release",
-        # streethazards_test.tar unpacks to `test`, here or in a folder made for it.
-        (
-            *("streethazards_test/test", "streethazards/test", "StreetHazards/test"),
-            *("street_hazards/test", "test"),
-        ),
-        ("images/test/{town}/{id}.*",),
-        ("annotations/test/{town}/{id}.png",),
-    ),
-)
-
 # name -> layouts, label rule, number of images in the public validation set (Lost and Found: test)
 _TABLE = {
     "road_anomaly": (_ROAD_ANOMALY, "road_anomaly", 60),
@@ -171,7 +158,6 @@ _TABLE = {
     "fishyscapes_static": (_FISHY_STATIC, "anomaly", 30),
     "lost_and_found": (_LOST_AND_FOUND, "lost_and_found", 1203),
     "lost_and_found_no_known": (_LOST_AND_FOUND_NO_KNOWN, "lost_and_found", None),
-    "street_hazards": (_STREET_HAZARDS, "street_hazards", 1500),
 }
 
 # Sets of small obstacles on the road. Their components count from 50 predicted and 10 labelled

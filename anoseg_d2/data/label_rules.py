@@ -154,11 +154,6 @@ LABEL_RULES: dict[str, LabelRule] = {
     "cityscapes_outlier": _cityscapes("cityscapes + anomaly", ((PASTED_ID, 19),)),
     "anomaly": LabelRule("0 known, 1 anomaly, 255 void", ((0, 0), (1, 1), (VOID, VOID))),
     "road_anomaly": _ROAD_ANOMALY,
-    # 1..13 are the training classes, stored as class index + 1; 14 is the anomaly.
-    "street_hazards": LabelRule(
-        "StreetHazards",
-        ((0, VOID), *((value, 0) for value in range(1, 14)), (14, 1), (VOID, VOID)),
-    ),
     "lost_and_found": LabelRule(
         "Lost and Found labelIds",
         ((0, VOID), (1, 0), *((value, 1) for value in range(2, 201)), (VOID, VOID)),

@@ -173,24 +173,6 @@ RELEASES = {
         "Validation_Dataset/RoadObsticle21/labels_masks/validation_3_labels_semantic.png",
         label(),
     ),
-    "street_hazards, archive unpacked in place": (
-        "street_hazards",
-        "test/images/test/t6/12.png",
-        "test/annotations/test/t6/12.png",
-        label(anomaly=14, known=3, void=0),
-    ),
-    "street_hazards, archive unpacked in a folder of the set's name": (
-        "street_hazards",
-        "street_hazards/test/images/test/t5/300.png",
-        "street_hazards/test/annotations/test/t5/300.png",
-        label(anomaly=14, known=3, void=0),
-    ),
-    "street_hazards, release": (
-        "street_hazards",
-        "streethazards_test/test/images/test/t5/300.png",
-        "streethazards_test/test/annotations/test/t5/300.png",
-        label(anomaly=14, known=3, void=0),
-    ),
 }
 
 
@@ -308,7 +290,6 @@ def test_expected_numbers_are_those_of_the_public_sets():
         "fishyscapes_static": 30,
         "lost_and_found": 1203,
         "lost_and_found_no_known": None,
-        "street_hazards": 1500,
     }
 
 
@@ -331,3 +312,13 @@ def test_sets_of_small_obstacles_follow_the_obstacle_track():
     tracks = {name: MetadataCatalog.get(name).component_track for name in ANOMALY_BENCHMARKS}
     obstacles = {name for name, track in tracks.items() if track == "obstacle"}
     assert obstacles == {"road_obstacle21", "lost_and_found", "lost_and_found_no_known"}
+
+
+def test_street_hazards_is_a_card_that_finds_the_unpacked_archive(lay):
+    root = lay()
+    write(root / "street_hazards/test/images/test/t5/300.png", IMAGE)
+    mask = "street_hazards/test/annotations/test/t5/300.png"
+    write(root / mask, label(anomaly=14, known=3, void=0))
+    (entry,) = DatasetCatalog.get("street_hazards")
+    rule = MetadataCatalog.get("street_hazards").label_rule
+    assert np.array_equal(load_label(entry["sem_seg_file_name"], rule), label())

@@ -157,7 +157,6 @@ WRONG = {
     # key as the error names it: (card, words of what is allowed)
     "kind": (changed(CLOSED, "kind", "open"), "closed_set or anomaly"),
     "name": (changed(CLOSED, "name", None), "a string that is not empty"),
-    "root": (changed(CLOSED, "root", "${HOME}/x"), "below DETECTRON2_DATASETS or an absolute"),
     "images": (changed(CLOSED, "images", "'images/*.png'"), "{id}"),
     "labels": (changed(CLOSED, "labels", "'labels/{name}.png'"), "same placeholders as images"),
     "classes": (changed(CLOSED, "classes", "[road, road]"), "different class names"),
