@@ -11,15 +11,15 @@ if none is there.
 """
 
 import argparse
-import dataclasses
 from pathlib import Path
 
 from anoseg_d2.data.dataset import Dataset
-from anoseg_d2.data.dataset_check import DatasetReport, check_dataset, draw_preview
+from anoseg_d2.data.dataset_check import check_dataset, draw_preview
 from anoseg_d2.data.image_io import write_image
 from anoseg_d2.utils import cli
 from anoseg_d2.utils.files import write_json
 
+VERDICTS = ("ok", "incomplete", "broken", "absent")
 SHOWN = 5  # messages of one kind on the screen; --json has all
 
 
@@ -43,78 +43,48 @@ def check_all(args: argparse.Namespace) -> int:
     cli.import_modules(args.imports)
     root = Path(args.root).expanduser() if args.root else builtin.datasets_root()
     builtin.register_cards(args.card, root)
-    names = _chosen_names(args.names, builtin.DATASETS)
-    reports = [_check(builtin.DATASETS[name], root, args) for name in names]
-    counts = {v: sum(r.verdict == v for r in reports) for v in VERDICTS}
+    unknown = [name for name in args.names if name not in builtin.DATASETS]
+    if unknown:
+        raise ValueError(
+            f"unknown dataset {', '.join(unknown)}; known: {', '.join(sorted(builtin.DATASETS))}. "
+            "Register your own with --card FILE."
+        )
+    names = args.names or sorted(builtin.DATASETS)
+    reports = {name: _check(name, builtin.DATASETS[name], root, args) for name in names}
+    counts = {v: sum(r["verdict"] == v for r in reports.values()) for v in VERDICTS}
     cli.say(", ".join(f"{count} {verdict}" for verdict, count in counts.items()))
     there = "" if root.is_dir() else ", which does not exist"
     cli.say(f"looked in {root.absolute()}{there}")
     if args.json:
-        content = {"root": str(root), "datasets": {r.name: dataclasses.asdict(r) for r in reports}}
-        write_json(args.json, content)
+        write_json(args.json, {"root": str(root), "datasets": reports})
     # Nobody has every dataset, so an absent one counts only if it was asked for by name.
     bad = VERDICTS[1:] if args.names else VERDICTS[1:3]
     return int(any(counts[verdict] for verdict in bad) or counts["absent"] == len(reports))
 
 
-VERDICTS = ("ok", "incomplete", "broken", "absent")
-
-
-def _chosen_names(names: list[str], datasets: dict[str, Dataset]) -> list[str]:
-    unknown = [name for name in names if name not in datasets]
-    if unknown:
-        known = ", ".join(sorted(datasets))
-        raise ValueError(
-            f"unknown dataset {', '.join(unknown)}; known: {known}. Register your own with "
-            "--card FILE."
-        )
-    return names or sorted(datasets)
-
-
-def _check(dataset: Dataset, root: Path, args) -> DatasetReport:
+def _check(name: str, dataset: Dataset, root: Path, args) -> dict:
     """Check one dataset, print the findings and write its preview."""
-    with cli.Progress(f"{dataset.name}: read", None) as progress:
+    with cli.Progress(f"{name}: read", None) as progress:
         report = check_dataset(dataset, root, progress.update)
-    cli.say(_as_text(report, brief=not args.names))
+    cli.say(f"{name}: {report['verdict'].upper()}")
+    if report["verdict"] == "absent" and not args.names:
+        return report  # nobody has every set; what was looked for would be a long list
+    for key, found in report.items():
+        if isinstance(found, dict) and key != "sizes":
+            found = {value: f"{fraction:.2%}" for value, fraction in found.items()}
+        if isinstance(found, dict):
+            found = ", ".join(f"{value} ({number})" for value, number in found.items())
+        messages = found if isinstance(found, list) else [found] * (found is not None)
+        for message in messages[:SHOWN]:
+            cli.say(f"  {key}: " + str(message).replace("\n", "\n    "))
+        if len(messages) > SHOWN:
+            cli.say(f"  {key}: and {len(messages) - SHOWN} more, see --json")
     # Broken sets get no preview: files cannot be read, or images and labels do not match.
-    if args.preview and report.verdict not in ("absent", "broken"):
-        path = Path(args.preview, f"{dataset.name}.jpg")
+    if args.preview and report["verdict"] not in ("absent", "broken"):
+        path = Path(args.preview, f"{name}.jpg")
         write_image(path, draw_preview(dataset, root), quality=90)
         cli.say(f"  preview: {path}")
     return report
-
-
-def _as_text(report: DatasetReport, brief: bool) -> str:
-    """Format a report for the screen; `brief` gives an absent dataset one line only."""
-    expected = "any number" if report.expected_images is None else report.expected_images
-    lines = [f"{report.name}: {report.verdict.upper()}"]
-    if report.verdict == "absent":  # nobody has every set; a list of all would be long
-        return lines[0] if brief else "\n".join([*lines, *_indented(report.problems)])
-    if report.layout:
-        lines.append(f"  layout: {report.layout}, in {report.folder}")
-        lines.append(f"  images: {report.images} with label, expected {expected}")
-    if report.sizes:
-        lines.append(f"  sizes: {', '.join(f'{s} ({n})' for s, n in report.sizes.items())}")
-    for title, fractions in (("values", report.label_values), ("train ids", report.train_ids)):
-        if fractions:
-            lines.append(f"  {title}: {', '.join(f'{v} {f:.2%}' for v, f in fractions.items())}")
-    lines += _indented(report.problems, "PROBLEM: ") + _indented(report.notes, "note: ")
-    for title in (
-        "unreadable",
-        "size_differs",
-        "wrong_values",
-        "images_without_label",
-        "labels_without_image",
-    ):
-        messages = getattr(report, title)
-        lines += _indented(messages[:SHOWN], f"{title}: ")
-        if len(messages) > SHOWN:
-            lines.append(f"  {title}: and {len(messages) - SHOWN} more, see --json")
-    return "\n".join(lines)
-
-
-def _indented(messages: list[str], prefix: str = "") -> list[str]:
-    return [f"  {prefix}" + message.replace("\n", "\n    ") for message in messages]
 
 
 def main(argv=None) -> int:

@@ -1,8 +1,7 @@
 """Check a dataset file by file for missing and wrong content."""
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from functools import partial
 from multiprocessing.pool import ThreadPool
 
@@ -16,116 +15,81 @@ from anoseg_d2.utils.cli import printable
 from anoseg_d2.utils.constants import ANOMALY, ANOMALY_COLOR, VOID, VOID_COLOR
 from anoseg_d2.utils.visualization import overlay
 
-__all__ = ["DatasetReport", "check_dataset", "draw_preview"]
+__all__ = ["check_dataset", "draw_preview"]
 
 
-@dataclass
-class DatasetReport:
-    """Findings of the check of one dataset.
-
-    Args:
-        name: of the dataset.
-        verdict: "ok"; "incomplete", when files are missing or too many; "broken", when files are
-            unreadable or contradict the rules; "absent", when nothing is there.
-        problems: reasons for a verdict other than ok.
-        notes: worth knowing, but not a fault.
-        layout, folder: the layout that was found, and where.
-        images: number of pairs of image and label.
-        expected_images: how many there should be; None allows any number.
-        sizes: "WIDTHxHEIGHT" -> number of images.
-        label_values: stored value -> fraction of all label pixels, 0..1.
-        train_ids: train id after the rule -> fraction of all label pixels, 0..1.
-        unreadable, size_differs, wrong_values: one message per file.
-        images_without_label, labels_without_image: paths.
-    """
-
-    name: str
-    verdict: str = "ok"
-    problems: list[str] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-    layout: str = ""
-    folder: str = ""
-    images: int = 0
-    expected_images: int | None = None
-    sizes: dict[str, int] = field(default_factory=dict)
-    label_values: dict[str, float] = field(default_factory=dict)
-    train_ids: dict[str, float] = field(default_factory=dict)
-    unreadable: list[str] = field(default_factory=list)
-    size_differs: list[str] = field(default_factory=list)
-    wrong_values: list[str] = field(default_factory=list)
-    images_without_label: list[str] = field(default_factory=list)
-    labels_without_image: list[str] = field(default_factory=list)
-
-
-def check_dataset(
-    dataset: Dataset,
-    root,
-    progress: Callable[[], object] = lambda: None,
-) -> DatasetReport:
-    """Check one dataset.
+def check_dataset(dataset: Dataset, root, progress: Callable[[], object] = lambda: None) -> dict:
+    """Check one dataset; faults on disk are reported, not raised.
 
     Args:
         dataset: the dataset to check.
         root: the datasets folder.
         progress: called after each pair.
     Returns:
-        the report; faults on disk are reported, not raised.
+        `verdict`: "ok"; "incomplete", when files are missing or too many; "broken", when files are
+        unreadable or contradict the rules; "absent", when nothing is there. `problems`: reasons for
+        a verdict other than ok. `expected_images` (None allows any number). Unless it is absent:
+        `layout`, `folder`, `images` (pairs of image and label), `sizes` ("WIDTHxHEIGHT" -> images),
+        `label_values` and `train_ids` (value -> fraction of all label pixels, 0..1), `notes`, and
+        lists with a message per file: `unreadable`, `size_differs`, `wrong_values`,
+        `images_without_label`, `labels_without_image`.
     """
-    report = DatasetReport(dataset.name, expected_images=dataset.expected_images)
     try:
         found = dataset.find(root)
     except (OSError, ValueError) as error:
-        report.verdict = "absent" if isinstance(error, FileNotFoundError) else "broken"
-        report.problems = [str(error)]
-        return report
-    report.layout, report.folder, report.images = found.layout, str(found.folder), len(found.pairs)
-    report.images_without_label = list(map(printable, found.images_without_label))
-    report.labels_without_image = list(map(printable, found.labels_without_image))
-    report.problems = dataset.problems(found)
-    pairs = ((str(image), str(label)) for _, image, label in found.pairs)
+        verdict = "absent" if isinstance(error, FileNotFoundError) else "broken"
+        expected = dataset.expected_images
+        return {"verdict": verdict, "problems": [str(error)], "expected_images": expected}
     values, train_ids = Counter(), Counter()
     without_anomaly = only_void = 0
+    findings = defaultdict(list)
     # Threads are enough: most of the work is decoding, which releases the interpreter lock.
+    pairs = ((str(image), str(label)) for _, image, label in found.pairs)
     with ThreadPool() as pool:
-        for kind, finding, counts in pool.imap(partial(_read_pair, rule=dataset.rule), pairs):
-            if kind != "sizes":
-                getattr(report, kind).append(finding)
-            else:
-                report.sizes[finding] = report.sizes.get(finding, 0) + 1
+        for kind, text, *counts in pool.imap(partial(_read_pair, rule=dataset.rule), pairs):
+            findings[kind].append(text)
             values += counts[0]
             train_ids += counts[1]
             without_anomaly += ANOMALY not in counts[1]
             only_void += counts[1].keys() == {VOID}
             progress()
-    report.label_values, report.train_ids = _fractions(values), _fractions(train_ids)
-    faults = _faults(report, dataset, train_ids)
-    if report.problems or faults:
-        report.verdict = "broken" if faults else "incomplete"
-    report.problems = faults + report.problems
-    if only_void:
-        report.notes.append(f"{only_void} labels are all void")
+    missing, faults = dataset.problems(found), _faults(findings, dataset, train_ids)
+    notes = [f"{only_void} labels are all void"] if only_void else []
     if dataset.evaluator_type == "anomaly":
-        report.notes.append(f"{without_anomaly} of {report.images} images without anomaly")
-    return report
+        notes.append(f"{without_anomaly} of {len(found.pairs)} images without anomaly")
+    return {
+        "verdict": "broken" if faults else "incomplete" if missing else "ok",
+        "problems": faults + missing,
+        "notes": notes,
+        "layout": found.layout,
+        "folder": str(found.folder),
+        "images": len(found.pairs),
+        "expected_images": dataset.expected_images,
+        "sizes": dict(Counter(findings["sizes"])),
+        "label_values": _fractions(values),
+        "train_ids": _fractions(train_ids),
+        **{kind: findings[kind] for kind in ("unreadable", "size_differs", "wrong_values")},
+        "images_without_label": list(map(printable, found.images_without_label)),
+        "labels_without_image": list(map(printable, found.labels_without_image)),
+    }
 
 
-def _read_pair(pair: tuple[str, str], rule: LabelRule) -> tuple[str, str, tuple]:
+def _read_pair(pair: tuple[str, str], rule: LabelRule) -> tuple[str, str, Counter, Counter]:
     """Return the kind of finding, the finding, and the counts of values and of train ids."""
-    nothing = Counter(), Counter()
     try:
         image, stored = read_image(pair[0]), read_label(pair[1])
     except (OSError, ValueError) as error:
-        return "unreadable", str(error), nothing
+        return "unreadable", str(error), Counter(), Counter()
     size, label_size = (f"{array.shape[1]}x{array.shape[0]}" for array in (image, stored))
     values = _count(stored)
     if size != label_size:
         photo, label = map(printable, pair)
         message = f"{photo} is {size}, its label {label} is {label_size}"
-        return "size_differs", message, (values, Counter())
+        return "size_differs", message, values, Counter()
     try:
-        return "sizes", size, (values, _count(rule.apply(stored, pair[1])))
+        return "sizes", size, values, _count(rule.apply(stored, pair[1]))
     except ValueError as error:
-        return "wrong_values", str(error), (values, Counter())
+        return "wrong_values", str(error), values, Counter()
 
 
 def _count(values: np.ndarray) -> Counter:
@@ -133,15 +97,15 @@ def _count(values: np.ndarray) -> Counter:
     return Counter(dict(zip(present.tolist(), counts.tolist(), strict=True)))
 
 
-def _faults(report: DatasetReport, dataset: Dataset, train_ids: Counter) -> list[str]:
+def _faults(findings: dict[str, list[str]], dataset: Dataset, train_ids: Counter) -> list[str]:
     faults = []
-    for what, messages in (
-        ("unreadable files", report.unreadable),
-        ("labels whose size differs from their image", report.size_differs),
-        ("labels with values that no rule covers", report.wrong_values),
+    for kind, what in (
+        ("unreadable", "unreadable files"),
+        ("size_differs", "labels whose size differs from their image"),
+        ("wrong_values", "labels with values that no rule covers"),
     ):
-        if messages:
-            faults.append(f"{len(messages)} {what}; first: {messages[0]}")
+        if findings[kind]:
+            faults.append(f"{len(findings[kind])} {what}; first: {findings[kind][0]}")
     wanted = ANOMALY if dataset.evaluator_type == "anomaly" else dataset.anomaly_id
     if dataset.evaluator_type == "closed_set" and dataset.split.startswith(("val", "test")):
         wanted = None  # the splits of a card share its key, but only training needs them
