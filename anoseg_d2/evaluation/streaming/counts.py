@@ -54,40 +54,43 @@ class Counts:
     def add(self, keys: np.ndarray, labels: np.ndarray) -> None:
         """Count pixels: keys (N,) uint32 or uint64 and labels (N,) uint8, 0 known, 1 anomaly."""
         anomalous = labels.view(bool)
-        self._add(keys[~anomalous], 0)
-        self._add(keys[anomalous], 1)
+        self._add(keys[~anomalous], keys[anomalous])
 
-    def _add(self, keys: np.ndarray, label: int) -> None:
-        self.pixels += keys.size
-        self.wide |= keys.dtype == np.uint64 and keys.size > 0
+    def _add(self, *halves: np.ndarray) -> None:
+        """Count pixels: keys of the known and of the anomaly ones."""
+        self.pixels += sum(keys.size for keys in halves)
+        self.wide |= any(keys.dtype == np.uint64 and keys.size > 0 for keys in halves)
         if self.cells is not None:
-            self._count(keys, label)
+            self._count(*halves)
             return
-        parts = self.parts[label]
-        parts.append(keys)
-        if len(parts) > 64:  # many small images: an array costs more than its pixels
-            parts[:] = [_joined(parts)]
+        for parts, keys in zip(self.parts, halves, strict=True):
+            parts.append(keys)
+            if len(parts) > 64:  # many small images: an array costs more than its pixels
+                parts[:] = [_joined(parts)]
         if self.pixels > self.budget.kept_pixels // (2 if self.wide else 1):
             self._leave_pixels()
 
     def _leave_pixels(self) -> None:
         """Switch from kept pixels to cells."""
-        self.cells = np.zeros(0, np.uint64)
-        for label, parts in enumerate(self.parts):
-            while parts:
-                self._count(parts.pop(), label)
+        self.cells, none = np.zeros(0, np.uint64), np.zeros(0, np.uint32)
+        known, anomaly = self.parts
+        while known:
+            self._count(known.pop(), none)
+        while anomaly:
+            self._count(none, anomaly.pop())
 
-    def _count(self, keys: np.ndarray, label: int) -> None:
-        for start in range(0, keys.size, CHUNK):
-            distinct, pixels = sorted_runs(np.sort(keys[start : start + CHUNK]))
-            counts = np.zeros((2, distinct.size), np.int64)
-            counts[label] = pixels
-            self._add_cells(wide_keys(distinct), np.zeros(distinct.size, np.uint8), counts)
+    def _count(self, *halves: np.ndarray) -> None:
+        for start in range(0, max(keys.size for keys in halves), CHUNK):
+            runs = [sorted_runs(np.sort(keys[start : start + CHUNK])) for keys in halves]
+            cells = np.concatenate([wide_keys(keys) for keys, _ in runs])
+            pixels = np.zeros((2, cells.size), np.int64)
+            pixels[0, : runs[0][0].size], pixels[1, runs[0][0].size :] = runs[0][1], runs[1][1]
+            self._add_cells(cells, np.zeros(cells.size, np.uint8), pixels)
 
     def _add_cells(self, cells: np.ndarray, shifts: np.ndarray, pixels: np.ndarray) -> None:
         """Add cells: lowest keys (N,) uint64, shifts (N,) uint8, pixels (2, N) int64."""
         cells = np.concatenate((self.cells, cells))
-        order = np.argsort(cells, kind="stable")  # two ascending runs: it merges them
+        order = np.argsort(cells, kind="stable")  # a few ascending runs: it merges them
         cells, shifts = cells[order], np.concatenate((self.shifts, shifts))[order]
         # Aligned ranges are disjoint or nested, and inner ones follow the one around them.
         ends = np.maximum.accumulate(cells | ~_mask(shifts))
@@ -125,9 +128,11 @@ class Counts:
     def merge(self, other: "Counts") -> None:
         """Add another object's pixels; it stays as it is."""
         if other.cells is None:
-            for label, parts in enumerate([list(parts) for parts in other.parts]):
-                for part in parts:
-                    self._add(part, label)
+            known, anomaly = (list(parts) for parts in other.parts)
+            for part in known:
+                self._add(part, part[:0])
+            for part in anomaly:
+                self._add(part[:0], part)
             return
         if self.cells is None:
             self._leave_pixels()
