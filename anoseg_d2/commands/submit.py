@@ -25,8 +25,6 @@ from anoseg_d2.prediction.submission import (
     find_images,
     find_track_frames,
 )
-from anoseg_d2.report.results import results_of_weights
-from anoseg_d2.report.thresholds import holds_for
 from anoseg_d2.utils import cli
 from anoseg_d2.utils.files import check_name
 
@@ -105,15 +103,11 @@ def fishyscapes(args) -> None:
 
 
 def load_predictor(args):
-    """Build the model; warn if an evaluation next to the weights used other settings."""
+    """Build the model."""
     cli.import_modules(args.imports)
     if not (args.weights or args.config_file):
         raise ValueError("give --weights, or a --config-file whose MODEL.WEIGHTS is set")
-    predictor = build_predictor(args, [args.score])
-    results = results_of_weights(None, args.weights or predictor.cfg.MODEL.WEIGHTS)
-    if results is not None:
-        holds_for(results, predictor, named=False)
-    return predictor
+    return build_predictor(args, [args.score])
 
 
 def predict(predictor, score: str, output, files: list[InputFile]) -> None:
