@@ -37,7 +37,6 @@ logger = logging.getLogger(__name__)
 
 EMBED, KERNEL = "backbone.pos_embed", "backbone.patch_embed.proj.weight"
 ROWS, BIAS, SCALE = "class_head.weight", "class_head.bias", "class_head.scale"
-REGISTERS = "backbone.reg_token"
 # Actions after which a tensor is no longer what was trained.
 UNTRAINED = ("initialised", "inserted", "converted")
 # Parts that a bare ViT does not have, and parts that may start from an initialisation.
@@ -486,13 +485,6 @@ class _Plan:
                 'MODEL.ALLOW_UNUSED_WEIGHTS ["attn_mask_probs"]'
             )
         untrained = [row for row in self.rows if row.action in UNTRAINED]
-        if any(row.name == REGISTERS for row in untrained):
-            logger.warning(
-                "%s has no register tokens, the model has %d: they start untrained. Set "
-                "MODEL.EOMT.NUM_REGISTERS 0 to build it without them",
-                label,
-                self.target[REGISTERS].shape[1],
-            )
         if untrained and not allow_untrained:
             raise ValueError(
                 f"{label} leaves {len(untrained)} tensors of the model untrained; nothing was "

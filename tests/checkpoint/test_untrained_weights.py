@@ -76,13 +76,6 @@ def test_resampling_and_merging_keep_weights_trained(tmp_path, tiny_eomt):
     assert report.names("resampled") and report.names("merged")
 
 
-def test_training_with_registers_that_the_weights_lack_warns(tmp_path, tiny_eomt, caplog):
-    checkpoint = read_checkpoint(saved(tiny_eomt(vit={"num_registers": 0}), tmp_path))
-    load_into(tiny_eomt(vit={"num_registers": 4}), checkpoint)
-    assert "has no register tokens, the model has 4" in caplog.text
-    assert "MODEL.EOMT.NUM_REGISTERS 0" in caplog.text
-
-
 def test_what_was_loaded_is_described_by_file_and_content(tmp_path, tiny_eomt, tiny_cfg):
     source, model = tiny_eomt(), tiny_eomt()
     path = saved(source, tmp_path)
