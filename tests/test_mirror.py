@@ -21,6 +21,7 @@ ELSEWHERE = {
     "data/dataset_check.py": "commands/test_check_command.py",
     "engine/fit_memory.py": "commands/test_memory_command.py",
     "evaluation/score_statistics.py": "commands/test_memory_command.py",
+    "export/any_size.py": "export/test_export_write.py",
     "modeling/model_info.py": "checkpoint/test_releases.py",
     "modeling/patch_heads/base.py": "modeling/patch_heads/test_ratio.py",
     "prediction/job.py": "commands/test_predict_command.py",

@@ -1,17 +1,13 @@
-"""Export a model to ONNX (opset 18), from an image to score maps and classes.
+"""Export a model to ONNX (opset 18), from a photograph to score maps and classes.
 
     anoseg export output/model_final.pth --output model.onnx
-    anoseg export output/model_final.pth --output model.onnx --scores rba,anomaly \\
-        --image-size 1080 1920 --batch dynamic --fp16
+    anoseg export output/model_final.pth --output model.onnx --scores rba,anomaly --int8
+    anoseg export output/model_final.pth --output model.onnx --image-size 1080 1920 --batch 2 --fp16
     anoseg export hf://tue-mps/cityscapes_semantic_eomt_large_1024 --output eomt.onnx
 
-The image is RGB 0..255, (B, 3, H, W); normalisation is inside, adapters are merged. What the graph
-does with sizes:
-  (no option)        H, W are the window that the model sees (INPUT.CROP_SIZE)
-  --image-size H W   images of this size; resize, windows, merging and the way back are inside, and
-                     the outputs are those of AnomalyPredictor
-  --resize-inside    images of any size, stretched to one window whatever their aspect ratio, maps
-                     at native size: one forward per image, coarser than AnomalyPredictor
+The photograph is RGB 0..255, (1, 3, H, W) of any size; normalisation, resizing, windows, merging
+and the way back are inside, adapters are merged, and the outputs are those of AnomalyPredictor.
+--image-size H W makes a file for one size, whose graph has only constant shapes, and takes batches.
 
 The written file is run and compared with the model; if it differs too much, it is deleted.
 Exit status: 0 written and checked, 1 the check failed, 2 wrong arguments. See docs/export.md.
@@ -77,11 +73,9 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--input", choices=INPUTS, default="uint8", help="default: uint8")
     parser.add_argument(
-        "--batch", default="1", metavar="N|dynamic", help="images per run; default 1"
+        "--batch", default="1", metavar="N|dynamic", help="with --image-size: images per run"
     )
-    sizes = parser.add_mutually_exclusive_group()
-    sizes.add_argument("--image-size", type=int, nargs=2, metavar=("H", "W"), help="see above")
-    sizes.add_argument("--resize-inside", action="store_true", help="see above")
+    parser.add_argument("--image-size", type=int, nargs=2, metavar=("H", "W"), help="see above")
     precision = parser.add_mutually_exclusive_group()
     precision.add_argument(
         "--fp16", action="store_true", help="weights and network in float16; outputs stay float32"
@@ -146,13 +140,10 @@ def run(args: argparse.Namespace) -> list[Difference]:
     thresholds, dataset = thresholds_of_weights(
         spec.scores, args.source, predictor, args.results, args.results_set
     )
-    lacks = [] if not spec.any_size else ["one stretched window instead of several at native size"]
-    lacks += ["weights of less than 32 bits"] if spec.half or spec.int8 else []
-    if thresholds and lacks:
+    if thresholds and (spec.half or spec.int8):
         logger.warning(
-            "thresholds were measured otherwise than this file predicts, which has %s: check them "
-            "on its own maps (anoseg maps)",
-            " and ".join(lacks),
+            "thresholds were measured with weights of 32 bits: check them on the file's own maps "
+            "(anoseg maps)"
         )
     return export_model(
         model,
@@ -179,7 +170,7 @@ def make_spec(args: argparse.Namespace, default_scores: tuple[str, ...]) -> Expo
         input=args.input,
         batch=batch or None,
         image_size=tuple(args.image_size) if args.image_size else None,
-        any_size=args.resize_inside,
+        any_size=not args.image_size,
         confidence=args.confidence,
         half=args.fp16,
         int8=args.int8,

@@ -110,15 +110,7 @@ def _views(image: Tensor | None, size: tuple[int, int], count: int) -> Tensor:
 @torch.no_grad()
 def _reference(model: nn.Module, spec, images: Tensor) -> dict[str, np.ndarray]:
     """Return the outputs of the model itself by name, each (B, H, W)."""
-    samples = [{"image": image} for image in images]
-    if spec.any_size:
-        stretched = F.interpolate(
-            images.float(), size=model.image_size, mode="bilinear", antialias=True
-        )
-        height, width = images.shape[-2:]
-        samples = [{"image": image, "height": height, "width": width} for image in stretched]
-    # The file gets the stretched image as it is, not rounded to bytes.
-    results = infer_images(model, samples, list(spec.scores), as_bytes=False)
+    results = infer_images(model, [{"image": image} for image in images], list(spec.scores))
     flat = [
         {"sem_seg": r["sem_seg"], **r["scores"], "confidence": r["confidence"]} for r in results
     ]

@@ -12,8 +12,8 @@ from torch.nn import functional as F
 
 __all__ = ["FixedResize", "fixed_point_weights"]
 
-_WEIGHT_LIMIT = 2**15  # PyTorch's weights are signed, of 16 bits
-_MOST_BITS = 22
+WEIGHT_LIMIT = 2**15  # PyTorch's weights are signed, of 16 bits
+MOST_BITS = 22
 
 
 def fixed_point_weights(source: int, target: int) -> Tensor:
@@ -27,7 +27,7 @@ def fixed_point_weights(source: int, target: int) -> Tensor:
     line = torch.eye(source, dtype=torch.float64)[None, None]
     weights = F.interpolate(line, size=(source, target), mode="bilinear", antialias=True)[0, 0]
     largest, bits = weights.max().item(), 0
-    while bits < _MOST_BITS and int(0.5 + largest * 2 ** (bits + 1)) < _WEIGHT_LIMIT:
+    while bits < MOST_BITS and int(0.5 + largest * 2 ** (bits + 1)) < WEIGHT_LIMIT:
         bits += 1
     return (torch.floor(weights * 2**bits + 0.5) / 2**bits).float()
 

@@ -76,9 +76,10 @@ class ExportModel(nn.Module):
                 f"TEST.ANOMALY.GUIDED_FILTER is {options.guided_filter}; its radius in pixels "
                 "depends on the size of the image: export for one image size, or with 0"
             )
-        if options.postprocess and spec.batch is None:
+        if options.postprocess and (spec.batch is None or spec.any_size):
             raise ValueError(
-                "TEST.ANOMALY.POSTPROCESS works image by image and needs a batch of a fixed size"
+                "TEST.ANOMALY.POSTPROCESS works image by image and needs a batch and a size that "
+                "are fixed"
             )
         self.spec = spec
         # Runtimes multiply one matrix per layer faster than three.
@@ -93,29 +94,47 @@ class ExportModel(nn.Module):
         if spec.half:
             _halve(self.model)
 
-    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
-        """Args: image: (B, 3, H, W) RGB 0..255, of the type that the spec names."""
-        crops = self._cut(image.float())
+    def forward(self, image: Tensor, maps: Tensor | None = None) -> tuple[Tensor, ...]:
+        """Return the outputs that the spec names.
+
+        Args:
+            image: (B, 3, H, W) RGB 0..255, of the type that the spec names; for images of any size
+                the windows (n, 3, h, w) of one image.
+            maps: only for images of any size, whose windows are merged outside (`any_size`): the
+                merged maps (1, M, H, W). The maps of the windows (n, M, h, w) are returned first.
+        """
+        any_size = self.spec.any_size
+        crops = image.float() if any_size else self._cut(image.float())
         mask_logits, coefficients, patch_maps = predict_windows(self.model, crops, self.names)
         # One matrix product and one resize for all maps keep the graph small.
         channels = {name: value.shape[-1] for name, value in coefficients.items()}
         channels |= {name: value.shape[1] for name, value in patch_maps.items()}
         stacked = torch.cat(list(coefficients.values()), dim=-1)
-        maps = self._merge(mask_logits, stacked, list(patch_maps.values()))
-        if self.spec.any_size or self.resize is not None:
-            size = image.shape[-2:] if self.spec.any_size else self.spec.image_size
-            maps = F.interpolate(maps, size=size, mode="bilinear", align_corners=False)
+        parts = mask_logits, stacked, *patch_maps.values()
+        window_maps = ()
+        if any_size:
+            window_maps = (self._window_maps(*parts),)
+        else:
+            maps = self._merge(parts)
+            if self.resize is not None:
+                maps = F.interpolate(maps, size=self.spec.image_size, mode="bilinear")
         named = dict(zip(channels, maps.split(list(channels.values()), dim=1), strict=True))
         values = read_scores(self.model, named, self.names)
         filtered = self._filter(values["scores"], values["sem_seg"], image)
         last = (values["confidence"],) if self.spec.confidence else ()
-        return (values["sem_seg"], *filtered.values(), *last)
+        return (*window_maps, values["sem_seg"], *filtered.values(), *last)
+
+    def count_maps(self) -> int:
+        """Return M, the number of maps that windows are merged by."""
+        logits = torch.zeros(1, 1, self.model.class_head.num_rows)
+        given = self.names, self.model.inference.temperature
+        found = scores.linear_coefficients(logits, self.model.num_known, *given)
+        read = {m for name in scores.single_scores(self.names) for m in scores.SCORES[name].maps}
+        return sum(v.shape[-1] for v in found.values()) + len(read & set(self.model.patch_maps))
 
     def _cut(self, image: Tensor) -> Tensor:
         """Cut the windows of all images, (B n, 3, h, w) float32."""
-        if self.spec.any_size:
-            image = F.interpolate(image, size=self.plan.window, mode="bilinear", antialias=True)
-        elif self.resize is not None:
+        if self.resize is not None:
             image = self.resize(image)
         height, width = self.plan.window
         # Slices of constant bounds, because the plan is known when the graph is traced.
@@ -125,17 +144,21 @@ class ExportModel(nn.Module):
         crops = [c.flip(-1) if f else c for c, f in zip(crops, self.plan.flipped, strict=True)]
         return torch.stack(crops, dim=1).flatten(0, 1)
 
-    def _merge(self, mask_logits: Tensor, coefficients: Tensor, patch_maps: list[Tensor]) -> Tensor:
-        """Return the maps (B, M, H, W) of the resized images, those of patch tokens last."""
-        count, size = len(self.plan.origins), self.plan.window
-        values = [mask_logits, coefficients, *patch_maps]
-        mask_logits, coefficients, *patch_maps = (v.unflatten(0, (-1, count)) for v in values)
+    def _window_maps(self, mask_logits: Tensor, coefficients: Tensor, *patch_maps: Tensor):
+        """Return the maps of windows, (B, M, h, w), those of patch tokens last."""
+        enlarged = [
+            F.interpolate(values, size=self.model.image_size, mode="bilinear")
+            for values in (mask_logits, *patch_maps)
+        ]
+        return torch.cat([scores.combine_masks(coefficients, enlarged[0]), *enlarged[1:]], dim=1)
+
+    def _merge(self, parts: tuple[Tensor, ...]) -> Tensor:
+        """Return the maps (B, M, H, W) of the resized images."""
+        count = len(self.plan.origins)
+        parts = [part.unflatten(0, (-1, count)) for part in parts]
         merger = WindowMerger(self.plan)
         for index in range(count):
-            logits = F.interpolate(mask_logits[:, index], size=size, mode="bilinear")
-            maps = [scores.combine_masks(coefficients[:, index], logits)]
-            maps += [F.interpolate(m[:, index], size=size, mode="bilinear") for m in patch_maps]
-            window_maps = torch.cat(maps, dim=1)
+            window_maps = self._window_maps(*(part[:, index] for part in parts))
             if self.plan.flipped[index]:
                 window_maps = window_maps.flip(-1)
             if count == 1:  # nothing to merge, and a smaller graph

@@ -20,9 +20,8 @@ class ExportSpec:
         image_size: native (H, W). The graph resizes to the model's input, lays the windows of
             `plan_windows`, merges them, and brings the maps back: it equals `AnomalyPredictor`
             for images of this size.
-        any_size: H and W stay open. The graph stretches the image to one window, whatever its
-            aspect ratio, and brings the maps back: faster and coarser than `AnomalyPredictor`.
-            With neither this nor `image_size`, images have the size that the model sees.
+        any_size: the same for one image of any size. With neither this nor `image_size`, images
+            have the size that the model sees.
         confidence: also return the confidence of the segmentation.
         half: weights and network are float16; formulas and outputs stay float32.
         int8: weights of linear layers have 8 bits, their inputs are quantised dynamically.
@@ -48,6 +47,8 @@ class ExportSpec:
             raise ValueError("an export is float16 or int8, not both")
         if self.image_size is not None and self.any_size:
             raise ValueError("an export is for one image size or for any size, not for both")
+        if self.any_size and self.batch != 1:
+            raise ValueError("an export for any size takes one image at a time: the batch is 1")
 
     @property
     def outputs(self) -> list[str]:

@@ -64,9 +64,10 @@ def describe(
         "num_known": inner.num_known,
         "has_anomaly": inner.has_anomaly,
         "window": list(inner.image_size),
-        "resized": list(inner.image_size if spec.any_size else model.plan.resized),
-        "origins": [list(origin) for origin in model.plan.origins],
-        "flipped": model.plan.flipped,
+        # They follow from the image where that may have any size.
+        "resized": None if spec.any_size else list(model.plan.resized),
+        "origins": None if spec.any_size else [list(origin) for origin in model.plan.origins],
+        "flipped": None if spec.any_size else model.plan.flipped,
         "score_statistics": {name: list(statistics[name]) for name in sorted(parts)},
         "temperature": inner.inference.temperature,
         "settings": {
@@ -135,7 +136,7 @@ def export_model(
     with work as folder:
         partial = Path(folder) / output.name
         program = trace(wrapped)
-        write_onnx(program, partial, spec, metadata, external_bytes)
+        write_onnx(program, partial, wrapped, metadata, external_bytes)
         if spec.int8:
             _quantize(partial)
         del wrapped, program
@@ -160,27 +161,39 @@ def _require(*packages: str) -> None:
 def trace(model: ExportModel) -> torch.export.ExportedProgram:
     """Trace for the shapes that the spec leaves open."""
     spec = model.spec
+    batch = torch.export.Dim("batch")
     height, width = spec.image_size or model.plan.window
-    dims = {}
-    if spec.batch is None:
-        dims[0] = torch.export.Dim("batch")
-    if spec.any_size:
-        # A size other than the window's, or the tracer could take the two for equal.
-        height, width = height + 3, 2 * width + 5
-        dims |= {2: torch.export.Dim("height", min=2), 3: torch.export.Dim("width", min=2)}
-    image = torch.zeros(spec.batch or 2, 3, height, width, dtype=getattr(torch, spec.input))
-    return torch.export.export(model, (image,), dynamic_shapes={"image": dims})
+    if not spec.any_size:
+        image = torch.zeros(spec.batch or 2, 3, height, width, dtype=getattr(torch, spec.input))
+        dims = {} if spec.batch else {0: batch}
+        return torch.export.export(model, (image,), dynamic_shapes={"image": dims})
+    crops = torch.zeros(2, 3, height, width)
+    # A size other than the window's, or the tracer could take the two for equal.
+    maps = torch.zeros(1, model.count_maps(), height + 3, 2 * width + 5)
+    sides = {2: torch.export.Dim("height", min=2), 3: torch.export.Dim("width", min=2)}
+    shapes = {"image": {0: batch}, "maps": sides}
+    return torch.export.export(model, (crops, maps), dynamic_shapes=shapes)
 
 
-def write_onnx(program, path: Path, spec: ExportSpec, metadata: dict, external_bytes: int) -> None:
+def write_onnx(
+    program, path: Path, model: ExportModel, metadata: dict, external_bytes: int
+) -> None:
     """Translate a traced program to ONNX, and write it with its metadata."""
+    spec, options = model.spec, model.model.inference
+    names = ["window_maps", *spec.outputs] if spec.any_size else spec.outputs
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # deprecations inside the exporter
         converted = torch.onnx.export(
-            program, opset_version=OPSET, dynamo=True, output_names=spec.outputs, verbose=False
+            program, opset_version=OPSET, dynamo=True, output_names=names, verbose=False
         )
     graph = converted.model.graph
-    _name_dimensions(graph, spec)
+    _name_dimensions(graph)
+    if spec.any_size:
+        from anoseg_d2.export.any_size import add_any_size  # it needs onnx, which is optional
+
+        cuts = {"overlap": options.window_overlap, "flip": options.flip}
+        window, scale = model.model.image_size, options.scales[0]
+        add_any_size(graph, window, spec.input, **cuts, scale=scale)
     converted.model.metadata_props.update({**metadata, "opset": str(OPSET)})
     size = sum(value.const_value.nbytes for value in graph.initializers.values())
     converted.save(path, external_data=size > external_bytes)
@@ -207,10 +220,10 @@ def _quantize(path: Path) -> None:
     plain.unlink()
 
 
-def _name_dimensions(graph, spec: ExportSpec) -> None:
+def _name_dimensions(graph) -> None:
     """Replace the tracer's symbols of open dimensions with their names."""
-    shape = graph.inputs[0].shape
-    named = {str(shape[axis]): name for axis, name in ((0, "batch"), (2, "height"), (3, "width"))}
+    first, last = graph.inputs[0].shape, graph.inputs[-1].shape
+    named = {str(last[2]): "height", str(last[3]): "width", str(first[0]): "batch"}
     for value in [*graph.inputs, *graph.outputs]:
         for axis, size in enumerate(value.shape):
             if not isinstance(size, int):

@@ -85,10 +85,10 @@ def test_onnx_runs_in_the_consumer_of_the_docs_without_this_project(checkpoint, 
     pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
     output = tmp_path / "model.onnx"
     write_results(tmp_path / "report", rba=-0.75, anomaly=0.125)
-    assert export(checkpoint, "--output", output, "--image-size", 40, 60) == 0
+    assert export(checkpoint, "--output", output) == 0
     said = capsys.readouterr().out
-    assert re.search(r"\| rba \| 1x40x60 \| -[\d.]+\.\.-?[\d.]+ \| [\d.e-]+ \| 0\.001 \|", said)
-    assert "| sem_seg | 1x40x60 | classes " in said and "ONNX opset 18" in said
+    assert re.search(r"\| rba \| 1x40x64 \| -[\d.]+\.\.-?[\d.]+ \| [\d.e-]+ \| 0\.001 \|", said)
+    assert "| sem_seg | 1x64x36 | classes " in said and "ONNX opset 18" in said
 
     image = draw_image(40, 60, seed=5).permute(1, 2, 0).numpy()
     np.save(tmp_path / "image.npy", image)
@@ -119,8 +119,8 @@ def test_a_config_file_with_overrides_and_a_photograph(checkpoint, tmp_path, cap
     Image.fromarray(draw_image(50, 70).permute(1, 2, 0).numpy()).save(photograph)
     output = tmp_path / "model.onnx"
     options = ["--config-file", config, "--scores", "rba+anomaly", "--confidence"]
-    options += ["--check-image", photograph, "--output", output, "TEST.WINDOW_OVERLAP", "0.5"]
-    assert export(checkpoint, *options) == 0
+    options += ["--image-size", 32, 32, "--check-image", photograph, "--output", output]
+    assert export(checkpoint, *options, "TEST.WINDOW_OVERLAP", "0.5") == 0
     assert "| rba+anomaly | 1x32x32 |" in capsys.readouterr().out
     about = open_session(output).get_modelmeta().custom_metadata_map
     assert json.loads(about["outputs"]) == ["sem_seg", "rba+anomaly", "confidence"]
@@ -198,19 +198,19 @@ def test_thresholds_of_other_settings_are_not_stored_and_named_ones_bring_theirs
     assert "GUIDED_FILTER was 0.5, is 0" in capsys.readouterr().err
 
 
-def test_an_export_says_what_of_the_evaluation_it_cannot_do(
+def test_an_export_of_few_bits_says_that_its_thresholds_are_of_others(
     checkpoint, tmp_path, given_thresholds, caplog
 ):
     write_results(tmp_path / "report", rba=-0.75)
-    export(checkpoint, "--output", tmp_path / "m.onnx", "--scores", "rba", "--resize-inside")
-    assert given_thresholds and "one stretched window" in caplog.text
+    export(checkpoint, "--output", tmp_path / "m.onnx", "--scores", "rba", "--int8")
+    assert given_thresholds and "weights of 32 bits" in caplog.text
 
 
 def test_a_filter_of_the_evaluation_is_refused_for_open_sizes(checkpoint, tmp_path, capsys):
     place = write_results(tmp_path / "report", rba=-0.75)
     results = json.loads(place.read_text())
     place.write_text(json.dumps({**results, "config": "TEST: {ANOMALY: {GUIDED_FILTER: 0.5}}"}))
-    options = ("--scores", "rba", "--resize-inside", "--results", place)
+    options = ("--scores", "rba", "--results", place)
     assert export(checkpoint, "--output", tmp_path / "m.onnx", *options) == 2
     said = capsys.readouterr().err
     assert "GUIDED_FILTER is 0.5" in said and "size" in said
@@ -246,6 +246,7 @@ MISTAKES = {
     "--output m.onnx --scores rba+msp": "needs mean and spread of msp",
     "--output m.onnx --scores ,": "--scores is empty; leave it out for the default",
     "--output m.onnx --batch many": "--batch is 'many'; give a number in 1..1024 or `dynamic`",
+    "--output m.onnx --batch 2": "takes one image at a time",
     "--output m.onnx --batch 0": "--batch is '0'; give a number in 1..1024",
     "--output m.onnx --batch 1000000000": "--batch is '1000000000'; give a number in 1..1024",
     "--output m.onnx --image-size 0 5": "--image-size is 0; it must be an integer in 1..16384",

@@ -12,6 +12,7 @@ from anoseg_d2.export.spec import ExportSpec
         ({"batch": 0}, "batch must be at least 1"),
         ({"image_size": (0, 5)}, "image size must be positive"),
         ({"image_size": (9, 9), "any_size": True}, "not for both"),
+        ({"batch": 2, "any_size": True}, "one image at a time"),
     ],
 )
 def test_a_spec_that_means_nothing_is_refused(options, message):

@@ -15,7 +15,7 @@ from anoseg_d2.checkpoint import load_into, read_checkpoint
 from anoseg_d2.checkpoint.metadata import weights_hash
 from anoseg_d2.data.image_io import read_image
 from anoseg_d2.export import write as export
-from anoseg_d2.export.check import draw_image, open_session, run_file
+from anoseg_d2.export.check import open_session, run_file
 from anoseg_d2.export.graph import ExportModel
 from anoseg_d2.export.spec import OPSET, ExportCheckError, ExportSpec
 from anoseg_d2.export.write import describe, export_model
@@ -197,21 +197,39 @@ def test_portrait_windows_logit_norm_head_floats_in_external_weights(make_model,
     assert shapes(assert_sound(path).graph.input) == [[2, 3, 90, 50]]
 
 
+SIZES = [(32, 32), (77, 41), (20, 90), (150, 33), (40, 200)]
+
+
 @pytest.mark.slow
-def test_any_size_arcface_head(make_model, tmp_path):
-    model = make_model("arcface")
-    path, spec = tmp_path / "m.onnx", ExportSpec(("rba",), batch=None, any_size=True)
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"flip": True, "window_overlap": 0.4}, {"scales": (2.0,)}],
+    ids=["plain", "flip and overlap", "scale"],
+)
+def test_one_file_gives_what_the_model_gives_on_photographs_of_any_size(
+    make_model, tmp_path, options
+):
+    model = make_model("arcface", has_anomaly=True, **options)
+    model.patch_maps["memory"] = PatchMemory(torch.randn(9, 32), 0)
+    path = tmp_path / "m.onnx"
+    spec = ExportSpec(("rba", "anomaly", "memory"), any_size=True, confidence=True)
     differences = export_model(model, path, spec)
-    assert {d.shape for d in differences} == {(1, 40, 64), (2, 64, 36)}
-    assert shapes(assert_sound(path).graph.input) == [["batch", 3, "height", "width"]]
-    session = open_session(path)
-    for size in [(32, 32), (77, 41), (20, 90)]:
-        image = draw_image(*size)[None].numpy()
-        sem_seg, rba = session.run(None, {"image": image})
-        assert sem_seg.shape == rba.shape == (1, *size) and sem_seg.dtype == np.int64
-    # One window of the image's own size: nothing is stretched.
-    images = photographs(2, 32, 32)
-    assert_same(run_file(path, images, spec.outputs), answers(model, images, spec.scores))
+    assert {d.shape for d in differences} == {(1, 40, 64), (1, 64, 36)}
+    graph = assert_sound(path).graph
+    assert shapes(graph.input) == [[1, 3, "height", "width"]]
+    assert shapes(graph.output) == [[1, "height", "width"]] * 5
+    for size in SIZES:
+        images = photographs(1, *size)
+        expected = answers(model, images, spec.scores)
+        assert_same(run_file(path, images, spec.outputs), expected)
+
+
+@pytest.mark.slow
+def test_any_size_takes_floats_and_rounds_them_as_the_model_does(make_model, tmp_path):
+    model, path = make_model(), tmp_path / "m.onnx"
+    export_model(model, path, ExportSpec(("rba",), any_size=True, input="float32"))
+    images = photographs(1, 41, 77) + 0.3
+    assert_same(run_file(path, images, ["sem_seg", "rba"]), answers(model, images, ["rba"]))
 
 
 @pytest.mark.slow
