@@ -24,6 +24,7 @@ from anoseg_d2.engine import argument_parser, check_inputs, run
 from anoseg_d2.modeling.heads import CLASS_HEADS
 from anoseg_d2.modeling.patch_heads import PATCH_HEADS
 from anoseg_d2.modeling.scores import SCORES
+from anoseg_d2.prediction import VideoWriter
 from anoseg_d2.utils.files import write_json
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -168,6 +169,14 @@ def test_a_predictor_of_the_docs_predicts(name, folder):
     assert result["scores"]["rba"].shape == result["sem_seg"].shape == (40, 56)
 
 
+def test_the_events_of_the_docs_are_plain_records(folder):
+    (name,) = (name for name, block in PARTS.items() if "EventLinker" in block)
+    with VideoWriter("drive.mp4", 10) as writer:
+        for _ in range(2):
+            writer.write(cv2.imread("street.jpg"))
+    assert isinstance(executed(name)["records"], list)
+
+
 def test_the_object_source_of_the_docs_is_chosen_by_its_key(tmp_path, registries):
     (name,) = (name for name, block in PARTS.items() if "OBJECT_SOURCES" in block)
     executed(name)
@@ -255,5 +264,5 @@ def test_the_set_of_the_docs_is_in_the_catalog():
 
 def test_no_block_is_left_out():
     covered = ("import cv2", "@register_score", "_HEADS.register", "onnxruntime")
-    covered += ("OBJECT_SOURCES.register", "DatasetCatalog.register")
+    covered += ("EventLinker", "OBJECT_SOURCES.register", "DatasetCatalog.register")
     assert [n for n, block in PARTS.items() if not any(word in block for word in covered)] == []

@@ -4,7 +4,7 @@
     anoseg predict street.jpg --weights model_final.pth
     anoseg predict photos/ 'more/**/*.png' drive.mp4 --weights hf://owner/name --score rba,msp
     anoseg predict photos/ --weights run/model_final.pth --score anomaly --tpr 95
-    anoseg predict drive.mp4 --weights model_final.pth --temporal 0.3
+    anoseg predict drive.mp4 --weights model_final.pth --temporal 0.3 --threshold 0.5 --events
 
 Inputs are files, folders (without their subfolders), patterns and videos, in any mix. Outputs go to
 OUTPUT/<score>/<kind>/ and are named like their input; those of an earlier run are replaced.
@@ -73,6 +73,12 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="ALPHA",
         help="videos: average scores along the optical flow, ALPHA in 0..1 is the weight of the "
         "current frame (0.3 reduces flicker well, 1 changes nothing); images are unaffected",
+    )
+    add(
+        "--events",
+        action="store_true",
+        help="videos: link the components over time, one number per thing (needs a threshold): "
+        "events.jsonl, and pictures with the numbers in events/",
     )
     add("--max-frames", type=int, metavar="N", help="read at most N frames of a video")
     return parser
@@ -146,8 +152,9 @@ def run(args) -> int:
     # One wrong name among many is reported and skipped; it is an error only if all are wrong.
     if not files:
         raise FileNotFoundError("no input found\n  " + "\n  ".join(missing))
-    if args.temporal is not None and not any(file.is_video for file in files):
-        print("--temporal has no effect: there are no videos among the inputs", file=sys.stderr)
+    for option, given in (("--temporal", args.temporal is not None), ("--events", args.events)):
+        if given and not any(file.is_video for file in files):
+            print(f"{option} has no effect: there are no videos among the inputs", file=sys.stderr)
     predictor = build_predictor(args, names, results)
     if results is not None:
         holds_for(results, predictor, named=True)
@@ -252,6 +259,7 @@ def output_options(args, names: list[str], results=None) -> dict[str, dict]:
             # Components need a threshold, so they are drawn only where there is one.
             kinds = ["overlay", "heatmap"]
             kinds += ["contours", "json"] if thresholds[name] is not None else []
+        kinds += ["events"] if args.events and "events" not in kinds else []
         check_outputs(kinds, thresholds[name])
         options[name] = {
             "kinds": kinds,

@@ -5,6 +5,7 @@
 - `PredictionJob`: predicts many inputs while it reads and writes others.
 - `ScoreOutputs`: writes every requested output of one score.
 - `find_detections`: finds the connected components of a thresholded score map.
+- `EventLinker`: links the components of a video's frames into events.
 - `TemporalFilter`: smooths the scores of a video along its motion.
 - `open_video`, `VideoWriter`: read and write the frames of a video.
 """
@@ -18,6 +19,7 @@ _EXPORTS = {
     "PredictionJob": "job",
     "ScoreOutputs": "outputs",
     "find_detections": "detections",
+    "EventLinker": "events",
     "TemporalFilter": "temporal",
     "open_video": "video",
     "VideoWriter": "video",

@@ -1,6 +1,7 @@
 """Write every requested output of one score, for images and for videos."""
 
 import contextlib
+import json
 import logging
 from pathlib import Path
 
@@ -9,9 +10,11 @@ import numpy as np
 from anoseg_d2.data.image_io import write_image
 from anoseg_d2.evaluation.map_files import write_map
 from anoseg_d2.prediction.detections import CocoWriter, find_detections
+from anoseg_d2.prediction.events import VideoEvents
 from anoseg_d2.prediction.pictures import add_color_bar, display_range, draw_detections, glow
 from anoseg_d2.prediction.video import VideoWriter
 from anoseg_d2.utils.cli import printable
+from anoseg_d2.utils.files import write_atomic
 from anoseg_d2.utils.visualization import class_palette, color_classes, overlay
 
 __all__ = ["OUTPUTS", "ScoreOutputs", "check_outputs"]
@@ -25,9 +28,10 @@ OUTPUTS = {
     "raw_png": ".png",
     "raw_npy": ".npy",
     "json": ".json",
+    "events": ".mp4",
 }
 _PICTURES = ("overlay", "heatmap", "contours", "segmentation")
-_NEED_THRESHOLD = ("contours", "json")
+_NEED_THRESHOLD = ("contours", "json", "events")
 _LEAST_CONTRAST = 0.02  # of the colour scale, between the scores of nearly all pixels
 
 logger = logging.getLogger(__name__)
@@ -55,8 +59,9 @@ def check_outputs(kinds, threshold: float | None) -> None:
 class ScoreOutputs:
     """Write the outputs of one score to `<folder>/<score>/<kind>/<name><extension>`.
 
-    The components of all images go into one COCO json, `<folder>/<score>/components.json`. Used as
-    a context, it writes that json when the block ends.
+    The components of all images go into one COCO json, `<folder>/<score>/components.json`, and the
+    events of all videos into `<folder>/<score>/events.jsonl`, one per line. Used as a context, it
+    writes both when the block ends.
 
     Args:
         folder: folder of all outputs.
@@ -88,6 +93,7 @@ class ScoreOutputs:
         facts = {"score": name, "threshold": threshold, "min_size": min_size, **(info or {})}
         self._json = CocoWriter(self.folder / "components.json", facts)
         self.palette = class_palette(255) if palette is None else palette
+        self._events: list[dict] | None = None  # there was no video yet
         self._warned = False
         self._has_components = any(kind in _NEED_THRESHOLD for kind in self.kinds)
 
@@ -97,6 +103,9 @@ class ScoreOutputs:
     def __exit__(self, *error) -> None:
         if "json" in self.kinds:
             self._json.close()
+        if self._events is not None:
+            lines = "".join(json.dumps(record) + "\n" for record in self._events)
+            write_atomic(self.folder / "events.jsonl", lines.encode())
 
     def path(self, kind: str, name: str) -> Path:
         """Return the path of an output of the image called `name`."""
@@ -184,10 +193,21 @@ class ScoreOutputs:
                 if kind in _PICTURES
             }
 
+            events = None
+            if "events" in self.kinds:
+                events = VideoEvents(file_name, fps, self.threshold, self.min_size)
+                self._events = records = self._events or []
+                # It runs when `events` is closed, which ends the last ones.
+                stack.callback(lambda: records.extend(events.records))
+                stack.enter_context(events)
+                film = stack.enter_context(VideoWriter(self.path("events", name), fps))
+
             def write(index: int, time: float | None, photo, score, sem_seg=None) -> None:
                 pictures = self._pictures(photo, score, file_name, sem_seg, frame=index, time=time)
                 for kind, picture in pictures.items():
                     writers[kind].write(picture[..., ::-1], time)
+                if events is not None:
+                    film.write(events.draw(time, photo, score)[..., ::-1], time)
                 self._write_raw(f"{name}/{index:06d}", score)
 
             yield write

@@ -1,6 +1,7 @@
 """Draw a score over its photograph, as a heat map with a scale, or as components."""
 
 import math
+from collections.abc import Sequence
 
 import cv2
 import numpy as np
@@ -119,12 +120,15 @@ def _write_scale(picture, top: int, unit: int, ticks) -> None:
         cv2.putText(picture, text, place, _FONT, scale, (255, 255, 255), thickness, cv2.LINE_AA)
 
 
-def draw_detections(image: np.ndarray, detections: list[Detection]) -> np.ndarray:
-    """Draw the contours of components, their boxes and scores.
+def draw_detections(
+    image: np.ndarray, detections: Sequence[Detection], labels: Sequence[str] | None = None
+) -> np.ndarray:
+    """Draw the contours of components, their boxes and a label for each.
 
     Args:
         image: (H, W, 3) uint8 RGB; it is copied.
         detections: from `find_detections`.
+        labels: of each; None for their mean scores.
     Returns:
         (H, W, 3) uint8 RGB.
     """
@@ -140,8 +144,10 @@ def draw_detections(image: np.ndarray, detections: list[Detection]) -> np.ndarra
         cv2.drawContours(drawn, contours, -1, MARK_COLOR, thickness)
         corners = (x, y), (x + width - 1, y + height - 1)
         cv2.rectangle(drawn, *corners, MARK_COLOR, max(1, thickness // 2))
-    for detection in reversed(detections):
-        _write_label(drawn, detection, f"{detection.score:.2f}", max(0.3, side / 900))
+    if labels is None:
+        labels = [f"{detection.score:.2f}" for detection in detections]
+    for detection, label in reversed(list(zip(detections, labels, strict=True))):
+        _write_label(drawn, detection, label, max(0.3, side / 900))
     return drawn
 
 

@@ -5,12 +5,45 @@ import numpy as np
 
 from anoseg_d2.utils.visualization import fit_long_side
 
-__all__ = ["TemporalFilter"]
+__all__ = ["Motion", "TemporalFilter"]
 
 _FLOW_SIDE = 640  # long side at which flow is computed; a finer flow costs more than it gains
 _GRAY_TOLERANCE = 24.0  # of 255, between a pixel and the one it came from
 _ROUND_TRIP = 1.0  # pixels, between a point and itself after flow back and forward
 _LEAST_VISIBLE = 0.5  # fraction of the frame; below it the scene has changed and matches are chance
+
+
+class Motion:
+    """Say where the pixels of each frame of a video were in the frame before, by optical flow."""
+
+    def __init__(self):
+        self._flow = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+        self._gray: np.ndarray | None = None
+
+    def __call__(self, frame: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
+        """Take the next frame.
+
+        Args:
+            frame: (H, W, 3) uint8 BGR.
+        Returns:
+            where each pixel was, (H, W, 2) float32 x and y, and whether it was visible there,
+            (H, W) bool; None for the first frame, and for one of another size.
+        """
+        height, width = frame.shape[:2]
+        size = fit_long_side(height, width, _FLOW_SIDE)
+        gray = cv2.cvtColor(frame, cv2.COLOR_BGR2GRAY)
+        gray = cv2.resize(gray, size[::-1], interpolation=cv2.INTER_AREA)
+        before, self._gray = self._gray, gray
+        if before is None or before.shape != gray.shape:
+            return None
+        back = self._flow.calc(gray, before, None)
+        forth = self._flow.calc(before, gray, None)
+        visible = visible_before(gray, before, back, forth)
+        scale = np.float32((width / gray.shape[1], height / gray.shape[0]))
+        back = cv2.resize(back, (width, height), interpolation=cv2.INTER_LINEAR) * scale
+        nearest = cv2.INTER_NEAREST
+        visible = cv2.resize(visible.astype(np.uint8), (width, height), interpolation=nearest) > 0
+        return _grid(height, width) + back, visible
 
 
 class TemporalFilter:
@@ -36,12 +69,11 @@ class TemporalFilter:
                 f"the weight of the current frame must be above 0 and at most 1, not {alpha}"
             )
         self.alpha = alpha
-        self._flow = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
         self.reset()
 
     def reset(self) -> None:
         """Forget all frames; the next one starts another video."""
-        self._gray: np.ndarray | None = None
+        self._motion = Motion()
         self._scores: dict[str, np.ndarray] = {}
 
     def __call__(self, frame: np.ndarray, scores: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -53,30 +85,11 @@ class TemporalFilter:
         Returns:
             {name: (H, W) float32}.
         """
-        gray = self._small_gray(frame)
-        if self._gray is not None and self._gray.shape == gray.shape:
-            places, visible = self._follow(gray, frame.shape[:2])
-            if visible.mean() >= _LEAST_VISIBLE:
-                scores = {name: self._blend(name, s, places, visible) for name, s in scores.items()}
-        self._gray, self._scores = gray, scores
+        moved = self._motion(frame)
+        if moved is not None and moved[1].mean() >= _LEAST_VISIBLE:
+            scores = {name: self._blend(name, s, *moved) for name, s in scores.items()}
+        self._scores = scores
         return scores
-
-    def _small_gray(self, frame: np.ndarray) -> np.ndarray:
-        size = fit_long_side(*frame.shape[:2], _FLOW_SIDE)
-        gray = cv2.cvtColor(frame, cv2.COLOR_BGR2GRAY)
-        return cv2.resize(gray, size[::-1], interpolation=cv2.INTER_AREA)
-
-    def _follow(self, gray: np.ndarray, size: tuple[int, int]):
-        """Return where each pixel was, (H, W, 2) x and y, and whether it was visible, (H, W)."""
-        back = self._flow.calc(gray, self._gray, None)
-        forth = self._flow.calc(self._gray, gray, None)
-        visible = visible_before(gray, self._gray, back, forth)
-        height, width = size
-        scale = np.float32((width / gray.shape[1], height / gray.shape[0]))
-        back = cv2.resize(back, (width, height), interpolation=cv2.INTER_LINEAR) * scale
-        nearest = cv2.INTER_NEAREST
-        visible = cv2.resize(visible.astype(np.uint8), (width, height), interpolation=nearest) > 0
-        return _grid(height, width) + back, visible
 
     def _blend(self, name: str, score, places, visible) -> np.ndarray:
         before = self._scores.get(name)

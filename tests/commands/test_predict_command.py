@@ -334,6 +334,20 @@ def test_a_video_comes_out_at_its_rate(demo, tmp_path, weights, clip):
         assert reader.fps == pytest.approx(10) and len(list(reader)) == 3
 
 
+def test_events_of_a_video_need_a_threshold_and_are_written(
+    demo, tmp_path, weights, photos, clip, capsys
+):
+    options = ("--weights", weights, "--outputs", "raw_npy", "--events")
+    assert run(demo, tmp_path, clip, *options)[0] == 2
+    assert "events need a threshold" in capsys.readouterr().err
+    status, files = run(demo, tmp_path, clip, *options, "--threshold=-2")
+    assert status == 0 and {"rba/events.jsonl", "rba/events/clip.mp4"} <= set(files)
+    (line,) = (tmp_path / "out/rba/events.jsonl").read_text().splitlines()
+    assert json.loads(line)["frames"] == 5  # the whole frame is over this threshold
+    assert run(demo, tmp_path, photos, *options, "--threshold=-2")[0] == 0
+    assert "--events has no effect" in capsys.readouterr().err
+
+
 def test_a_config_file_builds_the_model(demo, tmp_path, weights, photos, tiny_cfg):
     from anoseg_d2.modeling.eomt import EoMT
 

@@ -94,3 +94,23 @@ def test_a_video_gives_videos_maps_per_frame_and_records(tmp_path):
         ("clip.v1.mp4", 1, 0.1),
         ("clip.v1.mp4", 2, 0.2),
     ]
+
+
+def test_the_events_of_every_video_are_in_one_file_and_drawn(tmp_path):
+    photo, score = scene()
+    with ScoreOutputs(tmp_path, "anomaly", ["events"], threshold=0.5) as outputs:
+        for name in ("a", "b"):
+            with outputs.video(name, f"{name}.mp4", 10) as write:
+                for index in range(4):
+                    write(index, index / 10, photo, score)
+    lines = (tmp_path / "anomaly/events.jsonl").read_text().splitlines()
+    records = [json.loads(line) for line in lines]
+    assert [(r["video"], r["event"], r["frames"]) for r in records] == [
+        ("a.mp4", 1, 4),
+        ("b.mp4", 1, 4),
+    ]
+    assert records[0]["box"] == [20, 30, 30, 10] and records[0]["end"] == 0.3
+    with open_video(tmp_path / "anomaly/events/a.mp4") as reader:
+        first, *_, last = (frame for frame, _ in reader)
+    # A thing is numbered when it has been seen for a while.
+    assert np.abs(first.astype(int) - 90).max() < 12 < np.abs(last.astype(int) - 90).max()
