@@ -15,6 +15,7 @@ __all__ = ["COMMANDS", "main"]
 # Name, module, and arguments that go before the user's; what it does.
 COMMANDS = {
     "train": ("train", [], "train a model"),
+    "resume": ("train", ["--resume"], "continue a training"),
     "eval": ("train", ["--eval-only"], "evaluate a checkpoint"),
     "predict": ("predict", [], "anomaly maps of images and videos"),
     "app": ("app", [], "a local page to try a model on photographs"),
@@ -26,6 +27,7 @@ COMMANDS = {
     "card": ("card", [], "propose a dataset card for your own images"),
     "check": ("check", [], "look through datasets"),
     "cut-paste": ("cut_paste", [], "paste unknown objects"),
+    "threshold": ("threshold", [], "a threshold that promises a rate of false alarms"),
     "memory": ("memory", [], "add the memory score"),
 }
 

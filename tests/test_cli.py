@@ -59,7 +59,8 @@ def test_help_lists_every_command(capsys):
     with pytest.raises(SystemExit, match="0"):
         cli.main(["--help"])
     said = capsys.readouterr().out
-    names = "train eval predict app export convert maps submit compare card check cut-paste memory"
+    names = "train resume eval predict app export convert maps submit compare card check cut-paste"
+    names += " threshold memory"
     assert list(cli.COMMANDS) == names.split()
     assert all(f"\n  {name} " in said for name in names.split())
 

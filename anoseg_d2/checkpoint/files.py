@@ -124,6 +124,19 @@ def write_checkpoint(payload: Mapping[str, Any], path) -> None:
         torch.save(dict(payload), partial)
 
 
+def update_meta(path, **entries: Any) -> None:
+    """Set entries of the metadata of one of our files in place; what else it holds stays.
+
+    Raises:
+        ValueError: it is not one of our files.
+    """
+    payload = _read_payload(Path(path), allow_pickle=False)
+    meta = payload.get("meta")
+    if not isinstance(meta, dict) or meta.get("format") != FORMAT_NAME:
+        raise ValueError(f"{path} is not a file of this project, whose metadata could be changed")
+    write_checkpoint({**payload, "meta": {**meta, **entries}}, path)
+
+
 def write_tensors(
     state: Mapping[str, Tensor], path, metadata: dict[str, str] | None = None
 ) -> None:

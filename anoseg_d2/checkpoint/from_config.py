@@ -166,6 +166,7 @@ def load_checkpoint(
         class_names=names,
         score_statistics=spec.score_statistics if holds else {},
         statistics_settings=checkpoint.meta.get("statistics_settings") if holds else None,
+        thresholds={} if training else _thresholds_that_hold(cfg, checkpoint, report),
         averaged=averaged,
     )
     return report
@@ -176,11 +177,8 @@ def _statistics_hold(cfg, checkpoint: Checkpoint, report: LoadReport, training: 
     then = checkpoint.meta.get("statistics_settings")
     if training or not checkpoint.spec.score_statistics:
         return True  # a training measures its own
-    changed = [
-        n for action in ("initialised", "inserted", "converted") for n in report.names(action)
-    ]
     now = score_map_settings(cfg, filters=False)
-    why = f"tensors are others, such as {changed[0]}" if changed else ""
+    why = _changed_tensors(report)
     if isinstance(then, dict):
         why = why or differing(then, now)
     elif any(len(ensemble_parts(name)) > 1 for name in cfg.TEST.ANOMALY.SCORES):
@@ -197,6 +195,35 @@ def _statistics_hold(cfg, checkpoint: Checkpoint, report: LoadReport, training: 
             why,
         )
     return not why
+
+
+def _changed_tensors(report: LoadReport) -> str:
+    actions = ("initialised", "inserted", "converted")
+    changed = [name for action in actions for name in report.names(action)]
+    return f"tensors are others, such as {changed[0]}" if changed else ""
+
+
+def _thresholds_that_hold(cfg, checkpoint: Checkpoint, report: LoadReport) -> dict[str, dict]:
+    """Return the thresholds of a checkpoint that were found with these weights and settings."""
+    found = {}
+    try:
+        for score, record in (checkpoint.meta.get("thresholds") or {}).items():
+            float(record["threshold"])
+            why = _changed_tensors(report)
+            why = why or differing(record["settings"], score_map_settings(cfg))
+            if not why:
+                found[score] = record
+            else:
+                logger.warning(
+                    "%s: its threshold of %s does not hold here and is left out: %s",
+                    *(checkpoint.source, score, why),
+                )
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"checkpoint {checkpoint.source}: its thresholds are broken ({error!r}); run "
+            "`anoseg threshold` again"
+        ) from error
+    return found
 
 
 def _restore_class_head(model: EoMT, checkpoint: Checkpoint) -> None:

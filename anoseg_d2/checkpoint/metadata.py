@@ -93,10 +93,11 @@ def model_meta(model: nn.Module) -> dict[str, Any]:
         format, version, architecture (only of a PatchModel, which lacks what follows up to
         num_blocks), num_known, has_anomaly, head, head_options, num_queries, num_blocks,
         heads, backbone, norm_eps, image_size (H, W), patch_size, grid (rows, columns), pixel_mean
-        and pixel_std (RGB 0..255), class_names, score_statistics and statistics_settings (as in
-        `ModelInfo`), averaged (whether the weights are a training's moving average), lora
-        (None, or rank, alpha, dropout and modules), and with adapters frozen, the names of the
-        tensors that did not train, and patch_heads and memory, what `PatchHead.from_state` needs.
+        and pixel_std (RGB 0..255), class_names, score_statistics, statistics_settings and
+        thresholds (as in `ModelInfo`), averaged (whether the weights are a training's moving
+        average), lora (None, or rank, alpha, dropout and modules), and with adapters frozen, the
+        names of the tensors that did not train, and patch_heads and memory, what
+        `PatchHead.from_state` needs.
     Raises:
         ValueError: adapters are merged into their weights, so that a reload would add them twice.
     """
@@ -130,6 +131,8 @@ def model_meta(model: nn.Module) -> dict[str, Any]:
     }
     if info.score_statistics and info.statistics_settings is not None:
         meta["statistics_settings"] = dict(info.statistics_settings)
+    if info.thresholds:
+        meta["thresholds"] = {name: dict(record) for name, record in info.thresholds.items()}
     if meta["lora"]:  # what an adapter file leaves to its base
         tensors = model_tensors(model)
         meta["frozen"] = sorted(name for name, t in tensors.items() if not t.requires_grad)

@@ -18,6 +18,7 @@ import numpy as np
 
 from anoseg_d2.commands.predict import add_model_options, build_predictor
 from anoseg_d2.data.image_io import read_image
+from anoseg_d2.evaluation.alarm_rate import describe_alarm
 from anoseg_d2.prediction.detections import find_detections
 from anoseg_d2.prediction.pictures import add_color_bar, display_range, draw_detections, glow
 from anoseg_d2.report.results import best_score, read_results, results_of_weights
@@ -42,6 +43,8 @@ def build_parser() -> argparse.ArgumentParser:
     add("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 lets every machine of "
         "the network use the page (default: %(default)s, only this machine)")  # fmt: skip
     add("--port", type=int, help="default: the first free one from 7860")
+    add("--unit-scale", action="store_true", help="show scores that have a threshold of `anoseg "
+        "threshold` on a scale of 0..1, with it at 0.5")  # fmt: skip
     add("--open", action="store_true", help="open the page in the browser")
     return parser
 
@@ -67,7 +70,8 @@ def run(args) -> None:
     predictor = build_predictor(args, [], results)
     if results and not holds_for(results, predictor, bool(args.results)):
         results = None
-    serve(build_page(gradio, Playground(predictor, source, results)), args)
+    playground = Playground(predictor, source, results, args.unit_scale)
+    serve(build_page(gradio, playground), args)
 
 
 def import_gradio():
@@ -116,10 +120,12 @@ class Playground:
         predictor: `AnomalyPredictor`.
         source: where the weights are from, for the title.
         results: results.json of an evaluation that gives the first thresholds, if there is one.
+        unit_scale: show scores on 0..1 where the weights have a threshold, which is at 0.5 then.
     """
 
-    def __init__(self, predictor, source: str, results=None):
+    def __init__(self, predictor, source: str, results=None, unit_scale: bool = False):
         self.predictor, self.source = predictor, source
+        self.on_unit = set(predictor.thresholds) if unit_scale else set()
         self.thresholds = {} if results is None else list_thresholds(results)
         best = None if results is None else best_score(read_results(results))
         names = predictor.score_names
@@ -134,26 +140,32 @@ class Playground:
         except (*cli.USER_ERRORS, RuntimeError) as error:
             # The user chose a file, not the folder that gradio keeps it in.
             return None, f"error: {cli.one_message(error)}".replace(f"{Path(path).parent}/", "")
+        if self.on_unit:
+            result["scores"] |= self.predictor.unit_scores(result)
         height, width = photo.shape[:2]
         return {"photo": photo, **result}, f"{name}: {width} x {height} pixels"
 
     def slider(self, opened: dict, score: str) -> dict:
         """Return ends, first value and note of the threshold's slider for a score."""
         values = opened["scores"][score]
-        low, high = display_range(score, values)
+        low, high = self._ends(score, values)
         finite = values[np.isfinite(values)]
         low, high = float(finite.min(initial=low)), float(finite.max(initial=high))
+        known = dict(self.thresholds.get(score, {}))  # the best F1 comes first
+        if record := self.predictor.thresholds.get(score):
+            at = 0.5 if score in self.on_unit else record["threshold"]
+            known = {describe_alarm(record): at}
         value, note = (low + high) / 2, "initially the middle of the scale"
-        for name, known in self.thresholds.get(score, {}).items():
-            value, note = min(max(known, low), high), f"initially that of {name}"
-            break  # the best F1 comes first
+        for name, known_value in known.items():
+            value, note = min(max(known_value, low), high), f"initially that of {name}"
+            break
         step = (high - low) / 200
         return {"minimum": low, "maximum": high, "step": step, "value": value, "info": note}
 
     def view(self, opened: dict, score: str, threshold: float, min_size: int) -> tuple:
         """Return overlay, heat map and segmentation, (H, W, 3) uint8 RGB, and the components."""
         photo, values = opened["photo"], opened["scores"][score]
-        ends = display_range(score, values)
+        ends = self._ends(score, values)
         found = find_detections(values, threshold, min_size)
         classes = color_classes(opened["sem_seg"], self.predictor.palette)
         return (
@@ -162,6 +174,9 @@ class Playground:
             overlay(photo, classes, 0.6),
             [[f"{c.score:.4g}", f"{c.highest:.4g}", c.area, *c.box] for c in found],
         )
+
+    def _ends(self, score: str, values: np.ndarray) -> tuple[float, float]:
+        return (0.0, 1.0) if score in self.on_unit else display_range(score, values)
 
 
 def build_page(gradio, playground: Playground):

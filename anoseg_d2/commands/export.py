@@ -71,6 +71,11 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--confidence", action="store_true", help="also the confidence of the classes, 0..1"
     )
+    parser.add_argument(
+        "--unit-scale",
+        action="store_true",
+        help="scores on a scale of 0..1 with the thresholds of `anoseg threshold` at 0.5",
+    )
     parser.add_argument("--input", choices=INPUTS, default="uint8", help="default: uint8")
     parser.add_argument(
         "--batch", default="1", metavar="N|dynamic", help="with --image-size: images per run"
@@ -140,7 +145,7 @@ def run(args: argparse.Namespace) -> list[Difference]:
     thresholds, dataset = thresholds_of_weights(
         spec.scores, args.source, predictor, args.results, args.results_set
     )
-    if thresholds and (spec.half or spec.int8):
+    if (thresholds or model.info.thresholds) and (spec.half or spec.int8):
         logger.warning(
             "thresholds were measured with weights of 32 bits: check them on the file's own maps "
             "(anoseg maps)"
@@ -172,6 +177,7 @@ def make_spec(args: argparse.Namespace, default_scores: tuple[str, ...]) -> Expo
         image_size=tuple(args.image_size) if args.image_size else None,
         any_size=not args.image_size,
         confidence=args.confidence,
+        unit_scale=args.unit_scale,
         half=args.fp16,
         int8=args.int8,
     )

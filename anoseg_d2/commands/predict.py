@@ -5,6 +5,7 @@
     anoseg predict photos/ 'more/**/*.png' drive.mp4 --weights hf://owner/name --score rba,msp
     anoseg predict photos/ --weights run/model_final.pth --score anomaly --tpr 95
     anoseg predict drive.mp4 --weights model_final.pth --temporal 0.3 --threshold 0.5 --events
+    anoseg predict drive.mp4 --weights model_final.pth --temporal 0.3 --unit-scale
 
 Inputs are files, folders (without their subfolders), patterns and videos, in any mix. Outputs go to
 OUTPUT/<score>/<kind>/ and are named like their input; those of an earlier run are replaced.
@@ -22,6 +23,7 @@ import tempfile
 
 from tqdm.contrib.logging import logging_redirect_tqdm
 
+from anoseg_d2.evaluation.alarm_rate import describe_alarm
 from anoseg_d2.prediction.input_files import find_inputs
 from anoseg_d2.prediction.job import PredictionJob
 from anoseg_d2.prediction.outputs import OUTPUTS, ScoreOutputs, check_outputs
@@ -31,6 +33,7 @@ from anoseg_d2.utils import cli
 from anoseg_d2.utils.constants import SHIPPED_NAME
 from anoseg_d2.utils.ranges import integer, number
 
+MIN_SIZE = 50  # pixels; of components where nothing says another
 OPTIONS = {
     "--range": number(),
     "--temporal": number(0, 1, above=True),
@@ -88,7 +91,7 @@ def _add_component_options(add) -> None:
     add(
         "--threshold",
         help="a pixel is anomalous where score >= threshold: a number, or one for each score "
-        "(rba=-0.3,anomaly=0.5)",
+        "(rba=-0.3,anomaly=0.5); default: that of `anoseg threshold`, if the weights have one",
     )
     add(
         "--tpr",
@@ -102,9 +105,13 @@ def _add_component_options(add) -> None:
     add(
         "--min-size",
         type=int,
-        default=50,
         metavar="PIXELS",
-        help="ignore smaller components (default: %(default)s)",
+        help=f"ignore smaller components; default: as for the threshold, else {MIN_SIZE}",
+    )
+    add(
+        "--unit-scale",
+        action="store_true",
+        help="write scores on a scale of 0..1 with the threshold of `anoseg threshold` at 0.5",
     )
 
 
@@ -146,8 +153,13 @@ def run(args) -> int:
     cli.import_modules(args.imports)
     asked = default_score(args) if args.score is None else args.score
     names = list(dict.fromkeys(name.strip() for name in asked.split(",") if name.strip()))
+    if not names:
+        raise ValueError("--score is empty")
     results = threshold_results(args)  # before the model, which takes seconds to load
-    options = output_options(args, names, results)
+    thresholds = choose_thresholds(args, names, results)
+    kinds = None if args.outputs is None else [k.strip() for k in args.outputs.split(",")]
+    if kinds is not None:
+        check_outputs(kinds)
     files, missing = find_inputs(args.inputs)
     # One wrong name among many is reported and skipped; it is an error only if all are wrong.
     if not files:
@@ -158,20 +170,18 @@ def run(args) -> int:
     predictor = build_predictor(args, names, results)
     if results is not None:
         holds_for(results, predictor, named=True)
-    if not predictor.class_names and any("segmentation" in o["kinds"] for o in options.values()):
+    if kinds and "segmentation" in kinds and not predictor.class_names:
         raise ValueError("--outputs segmentation: a memory on a bare backbone knows no classes")
+    options = output_options(args, names, kinds, thresholds, predictor.thresholds)
+    outputs = {
+        name: ScoreOutputs(args.output, name, palette=predictor.palette, **options[name])
+        for name in names
+    }
     make_output_folder(args.output)
-    if args.tpr is not None:
-        for name in names:
-            cli.say(f"{name}: threshold {options[name]['threshold']:.6g} at {args.tpr:g} % TPR")
     # Each score writes its json when the block ends, also after Ctrl-C.
     with contextlib.ExitStack() as stack:
-        outputs = {
-            name: stack.enter_context(
-                ScoreOutputs(args.output, name, palette=predictor.palette, **options[name])
-            )
-            for name in names
-        }
+        for output in outputs.values():
+            stack.enter_context(output)
         job = PredictionJob(predictor, outputs, temporal=args.temporal, max_frames=args.max_frames)
         for sentence in missing:
             job.fail(sentence)
@@ -241,31 +251,45 @@ def build_predictor(args, names: list[str], results=None):
     return AnomalyPredictor(cfg)
 
 
-def output_options(args, names: list[str], results=None) -> dict[str, dict]:
-    """Return the options of `ScoreOutputs` for each score; reports mistakes before any work."""
-    if not names:
-        raise ValueError("--score is empty")
+def output_options(args, names, kinds, thresholds, stored) -> dict[str, dict]:
+    """Return the options of `ScoreOutputs` for each score, and say where thresholds are from.
+
+    Args:
+        names: of scores.
+        kinds: of outputs that are asked for; None for the default.
+        thresholds: by score; None takes the stored one.
+        stored: of `anoseg threshold`, by score.
+    """
     if args.range and len(names) > 1:
         raise ValueError(f"--range is for one score, --score names {', '.join(names)}")
     if args.range and not args.range[0] < args.range[1]:
         raise ValueError(
             f"--range must go from low to high, not {args.range[0]:g} {args.range[1]:g}"
         )
-    thresholds = choose_thresholds(args, names, results)
     options = {}
     for name in names:
-        kinds = [kind.strip() for kind in (args.outputs or "").split(",")]
-        if args.outputs is None:
-            # Components need a threshold, so they are drawn only where there is one.
-            kinds = ["overlay", "heatmap"]
-            kinds += ["contours", "json"] if thresholds[name] is not None else []
-        kinds += ["events"] if args.events and "events" not in kinds else []
-        check_outputs(kinds, thresholds[name])
+        record, threshold, min_size = stored.get(name), thresholds[name], args.min_size
+        if args.tpr is not None:
+            cli.say(f"{name}: threshold {threshold:.6g} at {args.tpr:g} % TPR")
+        elif threshold is None and record:
+            threshold = record["threshold"]
+            min_size = min_size or record["min_size"]
+            cli.say(f"{name}: threshold {threshold:.6g}, {describe_alarm(record)}")
+            if args.temporal != record["temporal"]:
+                cli.say(f"{name}: it was found with --temporal {record['temporal']}")
+        if args.unit_scale and not record:
+            raise ValueError(f"--unit-scale: the weights have no threshold of {name} "
+                             "(anoseg threshold)")  # fmt: skip
+        default = ["overlay", "heatmap"]
+        # Components need a threshold, so they are drawn only where there is one.
+        default += ["contours", "json"] if threshold is not None else []
+        events = ["events"] if args.events and "events" not in (kinds or ()) else []
         options[name] = {
-            "kinds": kinds,
-            "threshold": thresholds[name],
-            "min_size": args.min_size,
+            "kinds": [*(kinds or default), *events],
+            "threshold": threshold,
+            "min_size": min_size or MIN_SIZE,
             "value_range": tuple(args.range) if args.range else None,
+            "unit_scale": record if args.unit_scale else None,
             "info": {"weights": args.weights, "config_file": args.config_file},
         }
     return options

@@ -17,6 +17,7 @@ from anoseg_d2.modeling.inference import unfiltered
 from anoseg_d2.modeling.patch_heads import PatchMemory, free_block
 from anoseg_d2.modeling.patch_heads.memory import backbone_hash, choose_rows, leave_one_out
 from anoseg_d2.modeling.patch_model import PatchModel
+from anoseg_d2.modeling.scores import ensemble_parts
 from anoseg_d2.modeling.windows import cut_windows, plan_windows
 from anoseg_d2.utils.cli import Progress, say
 
@@ -79,6 +80,8 @@ def add_memory(
         info,
         score_statistics={**info.score_statistics, "memory": (mean, spread)},
         statistics_settings=settings if known else None,  # unknown of one is unknown of all
+        # Thresholds of scores that this memory takes no part in.
+        thresholds={n: t for n, t in info.thresholds.items() if "memory" not in ensemble_parts(n)},
     )
     return (
         f"{len(kept)} rows of {len(inside)} images; on {len(held_out)} others the score of known "

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.transforms.v2 import functional as TF
 
+from anoseg_d2.evaluation.alarm_rate import to_unit
 from anoseg_d2.export.spec import Difference, ExportCheckError
 from anoseg_d2.modeling.inference import infer_images
 
@@ -114,7 +115,11 @@ def _reference(model: nn.Module, spec, images: Tensor) -> dict[str, np.ndarray]:
     flat = [
         {"sem_seg": r["sem_seg"], **r["scores"], "confidence": r["confidence"]} for r in results
     ]
-    return {name: np.stack([values[name].numpy() for values in flat]) for name in spec.outputs}
+    found = {name: np.stack([values[name].numpy() for values in flat]) for name in spec.outputs}
+    for name in spec.scores if spec.unit_scale else ():
+        record = model.info.thresholds[name]
+        found[name] = to_unit(found[name], record["threshold"], record["median"])
+    return found
 
 
 def compare_output(name: str, found, expected, spec, tolerance: float | None) -> Difference:

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from anoseg_d2.checkpoint.metadata import weights_hash
+from anoseg_d2.evaluation.alarm_rate import BELOW_HALF, unit_steepness
 from anoseg_d2.export.fixed_resize import FixedResize
 from anoseg_d2.export.spec import ExportSpec
 from anoseg_d2.modeling import scores, windows
@@ -81,6 +82,12 @@ class ExportModel(nn.Module):
                 "TEST.ANOMALY.POSTPROCESS works image by image and needs a batch and a size that "
                 "are fixed"
             )
+        missing = [name for name in names if name not in model.info.thresholds]
+        if spec.unit_scale and missing:
+            raise ValueError(
+                f"a scale of 0..1 needs thresholds, but the weights have none of "
+                f"{', '.join(missing)}: find them by `anoseg threshold`"
+            )
         self.spec = spec
         # Runtimes multiply one matrix per layer faster than three.
         self.model = merge_lora(copy.deepcopy(model)).eval().requires_grad_(False)
@@ -121,8 +128,19 @@ class ExportModel(nn.Module):
         named = dict(zip(channels, maps.split(list(channels.values()), dim=1), strict=True))
         values = read_scores(self.model, named, self.names)
         filtered = self._filter(values["scores"], values["sem_seg"], image)
+        if self.spec.unit_scale:
+            filtered = {name: self._on_unit_scale(name, v) for name, v in filtered.items()}
         last = (values["confidence"],) if self.spec.confidence else ()
         return (*window_maps, values["sem_seg"], *filtered.values(), *last)
+
+    def _on_unit_scale(self, name: str, score: Tensor) -> Tensor:
+        """Do what `evaluation.alarm_rate.to_unit` does."""
+        record = self.model.info.thresholds[name]
+        threshold = record["threshold"]
+        steepness = unit_steepness(threshold, record["median"])
+        unit = torch.sigmoid((score - threshold) * steepness)
+        above, below = unit.clamp(min=0.5), unit.clamp(max=float(BELOW_HALF))
+        return torch.where(score >= threshold, above, below)
 
     def count_maps(self) -> int:
         """Return M, the number of maps that windows are merged by."""

@@ -23,6 +23,7 @@ class ExportSpec:
         any_size: the same for one image of any size. With neither this nor `image_size`, images
             have the size that the model sees.
         confidence: also return the confidence of the segmentation.
+        unit_scale: scores are on 0..1 with the thresholds of `anoseg threshold` at 0.5.
         half: weights and network are float16; formulas and outputs stay float32.
         int8: weights of linear layers have 8 bits, their inputs are quantised dynamically.
     """
@@ -33,6 +34,7 @@ class ExportSpec:
     image_size: tuple[int, int] | None = None
     any_size: bool = False
     confidence: bool = False
+    unit_scale: bool = False
     half: bool = False
     int8: bool = False
 

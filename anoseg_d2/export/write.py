@@ -22,6 +22,7 @@ from packaging.version import Version
 from torch import Tensor, nn
 
 from anoseg_d2 import __version__
+from anoseg_d2.evaluation.alarm_rate import to_unit
 from anoseg_d2.export.check import check_file
 from anoseg_d2.export.graph import ExportModel
 from anoseg_d2.export.spec import OPSET, Difference, ExportSpec
@@ -82,6 +83,17 @@ def describe(
         "precision": "float16" if spec.half else "int8" if spec.int8 else "float32",
         "weights_sha256": model.weights_sha256,
     }
+    promised = {
+        n: dict(inner.info.thresholds[n]) for n in spec.scores if n in inner.info.thresholds
+    }
+    for name, record in promised.items() if spec.unit_scale else ():
+        # Thresholds are for what the file gives.
+        at, tpr95 = (record["threshold"], record["median"]), values["thresholds_tpr95"]
+        tpr95 |= {name: float(to_unit(tpr95[name], *at))} if name in tpr95 else {}
+        median = float(to_unit(record["median"], *at))
+        promised[name] = {**record, "threshold": 0.5, "median": median, "unit_scale": True}
+    if promised:
+        values["thresholds"] = promised
     return {
         name: value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
         for name, value in values.items()

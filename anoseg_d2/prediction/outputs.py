@@ -3,11 +3,14 @@
 import contextlib
 import json
 import logging
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from anoseg_d2.data.image_io import write_image
+from anoseg_d2.evaluation.alarm_rate import to_unit
 from anoseg_d2.evaluation.map_files import write_map
 from anoseg_d2.prediction.detections import CocoWriter, find_detections
 from anoseg_d2.prediction.events import VideoEvents
@@ -27,6 +30,7 @@ OUTPUTS = {
     "segmentation": ".png",
     "raw_png": ".png",
     "raw_npy": ".npy",
+    "byte": ".png",
     "json": ".json",
     "events": ".mp4",
 }
@@ -37,22 +41,12 @@ _LEAST_CONTRAST = 0.02  # of the colour scale, between the scores of nearly all 
 logger = logging.getLogger(__name__)
 
 
-def check_outputs(kinds, threshold: float | None) -> None:
-    """Refuse unknown kinds of output, and components without a threshold.
-
-    Raises:
-        ValueError: the message names the kind and what is allowed.
-    """
+def check_outputs(kinds) -> None:
+    """Raise ValueError, which names them and the known ones, on unknown kinds of output."""
     unknown = [kind for kind in kinds if kind not in OUTPUTS]
     if unknown or not kinds:
         raise ValueError(
             f"unknown output {', '.join(unknown) or '(none)'}; known: {', '.join(OUTPUTS)}"
-        )
-    needing = [kind for kind in kinds if kind in _NEED_THRESHOLD]
-    if needing and threshold is None:
-        raise ValueError(
-            f"{' and '.join(needing)} need a threshold that separates anomalous pixels: give "
-            "--threshold, or --tpr with the results of an evaluation"
         )
 
 
@@ -67,10 +61,11 @@ class ScoreOutputs:
         folder: folder of all outputs.
         name: name of the score.
         kinds: names in `OUTPUTS`.
-        threshold: a pixel is anomalous where score >= threshold.
+        threshold: a pixel is anomalous where score >= threshold; `contours` and `json` need it.
         min_size: components of fewer pixels are left out.
         value_range: ends of the colour scale; None to take `display_range` of the first image
             for all of them, so that colours are comparable.
+        unit_scale: threshold of `anoseg threshold` whose scale of 0..1 everything is written on.
         info: further plain values for the json's `info`.
         palette: (256, 3) uint8 RGB of the classes; None for the colours of Cityscapes.
     """
@@ -84,11 +79,25 @@ class ScoreOutputs:
         threshold: float | None = None,
         min_size: int = 50,
         value_range: tuple[float, float] | None = None,
+        unit_scale: Mapping[str, Any] | None = None,
         info: dict | None = None,
         palette: np.ndarray | None = None,
     ):
-        check_outputs(kinds, threshold)
+        check_outputs(kinds)
+        needing = [kind for kind in kinds if kind in _NEED_THRESHOLD]
+        if needing and threshold is None:
+            raise ValueError(
+                f"{' and '.join(needing)} need a threshold that separates anomalous pixels: give "
+                "--threshold, --tpr with the results of an evaluation, or weights with one of "
+                "`anoseg threshold`"
+            )
+        if "byte" in kinds and unit_scale is None:
+            raise ValueError("byte is a score on the scale of 0..1: give --unit-scale")
         self.folder, self.name, self.kinds = Path(folder) / name, name, tuple(kinds)
+        self.unit_scale = unit_scale
+        if unit_scale is not None:
+            value_range = value_range or (0.0, 1.0)
+            threshold = threshold if threshold is None else float(self._scaled(threshold))
         self.threshold, self.min_size, self.value_range = threshold, min_size, value_range
         facts = {"score": name, "threshold": threshold, "min_size": min_size, **(info or {})}
         self._json = CocoWriter(self.folder / "components.json", facts)
@@ -128,6 +137,7 @@ class ScoreOutputs:
             score: (H, W) float32.
             sem_seg: (H, W) int64 train ids; only `segmentation` needs it.
         """
+        score = self._scaled(score)
         # Heat maps have flat colours that JPEG would smear; a low level of png is fast and nearly
         # as small.
         for kind, picture in self._pictures(photo, score, file_name, sem_seg).items():
@@ -168,7 +178,16 @@ class ScoreOutputs:
             *(printable(file_name), self.name, *ends, low, high),
         )
 
+    def _scaled(self, score):
+        """Put a score on the scale of 0..1, if that is asked for."""
+        scale = self.unit_scale
+        return score if scale is None else to_unit(score, scale["threshold"], scale["median"])
+
     def _write_raw(self, name: str, score: np.ndarray) -> None:
+        if "byte" in self.kinds:
+            # 0.5 is 128, so that anomalous pixels are those of at least 128.
+            levels = np.minimum(score * 256, 255).astype(np.uint8)
+            write_image(self.path("byte", name), levels)
         for kind in ("raw_png", "raw_npy"):
             if kind in self.kinds:
                 write_map(self.path(kind, name), score)
@@ -203,6 +222,7 @@ class ScoreOutputs:
                 film = stack.enter_context(VideoWriter(self.path("events", name), fps))
 
             def write(index: int, time: float | None, photo, score, sem_seg=None) -> None:
+                score = self._scaled(score)
                 pictures = self._pictures(photo, score, file_name, sem_seg, frame=index, time=time)
                 for kind, picture in pictures.items():
                     writers[kind].write(picture[..., ::-1], time)

@@ -17,6 +17,7 @@ from anoseg_d2.data.image_io import (
     read_image,
     to_rgb,
 )
+from anoseg_d2.evaluation.alarm_rate import to_unit
 from anoseg_d2.modeling import eomt  # noqa: F401  registers the meta-architecture
 from anoseg_d2.utils.constants import SHIPPED_NAME
 
@@ -82,6 +83,19 @@ class AnomalyPredictor:
     def score_names(self) -> list[str]:
         """Scores that the model gives."""
         return list(self.model.score_names)
+
+    @property
+    def thresholds(self) -> dict[str, dict]:
+        """Thresholds of `anoseg threshold` by score, see `evaluation.alarm_rate`."""
+        return dict(self.model.info.thresholds)
+
+    def unit_scores(self, result: dict) -> dict[str, np.ndarray]:
+        """Put the scores of a result that have a threshold on 0..1, with the threshold at 0.5."""
+        return {
+            name: to_unit(result["scores"][name], record["threshold"], record["median"])
+            for name, record in self.thresholds.items()
+            if name in result["scores"]
+        }
 
     @property
     def class_names(self) -> list[str]:

@@ -66,12 +66,22 @@ def results_of_weights(named, source, file=None) -> Path | None:
         if found is None and named:
             raise FileNotFoundError(f"--results {named}: there is no results.json")
         return found
-    stated = (read_results(found).get("model") or {}).get("weights_file_sha256")
+    about = read_results(found).get("model") or {}
+    stated = about.get("weights_file_sha256")
     file = file or (source if Path(source).is_file() else None)  # hf:// has no file
-    if stated and file and stated != file_hash(file):
+    if stated and file and stated != file_hash(file) and not _same_tensors(about, file):
         logger.warning("%s is of other weights than %s: it is not used (--results)", found, file)
         return None
     return found
+
+
+def _same_tensors(about: dict, file) -> bool:
+    """Whether a file that has changed, as by `anoseg threshold`, holds the weights all the same."""
+    from anoseg_d2.checkpoint import read_checkpoint  # needs torch
+    from anoseg_d2.checkpoint.metadata import weights_hash
+
+    stated = about.get("weights_sha256")
+    return bool(stated) and stated == weights_hash(read_checkpoint(file).state_dict)
 
 
 def score_names(results: dict) -> list[str]:

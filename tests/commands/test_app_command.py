@@ -71,7 +71,6 @@ def test_without_gradio_the_way_to_install_it_is_said(weights, monkeypatch, caps
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ([], "give --weights"),
         (["--weights", "w.pth", "--port", "70000"], "--port"),
     ],
 )

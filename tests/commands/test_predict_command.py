@@ -208,7 +208,7 @@ def test_a_missing_input_among_others_counts_as_unreadable(demo, tmp_path, weigh
         (["photos", "--score", "nonsense"], "nonsense"),
         (["photos", "--outputs", "mask"], "unknown output mask"),
         (["photos", "--outputs", ""], "unknown output"),
-        (["photos", "--outputs", "json"], "give --threshold, or --tpr"),
+        (["photos", "--outputs", "json"], "give --threshold, --tpr"),
         (["photos", "--threshold", "much"], "the scores need rba=NUMBER"),
         (["photos", "--threshold", "rba=1,rba=2"], "the scores need rba=NUMBER"),
         (["photos", "--score", "rba,msp", "--threshold", "0"], "rba=NUMBER,msp=NUMBER"),
@@ -240,10 +240,9 @@ def test_mistakes_are_one_line_and_status_2(
     assert not (tmp_path / "output").exists(), "reported before anything is written"
 
 
-@pytest.mark.parametrize("arguments", [["photos"], ["--weights", "w.pth"]], ids=str)
-def test_missing_arguments_are_reported_with_the_usage(demo, capsys, arguments):
+def test_missing_inputs_are_reported_with_the_usage(demo, capsys):
     with pytest.raises(SystemExit) as stop:
-        demo.main(arguments)
+        demo.main(["--weights", "w.pth"])
     assert stop.value.code == 2 and "give" in capsys.readouterr().err
 
 
@@ -271,7 +270,7 @@ def test_ctrl_c_leaves_whole_files_and_status_130(
 
 
 @pytest.mark.parametrize("interrupted", [2, 3])  # a video and the json after it
-@pytest.mark.parametrize("kind", sorted(OUTPUTS))
+@pytest.mark.parametrize("kind", sorted(set(OUTPUTS) - {"byte"}))  # needs another scale
 def test_ctrl_c_while_a_file_is_written_leaves_no_part_of_it(
     demo, tmp_path, weights, photos, clip, monkeypatch, kind, interrupted
 ):

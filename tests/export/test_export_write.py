@@ -14,6 +14,7 @@ from tiny_models import set_info
 from anoseg_d2.checkpoint import load_into, read_checkpoint
 from anoseg_d2.checkpoint.metadata import weights_hash
 from anoseg_d2.data.image_io import read_image
+from anoseg_d2.evaluation.alarm_rate import to_unit
 from anoseg_d2.export import write as export
 from anoseg_d2.export.check import open_session, run_file
 from anoseg_d2.export.graph import ExportModel
@@ -288,3 +289,28 @@ def test_the_real_vit_s_on_a_photograph(tmp_path):
 def test_a_folder_that_takes_no_file_is_named_with_the_file(make_model):
     with pytest.raises(OSError, match=r"/proc/x\.onnx"):
         export_model(make_model(), "/proc/x.onnx", ExportSpec(("rba",)))
+
+
+@pytest.mark.slow
+def test_a_threshold_travels_and_decides_on_every_pixel_as_the_model_does(make_model, tmp_path):
+    model = make_model()
+    scores = answers(model, photographs(1, 32, 32), ["rba"])["rba"]
+    # Halfway between two neighbouring values: no rounding can decide there.
+    values = np.unique(scores)
+    place = np.argmax(np.diff(values)[len(values) // 2 :]) + len(values) // 2
+    record = {"threshold": float(np.float32(values[place : place + 2].mean()))}
+    record |= {"median": float(np.median(scores)), "alarm_rate": 0.1, "settings": {}}
+    set_info(model, thresholds={"rba": record})
+    for unit_scale in (False, True):
+        path = tmp_path / f"{unit_scale}.onnx"
+        export_model(model, path, ExportSpec(("rba",), unit_scale=unit_scale))
+        found = run_file(path, photographs(1, 32, 32), ["rba"])["rba"]
+        stored = open_session(path).get_modelmeta().custom_metadata_map["thresholds"]
+        about = json.loads(stored)["rba"]
+        assert about["threshold"] == (0.5 if unit_scale else record["threshold"])
+        assert np.array_equal(found >= about["threshold"], scores >= record["threshold"])
+        if unit_scale:
+            expected = to_unit(scores, record["threshold"], record["median"])
+            np.testing.assert_allclose(found, expected, atol=1e-4)
+    with pytest.raises(ValueError, match="anoseg threshold"):
+        ExportModel(make_model(), ExportSpec(("rba",), unit_scale=True))
