@@ -7,6 +7,7 @@ datasets, class heads and scores. Its public names:
 - `EoMT`: the network, built from a config or from parts.
 - `AnosegDatasetMapper`: turns a dataset dict into what the network takes.
 - `Trainer`: detectron2's `DefaultTrainer` with this project's loaders, optimiser and evaluators.
+- `train`: trains on a dataset card in one call, as `anoseg train` does.
 - `AnomalyEvaluator`: anomaly figures of one dataset, as a detectron2 evaluator.
 - `PixelMetrics`: AUPRC, FPR95 and AUROC in bounded memory, without detectron2.
 - `AnomalyPredictor`: one image in, segmentation and anomaly scores out.
@@ -26,6 +27,7 @@ _EXPORTS = {
     "AnomalyPredictor": "anoseg_d2.prediction.predictor",
     "EoMT": "anoseg_d2.modeling.eomt",
     "Trainer": "anoseg_d2.engine.trainer",
+    "train": "anoseg_d2.commands.train",
     "AnosegDatasetMapper": "anoseg_d2.data.dataset_mapper",
     "AnomalyEvaluator": "anoseg_d2.evaluation.anomaly_evaluation",
     "PixelMetrics": "anoseg_d2.evaluation.metrics",

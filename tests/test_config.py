@@ -173,7 +173,6 @@ WRONG = [
     ("TEST.ANOMALY.TEMPERATURE", float("inf"), "a number above 0"),
     ("TEST.ANOMALY.POSTPROCESS", ["blur"], "one of "),
     ("TEST.WINDOW_OVERLAP", 1.0, "a number from 0 to 0.95"),
-    ("DATASETS.TEST", "road_anomaly", "a list"),
     ("SOLVER.MAX_ITER", 0, "an integer of at least 1"),
     ("SOLVER.CHECKPOINT_PERIOD", 0, "an integer of at least 1"),
     ("SOLVER.IMS_PER_BATCH", 0, "an integer in 1..4096"),

@@ -25,6 +25,7 @@ from anoseg_d2.checkpoint import model_meta
 from anoseg_d2.config import load_config
 from anoseg_d2.data.builtin import DATASETS
 from anoseg_d2.engine import argument_parser
+from anoseg_d2.engine.short_form import split_places
 from anoseg_d2.modeling.patch_heads import PATCH_HEADS
 from anoseg_d2.modeling.scores import SCORES, ensemble_parts
 from anoseg_d2.prediction.video import VideoWriter
@@ -218,7 +219,7 @@ def check_options(args, what):
     config = options.get("config_file") or ""
     if config:
         find_config(ROOT / config if (ROOT / config).is_file() else config)
-    overrides = [*(options.get("opts") or []), "MODEL.DEVICE", "cpu"]
+    overrides = [*split_places(options.get("opts") or [])[1], "MODEL.DEVICE", "cpu"]
     # A module of the user's own may have keys of its own; tests/test_docs_python.py runs these.
     if options.get("imports") or what == "my_train.py":
         overrides = []

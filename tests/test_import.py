@@ -112,7 +112,7 @@ except ModuleNotFoundError as error:
 
 def test_the_top_of_the_package_is_its_index():
     names = ["add_anoseg_config", "AnomalyPredictor", "EoMT", "Trainer", "AnosegDatasetMapper"]
-    assert set(anoseg_d2.__all__) == {*names, "AnomalyEvaluator", "PixelMetrics"}
+    assert set(anoseg_d2.__all__) == {*names, "train", "AnomalyEvaluator", "PixelMetrics"}
     for name in anoseg_d2.__all__:
         assert getattr(anoseg_d2, name).__name__ == name
         assert f"- `{name}`: " in anoseg_d2.__doc__

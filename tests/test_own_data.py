@@ -96,13 +96,12 @@ def test_the_page_leads_from_photographs_to_a_report(folder, capsys):
         *("street_train.jpg", "street_val.jpg", "unknown.jpg")
     ]
     assert cli.main([*train[1:], *TINY]) == 0
-    figures = read_json("output/street/report/results.json")
+    figures = read_json("runs/street/report/results.json")
     assert set(figures["datasets"]) == {"unknown"} and set(figures["closed_set"]) == {"street_val"}
-    assert (folder / "output/street/report/index.html").is_file()
-    tiny = [*TINY, "MODEL.WEIGHTS", "output/street/model_final.pth"]
-    assert cli.main([*evaluate[1:], *tiny]) == 0
-    scores = read_json("output/street_unknown/report/results.json")["datasets"]["unknown"]["scores"]
-    assert set(scores) == {"rba", "anomaly"} and scores["anomaly"]["auprc"] is not None
+    assert (folder / "runs/street/report/index.html").is_file()
+    assert cli.main(evaluate[1:]) == 0
+    scores = read_json("runs/street/report/results.json")["datasets"]["unknown"]["scores"]
+    assert {"rba", "anomaly"} <= set(scores) and scores["anomaly"]["auprc"] is not None
     assert cli.main([*predict[1:], "--opts", "MODEL.DEVICE", "cpu"]) == 0
     pictures = sorted(path.name for path in (folder / "output/pictures/anomaly/heatmap").iterdir())
     assert pictures == ["a.png", "b.png"]

@@ -48,7 +48,7 @@ def argument_parser(description: str | None = None) -> argparse.ArgumentParser:
     add("--dist-url", default="auto", help="tcp://HOST:PORT of machine 0; auto: this machine only")
     cli.add_import_option(parser)
     cli.add_verbosity_options(parser)
-    add("opts", nargs=argparse.REMAINDER, help="config keys and values in turn: KEY VALUE ...")
+    add("opts", nargs="*", help="config keys and values in turn: KEY VALUE ...")
     return parser
 
 

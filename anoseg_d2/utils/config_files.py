@@ -224,6 +224,8 @@ def _as_type_of(default: Any, value: Any, key: str) -> Any:
     if isinstance(default, float) and type(literal) is int:
         # The range refuses an integer that is larger than any float.
         return float(literal) if number().allows(literal) else literal
+    if isinstance(default, (list, tuple)) and isinstance(literal, str) and literal:
+        literal = [_literal(part.strip()) for part in literal.split(",")]
     if isinstance(default, (list, tuple)) and isinstance(literal, (list, tuple)):
         return type(default)(literal)
     if isinstance(default, (list, tuple)):
