@@ -2,6 +2,7 @@
 
 import argparse
 import importlib
+import json
 import re
 import runpy
 import subprocess
@@ -28,31 +29,34 @@ def _keep_the_programs_name(monkeypatch):
     monkeypatch.setattr(sys, "argv", list(sys.argv))
 
 
-@pytest.mark.parametrize(
-    ("arguments", "status"),
-    [
-        (["--help"], 0),
-        (["--version"], 0),
-        *([[name, "--help"], 0] for name in cli.COMMANDS),
-        (["train", "--num-gpus", "0"], 2),
-        (["predict", "a.png", "--weights", "w.pth", "--opts", "MODEL.DEVISE", "cpu"], 2),
-        (["predict", "gone.png", "--weights", "w.pth"], 2),
-        (["export", "w.pth", "--output", "model.txt"], 2),
-        (["convert", "w.pth", "--to", "anoseg", "--output", "model.txt"], 2),
-        (["memory", "w.pth", "--images", "gone", "--output", "out.pth"], 2),
-    ],
-    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
-)
-def test_help_and_mistakes_are_answered_without_torch_or_detectron2(arguments, status):
+CALLS = [
+    (["--help"], 0),
+    (["--version"], 0),
+    *([[name, "--help"], 0] for name in cli.COMMANDS),
+    (["train", "--num-gpus", "0"], 2),
+    (["predict", "a.png", "--weights", "w.pth", "--opts", "MODEL.DEVISE", "cpu"], 2),
+    (["predict", "gone.png", "--weights", "w.pth"], 2),
+    (["export", "w.pth", "--output", "model.txt"], 2),
+    (["convert", "w.pth", "--to", "anoseg", "--output", "model.txt"], 2),
+    (["memory", "w.pth", "--images", "gone", "--output", "out.pth"], 2),
+]
+
+
+def test_help_and_mistakes_are_answered_without_torch_or_detectron2():
+    # In one fresh interpreter, since each takes a while to start.
     code = (
-        "import sys\nfrom anoseg_d2 import cli\n"
-        "try: status = cli.main(sys.argv[1:])\n"
-        "except SystemExit as stop: status = stop.code\n"
-        "print(status or 0, sorted({'torch', 'detectron2', 'matplotlib'} & set(sys.modules)))"
+        "import json, sys\nfrom anoseg_d2 import cli\n"
+        "for arguments in json.loads(sys.argv[1]):\n"
+        "    try: status = cli.main(arguments)\n"
+        "    except SystemExit as stop: status = stop.code\n"
+        "    loaded = sorted({'torch', 'detectron2', 'matplotlib'} & set(sys.modules))\n"
+        "    print('answered', status or 0, loaded)"
     )
-    command = [sys.executable, "-c", code, *arguments]
+    command = [sys.executable, "-c", code, json.dumps([arguments for arguments, _ in CALLS])]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines()[-1] == f"{status} []"
+    answers = [line for line in done.stdout.splitlines() if line.startswith("answered")]
+    for (arguments, status), answer in zip(CALLS, answers, strict=True):
+        assert answer == f"answered {status} []", arguments
 
 
 def test_help_lists_every_command(capsys):

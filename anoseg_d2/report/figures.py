@@ -125,42 +125,46 @@ def image_sheet(run: Run, dataset: str) -> str | None:
     samples = load_samples(dataset_folder(run.folder, dataset) / "images")
     if not samples:
         return None
+    kept, best = list(samples.values()), run.best_score()
     closed = run.records[dataset]["kind"] == "closed_set"
     names, palette = run_classes(run)
     label_palette = palette if closed else anomaly_palette()
     legend = {} if closed else {name: ANOMALY_COLORS[value] for name, value in _LABELS.items()}
-    best = run.best_score()
-    score = best if all(best in sample["scores"] for sample in samples.values()) else None
-    ends = score_range([sample["scores"][score] for sample in samples.values()]) if score else None
-    titles = ["photograph", "label"]
-    titles += ["prediction"] if all(s["sem_seg"] is not None for s in samples.values()) else []
-    titles += [_text(score)] if score else []
-    height, width = next(iter(samples.values()))["label"].shape
-    size = (3 * len(titles), 0.8 + 3 * height / width * len(samples))
+    columns = {
+        "photograph": [sample["photo"] for sample in kept],
+        "label": [color_classes(sample["label"], label_palette) for sample in kept],
+    }
+    classes = [sample["label"] for sample in kept] if closed else []
+    if all(sample["sem_seg"] is not None for sample in kept):
+        classes += [sample["sem_seg"] for sample in kept]
+        columns["prediction"] = [color_classes(sample["sem_seg"], palette) for sample in kept]
+    occurring = set().union(*(np.unique(values).tolist() for values in classes))
+    legend |= {_text(names[i]): palette[i] for i in sorted(occurring) if i < len(names)}
+    ends = None
+    if all(best in sample["scores"] for sample in kept):
+        columns[_text(best)] = [sample["scores"][best].astype(np.float32) for sample in kept]
+        ends = score_range(columns[_text(best)])  # one scale for all images
+    return _grid(list(samples), columns, legend, ends)
+
+
+def _grid(rows: list[str], columns: dict[str, list], legend: dict, ends: tuple | None) -> str:
+    """Draw pictures in rows and columns with their names; a last column of scores has a scale."""
+    height, width = columns["label"][0].shape[:2]
+    size = (3 * len(columns), 0.8 + 3 * height / width * len(rows))
     with matplotlib.rc_context(_STYLE):
         figure = Figure(figsize=size, layout="constrained")
-        grid = figure.subplots(len(samples), len(titles), squeeze=False)
-        for axes, (image_id, sample) in zip(grid, samples.items(), strict=True):
-            maps = [sample["photo"], color_classes(sample["label"], label_palette)]
-            classes = [sample["label"]] if closed else []
-            if "prediction" in titles:
-                maps.append(color_classes(sample["sem_seg"], palette))
-                classes.append(sample["sem_seg"])
-            for place, values in zip(axes, maps, strict=False):
-                place.imshow(values)
-            if score:
-                values = sample["scores"][score].astype(np.float32)
-                heat = axes[-1].imshow(values, "inferno", vmin=ends[0], vmax=ends[1])
-            axes[0].set_ylabel(_text(image_id)[:30], fontsize=7)
-            for value in np.unique(np.concatenate([c.ravel() for c in classes])) if classes else ():
-                if value < len(names):
-                    legend[_text(names[value])] = palette[value]
-        for place, title in zip(grid[0], titles, strict=True):
-            place.set_title(title)
-        for place in grid.flat:
-            place.set(xticks=[], yticks=[])
-        if score:
-            figure.colorbar(heat, ax=grid[:, -1].tolist(), label=_text(score), shrink=0.8)
+        grid = figure.subplots(len(rows), len(columns), squeeze=False)
+        lowest, highest = ends or (None, None)
+        for places, (title, pictures) in zip(grid.T, columns.items(), strict=True):
+            places[0].set_title(title)
+            for place, picture in zip(places, pictures, strict=True):
+                # Colours stay as they are; only scores take the map and its ends.
+                drawn = place.imshow(picture, "inferno", vmin=lowest, vmax=highest)
+                place.set(xticks=[], yticks=[])
+        for place, name in zip(grid[:, 0], rows, strict=True):
+            place.set_ylabel(_text(name)[:30], fontsize=7)
+        if ends:
+            figure.colorbar(drawn, ax=grid[:, -1].tolist(), label=title, shrink=0.8)
         patches = [Patch(color=np.array(color) / 255, label=name) for name, color in legend.items()]
         figure.legend(handles=patches, loc="outside lower center", ncols=min(7, len(patches)))
         return _uri(figure, "webp")

@@ -90,8 +90,7 @@ def test_a_users_mistake_is_one_line_and_status_2(tmp_path, capsys, arguments, m
 
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="reads /proc")
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
-def test_two_ranks_that_are_asked_to_stop_save_once_and_leave_no_orphan(tmp_path, number):
+def test_two_ranks_that_are_asked_to_stop_save_once_and_leave_no_orphan(tmp_path):
     path = write_config(tmp_path, "SOLVER.MAX_ITER", 100_000, "SOLVER.CHECKPOINT_PERIOD", 5)
     process = start(
         tmp_path, "--config-file", path, "--num-gpus", 2, "SOLVER.CHECKPOINT_PERIOD", 10**6
@@ -99,7 +98,7 @@ def test_two_ranks_that_are_asked_to_stop_save_once_and_leave_no_orphan(tmp_path
     wait_for((tmp_path / "run" / "metrics.json").exists, process)
     ranks = ranks_of(process)
     assert len(ranks) == 2
-    process.send_signal(number)
+    process.send_signal(signal.SIGTERM)
     output = finish(process, tmp_path, 60)
     assert process.returncode == 130, output
     assert output.strip().endswith("stopped; continue with the same command and --resume")
@@ -137,7 +136,7 @@ def test_an_error_on_two_ranks_is_one_line(tmp_path):
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="reads /proc")
 def test_torchrun_restarts_from_the_last_checkpoint_after_a_rank_was_killed(tmp_path):
-    more = ("SOLVER.MAX_ITER", 60, "SOLVER.CHECKPOINT_PERIOD", 5)
+    more = ("SOLVER.MAX_ITER", 40, "SOLVER.CHECKPOINT_PERIOD", 4)
     launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
     config = write_config(tmp_path, *more)
     process = start(tmp_path, "--config-file", config, launcher=(*launcher, "--max-restarts=1"))
@@ -148,7 +147,7 @@ def test_torchrun_restarts_from_the_last_checkpoint_after_a_rank_was_killed(tmp_
     os.kill(max(pid for pid, name in names.items() if "train_net.py" in name), signal.SIGKILL)
     said = finish(process, tmp_path, 300)
     assert process.returncode == 0, said
-    resumed = re.findall(r"Resuming at step (\d+) of 60", said)
-    assert resumed and 0 < int(resumed[0]) < 60 and int(resumed[0]) % 5 == 0
+    resumed = re.findall(r"Resuming at step (\d+) of 40", said)
+    assert resumed and 0 < int(resumed[0]) < 40 and int(resumed[0]) % 4 == 0
     state = torch.load(output / "model_final.pth", weights_only=True)
-    assert state["iteration"] == 59
+    assert state["iteration"] == 39

@@ -170,12 +170,6 @@ def test_two_hosts_train_and_evaluate_as_two_processes_of_one(hosts, tmp_path):
     config = write_config(tmp_path, "two")
     finish([host.start(*launch_line(config, rank)) for rank, host in enumerate(hosts)], hosts)
     assert_equal_runs(tmp_path / "two", tmp_path / "one")
-
-    again = ("--eval-only", "MODEL.WEIGHTS", tmp_path / "two" / "model_final.pth")
-    again += ("OUTPUT_DIR", tmp_path / "again")
-    started = [host.start(*launch_line(config, rank, *again)) for rank, host in enumerate(hosts)]
-    finish(started, hosts)
-    assert figures_of(tmp_path / "again") == figures_of(tmp_path / "one")
     assert "2 images in" in hosts[0].said()  # of four: the other host took the others
 
 
@@ -191,15 +185,14 @@ def test_a_host_that_is_killed_ends_the_run_of_the_other_with_a_message(hosts, t
 
 
 def test_torchrun_restarts_when_a_host_was_killed_and_is_started_again(hosts, tmp_path):
-    more = ("SOLVER.MAX_ITER", 60, "SOLVER.CHECKPOINT_PERIOD", 5)
-    run_on_one_host(tmp_path, write_config(tmp_path, "one", *more))
-    config = write_config(tmp_path, "two", *more)
+    config = write_config(tmp_path, "run", "SOLVER.MAX_ITER", 40, "SOLVER.CHECKPOINT_PERIOD", 4)
     line = torchrun_line(config, hosts[0])
     first, second = [host.start(*line, named=True) for host in hosts]
-    wait_for(tmp_path / "two" / "last_checkpoint", first, hosts[0])
+    wait_for(tmp_path / "run" / "last_checkpoint", first, hosts[0])
     hosts[1].kill()
     second.wait(10)
     finish([first, hosts[1].start(*line, named=True)], hosts)
-    resumed = [int(step) for step in re.findall(r"Resuming at step (\d+) of 60", hosts[0].said())]
-    assert resumed and 0 < resumed[-1] < 60 and resumed[-1] % 5 == 0
-    assert_equal_runs(tmp_path / "two", tmp_path / "one")
+    resumed = [int(step) for step in re.findall(r"Resuming at step (\d+) of 40", hosts[0].said())]
+    assert resumed and 0 < resumed[-1] < 40 and resumed[-1] % 4 == 0
+    state = torch.load(tmp_path / "run" / "model_final.pth", weights_only=True)
+    assert state["iteration"] == 39
