@@ -23,16 +23,10 @@ def build_page(runs: list[Run], title: str) -> str:
     # Pictures of one run stand for all repetitions of a method.
     shown = {name: repeats[0] for name, repeats in methods(runs).items()}
     anomaly, closed = (_sets(runs, kind) for kind in ("anomaly", "closed_set"))
-    sheets = [
-        (dataset, name, figures.image_sheet(run, dataset))
-        for dataset in (*anomaly, *closed)
-        for name, run in shown.items()
-    ]
-    matrices = [
-        (dataset, name, figures.confusion_matrix(run.records.get(dataset, {})))
-        for dataset in closed
-        for name, run in shown.items()
-    ]
+    pairs = [(dataset, name) for dataset in (*anomaly, *closed) for name in shown]
+    sheets = [(*pair, figures.image_sheet(shown[pair[1]], pair[0])) for pair in pairs]
+    records = {pair: shown[pair[1]].records.get(pair[0], {}) for pair in pairs}
+    matrices = [(*pair, figures.confusion_matrix(record)) for pair, record in records.items()]
     # Names come from strangers: whatever the template shows is escaped.
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),

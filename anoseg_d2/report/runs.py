@@ -29,6 +29,7 @@ __all__ = [
     "load_run",
     "load_runs",
     "methods",
+    "union",
     "unique_names",
 ]
 
@@ -239,7 +240,8 @@ def unique_names(runs: list[Run]) -> list[str]:
     return names
 
 
-def _union(lists) -> list[str]:
+def union(lists) -> list[str]:
+    """Return the names of all lists, each once, in order of appearance."""
     return list(dict.fromkeys(name for names in lists for name in names))
 
 
@@ -264,8 +266,8 @@ def leading_scores(runs: list[Run]) -> dict[str, str | None]:
     """Each method's best score (see `results.best_score`) by the means over its runs."""
     best = {}
     for name, repeats in methods(runs).items():
-        scores = _union(run.score_names() for run in repeats)
-        datasets = _union(run.of_kind("anomaly") for run in repeats)
+        scores = union(run.score_names() for run in repeats)
+        datasets = union(run.of_kind("anomaly") for run in repeats)
         means = {
             dataset: {
                 "scores": {s: {"auprc": cell(repeats, [dataset], s, "auprc").value} for s in scores}

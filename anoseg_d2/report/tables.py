@@ -23,6 +23,7 @@ from anoseg_d2.report.runs import (
     cell,
     leading_scores,
     methods,
+    union,
 )
 
 __all__ = [
@@ -127,20 +128,16 @@ def figure_name(column: Column) -> str:
     return FIGURE_NAMES.get(column[1], column[1])
 
 
-def _union(lists) -> list[str]:
-    return list(dict.fromkeys(name for names in lists for name in names))
-
-
 def main_table(runs: list[Run], only_best: bool = False) -> Table:
     """Lay out the main table: one row per method and score, or per method with its best score."""
-    closed = _union(run.of_kind("closed_set") for run in runs)
-    anomaly = _union(run.of_kind("anomaly") for run in runs)
+    closed = union(run.of_kind("closed_set") for run in runs)
+    anomaly = union(run.of_kind("anomaly") for run in runs)
     columns = [(name, "mIoU") for name in closed]
     groups = [_MEAN, *anomaly] if len(anomaly) > 1 else anomaly
     columns += [(group, figure) for group in groups for figure in ("auprc", "fpr95")]
     leading, rows = leading_scores(runs), []
     for name, repeats in methods(runs).items():
-        for score in _union(run.score_names() for run in repeats) or [None]:
+        for score in union(run.score_names() for run in repeats) or [None]:
             if only_best and score != leading[name]:
                 continue
             sets = {column: anomaly if column[0] == _MEAN else [column[0]] for column in columns}
@@ -154,7 +151,7 @@ def detail_table(runs: list[Run], dataset: str) -> Table:
     columns, rows = [("", figure) for figure in DETAIL_FIGURES], []
     for name, repeats in methods([run for run in runs if dataset in run.records]).items():
         results = [run.records[dataset]["result"]["scores"] for run in repeats]
-        for score in _union(results):
+        for score in union(results):
             cells = {column: cell(repeats, [dataset], score, column[1]) for column in columns}
             whys = [entries.get(score, {}).get("why") for entries in results]
             why = "; ".join(dict.fromkeys(filter(None, whys)))
