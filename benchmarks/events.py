@@ -37,7 +37,8 @@ HORIZON, FOCAL = 0.58, 0.9  # of the frame's height and width: a dash camera tha
 CAMERA_HEIGHT, SPEED = 1.4, 15.0  # m, m/s
 FAR, NEAR = 60.0, 4.0  # m: where an object appears, and where it is passed
 EVERY = 1.2  # s between two objects
-MIN_SIZE = 50  # pixels
+MIN_SIZE = 50  # pixels of a component
+VISIBLE = 100  # pixels of an object that could be seen
 
 
 def main(argv=None) -> int:
@@ -193,24 +194,28 @@ def figures_of_objects(truths: Sequence[np.ndarray], linked: Sequence[dict]) -> 
     identities: dict[int, list[int | None]] = {}
     for truth, masks in zip(truths, linked, strict=True):
         numbers, pixels = np.unique(truth[truth > 0], return_counts=True)
-        for number in numbers[pixels >= MIN_SIZE].tolist():
+        for number in numbers[pixels >= VISIBLE].tolist():
             there = truth == number
             shared = {identity: int((mask & there).sum()) for identity, mask in masks.items()}
             best = max(shared, key=shared.get, default=None)
             seen = best if best is not None and shared[best] else None
             identities.setdefault(number, []).append(seen)
-    kept, kept_of_seen, switches = [], [], []
+    kept, kept_of_seen, spanned, switches = [], [], [], []
     for found in identities.values():
         seen = [identity for identity in found if identity is not None]
-        most = Counter(seen).most_common(1)[0][1] if seen else 0
+        identity, most = Counter(seen).most_common(1)[0] if seen else (None, 0)
         kept.append(most / len(found))
         kept_of_seen.append(most / max(len(seen), 1))
+        # From its first to its last frame an event is there, also where the detector missed it.
+        last = len(found) - found[::-1].index(identity) if seen else 0
+        spanned.append((last - found.index(identity) if seen else 0) / len(found))
         switches.append(sum(a != b for a, b in itertools.pairwise(seen)))
     return {
         "objects": len(identities),
         "visible_frames": sum(map(len, identities.values())),
         "fraction_under_one_identity": round(statistics.mean(kept), 4),
         "least_fraction": round(min(kept), 4),
+        "fraction_from_its_first_to_its_last_frame": round(statistics.mean(spanned), 4),
         "fraction_of_detected_frames": round(statistics.mean(kept_of_seen), 4),
         "switches": sum(switches),
         "most_switches_of_an_object": max(switches),

@@ -26,7 +26,7 @@ __all__ = ["Event", "EventLinker", "VideoEvents"]
 LEAST_OVERLAP = 0.25
 # A further component is a part of an event if this fraction of it is on the event's pixels, and its
 # box is no further from the event's than this fraction of the event's longer side.
-PART_OVERLAP, PART_DISTANCE = 0.5, 0.25
+PART_OVERLAP, PART_DISTANCE = 0.25, 0.25
 SPEED_FRAMES = 6  # last frames in which its speed is measured
 GAP_SECONDS = 1.0  # how long an event is carried on without a component
 LEAST_SECONDS = 0.2  # shorter events are flicker of the score, and are not reported
@@ -75,7 +75,8 @@ class Event:
         """Return the corners (x0, y0, x1, y1) that it has in a frame if it moves on as before."""
         recent = list(itertools.islice(reversed(self.boxes.items()), SPEED_FRAMES))
         (last, box), (first, before) = recent[0], recent[-1]
-        speed = (_corners(box) - _corners(before)) / max(last - first, 1)
+        # The outlines of a new event are too ragged to tell a speed from two of them.
+        speed = (_corners(box) - _corners(before)) / max(last - first, SPEED_FRAMES - 1)
         return _corners(box) + (frame - last) * speed
 
     def record(self) -> dict:
