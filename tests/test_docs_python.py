@@ -94,6 +94,7 @@ def test_there_are_blocks_of_both_kinds():
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", list(TRAINERS))
 def test_a_trainer_of_the_docs_trains_and_evaluates_on_one_process(
     name, tmp_path, monkeypatch, registries
@@ -207,6 +208,7 @@ def test_a_score_of_the_docs_evaluates(name, folder, registries):
     assert len(list((folder / "output").rglob("overlay/*"))) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "page,module,score,overrides,restored",
     [

@@ -99,6 +99,7 @@ def run(*arguments):
 # ---- Hugging Face ---------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("registers, num_blocks", [(4, 2), (0, 3)])
 def test_a_hugging_face_folder_gives_their_logits(tmp_path, registers, num_blocks):
     source = hugging_face_model(num_register_tokens=registers, num_blocks=num_blocks)

@@ -140,6 +140,7 @@ def test_output_is_a_cityscapes_folder_with_a_manifest(inputs, reference):
     assert 1 <= pasted <= 7
 
 
+@pytest.mark.slow
 def test_workers_shards_and_repetition_give_the_same_bytes(inputs, reference, tmp_path):
     expected = content(reference)
     assert make(inputs, tmp_path / "workers", "--ratio", "0.6", "--workers", "2") == 0
@@ -233,6 +234,7 @@ def test_a_foreign_output_folder_is_left_alone(inputs, tmp_path, capsys):
     assert list(content(tmp_path)) == ["notes.txt"]
 
 
+@pytest.mark.slow
 def test_broken_scenes_are_named_and_the_rest_is_made(inputs, tmp_path, capsys):
     scenes = shutil.copytree(inputs[0], tmp_path / "scenes")
     paths = sorted(scenes.rglob("*_leftImg8bit.png"))
@@ -304,6 +306,7 @@ def test_a_damaged_manifest_or_config_ends_in_one_line(inputs, reference, tmp_pa
     assert content(tmp_path / "out") == content(reference)
 
 
+@pytest.mark.slow
 def test_segments_of_the_set_itself_are_pasted_under_their_own_label(inputs, tmp_path, monkeypatch):
     scenes = shutil.copytree(inputs[0], tmp_path / "scenes")
     for path in scenes.rglob("*labelIds.png"):

@@ -98,6 +98,7 @@ def test_a_wrong_argument_is_one_message(tool, maps, tmp_path, capsys, change, m
     assert re.search(message, capsys.readouterr().err, re.S)
 
 
+@pytest.mark.slow
 def test_negate_turns_the_order(tool, maps, tmp_path):
     images, folder = maps
     assert tool.main(arguments(tmp_path, folder)) == 0
@@ -143,6 +144,7 @@ def test_names_that_leave_the_folder_are_refused(tool, maps, tmp_path, capsys, c
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_a_run_that_was_stopped_starts_over_with_the_same_figures(
     tool, maps, tmp_path, monkeypatch
 ):
@@ -164,6 +166,7 @@ def test_a_run_that_was_stopped_starts_over_with_the_same_figures(
     assert len(list((tmp_path / "out/inference/test_anomaly/images").iterdir())) == len(images)
 
 
+@pytest.mark.slow
 def test_confidence_given_as_anomaly_is_noticed(tool, maps, tmp_path, caplog):
     images, folder = maps
     for index, image in enumerate(images):

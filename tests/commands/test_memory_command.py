@@ -173,6 +173,7 @@ def official_file(tmp_path):
     return output
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "make, name", [(official_file, "eomt_official"), (hugging_face_folder, "huggingface")]
 )
@@ -230,6 +231,7 @@ def bare(tmp_path):
     return tmp_path / "vit.safetensors"
 
 
+@pytest.mark.slow
 def test_from_a_bare_backbone_to_a_picture(tool, bare, photos, tmp_path, capsys):
     output = tmp_path / "mine.pth"
     assert build(tool, bare, photos, output, "--window", "56", "--rows", "50") == 0

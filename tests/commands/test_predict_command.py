@@ -137,6 +137,7 @@ def test_a_threshold_takes_the_settings_of_its_evaluation_or_refuses_others(
     assert "other weights" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [(1, 1), (2, 8), (8, 2), (1, 300), (300, 1)], ids=str)
 def test_images_of_a_few_pixels_come_out_whole(demo, tmp_path, weights, size):
     Image.fromarray(np.full((*size, 3), 90, np.uint8)).save(tmp_path / "small.png")
@@ -269,6 +270,7 @@ def test_ctrl_c_leaves_whole_files_and_status_130(
     assert len(images) == 4 and images[3]["frame"] == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("interrupted", [2, 3])  # a video and the json after it
 @pytest.mark.parametrize("kind", sorted(set(OUTPUTS) - {"byte"}))  # needs another scale
 def test_ctrl_c_while_a_file_is_written_leaves_no_part_of_it(

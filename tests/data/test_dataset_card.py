@@ -292,6 +292,7 @@ BROKEN = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", BROKEN)
 def test_broken_cards_are_named(tmp_path, what):
     path = tmp_path / "card.yaml"

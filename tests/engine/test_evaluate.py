@@ -66,6 +66,7 @@ def figures(folder, output="run"):
     return {key: found[key] for key in ("datasets", "closed_set")}
 
 
+@pytest.mark.slow
 def test_the_results_say_what_was_evaluated_by_what_and_how(work):
     found = results(work)
     assert set(found["datasets"]) == {NAME} and len(found["closed_set"]) == 1
@@ -86,6 +87,7 @@ def test_the_results_say_what_was_evaluated_by_what_and_how(work):
     assert "git" in about and "untrained_tensors" not in about
 
 
+@pytest.mark.slow
 def test_with_resume_the_last_checkpoint_is_evaluated_and_not_model_weights(work):
     trained, output = model_of(config_of(work), 2), work / "trained"
     AnosegCheckpointer(trained, str(output)).save("model_0000004")  # and tags it as the last
@@ -124,6 +126,7 @@ def test_untrained_weights_end_in_one_line_and_leave_no_figure(work, capsys):
     assert "backbone.cls_token" not in facts["untrained_tensors"]
 
 
+@pytest.mark.slow
 def test_an_evaluation_takes_crop_and_registers_from_the_checkpoint(work):
     cfg = config_of(work, "INPUT.CROP_SIZE", (32, 64), "MODEL.EOMT.NUM_REGISTERS", 0)
     AnosegCheckpointer(model_of(cfg, 5), str(work)).save("other")

@@ -87,6 +87,7 @@ CASES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_a_killed_run_resumes_to_the_same_bits(tmp_path, case):
     step, where, overrides = CASES[case]
@@ -152,6 +153,7 @@ def test_a_killed_run_on_two_processes_resumes_to_the_same_bits(tmp_path):
         assert (tmp_path / f"compared_on_rank{rank}").read_text() == "LoRA float16 ratio"
 
 
+@pytest.mark.slow
 def test_a_run_killed_in_an_evaluation_resumes_to_the_same_bits(tmp_path):
     class Mine(Trainer):
         kill = False
@@ -219,6 +221,7 @@ def test_a_signal_in_the_last_step_leaves_a_complete_run(tmp_path):
     assert names == ["model_final.pth"]
 
 
+@pytest.mark.slow
 def test_a_signal_in_an_evaluation_ends_it_at_once_and_the_run_resumes_to_the_same_bits(tmp_path):
     class Pressed(Trainer):
         @classmethod
@@ -261,6 +264,7 @@ def test_only_the_newest_checkpoints_stay_and_none_is_written_twice(tmp_path):
     assert names == ["model_0000003.pth", "model_0000005.pth", "model_final.pth"]
 
 
+@pytest.mark.slow
 def test_the_best_checkpoint_is_that_of_the_named_figure(tmp_path):
     cfg = small_run(
         tmp_path,

@@ -86,9 +86,8 @@ MINE = """
 """
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("processes", [1, 2])
-def test_a_copy_of_train_net_in_another_folder_runs_its_own_trainer(tmp_path, processes):
+@pytest.mark.slow  # on two processes: tests/test_docs_python.py
+def test_a_copy_of_train_net_in_another_folder_runs_its_own_trainer(tmp_path):
     lines = (ROOT / "train_net.py").read_text().splitlines(keepends=True)
     imports = lines.index("import sys\n")
     lines.insert(imports, "from pathlib import Path\nfrom detectron2.utils import comm\n")
@@ -99,13 +98,11 @@ def test_a_copy_of_train_net_in_another_folder_runs_its_own_trainer(tmp_path, pr
     (tmp_path / "my_train.py").write_text(text)
     cfg = small_run(tmp_path, "run", "SOLVER.MAX_ITER", 2, tested=True)
     (tmp_path / "run.yaml").write_text(cfg.dump())
-    words = [sys.executable, "my_train.py", "--config-file", "run.yaml", "--num-gpus", processes]
+    words = [sys.executable, "my_train.py", "--config-file", "run.yaml"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    words = list(map(str, words))
     done = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    counts = [int((tmp_path / "run" / f"mine{rank}").read_text()) for rank in range(processes)]
-    assert counts == [4 // processes] * processes
+    assert (tmp_path / "run" / "mine0").read_text() == "4"
 
 
 def test_the_trainer_of_a_run_may_be_evaluated_too(tmp_path):

@@ -211,6 +211,7 @@ SETTINGS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("setting", SETTINGS)
 def test_after_twenty_steps_all_adapters_have_moved_and_all_frozen_is_bit_equal(setting):
     overrides, options = SETTINGS[setting]
@@ -250,6 +251,7 @@ def mean_iou(model, samples):
     return 100 * torch.stack(shares).mean().item()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lora", [False, True])
 @pytest.mark.parametrize("head", ["linear", "logit_norm", "arcface"])
 def test_two_images_are_memorised(head, lora):
@@ -342,6 +344,7 @@ class PressCtrlC(HookBase):
             os.kill(os.getpid(), signal.SIGINT)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "overrides",
     [

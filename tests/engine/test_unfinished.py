@@ -102,6 +102,7 @@ def assert_as_from_scratch(cfg, model):
     assert found == figures(cfg)
 
 
+@pytest.mark.slow
 def test_only_what_was_not_finished_is_evaluated_again(stopped, evaluated):
     evaluate(stopped, model_of(stopped))
     assert evaluated == [SECOND]
@@ -112,6 +113,7 @@ def test_only_what_was_not_finished_is_evaluated_again(stopped, evaluated):
     assert_as_from_scratch(stopped, model_of(stopped))
 
 
+@pytest.mark.slow
 def test_other_weights_are_evaluated_from_the_beginning(stopped, evaluated):
     other = model_of(stopped, seed=1)
     evaluate(stopped, other)
@@ -143,6 +145,7 @@ def _key(cfg, folder, patch):
     cfg.TEST.WINDOW_OVERLAP = 0.5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", [_rule, _image, _figures, _notes, _key])
 def test_whatever_has_changed_is_evaluated_again(stopped, evaluated, folder, monkeypatch, change):
     change(stopped, folder, monkeypatch)
@@ -150,6 +153,7 @@ def test_whatever_has_changed_is_evaluated_again(stopped, evaluated, folder, mon
     assert evaluated == list(stopped.DATASETS.TEST)
 
 
+@pytest.mark.slow
 def test_the_command_says_how_it_continues_and_does(folder, evaluated, monkeypatch, capsys):
     cfg = config_of(folder, "command", "MODEL.WEIGHTS", str(folder / "start.pth"))
     (folder / "run.yaml").write_text(cfg.dump())

@@ -116,6 +116,7 @@ def normalized(model, images):
     return (images - model.pixel_mean) / model.pixel_std
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "size,depth,num_blocks,grid,patch",
     [

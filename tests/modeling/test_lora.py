@@ -190,6 +190,7 @@ def test_scaling_is_alpha_over_rank():
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "size,rank,count",
     [

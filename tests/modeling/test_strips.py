@@ -52,6 +52,7 @@ SIZES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strip", [2**20, 3000])
 @pytest.mark.parametrize(
     "options",

@@ -64,6 +64,7 @@ def test_windows_of_1024_px_need_bounded_memory_whatever_the_batch(batch):
     assert largest.elements <= 2**23
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "backbone,size,block,blocks",
     [
