@@ -100,7 +100,7 @@ def prepare(args) -> int:
         for record in run_job(job, args.shard, args.workers):
             records.append(record)
             bar.update()
-    # With several workers they come as they are finished.
+    # Those of an earlier run came first.
     records.sort(key=lambda record: record["index"])
     # None while other shards are not done; whoever is last writes the summary of all.
     everything = collect_manifest(job)

@@ -73,6 +73,7 @@ class Augmentation:
         return drawn
 
     def _draw(self, image, label, generator):
+        # Before the crop, because contrast is relative to the mean grey of the whole photograph.
         if self.color_jitter:
             image = jitter_colors(image, generator)
         factor = generator.uniform(*self.scale_jitter)

@@ -73,7 +73,7 @@ def register_cards(cards, root=None) -> list[str]:
     Raises:
         FileNotFoundError, ValueError: there is no such card, or it violates the schema.
     """
-    if hasattr(cards, "DATASETS"):
+    if hasattr(cards, "DATASETS"):  # a config
         allow_count_mismatch(cards.DATASETS.ALLOW_COUNT_MISMATCH)
         for name in (*cards.DATASETS.TRAIN, *cards.DATASETS.TEST):
             complete_dataset(name)

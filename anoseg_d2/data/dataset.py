@@ -100,6 +100,7 @@ class Dataset:
                 logger.warning(
                     "continuing with %s although it is INCOMPLETE: %s", self.name, problem
                 )
+        # Each has its rule: sets that a run trains on together may be coded differently.
         return [
             {
                 "file_name": str(image),

@@ -117,6 +117,7 @@ def match_files(folder, pattern: str) -> dict[str, Path]:
         match = wanted.fullmatch(same_name(path.relative_to(folder).as_posix()))
         if match is None:
             continue
+        # Sorted, because images and labels may have their placeholders in different orders.
         key = "__".join(text for _, text in sorted(match.groupdict().items()))
         if key in found:
             raise ValueError(
@@ -156,6 +157,7 @@ def _present(root: Path, layout: Layout) -> Iterator[FoundFiles]:
     """Yield what is found in each folder of a layout, each real folder once."""
     seen = set()
     for folder in (folder for place in layout.folders for folder in _places(root, place)):
+        # Where case is ignored, `RoadAnomaly` and `road_anomaly` are the same folder.
         if not folder.is_dir() or _inode(folder) in seen:
             continue
         seen.add(_inode(folder))

@@ -82,6 +82,7 @@ class AnosegDatasetMapper:
             FileNotFoundError, ValueError: a file is unreadable, a label value has no rule, or image
                 and label differ in size; the message names the file.
         """
+        # What only this mapper needs would travel through the worker's queue with every image.
         sample = {k: v for k, v in dataset_dict.items() if k not in ("sample", "label_rule")}
         image = read_image(sample["file_name"])
         if not self.is_train:

@@ -63,6 +63,7 @@ class TrainingStream(Sampler):
             first = batch * self.batch_size + self.rank * own
             items = []
             for number in range(first, first + own):
+                # A batch may span two epochs, because no image is dropped at the end of one.
                 if number // self.size != epoch:
                     epoch = number // self.size
                     order = self.permutation(epoch)
@@ -84,6 +85,7 @@ class _MappedDicts(Dataset):
         return len(self.dicts)
 
     def __getitem__(self, item):
+        # A test image is given by its index alone: nothing about it is random.
         if self.seed is None:
             return self.mapper(self.dicts[item])
         number, index = item

@@ -77,6 +77,7 @@ class SceneLabelReader:
         rule = self.rule.for_file(str(path))
         if rule == LABEL_RULES["cityscapes"]:
             return stored.astype(np.uint8)
+        # A file of train ids between files of official ids: the set that is written has one coding.
         return np.take(_label_ids(), train_ids)
 
     def to_benchmark(self, label: np.ndarray) -> np.ndarray:

@@ -136,6 +136,7 @@ class CutPasteOptions:
         one_of("uniform", "road"),
         "where objects are put: anywhere, or with their foot on the ground",
     )
+    # No key: it follows from the coding of the labels, as `anomaly_value` does.
     ground_labels: tuple[int, ...] = (7, 8)
     feather: tuple[float, float] = option(
         (5.0, 0.1),

@@ -138,6 +138,7 @@ class TextureFolder(_Folder):
 def draw_blob(side: int, generator: np.random.Generator) -> np.ndarray:
     """Draw a star-shaped outline from a few random waves, (side, side) bool."""
     waves = np.arange(1, 6)
+    # The higher the wave, the weaker, which keeps the outline smooth.
     size, phase = generator.normal(0, 0.35 / waves), generator.uniform(0, 2 * np.pi, 5)
     stretch = generator.uniform(0.5, 1)
     y, x = (np.mgrid[:side, :side] + 0.5) * 2 / side - 1
