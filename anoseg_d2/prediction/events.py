@@ -1,9 +1,9 @@
 """Link the components of a video's frames into events: one identity per thing, from end to end.
 
-Between two frames, dense optical flow carries the pixels of every event along. A component belongs
-to the event whose carried pixels it covers; where several could be meant, an assignment decides. An
-event that is hidden, or under the threshold, is carried on for a while, and continues when a
-component appears where it must be by then.
+Two guesses say where an event is in the next frame: dense optical flow carries its pixels, and its
+last boxes go on at their speed. A component belongs to the event that it overlaps by either guess;
+where several could be meant, an assignment decides. An event that is hidden, or under the
+threshold, is waited for where its speed takes it.
 
 Shapes: H W frame.
 """
@@ -22,13 +22,13 @@ from anoseg_d2.prediction.temporal import Motion
 
 __all__ = ["Event", "EventLinker", "VideoEvents"]
 
-# Of the smaller one of a component and an event's carried pixels, the least fraction they share.
+# The least that a component and an event share, as a fraction of the smaller of the two.
 LEAST_OVERLAP = 0.25
 # A further component is a part of an event if this fraction of it is on the event's pixels, and its
 # box is no further from the event's than this fraction of the event's longer side.
 PART_OVERLAP, PART_DISTANCE = 0.25, 0.25
 SPEED_FRAMES = 6  # last frames in which its speed is measured
-GAP_SECONDS = 1.0  # how long an event is carried on without a component
+GAP_SECONDS = 1.0  # how long an event is waited for
 LEAST_SECONDS = 0.2  # shorter events are flicker of the score, and are not reported
 
 
@@ -135,8 +135,7 @@ class EventLinker:
             parts.setdefault(event, []).append(detection)
         for event, detections in parts.items():
             event.add(self._frame, detections)
-        self._seen = np.zeros(score.shape, np.int32)
-        ended = self._remember(parts)
+        ended = self._remember(parts, score.shape)
         self._frame += 1
         return list(zip(owners, found, strict=True)), ended
 
@@ -203,23 +202,22 @@ class EventLinker:
         by_place = _fractions(shared, *sizes)
         return [np.maximum(*pair) for pair in zip(by_flow, by_place, strict=True)]
 
-    def _remember(self, parts: dict[Event, list]) -> list[Event]:
-        """Draw what the next frame is linked to; return the events that have ended."""
+    def _remember(self, parts: dict[Event, list], size: tuple[int, int]) -> list[Event]:
+        """Draw what the next frame is linked to, (H, W) `size`; return the events that ended."""
         before, self._alive = self._alive, list(parts)
+        height, width = size
+        self._seen = np.zeros(size, np.int32)
         for number, detections in enumerate(parts.values(), 1):
-            for (x, y, width, height), *_, mask in detections:
-                self._seen[y : y + height, x : x + width][mask] = number
+            for (x, y, w, h), *_, mask in detections:
+                self._seen[y : y + h, x : x + w][mask] = number
         ended = []
-        for event in before:
+        for event in (event for event in before if event not in parts):
             # What was seen for two frames is waited for in two: flicker on a thing would take its
             # place. What has left the frame is over.
-            wait = min(self.max_gap, len(event.boxes))
+            late = self._frame - event.last > min(self.max_gap, len(event.boxes))
             left, top, right, bottom = event.expected(self._frame + 1)
-            height, width = self._seen.shape
-            inside = min(right, width) > max(left, 0) and min(bottom, height) > max(top, 0)
-            if event not in parts:
-                late = self._frame - event.last > wait
-                (ended if late or not inside else self._alive).append(event)
+            outside = right <= 0 or bottom <= 0 or left >= width or top >= height
+            (ended if late or outside else self._alive).append(event)
         return self._worth(ended)
 
 
