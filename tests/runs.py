@@ -31,10 +31,19 @@ def write_dataset(folder: Path, name: str, count: int = 4) -> Path:
     return card
 
 
-def small_run(folder: Path, output: str = "run", *overrides, tested: bool = False):
-    """Config of a run on `write_dataset`; `tested` also evaluates it."""
+def small_run(
+    folder: Path, output: str = "run", *overrides, tested: bool = False, anomaly: bool = False
+):
+    """Config of a run on `write_dataset`; `tested` also evaluates it.
+
+    `anomaly` makes the third class the unknown one, as if it had been pasted.
+    """
     name = f"engine_{folder.name}"
     card = write_dataset(folder, name)
+    if anomaly:
+        text = card.read_text().replace("[road, car, sky]", "[road, car]")
+        card.write_text(text.replace(", 2: sky}", "}\nanomaly: 2"))
+        overrides = ("MODEL.EOMT.NUM_CLASSES", 2, *overrides)
     return tiny_models.tiny_cfg(
         *("SOLVER.BASE_LR", 1e-3, "SOLVER.MAX_ITER", 5, "SOLVER.CHECKPOINT_PERIOD", 1000),
         *("OUTPUT_DIR", str(folder / output), "DATASETS.CARDS", [str(card)]),

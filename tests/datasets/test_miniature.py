@@ -23,6 +23,7 @@ from anoseg_d2.data.label_rules import load_label
 from anoseg_d2.utils.constants import ANOMALY, KNOWN, PASTED_ID, VOID
 
 ROOT = Path(__file__).parents[2]
+pytestmark = pytest.mark.slow  # drawing takes most of the time
 OPTIONS = MiniatureOptions(seed=5, train=3, val=1, coco=4, size=(128, 64))
 FEW = [("train", 2), ("coco", 3), ("road_anomaly", 1), ("fishyscapes_static", 1), ("coco", 1)]
 OVERLAP = {1, 3}  # person and car, which the closed set knows
@@ -65,7 +66,6 @@ def contents(folder):
     return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
-@pytest.mark.slow
 def test_same_bytes_with_any_number_of_workers(made, few, tmp_path):
     make_miniature(tmp_path / "again", OPTIONS, workers=2)
     again, whole = contents(tmp_path / "again"), contents(made)
@@ -208,7 +208,7 @@ def test_a_lost_file_is_made_again(few, tmp_path):
     assert contents(tmp_path / "m") == whole
 
 
-@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("workers", [1, 2])
 def test_an_interrupt_leaves_nothing(tmp_path, workers):
     def interrupt(done, total):
         raise KeyboardInterrupt

@@ -92,8 +92,9 @@ CASES = {
 def test_a_killed_run_resumes_to_the_same_bits(tmp_path, case):
     step, where, overrides = CASES[case]
     common = ("SOLVER.MAX_ITER", 10, "SOLVER.CHECKPOINT_PERIOD", 2, *RANDOM, *overrides)
-    through = trained(small_run(tmp_path, "through", *common))
-    cfg = small_run(tmp_path, "killed", *common)
+    anomaly = overrides is RATIO
+    through = trained(small_run(tmp_path, "through", *common, anomaly=anomaly))
+    cfg = small_run(tmp_path, "killed", *common, anomaly=anomaly)
     with pytest.raises(Killed):
         trained(cfg, hook=KillAt(step, where))
     resumed = trained(cfg, resume=True)
@@ -144,7 +145,8 @@ def test_a_killed_run_on_two_processes_resumes_to_the_same_bits(tmp_path):
     cases = {"LoRA": (*LORA, *averaged, *accumulated), "float16": FP16, "ratio": RATIO}
     configs = {
         name: [
-            small_run(tmp_path, f"{name}_{run}", *common, *more) for run in ("through", "killed")
+            small_run(tmp_path / name, run, *common, *more, anomaly=more is RATIO)
+            for run in ("through", "killed")
         ]
         for name, more in cases.items()
     }
