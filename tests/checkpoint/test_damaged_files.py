@@ -110,6 +110,7 @@ def test_one_changed_byte_or_a_cut_is_harmless_or_named(tmp_path_factory, make, 
         assert identity(found, checksum) == expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["config.json", "preprocessor_config.json", "index", "last"])
 @settings(max_examples=150, deadline=None, derandomize=True)
 @given(data=st.data())

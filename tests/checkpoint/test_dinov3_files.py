@@ -71,6 +71,7 @@ def meta_names(state):
 # ---- the ViT alone --------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_transformers_vit_gives_its_features(tmp_path):
     torch.manual_seed(1)
     config = transformers.DINOv3ViTConfig(

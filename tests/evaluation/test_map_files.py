@@ -131,7 +131,7 @@ def mutated(data: bytes, place: float, value: int, cut: bool) -> bytes:
 @given(st.floats(0, 1), st.integers(0, 255), st.booleans())
 @example(0.205078125, 0, False)  # a zero byte in the header of an npy file
 @settings(
-    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 def test_a_changed_or_truncated_map_loads_or_ends_in_a_named_error(
     tmp_path, form, place, value, cut

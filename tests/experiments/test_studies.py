@@ -75,6 +75,7 @@ def trained(monkeypatch):
     return commands
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shipped", SHIPPED, ids=lambda path: path.parent.name)
 def test_the_shipped_studies_name_keys_that_exist(shipped, capsys):
     assert run.main([str(shipped), "--list"]) == 0  # reads every config with its settings

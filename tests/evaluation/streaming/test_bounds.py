@@ -23,14 +23,14 @@ from anoseg_d2.evaluation.streaming.counts import Budget
 
 
 @given(pixel_sets(30, 120))
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=30, deadline=None)
 def test_bounds_contain_the_truth_even_with_absurdly_small_tables(pixels):
     metrics = counted(*pixels, budget=COARSE)
     assert_contains(metrics.compute(), reference(*pixels))
 
 
 @given(pixel_sets(), st.sampled_from([0.1, 0.5, 0.8, 0.95, 1.0]))
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=30, deadline=None)
 def test_rates_are_reached_at_the_first_threshold_of_scikit_learn(pixels, rate):
     point = counted(*pixels, tpr=(rate,)).compute()["at_tpr"][rate]
     truth = reference(*pixels, rate)
@@ -42,7 +42,7 @@ def test_rates_are_reached_at_the_first_threshold_of_scikit_learn(pixels, rate):
 
 
 @given(pixel_sets())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 def test_best_f1_is_reached_at_its_threshold_and_above_its_cut(pixels):
     scores, labels = pixels
     found = counted(scores, labels).compute()

@@ -92,6 +92,7 @@ def test_merging_an_object_into_itself_doubles_it(budget):
     assert state_bytes(metrics) == state_bytes(twice)
 
 
+@pytest.mark.slow
 def test_memory_stays_under_128_megabytes_and_does_not_grow():
     generator = np.random.default_rng(14)
     images = [two_sided(700_000, generator) for _ in range(3)] * 6
