@@ -214,7 +214,7 @@ def make_output_folder(path: str) -> None:
 
 def default_score(args) -> str:
     """Return what the weights ask for, `memory` without a segmentation network, or `rba`."""
-    if args.config_file or not (args.weights == SHIPPED_NAME or os.path.isfile(args.weights)):
+    if args.config_file or not (args.weights == SHIPPED_NAME or os.path.exists(args.weights)):
         return "rba"
     from anoseg_d2.checkpoint import read_checkpoint  # it imports torch: seconds
 
