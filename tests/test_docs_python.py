@@ -243,14 +243,21 @@ def test_a_head_of_the_docs_trains_resumes_and_keeps_its_options(
 @pytest.mark.slow
 def test_the_consumer_of_the_docs_reads_an_exported_file(folder, capsys):
     (name,) = [name for name, block in PARTS.items() if "onnxruntime" in block]
+    (opening,) = [name for name, block in PARTS.items() if "from_exported" in block]
+    others = [name for name, block in PARTS.items() if "openvino" in block]
     evaluated = {"a": {"scores": {"rba": {"tpr_thresholds": {"95": -0.5}}}}}
     write_json(folder / "report" / "results.json", {"datasets": evaluated})
-    export = ["export", "model_final.pth", "--output", "model.onnx", "--image-size", "40", "56"]
+    export = ["export", "model_final.pth", "--output", "model.onnx"]
     assert cli.main([*export, "--scores", "rba"]) == 0
     np.save("image.npy", cv2.imread("street.jpg")[..., ::-1])
     executed(name)
     found = np.load("rba.npz")
     assert found["score"].shape == found["anomaly"].shape == (40, 56)
+    scores = executed(opening)["predictor"]("street.jpg")["scores"]
+    np.testing.assert_allclose(scores["rba"], found["score"], atol=1e-4)
+    pytest.importorskip("openvino", reason="openvino is not installed")
+    for name in others:
+        np.testing.assert_allclose(executed(name)["score"], found["score"], atol=1e-4)
 
 
 def test_the_set_of_the_docs_is_in_the_catalog():
@@ -266,5 +273,6 @@ def test_the_set_of_the_docs_is_in_the_catalog():
 
 def test_no_block_is_left_out():
     covered = ("import cv2", "@register_score", "_HEADS.register", "onnxruntime")
+    covered += ("from_exported", "openvino")
     covered += ("EventLinker", "OBJECT_SOURCES.register", "DatasetCatalog.register")
     assert [n for n, block in PARTS.items() if not any(word in block for word in covered)] == []

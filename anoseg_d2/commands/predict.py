@@ -17,6 +17,7 @@ option, wrong weights or no input at all; 130 stopped by Ctrl-C, finished files 
 
 import argparse
 import contextlib
+import functools
 import os
 import sys
 import tempfile
@@ -120,7 +121,7 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add(
         "--weights",
-        help="checkpoint: path, folder, hf://owner/name; it describes its own model. Default: "
+        help="checkpoint: path, folder, hf://owner/name, or an exported .onnx. Default: "
         f"{SHIPPED_NAME}, which ships; its backbone is downloaded once (44 MB)",
     )
     add("--config-file", help="build the model from this yaml instead; --weights overrides its own")
@@ -214,6 +215,8 @@ def make_output_folder(path: str) -> None:
 
 def default_score(args) -> str:
     """Return what the weights ask for, `memory` without a segmentation network, or `rba`."""
+    if args.weights and args.weights.endswith(".onnx"):
+        return ",".join(open_exported(args.weights).score_names)
     if args.config_file or not (args.weights == SHIPPED_NAME or os.path.exists(args.weights)):
         return "rba"
     from anoseg_d2.checkpoint import read_checkpoint  # it imports torch: seconds
@@ -221,6 +224,14 @@ def default_score(args) -> str:
     checkpoint = read_checkpoint(args.weights)
     asked = (checkpoint.meta.get("inference") or {}).get("TEST.ANOMALY.SCORES")
     return ",".join(asked or ["memory" if checkpoint.spec.architecture else "rba"])
+
+
+@functools.cache
+def open_exported(path: str):
+    """Return the predictor of an exported file; it is asked for its scores first."""
+    from anoseg_d2.prediction.predictor import AnomalyPredictor
+
+    return AnomalyPredictor.from_exported(path)
 
 
 def build_predictor(args, names: list[str], results=None):
@@ -231,6 +242,19 @@ def build_predictor(args, names: list[str], results=None):
         names: of scores.
         results: results.json of an evaluation; its settings are taken unless --opts has others.
     """
+    if args.weights and args.weights.endswith(".onnx"):
+        if args.config_file or args.opts or results is not None:
+            raise ValueError(
+                f"{args.weights} has its settings inside: drop --config-file, --opts and --tpr"
+            )
+        predictor = open_exported(args.weights)
+        if missing := [name for name in names if name not in predictor.score_names]:
+            raise ValueError(
+                f"{args.weights} does not give {', '.join(missing)}, but "
+                f"{', '.join(predictor.score_names)}: export it with --scores"
+            )
+        return predictor
+
     from anoseg_d2.config import load_config
     from anoseg_d2.modeling.inference import score_map_settings
     from anoseg_d2.prediction.predictor import AnomalyPredictor  # it imports torch: seconds

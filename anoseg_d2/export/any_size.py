@@ -129,12 +129,12 @@ def _window_pixels(ops: _Operations, side: ir.Value, window: int, overlap: float
 
 def _weights(ops: _Operations, source: ir.Value, target: ir.Value) -> ir.Value:
     """Return what `fixed_point_weights` does, (source, target) float32."""
-    ratio = ops.Div(ops.double(source), ops.double(target))
-    reach = ops.Max(ratio, 1.0)
-    places = ops.Unsqueeze(ops.Add(ops.double(ops.counting(source)), 0.5), [1])
-    centers = ops.Mul(ops.Add(ops.double(ops.counting(target)), 0.5), ratio)
-    distance = ops.Div(ops.Abs(ops.Sub(places, centers)), reach)
-    triangle = ops.Max(ops.Sub(1.0, distance), 0.0)
+    # Pixel i is |(i + 1/2) / source - (j + 1/2) / target| from where pixel j is read. Times twice
+    # source * target that is a whole number, exact in runtimes without doubles too.
+    places, centers = (ops.Add(ops.Mul(ops.counting(count), 2), 1) for count in (source, target))
+    distance = ops.Sub(ops.Mul(ops.Unsqueeze(places, [1]), target), ops.Mul(centers, source))
+    reach = ops.Mul(ops.Max(source, target), 2)
+    triangle = ops.double(ops.Max(ops.Sub(reach, ops.Abs(distance)), 0))
     weights = ops.Div(triangle, ops.ReduceSum(triangle, [0]))
     # As many bits as let the largest weight fit.
     powers = 2.0 ** np.arange(1, MOST_BITS + 1)

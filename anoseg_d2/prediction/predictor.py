@@ -3,25 +3,25 @@
 import os
 from collections.abc import Iterable, Iterator
 from itertools import islice
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from detectron2.modeling import build_model
 
-from anoseg_d2.checkpoint import Checkpoint, build_config_overrides, read_checkpoint
-from anoseg_d2.checkpoint.from_config import inference_overrides, load_checkpoint, load_weights
-from anoseg_d2.config import check_config, load_config
 from anoseg_d2.data.class_colors import class_colors
 from anoseg_d2.data.image_io import (
     high_byte,
     read_image,
     to_rgb,
 )
-from anoseg_d2.evaluation.alarm_rate import to_unit
-from anoseg_d2.modeling import eomt  # noqa: F401  registers the meta-architecture
 from anoseg_d2.utils.constants import SHIPPED_NAME
 
-__all__ = ["AnomalyPredictor", "as_bgr"]
+# An exported file needs neither torch nor detectron2, so they are imported where a model is built.
+if TYPE_CHECKING:
+    import torch
+
+    from anoseg_d2.checkpoint import Checkpoint
+
+__all__ = ["AnomalyPredictor", "as_bgr", "read_bgr"]
 
 # Images of a generator that are predicted together; they and their maps share memory.
 _BATCH = 4
@@ -41,20 +41,23 @@ class AnomalyPredictor:
         result["scores"][predictor.score_names[0]]  # (H, W) float32, higher is more anomalous
     """
 
-    def __init__(self, cfg, device: str | torch.device | None = None):
+    def __init__(self, cfg, device: "str | torch.device | None" = None):
+        from anoseg_d2.checkpoint.from_config import load_weights
+        from anoseg_d2.config import check_config
+
         self.cfg = cfg.clone()
         self.cfg.defrost()
         self.cfg.MODEL.DEVICE = str(device or self.cfg.MODEL.DEVICE)
         check_config(self.cfg)
-        self.model = build_model(self.cfg).eval()
+        self.model = _build_model(self.cfg)
         self.weights_file = load_weights(self.cfg, self.model).file
 
     @classmethod
     def from_pretrained(
         cls,
-        source: str | Checkpoint = SHIPPED_NAME,
+        source: "str | Checkpoint" = SHIPPED_NAME,
         overrides: list | None = None,
-        device: str | torch.device | None = None,
+        device: "str | torch.device | None" = None,
     ) -> "AnomalyPredictor":
         """Build the model that a checkpoint describes and load it.
 
@@ -67,6 +70,10 @@ class AnomalyPredictor:
         Raises:
             FileNotFoundError, ValueError: see `read_checkpoint`, `load_config` and `load_into`.
         """
+        from anoseg_d2.checkpoint import Checkpoint, build_config_overrides, read_checkpoint
+        from anoseg_d2.checkpoint.from_config import inference_overrides, load_checkpoint
+        from anoseg_d2.config import load_config
+
         checkpoint = source if isinstance(source, Checkpoint) else read_checkpoint(source)
         chosen = [] if device is None else ["MODEL.DEVICE", str(device)]
         stored = [*build_config_overrides(checkpoint), *inference_overrides(checkpoint)]
@@ -75,9 +82,26 @@ class AnomalyPredictor:
         # The checkpoint has been read already, to know its model; `__init__` would read it again.
         predictor = cls.__new__(cls)
         predictor.cfg = cfg
-        predictor.model = build_model(cfg).eval()
+        predictor.model = _build_model(cfg)
         predictor.weights_file = load_checkpoint(cfg, predictor.model, checkpoint).file
         return predictor
+
+    @classmethod
+    def from_exported(cls, path: str | os.PathLike) -> "AnomalyPredictor":
+        """Open a file of `anoseg export`, which needs neither torch nor detectron2.
+
+        It gives the same results, on the CPU by onnxruntime, and mostly faster. The scores are
+        those that were exported; `confidence` is among the results if it was.
+
+        Args:
+            path: of the ONNX file.
+        Raises:
+            FileNotFoundError, ValueError: there is no such file, or it is another.
+            ModuleNotFoundError: onnxruntime is not installed.
+        """
+        from anoseg_d2.prediction.exported import ExportedPredictor
+
+        return ExportedPredictor(path)
 
     @property
     def score_names(self) -> list[str]:
@@ -91,6 +115,8 @@ class AnomalyPredictor:
 
     def unit_scores(self, result: dict) -> dict[str, np.ndarray]:
         """Put the scores of a result that have a threshold on 0..1, with the threshold at 0.5."""
+        from anoseg_d2.evaluation.alarm_rate import to_unit  # it needs scipy
+
         return {
             name: to_unit(result["scores"][name], record["threshold"], record["median"])
             for name, record in self.thresholds.items()
@@ -140,10 +166,12 @@ class AnomalyPredictor:
             yield from self._predict(batch)
 
     def _predict(self, images) -> list[dict]:
+        import torch
+
         samples = []
         for image in images:
             # The model takes RGB with channels first; here images are BGR, as in detectron2.
-            channels = _read(image)[..., ::-1].transpose(2, 0, 1)
+            channels = read_bgr(image)[..., ::-1].transpose(2, 0, 1)
             samples.append({"image": torch.from_numpy(np.ascontiguousarray(channels))})
         return [
             {
@@ -155,7 +183,15 @@ class AnomalyPredictor:
         ]
 
 
-def _read(image) -> np.ndarray:
+def _build_model(cfg):
+    from detectron2.modeling import build_model
+
+    from anoseg_d2.modeling import eomt  # noqa: F401  registers the meta-architecture
+
+    return build_model(cfg).eval()
+
+
+def read_bgr(image) -> np.ndarray:
     """Return an image, given in any accepted form, as (H, W, 3) uint8 BGR."""
     if isinstance(image, (str, os.PathLike)):
         return read_image(image)[..., ::-1]

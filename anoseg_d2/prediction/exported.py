@@ -1,0 +1,77 @@
+"""Predict with an exported ONNX file: onnxruntime and numpy, without torch or detectron2."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+from anoseg_d2.data.class_colors import class_colors
+from anoseg_d2.prediction.predictor import AnomalyPredictor, read_bgr
+
+__all__ = ["ExportedPredictor"]
+
+
+class ExportedPredictor(AnomalyPredictor):
+    """`AnomalyPredictor` of a file that `anoseg export` wrote; see `from_exported`.
+
+    Args:
+        path: of the file.
+    """
+
+    def __init__(self, path):
+        try:
+            import onnxruntime
+        except ModuleNotFoundError as error:
+            raise ModuleNotFoundError(
+                f"{path} needs onnxruntime: pip install onnxruntime", name="onnxruntime"
+            ) from error
+        if not Path(path).is_file():
+            raise FileNotFoundError(f"{path} does not exist")
+        try:
+            providers = ["CPUExecutionProvider"]
+            self.session = onnxruntime.InferenceSession(str(path), providers=providers)
+            about = self.session.get_modelmeta().custom_metadata_map
+            self.outputs, self._scores, names, self._known = (
+                json.loads(about[key])
+                for key in ("outputs", "score_names", "class_names", "num_known")
+            )
+        except Exception as error:  # onnxruntime's own have no common class
+            reason = " ".join(str(error).split())[:200]
+            raise ValueError(f"{path} is not a file of `anoseg export`: {reason}") from error
+        self.weights_file, self._thresholds = Path(path), json.loads(about.get("thresholds", "{}"))
+        self._names, self._palette = class_colors(self._known, names)
+
+    @property
+    def score_names(self) -> list[str]:
+        return list(self._scores)
+
+    @property
+    def class_names(self) -> list[str]:
+        return self._names
+
+    @property
+    def palette(self) -> np.ndarray:
+        return self._palette
+
+    @property
+    def thresholds(self) -> dict[str, dict]:
+        return dict(self._thresholds)
+
+    def _predict(self, images) -> list[dict]:
+        return [self._predict_one(read_bgr(image)) for image in images]
+
+    def _predict_one(self, image: np.ndarray) -> dict:
+        (taken,) = self.session.get_inputs()
+        batch, _, *size = taken.shape
+        open_size = not all(isinstance(side, int) for side in size)
+        if not open_size and tuple(size) != image.shape[:2] or batch not in (1, "batch"):
+            raise ValueError(
+                f"{self.weights_file} takes {batch} image(s) of {size[0]}x{size[1]} pixels, not "
+                f"{image.shape[0]}x{image.shape[1]}: export it without --image-size"
+            )
+        kind = np.float32 if taken.type == "tensor(float)" else np.uint8
+        channels = np.ascontiguousarray(image[..., ::-1].transpose(2, 0, 1)[None], kind)
+        values = self.session.run(self.outputs, {taken.name: channels})
+        found = {name: value[0] for name, value in zip(self.outputs, values, strict=True)}
+        result = {"sem_seg": found["sem_seg"], "scores": {n: found[n] for n in self._scores}}
+        return result | {n: found[n] for n in ("confidence",) if n in found}
