@@ -76,6 +76,11 @@ def build_parser() -> argparse.ArgumentParser:
         action="store_true",
         help="scores on a scale of 0..1 with the thresholds of `anoseg threshold` at 0.5",
     )
+    parser.add_argument(
+        "--one-byte",
+        action="store_true",
+        help="also every score on that scale in one byte, <score>_byte; the threshold is at 128",
+    )
     parser.add_argument("--input", choices=INPUTS, default="uint8", help="default: uint8")
     parser.add_argument(
         "--batch", default="1", metavar="N|dynamic", help="with --image-size: images per run"
@@ -178,6 +183,7 @@ def make_spec(args: argparse.Namespace, default_scores: tuple[str, ...]) -> Expo
         any_size=not args.image_size,
         confidence=args.confidence,
         unit_scale=args.unit_scale,
+        one_byte=args.one_byte,
         half=args.fp16,
         int8=args.int8,
     )
@@ -208,16 +214,17 @@ def print_differences(differences: list[Difference]) -> None:
     cli.say("|---|---|---|---|---|")
     for d in differences:
         shape = "x".join(map(str, d.shape))
-        if d.output == "sem_seg":  # classes differ or not, there is no size of a difference
-            values, found = f"classes {d.low:.0f}..{d.high:.0f}", f"{d.largest:.4%} of pixels"
-            allowed = f"{d.allowed:.1%}"
-        else:
-            values, found, allowed = (
-                f"{d.low:.4g}..{d.high:.4g}",
-                f"{d.largest:.2g}",
-                f"{d.allowed:.2g}",
-            )
-        cli.say(f"| {d.output} | {shape} | {values} | {found} | {allowed} |")
+        values, largest, allowed = (
+            f"{d.low:.4g}..{d.high:.4g}",
+            f"{d.largest:.2g}",
+            f"{d.allowed:.2g}",
+        )
+        # Classes and levels differ or not: there is no size of a difference.
+        if d.output == "sem_seg" or d.output.endswith("_byte"):
+            largest, allowed = f"{d.largest:.4%} of pixels", f"{d.allowed:.1%}"
+        if d.output == "sem_seg":
+            values = f"classes {values}"
+        cli.say(f"| {d.output} | {shape} | {values} | {largest} | {allowed} |")
 
 
 def print_written(output: Path) -> None:

@@ -83,7 +83,7 @@ class ExportModel(nn.Module):
                 "are fixed"
             )
         missing = [name for name in names if name not in model.info.thresholds]
-        if spec.unit_scale and missing:
+        if (spec.unit_scale or spec.one_byte) and missing:
             raise ValueError(
                 f"a scale of 0..1 needs thresholds, but the weights have none of "
                 f"{', '.join(missing)}: find them by `anoseg threshold`"
@@ -128,9 +128,12 @@ class ExportModel(nn.Module):
         named = dict(zip(channels, maps.split(list(channels.values()), dim=1), strict=True))
         values = read_scores(self.model, named, self.names)
         filtered = self._filter(values["scores"], values["sem_seg"], image)
-        if self.spec.unit_scale:
-            filtered = {name: self._on_unit_scale(name, v) for name, v in filtered.items()}
-        last = (values["confidence"],) if self.spec.confidence else ()
+        last = [values["confidence"]] if self.spec.confidence else []
+        if self.spec.unit_scale or self.spec.one_byte:
+            scaled = {name: self._on_unit_scale(name, v) for name, v in filtered.items()}
+            filtered = scaled if self.spec.unit_scale else filtered
+            if self.spec.one_byte:  # 0.5 is 128
+                last += [(v * 256).clamp(max=255).to(torch.uint8) for v in scaled.values()]
         return (*window_maps, values["sem_seg"], *filtered.values(), *last)
 
     def _on_unit_scale(self, name: str, score: Tensor) -> Tensor:

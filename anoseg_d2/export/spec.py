@@ -24,6 +24,8 @@ class ExportSpec:
             have the size that the model sees.
         confidence: also return the confidence of the segmentation.
         unit_scale: scores are on 0..1 with the thresholds of `anoseg threshold` at 0.5.
+        one_byte: also return every score on that scale in one byte, `<score>_byte`: 0..255, with
+            the threshold at 128.
         half: weights and network are float16; formulas and outputs stay float32.
         int8: weights of linear layers have 8 bits, their inputs are quantised dynamically.
     """
@@ -35,6 +37,7 @@ class ExportSpec:
     any_size: bool = False
     confidence: bool = False
     unit_scale: bool = False
+    one_byte: bool = False
     half: bool = False
     int8: bool = False
 
@@ -55,7 +58,8 @@ class ExportSpec:
     @property
     def outputs(self) -> list[str]:
         """Names of the outputs in order."""
-        return ["sem_seg", *self.scores, *(["confidence"] if self.confidence else [])]
+        names = ["sem_seg", *self.scores, *(["confidence"] if self.confidence else [])]
+        return names + [f"{name}_byte" for name in self.scores if self.one_byte]
 
 
 class Difference(NamedTuple):

@@ -31,7 +31,7 @@ class ExportedPredictor(AnomalyPredictor):
             providers = ["CPUExecutionProvider"]
             self.session = onnxruntime.InferenceSession(str(path), providers=providers)
             about = self.session.get_modelmeta().custom_metadata_map
-            self.outputs, self._scores, names, self._known = (
+            outputs, self._scores, names, known = (
                 json.loads(about[key])
                 for key in ("outputs", "score_names", "class_names", "num_known")
             )
@@ -39,7 +39,9 @@ class ExportedPredictor(AnomalyPredictor):
             reason = " ".join(str(error).split())[:200]
             raise ValueError(f"{path} is not a file of `anoseg export`: {reason}") from error
         self.weights_file, self._thresholds = Path(path), json.loads(about.get("thresholds", "{}"))
-        self._names, self._palette = class_colors(self._known, names)
+        self._names, self._palette = class_colors(known, names)
+        kept = ("sem_seg", *self._scores, "confidence")
+        self.outputs = [name for name in outputs if name in kept]
 
     @property
     def score_names(self) -> list[str]:
@@ -56,6 +58,10 @@ class ExportedPredictor(AnomalyPredictor):
     @property
     def thresholds(self) -> dict[str, dict]:
         return dict(self._thresholds)
+
+    def unit_scores(self, result: dict) -> dict[str, np.ndarray]:
+        on_it = [name for name, record in self._thresholds.items() if record.get("unit_scale")]
+        return super().unit_scores(result) | {name: result["scores"][name] for name in on_it}
 
     def _predict(self, images) -> list[dict]:
         return [self._predict_one(read_bgr(image)) for image in images]

@@ -181,7 +181,9 @@ class ScoreOutputs:
     def _scaled(self, score):
         """Put a score on the scale of 0..1, if that is asked for."""
         scale = self.unit_scale
-        return score if scale is None else to_unit(score, scale["threshold"], scale["median"])
+        if scale is None or scale.get("unit_scale"):  # an exported file may give them on it
+            return score
+        return to_unit(score, scale["threshold"], scale["median"])
 
     def _write_raw(self, name: str, score: np.ndarray) -> None:
         if "byte" in self.kinds:

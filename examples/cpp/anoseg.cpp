@@ -5,7 +5,8 @@
 // writes, for every score of the file,
 //   output/<score>.tiff   the score of every pixel, 32-bit floats, higher is more anomalous
 //   output/<score>.png    255 where the score reaches the file's threshold, if it has one
-// and output/sem_seg.png, the number of the known class of every pixel.
+// and output/sem_seg.png, the number of the known class of every pixel. Scores in one byte, which
+// `--one-byte` exports, become output/<score>_byte.png, 128 and more where they reach the threshold.
 #include <onnxruntime_cxx_api.h>
 
 #include <cstdlib>
@@ -112,6 +113,10 @@ void run(const std::string& model, const std::string& photo, const std::filesyst
                 picture.data[pixel] = static_cast<uint8_t>(classes[pixel]);
             }
             write(folder / "sem_seg.png", picture);
+        } else if (outputs[index].GetTensorTypeAndShapeInfo().GetElementType() ==
+                   ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8) {
+            uint8_t* levels = outputs[index].GetTensorMutableData<uint8_t>();
+            write(folder / (names[index] + ".png"), cv::Mat(image.size(), CV_8U, levels));
         } else {
             float* values = outputs[index].GetTensorMutableData<float>();
             const cv::Mat score(image.size(), CV_32F, values);

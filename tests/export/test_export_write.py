@@ -312,5 +312,10 @@ def test_a_threshold_travels_and_decides_on_every_pixel_as_the_model_does(make_m
         if unit_scale:
             expected = to_unit(scores, record["threshold"], record["median"])
             np.testing.assert_allclose(found, expected, atol=1e-4)
+    spec = ExportSpec(("rba",), any_size=True, one_byte=True)
+    export_model(model, path, spec)
+    found = run_file(path, photographs(1, 32, 32), spec.outputs)
+    assert found["rba_byte"].dtype == np.uint8 and np.ptp(found["rba_byte"]) > 50
+    assert np.array_equal(found["rba_byte"] >= 128, found["rba"] >= record["threshold"])
     with pytest.raises(ValueError, match="anoseg threshold"):
         ExportModel(make_model(), ExportSpec(("rba",), unit_scale=True))
