@@ -46,6 +46,7 @@ SCRIPTS = sorted(
 OURS = ("anoseg", "python", ".venv/bin/python", "make", "torchrun", "srun")
 # Other people's programs, and what a shell does itself.
 OTHERS = ("export", "apptainer", "pip", "docker", "hf", "git", "head=$(scontrol")
+OTHERS += ("cmake", "build/anoseg", "trtexec")
 
 
 def commands_of(path: Path) -> list[str]:
