@@ -24,6 +24,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from anoseg_d2.checkpoint.adapters import join_adapter
+from anoseg_d2.checkpoint.fetch_backbone import NAME as BACKBONE_NAME
 from anoseg_d2.checkpoint.fetch_backbone import backbone_file
 from anoseg_d2.checkpoint.formats import (
     clean_names,
@@ -71,7 +72,7 @@ def read_checkpoint(source, *, allow_pickle: bool = False) -> Checkpoint:
     Args:
         source: path of a file, a Hugging Face folder or one of our output folders (its last
             checkpoint), `hf://owner/name` (optionally `@revision`), `timm://name`, or `road-s`, the
-            model that ships with this package.
+            model that ships with this package, or `dinov2-s`, its ViT, which is downloaded once.
         allow_pickle: unpickle whatever the file holds. That may run code from the file, so use
             it only for files that you trust.
     Returns:
@@ -83,6 +84,8 @@ def read_checkpoint(source, *, allow_pickle: bool = False) -> Checkpoint:
     source = str(source)
     if source == SHIPPED_NAME:
         return replace(read_checkpoint(SHIPPED_FILE), source=source)
+    if source == BACKBONE_NAME:
+        return replace(read_checkpoint(backbone_file(source)), source=source)
     if source.startswith("timm://"):
         state, facts = load_timm_weights(source)
         fmt = recognise(state)

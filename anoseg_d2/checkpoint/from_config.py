@@ -8,7 +8,8 @@ from typing import Any
 
 from torch import nn
 
-from anoseg_d2.checkpoint.files import read_checkpoint
+from anoseg_d2.checkpoint.fetch_backbone import backbone_file
+from anoseg_d2.checkpoint.files import SHIPPED_FILE, read_checkpoint
 from anoseg_d2.checkpoint.metadata import head_name
 from anoseg_d2.checkpoint.spec import FORMAT_NAME, Checkpoint, ModelSpec
 from anoseg_d2.checkpoint.transfer import LoadReport, load_into
@@ -20,7 +21,7 @@ from anoseg_d2.modeling.patch_heads import PATCH_HEADS, PATCH_PREFIX
 from anoseg_d2.modeling.scores import ensemble_parts
 from anoseg_d2.modeling.vit import BACKBONES, VitOptions
 from anoseg_d2.utils.config_files import flat_items, set_value
-from anoseg_d2.utils.constants import VIT_SIZES
+from anoseg_d2.utils.constants import SHIPPED_NAME, VIT_SIZES
 from anoseg_d2.utils.options import options_of
 
 __all__ = [
@@ -62,12 +63,14 @@ _HEAD_KEYS = {
 
 
 def resolve_weights(cfg) -> str:
-    """Return MODEL.WEIGHTS, with `dinov2` and `dinov3` spelled out for the configured size.
+    """Return MODEL.WEIGHTS, with names of what is downloaded or ships spelled out.
 
     Raises:
         ValueError: it names another backbone than the model has.
     """
-    weights, node = cfg.MODEL.WEIGHTS, cfg.MODEL.EOMT
+    weights, node = str(backbone_file(cfg.MODEL.WEIGHTS)), cfg.MODEL.EOMT
+    if weights == SHIPPED_NAME:
+        return str(SHIPPED_FILE)
     if weights not in BACKBONES:
         return weights
     if weights != node.BACKBONE:

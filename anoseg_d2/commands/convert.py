@@ -191,12 +191,12 @@ def write_anoseg(checkpoint: "Checkpoint", output: Path, args: argparse.Namespac
 def write_adapter(checkpoint: "Checkpoint", output: Path, args: argparse.Namespace) -> str:
     """Write what a LoRA stage trained, without the base that it started from."""
     from anoseg_d2.checkpoint.adapters import adapter_payload
-    from anoseg_d2.checkpoint.fetch_backbone import NAME, backbone_file
+    from anoseg_d2.checkpoint.fetch_backbone import NAME
     from anoseg_d2.checkpoint.files import read_checkpoint, write_checkpoint
     from anoseg_d2.config import load_config
     from anoseg_d2.modeling.inference import score_map_settings
 
-    vit = read_checkpoint(backbone_file(args.base)) if args.base else None
+    vit = read_checkpoint(args.base) if args.base else None
     meta = dict(checkpoint.meta)
     if args.inference:
         cfg = load_config(overrides=[part for pair in args.inference for part in pair])

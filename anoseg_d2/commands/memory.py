@@ -91,7 +91,6 @@ def run(args: argparse.Namespace) -> None:
     records = None if args.dataset else find_photographs(args.images)
 
     from anoseg_d2.checkpoint import read_checkpoint, save_weights
-    from anoseg_d2.checkpoint.fetch_backbone import backbone_file
     from anoseg_d2.checkpoint.files import write_checkpoint
     from anoseg_d2.checkpoint.metadata import with_memory
     from anoseg_d2.engine.fit_memory import add_memory, labelled_records
@@ -99,7 +98,7 @@ def run(args: argparse.Namespace) -> None:
     from anoseg_d2.prediction.predictor import AnomalyPredictor
 
     records = records or labelled_records(args.dataset)
-    checkpoint = read_checkpoint(backbone_file(args.weights))
+    checkpoint = read_checkpoint(args.weights)
     window, overrides = args.window, []
     if checkpoint.spec.num_queries is None and not checkpoint.spec.architecture:
         overrides = ["MODEL.META_ARCHITECTURE", "PatchModel"]

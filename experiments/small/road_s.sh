@@ -1,0 +1,44 @@
+#!/usr/bin/env bash
+# Train, pack and evaluate the model that ships, road-s: about an hour of two CPU cores.
+#
+#   experiments/small/road_s.sh DATA [KEY VALUE ...]
+#
+# DATA is the folder of `make small`; of CamVid and IDD it may hold camvid/train and
+# idd_lite/idd20k_lite/leftImg8bit, whose photographs then go into the memory as well. KEY VALUE
+# overrides hold for the training. The same command continues after an interruption. Variables, with
+# their defaults:
+#   OUTPUT=output/small/road_s PYTHON=python
+#   PACKED=$OUTPUT/road_s.safetensors   what to write; the file that ships is
+#                                       anoseg_d2/weights/road_s.safetensors
+set -euo pipefail
+
+[ $# -ge 1 ] || { echo "usage: $0 DATA [KEY VALUE ...]" >&2; exit 2; }
+DETECTRON2_DATASETS=$(realpath "$1")
+export DETECTRON2_DATASETS
+shift
+output=$(realpath -m "${OUTPUT:-output/small/road_s}")
+packed=$(realpath -m "${PACKED:-$output/road_s.safetensors}")
+cd "$(dirname "$0")/../.."
+anoseg() { "${PYTHON:-python}" -m anoseg_d2 "$@"; }
+
+anoseg train --resume --config-file configs/small/road_s.yaml OUTPUT_DIR "$output" "$@"
+
+# Photographs of three countries, the same number of patches of each.
+normal=$output/normal
+if [ ! -e "$normal/done" ]; then
+  mkdir -p "$normal"
+  for folder in cityscapes/leftImg8bit/train camvid/train idd_lite/idd20k_lite/leftImg8bit/train; do
+    [ -d "$DETECTRON2_DATASETS/$folder" ] || continue
+    find -L "$DETECTRON2_DATASETS/$folder" -type f \( -name '*.png' -o -name '*.jpg' \) | sort > "$normal/list"
+    step=$(( ($(wc -l < "$normal/list") + 99) / 100 ))
+    awk "NR % $step == 0" "$normal/list" | while read -r file; do
+      ln -sf "$file" "$normal/$(echo "$folder" | cut -d/ -f1)_$(basename "$file")"
+    done
+  done
+  touch "$normal/done"
+fi
+anoseg memory "$output/model_ema.pth" --images "$normal" --blocks 6 9 --rows 1600 --overwrite \
+  --output "$output/with_memory.pth"
+anoseg convert "$output/with_memory.pth" --to adapter --base dinov2-s --half --overwrite \
+  --inference TEST.ANOMALY.SCORES "('joint',)" --inference TEST.SCALES "(1, 2)" \
+  --output "$packed"
