@@ -333,7 +333,16 @@ class EoMT(VitModel):
         Raises:
             ValueError: an unknown name, or a score that needs what the model does not have.
         """
-        return scores.available_scores(self.has_anomaly, names, self.patch_maps)
+        found = scores.available_scores(self.has_anomaly, names, self.patch_maps)
+        # Memories of a single block, from before there were several, hold no standard units.
+        if "joint" in found and self.patch_maps["memory"].mean is None:
+            if names:
+                raise ValueError(
+                    "score 'joint' needs a memory in standard units, which one of several blocks "
+                    "has: anoseg memory WEIGHTS --blocks N N"
+                )
+            found.remove("joint")
+        return found
 
     def predict_masks(
         self, images: Tensor, final_only: bool = False

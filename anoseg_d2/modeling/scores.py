@@ -250,8 +250,23 @@ def odds(maps: dict[str, Tensor], num_known: int) -> Tensor:
     clamped to `ODDS_FLOOR`..1 - `ODDS_FLOOR`, or the faintest mask would decide. See `ratio`; the
     sum is measured in experiments/beyond.
     """
+    return _log_odds(maps, num_known) + maps["ratio"][:, 0]
+
+
+@register_score("joint", maps=("probs", "memory"), needs_anomaly=True)
+def joint(maps: dict[str, Tensor], num_known: int) -> Tensor:
+    """log P_K / (1 - P_K) + memory: the learned class and the distance to normal patches, added.
+
+    Range: any real number. The two err in different places: one was shown pasted objects, the other
+    only normal photographs. The memory has to be in standard units, or its weight in the sum would
+    mean nothing. See `odds` and `PatchMemory`; the sum is measured in experiments/small.
+    """
+    return _log_odds(maps, num_known) + maps["memory"][:, 0]
+
+
+def _log_odds(maps: dict[str, Tensor], num_known: int) -> Tensor:
     learned = maps["probs"][:, num_known].clamp(ODDS_FLOOR, 1 - ODDS_FLOOR)
-    return (learned / (1 - learned)).log() + maps["ratio"][:, 0]
+    return (learned / (1 - learned)).log()
 
 
 def is_implicit(name: str) -> bool:

@@ -26,6 +26,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from anoseg_d2.commands.memory import find_photographs
 from anoseg_d2.config import load_config
+from anoseg_d2.data.builtin import register_cards
 from anoseg_d2.data.image_io import read_image
 from anoseg_d2.data.label_rules import load_label
 from anoseg_d2.data.loader import build_train_loader
@@ -132,7 +133,7 @@ def score_pixels(model, name: str, scores, every: int) -> dict[str, np.ndarray]:
     found = {key: [] for key in ("label", *scores)}
     for entry in DatasetCatalog.get(name)[::every]:
         label = load_label(entry["sem_seg_file_name"], rule)
-        image = torch.from_numpy(read_image(entry["file_name"], labelled=True)).permute(2, 0, 1)
+        image = torch.from_numpy(read_image(entry["file_name"])).permute(2, 0, 1)
         maps = model([{"image": image}], score_names=scores)[0]["scores"]
         inside = label != VOID
         found["label"].append(label[inside] == ANOMALY)
@@ -172,6 +173,7 @@ def main() -> None:
     add("weights")
     add("--cache", type=Path, required=True, help="folder of kept outputs")
     add("--sets", nargs="+", required=True)
+    add("--cards", nargs="*", default=[], help="cards of data sets of one's own")
     add("--every", type=int, default=1, help="take every Nth image of a set")
     add("--memory", nargs="*", default=[], metavar="NAME=BLOCKS@DIR[,DIR]")
     add("--rows", type=int, default=4000)
@@ -187,13 +189,21 @@ def main() -> None:
     args = parser.parse_args()
 
     memories, heads = list(map(parse, args.memory)), list(map(parse, args.head))
+    register_cards(args.cards)
     model = AnomalyPredictor.from_pretrained(args.weights, args.opts).model
     wanted = {block for _, blocks, _ in memories + heads for block in blocks}
     wanted |= {block for head in model.patch_maps.values() for block in head.blocks}
     key = hashlib.sha256(f"{Path(args.weights).stat()} {sorted(wanted)}".encode()).hexdigest()[:12]
     CachedNetwork(model, args.cache / key, wanted)
     for name, blocks, source in memories:
-        add_head(model, name, fit_memory(model, blocks, source.split(","), args.rows, args.seed))
+        facts = f"{blocks} {source} {args.rows} {args.seed}"
+        path = args.cache / key / f"memory_{hashlib.sha256(facts.encode()).hexdigest()[:12]}.pt"
+        if path.exists():
+            head = torch.load(path, weights_only=False)
+        else:
+            head = fit_memory(model, blocks, source.split(","), args.rows, args.seed)
+            torch.save(head, path)
+        add_head(model, name, head)
     for name, blocks, source in heads:
         options = (source, args.batches, args.epochs, args.seed, args.head_opts)
         add_head(model, name, train_head(model, blocks, *options))
