@@ -193,13 +193,15 @@ def write_adapter(checkpoint: "Checkpoint", output: Path, args: argparse.Namespa
     from anoseg_d2.checkpoint.adapters import adapter_payload
     from anoseg_d2.checkpoint.fetch_backbone import NAME
     from anoseg_d2.checkpoint.files import read_checkpoint, write_checkpoint
+    from anoseg_d2.checkpoint.from_config import build_config_overrides
     from anoseg_d2.config import load_config
     from anoseg_d2.modeling.inference import score_map_settings
 
     vit = read_checkpoint(args.base) if args.base else None
     meta = dict(checkpoint.meta)
     if args.inference:
-        cfg = load_config(overrides=[part for pair in args.inference for part in pair])
+        asked = [part for pair in args.inference for part in pair]
+        cfg = load_config(overrides=[*build_config_overrides(checkpoint), *asked])
         settings = {**score_map_settings(cfg), "TEST.ANOMALY.SCORES": cfg.TEST.ANOMALY.SCORES}
         meta["inference"] = {key: settings[key] for key, _ in args.inference}
     payload = adapter_payload(

@@ -56,9 +56,9 @@ class CachedNetwork:
 
     def __call__(self, images, final_only=True, blocks=(), **_):
         found = [self._window(image) for image in images]
-        masks, classes, tokens = zip(*found, strict=True)
-        predictions = [(torch.stack(masks).float(), torch.stack(classes).float())]
-        stacked = torch.stack(tokens).float()
+        with torch.autocast(images.device.type, enabled=False):
+            masks, classes, tokens = (torch.stack(part) for part in zip(*found, strict=True))
+        predictions, stacked = [(masks.float(), classes.float())], tokens.float()
         return predictions, {b: stacked[:, self.blocks.index(b)] for b in blocks}
 
     def _window(self, image):
