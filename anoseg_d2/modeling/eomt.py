@@ -335,13 +335,14 @@ class EoMT(VitModel):
         """
         found = scores.available_scores(self.has_anomaly, names, self.patch_maps)
         # Memories of a single block, from before there were several, hold no standard units.
-        if "joint" in found and self.patch_maps["memory"].mean is None:
+        joined = [name for name in found if name.startswith("joint")]
+        if joined and self.patch_maps["memory"].mean is None:
             if names:
                 raise ValueError(
-                    "score 'joint' needs a memory in standard units, which one of several blocks "
-                    "has: anoseg memory WEIGHTS --blocks N N"
+                    f"score {joined[0]!r} needs a memory in standard units, which one of several "
+                    "blocks has: anoseg memory WEIGHTS --blocks N N"
                 )
-            found.remove("joint")
+            found = [name for name in found if name not in joined]
         return found
 
     def predict_masks(
