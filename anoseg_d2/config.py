@@ -236,7 +236,8 @@ def _check_solver(cfg) -> None:
 
 def _check_scores(cfg) -> None:
     # Maps of patch tokens come with the weights, so a config cannot know which are missing.
-    available_scores(cfg.MODEL.EOMT.ANOMALY_CLASS, cfg.TEST.ANOMALY.SCORES, PATCH_HEADS)
+    # Whether the model has the anomaly class may only be known from its checkpoint.
+    available_scores(True, cfg.TEST.ANOMALY.SCORES, PATCH_HEADS)
 
 
 # What several keys must agree on. A module of MODEL.IMPORTS may append a function of its own.

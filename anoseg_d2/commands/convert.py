@@ -204,6 +204,9 @@ def write_adapter(checkpoint: "Checkpoint", output: Path, args: argparse.Namespa
         cfg = load_config(overrides=[*build_config_overrides(checkpoint), *asked])
         settings = {**score_map_settings(cfg), "TEST.ANOMALY.SCORES": cfg.TEST.ANOMALY.SCORES}
         meta["inference"] = {key: settings[key] for key, _ in args.inference}
+        # Those of ensembles hold for the settings that they were measured at.
+        meta["score_statistics"] = {}
+        meta.pop("statistics_settings", None)
     payload = adapter_payload(
         checkpoint.state_dict, meta, vit, args.base if args.base == NAME else "", args.half
     )
