@@ -335,14 +335,13 @@ class EoMT(VitModel):
         """
         found = scores.available_scores(self.has_anomaly, names, self.patch_maps)
         # Memories of a single block, from before there were several, hold no standard units.
-        joined = [name for name in found if name.startswith("joint")]
-        if joined and self.patch_maps["memory"].mean is None:
+        if "joint" in found and self.patch_maps["memory"].mean is None:
             if names:
                 raise ValueError(
-                    f"score {joined[0]!r} needs a memory in standard units, which one of several "
-                    "blocks has: anoseg memory WEIGHTS --blocks N N"
+                    "score 'joint' needs a memory in standard units, which one of several blocks "
+                    "has: anoseg memory WEIGHTS --blocks N N"
                 )
-            found = [name for name in found if name not in joined]
+            found.remove("joint")
         return found
 
     def predict_masks(

@@ -264,15 +264,6 @@ def joint(maps: dict[str, Tensor], num_known: int) -> Tensor:
     return _log_odds(maps, num_known) + maps["memory"][:, 0]
 
 
-@register_score("joint_ratio", maps=("probs", "memory", "ratio"), needs_anomaly=True)
-def joint_ratio(maps: dict[str, Tensor], num_known: int) -> Tensor:
-    """joint + ratio / 2: with half the weight of a head that was shown the same pasted objects.
-
-    Range: any real number. See `joint` and `ratio`; measured in experiments/small.
-    """
-    return joint(maps, num_known) + maps["ratio"][:, 0] / 2
-
-
 def _log_odds(maps: dict[str, Tensor], num_known: int) -> Tensor:
     learned = maps["probs"][:, num_known].clamp(ODDS_FLOOR, 1 - ODDS_FLOOR)
     return (learned / (1 - learned)).log()

@@ -82,7 +82,7 @@ def test_formula_by_hand_on_two_by_two_pixels(name):
 
 def test_every_registered_score_is_checked_by_hand():
     # No functions of masks: test_memory.py and test_ratio.py check them.
-    assert list(SCORES) == [*NAMES, *("memory", "ratio", "odds", "joint", "joint_ratio")]
+    assert list(SCORES) == [*NAMES, "memory", "ratio", "odds", "joint"]
 
 
 def sure(row, rows=4, strength=60.0):
@@ -266,7 +266,7 @@ def test_every_score_states_its_formula_its_range_and_where_it_is_from():
 
 def test_scores_that_read_the_learned_class_are_not_implicit_even_inside_an_ensemble():
     assert [name for name in SCORES if not is_implicit(name)] == [
-        *("anomaly", "uno", "ratio", "odds", "joint", "joint_ratio"),
+        *("anomaly", "uno", "ratio", "odds", "joint"),
     ]
     assert is_implicit("rba+msp")
     assert not is_implicit("rba+anomaly")
