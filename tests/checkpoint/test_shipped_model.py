@@ -35,7 +35,7 @@ def test_it_is_small_holds_nothing_of_the_vit_and_names_it(stored):
 
 def test_its_card_states_data_figures_and_limits():
     card = (SHIPPED_FILE.parent / "README.md").read_text(encoding="utf-8")
-    for word in ("Cityscapes", "COCO", "licence", "road_anomaly21", "road_obstacle21", "Limits"):
+    for word in ("Cityscapes", "COCO", "Licence", "road_anomaly21", "road_obstacle21", "Limits"):
         assert word in card
 
 
