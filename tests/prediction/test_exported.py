@@ -115,7 +115,7 @@ def test_other_files_and_other_sizes_are_refused(model, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"no\.onnx"):
         AnomalyPredictor.from_exported(tmp_path / "no.onnx")
     (tmp_path / "text.onnx").write_text("text")
-    with pytest.raises(ValueError, match=r"text\.onnx is not a file of `anoseg export`"):
+    with pytest.raises(ValueError, match=r"text\.onnx is not"):
         AnomalyPredictor.from_exported(tmp_path / "text.onnx")
     path = tmp_path / "fixed.onnx"
     export_model(model, path, ExportSpec(("rba",), image_size=(40, 60), confidence=True))
