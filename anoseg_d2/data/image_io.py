@@ -151,7 +151,8 @@ def read_label(path) -> np.ndarray:
         (H, W) uint8, or int32 when the file has more than 8 bits.
     Raises:
         FileNotFoundError, ValueError: as in `read_image`; also for what has not one integer per
-            pixel, fractions or colours; and for a label that EXIF turns.
+            pixel: fractions, colours, transparent pixels, several frames; and for a label that EXIF
+            turns.
     """
     image, name = _load(path), printable(path)
     if image.mode == "F":
@@ -161,9 +162,17 @@ def read_label(path) -> np.ndarray:
             f"{name} has an EXIF orientation, which label maps do not have; store its pixels the "
             "way the photograph is seen"
         )
+    if getattr(image, "n_frames", 1) > 1 and image.format not in ("JPEG", "MPO"):
+        raise ValueError(f"{name} has {image.n_frames} frames; save the one that is the label map")
     label = np.array(image)
     if label.ndim == 3:
-        colors = label[..., np.array(image.getbands()) != "A"]
+        bands = np.array(image.getbands())
+        colors = label[..., bands != "A"]
+        if (label[..., bands == "A"] != 255).any():
+            raise ValueError(
+                f"{name} has transparent pixels, and it is unknown whether they count; give them a "
+                "value of their own, and save a png with one channel"
+            )
         if (colors != colors[..., :1]).any():
             raise ValueError(
                 f"{name} is a colour picture. A label map has one integer per pixel: replace every "

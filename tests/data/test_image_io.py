@@ -131,3 +131,21 @@ def test_16_bits_keep_their_high_byte(tmp_path):
     path = tmp_path / "a.png"
     Image.fromarray(np.arange(0, 65536, 4096, dtype=np.uint16).reshape(4, 4)).save(path)
     assert (read_image(path)[..., 0] == np.arange(0, 256, 16).reshape(4, 4)).all()
+
+
+@pytest.mark.parametrize("mode", ["LA", "RGBA"])
+def test_a_label_may_have_alpha_only_where_all_is_opaque(tmp_path, mode):
+    image = Image.new(mode, (4, 4), (1, 255) if mode == "LA" else (1, 1, 1, 255))
+    image.save(tmp_path / "opaque.png")
+    assert (read_label(tmp_path / "opaque.png") == 1).all()
+    image.putpixel((0, 0), (1, 0) if mode == "LA" else (1, 1, 1, 0))
+    image.save(tmp_path / "clear.png")
+    with pytest.raises(ValueError, match="clear.png has transparent pixels"):
+        read_label(tmp_path / "clear.png")
+
+
+def test_a_label_of_several_frames_is_refused(tmp_path):
+    frames = [Image.new("L", (4, 4), value) for value in (1, 2)]
+    frames[0].save(tmp_path / "a.tiff", save_all=True, append_images=frames[1:])
+    with pytest.raises(ValueError, match="a.tiff has 2 frames"):
+        read_label(tmp_path / "a.tiff")
