@@ -29,6 +29,7 @@ def real_bytes(tool, row, images, labels):
 LORA = ["MODEL.LORA.ENABLED", True, "MODEL.LORA.RANK", 2, "MODEL.LORA.DROPOUT", 0.1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "precision,recompute,overrides",
     [
@@ -64,6 +65,7 @@ def test_the_peak_counts_what_is_alive_together_and_not_what_was_freed(tool):
     assert peak.alive == 0
 
 
+@pytest.mark.slow
 def test_recomputed_pieces_count_for_the_peak(tool, tiny_cfg):
     images, labels = tool.draw_batch(2, 32)
     counts = {}

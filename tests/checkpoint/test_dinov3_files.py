@@ -272,6 +272,7 @@ def test_a_delta_alone_warns(tmp_path, caplog):
     assert "name them in MODEL.DELTA_BASE" in caplog.text
 
 
+@pytest.mark.slow
 def test_a_delta_becomes_a_predictor_in_one_call(tmp_path):
     whole = official_delta(tmp_path, width=384)  # a width that tells the heads
     overrides = ["MODEL.DELTA_BASE", str(tmp_path / "dinov3_vits16.pth")]

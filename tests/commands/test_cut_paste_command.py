@@ -256,6 +256,7 @@ def test_broken_scenes_are_named_and_the_rest_is_made(inputs, tmp_path, capsys):
     assert len(list(output.rglob("*_leftImg8bit.png"))) == 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO])
 @pytest.mark.parametrize("call", ["fsync", "replace", "write_bytes"])
 def test_a_write_that_fails_at_any_call_is_named_and_resumed_to_the_same_bytes(

@@ -51,6 +51,7 @@ def arguments(tmp_path, folder, *more):
     return ["--dataset", "test_anomaly", "--maps", str(folder), *output, *more]
 
 
+@pytest.mark.slow
 def test_figures_are_those_of_the_evaluator(tool, maps, tmp_path, capsys):
     images, folder = maps
     assert tool.main(arguments(tmp_path, folder, "--name", "mine")) == 0
@@ -114,6 +115,7 @@ def results(tmp_path, out="out"):
     return read_json(tmp_path / out / "report/results.json")["datasets"]["test_anomaly"]
 
 
+@pytest.mark.slow
 def test_a_second_method_is_refused_and_the_first_stays(tool, maps, tmp_path, capsys):
     _, folder = maps
     assert tool.main(arguments(tmp_path, folder, "--name", "first")) == 0
@@ -178,6 +180,7 @@ def test_confidence_given_as_anomaly_is_noticed(tool, maps, tmp_path, caplog):
     assert "AUROC" not in caplog.text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [[], ["--exact"]], ids=str)
 def test_saturated_probabilities_in_float64_keep_their_order(tool, maps, tmp_path, options):
     images, folder = maps

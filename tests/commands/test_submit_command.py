@@ -71,6 +71,7 @@ def run(*arguments):
     return submit.main([str(argument) for argument in arguments])
 
 
+@pytest.mark.slow
 def test_every_frame_of_both_tracks_gets_a_file(release, constant, tmp_path, capsys):
     assert run("smiyc", "--method", "Mine", "--root", release, "--output", tmp_path) == 0
     folder = tmp_path / "anomaly_p" / "Mine"

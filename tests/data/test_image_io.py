@@ -37,6 +37,7 @@ def test_declared_sizes_are_checked_before_anything_is_unpacked(tmp_path, read, 
         read(path)
 
 
+@pytest.mark.slow
 def test_a_text_bomb_inside_a_png_is_refused(tmp_path):
     path = tmp_path / "text.png"
     Image.new("RGB", (4, 4)).save(path)

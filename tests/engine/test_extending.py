@@ -123,6 +123,7 @@ def registered(folder, entry=lambda entry: entry, **metadata):
     return cfg
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("metadata", [{}, {"ignore_label": 255, "evaluator_type": "sem_seg"}])
 def test_a_set_of_detectron2s_catalog_trains_and_is_evaluated(tmp_path, metadata):
     cfg = registered(tmp_path, stuff_classes=["road", "car", "sky"], **metadata)

@@ -200,6 +200,7 @@ def test_resuming_a_run_that_is_complete_says_so_and_changes_nothing(tmp_path, c
     assert (tmp_path / "run" / "model_final.pth").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_a_finished_run_that_continues_starts_at_the_rate_of_its_new_schedule(tmp_path):
     trained(small_run(tmp_path))
     longer = trained(small_run(tmp_path, "run", "SOLVER.MAX_ITER", 10), resume=True)
@@ -287,6 +288,7 @@ def test_the_best_checkpoint_is_that_of_the_named_figure(tmp_path):
         trained(cfg)
 
 
+@pytest.mark.slow
 def test_averaged_weights_are_a_checkpoint_that_loads(tmp_path, tiny_cfg):
     from anoseg_d2 import AnomalyPredictor
 

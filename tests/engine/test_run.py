@@ -34,6 +34,7 @@ def counted():
     CHECKS.remove(checked.append)
 
 
+@pytest.mark.slow
 def test_a_run_reads_its_yaml_checks_its_config_and_lists_each_dataset_once(tmp_path, counted):
     cfg = small_run(tmp_path, "run", "TEST.EVAL_PERIOD", 3, tested=True)
     register_cards(cfg)
@@ -105,6 +106,7 @@ def test_a_copy_of_train_net_in_another_folder_runs_its_own_trainer(tmp_path):
     assert (tmp_path / "run" / "mine0").read_text() == "4"
 
 
+@pytest.mark.slow
 def test_the_trainer_of_a_run_may_be_evaluated_too(tmp_path):
     cfg = small_run(tmp_path, "run", "SOLVER.MAX_ITER", 2, tested=True)
     (tmp_path / "run.yaml").write_text(cfg.dump())

@@ -8,6 +8,7 @@ from runs import small_run
 from anoseg_d2.engine import Trainer, check_inputs
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("broken", ["loss", "gradient"])
 def test_a_step_that_is_not_finite_touches_neither_weights_nor_checkpoint(

@@ -63,6 +63,7 @@ def seen_run(tmp_path, tracked):
     return tmp_path, stub
 
 
+@pytest.mark.slow
 def test_rates_and_norms_reach_tensorboard_and_the_tracker(seen_run):
     folder, stub = seen_run
     events = EventAccumulator(str(folder / "run")).Reload()
@@ -78,6 +79,7 @@ def test_rates_and_norms_reach_tensorboard_and_the_tracker(seen_run):
     assert len(stub.of("finish")) == 1
 
 
+@pytest.mark.slow
 def test_mlflow_gets_names_that_it_allows(tmp_path, tracked):
     stub = tracked("mlflow")
     anomaly_set(tmp_path, "mlflow_anomaly", 2)

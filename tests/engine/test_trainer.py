@@ -85,6 +85,7 @@ def samples_of_steps(steps=5, count=4):
     return batches
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("head", ["linear", "logit_norm", "arcface"])
 def test_four_accumulated_images_are_one_batch_of_four(head):
     cfg = training_config("MODEL.HEAD.NAME", head)
@@ -152,6 +153,7 @@ def test_clipping_keeps_the_direction_and_can_be_off():
     torch.testing.assert_close(ours / ours.norm(), theirs / theirs.norm(), rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_mixed_precision_trains_near_to_float32(dtype):
     batches = [[batch] for batch in samples_of_steps()]

@@ -140,6 +140,7 @@ def test_forward_equals_transformers(size, depth, num_blocks, grid, patch):
     assert theirs.masks_queries_logits.std() > 0.01
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_blocks,grid", [(3, (4, 4)), (4, (3, 5))])
 def test_masked_training_forward_equals_transformers(num_blocks, grid):
     reference = reference_model("S", 5, num_blocks, grid)
@@ -155,6 +156,7 @@ def test_masked_training_forward_equals_transformers(num_blocks, grid):
     assert (mask_logits - unmasked).abs().max() > 1e-2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "size,side,num_blocks,count",
     [

@@ -44,6 +44,7 @@ def images(count=2):
     return torch.rand(count, 3, 32, 32) * 255
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("targets", SUBSETS)
 @pytest.mark.parametrize("training", [False, True])
 def test_b_zero_is_the_base_model_bit_for_bit(tiny_eomt, targets, training):

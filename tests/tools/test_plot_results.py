@@ -96,6 +96,7 @@ def test_table_5_counts_our_parameters(tool):
     assert cells(text, 5, "Full FT (Step 3)")["Memory (rel.) ours"] == "1.00"
 
 
+@pytest.mark.slow
 def test_files_are_written(tool, tmp_path, capsys):
     runs = {s: store(tmp_path / s, v) for s, v in (("arcface", 30.0), ("arcface_lora", 60.0))}
     arguments = [f"--run={stage}={folder}" for stage, folder in runs.items()]

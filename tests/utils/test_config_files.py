@@ -44,6 +44,7 @@ NINE = "\n".join(
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "text",
     [

@@ -68,6 +68,7 @@ def test_a_segment_is_one_whole_component_with_its_own_label(frames):
     assert source.skipped["cut off by their frame's border"]
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(
     seed=st.integers(0, 10**6),
