@@ -277,7 +277,7 @@ KEYS: dict[str, Key] = {
         "Also evaluate with untrained tensors: missing in the checkpoint, or converted"),
     "MODEL.DEVICE": Key(THEIRS, Rule(_devices, _is_device), "Device of the model"),
     "MODEL.WEIGHTS": Key(THEIRS, text(),
-        "Checkpoint to start from or to evaluate: path, folder, hf://, timm://, dinov2"),
+        "Checkpoint to start from or to evaluate: path, folder, hf://, timm://, dinov2, road-s"),
     **keys_of("MODEL.EOMT", VitOptions),
     **keys_of("MODEL.EOMT", EoMTOptions),
     "MODEL.HEAD.NAME": Key("linear", registered(CLASS_HEADS),
