@@ -15,10 +15,18 @@ from anoseg_d2.data.image_io import read_label
 from anoseg_d2.evaluation.anomaly_evaluation import AnomalyEvaluator
 from anoseg_d2.evaluation.closed_set_evaluation import ClosedSetEvaluator
 from anoseg_d2.evaluation.samples import load_samples
+from anoseg_d2.report import figures
 from anoseg_d2.report.write import write_report
 from anoseg_d2.utils.files import write_json
 
 CALLS = ((Path, "write_bytes"), (np, "save"))
+
+
+@pytest.fixture(autouse=True)
+def _no_pictures(monkeypatch):
+    """The page is written some fifty times, and drawing takes most of it."""
+    for name in ("image_sheet", "roc_and_pr", "confusion_matrix"):
+        monkeypatch.setattr(figures, name, lambda *_: None)
 
 
 @pytest.fixture(scope="module")
