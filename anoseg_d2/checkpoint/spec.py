@@ -269,15 +269,36 @@ class Checkpoint:
             )
 
 
+def _list(value: Any) -> list:
+    # A text would be taken apart into letters, and "44" into two digits.
+    if isinstance(value, str):
+        raise ValueError("a list is needed")
+    return list(value)
+
+
 def _sizes(value: Any) -> tuple[int, int]:
-    rows, columns = map(int, value)
+    rows, columns = map(int, _list(value))
     if rows < 1 or columns < 1:
         raise ValueError("two positive integers are needed")
     return rows, columns
 
 
 def _numbers(value: Any) -> tuple[float, ...]:
-    return tuple(map(float, value))
+    return tuple(map(float, _list(value)))
+
+
+def _statistics(value: Any) -> dict[str, tuple[float, float]]:
+    pairs = {str(name): _numbers(pair) for name, pair in value.items()}
+    if any(len(pair) != 2 for pair in pairs.values()):
+        raise ValueError("mean and deviation of each score are needed")
+    return pairs
+
+
+def _adapters(value: Any) -> dict[str, dict[str, Any]]:
+    for name, rule in value.items():
+        if not {"rank", "alpha", "enable"} <= set(rule):
+            raise ValueError(f"{name} needs rank, alpha and enable")
+    return dict(value)
 
 
 # What a file may state about its model, and how it is read. Ranges are those of the config keys
@@ -289,8 +310,8 @@ FACTS: dict[str, Callable[[Any], Any]] = {
     "has_anomaly": bool,
     "head": str,
     "head_options": dict,
-    "class_names": list,
-    "score_statistics": lambda value: {str(n): _numbers(pair) for n, pair in value.items()},
+    "class_names": _list,
+    "score_statistics": _statistics,
     "image_size": _sizes,
     "grid": _sizes,
     "backbone": str,
@@ -298,7 +319,7 @@ FACTS: dict[str, Callable[[Any], Any]] = {
     "mask_probs": _numbers,
     "pixel_mean": _numbers,
     "pixel_std": _numbers,
-    "adapters": dict,
+    "adapters": _adapters,
 }
 
 

@@ -33,7 +33,7 @@ def test_attention_heads_that_nobody_states_are_missed_by_the_name_of_the_file(t
         build_config_overrides(read_checkpoint(tmp_path / "bare.pth"))
 
 
-@pytest.mark.parametrize("stored", [{"rba": "half"}, "text", {"rba": [None, 1]}])
+@pytest.mark.parametrize("stored", [{"rba": "half"}, {"rba": [1.0]}, "text", {"rba": [None, 1]}])
 def test_statistics_that_are_not_pairs_of_numbers_are_named(tmp_path, stored):
     model = tiny()
     meta = {**model_meta(model), "score_statistics": stored}

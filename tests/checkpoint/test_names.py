@@ -69,6 +69,9 @@ def test_every_tensor_of_a_model_survives_the_round_trip(key):
     "facts, message",
     [
         ({"heads": "six"}, "heads as 'six'"),
+        ({"grid": "44"}, "grid as '44'.*list"),
+        ({"class_names": "road"}, "class_names"),
+        ({"adapters": {"a": {"rank": 2}}}, "adapters"),
         ({"grid": (4, 0)}, "grid"),
     ],
 )
