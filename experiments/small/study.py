@@ -65,7 +65,7 @@ class CachedNetwork:
         name = hashlib.sha256(image.numpy().tobytes()).hexdigest()
         path = self.folder / f"{name}.pt"
         if path.exists():
-            return torch.load(path)
+            return torch.load(path, weights_only=True)
         with torch.inference_mode():
             predictions, tokens = self.run(image[None], final_only=True, blocks=self.blocks)
         masks, classes = predictions[-1]
@@ -199,10 +199,10 @@ def main() -> None:
         facts = f"{blocks} {source} {args.rows} {args.seed}"
         path = args.cache / key / f"memory_{hashlib.sha256(facts.encode()).hexdigest()[:12]}.pt"
         if path.exists():
-            head = torch.load(path, weights_only=False)
+            head = PatchMemory(**torch.load(path, weights_only=True))
         else:
             head = fit_memory(model, blocks, source.split(","), args.rows, args.seed)
-            torch.save(head, path)
+            torch.save({"blocks": head.blocks, **dict(head.named_buffers())}, path)
         add_head(model, name, head)
     for name, blocks, source in heads:
         options = (source, args.batches, args.epochs, args.seed, args.head_opts)
