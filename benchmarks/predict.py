@@ -80,7 +80,8 @@ def largest_difference(first: Path, second: Path) -> float:
     found = sorted((first / "rba" / "raw_npy").glob("*.npy"))
     others = [second / path.relative_to(first) for path in found]
     pairs = zip(found, others, strict=True)
-    return max(float(np.abs(np.load(a, allow_pickle=False) - np.load(b)).max()) for a, b in pairs)
+    loads = ((np.load(a, allow_pickle=False), np.load(b, allow_pickle=False)) for a, b in pairs)
+    return max(float(np.abs(a - b).max()) for a, b in loads)
 
 
 def main() -> None:
