@@ -66,7 +66,7 @@ def adapter_payload(
     meta = {**meta, "adapter": True, "frozen": sorted(base), "base_hash": weights_hash(base)}
     if vit is not None:
         fitted = _fit_vit(vit, meta)
-        other = [n for n in base if n not in fitted or not torch.allclose(base[n], fitted[n])]
+        other = [n for n in base if n not in fitted or not _alike(base[n], fitted[n])]
         if other:
             raise ValueError(f"{vit.source} is not what the stage froze: {other[0]} differs")
         meta |= {"base_is_vit": True, "base_hash": weights_hash(vit.state_dict)}
@@ -116,6 +116,10 @@ def join_adapter(adapter: Checkpoint, base: Checkpoint | None) -> Checkpoint:
         meta["memory"] = {**meta["memory"], "backbone_sha256": backbone_hash(state, max(blocks))}
     spec = ModelSpec.from_state(state, facts_of_file("anoseg", state, meta))
     return Checkpoint(state, "anoseg", spec, f"{base.source} + {adapter.source}", [], meta)
+
+
+def _alike(one: Tensor, other: Tensor) -> bool:
+    return one.shape == other.shape and torch.allclose(one, other)
 
 
 def _fit_vit(vit: Checkpoint, meta: Mapping[str, Any]) -> dict[str, Tensor]:

@@ -101,10 +101,11 @@ def read_checkpoint(source, *, allow_pickle: bool = False) -> Checkpoint:
     payload = _read_payload(path, allow_pickle)
     try:
         checkpoint = _interpret(payload, path, source)
+        # Only this name, or a file could make its reader open any other file.
+        if checkpoint.meta.get("base_name") == BACKBONE_NAME:
+            checkpoint = join_adapter(checkpoint, read_checkpoint(BACKBONE_NAME))
     except _BROKEN as error:  # names or metadata of another form than they have in any format
         raise ValueError(f"checkpoint {source}: {error}") from error
-    if name := checkpoint.meta.get("base_name"):  # a ViT that everybody can get
-        checkpoint = join_adapter(checkpoint, read_checkpoint(backbone_file(name)))
     checkpoint.file = path
     return checkpoint
 

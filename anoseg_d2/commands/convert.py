@@ -148,6 +148,9 @@ def check_output(output: Path, args: argparse.Namespace) -> None:
     given = [o for o in ("results", "license", "base_model") if getattr(args, o)]
     if given and not is_folder:
         raise ValueError(f"--{given[0].replace('_', '-')} is for --to huggingface")
+    given = [option for option in ("half", "inference") if getattr(args, option)]
+    if given and args.to != "adapter":
+        raise ValueError(f"--{given[0]} is for --to adapter")
     if is_folder and (output.suffix or output.is_file()):
         raise ValueError(f"--output {output} must be a folder for --to huggingface")
     if not is_folder and (output.is_dir() or output.suffix not in SUFFIXES):
@@ -203,6 +206,8 @@ def write_adapter(checkpoint: "Checkpoint", output: Path, args: argparse.Namespa
         asked = [part for pair in args.inference for part in pair]
         cfg = load_config(overrides=[*build_config_overrides(checkpoint), *asked])
         settings = {**score_map_settings(cfg), "TEST.ANOMALY.SCORES": cfg.TEST.ANOMALY.SCORES}
+        if wrong := [key for key, _ in args.inference if key not in settings]:
+            raise ValueError(f"--inference {wrong[0]} is not one of {', '.join(settings)}")
         meta["inference"] = {key: settings[key] for key, _ in args.inference}
         # Those of ensembles hold for the settings that they were measured at.
         meta["score_statistics"] = {}

@@ -105,9 +105,12 @@ def test_a_stage_on_a_bare_vit_is_stored_without_it(stage, tmp_path, monkeypatch
         adapter_payload(read_checkpoint(whole).state_dict, read_checkpoint(whole).meta, other)
     with pytest.raises(ValueError, match="hash"):
         join_adapter(read_checkpoint(small), other)
+    other.state_dict["backbone.norm.weight"] = torch.zeros(30)
+    with pytest.raises(ValueError, match="not what the stage froze: backbone"):
+        adapter_payload(read_checkpoint(whole).state_dict, read_checkpoint(whole).meta, other)
 
 
-def test_a_file_on_a_named_vit_needs_nothing_else(stage, tmp_path, monkeypatch):
+def test_a_file_on_a_named_vit_needs_nothing_else(stage, tmp_path, monkeypatch, capsys):
     whole, vit = stage
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     (tmp_path / "cache" / "anoseg_d2").mkdir(parents=True)
@@ -116,6 +119,11 @@ def test_a_file_on_a_named_vit_needs_nothing_else(stage, tmp_path, monkeypatch):
     how = ["--base", "dinov2-s", "--half", "--inference", "TEST.SCALES", "(1, 2)"]
     how += ["--inference", "TEST.ANOMALY.SCORES", "('rba',)", "--output", str(small)]
     assert convert.main([str(whole), "--to", "adapter", *how]) == 0
+    wrong = ["--inference", "INPUT.FLIP", "True", "--output", str(tmp_path / "no.pth")]
+    assert convert.main([str(whole), "--to", "adapter", *wrong]) == 2
+    assert convert.main([str(whole), "--to", "anoseg", "--half", *wrong]) == 2
+    error = capsys.readouterr().err
+    assert "--inference INPUT.FLIP" in error and "--half is for --to adapter" in error
     predictor = AnomalyPredictor.from_pretrained(small)
     assert predictor.score_names == ["rba"] and predictor.cfg.TEST.SCALES == (1, 2)
     other = AnomalyPredictor.from_pretrained(small, ["TEST.SCALES", "(1,)"])
