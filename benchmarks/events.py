@@ -7,7 +7,7 @@ of an object's visible frames that its most frequent identity holds, the changes
 on the drive without objects, components and events per minute.
 
 Without --weights the score is the truth itself with the faults of a detector: missed frames, ragged
-outlines, pieces, and blobs that flicker where nothing is. It measures the linking alone.
+outlines, pieces, and blobs that flicker where nothing is. It measures only the linking.
 
 Example:
     python benchmarks/events.py --video drive.mp4 --coco-json instances_val2017.json \\

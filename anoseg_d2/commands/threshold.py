@@ -1,4 +1,4 @@
-"""Find a threshold that promises a rate of false alarms, from normal photographs alone.
+"""Find a threshold that promises a rate of false alarms, from normal photographs only.
 
     anoseg threshold runs/street --images normal_drive/ --alarm-rate 0.1
     anoseg threshold model_final.pth --images a.mp4 b.mp4 --alarm-rate 0.05 --block 25

@@ -1,4 +1,4 @@
-"""Choose a threshold from normal images alone, with a promise on the rate of false alarms.
+"""Choose a threshold from normal images only, with a promise on the rate of false alarms.
 
 An image raises an alarm at a threshold if a component of at least A pixels has score >= threshold.
 The highest threshold at which it still does, its alarm level t, is one number per image, so n

@@ -122,7 +122,7 @@ def train_head(model, blocks, config: str, batches: int, epochs: int, seed: int,
             loss.backward()
             optimizer.step()
             schedule.step()
-            total += float(loss)
+            total += loss.item()
         print(f"head: epoch {epoch + 1} of {epochs}, loss {total / len(kept):.4f}", flush=True)
     return head.requires_grad_(False)
 
