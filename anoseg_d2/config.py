@@ -364,7 +364,7 @@ KEYS: dict[str, Key] = {
     "TEST.EXPECTED_RESULTS": Key(THEIRS, sequence(_EXPECTED),
         "Figures that the run must reach, checked after its last evaluation"),
     "TEST.ANOMALY.EXACT": Key(False, FLAG,
-        "Sort every pixel, on disk, instead of counting with certified bounds"),
+        "Keep the score of every pixel in memory, instead of counting with certified bounds"),
     "TEST.ANOMALY.COMPONENTS": Key(True, FLAG,
         "Also component metrics (a second pass over the scores)"),
     "TEST.ANOMALY.REPORT_IMAGES": Key(True, FLAG, "Keep a few images for the report page"),

@@ -25,8 +25,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from anoseg_d2.data.image_io import write_image
 from anoseg_d2.data.label_rules import LABEL_RULES
-from anoseg_d2.evaluation.anomaly_evaluation import AnomalyEvaluator
-from anoseg_d2.evaluation.kept_maps import KEPT_PREFIX
+from anoseg_d2.evaluation.anomaly_evaluation import KEPT_PREFIX, AnomalyEvaluator
 
 NAME = "soak_evaluation"
 

@@ -45,7 +45,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--ignore-extra", action="store_true", help="skip maps that belong to no image"
     )
-    parser.add_argument("--exact", action="store_true", help="exact figures, from scores on disk")
+    parser.add_argument(
+        "--exact", action="store_true", help="exact figures, from all scores in memory"
+    )
     parser.add_argument("--no-components", action="store_true", help="only pixel figures")
     parser.add_argument("--no-images", action="store_true", help="no images on the page")
     parser.add_argument("--card", action="append", default=[], help="also register this card")

@@ -28,7 +28,6 @@ __all__ = [
     "OVERLAPS",
     "TRACKS",
     "ComponentMetrics",
-    "GroundTruth",
     "Track",
     "component_metrics",
     "component_overlaps",
@@ -61,80 +60,43 @@ def _track(track: "str | Track") -> Track:
     return TRACKS[track]
 
 
-@dataclass(frozen=True)
-class GroundTruth:
-    """The ground-truth components of one image, which all scores share.
-
-    Args:
-        ids: (H * W,) int32, from 1, small components included.
-        sizes: (K + 1,) int64 pixels of each id that counts, 0 for those too small.
-        legal: (H, W) bool, where a prediction may be: not on void.
-    """
-
-    ids: np.ndarray
-    sizes: np.ndarray
-    legal: np.ndarray
-
-    @classmethod
-    def of(cls, label: np.ndarray, min_truth: int) -> "GroundTruth":
-        """Find the components of a label (H, W) uint8."""
-        ids, sizes = _components(label == ANOMALY)
-        sizes[sizes < min_truth] = 0  # ids stay: predictions on them are void, not false
-        return cls(ids, sizes, label != VOID)
-
-
-def _components(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return 8-connected components (H * W,) int32 from 1, and the pixels of each; 0 of id 0."""
-    _, ids = cv2.connectedComponents(mask.view(np.uint8), connectivity=8)
-    ids = ids.reshape(-1)
-    return ids, np.bincount(ids[mask.reshape(-1)], minlength=1)
-
-
-def component_overlaps(truth: GroundTruth, predicted: np.ndarray, min_predicted: int):
+def component_overlaps(label: np.ndarray, predicted: np.ndarray, limits: Track):
     """Compute the overlap of every component of one image.
 
     Args:
-        truth: of the label.
+        label: (H, W) uint8, 0 known, 1 anomaly, 255 void.
         predicted: (H, W) bool, score > threshold.
-        min_predicted: smaller predicted components are dropped.
+        limits: sizes below which components do not count.
     Returns:
         sIoU per ground-truth component and PPV per predicted one, float64.
     """
+    predicted = predicted & (label != VOID)
+    maps = ((label == ANOMALY).view(np.uint8), predicted.view(np.uint8))
+    truth_ids, ids = (cv2.connectedComponents(mask, connectivity=8)[1] for mask in maps)
+    truth_size = np.bincount(truth_ids.reshape(-1))
+    truth_size[0] = 0  # the background
+    truth_size[truth_size < limits.min_truth] = 0
     # Predictions are a few per cent of an image, and nothing else is looked at from here on.
-    predicted = predicted & truth.legal
-    _, ids = cv2.connectedComponents(predicted.view(np.uint8), connectivity=8)
-    places = np.flatnonzero(predicted)
-    hits = ids.reshape(-1)[places]
-    below = truth.ids[places]
+    below, hits = truth_ids[predicted], ids[predicted]
     # Predictions are sized before small ground truth turns void, and cut to the rest after.
-    kept = (np.bincount(hits) >= min_predicted)[hits]
-    kept &= (below == 0) | (truth.sizes[below] > 0)
-    hits, below = hits[kept], below[kept]
-    predicted_size = np.bincount(hits, minlength=1)
-    pairs, shared = _pairs(below, hits, predicted_size.size)
-    covered = np.bincount(pairs[1], weights=shared, minlength=predicted_size.size)
+    kept = (np.bincount(hits) >= limits.min_predicted)[hits]
+    kept &= (below == 0) | (truth_size[below] > 0)
+    below, hits = below[kept], hits[kept]
+    size = np.bincount(hits, minlength=1)
+    both = below > 0
+    pairs = below[both].astype(np.int64) * size.size + hits[both]  # one integer per pair of ids
+    pairs, shared = np.unique(pairs, return_counts=True)
+    on_truth, by = np.divmod(pairs, size.size)
+    covered = np.bincount(by, weights=shared, minlength=size.size)
 
     def per_truth(values):
-        return np.bincount(pairs[0], weights=values, minlength=truth.sizes.size)
+        return np.bincount(on_truth, weights=values, minlength=truth_size.size)
 
     found = per_truth(shared)
-    union = truth.sizes + per_truth(predicted_size[pairs[1]]) - found
-    on_others = per_truth(covered[pairs[1]] - shared)  # sIoU does not count it as wrong
-    wanted, seen = np.flatnonzero(truth.sizes), np.flatnonzero(predicted_size)
-    return found[wanted] / (union - on_others)[wanted], covered[seen] / predicted_size[seen]
-
-
-def _pairs(truth: np.ndarray, predicted: np.ndarray, count: int):
-    """Return pairs of overlapping ids, (2, N) ascending, and their shared pixels, (N,)."""
-    both = truth > 0
-    pair = truth[both].astype(np.int64) * count + predicted[both]  # one integer per pair of ids
-    if pair.size and pair.max() < 4 * truth.size + 4096:  # counting is faster than sorting
-        table = np.bincount(pair)
-        found = np.flatnonzero(table)
-        shared = table[found]
-    else:  # a table of all possible pairs would be larger than the image
-        found, shared = np.unique(pair, return_counts=True)
-    return np.stack((found // count, found % count)), shared
+    union = truth_size + per_truth(size[by]) - found
+    on_others = per_truth(covered[by] - shared)  # sIoU does not count it as wrong
+    wanted, seen = np.flatnonzero(truth_size), np.flatnonzero(size)
+    return found[wanted] / (union - on_others)[wanted], covered[seen] / size[seen]
 
 
 def _f1(tp, fn, fp) -> np.ndarray:
@@ -150,7 +112,6 @@ def component_metrics(
     track: str | Track = "anomaly",
     *,
     where: str = "image",
-    truth: GroundTruth | None = None,
 ) -> dict:
     """Compute the component metrics of one image.
 
@@ -160,7 +121,6 @@ def component_metrics(
         threshold: a pixel is predicted where score > threshold.
         track: "anomaly" or "obstacle", for its size limits, or other limits.
         where: name of the image for error messages.
-        truth: `GroundTruth.of(label, min_truth)`, if it is known from another score.
     Returns:
         dict with `sIoU` (one float64 per ground-truth component), `PPV` (one per predicted
         component), `tp`, `fn`, `fp` (11,) counts and `F1` (11,) at `OVERLAPS`, NaN where there is
@@ -175,11 +135,10 @@ def component_metrics(
     if math.isnan(threshold):
         raise ValueError(f"{where}: the threshold is NaN")
     score, label = (flat.reshape(shape) for flat in checked_pixels(score, label, where))
-    truth = truth or GroundTruth.of(label, limits.min_truth)
     # Python's float would be rounded to the type of the scores, perhaps to one of them.
     cut = score.dtype.type(threshold)
     cut = cut if cut == threshold else np.float64(threshold)
-    siou, ppv = component_overlaps(truth, score > cut, limits.min_predicted)
+    siou, ppv = component_overlaps(label, score > cut, limits)
     tp = (siou >= OVERLAPS[:, None]).sum(axis=1)
     fp = (ppv < OVERLAPS[:, None]).sum(axis=1)
     f1 = _f1(tp, siou.size - tp, fp)

@@ -3,8 +3,8 @@
 `PixelMetrics` takes at most 128 MB however many images. It keeps the scores of up to ten million
 labelled pixels, and is exact for them: any order and any split over images, processes and machines
 gives bit-identical figures. Beyond, it counts ranges of scores. Every figure comes with bounds that
-contain the value scikit-learn would give on all pixels together; `exact=True` keeps all scores on
-disk and closes the bounds.
+contain the value scikit-learn would give on all pixels together; `exact=True` keeps the scores of
+all pixels in memory, however many, and closes the bounds.
 
     metrics = PixelMetrics()
     for scores, labels in dataset:
@@ -20,11 +20,12 @@ Scores are ranked in the precision that they come in. Where float32 does not hol
 as many pixels are kept.
 """
 
+import sys
+
 import numpy as np
 
 from anoseg_d2.evaluation.streaming.bounds import CurveSummary, Segment, pixels_needed
 from anoseg_d2.evaluation.streaming.counts import Budget, Counts
-from anoseg_d2.evaluation.streaming.exact_counts import ExactCounts
 from anoseg_d2.evaluation.streaming.keys import (
     as_floats,
     keys_to_scores,
@@ -45,29 +46,29 @@ class PixelMetrics:
     """Streaming pixel metrics of one score.
 
     Args:
-        exact: keep every score on disk, for figures equal to scikit-learn's.
+        exact: keep every score, for figures equal to scikit-learn's; takes 4 bytes of memory per
+            labelled pixel, 8 where float32 does not hold the scores.
         tpr: true-positive rates in (0, 1] at which to report false-positive rate and precision.
-        spill_dir: parent of the temporary directory of `exact`; default the system's.
-        budget: how much is kept in memory, see `streaming.counts.Budget`.
+        budget: how much is kept otherwise, see `streaming.counts.Budget`.
     """
 
     def __init__(
         self,
         exact: bool = False,
         tpr: tuple[float, ...] = (0.95,),
-        spill_dir: str | None = None,
         budget: Budget | None = None,
     ):
         wrong = [rate for rate in tpr if not 0 < rate <= 1]
         if wrong:
             raise ValueError(f"true-positive rates must lie in (0, 1], got {wrong}")
-        self.exact, self.spill_dir = exact, spill_dir
+        self.exact = exact
         self.tpr = tuple(sorted({float(rate) for rate in tpr} | {0.95}))  # fpr95 needs 0.95
-        self.budget = budget or Budget()
+        # Counts that never leave their pixels are exact.
+        self.budget = Budget(kept_pixels=sys.maxsize) if exact else budget or Budget()
         self.pixels = dict.fromkeys(_LABELS, 0)
         self.infinite = 0  # labelled pixels
         self.images = 0
-        self._counts = ExactCounts(spill_dir) if exact else Counts(self.budget)
+        self._counts = Counts(self.budget)
 
     def update(self, scores, labels, where: str | None = None) -> None:
         """Count the pixels of one image.

@@ -120,9 +120,8 @@ def test_names_that_leave_the_folder_are_refused(tmp_path):
 def test_what_a_killed_run_left_is_removed_by_the_next(tmp_path):
     small_sets.anomaly_set(tmp_path)
     folder = tmp_path / "run/inference/test_anomaly"
-    for name in (".kept-maps-x", "exact_scores_x"):
-        (folder / name).mkdir(parents=True)
-        (folder / name / "0.npy").write_bytes(b"")
+    (folder / ".kept-maps-x").mkdir(parents=True)
+    (folder / ".kept-maps-x" / "0.npz").write_bytes(b"")
     live, killed = temporary_path(folder), temporary_path(folder)
     for path in (live, killed):
         path.write_bytes(b"")

@@ -33,6 +33,22 @@ def test_few_distinct_scores_equal_scikit_learn(budget, pixels):
     assert_contains(found, truth)
 
 
+@given(pixels=pixel_sets())
+@settings(max_examples=20, deadline=None)
+def test_exact_equals_scikit_learn_on_ties_and_extremes(pixels):
+    found, truth = counted(*pixels, exact=True).compute(), reference(*pixels)
+    for name in FIGURES:
+        assert found[name] == pytest.approx(truth[name], abs=1e-12)
+
+
+def test_exact_keeps_pixels_beyond_any_budget():
+    scores, labels = two_sided(20_000, np.random.default_rng(10))
+    found = counted(scores, labels, parts=4, exact=True, budget=TINY).compute()
+    truth = reference(scores, labels)
+    for name in FIGURES:
+        assert found[name] == pytest.approx(truth[name], abs=1e-12)
+
+
 def _worker(shard):
     metrics = PixelMetrics(budget=RUNS)
     for seed in shard:

@@ -39,8 +39,6 @@ class Budget:
 class Counts:
     """Kept pixels, or counted cells; see the top of the module."""
 
-    exact = False
-
     def __init__(self, budget: Budget):
         self.budget = budget
         self.pixels = 0
@@ -185,34 +183,33 @@ def _joined(parts: list[np.ndarray]) -> np.ndarray:
     return np.concatenate(parts)
 
 
-def sorted_segments(known, anomaly, tp: int = 0, fp: int = 0) -> Iterator[Segment]:
+def sorted_segments(known: np.ndarray, anomaly: np.ndarray) -> Iterator[Segment]:
     """Yield the curves over pixels with sorted keys, from the highest score down.
 
     A score that no anomaly pixel has is no point of its own: between two scores of anomaly pixels
     only the false positives grow, and one step holds them all.
 
     Args:
-        known, anomaly: (N,) ascending keys; may be on disk.
-        tp, fp: pixels above all of these.
+        known, anomaly: (N,) ascending keys.
     """
-    last = fp + known.size
+    tp, fp = 0, 0
     for thresholds, counts in _runs_from_the_top(anomaly):
         keys = np.repeat(thresholds, 2)
         tps, fps = np.empty(keys.size, np.int64), np.empty(keys.size, np.int64)
         # Even places: the known pixels above a threshold; odd ones: all pixels that have it.
         tps[1::2] = tp + np.cumsum(counts)
         tps[0::2] = np.concatenate(([tp], tps[1:-1:2]))
-        fps[0::2] = last - np.searchsorted(known, thresholds, side="right")
-        fps[1::2] = last - np.searchsorted(known, thresholds, side="left")
+        fps[0::2] = known.size - np.searchsorted(known, thresholds, side="right")
+        fps[1::2] = known.size - np.searchsorted(known, thresholds, side="left")
         between = fps[0::2] > np.concatenate(([fp], fps[1:-1:2]))
-        keys[0::2][between] = known[last - fps[0::2][between]]
+        keys[0::2][between] = known[known.size - fps[0::2][between]]
         held = np.ones(keys.size, bool)
         held[0::2] = between
         segment = Segment((tp, fp), keys[held], tps[held], fps[held])
         yield segment
         tp, fp = segment.end
-    if fp < last:
-        yield Segment((tp, fp), np.array(known[:1]), np.array([tp]), np.array([last]))
+    if fp < known.size:
+        yield Segment((tp, fp), known[:1], np.array([tp]), np.array([known.size]))
 
 
 def _runs_from_the_top(keys: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -220,7 +217,7 @@ def _runs_from_the_top(keys: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarra
     end = keys.size
     while end:
         first = max(0, end - CHUNK)
-        thresholds, counts = sorted_runs(np.array(keys[first:end]))
+        thresholds, counts = sorted_runs(keys[first:end])
         # Equal keys are never torn apart: the lowest of a piece may have more below it.
         start = int(np.searchsorted(keys, thresholds[0], side="left"))
         counts[0] += first - start
