@@ -6,12 +6,17 @@ import numpy as np
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from anoseg_d2.data.builtin import DATASETS, register_dataset
+from anoseg_d2.data.dataset_card import CARDS_FOLDER
 from anoseg_d2.data.image_io import write_image
 from anoseg_d2.data.label_rules import LabelRule
 
 ANOMALY_RULE = LabelRule("test anomaly", ((0, 0), (1, 1), (255, 255)))
 CLOSED_RULE = LabelRule("test closed", ((0, 0), (1, 1), (2, 2), (3, 3), (255, 255)))
 CLASSES = ("road", "car", "sky")
+COPIED = (
+    *("cityscapes", "cityscapes_outlier", "road_anomaly", "road_anomaly21", "road_obstacle21"),
+    *("fishyscapes_lostandfound", "fishyscapes_static", "lost_and_found"),
+)
 
 
 def register_copies() -> None:
@@ -20,7 +25,7 @@ def register_copies() -> None:
     Their files are in `small/cityscapes`, `small/cityscapes_outlier` and `small/benchmarks`.
     """
     for name, dataset in list(DATASETS.items()):
-        if dataset.origin == "built in":
+        if dataset.origin in [str(CARDS_FOLDER / f"{card}.yaml") for card in COPIED]:
             benchmark = dataset.evaluator_type == "anomaly"
             base = "small/benchmarks" if benchmark else "small"
             layouts = tuple(

@@ -13,7 +13,6 @@ ELSEWHERE = {
     "checkpoint/metadata.py": "checkpoint/test_checkpointer.py",
     "checkpoint/spec.py": "checkpoint/test_formats.py",
     "data/card_proposal.py": "commands/test_card_command.py",
-    "data/cityscapes.py": "data/test_label_rules.py",
     "data/cut_paste/frames.py": "commands/test_cut_paste_command.py",
     "data/cut_paste/job.py": "commands/test_cut_paste_command.py",
     "data/cut_paste/result.py": "commands/test_cut_paste_command.py",

@@ -6,8 +6,7 @@
 - `build_test_loader`: each image of one dataset once, over all processes.
 - `Dataset`: where the files of one dataset can be, and what its labels mean.
 - `DATASETS`: every registered `Dataset` by name.
-- `register_all`, `register_anomaly_benchmarks`, `register_cards`, `register_dataset`: add
-  datasets to detectron2's catalogs.
+- `register_all`, `register_cards`, `register_dataset`: add datasets to detectron2's catalogs.
 - `class_colors`: names and colours of the classes that a model knows.
 - `LABEL_RULES`: what the values of each label format mean.
 - `load_label`: reads a label file as train ids.
@@ -26,7 +25,6 @@ _EXPORTS = {
     "Dataset": "dataset",
     "DATASETS": "builtin",
     "register_all": "builtin",
-    "register_anomaly_benchmarks": "builtin",
     "register_cards": "builtin",
     "register_dataset": "builtin",
     "class_colors": "class_colors",

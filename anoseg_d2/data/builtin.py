@@ -1,4 +1,4 @@
-"""Register the datasets on import, without touching the disk.
+"""Register the datasets of the shipped cards on import, without looking for their files.
 
 Files are searched for only when a dataset is loaded, under `DETECTRON2_DATASETS` (default
 `datasets`), so only the datasets that a run uses need to exist.
@@ -10,8 +10,6 @@ from pathlib import Path
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from anoseg_d2.data.anomaly_benchmarks import ANOMALY_BENCHMARKS
-from anoseg_d2.data.cityscapes import cityscapes_dataset
 from anoseg_d2.data.dataset import Dataset, allow_count_mismatch
 from anoseg_d2.data.dataset_card import find_card, read_card, shipped_cards
 from anoseg_d2.data.label_rules import LabelRule
@@ -22,20 +20,12 @@ __all__ = [
     "complete_dataset",
     "datasets_root",
     "register_all",
-    "register_anomaly_benchmarks",
     "register_cards",
     "register_dataset",
     "unregister_dataset",
 ]
 
 DATASETS: dict[str, Dataset] = {}
-
-# name -> folder, split, rule, expected images
-_CITYSCAPES_SPLITS = {
-    "cityscapes_19_train": ("cityscapes", "train", "cityscapes", 2975),
-    "cityscapes_19_val": ("cityscapes", "val", "cityscapes", 500),
-    "cityscapes_outlier_train": ("cityscapes_outlier", "train", "cityscapes_outlier", 2975),
-}
 
 
 def datasets_root() -> Path:
@@ -44,21 +34,12 @@ def datasets_root() -> Path:
 
 
 def register_all(root=None) -> None:
-    """Register Cityscapes, the benchmarks and the shipped cards; may be called again.
+    """Register Cityscapes, the benchmarks and the other shipped cards; may be called again.
 
     Args:
         root: datasets folder; None reads DETECTRON2_DATASETS each time a dataset is loaded.
     """
-    for name, (folder, split, rule, expected) in _CITYSCAPES_SPLITS.items():
-        register_dataset(cityscapes_dataset(name, folder, split, rule, expected), root)
-    register_anomaly_benchmarks(root)
     register_cards(shipped_cards(), root)
-
-
-def register_anomaly_benchmarks(root=None) -> None:
-    """Register the public benchmarks."""
-    for benchmark in ANOMALY_BENCHMARKS.values():
-        register_dataset(benchmark, root)
 
 
 def register_cards(cards, root=None) -> list[str]:

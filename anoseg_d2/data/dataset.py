@@ -42,7 +42,7 @@ class Dataset:
         present_classes: train ids over which mIoU is averaged; None for those that occur.
             A dataset that lacks some classes (CamVid) states them, so that its mIoU does not
             depend on which images are evaluated.
-        origin: the card or module that describes it, for messages.
+        origin: the card that describes it, for messages.
         component_track: "anomaly" or "obstacle"; chooses the size limits of the component figures
             of an anomaly set (SegmentMeIfYouCan, arXiv:2104.14812).
         split: which split of its source it is; "" where the source has only one.

@@ -20,6 +20,10 @@ A card without `splits` has `images` and `labels` next to `name` and registers `
 set has `kind: anomaly`, with `known`, `anomaly` and `void` instead of classes; the
 `component_track` of the card or of one split is `anomaly`, or `obstacle` for small things on the
 road.
+
+A set that is distributed in several forms lists them as `layouts`, each with its `root` (one folder
+or several), `images`, `labels` and perhaps `frames`. Only one of them may be on disk. Its
+`spare_images: true` says that images without a label are normal.
 """
 
 import re
@@ -39,13 +43,19 @@ __all__ = ["CARDS_FOLDER", "MAX_CLASSES", "find_card", "read_card", "shipped_car
 
 CARDS_FOLDER = Path(__file__).parent / "cards"
 MAX_CLASSES = 252  # train ids 253 to 255 have other meanings
+_LAYOUT_KEYS = ("name", "root", "images", "labels", "frames", "spare_images")
 _FILE_KEYS = ("images", "labels", "frames", "expected_images")
-_COMMON_KEYS = ("name", "kind", "root", "splits", *_FILE_KEYS, "description", "licence", "source")
+_ABOUT_KEYS = ("description", "licence", "source")  # for readers
+_COMMON_KEYS = ("name", "kind", "root", "splits", "layouts", *_FILE_KEYS, *_ABOUT_KEYS)
 _KINDS = {
     "closed_set": ("classes", "label_values", "void", "anomaly"),
-    "anomaly": ("known", "anomaly", "void", "component_track"),
+    "anomaly": ("label_values", "known", "anomaly", "void", "component_track"),
 }
-_NAMED_RULES = ("cityscapes", "cityscapes_outlier")
+# Keys of `LABEL_RULES` that a card of a kind may name as its label_values.
+_NAMED_RULES = {
+    "closed_set": ("cityscapes", "cityscapes_outlier"),
+    "anomaly": ("road_anomaly", "lost_and_found"),
+}
 
 
 def shipped_cards() -> list[str]:
@@ -98,81 +108,93 @@ class _Card:
         if not isinstance(kind, str) or kind not in _KINDS:
             self.fail("kind", kind, " or ".join(_KINDS))
         self.check_keys(self.card, (*_COMMON_KEYS, *_KINDS[kind]))
-        name = self.text("name")
         splits = self.card.get("splits", {None: self.card})
         if not isinstance(splits, Mapping) or not splits:
             self.fail("splits", splits, "a mapping of split names to images and labels")
-        twice = [key for key in _FILE_KEYS if key in self.card and "splits" in self.card]
-        if twice:
-            self.fail(
-                twice[0], self.card[twice[0]], "inside each split, because there are `splits`"
-            )
-        made = []
-        for split, entry in splits.items():
-            where = "" if split is None else f"splits.{split}."
-            full_name = name if split is None else f"{name}_{split}"
-            for key, given in (("name", name), ("splits", "all" if split is None else split)):
-                try:
-                    check_name(str(given), "dataset")  # both become parts of paths
-                except ValueError as error:
-                    self.fail(key, given, str(error))
-            if where:
-                keys = (*_FILE_KEYS, "component_track")[: None if kind == "anomaly" else -1]
-                if not isinstance(entry, Mapping):
-                    self.fail(where[:-1], entry, f"keys {', '.join(keys)}")
-                self.check_keys(entry, keys, where)
-            files = {
-                "name": full_name,
-                "layouts": (self.layout(entry, where),),
-                "expected_images": entry.get("expected_images"),
-                "origin": str(self.path),
-                "split": "" if split is None else str(split),
-            }
-            if kind == "anomaly":
-                made.append(self.anomaly_set(files, entry, where))
-            else:
-                made.append(self.closed_set(files))
-        return made
+        # What is stated further in must not be stated here too.
+        for outer, keys in (("splits", (*_FILE_KEYS, "layouts")), ("layouts", _LAYOUT_KEYS[1:5])):
+            for key in keys if outer in self.card else ():
+                if key in self.card:
+                    self.fail(key, self.card[key], f"inside each of the `{outer}`")
+        return [self.dataset(kind, split, entry) for split, entry in splits.items()]
 
-    def closed_set(self, files: dict) -> Dataset:
-        classes, colors = self.classes()
-        rule = self.closed_rule(files["name"], classes)
-        # Averages of mIoU over classes that a set never labels would depend on the images chosen.
-        present = tuple(train_id for train_id in rule.train_ids() if train_id < len(classes))
+    def dataset(self, kind: str, split, entry) -> Dataset:
+        """Return the dataset of one split, or of the whole card for the split None."""
+        name, where = self.text("name"), "" if split is None else f"splits.{split}."
+        for key, given in (("name", name), ("splits", "all" if split is None else split)):
+            try:
+                check_name(str(given), "dataset")  # both become parts of paths
+            except ValueError as error:
+                self.fail(key, given, str(error))
+        if where:
+            keys = (*_FILE_KEYS, "component_track")[: None if kind == "anomaly" else -1]
+            if not isinstance(entry, Mapping):
+                self.fail(where[:-1], entry, f"keys {', '.join(keys)}")
+            self.check_keys(entry, keys, where)
+            name = f"{name}_{split}"
+        expected = entry.get("expected_images")
+        if expected is not None and (not _is_int(expected) or expected < 1):
+            self.fail(f"{where}expected_images", expected, "a positive integer")
+        if kind == "anomaly":
+            track = entry.get("component_track", self.card.get("component_track", "anomaly"))
+            if track not in ("anomaly", "obstacle"):
+                self.fail(f"{where}component_track", track, "anomaly or obstacle")
+            meaning = {"rule": self.anomaly_rule(name), "component_track": track}
+        else:
+            classes, colors = self.classes()
+            rule = self.closed_rule(name, classes)
+            # A mean over classes that a set never labels would depend on the images chosen.
+            present = tuple(train_id for train_id in rule.train_ids() if train_id < len(classes))
+            meaning = {"rule": rule, "classes": classes, "colors": colors}
+            meaning["present_classes"] = present if len(present) < len(classes) else None
         return Dataset(
-            evaluator_type="closed_set",
-            rule=rule,
-            classes=classes,
-            colors=colors,
-            present_classes=present if len(present) < len(classes) else None,
-            **files,
+            name=name,
+            evaluator_type=kind,
+            layouts=self.layouts(entry, where),
+            expected_images=expected,
+            origin=str(self.path),
+            split="" if split is None else str(split),
+            **meaning,
         )
 
-    def anomaly_set(self, files: dict, entry: Mapping, where: str) -> Dataset:
-        rule = self.rule(files["name"], {}, {"known": 0, "anomaly": 1, "void": VOID})
-        track = entry.get("component_track", self.card.get("component_track", "anomaly"))
-        if track not in ("anomaly", "obstacle"):
-            self.fail(f"{where}component_track", track, "anomaly or obstacle")
-        return Dataset(evaluator_type="anomaly", rule=rule, component_track=track, **files)
+    def layouts(self, entry: Mapping, where: str) -> tuple[Layout, ...]:
+        """Return every form in which the files may be on disk."""
+        if "layouts" not in self.card:
+            return (self.layout(entry, where, self.card.get("root"), "root"),)
+        given = self.card["layouts"]
+        if not isinstance(given, list) or not all(isinstance(one, Mapping) for one in given):
+            self.fail("layouts", given, f"a list of mappings with {', '.join(_LAYOUT_KEYS)}")
+        made = []
+        for number, one in enumerate(given):
+            place = f"layouts.{number}."
+            self.check_keys(one, _LAYOUT_KEYS, place)
+            made.append(self.layout(one, place, one.get("root"), f"{place}root"))
+        return tuple(made)
 
-    def layout(self, entry: Mapping, where: str) -> Layout:
-        root = self.text("root")
+    def layout(self, entry: Mapping, where: str, root, root_key: str) -> Layout:
+        roots = root if isinstance(root, list) else [root]
+        blank = isinstance(root, str) and not root.strip()
+        if not roots or blank or not all(isinstance(folder, str) for folder in roots):
+            self.fail(root_key, root, "a folder below DETECTRON2_DATASETS, or a list of folders")
         # A card next to its images works wherever the folder is moved.
-        if root == "." or root.startswith("./"):
-            root = str(self.path.absolute().parent / root)
+        here = self.path.absolute().parent
+        roots = [str(here / r) if r == "." or r.startswith("./") else r for r in roots]
         images, labels = (self.patterns(entry, key, where) for key in ("images", "labels"))
         if len({frozenset(placeholders(pattern)) for pattern in images + labels}) > 1:
             allowed = f"the same placeholders as images ({images})"
             self.fail(f"{where}labels", labels, allowed)
-        expected = entry.get("expected_images")
-        if expected is not None and (not _is_int(expected) or expected < 1):
-            self.fail(f"{where}expected_images", expected, "a positive integer")
         frames = entry.get("frames", ".*")
         try:
             re.compile(frames)
         except (re.error, TypeError):
             self.fail(f"{where}frames", frames, "a regular expression that whole ids match")
-        return Layout(f"card {self.path.name}", (root,), images, labels, frames)
+        spare = entry.get("spare_images", False)
+        if not isinstance(spare, bool):
+            self.fail(f"{where}spare_images", spare, "true or false")
+        # Outside of `layouts`, the name is that of the set.
+        name = entry.get("name") if "layouts" in self.card else None
+        name = str(name or f"card {self.path.name}")
+        return Layout(name, tuple(roots), images, labels, frames, spare)
 
     def patterns(self, entry: Mapping, key: str, where: str) -> tuple[str, ...]:
         given = entry.get(key)
@@ -196,13 +218,14 @@ class _Card:
 
     def closed_rule(self, name: str, classes: tuple[str, ...]) -> LabelRule:
         given = self.card.get("label_values")
-        if given in _NAMED_RULES:
+        if given in _NAMED_RULES["closed_set"]:
             if classes != CITYSCAPES_CLASSES:
                 allowed = f"cityscapes, because label_values is {given!r}"
                 self.fail("classes", list(classes), allowed)
             return LABEL_RULES[given]
         if not isinstance(given, Mapping) or not given:
-            allowed = f"a mapping of label value to train id or class name, or {_or(_NAMED_RULES)}"
+            named = " or ".join(_NAMED_RULES["closed_set"])
+            allowed = f"a mapping of label value to train id or class name, or {named}"
             self.fail("label_values", given, allowed)
         values = {}
         for value, known in given.items():
@@ -212,6 +235,16 @@ class _Card:
                 self.fail(f"label_values.{value}", known, allowed)
             values[self.value(value, "label_values")] = train_id
         return self.rule(name, values, {"anomaly": len(classes), "void": VOID})
+
+    def anomaly_rule(self, name: str) -> LabelRule:
+        given = self.card.get("label_values")
+        if given is None:
+            return self.rule(name, {}, {"known": 0, "anomaly": 1, "void": VOID})
+        twice = [key for key in ("known", "anomaly", "void") if key in self.card]
+        if given not in _NAMED_RULES["anomaly"] or twice:
+            allowed = f"{' or '.join(_NAMED_RULES['anomaly'])}; or known, anomaly and void instead"
+            self.fail("label_values", given, allowed)
+        return LABEL_RULES[given]
 
     def rule(self, name: str, values: dict[int, int], keys: dict[str, int]) -> LabelRule:
         """Make the label rule of `values` and those of further keys.
@@ -228,7 +261,7 @@ class _Card:
                 given = []
             for value in given if isinstance(given, list) else [given]:
                 if self.value(value, key) in values:
-                    self.fail(key, value, f"a value that {_or(used)} does not use")
+                    self.fail(key, value, f"a value that {' or '.join(used)} does not use")
                 values[value] = train_id
             used.append(key)
         return LabelRule(f"{name} ({self.path.name})", tuple(sorted(values.items())))
@@ -264,7 +297,3 @@ def _is_pattern(given) -> bool:
 
 def _is_int(value) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _or(words) -> str:
-    return " or ".join(words)

@@ -4,11 +4,18 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 
 from anoseg_d2.data import builtin
-from anoseg_d2.data.anomaly_benchmarks import ANOMALY_BENCHMARKS
 from anoseg_d2.data.label_rules import load_label
 
 IMAGE = np.arange(4 * 6 * 3, dtype=np.uint8).reshape(4, 6, 3)
 KNOWN, ANOMALY, NONE = 0, 1, 255
+BENCHMARKS = {  # and their numbers of images
+    "road_anomaly": 60,
+    "road_anomaly21": 10,
+    "road_obstacle21": 30,
+    "fishyscapes_lostandfound": 100,
+    "fishyscapes_static": 30,
+    "lost_and_found": 1203,
+}
 
 
 def write(path, array):
@@ -137,12 +144,6 @@ RELEASES = {
         f"lost_and_found/gtCoarse/test/04_Maurener_Weg_8/{FRAME}_gtCoarse_labelIds.png",
         label(anomaly=17, known=1, void=0),
     ),
-    "lost_and_found without known obstacles": (
-        "lost_and_found_no_known",
-        f"lost_and_found/leftImg8bit/test/04_Maurener_Weg_8/{FRAME}_leftImg8bit.png",
-        f"lost_and_found/gtCoarse/test/04_Maurener_Weg_8/{FRAME}_gtCoarse_labelIds.png",
-        label(anomaly=17, known=1, void=0),
-    ),
     "fishyscapes_lostandfound, release next to the Lost and Found tree": (
         "fishyscapes_lostandfound",
         f"lost_and_found/leftImg8bit/train/04_Maurener_Weg_8/{FRAME}_leftImg8bit.png",
@@ -258,60 +259,28 @@ def test_images_of_the_track_without_public_labels_and_colour_maps_do_not_distur
     color = "dataset_AnomalyTrack/labels_masks/validation0000_labels_semantic_color.png"
     write(root / color, IMAGE)
     assert len(DatasetCatalog.get("road_anomaly21")) == 1
-    found = ANOMALY_BENCHMARKS["road_anomaly21"].find(root)
+    found = builtin.DATASETS["road_anomaly21"].find(root)
     assert not found.images_without_label and not found.labels_without_image
 
 
 def test_a_folder_with_more_of_lost_and_found_than_fishyscapes_needs_is_fine(lay):
     root = lay("fishyscapes_lostandfound, release")
     write(root / "laf_images/01_Hanns_Klemm_Str_45_000000_000080_leftImg8bit.png", IMAGE)
-    assert not ANOMALY_BENCHMARKS["fishyscapes_lostandfound"].find(root).images_without_label
+    assert not builtin.DATASETS["fishyscapes_lostandfound"].find(root).images_without_label
 
 
-@pytest.mark.parametrize("name", ANOMALY_BENCHMARKS)
+@pytest.mark.parametrize("name", BENCHMARKS)
 def test_another_number_of_images_is_refused_with_both_numbers(lay, name, monkeypatch):
     monkeypatch.delenv("ANOSEG_ALLOW_COUNT_MISMATCH")
     lay(next(release for release in RELEASES if RELEASES[release][0] == name))
-    expected = MetadataCatalog.get(name).expected_images
-    if expected is None:
-        assert len(DatasetCatalog.get(name)) == 1
-        return
-    with pytest.raises(ValueError, match=f"1 images with labels in .*expected {expected}"):
+    with pytest.raises(ValueError, match=f"1 images with labels .*expected {BENCHMARKS[name]}"):
         DatasetCatalog.get(name)
 
 
-def test_expected_numbers_are_those_of_the_public_sets():
-    counts = {name: builtin.DATASETS[name].expected_images for name in ANOMALY_BENCHMARKS}
-    assert counts == {
-        "road_anomaly": 60,
-        "road_anomaly21": 10,
-        "road_obstacle21": 30,
-        "fishyscapes_lostandfound": 100,
-        "fishyscapes_static": 30,
-        "lost_and_found": 1203,
-        "lost_and_found_no_known": None,
-    }
-
-
-def test_pictures_of_children_and_bicycles_are_left_out_of_the_unknown_obstacles(lay):
-    root = lay("lost_and_found, release")
-    for scene, frame in (
-        ("15_Rechbergstr_Deckenpfronn", "15_Rechbergstr_Deckenpfronn_000000_000010"),
-        ("01_Hanns_Klemm_Str_45", "01_Hanns_Klemm_Str_45_000006_000080"),
-        ("01_Hanns_Klemm_Str_45", "01_Hanns_Klemm_Str_45_000005_000080"),
-    ):
-        write(root / f"lost_and_found/leftImg8bit/test/{scene}/{frame}_leftImg8bit.png", IMAGE)
-        mask = f"lost_and_found/gtCoarse/test/{scene}/{frame}_gtCoarse_labelIds.png"
-        write(root / mask, label(anomaly=17, known=1, void=0))
-    assert len(DatasetCatalog.get("lost_and_found")) == 4
-    ids = [entry["image_id"] for entry in DatasetCatalog.get("lost_and_found_no_known")]
-    assert ids == ["01_Hanns_Klemm_Str_45_000005_000080", FRAME]
-
-
 def test_sets_of_small_obstacles_follow_the_obstacle_track():
-    tracks = {name: MetadataCatalog.get(name).component_track for name in ANOMALY_BENCHMARKS}
+    tracks = {name: MetadataCatalog.get(name).component_track for name in BENCHMARKS}
     obstacles = {name for name, track in tracks.items() if track == "obstacle"}
-    assert obstacles == {"road_obstacle21", "lost_and_found", "lost_and_found_no_known"}
+    assert obstacles == {"road_obstacle21", "lost_and_found"}
 
 
 def test_street_hazards_is_a_card_that_finds_the_unpacked_archive(lay):

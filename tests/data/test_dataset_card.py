@@ -153,6 +153,31 @@ def test_an_absolute_root_does_not_depend_on_the_datasets_folder(card, tmp_path)
     assert len(dataset.find("/nowhere").pairs) == 1
 
 
+LAYOUTS = """\
+name: odd
+kind: anomaly
+layouts:
+  - {name: release, root: [odd, Odd], images: "images/{id}.*", labels: "labels/{id}.png"}
+  - {root: packed, images: "{id}.jpg", labels: "{id}.png", spare_images: true}
+known: 0
+anomaly: 1
+"""
+
+
+def test_a_card_lists_every_layout_in_which_its_set_is_distributed(card, tmp_path):
+    (dataset,) = read_card(card(LAYOUTS))
+    assert [layout.name for layout in dataset.layouts] == ["release", "card card.yaml"]
+    for name in ("packed/1.jpg", "packed/1.png", "packed/2.jpg", "Odd/images/1.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    found = dataset.find(tmp_path)
+    assert found.folder == tmp_path / "packed" and not found.images_without_label
+    (tmp_path / "Odd/labels").mkdir()
+    (tmp_path / "Odd/labels/1.png").touch()
+    with pytest.raises(ValueError, match="2 copies or layouts"):
+        dataset.find(tmp_path)
+
+
 WRONG = {
     # key as the error names it: (card, words of what is allowed)
     "kind": (changed(CLOSED, "kind", "open"), "closed_set or anomaly"),
@@ -160,7 +185,7 @@ WRONG = {
     "images": (changed(CLOSED, "images", "'images/*.png'"), "{id}"),
     "labels": (changed(CLOSED, "labels", "'labels/{name}.png'"), "same placeholders as images"),
     "classes": (changed(CLOSED, "classes", "[road, road]"), "different class names"),
-    "label_values": (changed(CLOSED, "label_values", "official"), "cityscapes or"),
+    "label_values ": (changed(CLOSED, "label_values", "official"), "cityscapes or"),
     "label_values.0": (changed(CLOSED, "label_values", "{0: tree}"), "road, car, sky"),
     "label_values.1": (changed(CLOSED, "label_values", "{0: 0, 1: 3}"), "a train id 0..2"),
     "anomaly": (changed(CLOSED, "anomaly", 2), "a value that label_values does not use"),
@@ -171,6 +196,12 @@ WRONG = {
     "anomaly ": (changed(ANOMALY, "anomaly", "[0, 1]"), "a value that known does not use"),
     "component_track": (changed(ANOMALY, "component_track", "street"), "anomaly or obstacle"),
     "splits": (changed(CLOSED, "splits", "[train]"), "a mapping of split names"),
+    "root": (changed(CLOSED, "root", "''"), "a list of folders"),
+    "layouts": ("name: odd\nkind: anomaly\nlayouts: x\nknown: 0\nanomaly: 1\n", "a list of"),
+    "root ": (LAYOUTS + "root: odd\n", "inside each of the `layouts`"),
+    "layouts.0.images": (LAYOUTS.replace("images/{id}.*", "images/x.*"), "placeholder"),
+    "layouts.1.spare_images": (LAYOUTS.replace("true", "maybe"), "true or false"),
+    "label_values": (LAYOUTS + "label_values: road_anomaly\n", "known, anomaly and void"),
 }
 
 

@@ -5,7 +5,7 @@ import prepare_fishyscapes_static
 import pytest
 from PIL import Image
 
-from anoseg_d2.data.anomaly_benchmarks import ANOMALY_BENCHMARKS
+from anoseg_d2.data.builtin import DATASETS
 from anoseg_d2.data.image_io import read_image, read_label
 
 main = prepare_fishyscapes_static.main
@@ -39,7 +39,7 @@ def run(inputs, output, *more):
 
 def test_images_are_photograph_plus_difference_and_the_benchmark_finds_them(inputs, tmp_path):
     assert run(inputs, tmp_path / "out") == 0
-    found = ANOMALY_BENCHMARKS["fishyscapes_static"].find(tmp_path / "out")
+    found = DATASETS["fishyscapes_static"].find(tmp_path / "out")
     assert len(found.pairs) == 2 and found.layout == "Fishyscapes release v3"
     for frame, (_, image_path, label_path) in zip(FRAMES, found.pairs, strict=True):
         photo = read_image(next(inputs[1].rglob(f"{frame}_*.png"))).astype(int)
@@ -51,7 +51,7 @@ def test_images_are_photograph_plus_difference_and_the_benchmark_finds_them(inpu
 
 def test_labels_that_are_already_in_place_are_left(inputs, tmp_path):
     assert run(inputs, inputs[0].parent) == 0
-    assert len(ANOMALY_BENCHMARKS["fishyscapes_static"].find(inputs[0].parent).pairs) == 2
+    assert len(DATASETS["fishyscapes_static"].find(inputs[0].parent).pairs) == 2
 
 
 @pytest.mark.parametrize("damage", ["text", "shape", "pickle", "missing", "no photograph"])

@@ -7,19 +7,21 @@ from pathlib import Path
 
 import numpy as np
 
-from anoseg_d2.data.cityscapes import IMAGE_SUFFIX, cityscapes_layout
-from anoseg_d2.data.dataset_files import FoundFiles, find_files
+from anoseg_d2.data.dataset_files import FoundFiles, Layout, find_files
 from anoseg_d2.data.image_io import read_label
 from anoseg_d2.data.label_rules import LABEL_RULES, LabelRule
 from anoseg_d2.utils.constants import ANOMALY, CITYSCAPES_CLASSES, KNOWN, PASTED_ID, VOID
 from anoseg_d2.utils.files import check_name
 
 __all__ = [
+    "IMAGE_SUFFIX",
     "Frame",
     "SceneLabelReader",
     "find_scenes",
     "frames_of_cityscapes",
 ]
+
+IMAGE_SUFFIX = "_leftImg8bit"
 
 
 @dataclass(frozen=True)
@@ -145,8 +147,14 @@ def frames_of_cityscapes(folder, split: str) -> list[Frame]:
         FileNotFoundError: no image with a label was found; the message says what was looked for
             and what is there.
     """
-    found = find_files(f"--cityscapes, split {split}", folder, (cityscapes_layout("", split),))
-    return _frames(found, "")
+    layout = Layout(
+        "Cityscapes",
+        ("",),
+        (f"leftImg8bit/{split}/*/{{id}}{IMAGE_SUFFIX}.*",),
+        # Both codings hold the same labels; where both exist, the official ids are read.
+        tuple(f"gtFine/{split}/*/{{id}}_gtFine_{c}.png" for c in ("labelIds", "labelTrainIds")),
+    )
+    return _frames(find_files(f"--cityscapes, split {split}", folder, (layout,)), "")
 
 
 def _frames(found: FoundFiles, group: str) -> list[Frame]:

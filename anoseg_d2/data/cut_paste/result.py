@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import yaml
 
-from anoseg_d2.data.cityscapes import IMAGE_SUFFIX
+from anoseg_d2.data.cut_paste.frames import IMAGE_SUFFIX
 from anoseg_d2.data.cut_paste.job import CutPasteJob
 from anoseg_d2.utils.constants import ANOMALY, KNOWN, PASTED_ID, VOID
 from anoseg_d2.utils.files import write_atomic
