@@ -123,8 +123,9 @@ def assert_contains(found: dict, truth: dict):
 
 
 def state_bytes(metrics):
-    """What a metric holds, equal for equal multisets of pixels."""
-    return pickle.dumps(metrics)
+    """All figures and the curve of a metric, equal for equal multisets of pixels."""
+    figures, curve = metrics.compute_with_curve(1000)
+    return pickle.dumps((figures, {k: v.tolist() for k, v in (curve or {}).items()}))
 
 
 def kind(metrics) -> str:

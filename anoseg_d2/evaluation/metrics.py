@@ -24,7 +24,7 @@ import sys
 
 import numpy as np
 
-from anoseg_d2.evaluation.streaming.bounds import CurveSummary, Segment, pixels_needed
+from anoseg_d2.evaluation.streaming.bounds import CurveSummary, Segment
 from anoseg_d2.evaluation.streaming.counts import Budget, Counts
 from anoseg_d2.evaluation.streaming.keys import (
     as_floats,
@@ -48,7 +48,7 @@ class PixelMetrics:
     Args:
         exact: keep every score, for figures equal to scikit-learn's; takes 4 bytes of memory per
             labelled pixel, 8 where float32 does not hold the scores.
-        tpr: true-positive rates in (0, 1] at which to report false-positive rate and precision.
+        tpr: true-positive rates in (0, 1] at which to report threshold and false-positive rate.
         budget: how much is kept otherwise, see `streaming.counts.Budget`.
     """
 
@@ -122,10 +122,9 @@ class PixelMetrics:
             dict with `auprc`, `auroc`, `fpr95`, `best_f1` and for each a `*_bounds` pair;
             `threshold95` and `best_f1_threshold`, for `score >= threshold`, and `best_f1_cut`,
             the number below it, for `score > cut`; `at_tpr`: {rate: {`fpr`, `fpr_bounds`,
-            `precision`, `precision_bounds`, `threshold`}}; `anomaly_pixels`, `known_pixels`,
-            `void_pixels`, `infinite_pixels` (labelled pixels whose score is infinite: they count
-            as the highest or lowest of all), `images`. A figure that is not defined is None, and
-            `why` says why.
+            `threshold`}}; `anomaly_pixels`, `known_pixels`, `void_pixels`, `infinite_pixels`
+            (labelled pixels whose score is infinite: they count as the highest or lowest of all),
+            `images`. A figure that is not defined is None, and `why` says why.
         """
         return self.compute_with_curve(None)[0]
 
@@ -150,8 +149,7 @@ class PixelMetrics:
         if why:
             return {**result, **_undefined_figures(self.tpr), "why": why}, None
         known, anomalous = self.pixels[KNOWN], self.pixels[ANOMALY]
-        needs = [pixels_needed(rate, anomalous) for rate in self.tpr]
-        summary = CurveSummary(anomalous, known, needs)
+        summary = CurveSummary(anomalous, known, self.tpr)
         thin = None if max_points is None else _ThinCurve(self.pixels, max_points)
         # One walk down both curves serves the figures and the curve.
         for segment in self._counts.segments():
@@ -164,22 +162,24 @@ class PixelMetrics:
         result["best_f1_threshold"] = float(best)
         with np.errstate(over="ignore"):  # below the least finite float is -inf
             result["best_f1_cut"] = float(np.nextafter(best, type(best)(-np.inf)))
-        result["at_tpr"] = {need.rate: self._at(summary.at(need)) for need in needs}
+        result["at_tpr"] = {
+            rate: {**_figure("fpr", ends), "threshold": float(self._score(key))}
+            for rate, (*ends, key) in sorted(summary.at_rate.items())
+        }
         at95 = result["at_tpr"][0.95]
         result.update(fpr95=at95["fpr"], fpr95_bounds=at95["fpr_bounds"])
         result["threshold95"] = at95["threshold"]
         return result, None if thin is None else thin.points()
 
     def _undefined(self) -> str | None:
+        known, anomaly, void = self.pixels.values()
         if self.images == 0:
             return "no image was seen"
-        if self.pixels[KNOWN] == self.pixels[ANOMALY] == 0:
-            return f"all {self.pixels[VOID]} pixels of {self.images} images are void"
-        if self.pixels[ANOMALY] == 0:
+        if known == anomaly == 0:
+            return f"all {void} pixels of {self.images} images are void"
+        if anomaly == 0:
             return f"no anomaly pixel in {self.images} images"
-        if self.pixels[KNOWN] == 0:
-            return f"no known pixel in {self.images} images, only anomaly and void"
-        return None
+        return None if known else f"no known pixel in {self.images} images, only anomaly and void"
 
     def _score(self, key: int) -> np.floating:
         score = keys_to_scores(np.array([key], self._counts.key_type))[0]
@@ -189,10 +189,6 @@ class PixelMetrics:
         with np.errstate(over="ignore"):  # beyond the largest float32 is inf
             narrow = np.float32(score)
         return narrow if narrow >= score else np.nextafter(narrow, np.float32(np.inf))
-
-    def _at(self, point: dict) -> dict:
-        figures = {**_figure("fpr", point["fpr"]), **_figure("precision", point["precision"])}
-        return {**figures, "threshold": float(self._score(point["key"]))}
 
 
 class _ThinCurve:
@@ -272,5 +268,5 @@ def _undefined_figures(rates) -> dict:
         name + end for name in ("auprc", "auroc", "fpr95", "best_f1") for end in ("", "_bounds")
     ]
     names += ["threshold95", "best_f1_threshold", "best_f1_cut"]
-    at = dict.fromkeys(("fpr", "fpr_bounds", "precision", "precision_bounds", "threshold"))
+    at = dict.fromkeys(("fpr", "fpr_bounds", "threshold"))
     return {**dict.fromkeys(names), "at_tpr": {rate: dict(at) for rate in rates}}

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-__all__ = ["CHUNK", "CurveSummary", "Need", "Segment", "pixels_needed"]
+__all__ = ["CHUNK", "CurveSummary", "Segment", "pixels_needed"]
 
 CHUNK = 1 << 18  # entries worked on at a time: it bounds the working memory
 
@@ -50,23 +50,11 @@ class Segment:
         return np.concatenate(([tp], self.tp[:-1])), np.concatenate(([fp], self.fp[:-1]))
 
 
-@dataclass(frozen=True)
-class Need:
-    """True positives at which a true-positive rate is reached."""
-
-    rate: float
-    pixels: int
-
-
-def pixels_needed(rate: float, positives: int) -> Need:
-    """Return the smallest count that is at least `rate` of the positives, in float64."""
-    count = max(1, int(np.ceil(rate * positives)))
+def pixels_needed(rate: float, positives: int) -> int:
+    """Return the smallest count c >= 1 with c / positives >= rate, as float64 divides."""
     # The product may be rounded to the wrong side of an integer.
-    while count > 1 and (count - 1) / positives >= rate:
-        count -= 1
-    while count / positives < rate:
-        count += 1
-    return Need(rate, count)
+    guess = int(np.ceil(rate * positives))
+    return next(c for c in range(max(1, guess - 2), guess + 3) if c / positives >= rate)
 
 
 class CurveSummary:
@@ -74,18 +62,20 @@ class CurveSummary:
 
     Args:
         positives, negatives: anomaly and known pixels of the whole dataset.
-        needs: the true-positive rates to look for.
+        rates: the true-positive rates to look for.
     """
 
-    def __init__(self, positives: int, negatives: int, needs: list[Need]):
-        self.positives, self.negatives, self.needs = positives, negatives, needs
+    def __init__(self, positives: int, negatives: int, rates: tuple[float, ...]):
+        self.positives, self.negatives = positives, negatives
+        self.needs = {rate: pixels_needed(rate, positives) for rate in rates}
         self._auprc = np.zeros(2)
         # Of tied steps: terms whose sum is theirs to the last bit, however the segments were cut.
         self._tied_auprc: list[float] = []
         self._auroc = np.zeros(2)
         self._f1 = [0.0, 0.0]
         self.best_f1_key: int | None = None
-        self._points: dict[Need, dict] = {}
+        # {rate: least and greatest fpr, and the key, where it is reached}
+        self.at_rate: dict[float, tuple[float, float, int]] = {}
 
     def add(self, segment: Segment) -> None:
         """Add the next segment."""
@@ -94,9 +84,13 @@ class CurveSummary:
         self._add_auprc(segment)
         self._add_auroc(segment)
         self._add_f1(segment)
-        for need in self.needs:
-            if segment.start[0] < need.pixels <= segment.end[0]:
-                self._points[need] = self._crossing(segment, need.pixels)
+        for rate, pixels in self.needs.items():
+            if segment.start[0] < pixels <= segment.end[0]:
+                at = int(np.searchsorted(segment.tp, pixels))
+                # A tied step is taken whole; within another one, the threshold may be anywhere.
+                fps = segment.fp if segment.tied[at] else segment.before()[1]
+                ends = fps[at] / self.negatives, segment.fp[at] / self.negatives
+                self.at_rate[rate] = (*map(float, ends), int(segment.keys[at]))
 
     def _add_auprc(self, s: Segment) -> None:
         """Add (step in tp) * precision at each point."""
@@ -131,14 +125,6 @@ class CurveSummary:
     def _f1_of(self, tp, fp) -> np.ndarray:
         return 2 * tp / (self.positives + tp + fp)
 
-    def _crossing(self, s: Segment, pixels: int) -> dict:
-        """Bound tp and fp at the first threshold with enough true positives."""
-        at = int(np.searchsorted(s.tp, pixels))
-        tp, fp = int(s.tp[at]), int(s.fp[at])
-        # A tied step is taken whole; within another one, the threshold may be anywhere.
-        lowest = (tp, fp) if s.tied[at] else (pixels, int(s.before()[1][at]))
-        return {"tp": (lowest[0], tp), "fp": (lowest[1], fp), "key": int(s.keys[at])}
-
     def bounds(self) -> dict[str, tuple[float, float]]:
         """Return the bounds of `auprc`, `auroc` and `best_f1`."""
         area = self.positives * self.negatives
@@ -146,14 +132,4 @@ class CurveSummary:
             "auprc": tuple((self._auprc + math.fsum(self._tied_auprc)) / self.positives),
             "auroc": tuple(self._auroc / area),
             "best_f1": tuple(self._f1),
-        }
-
-    def at(self, need: Need) -> dict:
-        """Return bounds of `fpr` and `precision`, and the key, where a rate is reached."""
-        point = self._points[need]
-        (tp_low, tp_high), (fp_low, fp_high) = point["tp"], point["fp"]
-        return {
-            "fpr": (fp_low / self.negatives, fp_high / self.negatives),
-            "precision": (tp_low / (tp_low + fp_high), tp_high / (tp_high + fp_low)),
-            "key": point["key"],
         }

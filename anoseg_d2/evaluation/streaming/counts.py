@@ -63,8 +63,6 @@ class Counts:
             return
         for parts, keys in zip(self.parts, halves, strict=True):
             parts.append(keys)
-            if len(parts) > 64:  # many small images: an array costs more than its pixels
-                parts[:] = [_joined(parts)]
         if self.pixels > self.budget.kept_pixels // (2 if self.wide else 1):
             self._leave_pixels()
 
@@ -165,11 +163,6 @@ class Counts:
             parts[:] = [_joined(parts) if parts else np.zeros(0, self.key_type)]
         parts[0].sort()
         return parts[0]
-
-    def __getstate__(self) -> dict:
-        """Return what is held, the same for equal multisets."""
-        parts = self.parts if self.cells is not None else tuple([self._sorted(i)] for i in (0, 1))
-        return {**self.__dict__, "parts": parts}
 
 
 def _mask(shifts: np.ndarray) -> np.ndarray:
