@@ -1,5 +1,6 @@
 """Run one step as a subprocess, with its output in a log and its progress on the screen."""
 
+import ctypes
 import os
 import re
 import signal
@@ -82,7 +83,8 @@ def run_child(command, log: Path, environment: dict, tick) -> tuple[int, float]:
     """Run `command`, append its output to `log`, and call `tick(progress or None)` repeatedly.
 
     The child gets its own session, so that Ctrl-C reaches it only once, through this process: it
-    then finishes its training step and saves. A second Ctrl-C ends it immediately.
+    then finishes its training step and saves. A second Ctrl-C ends it immediately. It never
+    outlives this process: if this one is killed, Linux sends the child SIGTERM.
 
     Returns:
         exit status; peak resident memory in MiB (0 on systems without /proc).
@@ -98,6 +100,7 @@ def run_child(command, log: Path, environment: dict, tick) -> tuple[int, float]:
         errors="replace",
         env=environment,
         start_new_session=True,
+        preexec_fn=_end_with_parent if sys.platform == "linux" else None,
     )
     reader = _Reader(process.stdout, log, command)
     reader.start()
@@ -107,12 +110,17 @@ def run_child(command, log: Path, environment: dict, tick) -> tuple[int, float]:
             peak = max(peak, _peak_mib(process.pid))
             tick(reader.progress)
             time.sleep(0.5)
-    except KeyboardInterrupt:
+    except BaseException:  # also a screen that cannot be written to must not leave it running
         _stop(process)
         reader.join(timeout=10)
         raise
     reader.join(timeout=10)
     return process.returncode, peak
+
+
+def _end_with_parent() -> None:
+    """Ask Linux to send SIGTERM to this process when its parent ends (prctl's PR_SET_PDEATHSIG)."""
+    ctypes.CDLL(None).prctl(1, signal.SIGTERM)
 
 
 def _peak_mib(pid: int) -> float:
@@ -132,7 +140,8 @@ def _stop(process) -> None:
     """Ask the child to finish; kill it if it takes too long or after a second Ctrl-C."""
     try:
         if process.poll() is None:
-            process.send_signal(signal.SIGINT)
+            # Not SIGINT, which a shell has background jobs, and so their children, ignore.
+            process.send_signal(signal.SIGTERM)
         process.wait(timeout=_PATIENCE)
     except (KeyboardInterrupt, subprocess.TimeoutExpired):
         os.killpg(process.pid, signal.SIGKILL)

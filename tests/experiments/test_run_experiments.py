@@ -1,5 +1,6 @@
 """The driver on stages: recipes, resuming, progress, what it prints."""
 
+import importlib.util
 import inspect
 import json
 import os
@@ -32,6 +33,8 @@ RECIPES = [
     *sorted((ROOT / "configs").glob("*/recipe.yaml")),
     ROOT / "configs/camvid/unseen_recipe.yaml",
 ]
+
+SHIPPED = [*RECIPES, *sorted((ROOT / "experiments").glob("*/studies.yaml"))]
 
 # Stands for train_net.py: a checkpoint, and figures that depend on what it starts from.
 TRAINER = """
@@ -145,6 +148,22 @@ def test_shipped_recipes_keep_to_their_time(path, tmp_path):
     budget = {"quickstart": 15, "camvid": 110, "small": 180}
     steps = yaml.safe_load(path.read_text())["steps"]
     assert sum(step["minutes"] for step in steps) <= budget[path.parent.name]
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: f"{path.parent.name}/{path.stem}")
+def test_every_command_of_a_recipe_is_one_that_its_script_takes(path, monkeypatch, capsys):
+    # Scripts parse their arguments, then hand their work to this function.
+    monkeypatch.setattr(cli, "run_command", lambda *_, **__: 0)
+    values = {"output": "out", "base": "out", "datasets": "data", "data": "given", "seed": 0}
+    steps = yaml.safe_load(path.read_text()).get("steps", ())
+    for script, *words in (s["run"].format(**values).split() for s in steps if "run" in s):
+        spec = importlib.util.spec_from_file_location(f"script_{Path(script).stem}", ROOT / script)
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        try:
+            assert module.main(words) == 0
+        except SystemExit:
+            pytest.fail(f"{script} {' '.join(words)}: {capsys.readouterr().err}")
 
 
 def test_seeds_do_not_share_a_folder(recipe):
@@ -426,8 +445,12 @@ def test_other_settings_do_not_replace_the_published_results(drive, recipe, tmp_
     assert (tmp_path / "out" / "writeup" / "README.md").exists()
 
 
-@pytest.mark.slow
-def test_an_interrupt_reaches_the_child_once_and_says_how_to_go_on(recipe, tmp_path):
+@pytest.fixture
+def interrupted(recipe, tmp_path):
+    """Return a function that runs a slow step, sends the driver a signal, and returns the driver.
+
+    The step notes each SIGTERM in the file `signals`, and ends 0.3 s after the first.
+    """
     child = write_script(
         tmp_path / "slow.py",
         f"""
@@ -435,27 +458,70 @@ def test_an_interrupt_reaches_the_child_once_and_says_how_to_go_on(recipe, tmp_p
         here = pathlib.Path({str(tmp_path)!r})
         def stop(*_):
             with open(here / "signals", "a") as file: file.write("x")
-        signal.signal(signal.SIGINT, stop)
+        signal.signal(signal.SIGTERM, stop)
         (here / "started").touch()
         while not (here / "signals").exists(): time.sleep(0.05)
         time.sleep(0.3)
+        (here / "ended").touch()
         raise SystemExit(130)
         """,
     )
     edit(recipe, steps=[{"name": "slow", "minutes": 1, "run": str(child), "makes": "{output}/a/b"}])
-    driver = subprocess.Popen(
-        [sys.executable, str(ROOT / "experiments" / "run.py"), str(recipe)],
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
-    )  # fmt: skip
-    deadline = time.monotonic() + 120
-    while not (tmp_path / "started").exists() and time.monotonic() < deadline:
+
+    def interrupt(number, send):
+        driver = subprocess.Popen(
+            [sys.executable, str(ROOT / "experiments" / "run.py"), str(recipe)],
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
+        )  # fmt: skip
+        assert appears(tmp_path / "started")
+        send(driver.pid, number)
+        return driver
+
+    return interrupt
+
+
+def appears(path: Path, seconds: float = 600) -> bool:
+    deadline = time.monotonic() + seconds
+    while not path.exists() and time.monotonic() < deadline:
         time.sleep(0.1)
-    os.killpg(driver.pid, signal.SIGINT)  # as a terminal does
-    said, _ = driver.communicate(timeout=60)
+    return path.exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("number", "send"),
+    [(signal.SIGINT, os.killpg), (signal.SIGTERM, os.kill)],
+    ids=["as a terminal does", "as kill does"],
+)
+def test_a_signal_reaches_the_child_once_and_it_says_how_to_go_on(
+    interrupted, tmp_path, number, send
+):
+    driver = interrupted(number, send)
+    said, _ = driver.communicate(timeout=120)
     assert driver.returncode == 130
     assert (tmp_path / "signals").read_text() == "x"
+    assert (tmp_path / "ended").exists()
     assert "the same command continues from here" in said
     assert "Traceback" not in said
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no signal for this")
+def test_the_child_of_a_driver_that_was_killed_ends_too(interrupted, tmp_path):
+    interrupted(signal.SIGKILL, os.kill).wait()
+    assert appears(tmp_path / "ended", 60)
+
+
+@pytest.mark.slow
+def test_the_child_ends_when_its_progress_cannot_be_shown(tmp_path):
+    def tick(progress):
+        raise BrokenPipeError
+
+    waits = "import time; time.sleep(600)"
+    began = time.monotonic()
+    with pytest.raises(BrokenPipeError):
+        run_child([sys.executable, "-c", waits], tmp_path / "log", dict(os.environ), tick)
+    assert time.monotonic() - began < 60
 
 
 # --- progress --------------------------------------------------------------------------------
