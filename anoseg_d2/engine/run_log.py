@@ -22,6 +22,7 @@ from torch import nn
 import anoseg_d2
 from anoseg_d2.config import changed_keys
 from anoseg_d2.modeling.lora import lora_state_dict
+from anoseg_d2.report.runs import loss_kinds
 from anoseg_d2.utils.cli import duration, set_verbosity
 from anoseg_d2.utils.files import write_atomic
 
@@ -141,11 +142,7 @@ class StepPrinter(EventWriter):
         def median(name):
             return histories[name].median(storage.count_samples(name, WINDOW))
 
-        kinds: dict[str, float] = {}
-        for name in histories:
-            if name.startswith("loss_"):
-                kind = name.removeprefix("loss_").rstrip("0123456789").rstrip("_")
-                kinds[kind] = kinds.get(kind, 0.0) + median(name)
+        kinds = loss_kinds({name: median(name) for name in histories if name.startswith("loss_")})
         parts = ", ".join(f"{kind} {value:.4g}" for kind, value in kinds.items())
         words = [f"loss {median('total_loss'):.4g}" + (f" ({parts})" if parts else "")]
         if "grad_norm" in histories:

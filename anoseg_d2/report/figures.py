@@ -1,7 +1,10 @@
 """Draw the figures of the page: curves, sheets of images and confusion matrices."""
 
 import base64
+import contextlib
 import io
+import json
+import math
 
 import matplotlib
 import numpy as np
@@ -12,7 +15,7 @@ from matplotlib.patches import Patch
 from anoseg_d2.data.class_colors import class_colors
 from anoseg_d2.evaluation.run_folder import dataset_folder
 from anoseg_d2.evaluation.samples import load_samples
-from anoseg_d2.report.runs import Run, cell, methods
+from anoseg_d2.report.runs import Run, cell, loss_kinds, methods
 from anoseg_d2.utils.constants import (
     ANOMALY,
     ANOMALY_COLOR,
@@ -23,7 +26,7 @@ from anoseg_d2.utils.constants import (
 )
 from anoseg_d2.utils.visualization import anomaly_palette, color_classes, score_range
 
-__all__ = ["confusion_matrix", "image_sheet", "roc_and_pr", "run_classes"]
+__all__ = ["confusion_matrix", "image_sheet", "roc_and_pr", "run_classes", "training_curves"]
 
 # Told apart by people with any colour vision.
 _COLORS = (
@@ -92,6 +95,40 @@ def roc_and_pr(runs: list[Run], dataset: str) -> str | None:
         for axes in (left, right):
             axes.grid(alpha=0.25)
         figure.legend(loc="outside lower center", ncols=2, title="AUPRC, percent")
+        return _uri(figure, "svg+xml")
+
+
+def training_curves(run: Run) -> str | None:
+    """Draw the losses and learning rates of a training over its steps.
+
+    Returns:
+        data URI of an svg; None where the run's folder has no metrics.json with losses.
+    """
+    file, rows = run.folder and run.folder / "metrics.json", {}
+    for line in file.read_text().splitlines() if file and file.is_file() else ():
+        with contextlib.suppress(ValueError):  # a killed run may have left half a line
+            row = json.loads(line)
+            # A resumed run has done some steps twice: the later ones are those of its weights.
+            rows |= {row["iteration"] + 1: row} if "total_loss" in row else {}
+    steps = sorted(rows)[:: 1 + len(rows) // 500]  # more points would not be seen
+    if not steps:
+        return None
+    losses = [{"all": rows[step]["total_loss"], **loss_kinds(rows[step])} for step in steps]
+    rates = [{k[3:]: v for k, v in rows[step].items() if k.startswith("lr/")} for step in steps]
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=(9, 3.5), layout="constrained")
+        left, right = figure.subplots(1, 2)
+        for axes, values in ((left, losses), (right, rates)):
+            for color, name in zip(_COLORS, values[-1], strict=False):
+                curve = [value.get(name, math.nan) for value in values]
+                few = "." if len(steps) < 30 else ""  # a line of one point is not seen
+                axes.plot(steps, curve, few + "-", color=color, label=_text(name))
+            axes.set(xlabel="step", xlim=(0, steps[-1] + 1))
+            axes.grid(alpha=0.25)
+            if values[-1]:
+                axes.legend()
+        left.set(title="Losses", ylabel="weighted loss, summed over predictions", yscale="log")
+        right.set(title="Learning rates", ylabel="highest rate of each kind of parameters")
         return _uri(figure, "svg+xml")
 
 

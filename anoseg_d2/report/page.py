@@ -27,6 +27,7 @@ def build_page(runs: list[Run], title: str) -> str:
     sheets = [(*pair, figures.image_sheet(shown[pair[1]], pair[0])) for pair in pairs]
     records = {pair: shown[pair[1]].records.get(pair[0], {}) for pair in pairs}
     matrices = [(*pair, figures.confusion_matrix(record)) for pair, record in records.items()]
+    trainings = [("Training", name, figures.training_curves(run)) for name, run in shown.items()]
     # Names come from strangers: whatever the template shows is escaped.
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
@@ -48,6 +49,7 @@ def build_page(runs: list[Run], title: str) -> str:
         sets=[(name, result, tables.detail_table(runs, name)) for name, result in anomaly.items()],
         sheets=[sheet for sheet in sheets if sheet[2]],
         matrices=[matrix for matrix in matrices if matrix[2]],
+        trainings=[training for training in trainings if training[2]],
         figure_name=tables.figure_name,
         lower_is_better=tables.lower_is_better,
     )

@@ -5,6 +5,7 @@ and spread.
 """
 
 import statistics
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -28,6 +29,7 @@ __all__ = [
     "leading_scores",
     "load_run",
     "load_runs",
+    "loss_kinds",
     "methods",
     "union",
     "unique_names",
@@ -142,6 +144,16 @@ class Run:
         return Cell(
             found.get(figure), None, tuple(bounds) if bounds and None not in bounds else None
         )
+
+
+def loss_kinds(values: Mapping[str, float]) -> dict[str, float]:
+    """Sum each kind of loss over the network's predictions: `loss_mask`, `loss_mask_0`, ..."""
+    kinds: dict[str, float] = {}
+    for name, value in values.items():
+        if name.startswith("loss_"):
+            kind = name.removeprefix("loss_").rstrip("0123456789").rstrip("_")
+            kinds[kind] = kinds.get(kind, 0.0) + value
+    return kinds
 
 
 def load_run(output_dir, datasets=None, *, name=None, model=None, config=None) -> Run:

@@ -2,12 +2,19 @@
 
 import base64
 import io
+import json
 
 import numpy as np
 from PIL import Image
 
-from anoseg_d2.report.figures import confusion_matrix, image_sheet, roc_and_pr, run_classes
-from anoseg_d2.report.runs import load_run
+from anoseg_d2.report.figures import (
+    confusion_matrix,
+    image_sheet,
+    roc_and_pr,
+    run_classes,
+    training_curves,
+)
+from anoseg_d2.report.runs import Run, load_run
 
 
 def content(uri: str) -> bytes:
@@ -47,6 +54,19 @@ def test_a_confusion_matrix_shows_the_classes(runs):
     assert np.sum(record["confusion"]) == record["result"]["pixels"]
     assert Image.open(io.BytesIO(content(confusion_matrix(record)))).format == "WEBP"
     assert confusion_matrix({"kind": "closed_set"}) is None
+
+
+def test_the_curves_of_a_training_have_names_titles_and_units(tmp_path):
+    run = Run("a", tmp_path, {})
+    assert training_curves(run) is None
+    losses = {"total_loss": 9.0, "loss_mask": 1.0, "loss_mask_0": 2.0, "loss_dice_1": 6.0}
+    rows = [{"iteration": step, **losses, "lr": 1e-4, "lr/vit": 1e-5} for step in (0, 19, 39, 19)]
+    lines = [*map(json.dumps, rows), json.dumps({"iteration": 40, "set/mIoU": 3.0}), '{"iterat']
+    (tmp_path / "metrics.json").write_text("\n".join(lines))
+    drawn = content(training_curves(run)).decode()
+    for word in ("Losses", "Learning rates", "step", "all", "mask", "dice", "vit", "weighted loss"):
+        assert f">{word}" in drawn, word
+    assert ">set/mIoU" not in drawn and ">mask_0" not in drawn
 
 
 def test_every_class_has_a_colour_of_its_own(runs):

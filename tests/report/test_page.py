@@ -57,3 +57,11 @@ def test_the_evaluated_weights_are_named_on_the_page(runs, tmp_path):
     page = write_report(tmp_path, model=model).read_text()
     for text in ("evaluated weights", "a/model_ema.pth", "0123abcd", "averaged"):
         assert text in page
+
+
+def test_the_curves_of_a_training_are_on_the_page_of_its_run(runs, tmp_path):
+    assert 'id="training"' not in (runs / "weak/report/index.html").read_text()
+    shutil.copytree(runs / "weak", tmp_path / "run")
+    (tmp_path / "run/metrics.json").write_text('{"iteration": 0, "total_loss": 2.0, "lr/vit": 0.1}')
+    page = write_report(tmp_path / "run").read_text()
+    assert page.count('alt="Training"') == 1 and 'href="#training"' in page
