@@ -125,13 +125,7 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         f"{SHIPPED_NAME}, which ships; its backbone is downloaded once (44 MB)",
     )
     add("--config-file", help="build the model from this yaml instead; --weights overrides its own")
-    add(
-        "--opts",
-        nargs=argparse.REMAINDER,
-        default=[],
-        metavar="KEY VALUE",
-        help="config keys and values; must come last",
-    )
+    cli.add_config_options(parser)
 
 
 def main(argv=None) -> int:
@@ -245,7 +239,8 @@ def build_predictor(args, names: list[str], results=None):
     if args.weights and args.weights.endswith(".onnx"):
         if args.config_file or args.opts or results is not None:
             raise ValueError(
-                f"{args.weights} has its settings inside: drop --config-file, --opts and --tpr"
+                f"{args.weights} has its settings inside: drop --config-file, --opts, --device "
+                "and --tpr"
             )
         predictor = open_exported(args.weights)
         if missing := [name for name in names if name not in predictor.score_names]:

@@ -3,6 +3,7 @@
     anoseg threshold runs/street --images normal_drive/ --alarm-rate 0.1
     anoseg threshold model_final.pth --images a.mp4 b.mp4 --alarm-rate 0.05 --block 25
     anoseg threshold hf://owner/name --images photos/ --alarm-rate 0.1 --output mine.pth
+    anoseg threshold runs/street --images normal_drive/ --alarm-rate 0.1 --objects pasted.yaml
 
 An image raises an alarm if a component of at least --min-size pixels has score >= threshold. At the
 threshold that is found, at most the given fraction of further images like these raise one. No
@@ -13,20 +14,24 @@ its settings; predict, app and export use it. docs/threshold.md says what the pr
 import argparse
 import contextlib
 import dataclasses
+from collections.abc import Iterable
 
 import numpy as np
 
 from anoseg_d2.commands.predict import MIN_SIZE, default_score
+from anoseg_d2.data.dataset_card import find_card, read_card
+from anoseg_d2.data.label_rules import load_label
 from anoseg_d2.evaluation.alarm_rate import (
     alarm_level,
     alarm_threshold,
     block_levels,
     describe_alarm,
+    found_objects,
 )
 from anoseg_d2.prediction.input_files import find_inputs
 from anoseg_d2.prediction.job import PredictionJob
 from anoseg_d2.utils import cli
-from anoseg_d2.utils.constants import SHIPPED_NAME
+from anoseg_d2.utils.constants import ANOMALY, SHIPPED_NAME
 from anoseg_d2.utils.ranges import integer, number
 
 OPTIONS = {
@@ -70,14 +75,16 @@ def build_parser() -> argparse.ArgumentParser:
         help="of a component that is an alarm (default: %(default)s)",
     )
     add("--temporal", type=float, metavar="ALPHA", help="of videos, as for `anoseg predict`")
-    add("--output", help="checkpoint to write; default: the threshold is added to WEIGHTS")
     add(
-        "--opts",
-        nargs=argparse.REMAINDER,
+        "--objects",
+        nargs="+",
         default=[],
-        metavar="KEY VALUE",
-        help="config keys and values; must come last",
+        metavar="CARD",
+        help="cards of sets with labelled unknown objects, such as pasted ones: also say how many "
+        "of these raise an alarm",
     )
+    add("--output", help="checkpoint to write; default: the threshold is added to WEIGHTS")
+    cli.add_config_options(parser)
     return parser
 
 
@@ -97,6 +104,7 @@ def run(args) -> None:
     images = [file for file in files if not file.is_video]
     if len(images) == len(files):  # too few are refused before any work
         alarm_threshold(np.zeros(len(images) // args.block), args.alarm_rate, args.confidence)
+    sets = object_sets(args.objects)
     from anoseg_d2.checkpoint import read_checkpoint, save_weights
     from anoseg_d2.checkpoint.files import update_meta
     from anoseg_d2.modeling.inference import score_map_settings
@@ -132,12 +140,43 @@ def run(args) -> None:
             "settings": score_map_settings(predictor.cfg),
         }
         cli.say(f"{name}: threshold {found[name]['threshold']:.6g}, {describe_alarm(found[name])}")
+    for labelled in sets:
+        say_found(predictor, {name: found[name] for name in names}, *labelled)
     if args.output:
         predictor.model.info = dataclasses.replace(predictor.model.info, thresholds=found)
         save_weights(predictor.model, args.output)
     else:
         update_meta(checkpoint.file, thresholds=found)
     cli.say(f"stored in {args.output or checkpoint.file}")
+
+
+def object_sets(names: Iterable[str]) -> list[tuple[str, int, list[dict]]]:
+    """Return name, id of objects in the labels, and images of the datasets of cards."""
+    from anoseg_d2.data.builtin import datasets_root  # it imports torch: seconds
+
+    found = []
+    for name in names:
+        for dataset in read_card(find_card(name)):
+            marked = ANOMALY if dataset.evaluator_type == "anomaly" else dataset.anomaly_id
+            if marked is None:
+                raise ValueError(f"--objects {name}: the labels of {dataset.name} mark no objects")
+            found.append((dataset.name, marked, dataset.load(datasets_root())))
+    return found
+
+
+def say_found(predictor, records, dataset: str, marked: int, images: list[dict]) -> None:
+    """Predict a set of `object_sets`, and say how many of its objects raise an alarm."""
+    counts = {name: np.zeros(2, int) for name in records}
+    with cli.Progress("predicted", len(images)) as progress:
+        for image in images:
+            objects = load_label(image["sem_seg_file_name"], image["label_rule"]) == marked
+            scores = predictor(image["file_name"])["scores"]
+            for name, record in records.items():
+                limits = record["threshold"], record["min_size"]
+                counts[name] += found_objects(scores[name], objects, *limits)
+            progress.update()
+    for name, (hits, count) in counts.items():
+        cli.say(f"{name}: {hits} of {count} objects of {dataset} raise an alarm at the threshold")
 
 
 class Levels:

@@ -26,6 +26,7 @@ __all__ = [
     "alarm_threshold",
     "block_levels",
     "describe_alarm",
+    "found_objects",
     "to_unit",
     "unit_steepness",
     "units_needed",
@@ -110,6 +111,22 @@ def units_needed(alarm_rate: float, confidence: float | None = None) -> int:
     if confidence is None:
         return math.ceil(1 / Fraction(str(alarm_rate)) - 1)
     return math.ceil(math.log(1 - confidence) / math.log1p(-alarm_rate))
+
+
+def found_objects(
+    score: np.ndarray, anomaly: np.ndarray, threshold: float, min_size: int
+) -> tuple[int, int]:
+    """Count the objects, 8-connected components of `anomaly` (H, W) bool, that an alarm touches.
+
+    Returns:
+        their number, and that of all objects.
+    """
+    above = (score >= threshold).astype(np.uint8)
+    _, ids, stats, _ = cv2.connectedComponentsWithStats(above, connectivity=8)
+    is_alarm = stats[:, cv2.CC_STAT_AREA] >= min_size
+    is_alarm[0] = False  # everything below the threshold
+    count, objects = cv2.connectedComponents(anomaly.astype(np.uint8), connectivity=8)
+    return int((np.unique(objects[is_alarm[ids]]) > 0).sum()), count - 1
 
 
 def describe_alarm(record: Mapping[str, Any]) -> str:

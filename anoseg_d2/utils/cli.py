@@ -21,6 +21,7 @@ __all__ = [
     "MAX_WORKERS",
     "USER_ERRORS",
     "Progress",
+    "add_config_options",
     "add_import_option",
     "add_verbosity_options",
     "build_parser",
@@ -247,6 +248,16 @@ def add_import_option(parser: argparse.ArgumentParser) -> None:
         help="Python module to import first, in which you register your own head, score or "
         "filter; may be repeated",
     )
+
+
+def add_config_options(parser: argparse.ArgumentParser) -> None:
+    """Add `--device` and `--opts`; both give config keys and values in turn, as `args.opts`."""
+    device = {"type": lambda name: ["MODEL.DEVICE", name], "metavar": "NAME"}
+    device["help"] = "such as cpu or cuda:1; default: a GPU if there is one"
+    keys = {"nargs": argparse.REMAINDER, "metavar": "KEY VALUE"}
+    keys["help"] = "config keys and values; must come last"
+    for name, facts in (("--device", device), ("--opts", keys)):
+        parser.add_argument(name, dest="opts", action="extend", default=[], **facts)
 
 
 def import_modules(names: Iterable[str]) -> None:

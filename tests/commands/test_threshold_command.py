@@ -1,6 +1,7 @@
 """A threshold from normal photographs is stored with its promise, and everything uses it."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -115,6 +116,22 @@ def test_too_few_images_are_refused_at_once_with_the_number(photos, capsys):
     assert "29 are needed" in capsys.readouterr().err
     assert find("gone.pth", photos, "--block", "4") == 2
     assert "4 normal units" in capsys.readouterr().err
+
+
+def test_the_objects_that_raise_an_alarm_are_counted(weights, photos, tmp_path, capsys):
+    mask = np.zeros((48, 64), np.uint8)
+    mask[:8, :8] = mask[20:, 30:] = 1
+    (tmp_path / "masks").mkdir()
+    for photo in photos.iterdir():
+        Image.fromarray(mask).save(tmp_path / "masks" / photo.name)
+    card = tmp_path / "odd.yaml"
+    files = "root: ./\nimages: 'photos/{id}.png'\nlabels: 'masks/{id}.png'\nvoid: []\n"
+    card.write_text(f"name: odd\nkind: anomaly\n{files}known: [0]\nanomaly: [1]\n")
+    assert find(weights, photos, "--objects", card) == 0
+    assert re.search(r"rba: \d+ of 38 objects of odd raise an alarm", capsys.readouterr().out)
+    card.write_text(f"name: odd\n{files}classes: [a, b]\nlabel_values: {{0: a, 1: b}}\n")
+    assert find(weights, photos, "--objects", card) == 2
+    assert "the labels of odd mark no objects" in capsys.readouterr().err
 
 
 def test_other_settings_go_without_it(weights, photos, caplog):
