@@ -232,6 +232,8 @@ def _check_solver(cfg) -> None:
             f"SOLVER.BEST_FIGURE is {solver.BEST_FIGURE!r}, but TEST.EVAL_PERIOD is 0: nothing "
             "is evaluated before the end of the run; set the period in steps"
         )
+    if solver.PATIENCE and not solver.BEST_FIGURE:
+        raise ValueError(f"SOLVER.PATIENCE is {solver.PATIENCE}, but SOLVER.BEST_FIGURE is empty")
 
 
 def _check_scores(cfg) -> None:
@@ -337,6 +339,8 @@ KEYS: dict[str, Key] = {
     "SOLVER.BEST_FIGURE": Key("", text(),
         "Also keep model_best.pth by this evaluated figure, such as "
         '"road_anomaly/anomaly/rba.auprc"'),
+    "SOLVER.PATIENCE": Key(0, integer(0, also="0: never"),
+        "End the run after as many evaluations in a row without a better BEST_FIGURE"),
     "SOLVER.MAX_ITER": Key(THEIRS, integer(1), "Steps of the run"),
     "SOLVER.IMS_PER_BATCH": Key(THEIRS, integer(1, 4096),
         "Images of a step, over all ranks and micro-batches"),

@@ -185,6 +185,7 @@ WRONG = [
     ("SOLVER.OPTIMIZER", "SGD", "one of ADAMW"),
     ("SOLVER.CLIP_GRADIENTS.ENABLED", 1, "True or False"),
     ("SOLVER.BEST_FIGURE", "closed_set.mIoU", "TEST.EVAL_PERIOD is 0"),
+    ("SOLVER.PATIENCE", 3, "SOLVER.BEST_FIGURE is empty"),
     ("OUTPUT_DIR", "", "a string that is not empty"),
     ("OUTPUT_DIR", "caf\udce9", "in UTF-8"),
     ("SEED", -2, "an integer in -1.."),

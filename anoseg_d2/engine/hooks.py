@@ -187,13 +187,15 @@ class BestCheckpointHook(HookBase):
 
     Args:
         checkpointer: an `UntaggedCheckpointer`.
-        figure: as evaluation prints it, "dataset/anomaly/rba.auprc"; without the dataset when
-            only one is evaluated. Less is better for `fpr95` and `ECE`.
+        figure: as evaluation prints it, "dataset/anomaly/rba.auprc"; the dataset may be left out
+            when only one is evaluated. Less is better for `fpr95` and `ECE`.
         period: TEST.EVAL_PERIOD.
+        patience: evaluations in a row without a better figure after which the run ends; 0: never.
     """
 
-    def __init__(self, checkpointer, figure: str, period: int):
+    def __init__(self, checkpointer, figure: str, period: int, patience: int = 0):
         self.checkpointer, self.figure, self.period = checkpointer, figure, period
+        self.patience, self.worse = patience, 0
         self.sign = -1 if figure.endswith(("fpr95", "ECE")) else 1
         self.best: float | None = None
 
@@ -204,6 +206,11 @@ class BestCheckpointHook(HookBase):
         done = self.trainer.iter + 1
         if done % self.period == 0 and done < self.trainer.max_iter:
             self._compare()
+            # Every rank must leave the loop after the same step, but only the first has figures.
+            if self.patience and comm.all_gather(self.worse)[0] >= self.patience:
+                logger.info("no better %s in %d evaluations", self.figure, self.patience)
+                # With one more step all that belongs to the last one happens: saving, measuring.
+                self.trainer.max_iter = done + 1
 
     def after_train(self):
         if self.trainer.iter >= self.trainer.max_iter:
@@ -213,22 +220,25 @@ class BestCheckpointHook(HookBase):
         if not comm.is_main_process():
             return
         known = self.trainer.storage.latest()
-        if self.figure not in known:
+        # detectron2 leaves out the name of the only dataset.
+        figure = self.figure if self.figure in known else self.figure.partition("/")[2]
+        if figure not in known:
             found = [name for name in known if "/" in name]
             raise ValueError(
                 f"SOLVER.BEST_FIGURE is {self.figure!r}; evaluated figures: {', '.join(found)}"
             )
-        value = float(known[self.figure][0])
+        value = float(known[figure][0])
+        self.worse += 1
         if math.isfinite(value) and (self.best is None or self.sign * (value - self.best) > 0):
-            self.best = value
+            self.best, self.worse = value, 0
             self.checkpointer.save("model_best", iteration=self.trainer.iter)
             logger.info("model_best.pth: %s is %.2f", self.figure, value)
 
     def state_dict(self):
-        return {} if self.best is None else {"best": self.best}
+        return {} if self.best is None else {"best": self.best, "worse": self.worse}
 
     def load_state_dict(self, state_dict):
-        self.best = state_dict["best"]
+        self.best, self.worse = state_dict["best"], state_dict.get("worse", 0)
 
 
 class EvaluationHook(hooks.EvalHook):

@@ -1,5 +1,6 @@
 """detectron2's `DefaultTrainer` with this project's loaders, optimiser, steps and evaluators."""
 
+import contextlib
 import logging
 import weakref
 from collections import OrderedDict
@@ -182,9 +183,8 @@ class Trainer(DefaultTrainer):
         ]
         if cfg.SOLVER.BEST_FIGURE:
             writer = hooks.UntaggedCheckpointer(self.core, cfg.OUTPUT_DIR)
-            result.append(
-                hooks.BestCheckpointHook(writer, cfg.SOLVER.BEST_FIGURE, cfg.TEST.EVAL_PERIOD)
-            )
+            figure, period = cfg.SOLVER.BEST_FIGURE, cfg.TEST.EVAL_PERIOD
+            result.append(hooks.BestCheckpointHook(writer, figure, period, cfg.SOLVER.PATIENCE))
         if comm.is_main_process():
             result.append(WriterHook(self.build_writers()))
         return result
@@ -225,6 +225,18 @@ class Trainer(DefaultTrainer):
         sampler = getattr(self.data_loader, "batch_sampler", None)
         if hasattr(sampler, "start"):  # a user's own loader may have no start
             sampler.start = self.start_iter * self.cfg.SOLVER.ACCUMULATION
+
+    def train(self):
+        """Run `DefaultTrainer.train`, which SOLVER.PATIENCE may end before SOLVER.MAX_ITER."""
+        with contextlib.suppress(_EndedEarly):
+            return super().train()
+
+    def after_step(self):
+        """Run the hooks, and end the run after its last step, which a hook may have moved."""
+        super().after_step()
+        if self.iter + 1 == self.max_iter < self.cfg.SOLVER.MAX_ITER:
+            self.iter += 1  # as after the last step of all: the run is complete
+            raise _EndedEarly
 
     def run_step(self):
         """Take one step.
@@ -313,6 +325,10 @@ class Trainer(DefaultTrainer):
         unfinished.end()
         comm.synchronize()
         return results if len(results) != 1 else next(iter(results.values()))
+
+
+class _EndedEarly(BaseException):
+    """Leaves the loop of detectron2, which logs the traceback of any `Exception`."""
 
 
 def _saved_weights(model: nn.Module, file: Path, finished: bool) -> dict:

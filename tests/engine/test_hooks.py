@@ -72,3 +72,18 @@ def test_an_unknown_figure_is_refused_with_the_evaluated_ones():
         hook.trainer = SimpleNamespace(iter=1, start_iter=0, max_iter=8, storage=storage)
         storage.put_scalar("closed_set/mIoU", 3.0)
         hook.after_step()
+
+
+@pytest.mark.parametrize(
+    ("values", "last"),
+    [
+        ([5.0, 4.0, 3.0, 9.0, 9.0, 9.0], 7),
+        ([5.0, 4.0, 6.0, 5.0, 6.0, 9.0], 11),
+        ([5.0, 4.0, 6.0, 5.0, 7.0, 9.0], 12),
+        ([float("nan"), float("nan"), 6.0, 7.0], 5),
+    ],
+)
+def test_patience_moves_the_end_to_the_next_step(values, last):
+    hook = BestCheckpointHook(Checkpointer(), "set/closed_set/mIoU", 2, patience=2)
+    evaluated("closed_set/mIoU", values, hook=hook)  # of the only set, so without its name
+    assert hook.trainer.max_iter == last

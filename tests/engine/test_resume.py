@@ -13,6 +13,7 @@ from detectron2.utils import comm
 from runs import small_run
 
 from anoseg_d2.engine import Trainer, check_inputs
+from anoseg_d2.utils.files import read_json
 
 
 class Killed(Exception):
@@ -286,6 +287,24 @@ def test_the_best_checkpoint_is_that_of_the_named_figure(tmp_path):
     cfg.OUTPUT_DIR = str(tmp_path / "other")
     with pytest.raises(ValueError, match="BEST_FIGURE.*miou.*evaluated.*mIoU"):
         trained(cfg)
+
+
+@pytest.mark.slow
+def test_a_run_that_gets_no_better_ends_as_one_that_is_complete(tmp_path):
+    cfg = small_run(
+        tmp_path,
+        "run",
+        *("SOLVER.MAX_ITER", 20, "TEST.EVAL_PERIOD", 2, "SOLVER.BASE_LR", 0.0),
+        *("SOLVER.BEST_FIGURE", "closed_set/mIoU", "SOLVER.PATIENCE", 2),
+        tested=True,
+    )
+    trained(cfg)
+    folder = tmp_path / "run"
+    # The first of three equal figures is the best; one more step follows the third.
+    assert torch.load(folder / "model_final.pth", weights_only=True)["iteration"] == 6
+    assert torch.load(folder / "model_best.pth", weights_only=True)["iteration"] == 1
+    assert read_json(folder / "report/results.json")["model"]["step"] == 7
+    assert trained(cfg, resume=True).iter == 9, "a resumed run stays as patient as it was"
 
 
 @pytest.mark.slow
