@@ -15,13 +15,12 @@ Exit status: 0 written; 2 nothing to propose, or wrong arguments (one message sa
 """
 
 import argparse
-import re
 from pathlib import Path
 
-from anoseg_d2.data.card_proposal import KINDS, card_text, count_values, find_splits
+from anoseg_d2.data.card_proposal import KINDS, find_splits, plain_name, write_card
 from anoseg_d2.data.dataset_card import read_card
 from anoseg_d2.utils import cli
-from anoseg_d2.utils.files import check_name, write_atomic
+from anoseg_d2.utils.files import check_name
 
 SHOWN = 30  # values on the screen
 
@@ -31,8 +30,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser = cli.build_parser(__doc__)
     add = parser.add_argument
     add("folder", metavar="DIR", nargs="?", default=".", help="default: the current folder")
-    add("--images", metavar="PATTERN", help="such as 'photos/{id}.jpg'; see datasets/README.md")
-    add("--masks", metavar="PATTERN", help="such as 'masks/{id}_mask.png'")
+    add("--images", metavar="PATTERN", help="folder, or such as 'photos/{id}.jpg'")
+    add("--masks", metavar="PATTERN", help="folder, or such as 'masks/{id}_mask.png'")
     add("--kind", choices=KINDS, help="default: anomaly if masks have two values other than void")
     add("--name", help="name of the dataset; default: that of the folder")
     add("--output", metavar="FILE", help="default: DIR/NAME.yaml")
@@ -53,8 +52,7 @@ def propose(args: argparse.Namespace) -> None:
     if not args.folder:
         raise ValueError("DIR is empty; name a folder, or . for the current one")
     folder = Path(args.folder).expanduser()
-    plain = re.sub(r"[^A-Za-z0-9._+-]+", "_", folder.resolve().name).strip("_.-") or "my_data"
-    name = check_name(args.name or plain, "dataset")
+    name = check_name(args.name or plain_name(folder), "dataset")
     output = Path(args.output or folder / f"{name}.yaml")
     if output.exists() and not args.overwrite:
         raise ValueError(f"{output} exists; remove it or pass --overwrite")
@@ -63,16 +61,10 @@ def propose(args: argparse.Namespace) -> None:
         full_name = f"{name}_{split.name}" if split.name else name
         if full_name in DATASETS:
             raise ValueError(f"the dataset name {full_name!r} is taken; choose another --name")
-    # A card describes each value once, so the splits are counted together.
-    masks = [mask for split in splits for _, mask in split.pairs]
-    with cli.Progress("read", len(masks), "masks") as progress:
-        values = count_values(masks, progress.update)
-    # Next to its images a card stays true when the folder is moved.
-    inside = output.resolve().parent == folder.resolve()
-    text = card_text(name, "." if inside else str(folder.resolve()), splits, values, args.kind)
-    write_atomic(output, text.encode())
+    values = write_card(output, name, folder, splits, args.kind)
     # Reading it back proves that what was written is a card.
-    names = " ".join(dataset.name for dataset in read_card(output))
+    made = read_card(output)
+    names = " ".join(dataset.name for dataset in made)
     for split in splits:
         cli.say(f"{len(split.pairs)} pairs: {split.images}, {split.labels}")
     if unmatched := splits[0].unmatched:
@@ -83,3 +75,5 @@ def propose(args: argparse.Namespace) -> None:
         cli.say(f"{value:>6}  {fraction:>8.2%}")
     cli.say(f"wrote {output}; correct it, then look at the data:")
     cli.say(f"  anoseg check --card {output} {names} --preview previews")
+    if made[0].classes:
+        cli.say(f"  anoseg train {output}")

@@ -4,8 +4,9 @@ Nothing is asked: what the values in the masks mean is guessed from which of the
 """
 
 import itertools
+import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,10 +16,12 @@ import yaml
 from anoseg_d2.data.dataset_card import MAX_CLASSES
 from anoseg_d2.data.dataset_files import match_files, path_regex, placeholders
 from anoseg_d2.data.image_io import read_label
+from anoseg_d2.utils.cli import Progress
 from anoseg_d2.utils.constants import PASTED_ID, VOID
+from anoseg_d2.utils.files import write_atomic
 from anoseg_d2.utils.folders import same_name
 
-__all__ = ["KINDS", "FoundSplit", "card_text", "count_values", "find_splits"]
+__all__ = ["KINDS", "FoundSplit", "find_splits", "plain_name", "write_card"]
 
 KINDS = ("closed_set", "anomaly")
 # Where the folders of photographs and of masks usually are.
@@ -54,8 +57,9 @@ def find_splits(folder, images: str | None = None, masks: str | None = None) -> 
     Args:
         folder: where they are.
         images, masks: patterns below it. `{split}` in both makes a split of everything that it
-            stands for. None for both tries the usual folders: images or photos, masks or labels,
-            and folders of splits above or below them.
+            stands for. Folders mean the files of equal names in them, or in their folders of
+            splits. None for both tries the usual folders: images or photos, masks or labels, and
+            folders of splits above or below them.
     Raises:
         FileNotFoundError: no such folder.
         ValueError: a pattern does not fit the other one, or no photograph has a mask.
@@ -63,7 +67,12 @@ def find_splits(folder, images: str | None = None, masks: str | None = None) -> 
     folder = Path(folder)
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder} is not a folder")
-    if images is not None or masks is not None:
+    if images and masks and all((folder / part).is_dir() for part in (images, masks)):
+        # A folder that holds the other one, such as ".", is its start too.
+        starts = ["" if part == "." else f"{part}/" for part in (images, masks)]
+        files = ("{split}/{id}.*", "{id}.*")
+        tried = [tuple(start + file for start in starts) for file in files]
+    elif images is not None or masks is not None:
         names = [set(placeholders(pattern or "")) for pattern in (images, masks)]
         if not names[0] or names[0] != names[1]:
             raise ValueError(
@@ -81,7 +90,7 @@ def find_splits(folder, images: str | None = None, masks: str | None = None) -> 
     raise ValueError(
         f"{folder}: no photograph has a mask of the same name. A mask is a png with one value per "
         "pixel, in a folder of its own: photos/street_01.jpg and masks/street_01.png. For other "
-        f"names give patterns: {_EXAMPLE}"
+        f"names give patterns: anoseg card {_EXAMPLE}"
     )
 
 
@@ -101,28 +110,45 @@ def _split(folder: Path, images: str, masks: str) -> list[FoundSplit]:
     ]
 
 
-def count_values(masks: Sequence[Path], progress: Callable[[], object]) -> dict[int, float]:
-    """Count the values in masks.
+def count_values(splits: Sequence[FoundSplit]) -> dict[int, float]:
+    """Count the values in the masks of all splits together, as a card describes each value once.
 
-    Args:
-        masks: their files.
-        progress: called after each mask.
     Returns:
         value -> its fraction of all pixels, sorted by value.
     Raises:
         ValueError: a mask cannot be read, or is a colour picture or a JPEG.
     """
-    pixels = Counter()
-    for path in masks:
-        if path.suffix.lower() in (".jpg", ".jpeg"):
-            raise ValueError(
-                f"{path} is a JPEG, whose compression changes values. A mask has one number per "
-                "pixel: save it as png"
-            )
-        values, counts = np.unique(read_label(path), return_counts=True)
-        pixels.update(dict(zip(values.tolist(), counts.tolist(), strict=True)))
-        progress()
+    masks, pixels = [mask for split in splits for _, mask in split.pairs], Counter()
+    with Progress("read", len(masks), "masks") as progress:
+        for path in masks:
+            if path.suffix.lower() in (".jpg", ".jpeg"):
+                raise ValueError(
+                    f"{path} is a JPEG, whose compression changes values. A mask has one number "
+                    "per pixel: save it as png"
+                )
+            values, counts = np.unique(read_label(path), return_counts=True)
+            pixels.update(dict(zip(values.tolist(), counts.tolist(), strict=True)))
+            progress.update()
     return {value: pixels[value] / pixels.total() for value in sorted(pixels)}
+
+
+def plain_name(folder: Path) -> str:
+    """Return the name of a folder without what the name of a dataset may not have."""
+    return re.sub(r"[^A-Za-z0-9._+-]+", "_", folder.resolve().name).strip("_.-") or "my_data"
+
+
+def write_card(output: Path, name: str, folder: Path, splits, kind=None) -> dict[int, float]:
+    """Write the card that `card_text` proposes for the pairs in a folder.
+
+    Returns:
+        the values of the masks and their fractions.
+    """
+    values = count_values(splits)
+    # Next to its images a card stays true when the folder is moved.
+    inside = output.resolve().parent == folder.resolve()
+    text = card_text(name, "." if inside else str(folder.resolve()), splits, values, kind)
+    write_atomic(output, text.encode())
+    return values
 
 
 def card_text(

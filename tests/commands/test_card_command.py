@@ -78,6 +78,15 @@ def test_patterns_pair_other_names(tmp_path, layout):
     assert proposed(tmp_path, "--images", images, "--masks", masks)[1] == dict.fromkeys(names, 4)
 
 
+@pytest.mark.parametrize("names", [("a.jpg", "a.png"), ("val/a.jpg", "val/a.png")])
+def test_two_folders_pair_the_files_of_the_same_names(tmp_path, names):
+    photo, mask = names
+    write_photo(tmp_path / "in" / photo)
+    write_mask(tmp_path / "out/put" / mask, 0, 1, 2, 255)
+    splits = proposed(tmp_path, "--images", "in", "--masks", "out/put")[1]
+    assert list(splits.values()) == [1]
+
+
 @pytest.mark.parametrize(
     ("patterns", "message"),
     [
