@@ -1,6 +1,6 @@
 """Export a model to ONNX (opset 18), from a photograph to score maps and classes.
 
-    anoseg export output/model_final.pth --output model.onnx
+    anoseg export runs/street                      # writes runs/street/model.onnx
     anoseg export output/model_final.pth --output model.onnx --scores rba,anomaly --int8
     anoseg export output/model_final.pth --output model.onnx --image-size 1080 1920 --batch 2 --fp16
     anoseg export hf://tue-mps/cityscapes_semantic_eomt_large_1024 --output eomt.onnx
@@ -59,7 +59,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = cli.build_parser(__doc__, imports=True)
     parser.add_argument("source", help="checkpoint: file, folder, run folder or hf://owner/name")
     parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="config overrides")
-    parser.add_argument("--output", required=True, help="file to write")
+    parser.add_argument("--output", help="file to write; default: next to the weights")
     parser.add_argument(
         "--config-file", help="build the model from this config instead of the checkpoint's own"
     )
@@ -122,6 +122,11 @@ def run(args: argparse.Namespace) -> list[Difference]:
     """
     cli.check_options(args, OPTIONS)
     cli.import_modules(args.imports)
+    if not args.output:
+        if "://" in args.source:
+            raise ValueError(f"{args.source} is not a file of yours: give --output")
+        source = Path(args.source)
+        args.output = source / "model.onnx" if source.is_dir() else source.with_suffix(".onnx")
     output = Path(args.output)
     if output.suffix != ".onnx":
         raise ValueError(f"--output {output} must end in .onnx")

@@ -23,13 +23,14 @@ __all__ = ["argument_parser", "load_evaluated", "run", "run_rank"]
 logger = logging.getLogger(__name__)
 
 
-def argument_parser(description: str | None = None) -> argparse.ArgumentParser:
+def argument_parser(description=None, short: bool = False) -> argparse.ArgumentParser:
     """Build the parser of `train_net`: detectron2's usual options, and ours.
 
     detectron2's own parser would do, but importing it takes seconds, and `--help` should not.
 
     Args:
         description: of the help page.
+        short: leave out of it what a command on the folder of a run does not need.
     """
     parser = argparse.ArgumentParser(
         description=description or "Train or evaluate an EoMT anomaly segmenter.",
@@ -38,10 +39,12 @@ def argument_parser(description: str | None = None) -> argparse.ArgumentParser:
     add = parser.add_argument
     named = "yaml file, or the name of a shipped config"
     add("--config-file", default="", metavar="FILE", help=named)
-    add("--resume", action="store_true", help="continue from the last checkpoint of OUTPUT_DIR")
-    add("--overwrite", action="store_true", help="delete the run that OUTPUT_DIR holds")
-    evaluated = "evaluate only; with --resume, the last checkpoint"
-    add("--eval-only", action="store_true", help=evaluated)
+    for option, text in (
+        ("--resume", "continue from the last checkpoint of OUTPUT_DIR"),
+        ("--overwrite", "delete the run that OUTPUT_DIR holds"),
+        ("--eval-only", "evaluate only; with --resume, the last checkpoint"),
+    ):
+        add(option, action="store_true", help=argparse.SUPPRESS if short else text)
     add("--num-gpus", type=int, default=1, help="processes on this machine, one per GPU")
     add("--num-machines", type=int, default=1, help="number of machines")
     add("--machine-rank", type=int, default=0, help="number of this machine, from 0")

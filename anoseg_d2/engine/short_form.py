@@ -14,13 +14,15 @@ from typing import Any, NamedTuple
 
 from PIL import Image
 
+from anoseg_d2.data.card_proposal import find_splits, plain_name, write_card
 from anoseg_d2.data.dataset import Dataset
-from anoseg_d2.data.dataset_card import find_card, read_card
+from anoseg_d2.data.dataset_card import find_card, read_card, shipped_cards
 from anoseg_d2.utils.config_files import load_yaml
 
 __all__ = ["Inferred", "expand", "split_places"]
 
 _EPOCHS, _BATCH, _SIZE, _STAGE = 20, 4, "S", "eomt_baseline"
+_AUTO_BATCH = 16  # of the paper
 _LARGEST_CROP = 512  # pixels; larger ones are asked for
 _PATCH = 16
 _MOST_WORKERS = 4
@@ -50,26 +52,28 @@ def expand(args: argparse.Namespace, places: list[str]) -> list[Inferred]:
     """Complete a command line: `config_file`, `resume` and `opts` are set in place.
 
     Args:
-        args: of `argument_parser`, with `stage`, `size`, `epochs`, `batch` and `weights`.
-        places: cards to train on, or the folder of a run and more cards to evaluate on.
+        args: of `anoseg train`, see `commands.train`.
+        places: cards to train on (with `masks` the first is a folder of images instead), or the
+            folder of a run and more cards to evaluate on.
     Returns:
         what was inferred, without the keys that the user gave.
     Raises:
         FileNotFoundError, ValueError: there is no such card or run, or nothing to train on.
     """
-    short = [args.stage, args.size, args.epochs, args.batch, args.weights]
+    names = ("stage", "size", "epochs", "batch", "weights", "masks", "patience")
+    given = [f"--{name}" for name in names if getattr(args, name) is not None]
+    of_run = bool(places) and Path(places[0]).is_dir() and not args.masks
+    if given and (of_run or not places):
+        raise ValueError(f"{', '.join(given)} must go with a card to train on")
+    if args.resume and not (places or args.config_file or args.opts):
+        raise ValueError("name the folder of a run, or a --config-file")
+    if args.device:
+        args.opts = ["MODEL.DEVICE", args.device, *args.opts]
     if not places:
-        if any(value is not None for value in short):
-            raise ValueError("--stage, --size, --epochs, --batch and --weights go with a card")
-        if args.resume and not args.config_file and not args.opts:
-            raise ValueError("name the folder of a run, or a --config-file")
         return []
-    if Path(places[0]).is_dir():
-        found = _of_run(args, places[0], places[1:])
-    else:
-        found = _of_cards(args, places)
-    given = set(args.opts[::2])
-    found = [entry for entry in found if entry.key not in given]
+    found = _of_run(args, places[0], places[1:]) if of_run else _of_cards(args, places)
+    typed = set(args.opts[::2])
+    found = [entry for entry in found if entry.key not in typed]
     args.opts = [*(part for entry in found for part in entry[:2]), *args.opts]
     return found
 
@@ -94,27 +98,33 @@ def _of_cards(args: argparse.Namespace, cards: list[str]) -> list[Inferred]:
         raise ValueError(f"{cards[0]} is not the folder of a run: anoseg eval RUN [CARD ...]")
     from anoseg_d2.data.builtin import datasets_root  # needs detectron2
 
+    typed = dict(zip(args.opts[::2], args.opts[1::2], strict=False))
+    folder, reason = typed.get("OUTPUT_DIR"), "given"
+    if args.masks:
+        card, reason = _propose_card(args, cards[0], folder)
+        cards, folder = [str(card), *cards[1:]], str(card.parent)
     datasets = _datasets(cards)
     closed = [dataset for dataset in datasets if dataset.evaluator_type == "closed_set"]
     if not closed:
         raise ValueError(f"{', '.join(cards)}: no card has classes to train on")
     train = next((dataset for dataset in closed if dataset.split == "train"), closed[0])
     images = train.load(datasets_root())
-    batch = args.batch or _BATCH
+    batch = _AUTO_BATCH if args.batch == "auto" else args.batch or _BATCH
     epochs = args.epochs or _EPOCHS
     steps = math.ceil(epochs * len(images) / batch)
+    quarter = max(1, steps // 4)
     args.config_file = args.config_file or args.stage or _STAGE
     name = train.name.removesuffix("_train") + (f"_{args.stage}" if args.stage else "")
     found = [
-        Inferred("DATASETS.CARDS", cards, "given"),
+        Inferred("DATASETS.CARDS", cards, reason),
         Inferred("DATASETS.TRAIN", [train.name], f"{len(images)} images"),
         Inferred("DATASETS.TEST", [d.name for d in datasets if d is not train], "the cards"),
         Inferred("MODEL.EOMT.NUM_CLASSES", len(train.classes), "names in the card"),
         Inferred("SOLVER.IMS_PER_BATCH", batch, "--batch"),
         Inferred("SOLVER.MAX_ITER", steps, f"--epochs {epochs:g}"),
-        Inferred("SOLVER.CHECKPOINT_PERIOD", max(1, steps // 4), "a quarter of the run"),
+        Inferred("SOLVER.CHECKPOINT_PERIOD", quarter, "a quarter of the run"),
         Inferred("DATALOADER.NUM_WORKERS", min(_MOST_WORKERS, os.cpu_count() or 1), "cores"),
-        Inferred("OUTPUT_DIR", f"runs/{name}", "card and --stage"),
+        Inferred("OUTPUT_DIR", folder or f"runs/{name}", "card and --stage"),
     ]
     if train.anomaly_id is not None:
         marked = "the card marks unknown objects"
@@ -130,7 +140,76 @@ def _of_cards(args: argparse.Namespace, cards: list[str]) -> list[Inferred]:
         crop = max(min(short, _LARGEST_CROP) // _PATCH, 1) * _PATCH
         why = f"short side of the first image, at most {_LARGEST_CROP}"
         found.append(Inferred("INPUT.CROP_SIZE", (crop, crop), why))
+    validation = next((dataset.name for dataset in closed if dataset is not train), None)
+    if validation and "DATASETS.TEST" not in typed and typed.get("TEST.EVAL_PERIOD") != "0":
+        figure, epoch = f"{validation}/closed_set/mIoU", math.ceil(len(images) / batch)
+        found.append(Inferred("SOLVER.BEST_FIGURE", figure, "the validation set; model_best.pth"))
+        period, why = (epoch, "an epoch") if args.patience else (quarter, "a quarter of the run")
+        found.append(Inferred("TEST.EVAL_PERIOD", period, why))
+    if args.patience:
+        if not validation:
+            raise ValueError("--patience needs a validation set: a card with a further split")
+        found.append(Inferred("SOLVER.PATIENCE", args.patience, "--patience"))
+    if args.batch == "auto":
+        found.append(_divide_batch(args, found))
     return found
+
+
+def _propose_card(args, images: str, folder: str | None) -> tuple[Path, str]:
+    """Write a card for a folder of images and one of masks into the run's folder.
+
+    Returns:
+        the card, and where it is from. One that is there already is taken as it is: it may have
+        been corrected.
+    """
+    places = [os.path.abspath(os.path.expanduser(place)) for place in (images, args.masks)]
+    for place in places:
+        if not os.path.isdir(place):
+            raise FileNotFoundError(f"{place} is not a folder; --masks goes with one of images")
+    root = Path(os.path.commonpath(places))
+    name = plain_name(root)
+    if name in shipped_cards():  # whose datasets have this name
+        name = f"my_{name}"
+    folder = folder or f"runs/{name}" + (f"_{args.stage}" if args.stage else "")
+    card = Path(folder, f"{name}.yaml")
+    if card.exists():
+        return card, "proposed before; correct it there"
+    splits = find_splits(root, *(Path(p).relative_to(root).as_posix() for p in places))
+    write_card(card, name, root, splits, "closed_set")
+    pairs = sum(len(split.pairs) for split in splits)
+    return card, f"proposed from {pairs} pairs; correct it there"
+
+
+def _divide_batch(args: argparse.Namespace, found: list[Inferred]) -> Inferred:
+    """Divide the batch into the fewest equal parts that fit into the memory.
+
+    An image needs 32 values per token, channel and block of the ViT (benchmarks/README.md), the
+    12 C^2 weights of a block 16 bytes each: weight, gradient and two moments. 70 % of the free
+    memory of a GPU, or half of that of the machine, may be used.
+    """
+    import torch
+
+    from anoseg_d2.config import load_config, options_of
+    from anoseg_d2.engine.preflight import follow_weights
+    from anoseg_d2.modeling.vit import VitOptions
+
+    pairs = [*(part for entry in found for part in entry[:2]), *args.opts]
+    cfg = load_config(args.config_file, pairs, args.imports)
+    follow_weights(cfg, pairs[::2], training=True)
+    on_gpu = cfg.MODEL.DEVICE.startswith("cuda")
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+    if on_gpu:
+        memory = int(0.7 * torch.cuda.mem_get_info(cfg.MODEL.DEVICE)[0])
+    shape = options_of(cfg, "MODEL.EOMT", VitOptions).shape
+    tokens = math.prod(cfg.INPUT.CROP_SIZE) / cfg.MODEL.EOMT.PATCH_SIZE**2
+    image = (
+        32 * tokens * shape.width * shape.depth * (2 if on_gpu and cfg.SOLVER.AMP.ENABLED else 4)
+    )
+    fit = (memory - 16 * 12 * shape.width**2 * shape.depth) / image
+    each = cfg.SOLVER.IMS_PER_BATCH // args.num_gpus
+    parts = next((n for n in range(1, each) if each % n == 0 and each / n <= fit), each)
+    why = f"--batch auto: {each // parts} images at once in {memory / 2**30:.1f} GiB"
+    return Inferred("SOLVER.ACCUMULATION", parts, why)
 
 
 def _datasets(cards: list[str]) -> list[Dataset]:

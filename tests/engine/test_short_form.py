@@ -1,6 +1,8 @@
 """One line trains on a card, continues a run or evaluates it, and says the keys it stands for."""
 
+import shutil
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -92,10 +94,74 @@ def test_a_run_is_continued_and_evaluated_by_its_folder(tmp_path, cards, capsys)
     assert results["model"]["weights"].endswith("model_final.pth")
 
 
+def test_two_folders_get_a_card_which_may_be_corrected(cards):
+    for split in ("train", "val"):
+        for kind, name in (("photos", "pictures"), ("masks", "labels")):
+            shutil.copytree(f"street/{split}/{kind}", f"own/{name}/{split}")
+    words = ["own/pictures", "--masks", "own/labels", "--patience", "3", "--stage", "arcface"]
+    found = {entry.key: entry.value for entry in expand(*parsed(*words))}
+    card = Path("runs/own_arcface/own.yaml")
+    assert found["DATASETS.CARDS"] == [str(card)]
+    assert found["OUTPUT_DIR"] == str(card.parent)
+    assert (found["DATASETS.TRAIN"], found["DATASETS.TEST"]) == (["own_train"], ["own_val"])
+    assert (found["MODEL.EOMT.NUM_CLASSES"], found["MODEL.EOMT.ANOMALY_CLASS"]) == (2, True)
+    # 5 images, 4 a step.
+    assert (found["SOLVER.PATIENCE"], found["TEST.EVAL_PERIOD"]) == (3, 2)
+    assert found["SOLVER.BEST_FIGURE"] == "own_val/closed_set/mIoU"
+    content = yaml.safe_load(card.read_text())
+    assert content["kind"] == "closed_set" and content["classes"] == ["class_1", "class_2"]
+    card.write_text(card.read_text().replace("class_1", "road"))
+    (again, *_) = expand(*parsed(*words))
+    assert "before" in again.reason and "road" in card.read_text()
+
+
+def test_one_folder_may_hold_the_other_and_have_the_name_of_a_known_set(cards):
+    shutil.copytree("street/train/photos", "camvid")
+    shutil.copytree("street/train/masks", "camvid/masks")
+    found = {entry.key: entry.value for entry in expand(*parsed("camvid", "--masks=camvid/masks"))}
+    assert found["DATASETS.CARDS"] == ["runs/my_camvid/my_camvid.yaml"]
+    assert found["DATASETS.TRAIN"] == ["my_camvid"] and found["DATASETS.TEST"] == []
+    assert "SOLVER.BEST_FIGURE" not in found
+
+
+def test_a_batch_is_divided_by_what_its_parts_need(cards):
+    words = [cards[0], "--batch", "auto", "--device", "cpu"]
+    args, places = parsed(*words)
+    found = {entry.key: entry.value for entry in expand(args, places)}
+    assert (found["SOLVER.IMS_PER_BATCH"], found["SOLVER.ACCUMULATION"]) == (16, 1)
+    assert load_config(args.config_file, args.opts).MODEL.DEVICE == "cpu"
+    # One image of these alone needs half a terabyte.
+    huge = ("MODEL.EOMT.SIZE", "G", "INPUT.CROP_SIZE", "(4096,4096)")
+    found = {entry.key: entry.value for entry in expand(*parsed(*words, *huge))}
+    assert found["SOLVER.ACCUMULATION"] == 16
+
+
+@pytest.mark.parametrize(
+    ("command", "has", "lacks"),
+    [
+        ("train", ["--masks", "--patience", "--resume"], ["anoseg eval", "anoseg resume"]),
+        ("eval", ["anoseg eval runs", "--device"], ["--epochs", "--overwrite", "anoseg train"]),
+        ("resume", ["anoseg resume runs"], ["--epochs", "--overwrite", "anoseg eval"]),
+    ],
+)
+def test_each_command_has_a_help_of_its_own(cards, command, has, lacks, capsys):
+    with pytest.raises(SystemExit):
+        cli.main([command, "--help"])
+    said = capsys.readouterr().out
+    assert all(word in said for word in has) and not any(word in said for word in lacks)
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
         (["train", "--epochs", "3"], "go with a card"),
+        (["resume", "street", "--size", "S"], "--size must go with a card"),
+        (["train", "street/train/photos", "--masks", "gone"], "gone is not a folder"),
+        (
+            ["train", "street/train/photos", "--masks", "street/train/masks", "--patience", "2"],
+            "--patience needs a validation set",
+        ),
+        (["train", "street/street.yaml", "--patience", "0"], "--patience is 0"),
         (["train", "gone.yaml"], "gone.yaml"),
         (["train", "street/odd.yaml"], "no card has classes"),
         (["eval", "street/street.yaml"], "not the folder of a run"),

@@ -108,11 +108,6 @@ def how_to_use(job: CutPasteJob) -> str:
     card, name = job.output / CARD, _card_name(job)
     name += "" if job.benchmark else f"_{job.split}"
     look = f"look at it: anoseg check --card '{card}' {name} --preview previews\n"
-    cards = f"DATASETS.CARDS \"('{card}',)\""
     if job.benchmark:
-        return f"{look}evaluate on it: anoseg eval ... {cards} DATASETS.TEST \"('{name}',)\""
-    own = "" if job.reader.is_cityscapes else f" MODEL.EOMT.NUM_CLASSES {len(job.reader.classes)}"
-    return (
-        f"{look}train on it: anoseg train --config-file arcface_full {cards} "
-        f"DATASETS.TRAIN \"('{name}',)\" MODEL.EOMT.ANOMALY_CLASS True{own}"
-    )
+        return f"{look}evaluate a run on it: anoseg eval RUN '{card}'"
+    return f"{look}train on it: anoseg train '{card}' --stage arcface_full --weights RUN"
