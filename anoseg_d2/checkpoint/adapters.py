@@ -21,6 +21,7 @@ from anoseg_d2.checkpoint.metadata import plain, weights_hash
 from anoseg_d2.checkpoint.rules import fold_position_prefix, resample_position_embedding
 from anoseg_d2.checkpoint.spec import Checkpoint, ModelSpec
 from anoseg_d2.modeling.lora import merged_weight
+from anoseg_d2.modeling.patch_heads import PATCH_PREFIX
 from anoseg_d2.modeling.patch_heads.memory import backbone_hash
 
 __all__ = [
@@ -30,6 +31,8 @@ __all__ = [
     "merge_adapters",
     "merge_lora_state",
 ]
+
+PLAIN = f"{PATCH_PREFIX}memory.plain."
 
 
 def adapter_payload(
@@ -59,13 +62,17 @@ def adapter_payload(
         raise ValueError("the metadata does not state which tensors were frozen: save it again")
     frozen = set(meta["frozen"])
     # By name, not by what looks like a ViT: heads may be frozen, and blocks may train.
+    fitted = {} if vit is None else _fit_vit(vit, meta)
+    # A memory's copies of blocks come from the ViT as well, if that is where it has them from.
+    frozen |= {
+        n for n in fitted if n.startswith(PLAIN) and n in state and _alike(state[n], fitted[n])
+    }
     trained = {name: tensor.detach() for name, tensor in state.items() if name not in frozen}
     if not trained:
         raise ValueError("no tensor of the model trains, so there is no adapter to save")
     base = {name: tensor for name, tensor in state.items() if name in frozen}
     meta = {**meta, "adapter": True, "frozen": sorted(base), "base_hash": weights_hash(base)}
     if vit is not None:
-        fitted = _fit_vit(vit, meta)
         other = [n for n in base if n not in fitted or not _alike(base[n], fitted[n])]
         if other:
             raise ValueError(f"{vit.source} is not what the stage froze: {other[0]} differs")
@@ -113,7 +120,8 @@ def join_adapter(adapter: Checkpoint, base: Checkpoint | None) -> Checkpoint:
     if is_vit and meta.get("memory"):
         # The published ViT has been checked by its hash; this one is of its resampled tensors.
         blocks = meta["memory"].get("blocks") or [meta["memory"].get("block")]
-        meta["memory"] = {**meta["memory"], "backbone_sha256": backbone_hash(state, max(blocks))}
+        last = max(blocks) - len({n.split(".")[3] for n in state if n.startswith(PLAIN)})
+        meta["memory"] = {**meta["memory"], "backbone_sha256": backbone_hash(state, last)}
     spec = ModelSpec.from_state(state, facts_of_file("anoseg", state, meta))
     return Checkpoint(state, "anoseg", spec, f"{base.source} + {adapter.source}", [], meta)
 
@@ -123,13 +131,24 @@ def _alike(one: Tensor, other: Tensor) -> bool:
 
 
 def _fit_vit(vit: Checkpoint, meta: Mapping[str, Any]) -> dict[str, Tensor]:
-    """Return the tensors of a bare ViT, with positions and patch kernel as the model has them."""
+    """Return the tensors of a bare ViT, with positions and patch kernel as the model has them.
+
+    Those of its last blocks are there twice: as they are, and as the plain blocks of a memory.
+    """
     embed, kernel = "backbone.pos_embed", "backbone.patch_embed.proj.weight"
     state = {name: tensor.float() for name, tensor in vit.state_dict.items()}
     state |= fold_position_prefix(state, vit.spec.pos_prefix)
     grid = tuple(meta["grid"])
     state[embed] = resample_position_embedding(state[embed], vit.spec.grid, grid)
     state[kernel] = resample_patch_embed(state[kernel], [meta["patch_size"]] * 2)
+    numbers = sorted({int(n.split(".")[2]) for n in state if n.startswith("backbone.blocks.")})
+    for copied, block in enumerate(numbers[-meta["num_blocks"] :]):
+        start = f"backbone.blocks.{block}."
+        state |= {
+            f"{PLAIN}{copied}.{n.removeprefix(start)}": tensor
+            for n, tensor in list(state.items())
+            if n.startswith(start)
+        }
     return state
 
 

@@ -208,7 +208,7 @@ def with_memory(checkpoint: Checkpoint, model: nn.Module) -> dict[str, Any]:
     meta = {key: value for key, value in checkpoint.meta.items() if key != "statistics_settings"}
     keys = ("memory", "score_statistics", "statistics_settings")
     meta |= {key: found[key] for key in keys if key in found}
-    made_by = backbone_hash(checkpoint.state_dict, max(model.patch_maps["memory"].blocks))
+    made_by = backbone_hash(checkpoint.state_dict, model.patch_maps["memory"].plain_from - 1)
     meta["memory"] = {**meta["memory"], "backbone_sha256": made_by}
     if "frozen" in meta:  # rows replace those of an earlier memory, which may be listed there
         meta["frozen"] = [name for name in meta["frozen"] if name not in rows]

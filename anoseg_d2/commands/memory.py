@@ -51,7 +51,8 @@ def build_parser() -> argparse.ArgumentParser:
         nargs="+",
         metavar="N",
         help="ViT blocks whose tokens are remembered, counted from 1; several are standardised and "
-        "averaged. Default: the last one before the queries enter; of a bare ViT, 6 9 12 of 12",
+        "averaged. Those that queries enter run a second time, without queries and adapters. "
+        "Default: the last one before the queries enter; of a bare ViT, 6 9 12 of 12",
     )
     add(
         "--window",
@@ -109,7 +110,8 @@ def run(args: argparse.Namespace) -> None:
     predictor = AnomalyPredictor.from_pretrained(checkpoint, [*overrides, *args.opts])
     model, settings = predictor.model, score_map_settings(predictor.cfg, filters=False)
     blocks = [block - 1 for block in args.blocks or ()]
-    found = add_memory(model, records, args.rows, args.seed, args.coreset, settings, blocks)
+    chosen = args.rows, args.seed, args.coreset, settings, blocks, checkpoint.state_dict
+    found = add_memory(model, records, *chosen)
     if checkpoint.spec.adapters and not overrides and not args.opts:
         write_checkpoint(with_memory(checkpoint, model), output)
     else:

@@ -1,7 +1,7 @@
 """Fit the memory of normal patches to photographs, for the `memory` score."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
@@ -15,7 +15,12 @@ from anoseg_d2.data.label_rules import load_label
 from anoseg_d2.modeling.eomt import EoMT
 from anoseg_d2.modeling.inference import unfiltered
 from anoseg_d2.modeling.patch_heads import PatchMemory, free_block
-from anoseg_d2.modeling.patch_heads.memory import backbone_hash, choose_rows, leave_one_out
+from anoseg_d2.modeling.patch_heads.memory import (
+    backbone_hash,
+    choose_rows,
+    leave_one_out,
+    plain_blocks,
+)
 from anoseg_d2.modeling.patch_model import PatchModel
 from anoseg_d2.modeling.scores import ensemble_parts
 from anoseg_d2.modeling.windows import cut_windows, plan_windows
@@ -35,6 +40,7 @@ def add_memory(
     coreset: bool | None = None,
     settings: dict | None = None,
     blocks: Sequence[int] | None = None,
+    unadapted: Mapping[str, Tensor] | None = None,
 ) -> str:
     """Give a model a memory of normal patches, and the statistics of its score.
 
@@ -47,30 +53,38 @@ def add_memory(
             block. Several are standardised by their rows, which then have to be a fair sample.
         settings: of the model, which its statistics hold for (`score_map_settings`).
         blocks: ViT blocks, counted from 0; None for `default_blocks`.
+        unadapted: tensors of the checkpoint, where adapters were merged into the model's.
     Returns:
         a sentence on what was found.
     Raises:
-        ValueError: the ViT has no such block, or queries enter it.
+        ValueError: the ViT has no such block.
     """
     blocks = check_blocks(model, blocks or default_blocks(model))
     coreset = len(blocks) == 1 if coreset is None else coreset
     held_out = records[::HELD_OUT] if len(records) > 1 else records
     inside = [r for r in records if r not in held_out] or records
     generator = torch.Generator().manual_seed(seed)
+    vit, kind = model.backbone, {"blocks": blocks}
+    if isinstance(model, EoMT):
+        kind["plain"] = plain_blocks(vit, model.num_blocks, blocks, unadapted)
+    # Its plain blocks have to be there before there are rows.
+    model.patch_maps["memory"] = PatchMemory(torch.ones(len(blocks), 1, vit.embed_dim), **kind)
+    memory = model.patch_maps["memory"].to(model.device)
     # A coreset chooses among three times as many candidates.
     wanted = rows * (3 if coreset else 1)
-    tokens, images = collect_tokens(model, blocks, inside, wanted, generator)
+    tokens, images = collect_tokens(model, memory.sources, inside, wanted, generator)
     if coreset:
         say(f"choosing {min(rows, len(images))} of {len(images)} patches")
     # Side by side, so that a cosine is the mean of those of the blocks.
     parts = [F.normalize(part.float(), dim=-1) for part in tokens] if len(blocks) > 1 else tokens
     kept = choose_rows(torch.cat([*parts], dim=-1), rows, generator, coreset)
     tokens = tokens[:, kept]
-    made_by = backbone_hash(model_tensors(model), max(blocks))
+    kind["backbone_sha256"] = backbone_hash(model_tensors(model), memory.plain_from - 1)
     if len(blocks) == 1:
-        memory = PatchMemory(tokens[0], blocks, backbone_sha256=made_by)
+        memory = PatchMemory(tokens[0], **kind)
     else:
-        memory = PatchMemory(tokens, blocks, *leave_one_out(tokens, images[kept]), made_by)
+        mean, spread = leave_one_out(tokens, images[kept])
+        memory = PatchMemory(tokens, mean=mean, spread=spread, **kind)
     model.patch_maps["memory"] = memory.to(model.device)
     with unfiltered(model):
         mean, spread = _measure(model, held_out)
@@ -99,11 +113,11 @@ def default_blocks(model: EoMT | PatchModel) -> tuple[int, ...]:
 
 def check_blocks(model: EoMT | PatchModel, blocks: Sequence[int]) -> tuple[int, ...]:
     """Return the blocks in order, each once; raises ValueError, where they count from 1."""
-    last = free_block(len(model.backbone.blocks), model.num_blocks)
-    if not all(0 <= block <= last for block in blocks):
+    depth = len(model.backbone.blocks)
+    if not all(0 <= block < depth for block in blocks):
         raise ValueError(
             f"--blocks {' '.join(str(block + 1) for block in blocks)}: this model has blocks 1 to "
-            f"{last + 1} that no query enters; tokens of later ones change with the queries"
+            f"{depth}"
         )
     return tuple(sorted(set(blocks)))
 
@@ -139,18 +153,19 @@ def _known_pixels(label) -> Tensor | None:
 
 @torch.inference_mode()
 def collect_tokens(
-    model, blocks: Sequence[int], records, wanted: int, generator
+    model, sources: Sequence[int | str], records, wanted: int, generator
 ) -> tuple[Tensor, Tensor]:
     """Draw equally many known patches of every image, about `wanted` in all.
 
     Returns:
-        their tokens in each block, (M, P, C) half, and the number of their image, (P,) int64.
+        their tokens of each source of a `PatchHead`, (M, P, C) half, and the number of their image,
+        (P,) int64.
     """
     each = -(-wanted // len(records))
     kept, images = [], []
     with Progress("read", len(records)) as progress:
         for number, (path, label) in enumerate(records):
-            tokens = _image_tokens(model, blocks, path, _known_pixels(label))
+            tokens = _image_tokens(model, sources, path, _known_pixels(label))
             order = torch.randperm(tokens.shape[1], generator=generator)[:each]
             kept.append(tokens[:, order].half())
             images.append(torch.full_like(order, number))
@@ -161,7 +176,7 @@ def collect_tokens(
     return tokens, torch.cat(images)
 
 
-def _image_tokens(model, blocks: Sequence[int], path, known) -> Tensor:
+def _image_tokens(model, sources: Sequence[int | str], path, known) -> Tensor:
     """Return the known patch tokens of all windows of an image, (M, P, C) on the CPU."""
     image = torch.from_numpy(read_image(path)).permute(2, 0, 1)
     plan = plan_windows(tuple(image.shape[-2:]), model.image_size, model.inference.window_overlap)
@@ -171,12 +186,12 @@ def _image_tokens(model, blocks: Sequence[int], path, known) -> Tensor:
         unknown = F.interpolate((~known).float()[None, None], size=plan.resized)[0, 0]
     found = []
     for crop, (y, x) in zip(crops, plan.origins, strict=True):
-        _, tokens = model.run_network(crop[None].to(model.device), final_only=True, blocks=blocks)
+        _, tokens = model.run_network(crop[None].to(model.device), final_only=True, blocks=sources)
         height, width = plan.window
         mask = unknown[y : y + height, x : x + width]
         # A patch counts as known when no pixel of it is anything else.
         known_patch = F.max_pool2d(mask[None], model.patch_size)[0].flatten() == 0
-        own = torch.stack([tokens[block][0] for block in blocks])
+        own = torch.stack([tokens[source][0] for source in sources])
         found.append(own.float().cpu()[:, known_patch])
     return torch.cat(found, dim=1)
 

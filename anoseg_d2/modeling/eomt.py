@@ -310,7 +310,7 @@ class EoMT(VitModel):
         self, images: Tensor, targets: list[Target], normalizers: LossNormalizers, loss_scale
     ) -> tuple[dict[str, Tensor], dict[int, Tensor]]:
         """Run the network, and return the losses of its predictions and the patch heads' tokens."""
-        blocks = sorted({block for head in self.patch_maps.values() for block in head.blocks})
+        blocks = {source for head in self.patch_maps.values() for source in head.sources}
         if self.train_only is not None:  # no prediction is needed
             return {}, self.run_network(images, True, blocks, lambda x: (None, None))[1]
         apart = (self.backbone, self.patch_maps)
@@ -364,18 +364,19 @@ class EoMT(VitModel):
         self,
         images: Tensor,
         final_only: bool = False,
-        blocks: Sequence[int] = (),
+        blocks: Sequence[int | str] = (),
         predict: Callable[[Tensor], tuple] | None = None,
-    ) -> tuple[list[tuple], dict[int, Tensor]]:
+    ) -> tuple[list[tuple], dict[int | str, Tensor]]:
         """Run the network as `predict_masks` does, and also return patch tokens.
 
         Args:
             images, final_only: see `predict_masks`.
-            blocks: ViT blocks, counted from 0, whose output is returned as well.
+            blocks: ViT blocks, counted from 0, whose output is returned as well, or other sources
+                of patch heads.
             predict: called in place of the heads with all tokens (B, Q + prefix + N, C); gives
                 mask logits first.
         Returns:
-            predictions, and {block: patch tokens (B, N, C)}.
+            predictions, and {source: patch tokens (B, N, C)}.
         """
         vit = self.backbone
         x, rope = self.embed(images)
@@ -385,6 +386,9 @@ class EoMT(VitModel):
         tokens: dict[int, Tensor] = {}
         for index, block in enumerate(vit.blocks):
             if index == first:
+                if any(isinstance(source, str) for source in blocks):
+                    memory = self.patch_maps["memory"]
+                    tokens |= memory.plain_tokens(x, rope, vit.num_prefix_tokens)
                 x = torch.cat([self.query.weight.expand(x.shape[0], -1, -1).to(x.dtype), x], dim=1)
             attention_mask = None
             if index >= first and not final_only:

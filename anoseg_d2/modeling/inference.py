@@ -283,7 +283,7 @@ def predict_windows(
     """
     read = {name for score in scores.single_scores(names) for name in scores.SCORES[score].maps}
     parts = {name: module for name, module in model.patch_maps.items() if name in read}
-    blocks = sorted({block for module in parts.values() for block in module.blocks})
+    blocks = {source for module in parts.values() for source in module.sources}
     precision, kind = model.inference.dtype, images.device.type
     with torch.autocast(kind, precision) if precision else contextlib.nullcontext():
         predictions, tokens = model.run_network(images, final_only=True, blocks=blocks)

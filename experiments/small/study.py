@@ -11,7 +11,8 @@ trained on other pastes, or a sum of scores. All figures are of every labelled p
         --opts TEST.SCALES "(1, 2)"
 
 Names in a formula are scores of the model and those of --memory and --head; `logit` is the log odds
-of a probability, cut to 0.001..0.999. DETECTRON2_DATASETS is where the sets are.
+of a probability, cut to 0.001..0.999. A memory reads blocks that queries enter as plain blocks, a
+ratio head as the network has them. DETECTRON2_DATASETS is where the sets are.
 """
 
 import argparse
@@ -24,6 +25,7 @@ import numpy as np
 import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
+from anoseg_d2.checkpoint import read_checkpoint
 from anoseg_d2.commands.memory import find_photographs
 from anoseg_d2.config import load_config
 from anoseg_d2.data.builtin import register_cards
@@ -33,7 +35,7 @@ from anoseg_d2.data.loader import build_train_loader
 from anoseg_d2.engine.fit_memory import collect_tokens
 from anoseg_d2.evaluation.metrics import PixelMetrics
 from anoseg_d2.modeling.patch_heads import PATCH_HEADS, PatchMemory
-from anoseg_d2.modeling.patch_heads.memory import choose_rows, leave_one_out
+from anoseg_d2.modeling.patch_heads.memory import choose_rows, leave_one_out, plain_blocks
 from anoseg_d2.modeling.patch_heads.ratio import RatioHead
 from anoseg_d2.modeling.scores import register_score
 from anoseg_d2.prediction.predictor import AnomalyPredictor
@@ -46,11 +48,11 @@ class CachedNetwork:
     Args:
         model: in evaluation mode, not changed afterwards.
         folder: of the kept outputs; it belongs to these weights and blocks.
-        blocks: ViT blocks, counted from 0, whose tokens are kept.
+        blocks: ViT blocks, counted from 0, or other sources of patch heads, whose tokens are kept.
     """
 
     def __init__(self, model, folder: Path, blocks):
-        self.run, self.folder, self.blocks = model.run_network, folder, sorted(blocks)
+        self.run, self.folder, self.blocks = model.run_network, folder, sorted(blocks, key=str)
         folder.mkdir(parents=True, exist_ok=True)
         model.run_network = self
 
@@ -85,14 +87,24 @@ def add_head(model, name: str, head) -> None:
     model.patch_maps[name] = head.eval()
 
 
-def fit_memory(model, blocks, folders, rows: int, seed: int) -> PatchMemory:
+def empty_memory(model, blocks, state) -> PatchMemory:
+    """Return a memory of one row with the plain blocks that it needs, of a checkpoint's tensors."""
+    plain = plain_blocks(model.backbone, model.num_blocks, blocks, state)
+    return PatchMemory(torch.ones(len(blocks), 1, model.backbone.embed_dim), blocks, plain=plain)
+
+
+def fit_memory(model, blocks, folders, rows: int, seed: int, state) -> PatchMemory:
     """Return a memory of rows drawn from photographs, standardised per block."""
     records = find_photographs(folders)
     generator = torch.Generator().manual_seed(seed)
     order = torch.randperm(len(records), generator=generator)[:200]  # minutes, not hours
-    tokens, images = collect_tokens(model, blocks, [records[i] for i in order], rows, generator)
+    empty = empty_memory(model, blocks, state)
+    tokens, images = collect_tokens(
+        model, empty.sources, [records[i] for i in order], rows, generator
+    )
     kept = choose_rows(tokens[0], rows, generator, coreset=False)
-    return PatchMemory(tokens[:, kept], blocks, *leave_one_out(tokens[:, kept], images[kept]))
+    facts = leave_one_out(tokens[:, kept], images[kept])
+    return PatchMemory(tokens[:, kept], blocks, *facts, plain=empty.plain)
 
 
 def train_head(model, blocks, config: str, batches: int, epochs: int, seed: int, opts) -> RatioHead:
@@ -190,19 +202,28 @@ def main() -> None:
 
     memories, heads = list(map(parse, args.memory)), list(map(parse, args.head))
     register_cards(args.cards)
-    model = AnomalyPredictor.from_pretrained(args.weights, args.opts).model
-    wanted = {block for _, blocks, _ in memories + heads for block in blocks}
-    wanted |= {block for head in model.patch_maps.values() for block in head.blocks}
-    key = hashlib.sha256(f"{Path(args.weights).stat()} {sorted(wanted)}".encode()).hexdigest()[:12]
+    checkpoint = read_checkpoint(args.weights)
+    state = checkpoint.state_dict
+    model = AnomalyPredictor.from_pretrained(checkpoint, args.opts).model
+    wanted = {block for _, blocks, _ in heads for block in blocks}
+    wanted |= {source for head in model.patch_maps.values() for source in head.sources}
+    if memories:  # one of all blocks, whose plain blocks the network runs
+        every_block = sorted({block for _, blocks, _ in memories for block in blocks})
+        model.patch_maps["memory"] = empty_memory(model, every_block, state)
+        wanted |= set(model.patch_maps["memory"].sources)
+    facts = f"{Path(args.weights).stat()} {sorted(wanted, key=str)}"
+    key = hashlib.sha256(facts.encode()).hexdigest()[:12]
     CachedNetwork(model, args.cache / key, wanted)
     for name, blocks, source in memories:
         facts = f"{blocks} {source} {args.rows} {args.seed}"
         path = args.cache / key / f"memory_{hashlib.sha256(facts.encode()).hexdigest()[:12]}.pt"
         if path.exists():
-            head = PatchMemory(**torch.load(path, weights_only=True))
+            kept = torch.load(path, weights_only=True)
+            head = PatchMemory(**kept, plain=empty_memory(model, blocks, state).plain)
         else:
-            head = fit_memory(model, blocks, source.split(","), args.rows, args.seed)
-            torch.save({"blocks": head.blocks, **dict(head.named_buffers())}, path)
+            head = fit_memory(model, blocks, source.split(","), args.rows, args.seed, state)
+            kept = {name: getattr(head, name) for name in ("blocks", "rows", "mean", "spread")}
+            torch.save(kept, path)
         add_head(model, name, head)
     for name, blocks, source in heads:
         options = (source, args.batches, args.epochs, args.seed, args.head_opts)

@@ -81,11 +81,12 @@ def photographs(folder):
     return folder
 
 
-def test_a_stage_on_a_bare_vit_is_stored_without_it(stage, tmp_path, monkeypatch):
+@pytest.mark.parametrize("blocks", [["1"], ["1", "2", "3"]])  # adapters are in 2 and 3
+def test_a_stage_on_a_bare_vit_is_stored_without_it(stage, tmp_path, monkeypatch, blocks):
     whole, vit = stage
     with_memory = tmp_path / "with_memory.pth"
     photos = photographs(tmp_path / "photos")
-    how = ["--blocks", "1", "--images", str(photos), "--output", str(with_memory)]
+    how = ["--blocks", *blocks, "--images", str(photos), "--output", str(with_memory)]
     assert memory.main([str(whole), *how]) == 0
     small = tmp_path / "small.safetensors"
     how = ["--to", "adapter", "--base", str(vit), "--output", str(small)]
@@ -93,6 +94,7 @@ def test_a_stage_on_a_bare_vit_is_stored_without_it(stage, tmp_path, monkeypatch
     names = set(read_checkpoint(small).state_dict)
     assert "patch_maps.memory.rows" in names and "backbone.blocks.2.attn.qkv.lora_A" in names
     assert not any(n.startswith("backbone.") and "lora" not in n for n in names)
+    assert not any("plain" in n for n in names)
     joined = join_adapter(read_checkpoint(small), read_checkpoint(vit))
     ours = AnomalyPredictor.from_pretrained(joined)
     theirs = AnomalyPredictor.from_pretrained(with_memory)

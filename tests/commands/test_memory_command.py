@@ -268,14 +268,24 @@ def test_from_a_bare_backbone_to_a_picture(tool, bare, photos, tmp_path, capsys)
 def test_several_blocks_of_a_network_and_those_that_queries_enter(
     tool, photos, tmp_path, tiny_eomt, capsys
 ):
-    model = tiny_eomt(vit={"depth": 4})
+    model = tiny_eomt(vit={"depth": 4}).eval()
     torch.save({"model": model.state_dict(), "meta": model_meta(model)}, tmp_path / "w.pth")
     output = tmp_path / "m.pth"
-    assert build(tool, tmp_path / "w.pth", photos, output, "--blocks", "3") == 2
-    assert "--blocks 3" in capsys.readouterr().err and not output.exists()
+    assert build(tool, tmp_path / "w.pth", photos, output, "--blocks", "5") == 2
+    assert "--blocks 5" in capsys.readouterr().err and not output.exists()
     assert build(tool, tmp_path / "w.pth", photos, output, "--blocks", "2", "1") == 0
     memory = AnomalyPredictor.from_pretrained(str(output)).model.patch_maps["memory"]
     assert memory.blocks == (0, 1) and memory.mean.shape == memory.spread.shape == (2,)
+    late = tmp_path / "late.pth"
+    assert build(tool, tmp_path / "w.pth", photos, late, "--blocks", "2", "4") == 0
+    again = AnomalyPredictor.from_pretrained(str(late)).model
+    assert again.patch_maps["memory"].sources == (1, "plain 3")
+    image = torch.randint(256, (1, 3, 32, 32), dtype=torch.uint8)
+    x, _ = model.embed(image)
+    for block in model.backbone.blocks:
+        x = block(x)
+    tokens = again.run_network(image, True, again.patch_maps["memory"].sources)[1]
+    torch.testing.assert_close(tokens["plain 3"], x[:, model.backbone.num_prefix_tokens :])
 
 
 def test_a_single_block_is_fitted_and_stored_as_ever(tool, weights, photos, tmp_path):

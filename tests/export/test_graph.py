@@ -10,7 +10,7 @@ from tiny_models import set_inference
 from anoseg_d2.checkpoint.metadata import weights_hash
 from anoseg_d2.export.graph import ExportModel, WindowMerger
 from anoseg_d2.export.spec import ExportSpec
-from anoseg_d2.modeling.patch_heads.memory import PatchMemory
+from anoseg_d2.modeling.patch_heads.memory import PatchMemory, plain_blocks
 from anoseg_d2.modeling.windows import plan_windows
 
 
@@ -73,7 +73,10 @@ def test_several_scales_are_refused_and_a_single_one_is_not(make_model):
 @pytest.mark.parametrize("flip", [False, True])
 def test_the_memory_inside_the_graph_equals_the_model(make_model, flip):
     model = make_model(flip=flip)
-    model.patch_maps["memory"] = PatchMemory(torch.randn(9, 32), 0)
+    last = len(model.backbone.blocks) - 1
+    plain = plain_blocks(model.backbone, model.num_blocks, [last])
+    rows, unit = torch.randn(2, 9, 32), torch.ones(2)
+    model.patch_maps["memory"] = PatchMemory(rows, (0, last), 0 * unit, unit, plain=plain)
     images = photographs(1, 50, 90)
     spec = ExportSpec(("rba", "memory"), image_size=(50, 90))
     found = dict(zip(spec.outputs, ExportModel(model, spec)(images), strict=True))

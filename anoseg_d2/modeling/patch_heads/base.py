@@ -59,6 +59,11 @@ class PatchHead(nn.Module):
             options = self.options_class()
         self.options = options
 
+    @property
+    def sources(self) -> tuple[int | str, ...]:
+        """What `run_network` is asked for: a number is the output of that block of the network."""
+        return self.blocks
+
     @classmethod
     def choose_blocks(cls, depth: int, num_blocks: int) -> tuple[int, ...]:
         """Return the blocks that it reads; here the last one without queries, see `free_block`."""
@@ -74,8 +79,8 @@ class PatchHead(nn.Module):
         """Return the factor on SOLVER.BASE_LR for its parameters."""
         return 1.0
 
-    def forward(self, tokens: Mapping[int, Tensor], grid: tuple[int, int]) -> Tensor:
-        """Return the map (B, 1, h, w), float32, of tokens {block: (B, N, C)} on a grid (gh, gw)."""
+    def forward(self, tokens: Mapping[int | str, Tensor], grid: tuple[int, int]) -> Tensor:
+        """Return the map (B, 1, h, w), float32, of {source: tokens (B, N, C)} on grid (gh, gw)."""
         raise TypeError(f"{type(self).__name__} defines no forward")
 
     def loss(self, tokens: Mapping[int, Tensor], sem_seg: Tensor, num_known: int) -> Tensor | None:

@@ -4,11 +4,14 @@ The score needs no training and no outliers. "Far Away in the Deep Space" (cDNP,
 arXiv:2211.06660) and AnomalyDINO (arXiv:2405.14529) score patches by their nearest neighbour among
 known ones; here it is the cosine to the nearest of a few thousand tokens. They come from the last
 ViT block before the queries enter, which neither queries nor mask losses have touched, or from
-several blocks.
+several blocks. Those that queries enter are run a second time for it, as plain blocks: without
+queries, and with the weights that they had before adapters changed them. What finds a small unknown
+object in the last block of a bare ViT is no longer there in a network that was trained on classes.
 
 Shape letters: B images, N patches, C width, M blocks, R rows of the memory.
 """
 
+import copy
 import hashlib
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -19,7 +22,7 @@ from torch.nn import functional as F
 
 from anoseg_d2.modeling.patch_heads.base import PATCH_HEADS, PatchHead
 
-__all__ = ["PatchMemory", "backbone_hash", "choose_rows", "leave_one_out"]
+__all__ = ["PatchMemory", "backbone_hash", "choose_rows", "leave_one_out", "plain_blocks"]
 
 # Cosines held at once, of all windows of a batch together: 32 MiB.
 _COSINES = 2**23
@@ -40,6 +43,8 @@ class PatchMemory(PatchHead):
         blocks: ViT block, counted from 0, whose output the rows are, or M blocks.
         mean, spread: (M,) of the distances of each block on known patches; None for raw distances.
         backbone_sha256: `backbone_hash` of the weights that the rows were computed with.
+        plain: the plain blocks, from the first that queries enter to the last one of `blocks`; None
+            where `blocks` has none of them.
     """
 
     wanted = "`anoseg memory` adds one to a checkpoint"
@@ -51,6 +56,7 @@ class PatchMemory(PatchHead):
         mean: Tensor | None = None,
         spread: Tensor | None = None,
         backbone_sha256: str | None = None,
+        plain: nn.ModuleList | None = None,
     ):
         blocks = (blocks,) if isinstance(blocks, int) else tuple(blocks)
         if rows.dim() not in (2, 3) or rows.numel() == 0 or not torch.isfinite(rows).all():
@@ -64,14 +70,41 @@ class PatchMemory(PatchHead):
         self.register_buffer("rows", F.normalize(rows.float(), dim=-1).half())
         self.register_buffer("mean", None if mean is None else mean.float())
         self.register_buffer("spread", None if spread is None else spread.float())
+        self.plain = plain
         self.backbone_sha256 = backbone_sha256
         self._unit: Tensor | None = None  # the rows in float32, made when they are first compared
 
-    def forward(self, tokens: Mapping[int, Tensor], grid: tuple[int, int]) -> Tensor:
+    @property
+    def plain_from(self) -> int:
+        """The first block that runs as a plain one; one after the last where there is none."""
+        return max(self.blocks) + 1 - len(self.plain or ())
+
+    @property
+    def sources(self) -> tuple[int | str, ...]:
+        return tuple(f"plain {b}" if b >= self.plain_from else b for b in self.blocks)
+
+    def plain_tokens(self, x: Tensor, rope: Tensor | None, prefix: int) -> dict[str, Tensor]:
+        """Run the plain blocks.
+
+        Args:
+            x: (B, prefix + N, C) tokens that the network has before queries enter.
+            rope: rotation that the blocks of a DINOv3 need.
+            prefix: tokens before the patches.
+        Returns:
+            {source: patch tokens (B, N, C)}.
+        """
+        found = {}
+        for index, block in enumerate(self.plain or (), self.plain_from):
+            x = block(x) if rope is None else block(x, rope=rope)
+            found[f"plain {index}"] = x[:, prefix:]
+        return found
+
+    def forward(self, tokens: Mapping[int | str, Tensor], grid: tuple[int, int]) -> Tensor:
         """Return the distance from the rows, (B, 1, gh, gw) float32: 0..2 unless standardised."""
         rows = self._unit_rows().view(len(self.blocks), -1, self.width)
         found = [
-            self._distance(tokens[block], own) for block, own in zip(self.blocks, rows, strict=True)
+            self._distance(tokens[source], own)
+            for source, own in zip(self.sources, rows, strict=True)
         ]
         if self.mean is not None:
             found = [
@@ -105,10 +138,13 @@ class PatchMemory(PatchHead):
         if not all(isinstance(b, int) and 0 <= b < len(vit.blocks) for b in blocks):
             blocks = cls.choose_blocks(len(vit.blocks), num_blocks)
         statistics = (tensors.get(name) for name in ("mean", "spread"))
-        return cls(tensors["rows"], blocks, *statistics, state.get("backbone_sha256"))
+        plain = None
+        if any(name.startswith("plain.") for name in tensors):
+            plain = plain_blocks(vit, num_blocks, blocks)
+        return cls(tensors["rows"], blocks, *statistics, state.get("backbone_sha256"), plain)
 
     def check_backbone(self, state: Mapping[str, Tensor]) -> None:
-        if self.backbone_sha256 != backbone_hash(state, max(self.blocks)):
+        if self.backbone_sha256 != backbone_hash(state, self.plain_from - 1):
             raise ValueError(
                 "its memory was built from another backbone, so its scores would mean nothing; "
                 "build it again with `anoseg memory`"
@@ -128,6 +164,30 @@ class PatchMemory(PatchHead):
         if not exporting:
             self._unit = unit
         return unit
+
+
+def plain_blocks(
+    vit: nn.Module,
+    num_blocks: int,
+    blocks: Iterable[int],
+    unadapted: Mapping[str, Tensor] | None = None,
+) -> nn.ModuleList | None:
+    """Return copies of the blocks that queries enter, up to the last of `blocks`; None without any.
+
+    Args:
+        vit: a ViT without adapters, or whose adapters are merged.
+        num_blocks: last blocks of the ViT that see the queries.
+        blocks: that a memory reads, counted from 0.
+        unadapted: tensors by their names in a checkpoint, from before adapters were merged.
+    """
+    first = len(vit.blocks) - num_blocks
+    copies = nn.ModuleList(copy.deepcopy(block) for block in vit.blocks[first : max(blocks) + 1])
+    for index, block in enumerate(copies, first):
+        if hasattr(block.attn, "num_prefix_tokens"):  # tokens without a rotary position
+            block.attn.num_prefix_tokens = vit.num_prefix_tokens
+        for name, tensor in block.state_dict().items():
+            tensor.copy_((unadapted or {}).get(f"backbone.blocks.{index}.{name}", tensor))
+    return copies.eval().requires_grad_(False) if len(copies) else None
 
 
 def backbone_hash(state: Mapping[str, Tensor], block: int) -> str:

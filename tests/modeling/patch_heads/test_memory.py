@@ -1,5 +1,7 @@
 """The memory of normal patches: its cosine, its windows, its rows."""
 
+import copy
+
 import pytest
 import torch
 from tiny_models import merge_windows
@@ -11,7 +13,12 @@ from anoseg_d2.config import load_config
 from anoseg_d2.modeling import EoMT
 from anoseg_d2.modeling.inference import predict_windows
 from anoseg_d2.modeling.patch_heads import PatchMemory, free_block
-from anoseg_d2.modeling.patch_heads.memory import backbone_hash, choose_rows, leave_one_out
+from anoseg_d2.modeling.patch_heads.memory import (
+    backbone_hash,
+    choose_rows,
+    leave_one_out,
+    plain_blocks,
+)
 from anoseg_d2.modeling.windows import cut_windows, plan_windows
 
 
@@ -134,6 +141,33 @@ def test_tokens_are_those_before_the_queries_enter(tiny_eomt, tiny_batch):
     assert free_block(12, 3) == 8 and free_block(24, 4) == 19
     with pytest.raises(ValueError, match="all 3 blocks"):
         free_block(3, 3)
+
+
+@pytest.mark.parametrize("backbone", ["dinov2", "dinov3"])
+def test_plain_blocks_are_the_vit_without_queries_and_adapters(tiny_eomt, tiny_batch, backbone):
+    model, image = tiny_eomt(vit={"backbone": backbone}).eval(), tiny_batch(1)[0]["image"][None]
+    vit, depth = model.backbone, len(model.backbone.blocks)
+    state = {f"backbone.{name}": tensor.clone() for name, tensor in vit.state_dict().items()}
+    x, rope = model.embed(image)
+    for block in vit.blocks:
+        if rope is not None:
+            block = copy.deepcopy(block)
+            block.attn.num_prefix_tokens = vit.num_prefix_tokens
+        x = block(x) if rope is None else block(x, rope=rope)
+    with torch.no_grad():  # as merged adapters change them
+        vit.blocks[-1].mlp.fc1.weight += 1
+    memory = PatchMemory(
+        torch.randn(2, 5, vit.embed_dim),
+        (0, depth - 1),
+        plain=plain_blocks(vit, model.num_blocks, (0, depth - 1), state),
+    )
+    model.patch_maps["memory"] = memory
+    assert memory.sources == (0, f"plain {depth - 1}")
+    tokens = model.run_network(image, True, [*memory.sources, depth - 1])[1]
+    expected = x[:, vit.num_prefix_tokens :]
+    torch.testing.assert_close(tokens[f"plain {depth - 1}"], expected)
+    assert not torch.allclose(tokens[depth - 1], expected)
+    assert not any(parameter.requires_grad for parameter in memory.parameters())
 
 
 def test_a_coreset_holds_the_rare_patch_that_chance_misses():
