@@ -37,7 +37,7 @@ if [ ! -e "$normal/done" ]; then
   done
   touch "$normal/done"
 fi
-anoseg memory "$output/model_ema.pth" --images "$normal" --blocks 6 9 --rows 1600 --overwrite \
+anoseg memory "$output/model_ema.pth" --images "$normal" --blocks 6 9 12 --rows 1100 --overwrite \
   --output "$output/with_memory.pth"
 anoseg convert "$output/with_memory.pth" --to adapter --base dinov2-s --half --overwrite \
   --inference TEST.ANOMALY.SCORES "('joint',)" --inference TEST.SCALES "(1, 1.5)" \
