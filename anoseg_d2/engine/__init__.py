@@ -5,7 +5,7 @@
 - `Trainer`: detectron2's `DefaultTrainer` with this project's loaders, optimiser and evaluators.
 - `check_inputs`: finds every dataset and the weights before anything long starts.
 - `load_evaluated`: loads the weights that `--eval-only` evaluates.
-- `claim_output_dir`: holds OUTPUT_DIR for one run.
+- `claim_output_dir`: makes OUTPUT_DIR ready for a run, and keeps runs apart.
 - `launch_ranks`: starts a job on one process or many, and ends it as one.
 - `is_torchrun`: whether torchrun started this process.
 - `StepTrainer`: one optimiser step with micro-batches and mixed precision.

@@ -1,18 +1,16 @@
-"""Hooks of the training loop for seeds, annealing, cost, checkpoints, evaluation and stopping."""
+"""Hooks of the training loop for seeds, annealing, cost, checkpoints and stopping."""
 
-import contextlib
 import logging
 import math
 import random
 import re
 import signal
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import torch
-from detectron2.engine import HookBase, hooks
+from detectron2.engine import HookBase
 from detectron2.utils import comm
 from torch import nn
 
@@ -28,7 +26,6 @@ __all__ = [
     "BestCheckpointHook",
     "CheckpointHook",
     "CostHook",
-    "EvaluationHook",
     "LearningRateHook",
     "ProgressHook",
     "SeedHook",
@@ -119,18 +116,6 @@ class CostHook(HookBase):
         return found
 
 
-def _repeat_last_step(hook: HookBase) -> None:
-    """After a resume, run the hook for a step that was saved but not yet evaluated.
-
-    A run that is stopped in an evaluation would otherwise never have its figures.
-    """
-    trainer = hook.trainer
-    if 0 < trainer.start_iter < trainer.max_iter:
-        trainer.iter -= 1
-        hook.after_step()
-        trainer.iter += 1
-
-
 class UntaggedCheckpointer(AnosegCheckpointer):
     """Writes files that a resumed run does not start from, such as averaged weights."""
 
@@ -199,9 +184,6 @@ class BestCheckpointHook(HookBase):
         self.sign = -1 if figure.endswith(("fpr95", "ECE")) else 1
         self.best: float | None = None
 
-    def before_train(self):
-        _repeat_last_step(self)
-
     def after_step(self):
         done = self.trainer.iter + 1
         if done % self.period == 0 and done < self.trainer.max_iter:
@@ -241,36 +223,10 @@ class BestCheckpointHook(HookBase):
         self.best, self.worse = state_dict["best"], state_dict.get("worse", 0)
 
 
-class EvaluationHook(hooks.EvalHook):
-    """detectron2's hook, but not for runs that fail or are stopped.
-
-    A run that failed in its last step is not evaluated, and a signal ends an evaluation at once.
-
-    Args:
-        period, evaluate: as in detectron2's hook.
-        stop: the run's `StopHook`.
-    """
-
-    def __init__(self, period: int, evaluate, stop: "StopHook"):
-        super().__init__(period, evaluate)
-        self._stop = stop
-
-    def before_train(self):
-        _repeat_last_step(self)
-
-    def after_step(self):
-        with self._stop.at_once():
-            super().after_step()
-
-    def after_train(self):
-        if self.trainer.iter >= self.trainer.max_iter:
-            self._do_eval()
-
-
 class StopHook(HookBase):
     """On Ctrl-C or SIGTERM, finish the step, save a checkpoint and stop on every rank.
 
-    A second signal stops immediately.
+    A second signal stops immediately, also in the middle of an evaluation, which may take long.
 
     Args:
         checkpoints: the run's `CheckpointHook`.
@@ -302,30 +258,9 @@ class StopHook(HookBase):
 
     def after_step(self):
         if self.trainer.iter + 1 < self.trainer.max_iter and self._any_rank_asked():
-            self._save_and_end()
-
-    def _save_and_end(self) -> None:
-        self.checkpoints.save_now()
-        comm.synchronize()  # no rank leaves before the file is there
-        raise KeyboardInterrupt
-
-    @contextlib.contextmanager
-    def at_once(self) -> Iterator[None]:
-        """Let a signal interrupt the block, such as an evaluation, which may take hours.
-
-        The step before it is complete, so it is saved first.
-        """
-        handlers = {name: signal.getsignal(name) for name in self._previous}
-        for name in handlers:
-            signal.signal(name, signal.default_int_handler)
-        try:
-            yield
-        except KeyboardInterrupt:
-            logger.warning("asked to stop: ending the evaluation, then saving a checkpoint")
-            self._save_and_end()
-        finally:
-            for name, handler in handlers.items():
-                signal.signal(name, handler)
+            self.checkpoints.save_now()
+            comm.synchronize()  # no rank leaves before the file is there
+            raise KeyboardInterrupt
 
     def after_train(self):
         for name, handler in self._previous.items():

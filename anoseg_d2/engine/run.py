@@ -8,7 +8,6 @@ process that was started; what it found goes to the ranks, which only build and 
 """
 
 import argparse
-import contextlib
 import logging
 import os
 import re
@@ -91,21 +90,19 @@ def _run(trainer_class, args: argparse.Namespace) -> None:
     follow_weights(cfg, given, training, args.resume)
     cfg.freeze()
     images = check_inputs(cfg, training, args.resume)
-    is_follower = args.machine_rank or (is_torchrun() and int(os.environ["RANK"]))
-    claim = contextlib.nullcontext()  # the first process of all holds the folder for the others
-    if not is_follower:
-        claim = claim_output_dir(
+    # One process makes the folder ready for all others.
+    if not (args.machine_rank or (is_torchrun() and int(os.environ["RANK"]))):
+        claim_output_dir(
             cfg.OUTPUT_DIR, training=training, resume=args.resume, overwrite=args.overwrite
         )
-    with claim:
-        launch_ranks(
-            run_rank,
-            args.num_gpus,
-            num_machines=args.num_machines,
-            machine_rank=args.machine_rank,
-            dist_url=args.dist_url,
-            args=(trainer_class, cfg, args, images),
-        )
+    launch_ranks(
+        run_rank,
+        args.num_gpus,
+        num_machines=args.num_machines,
+        machine_rank=args.machine_rank,
+        dist_url=args.dist_url,
+        args=(trainer_class, cfg, args, images),
+    )
 
 
 def run_rank(trainer_class, cfg, args: argparse.Namespace, images: dict[str, list[dict]]) -> None:

@@ -3,14 +3,12 @@
 import logging
 import os
 import sys
-import time
 from collections.abc import Iterable
 from pathlib import Path
 
 import detectron2
 import torch
 from detectron2.data import DatasetCatalog
-from detectron2.engine import hooks
 from detectron2.utils import comm
 from detectron2.utils.collect_env import collect_env_info
 from detectron2.utils.env import seed_all_rng
@@ -26,13 +24,12 @@ from anoseg_d2.report.runs import loss_kinds
 from anoseg_d2.utils.cli import duration, set_verbosity
 from anoseg_d2.utils.files import write_atomic
 
-__all__ = ["StepPrinter", "WriterHook", "log_data", "parameter_table", "set_up_run"]
+__all__ = ["LOG_PERIOD", "StepPrinter", "log_data", "parameter_table", "set_up_run"]
 
 logger = logging.getLogger(__name__)
 
 LOGGERS = ("detectron2", "fvcore", "anoseg_d2")
-PERIOD = 10  # steps between two lines of the log
-LONGEST_SILENCE = 30.0  # seconds after which a line is due in any case
+LOG_PERIOD = 10  # steps between two lines
 WINDOW = 20  # steps whose median the log shows
 
 
@@ -158,19 +155,3 @@ class StepPrinter(EventWriter):
         if "peak_memory_mib" in histories:
             words.append(f"{histories['peak_memory_mib'].latest():,.0f} MiB")
         logger.info("step %d/%d%s: %s", storage.iter + 1, self.max_iter, left, ", ".join(words))
-
-
-class WriterHook(hooks.PeriodicWriter):
-    """detectron2's hook, which also writes after the first step and after a long silence."""
-
-    def __init__(self, writers):
-        super().__init__(writers, PERIOD)
-        self._written = None
-
-    def after_step(self):
-        now, done = time.monotonic(), self.trainer.iter + 1
-        silent = self._written is None or now - self._written > LONGEST_SILENCE
-        if silent or done % self._period == 0 or done == self.trainer.max_iter:
-            for writer in self._writers:
-                writer.write()
-            self._written = now

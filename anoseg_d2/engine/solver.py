@@ -17,7 +17,6 @@ __all__ = [
     "ParameterRule",
     "build_optimizer",
     "build_scheduler",
-    "follow_schedule",
     "learning_rate_factor",
 ]
 
@@ -136,22 +135,3 @@ def build_scheduler(cfg, optimizer: torch.optim.Optimizer) -> LambdaLR:
         )
 
     return LambdaLR(optimizer, [factor(group["kind"]) for group in optimizer.param_groups])
-
-
-def follow_schedule(scheduler) -> None:
-    """Set the learning rates of the next step, after a resume, as the schedule has them now.
-
-    The optimiser's own state has the rates of the schedule of before, which end at 0: a finished
-    run that continues with a larger SOLVER.MAX_ITER would take its first step with them.
-
-    Args:
-        scheduler: with the step of the checkpoint. Only one of `build_scheduler` can tell its rates
-            at any step; others are left as they are.
-    """
-    if not isinstance(scheduler, LambdaLR):
-        return
-    groups = zip(
-        scheduler.optimizer.param_groups, scheduler.base_lrs, scheduler.lr_lambdas, strict=True
-    )
-    for group, rate, factor in groups:
-        group["lr"] = rate * factor(scheduler.last_epoch)

@@ -6,7 +6,6 @@ import time
 
 import torch
 from detectron2.engine import SimpleTrainer
-from detectron2.utils import comm
 from detectron2.utils.events import get_event_storage
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
@@ -88,32 +87,19 @@ class StepTrainer(SimpleTrainer):
         self.scaler.unscale_(self.optimizer)
         norms = self._clip()
         loss, norm = float(sum(losses.values())), sum(norms.values())
-        if not (math.isfinite(loss) and math.isfinite(norm)):
-            self._refuse(loss, norm, batches)
+        # In float16 an infinite gradient is how the scaler finds its scale: it skips the step.
+        if not math.isfinite(loss) or not (math.isfinite(norm) or self.scaler.is_enabled()):
+            images = ", ".join(str(x.get("file_name", "?")) for batch in batches for x in batch)
+            raise FloatingPointError(
+                f"step {self.iter}: the loss is {loss:g} and the gradient norm {norm:g}; nothing "
+                f"was changed. Images: {images}"
+            )
         if math.isfinite(norm):
             get_event_storage().put_scalars(**norms)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         if self.ema is not None:
             self.ema.update_parameters(unwrap(self.model))
-
-    def _refuse(self, loss: float, norm: float, batches: list) -> None:
-        """Raise FloatingPointError, unless float16 is still looking for its scale."""
-        images = [str(x.get("file_name", "?")) for batch in batches for x in batch]
-        ranks = [(loss, images)]
-        if not math.isfinite(norm):
-            # Ranks share the gradient, so all of them are here; one batch of theirs is the cause.
-            ranks = comm.all_gather(ranks[0])
-        broken = [part for part in ranks if not math.isfinite(part[0])]
-        # In float16 an infinite gradient is how the scaler finds its scale: it skips the step.
-        if self.scaler.is_enabled() and not broken:
-            return
-        loss = broken[0][0] if broken else loss
-        images = [name for _, names in broken or ranks for name in names]
-        raise FloatingPointError(
-            f"step {self.iter}: the loss is {loss:g} and the gradient norm {norm:g}; nothing was "
-            f"changed. Images: {', '.join(images)}"
-        )
 
     def _clip(self) -> dict[str, float]:
         """Clip the gradients; returns their norms before clipping.

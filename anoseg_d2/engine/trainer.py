@@ -10,7 +10,13 @@ from pathlib import Path
 import torch
 from detectron2.data import MetadataCatalog
 from detectron2.engine import DefaultTrainer, TrainerBase, create_ddp_model
-from detectron2.engine.hooks import CallbackHook, IterationTimer, LRScheduler
+from detectron2.engine.hooks import (
+    CallbackHook,
+    EvalHook,
+    IterationTimer,
+    LRScheduler,
+    PeriodicWriter,
+)
 from detectron2.evaluation import print_csv_format
 from detectron2.modeling import build_model
 from detectron2.utils import comm
@@ -32,15 +38,14 @@ from anoseg_d2.engine.evaluate import (
     measure_ensembles,
     report_evaluation,
 )
-from anoseg_d2.engine.run_log import StepPrinter, WriterHook, log_data, parameter_table
-from anoseg_d2.engine.solver import build_optimizer, build_scheduler, follow_schedule
+from anoseg_d2.engine.run_log import LOG_PERIOD, StepPrinter, log_data, parameter_table
+from anoseg_d2.engine.solver import build_optimizer, build_scheduler
 from anoseg_d2.engine.step import StepTrainer
 from anoseg_d2.engine.trackers import TRACKERS
 from anoseg_d2.engine.unfinished import UnfinishedEvaluation
 from anoseg_d2.evaluation.anomaly_evaluation import AnomalyEvaluator
 from anoseg_d2.evaluation.closed_set_evaluation import ClosedSetEvaluator
 from anoseg_d2.modeling.eomt import EoMT
-from anoseg_d2.utils.cli import is_out_of_memory
 from anoseg_d2.utils.precision import amp_dtype
 from anoseg_d2.utils.unwrap import unwrap
 
@@ -166,7 +171,6 @@ class Trainer(DefaultTrainer):
             cfg.SOLVER.KEEP_CHECKPOINTS,
             None if self.ema is None else self.ema.module,
         )
-        stop = hooks.StopHook(checkpoints, device)
         evaluate = self._evaluate if cfg.DATASETS.TEST else dict
         result = [
             IterationTimer(),
@@ -178,15 +182,15 @@ class Trainer(DefaultTrainer):
             # Before the last checkpoint, which keeps the figures.
             CallbackHook(after_step=_measure_before_the_end),
             checkpoints,
-            stop,
-            hooks.EvaluationHook(cfg.TEST.EVAL_PERIOD, evaluate, stop),
+            hooks.StopHook(checkpoints, device),
+            EvalHook(cfg.TEST.EVAL_PERIOD, evaluate),
         ]
         if cfg.SOLVER.BEST_FIGURE:
             writer = hooks.UntaggedCheckpointer(self.core, cfg.OUTPUT_DIR)
             figure, period = cfg.SOLVER.BEST_FIGURE, cfg.TEST.EVAL_PERIOD
             result.append(hooks.BestCheckpointHook(writer, figure, period, cfg.SOLVER.PATIENCE))
         if comm.is_main_process():
-            result.append(WriterHook(self.build_writers()))
+            result.append(PeriodicWriter(self.build_writers(), LOG_PERIOD))
         return result
 
     def build_writers(self):
@@ -210,7 +214,6 @@ class Trainer(DefaultTrainer):
         if resume and self.checkpointer.has_checkpoint():
             self.checkpointer.resume_or_load("", resume=True)
             self.start_iter = self.iter + 1
-            follow_schedule(self.scheduler)
             logger.info("Resuming at step %d of %d", self.start_iter, self.max_iter)
             if self.start_iter >= self.max_iter:
                 logger.warning(
@@ -243,7 +246,6 @@ class Trainer(DefaultTrainer):
 
         Raises:
             FloatingPointError: loss or gradient is not finite; the last good checkpoint is named.
-            MemoryError: names the keys that make a step need less.
         """
         try:
             super().run_step()
@@ -252,14 +254,6 @@ class Trainer(DefaultTrainer):
             raise FloatingPointError(
                 f"{error}. Last good checkpoint: {good or 'none'}; look at the images, or lower "
                 "SOLVER.BASE_LR"
-            ) from None
-        except RuntimeError as error:
-            if not is_out_of_memory(error):
-                raise
-            raise MemoryError(
-                f"step {self.iter} ran out of memory ({str(error).splitlines()[0]}): a larger "
-                "SOLVER.ACCUMULATION, MODEL.EOMT.RECOMPUTE all, MODEL.LORA.ENABLED True and a "
-                "smaller INPUT.CROP_SIZE need less"
             ) from None
 
     @property

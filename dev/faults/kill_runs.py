@@ -193,7 +193,7 @@ def litter(output: Path) -> list[str]:
     return [
         str(path.relative_to(output))
         for path in output.rglob(".*")
-        if path.name != ".lock" and (path.suffix == ".tmp" or "-" in path.name)
+        if path.suffix == ".tmp" or "-" in path.name
     ]
 
 

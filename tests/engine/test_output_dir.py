@@ -1,24 +1,13 @@
 """OUTPUT_DIR belongs to one run, and what else is in it belongs to the user."""
 
-import errno
 import os
-import subprocess
-import sys
 
 import pytest
 
 from anoseg_d2.checkpoint.files import last_checkpoint
-from anoseg_d2.engine import output_dir
 from anoseg_d2.engine.output_dir import claim_output_dir
 from anoseg_d2.utils.files import atomic_path, temporary_path
 
-HOLD = """
-import sys
-from anoseg_d2.engine.output_dir import claim_output_dir
-with claim_output_dir(sys.argv[1]):
-    print("held", flush=True)
-    sys.stdin.read()
-"""
 WRITTEN = (
     *("model_0000009.pth", "model_final.pth", "model_ema.pth", "last_checkpoint", "metrics.json"),
     *("model_final_adapter.safetensors", "events.out.tfevents.1764.host.1.0", "config.yaml"),
@@ -41,7 +30,7 @@ def fill(folder, names):
 
 def files(folder):
     found = (p.relative_to(folder).as_posix() for p in folder.rglob("*") if not p.is_dir())
-    return {name for name in found if name != ".lock"}
+    return set(found)
 
 
 @pytest.fixture
@@ -51,41 +40,24 @@ def run(tmp_path):
     return tmp_path / "run"
 
 
-@pytest.mark.slow
-def test_a_second_run_in_the_same_folder_is_refused_until_the_first_ends(tmp_path):
-    pytest.importorskip("fcntl")
-    command = [sys.executable, "-c", HOLD, str(tmp_path)]
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-    with subprocess.Popen(command, env=os.environ, **pipes) as other:
-        assert other.stdout.readline() == "held\n"
-        with (
-            pytest.raises(ValueError, match=f"in use by another run .process {other.pid}"),
-            claim_output_dir(tmp_path),
-        ):
-            pass
-        other.kill()
-    with claim_output_dir(tmp_path):
-        pass
-
-
 def test_a_new_training_into_a_finished_run_names_the_ways_out(run):
     refused = pytest.raises(ValueError, match="model_final.pth.*--resume.*--overwrite.*OUTPUT_DIR")
-    with refused, claim_output_dir(run):
-        pass
-    with claim_output_dir(run, training=False):
-        assert last_checkpoint(run) == run / "model_final.pth"
+    with refused:
+        claim_output_dir(run)
+    claim_output_dir(run, training=False)
+    assert last_checkpoint(run) == run / "model_final.pth"
 
 
 @pytest.mark.parametrize("training", [True, False])
 def test_a_start_deletes_nothing_of_the_users(run, training):
-    with claim_output_dir(run, training=training, resume=True):
-        assert files(run) == {*WRITTEN, *MINE}
+    claim_output_dir(run, training=training, resume=True)
+    assert files(run) == {*WRITTEN, *MINE}
 
 
 def test_overwriting_deletes_the_files_of_a_run_and_nothing_else(run):
-    with claim_output_dir(run, overwrite=True):
-        assert files(run) == set(MINE)
-        assert last_checkpoint(run) is None
+    claim_output_dir(run, overwrite=True)
+    assert files(run) == set(MINE)
+    assert last_checkpoint(run) is None
 
 
 def test_temporary_files_of_killed_runs_are_removed(run):
@@ -94,24 +66,16 @@ def test_temporary_files_of_killed_runs_are_removed(run):
         litter = temporary_path(place)
         litter.write_text("half")
         os.utime(litter, (0, 0))
-    with claim_output_dir(run, resume=True):
-        assert files(run) == {*WRITTEN, *MINE}
+    claim_output_dir(run, resume=True)
+    assert files(run) == {*WRITTEN, *MINE}
 
 
 def test_a_file_that_another_command_is_writing_stays(run):
     with atomic_path(run / "model_best.pth") as temporary:
         temporary.write_text("half")
-        with claim_output_dir(run, training=False):
-            assert temporary.exists()
+        claim_output_dir(run, training=False)
+        assert temporary.exists()
     assert (run / "model_best.pth").read_text() == "half"
-
-
-def test_a_lock_that_is_a_link_is_not_followed(tmp_path):
-    (tmp_path / "victim").write_text("precious")
-    (tmp_path / ".lock").symlink_to(tmp_path / "victim")
-    with pytest.raises(OSError, match=".lock"), claim_output_dir(tmp_path):
-        pass
-    assert (tmp_path / "victim").read_text() == "precious"
 
 
 def test_a_folder_that_is_a_link_to_somewhere_else_is_left_alone(tmp_path):
@@ -119,29 +83,15 @@ def test_a_folder_that_is_a_link_to_somewhere_else_is_left_alone(tmp_path):
     fill(elsewhere, ("results.json",))
     fill(tmp_path / "run", ("model_final.pth",))
     (tmp_path / "run" / "report").symlink_to(elsewhere)
-    with claim_output_dir(tmp_path / "run", overwrite=True):
-        assert files(elsewhere) == {"results.json"}
-
-
-@pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])
-def test_a_file_system_without_locks_is_used_after_one_warning(
-    tmp_path, monkeypatch, caplog, number
-):
-    def flock(*_):
-        raise OSError(number, os.strerror(number))
-
-    monkeypatch.setattr(output_dir.fcntl, "flock", flock)
-    with claim_output_dir(tmp_path / "run"):
-        assert (tmp_path / "run" / ".lock").read_text() == str(os.getpid())
-    (said,) = caplog.messages
-    assert "cannot be locked" in said and str(tmp_path / "run") in said
+    claim_output_dir(tmp_path / "run", overwrite=True)
+    assert files(elsewhere) == {"results.json"}
 
 
 def test_an_output_folder_that_is_a_file_is_named(tmp_path):
     path = tmp_path / "run"
     path.write_text("")
-    with pytest.raises(ValueError, match="OUTPUT_DIR .*run is a file"), claim_output_dir(path):
-        pass
+    with pytest.raises(ValueError, match="OUTPUT_DIR .*run is a file"):
+        claim_output_dir(path)
 
 
 def test_a_last_checkpoint_that_is_not_text_is_named(tmp_path):

@@ -103,7 +103,7 @@ def test_six_steps_into_a_pipe_and_on_a_terminal(tmp_path):
     announced = [line.split()[:3] for line in output.splitlines()]
     for use in ("train", "test"):
         assert announced.count([use, f"engine_{tmp_path.name}", "4"]) == 1
-    order = [output.index(w) for w in ("Config, where", "Parameters:", "Data:", "step 1/6")]
+    order = [output.index(w) for w in ("Config, where", "Parameters:", "Data:", "step 6/6")]
     assert order == sorted(order)
     steps = [json.loads(line) for line in (tmp_path / "run" / "metrics.json").open()]
     assert steps and all("iteration" in step for step in steps)

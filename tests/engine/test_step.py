@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from detectron2.utils import comm
 from runs import small_run
 
 from anoseg_d2.engine import Trainer, check_inputs
@@ -44,23 +43,11 @@ def test_a_step_that_is_not_finite_touches_neither_weights_nor_checkpoint(
     assert not (tmp_path / "run" / "model_final.pth").exists()
 
 
-@pytest.mark.parametrize("precision", ["fp32", "fp16"])
-def test_on_several_ranks_the_images_of_the_broken_loss_are_named(tmp_path, monkeypatch, precision):
-    amp = ("SOLVER.AMP.ENABLED", precision == "fp16", "SOLVER.AMP.PRECISION", "fp16")
-    trainer = started_trainer(tmp_path, *amp)
-    trainer.model.query.weight.register_hook(lambda grad: grad * float("nan"))
-    other = (float("inf"), ["theirs.png"])
-    monkeypatch.setattr(comm, "all_gather", lambda mine: [mine, other])
-    with pytest.raises(FloatingPointError, match="inf.*theirs.png"):
-        trainer.train()
-
-
-def test_a_float16_overflow_on_every_rank_only_skips_the_step(tmp_path, monkeypatch):
+def test_a_float16_overflow_only_skips_the_step(tmp_path):
     amp = ("SOLVER.AMP.ENABLED", True, "SOLVER.AMP.PRECISION", "fp16", "SOLVER.MAX_ITER", 1)
     trainer = started_trainer(tmp_path, *amp)
     before = {k: v.clone() for k, v in trainer.model.state_dict().items()}
     trainer.model.query.weight.register_hook(lambda grad: grad * float("inf"))
-    monkeypatch.setattr(comm, "all_gather", lambda mine: [mine, (1.0, ["theirs.png"])])
     trainer.train()
     assert all(torch.equal(v, before[k]) for k, v in trainer.model.state_dict().items())
     assert trainer._trainer.scaler.get_scale() < 2.0**16
@@ -100,14 +87,3 @@ def started_trainer(folder, *overrides):
     trainer = Trainer(cfg)
     trainer.resume_or_load(resume=False)
     return trainer
-
-
-def test_out_of_memory_names_the_keys_that_would_help(tmp_path, monkeypatch):
-    trainer = started_trainer(tmp_path)
-
-    def fail(*_):
-        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9")
-
-    monkeypatch.setattr(trainer.model, "forward", fail)
-    with pytest.raises(MemoryError, match="step 0.*ACCUMULATION.*RECOMPUTE.*LORA.*CROP_SIZE"):
-        trainer.train()
