@@ -264,16 +264,6 @@ def test_a_config_that_was_dumped_loads_again(write):
         assert json.dumps(found[key]) == json.dumps(value), key  # tuples in tuples become lists
 
 
-def test_aliases_that_stand_for_too_much_are_refused_at_once(write):
-    lines = ["DATASETS:", "  TRAIN: &a0 [x, x, x, x, x, x, x, x, x, x]"]
-    for level in range(1, 9):
-        lines.append(f"  KEY{level}: &a{level} [{', '.join([f'*a{level - 1}'] * 10)}]")
-    bombs = ["\n".join([*lines, "  CARDS: *a8"]), "MODEL: &m\n  EOMT: *m", "MODEL: &m [*m]"]
-    for bomb in bombs:
-        with pytest.raises(ValueError, match="contains an alias"):
-            load_config(write(bomb))
-
-
 def test_an_empty_file_is_the_defaults(write):
     assert load_config(write("")) == load_config()
 

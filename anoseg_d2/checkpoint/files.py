@@ -42,7 +42,7 @@ from anoseg_d2.checkpoint.hub import (
 )
 from anoseg_d2.checkpoint.spec import ARCHITECTURE_VERSION, FORMAT_NAME, Checkpoint, ModelSpec
 from anoseg_d2.utils.constants import SHIPPED_NAME
-from anoseg_d2.utils.files import atomic_path, read_bytes, read_json
+from anoseg_d2.utils.files import atomic_path, read_json
 
 __all__ = [
     "last_checkpoint",
@@ -118,7 +118,7 @@ def write_checkpoint(payload: Mapping[str, Any], path) -> None:
             entries "model" and "meta" only.
         path: target; the file appears under its name only when it is complete.
     Raises:
-        OSError: it cannot be written; names the path and the free space.
+        OSError: it cannot be written.
     """
     if Path(path).suffix == ".safetensors":
         meta = json.dumps(payload["meta"])
@@ -151,7 +151,7 @@ def write_tensors(
         path: target.
         metadata: text by name, kept in the file's header.
     Raises:
-        OSError: it cannot be written; names the path and the free space.
+        OSError: it cannot be written.
     """
     # Each tensor gets memory of its own: the format refuses views of one storage.
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in state.items()}
@@ -275,7 +275,8 @@ def _sibling_json(path: Path, name: str) -> dict[str, Any] | None:
 def _read_payload(path: Path, allow_pickle: bool) -> dict[str, Any]:
     if path.name.endswith(".index.json"):
         return _read_shards(path, allow_pickle)
-    head = read_bytes(path, 16)
+    with open(path, "rb") as stream:
+        head = stream.read(16)
     try:
         if len(head) > 8 and head[8:9] == b"{":
             return _read_safetensors(path)

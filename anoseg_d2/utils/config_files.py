@@ -2,7 +2,7 @@
 
 import ast
 import difflib
-import functools
+import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -10,8 +10,7 @@ from typing import Any
 import yaml
 from yacs.config import CfgNode
 
-from anoseg_d2.utils.files import read_bytes
-from anoseg_d2.utils.ranges import number, shown, text
+from anoseg_d2.utils.ranges import number, shown
 
 __all__ = [
     "find_config",
@@ -25,6 +24,8 @@ __all__ = [
     "shipped_configs",
 ]
 
+# PyYAML passes on the errors of dates that do not exist, and of unhashable keys.
+_YAML_ERRORS = (yaml.YAMLError, ValueError, TypeError, RecursionError)
 _WORDS = {bool: "True or False", int: "an integer", float: "a number", str: "a string"}
 
 
@@ -52,7 +53,7 @@ def find_config(config: str | Path) -> Path:
     Raises:
         FileNotFoundError: it is neither; the message lists the shipped configs.
     """
-    path = _user_path(config)
+    path = Path(os.path.expanduser(config))
     if path.is_file():
         return path
     names = shipped_configs()
@@ -69,71 +70,21 @@ def read_yaml(path) -> dict:
 
     Raises:
         FileNotFoundError: the file or one of its bases does not exist.
-        ValueError: it is not plain yaml of keys and values (see `load_yaml`), or its own base.
+        ValueError: it is not plain yaml of keys and values, or its own base.
     """
+    from fvcore.common.config import CfgNode as FvcoreNode  # which no exported model needs
+
     path = Path(path)
-    read: dict[Path, dict] = {}
-    while True:
-        if path.resolve() in read:
-            raise ValueError(f"{path} is its own _BASE_")
-        if not path.is_file():
-            child = f", the _BASE_ of {list(read)[-1]}," if read else ""
-            raise FileNotFoundError(f"config file {path}{child} does not exist")
-        content = load_yaml(path)
-        content = {} if content is None else content
-        if not isinstance(content, dict):
-            raise ValueError(f"{path} must hold keys and values, not a {type(content).__name__}")
-        read[path.resolve()] = content
-        if "_BASE_" not in content:
-            break
-        base = content.pop("_BASE_")
-        if not text(empty=False).allows(base):
-            raise ValueError(f"{path}: _BASE_ is {base!r}; it must be a path")
-        path = path.parent / _user_path(base)
-    # From the last base up, because each file overrides what is below it.
-    return functools.reduce(_merged, reversed(read.values()))
-
-
-def _user_path(text: str | Path) -> Path:
+    if path.is_file() and path.stat().st_size == 0:  # for fvcore it holds no table
+        return {}
     try:
-        return Path(text).expanduser()
-    except RuntimeError as error:  # no such user, or no home
-        raise ValueError(f"path {text}: {error}") from error
-
-
-def _merged(below: dict, above: dict) -> dict:
-    """Return `below` with the values of `above`."""
-    merged = dict(below)
-    for key, value in above.items():
-        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
-        merged[key] = _merged(merged[key], value) if both else value
-    return merged
-
-
-# fvcore's `load_yaml_with_base` would be shorter, but it takes the last of two equal keys.
-class _Loader(yaml.SafeLoader):
-    """Safe loader without equal keys, and without aliases within what an alias repeats.
-
-    With those, a file of ten lines could stand for billions of values, or contain itself. Plain
-    aliases are read, because `cfg.dump()` writes them for equal lists.
-    """
-
-    aliases = 0  # so far
-
-    def compose_node(self, parent, index):
-        before, event = self.aliases, self.peek_event()
-        self.aliases += isinstance(event, yaml.AliasEvent)
-        node = super().compose_node(parent, index)
-        if event.anchor and not isinstance(event, yaml.AliasEvent) and self.aliases > before:
-            raise ValueError(f"&{event.anchor} contains an alias: write out what it repeats")
-        return node
-
-    def construct_mapping(self, node, deep=False):
-        names = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
-        for name in names:
-            if names.count(name) > 1:
-                raise ValueError(f"key {name!r} is given twice")
-        return super().construct_mapping(node, deep)
+        found = FvcoreNode.load_yaml_with_base(str(path))
+    # What fvcore makes of a _BASE_ that is no path, or of a group in the place of a value.
+    except (*_YAML_ERRORS, AssertionError, AttributeError) as error:
+        raise _unreadable(path, error) from error
+    if not isinstance(found, dict):
+        raise ValueError(f"{path} must hold keys and values, not a {type(found).__name__}")
+    return found
 
 
 def load_yaml(path) -> Any:
@@ -142,19 +93,22 @@ def load_yaml(path) -> Any:
     Args:
         path: an existing file.
     Raises:
-        ValueError: it is not yaml in UTF-8, is nested too deep, or has a key twice.
+        ValueError: it is not yaml in UTF-8, or is nested too deep.
     """
-    return parse_yaml(read_bytes(path), path)
+    return parse_yaml(Path(path).read_bytes(), path)
 
 
 def parse_yaml(content: bytes, path) -> Any:
     """Read yaml that `path` holds; see `load_yaml`."""
     try:
-        return _Loader(content.decode("utf-8")).get_single_data()
-    # PyYAML passes on the errors of dates that do not exist, and of unhashable keys.
-    except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
-        reason = " ".join(str(error).split())[:500] or type(error).__name__
-        raise ValueError(f"{path} is not a readable yaml file: {reason}") from error
+        return yaml.safe_load(content)
+    except _YAML_ERRORS as error:
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path, error: Exception) -> ValueError:
+    reason = " ".join(str(error).split())[:500] or type(error).__name__
+    return ValueError(f"{path} is not a readable yaml file: {reason}")
 
 
 def flat_items(node: dict, prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -8,7 +8,6 @@ import math
 import os
 import re
 import secrets
-import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,8 +16,6 @@ __all__ = [
     "atomic_path",
     "check_name",
     "file_hash",
-    "name_failed_write",
-    "read_bytes",
     "read_json",
     "remove_abandoned",
     "temporary_path",
@@ -26,8 +23,6 @@ __all__ = [
     "write_json",
 ]
 
-# What a file system answers to a call that it does not have.
-_NOT_SUPPORTED = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EPERM)
 _PREFIX = ".anoseg-"  # of temporary names
 _ABANDONED = 3600  # seconds without a write; the longest file is written in minutes
 _SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
@@ -87,53 +82,22 @@ def atomic_path(path, suffix: str = ".tmp") -> Iterator[Path]:
         path: where the file belongs; its folder is created.
         suffix: suffix of the temporary name, for writers that choose a format by it.
     Raises:
-        OSError: the file cannot be written; the message names `path` and the free space.
+        OSError: the file cannot be written.
     """
     path = Path(path)
     # Renaming onto a device such as /dev/null would delete it.
     if path.exists() and not path.is_file():
         raise OSError(errno.EEXIST, "cannot be written: it is not a regular file", str(path))
+    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = temporary_path(path.parent, suffix)
     try:
-        with name_failed_write(path, temporary):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            yield temporary
-            with open(temporary, "rb") as stream:
-                try:
-                    os.fsync(stream.fileno())
-                except OSError as error:
-                    # Some network and FUSE file systems have no such call; it is written anyway.
-                    if error.errno not in _NOT_SUPPORTED:
-                        raise
-            os.replace(temporary, path)
+        yield temporary
+        # Else a crash of the machine could leave the new name with nothing behind it.
+        with open(temporary, "rb") as stream:
+            os.fsync(stream.fileno())
+        os.replace(temporary, path)
     finally:
-        with contextlib.suppress(OSError):  # it is gone once it is published
-            temporary.unlink()
-
-
-@contextlib.contextmanager
-def name_failed_write(path, temporary=None) -> Iterator[None]:
-    """Add `path` and the free space to an OSError that names no file, such as of a full disk.
-
-    Args:
-        path: what could not be written.
-        temporary: name under which it was being written, which tells the user nothing.
-    """
-    try:
-        yield
-    except OSError as error:
-        if error.filename not in (None, temporary, str(temporary)):
-            raise
-        # numpy reports a short write without an errno.
-        code, reason = error.errno or errno.EIO, error.strerror or error
-        raise OSError(code, f"{reason} ({_free_space(Path(path))})", str(path)) from error
-
-
-def _free_space(path: Path) -> str:
-    try:
-        return f"{shutil.disk_usage(path.parent).free / 2**20:,.0f} MiB free in {path.parent}"
-    except OSError:
-        return f"{path.parent} cannot be read"
+        temporary.unlink(missing_ok=True)  # it is gone once it is published
 
 
 def write_atomic(path, data: bytes) -> None:
@@ -162,37 +126,17 @@ def write_json(path, value) -> None:
     write_atomic(path, (text + "\n").encode(errors="backslashreplace"))
 
 
-def read_bytes(path, limit: int = -1) -> bytes:
-    """Read a file, or its first `limit` bytes; errors of a damaged disk name it too.
-
-    Raises:
-        OSError: it cannot be read.
-    """
-    try:
-        with open(path, "rb") as stream:
-            return stream.read(limit)
-    except OSError as error:
-        raise type(error)(error.errno, error.strerror, str(path)) from error
-
-
 def read_json(path):
     """Read a JSON file; errors name the file.
 
     Raises:
         OSError: it does not exist or cannot be read.
-        ValueError: it is not valid JSON, or holds an integer that no float can hold.
+        ValueError: it is not valid JSON.
     """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no such file: {path}")
     try:
-        return json.loads(read_bytes(path).decode("utf-8"), parse_int=_bounded)
+        return json.loads(path.read_text("utf-8"))
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not valid JSON: {error}") from error
-
-
-def _bounded(digits: str) -> int:
-    """Read an integer; a larger one than a float can hold would fail wherever it is used."""
-    if len(digits) > 300:
-        raise ValueError(f"an integer has {len(digits)} digits")
-    return int(digits)

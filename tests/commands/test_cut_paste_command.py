@@ -286,8 +286,7 @@ def test_a_write_that_fails_at_any_call_is_named_and_resumed_to_the_same_bytes(
         error = capsys.readouterr().err
         if status == 0:
             break
-        assert status == 2 and os.strerror(code) in error and str(output) in error
-        assert "MiB free in" in error and "Traceback" not in error
+        assert status == 2 and os.strerror(code) in error and "Traceback" not in error
         assert not list(output.rglob(".*.tmp"))
     assert status == 0 and number > 3
     assert content(output) == content(whole)

@@ -216,11 +216,6 @@ def test_schema_errors_name_file_key_and_what_is_allowed(card, key):
     assert allowed in str(error.value)
 
 
-def test_a_key_given_twice_is_refused(card):
-    with pytest.raises(ValueError, match="card.yaml.* key 'root' is given twice"):
-        read_card(card(CLOSED + "root: other\n"))
-
-
 def test_class_names_that_yaml_takes_for_switches_are_refused(card):
     with pytest.raises(ValueError, match="key 'classes': found .False, True."):
         read_card(card(changed(CLOSED, "classes", "[off, on]")))
