@@ -12,7 +12,6 @@ window, (H, W) output.
 """
 
 import contextlib
-import logging
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -31,7 +30,6 @@ from anoseg_d2.modeling.windows import (
     plan_windows,
     resize_image,
 )
-from anoseg_d2.utils.cli import is_out_of_memory
 from anoseg_d2.utils.config_files import flat_items
 from anoseg_d2.utils.constants import VOID
 from anoseg_d2.utils.options import check_options, keys_of, option
@@ -48,8 +46,6 @@ __all__ = [
     "score_map_settings",
     "unfiltered",
 ]
-
-logger = logging.getLogger(__name__)
 
 # Windows per forward pass where INPUT.WINDOW_BATCH is 0.
 MOST_WINDOWS = 8
@@ -164,8 +160,7 @@ def unfiltered(model: nn.Module) -> Iterator[None]:
     try:
         yield
     finally:
-        batch = model.inference.window_batch  # lowered where memory ran out
-        model.inference = replace(options, window_batch=batch)
+        model.inference = options
 
 
 def infer_images(
@@ -177,8 +172,7 @@ def infer_images(
     """Segment and score images; windows of several images share a forward pass.
 
     Args:
-        model: an `EoMT` or a `PatchModel`; its `window_batch` is lowered when memory runs out, and
-            stays lowered.
+        model: an `EoMT` or a `PatchModel`.
         samples: per image `image` (3, H, W) RGB 0..255 of any size, uint8 or float, with optional
             `height` and `width` of the output.
         score_names: scores to give; None for the model's own.
@@ -189,7 +183,6 @@ def infer_images(
         float32} and `confidence` (H, W) float32 in 0..1. Of a model without classes: 255 and 0.
     Raises:
         ValueError: the model cannot give a score, or `plan_windows` refuses an image.
-        RuntimeError: there is not enough memory for a single window.
     """
     names = model.check_scores(score_names) if score_names else model.score_names
     options = model.inference
@@ -238,34 +231,9 @@ def _predict_all(model, samples, plans, names) -> Iterator[WindowPrediction]:
         for plan in own
         for crop in cut_windows(sample["image"], plan)
     )
-    waiting: list[Tensor] = []
-    while True:
-        limit = model.inference.window_batch or MOST_WINDOWS
-        waiting += islice(crops, max(0, limit - len(waiting)))
-        if not waiting:
-            return
-        batch = torch.stack(waiting[:limit])
-        try:
-            predictions = _select(model, *predict_windows(model, batch.to(model.device), names))
-        except RuntimeError as error:
-            if not is_out_of_memory(error):
-                raise
-            height, width = model.image_size
-            if len(batch) == 1:
-                raise RuntimeError(
-                    f"out of memory with a single window of {height}x{width}; a smaller "
-                    f"INPUT.CROP_SIZE or MODEL.DEVICE cpu needs less: {error}"
-                ) from error
-            fewer = len(batch) // 2
-            logger.warning(
-                "out of memory with %d windows per forward; continuing with INPUT.WINDOW_BATCH %d",
-                len(batch),
-                fewer,
-            )
-            model.inference = replace(model.inference, window_batch=fewer)
-            continue
-        waiting = waiting[limit:]
-        yield from predictions
+    while batch := list(islice(crops, model.inference.window_batch or MOST_WINDOWS)):
+        images = torch.stack(batch).to(model.device)
+        yield from _select(model, *predict_windows(model, images, names))
 
 
 def predict_windows(

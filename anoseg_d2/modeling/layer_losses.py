@@ -8,8 +8,6 @@ checkpointing nothing is computed twice.
 Shape letters: B images, Q queries, C width, N tokens, R class rows, (h, w) mask grid.
 """
 
-import functools
-import logging
 import math
 from collections.abc import Callable, Iterable
 
@@ -21,8 +19,6 @@ from anoseg_d2.modeling.criterion import LossNormalizers, SetCriterion, Target, 
 from anoseg_d2.modeling.heads import ClassHead
 
 __all__ = ["LayerLosses", "can_be_taken_at_once"]
-
-logger = logging.getLogger(__name__)
 
 Losses = dict[str, Tensor]
 
@@ -97,7 +93,7 @@ class LayerLosses:
 
 
 def can_be_taken_at_once(criterion: nn.Module, modules: Iterable[nn.Module]) -> bool:
-    """Return whether immediate gradients equal those of a backward pass; if not, log why, once.
+    """Return whether immediate gradients equal those of a backward pass.
 
     Hooks would run within the forward pass, those of parameters once more in the backward pass, and
     what a criterion does with all predictions together has to wait for the last of them.
@@ -106,25 +102,13 @@ def can_be_taken_at_once(criterion: nn.Module, modules: Iterable[nn.Module]) -> 
         criterion: of the model.
         modules: all that a prediction and its losses may use.
     """
-    reasons = [
-        f"{type(criterion).__name__} has a `{name}` of its own"
-        for name in ("forward", "match_layers")
-        if getattr(getattr(criterion, name), "__func__", None) is not getattr(SetCriterion, name)
-    ]
-    for part in (part for module in modules for part in module.modules()):
-        # torch has no public way to ask for hooks.
-        parameters = part.parameters(recurse=False)
-        hooked = part._forward_hooks or part._backward_hooks or part._backward_pre_hooks
-        if hooked or any(parameter._backward_hooks for parameter in parameters):
-            reasons.append(f"{type(part).__name__} or a parameter of it has hooks")
-    if reasons:
-        _say_once(f"{reasons[0]}: predictions are kept, as with MODEL.EOMT.RECOMPUTE none")
-    return not reasons
-
-
-@functools.cache
-def _say_once(text: str) -> None:
-    logger.warning(text)
+    kind = type(criterion)
+    ours = kind.forward is SetCriterion.forward and kind.match_layers is SetCriterion.match_layers
+    # torch has no public way to ask for hooks.
+    parts = [part for module in modules for part in module.modules()]
+    hooked = any(p._forward_hooks or p._backward_hooks or p._backward_pre_hooks for p in parts)
+    parameters = (p for part in parts for p in part.parameters(recurse=False))
+    return ours and not hooked and not any(p._backward_hooks for p in parameters)
 
 
 def _with_gradient(

@@ -1,7 +1,5 @@
 """Inference by windows and strips: equal to its slow twin, in bounded memory, in float32."""
 
-import logging
-
 import pytest
 import torch
 from tiny_models import set_inference
@@ -13,23 +11,15 @@ from anoseg_d2.modeling.scores import (
     known_distribution,
     linear_coefficients,
 )
-from anoseg_d2.utils.cli import is_out_of_memory
 from anoseg_d2.utils.options import keys_of
 
-CPU_ERROR = (
-    "[enforce fail at alloc_cpu.cpp:118] err == 0. DefaultCPUAllocator: can't allocate memory: "
-    "you tried to allocate 99 bytes. Error code 12 (Cannot allocate memory)"
-)
 
-
-def limited(model, most, error):
-    """Let `model` fail above `most` windows at once; returns the batches that were tried."""
+def batches_of(model):
+    """Return a list that will hold the number of windows of each forward pass."""
     tried, run = [], model.run_network
 
     def run_network(images, *args, **options):
         tried.append(len(images))
-        if len(images) > most:
-            raise error
         return run(images, *args, **options)
 
     model.run_network = run_network
@@ -61,7 +51,7 @@ def test_with_flip_a_symmetric_image_has_symmetric_maps_of_every_score(tiny_eomt
 def test_with_flip_a_mirrored_image_has_mirrored_maps_and_each_window_runs_twice(tiny_eomt):
     model = with_patch_maps(tiny_eomt(has_anomaly=True, flip=True))
     image = torch.randint(256, (3, 40, 80), dtype=torch.uint8)
-    tried = limited(model, 99, None)
+    tried = batches_of(model)
     found, mirrored = model([{"image": image}])[0], model([{"image": image.flip(-1)}])[0]
     assert tried == [4, 4]
     for name, score in found["scores"].items():
@@ -90,7 +80,7 @@ def test_windows_of_several_images_share_a_forward_and_change_nothing(tiny_eomt,
     shapes = [(32, 32), (40, 100), (32, 32), (90, 32), (32, 70)]
     samples = [{"image": torch.randint(256, (3, *s), dtype=torch.uint8)} for s in shapes]
     alone = [model([sample])[0] for sample in samples]
-    tried = limited(model, 8, None)
+    tried = batches_of(model)
     together = model(samples)
     # 1, 3, 1, 3 and 3 windows; at twice the scale 4, 10, 4, 12 and 10 more
     assert tried == ([8, 3] if scales == (1.0,) else [8] * 6 + [3])
@@ -195,48 +185,6 @@ def test_leaving_queries_out_stays_within_the_tolerance_of_the_whole_model(tiny_
     assert 0 < (fewer["anomaly"] - whole["anomaly"]).abs().max() < 1e-2
     # The sum over three known classes, each within the tolerance.
     assert (fewer["rba_sum"] - whole["rba_sum"]).abs().max() < 3e-2
-
-
-@pytest.fixture
-def panorama():
-    return {"image": torch.randint(256, (3, 32, 32 * 7), dtype=torch.uint8)}
-
-
-@pytest.mark.parametrize(
-    "error",
-    [torch.cuda.OutOfMemoryError("CUDA out of memory."), RuntimeError(CPU_ERROR)],
-    ids=["gpu", "cpu"],
-)
-def test_out_of_memory_lowers_the_batch_once_and_for_all(tiny_eomt, panorama, caplog, error):
-    model = tiny_eomt().eval()
-    expected = model([panorama])[0]
-    tried = limited(model, 2, error)
-    with caplog.at_level(logging.WARNING):
-        found = model([panorama, panorama])
-    assert tried == [8, 4, 2, 2, 2, 2, 2, 2, 2]
-    assert model.inference.window_batch == 2
-    assert [record.getMessage() for record in caplog.records] == [
-        "out of memory with 8 windows per forward; continuing with INPUT.WINDOW_BATCH 4",
-        "out of memory with 4 windows per forward; continuing with INPUT.WINDOW_BATCH 2",
-    ]
-    for output in found:
-        torch.testing.assert_close(output["scores"], expected["scores"])
-        assert torch.equal(output["sem_seg"], expected["sem_seg"])
-
-
-def test_one_window_that_does_not_fit_is_an_error_with_the_way_out(tiny_eomt, panorama):
-    model = tiny_eomt().eval()
-    limited(model, 0, RuntimeError(CPU_ERROR))
-    with pytest.raises(RuntimeError, match=r"32x32.*INPUT\.CROP_SIZE.*allocate"):
-        model([panorama])
-
-
-def test_other_errors_are_not_taken_for_want_of_memory(tiny_eomt, panorama):
-    model = tiny_eomt().eval()
-    tried = limited(model, 0, RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
-    with pytest.raises(RuntimeError, match="cannot be multiplied"):
-        model([panorama])
-    assert tried == [7] and not is_out_of_memory(RuntimeError("expected 3 dimensions"))
 
 
 @pytest.mark.parametrize("classes", [2, 19, 256, 300])
