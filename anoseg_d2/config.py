@@ -270,7 +270,7 @@ KEYS: dict[str, Key] = {
     "MODEL.PIXEL_STD": Key(list(PIXEL_STD), sequence(number(0, 255, above=True), (3,)),
         "Standard deviation of the training images, RGB in 0..255"),
     "MODEL.IMPORTS": Key([], sequence(text(empty=False)),
-        "Python modules that register heads, scores or filters of your own"),
+        "Python modules that register heads or scores of your own"),
     "MODEL.DELTA_BASE": Key("", text(),
         "Weights that the encoder of MODEL.WEIGHTS is a difference to (EoMT's DINOv3 releases)"),
     "MODEL.ALLOW_UNUSED_WEIGHTS": Key([], sequence(text(empty=False)),

@@ -9,6 +9,7 @@ import yaml
 from detectron2.config import get_cfg
 
 from anoseg_d2.config import FIXED, KEYS, add_anoseg_config, check_config, load_config
+from anoseg_d2.modeling.heads import CLASS_HEADS
 from anoseg_d2.utils.config_files import flat_items
 
 ROOT = Path(__file__).parents[1]
@@ -171,7 +172,6 @@ WRONG = [
     ("TEST.ANOMALY.TEMPERATURE", 0, "a number above 0"),
     ("TEST.ANOMALY.TEMPERATURE", -1, "a number above 0"),
     ("TEST.ANOMALY.TEMPERATURE", float("inf"), "a number above 0"),
-    ("TEST.ANOMALY.POSTPROCESS", ["blur"], "one of "),
     ("TEST.WINDOW_OVERLAP", 1.0, "a number from 0 to 0.95"),
     ("SOLVER.MAX_ITER", 0, "an integer of at least 1"),
     ("SOLVER.CHECKPOINT_PERIOD", 0, "an integer of at least 1"),
@@ -305,17 +305,20 @@ def test_every_detectron2_key_is_either_read_or_refused():
 
 
 def test_modules_of_ones_own_are_imported_before_names_are_checked(tmp_path, monkeypatch):
-    (tmp_path / "my_filters_for_a_test.py").write_text(
-        "from anoseg_d2.modeling.filters import POSTPROCESS\n"
-        "POSTPROCESS.register('upside_down')(lambda score, sem_seg: -score)\n"
+    (tmp_path / "my_head_for_a_test.py").write_text(
+        "from anoseg_d2.modeling.heads import CLASS_HEADS, LinearHead\n"
+        "CLASS_HEADS.register('upside_down')(type('Mine', (LinearHead,), {}))\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
-    asked = ["TEST.ANOMALY.POSTPROCESS", "['upside_down']"]
-    with pytest.raises(ValueError, match="POSTPROCESS"):
+    asked = ["MODEL.HEAD.NAME", "upside_down"]
+    with pytest.raises(ValueError, match="HEAD.NAME"):
         load_config("", asked)
     with pytest.raises(ImportError, match="no_such_module"):
         load_config("", ["MODEL.IMPORTS", "['no_such_module']"])
-    cfg = load_config("", [*asked, "MODEL.IMPORTS", "['my_filters_for_a_test']"])
-    assert list(cfg.TEST.ANOMALY.POSTPROCESS) == ["upside_down"]
-    cfg = load_config("", asked, imports=["my_filters_for_a_test"])
-    assert cfg.MODEL.IMPORTS == ["my_filters_for_a_test"]
+    try:
+        cfg = load_config("", [*asked, "MODEL.IMPORTS", "['my_head_for_a_test']"])
+        assert cfg.MODEL.HEAD.NAME == "upside_down"
+        cfg = load_config("", asked, imports=["my_head_for_a_test"])
+        assert cfg.MODEL.IMPORTS == ["my_head_for_a_test"]
+    finally:
+        CLASS_HEADS.remove("upside_down")

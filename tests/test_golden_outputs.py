@@ -40,6 +40,7 @@ REMOVED_KEYS = frozenset(
         "TEST.ANOMALY.MASK_POOLING",
         *("INPUT.CUT_PASTE.STUFF_JSON", "INPUT.CUT_PASTE.BLENDING", "INPUT.CUT_PASTE.BLUR"),
         *("INPUT.CUT_PASTE.NOISE", "INPUT.CUT_PASTE.COLOR_JITTER"),
+        "TEST.ANOMALY.POSTPROCESS",
     }
 )
 STATISTICS = {
@@ -143,10 +144,6 @@ INFERENCE = {
     "guided filter, scales": (
         *("memory", (60, 90)),
         ("TEST.ANOMALY.GUIDED_FILTER", 1.0, "TEST.SCALES", (1.0, 2.0)),
-    ),
-    "filters of a finished map": (
-        *("memory", (40, 90)),
-        ("TEST.ANOMALY.POSTPROCESS", ("gaussian", "road_prior")),
     ),
     "temperature": ("memory", (40, 50), ("TEST.ANOMALY.TEMPERATURE", 2.0)),
     "every query": ("memory", (40, 50), ("TEST.QUERY_TOLERANCE", 0.0)),

@@ -11,7 +11,7 @@ from anoseg_d2.evaluation.alarm_rate import BELOW_HALF, unit_steepness
 from anoseg_d2.export.fixed_resize import FixedResize
 from anoseg_d2.export.spec import ExportSpec
 from anoseg_d2.modeling import scores, windows
-from anoseg_d2.modeling.filters import POSTPROCESS, GuidedFilter
+from anoseg_d2.modeling.filters import GuidedFilter
 from anoseg_d2.modeling.inference import filter_radius, predict_windows, read_scores
 from anoseg_d2.modeling.lora import merge_lora
 
@@ -54,9 +54,8 @@ class ExportModel(nn.Module):
         model: EoMT; it is copied.
         spec: inputs and outputs.
     Raises:
-        ValueError: scores that the model cannot give, ensembles without statistics, filters
-            together with an open batch, several scales, a guided filter for any size, or a model in
-            mixed precision.
+        ValueError: scores that the model cannot give, ensembles without statistics, several
+            scales, a guided filter for any size, or a model in mixed precision.
     """
 
     def __init__(self, model: nn.Module, spec: ExportSpec):
@@ -76,11 +75,6 @@ class ExportModel(nn.Module):
             raise ValueError(
                 f"TEST.ANOMALY.GUIDED_FILTER is {options.guided_filter}; its radius in pixels "
                 "depends on the size of the image: export for one image size, or with 0"
-            )
-        if options.postprocess and (spec.batch is None or spec.any_size):
-            raise ValueError(
-                "TEST.ANOMALY.POSTPROCESS works image by image and needs a batch and a size that "
-                "are fixed"
             )
         missing = [name for name in names if name not in model.info.thresholds]
         if (spec.unit_scale or spec.one_byte) and missing:
@@ -127,7 +121,10 @@ class ExportModel(nn.Module):
                 maps = F.interpolate(maps, size=self.spec.image_size, mode="bilinear")
         named = dict(zip(channels, maps.split(list(channels.values()), dim=1), strict=True))
         values = read_scores(self.model, named, self.names)
-        filtered = self._filter(values["scores"], values["sem_seg"], image)
+        filtered = values["scores"]
+        if self.model.inference.guided_filter > 0:
+            guide = GuidedFilter(image, self.filter_radius)
+            filtered = {name: guide(value) for name, value in filtered.items()}
         last = [values["confidence"]] if self.spec.confidence else []
         if self.spec.unit_scale or self.spec.one_byte:
             scaled = {name: self._on_unit_scale(name, v) for name, v in filtered.items()}
@@ -186,18 +183,6 @@ class ExportModel(nn.Module):
                 return window_maps
             merger.add(window_maps, index)
         return merger.mean()
-
-    def _filter(self, score_maps: dict[str, Tensor], sem_seg: Tensor, image: Tensor) -> dict:
-        if self.model.inference.guided_filter > 0:
-            guide = GuidedFilter(image, self.filter_radius)
-            score_maps = {name: guide(value) for name, value in score_maps.items()}
-        for chosen in self.model.inference.postprocess:
-            function = POSTPROCESS[chosen]
-            score_maps = {
-                name: torch.stack([function(*pair) for pair in zip(value, sem_seg, strict=True)])
-                for name, value in score_maps.items()
-            }
-        return score_maps
 
 
 def _halve(model: nn.Module) -> None:

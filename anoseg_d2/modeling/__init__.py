@@ -13,7 +13,6 @@
 - `PATCH_HEADS`, `PatchHead`: the registered maps of patch tokens (`PatchMemory`, `RatioHead`), and
   the base class for your own.
 - `InferenceOptions`, `ModelInfo`: how a model is used, and what is known about it.
-- `POSTPROCESS`: the registered filters of a score map.
 - `plan_windows`: how an image of any size is cut into what the network sees.
 """
 
@@ -40,7 +39,6 @@ _EXPORTS = {
     "RatioHead": "patch_heads",
     "InferenceOptions": "inference",
     "ModelInfo": "model_info",
-    "POSTPROCESS": "filters",
     "plan_windows": "windows",
 }
 __all__ = list(_EXPORTS)

@@ -1,8 +1,4 @@
-"""Filters of finished score maps; none is applied by default.
-
-`POSTPROCESS` names filters that take the score (H, W) float32 and the predicted segmentation (H, W)
-int64 (argmax over the known classes) and return a score of the same shape. `GuidedFilter` comes
-before them and needs the photograph.
+"""The guided filter, which aligns finished score maps with their photograph; off by default.
 
 Shape letters: B images, (H, W) pixels, (h, w) coarser grid.
 """
@@ -10,15 +6,9 @@ Shape letters: B images, (H, W) pixels, (h, w) coarser grid.
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torchvision.transforms.v2 import functional as TF
 
-from anoseg_d2.utils.registry import Registry
+__all__ = ["GuidedFilter"]
 
-__all__ = ["POSTPROCESS", "GuidedFilter", "gaussian", "road_prior"]
-
-POSTPROCESS = Registry("post-processing filter")
-
-ROAD, SIDEWALK = 0, 1  # Cityscapes train ids
 # Variance of a colour, as a fraction of full brightness squared, below which a window counts as
 # plain: (0.03)^2, as in the paper of the guided filter.
 PLAIN = 1e-3
@@ -86,24 +76,3 @@ def _cross(left: Tensor, right: Tensor) -> Tensor:
     a, b, c = left.unbind(dim=1)
     d, e, f = right.unbind(dim=1)
     return torch.stack([b * f - c * e, c * d - a * f, a * e - b * d], dim=1)
-
-
-@POSTPROCESS.register("gaussian")
-def gaussian(score: Tensor, sem_seg: Tensor, sigma: float = 2.0) -> Tensor:
-    """Smooth with a Gaussian of `sigma` pixels; borders are reflected."""
-    radius = min(int(3 * sigma + 0.5), min(score.shape) - 1)
-    if radius < 1:
-        return score
-    return TF.gaussian_blur(score[None], [2 * radius + 1] * 2, [sigma, sigma])[0]
-
-
-@POSTPROCESS.register("road_prior")
-def road_prior(score: Tensor, sem_seg: Tensor) -> Tensor:
-    """Give pixels above the predicted ground the lowest score of the image.
-
-    In each column, everything from the first road or pavement pixel downwards keeps its score: an
-    obstacle interrupts the predicted ground but stands on it. A column without ground keeps none.
-    """
-    ground = (sem_seg == ROAD) | (sem_seg == SIDEWALK)
-    reached = ground.cumsum(dim=0) > 0
-    return torch.where(reached, score, score.min())

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from anoseg_d2.modeling import scores
-from anoseg_d2.modeling.filters import POSTPROCESS, GuidedFilter
+from anoseg_d2.modeling.filters import GuidedFilter
 from anoseg_d2.modeling.strips import View, WindowPrediction, native_rows, strips
 from anoseg_d2.modeling.windows import (
     WindowPlan,
@@ -33,7 +33,7 @@ from anoseg_d2.modeling.windows import (
 from anoseg_d2.utils.config_files import flat_items
 from anoseg_d2.utils.constants import VOID
 from anoseg_d2.utils.options import check_options, keys_of, option
-from anoseg_d2.utils.ranges import integer, number, registered, sequence, text
+from anoseg_d2.utils.ranges import integer, number, sequence, text
 
 __all__ = [
     "InferenceOptions",
@@ -52,8 +52,8 @@ MOST_WINDOWS = 8
 # Options of inference that change no score map. Every other one does: a new option is compared
 # with what thresholds and statistics were measured at unless it is named here.
 NEUTRAL_KEYS = ("TEST.ANOMALY.SCORES", "INPUT.WINDOW_BATCH", "TEST.SEM_SEG_MAPS")
-# Those that come after an ensemble has divided its parts.
-FILTER_KEYS = ("TEST.ANOMALY.GUIDED_FILTER", "TEST.ANOMALY.POSTPROCESS")
+# The one that comes after an ensemble has divided its parts.
+FILTER_KEY = "TEST.ANOMALY.GUIDED_FILTER"
 
 
 @dataclass(frozen=True)
@@ -81,12 +81,6 @@ class InferenceOptions:
         number(0, 4),
         "radius, in patches, of the filter that aligns scores with image edges; 0: none",
         key="TEST.ANOMALY.GUIDED_FILTER",
-    )
-    postprocess: tuple[str, ...] = option(
-        [],
-        sequence(registered(POSTPROCESS)),
-        "registered filters of the score map, in order",
-        key="TEST.ANOMALY.POSTPROCESS",
     )
     window_overlap: float = option(
         0.0,
@@ -128,17 +122,17 @@ class InferenceOptions:
         check_options(self)
 
 
-def score_map_settings(config: dict, filters: bool = True) -> dict[str, Any]:
+def score_map_settings(config: dict, filtered: bool = True) -> dict[str, Any]:
     """Return what a config says of the keys that change a score map, as plain values.
 
     Args:
         config: config node, or the nested dicts of one that was stored; it may lack keys.
-        filters: with those of the filters.
+        filtered: with that of the guided filter.
     """
     values = dict(flat_items(config))
     # These two are not options of inference, but no less a part of what is measured.
     keys = [*keys_of("", InferenceOptions), "TEST.AMP", "INPUT.CROP_SIZE"]
-    left_out = NEUTRAL_KEYS if filters else NEUTRAL_KEYS + FILTER_KEYS
+    left_out = NEUTRAL_KEYS if filtered else (*NEUTRAL_KEYS, FILTER_KEY)
     keys = [key for key in keys if key not in left_out and key in values]
     return {key: list(v) if isinstance(v := values[key], tuple) else v for key in keys}
 
@@ -154,9 +148,9 @@ def differing(then: dict[str, Any], now: dict[str, Any]) -> str:
 
 @contextlib.contextmanager
 def unfiltered(model: nn.Module) -> Iterator[None]:
-    """Switch a model's filters off: an ensemble divides its parts before they are filtered."""
+    """Switch a model's filter off: an ensemble divides its parts before they are filtered."""
     options = model.inference
-    model.inference = replace(options, guided_filter=0.0, postprocess=())
+    model.inference = replace(options, guided_filter=0.0)
     try:
         yield
     finally:
@@ -204,7 +198,11 @@ def infer_images(
             size = (sample.get("height", height), sample.get("width", width))
             with torch.autocast(model.device.type, enabled=False):
                 result = _read_image(model, views, size, names)
-                result["scores"] = _filter(model, result, views, sample["image"])
+                if options.guided_filter > 0:
+                    photo = resize_image(sample["image"], size)[None].to(model.device)
+                    guide = GuidedFilter(photo, filter_radius(model, own[0], size))
+                    found = result["scores"].items()
+                    result["scores"] = {name: guide(value[None])[0] for name, value in found}
             if options.sem_seg_maps:
                 one_hot = F.one_hot(result["sem_seg"], model.num_known)
                 result["sem_seg"] = one_hot.permute(2, 0, 1).float()
@@ -322,20 +320,6 @@ def _read_image(model, views: list[View], size, names) -> dict:
         for name, value in values["scores"].items():
             score_maps[name][start:stop] = value[0]
     return {"sem_seg": sem_seg, "scores": score_maps, "confidence": confidence}
-
-
-def _filter(model, result: dict, views: list[View], image: Tensor) -> dict[str, Tensor]:
-    """Apply the filters that the model has to the finished score maps of an image."""
-    score_maps, sem_seg = result["scores"], result["sem_seg"]
-    if model.inference.guided_filter > 0:
-        size = tuple(sem_seg.shape)
-        radius = filter_radius(model, views[0].plan, size)
-        guide = GuidedFilter(resize_image(image, size)[None].to(sem_seg.device), radius)
-        score_maps = {name: guide(value[None])[0] for name, value in score_maps.items()}
-    for name in model.inference.postprocess:
-        function = POSTPROCESS[name]
-        score_maps = {score: function(value, sem_seg) for score, value in score_maps.items()}
-    return score_maps
 
 
 def filter_radius(model, plan: WindowPlan, size: tuple[int, int]) -> float:

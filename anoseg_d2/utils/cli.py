@@ -245,8 +245,8 @@ def add_import_option(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="MODULE",
-        help="Python module to import first, in which you register your own head, score or "
-        "filter; may be repeated",
+        help="Python module to import first, in which you register your own head or score; "
+        "may be repeated",
     )
 
 

@@ -1,7 +1,5 @@
 """Parts of the exported graph."""
 
-import dataclasses
-
 import pytest
 import torch
 from exported_models import answers, assert_same, photographs
@@ -86,16 +84,6 @@ def test_the_memory_inside_the_graph_equals_the_model(make_model, flip):
 def test_an_image_size_that_takes_thousands_of_windows_is_refused(make_model):
     with pytest.raises(ValueError, match="1x2000000 pixels is too elongated"):
         ExportModel(make_model(), ExportSpec(("rba",), image_size=(1, 2_000_000)))
-
-
-def test_filters_of_score_maps_are_part_of_the_graph(make_model):
-    model = make_model(postprocess=("gaussian", "road_prior"))
-    images = photographs(2, 32, 32)
-    spec = ExportSpec(("rba",), batch=2)
-    sem_seg, rba = ExportModel(model, spec)(images)
-    assert_same({"rba": rba.numpy()}, answers(model, images, ["rba"]))
-    with pytest.raises(ValueError, match="POSTPROCESS works image by image"):
-        ExportModel(model, dataclasses.replace(spec, batch=None))
 
 
 def test_a_model_in_mixed_precision_is_refused(make_model):

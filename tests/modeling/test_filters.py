@@ -3,15 +3,13 @@
 import numpy as np
 import pytest
 import torch
-from scipy.ndimage import gaussian_filter
 from tiny_models import set_inference
 from torch.nn import functional as F
 
-from anoseg_d2.config import load_config
 from anoseg_d2.export.graph import ExportModel
 from anoseg_d2.export.spec import ExportSpec
 from anoseg_d2.modeling import EoMT
-from anoseg_d2.modeling.filters import PLAIN, POSTPROCESS, GuidedFilter, gaussian, road_prior
+from anoseg_d2.modeling.filters import PLAIN, GuidedFilter
 
 
 def by_definition(image, score, radius):
@@ -104,31 +102,3 @@ def test_an_exported_model_filters_as_the_model_does(tiny_eomt):
         torch.testing.assert_close(found[1][index], expected["anomaly"], rtol=0, atol=1e-4)
     with pytest.raises(ValueError, match="GUIDED_FILTER.*0.5.*depends"):
         ExportModel(model, ExportSpec(("rba",), any_size=True))
-
-
-def test_gaussian_is_scipys_within_the_kernels_reach():
-    score = torch.rand(40, 50, generator=torch.Generator().manual_seed(0))
-    expected = gaussian_filter(score.numpy().astype(np.float64), 2.0, mode="mirror", truncate=3.0)
-    np.testing.assert_allclose(gaussian(score, None).numpy(), expected, atol=1e-5)
-
-
-def test_gaussian_keeps_a_constant_and_a_single_row():
-    constant = torch.full((9, 9), 0.3)
-    torch.testing.assert_close(gaussian(constant, None), constant)
-    row = torch.rand(1, 9)
-    assert torch.equal(gaussian(row, None), row)
-
-
-def test_road_prior_keeps_what_lies_on_the_ground_and_what_interrupts_it():
-    # columns: ground from row 1 with an obstacle in it; none; pavement from row 2
-    sem_seg = torch.tensor([[10, 10, 10], [0, 10, 10], [13, 2, 1], [0, 2, 1]])
-    score = torch.arange(12.0).view(4, 3) + 1
-    low = 1.0
-    expected = torch.tensor([[low, low, low], [4, low, low], [7, low, 9], [10, low, 12]])
-    assert torch.equal(road_prior(score, sem_seg), expected)
-
-
-def test_filters_are_off_by_default_and_chosen_by_name():
-    assert list(load_config().TEST.ANOMALY.POSTPROCESS) == []
-    with pytest.raises(ValueError, match="'blur'.*gaussian"):
-        POSTPROCESS["blur"]
