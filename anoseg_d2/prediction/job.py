@@ -3,8 +3,7 @@
 import contextlib
 import sys
 import time
-from collections import deque
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 
 from tqdm import tqdm
@@ -17,9 +16,9 @@ from anoseg_d2.utils.cli import Progress, printable
 
 __all__ = ["PredictionJob"]
 
-# Most images that are read ahead, predicted together, or finished but not yet written.
-_WAITING = 4
-_BATCH_PIXELS = 2_000_000  # a batch ends here: large images fill the network with their own windows
+# Images that are read, predicted and written together.
+_TOGETHER = 4
+_TOGETHER_PIXELS = 2_000_000  # larger images fill the network with their own windows
 
 
 class PredictionJob:
@@ -55,60 +54,51 @@ class PredictionJob:
         tqdm.write(printable(f"error: {sentence}"), file=sys.stderr)
 
     def images(self, files) -> None:
-        """Predict still images, each an `InputFile`.
+        """Predict still images, a list of `InputFile`, some of them together.
 
-        One thread reads ahead and one writes while the model runs. The writer is a single thread:
-        the first image sets the colour scale for all, and the json is written in order.
+        Images are read in parallel, and one thread writes while the next ones are predicted. It is
+        only one: the first image sets the colour scale for all, and the json is written in order.
         """
         start = time.monotonic()
-        writing: deque = deque()
+        writing: list[Future] = []
         with (
             Progress("predicted", len(files)) as progress,
-            ThreadPoolExecutor(1, "read") as reader,
+            ThreadPoolExecutor(_TOGETHER, "read") as readers,
             ThreadPoolExecutor(1, "write") as writer,
         ):
-            for batch in self._read_batches(reader, files, progress):
-                for (file, photo), result in zip(batch, self._predict(batch), strict=True):
-                    if result is not None:
-                        writing.append(writer.submit(self._write_image, file, photo, result))
-                    # Finished maps wait in memory, so their number is limited.
-                    while len(writing) > _WAITING:
-                        writing.popleft().result()
-                progress.update(len(batch))
+            for first in range(0, len(files), _TOGETHER):
+                some = files[first : first + _TOGETHER]
+                reading = [(file, readers.submit(read_image, file.path)) for file in some]
+                batch = []
+                for file, future in reading:
+                    try:
+                        batch.append((file, future.result()))
+                    except (ValueError, OSError) as error:
+                        self.fail(error)
+                results = self._predict(batch)
+                # Maps that are not written yet wait in memory: only those of one batch may.
+                for future in writing:
+                    future.result()
+                writing = [
+                    writer.submit(self._write_image, file, photo, result)
+                    for (file, photo), result in zip(batch, results, strict=True)
+                    if result is not None
+                ]
+                progress.update(len(some))
             for future in writing:
                 future.result()
         self.seconds += time.monotonic() - start
 
-    def _read_batches(self, reader, files, progress):
-        """Yield lists of (file, photo) to predict together; report unreadable files."""
-        remaining = iter(files)
-        reading = deque((f, reader.submit(read_image, f.path)) for f in islice(remaining, _WAITING))
-        batch, pixels = [], 0
-        while reading:
-            file, future = reading.popleft()
-            reading.extend((f, reader.submit(read_image, f.path)) for f in islice(remaining, 1))
-            try:
-                photo = future.result()
-            except (ValueError, OSError) as error:
-                self.fail(error)
-                progress.update()
-                continue
-            batch.append((file, photo))
-            pixels += photo.shape[0] * photo.shape[1]
-            if len(batch) == _WAITING or pixels >= _BATCH_PIXELS:
-                yield batch
-                batch, pixels = [], 0
-        if batch:
-            yield batch
-
     def _predict(self, batch) -> list[dict | None]:
-        """Predict a batch; if it is refused, predict image by image and report the bad ones."""
-        try:
-            return self.predictor([photo[..., ::-1] for _, photo in batch])
-        except ValueError as error:
-            if len(batch) == 1:
-                self.fail(f"{batch[0][0].path}: {error}")
-                return [None]
+        """Predict images together, or one by one if they are large or one of them is refused."""
+        pixels = sum(photo.shape[0] * photo.shape[1] for _, photo in batch)
+        if len(batch) < 2 or pixels <= _TOGETHER_PIXELS:
+            try:
+                return self.predictor([photo[..., ::-1] for _, photo in batch])
+            except ValueError as error:
+                if len(batch) == 1:
+                    self.fail(f"{batch[0][0].path}: {error}")
+                    return [None]
         return [self._predict([entry])[0] for entry in batch]
 
     def _write_image(self, file, photo, result: dict) -> None:

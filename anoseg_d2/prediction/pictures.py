@@ -93,31 +93,22 @@ def add_color_bar(
         place = np.clip((threshold - lowest) / (highest - lowest), 0, 1)
         x = margin + round(float(place) * (width - 2 * margin - 1))
         cv2.line(picture, (x, top - margin // 2), (x, top + unit), (255, 255, 255), 1 + unit // 24)
-    _write_scale(picture, top + unit, unit, _ticks(lowest, highest, name))
+    _write_scale(picture, top + unit, unit, lowest, highest, name)
     return picture
 
 
-def _ticks(lowest: float, highest: float, name: str) -> list[tuple[float, str]]:
-    """Return (place in 0..1, text) in order of importance: later ones give way when crowded."""
-    places = (0, 0.25, 0.5, 0.75, 1)
-    ticks = [(place, f"{lowest + place * (highest - lowest):.3g}") for place in places]
-    ticks[2] = (0.5, f"{ticks[2][1]}  {name}")
-    return [ticks[0], ticks[4], ticks[2], ticks[1], ticks[3]]
-
-
-def _write_scale(picture, top: int, unit: int, ticks) -> None:
+def _write_scale(picture, top: int, unit: int, lowest: float, highest: float, name: str) -> None:
+    """Write both ends of the scale, and the score's name between them where there is room."""
     width, scale = picture.shape[1], max(0.25, unit / 36)
-    taken: list[tuple[int, int]] = []
-    for fraction, text in ticks:
+    taken = 0
+    for place, text in ((0.0, f"{lowest:.3g}"), (1.0, f"{highest:.3g}"), (0.5, name)):
         (w, h), _ = cv2.getTextSize(text, _FONT, scale, 1)
-        x = round(unit // 2 + fraction * (width - unit) - w / 2)
-        x = max(1, min(x, width - w - 1))
-        if any(x < end + 4 and start < x + w + 4 for start, end in taken):
-            continue
-        taken.append((x, x + w))
-        place = (x, top + h + max(2, unit // 4))
+        if place == 0.5 and w + 2 * taken + 8 > width:
+            return
+        taken = max(taken, w)
+        corner = (max(1, round(place * (width - w - 2))), top + h + max(2, unit // 4))
         thickness = 1 + unit // 30
-        cv2.putText(picture, text, place, _FONT, scale, (255, 255, 255), thickness, cv2.LINE_AA)
+        cv2.putText(picture, text, corner, _FONT, scale, (255, 255, 255), thickness, cv2.LINE_AA)
 
 
 def draw_detections(

@@ -8,11 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from anoseg_d2.data.class_colors import class_colors
-from anoseg_d2.data.image_io import (
-    high_byte,
-    read_image,
-    to_rgb,
-)
+from anoseg_d2.data.image_io import read_image, to_rgb
 from anoseg_d2.utils.constants import SHIPPED_NAME
 
 # An exported file needs neither torch nor detectron2, so they are imported where a model is built.
@@ -21,7 +17,7 @@ if TYPE_CHECKING:
 
     from anoseg_d2.checkpoint import Checkpoint
 
-__all__ = ["AnomalyPredictor", "as_bgr", "read_bgr"]
+__all__ = ["AnomalyPredictor", "read_bgr"]
 
 # Images of a generator that are predicted together; they and their maps share memory.
 _BATCH = 4
@@ -138,8 +134,7 @@ class AnomalyPredictor:
 
         Args:
             images: an image, a list or tuple of images, or another iterable such as a generator.
-                An image is (H, W, 3) uint8, BGR as cv2 reads it (gray, BGRA and 16-bit arrays are
-                converted as `as_bgr` says), a path, or a PIL image.
+                An image is (H, W, 3) uint8, BGR as cv2 reads it, a path, or a PIL image.
         Returns:
             for an image: `sem_seg` (H, W) int64 argmax over the known classes, `scores`
             {name: (H, W) float32}, `confidence` (H, W) float32 in 0..1, all at native size. For a
@@ -147,7 +142,6 @@ class AnomalyPredictor:
             images at a time.
         Raises:
             FileNotFoundError, ValueError: an image cannot be read, or has another shape or type.
-            RuntimeError: there is not enough memory for a single window.
         """
         if isinstance(images, (list, tuple)):
             return self._predict(images)
@@ -192,42 +186,18 @@ def _build_model(cfg):
 
 
 def read_bgr(image) -> np.ndarray:
-    """Return an image, given in any accepted form, as (H, W, 3) uint8 BGR."""
+    """Return an image, given in any accepted form, as (H, W, 3) uint8 BGR.
+
+    Raises:
+        ValueError: an array has another shape or type.
+    """
     if isinstance(image, (str, os.PathLike)):
         return read_image(image)[..., ::-1]
     if hasattr(image, "convert"):
         return to_rgb(image, "an image")[..., ::-1]
-    return as_bgr(image)
-
-
-def as_bgr(image: np.ndarray) -> np.ndarray:
-    """Convert an array, as cv2 reads it with any flag, to what the predictor takes.
-
-    One channel is repeated, an alpha channel is dropped (transparent pixels show the colour that
-    is stored under them), and 16-bit values keep their high byte, as if they filled 0..65535.
-
-    Args:
-        image: (H, W), (H, W, 1), (H, W, 3) BGR or (H, W, 4) BGRA; uint8, uint16 or bool.
-    Returns:
-        (H, W, 3) uint8 BGR; the array itself if it already is.
-    Raises:
-        ValueError: the shape or type is another, or 16-bit values fill only 12 bits; the message
-            says what to convert.
-    """
     image = np.asarray(image)
-    if image.ndim == 2:
-        image = image[..., None]
-    if image.ndim != 3 or image.shape[2] not in (1, 3, 4) or image.size == 0:
-        hint = "; transpose it: channels come last" if image.shape[:1] in ((1,), (3,)) else ""
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or image.size == 0:
         raise ValueError(
-            f"an image is (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), not {image.shape}{hint}"
+            f"an image is (H, W, 3) uint8, as cv2.imread gives it, not {image.shape} {image.dtype}"
         )
-    if image.dtype == np.uint16:
-        image = high_byte(image, "an image").astype(np.uint8)
-    elif image.dtype == bool:
-        image = image.astype(np.uint8) * 255
-    elif image.dtype != np.uint8:
-        raise ValueError(
-            f"an image is uint8 or uint16, not {image.dtype}; convert it to uint8 0..255"
-        )
-    return np.repeat(image, 3, axis=2) if image.shape[2] == 1 else image[..., :3]
+    return image

@@ -8,7 +8,7 @@ from tiny_models import set_info
 
 from anoseg_d2 import AnomalyPredictor
 from anoseg_d2.data.image_io import read_image
-from anoseg_d2.prediction.predictor import as_bgr
+from anoseg_d2.prediction.predictor import read_bgr
 
 
 @pytest.fixture
@@ -34,16 +34,9 @@ def test_every_size_comes_back_native(predictor, size):
     assert result["confidence"].shape == size
 
 
-def test_other_kinds_equal_their_conversion(predictor):
-    gray = photo()[..., 0]
-    expected = predictor(np.repeat(gray[..., None], 3, axis=2))["scores"]["rba"]
-    for image in (gray, gray[..., None], gray.astype(np.uint16) * 257):
-        assert np.array_equal(predictor(image)["scores"]["rba"], expected)
+def test_views_in_any_order_of_memory_are_taken(predictor):
     color = photo()
-    with_alpha = np.dstack((color, np.zeros(color.shape[:2], np.uint8)))
     expected = predictor(color)["scores"]["rba"]
-    assert np.array_equal(predictor(with_alpha)["scores"]["rba"], expected)
-    assert np.array_equal(predictor(color.astype(np.uint16) << 8)["scores"]["rba"], expected)
     reversed_view = np.ascontiguousarray(color[..., ::-1])[..., ::-1]
     assert np.array_equal(predictor(reversed_view)["scores"]["rba"], expected)
 
@@ -58,27 +51,19 @@ def test_blue_comes_first(predictor):
 
 
 @pytest.mark.parametrize(
-    ("image", "message"),
+    "image",
     [
-        (np.zeros((4, 4, 3), np.float32), "float32; convert it to uint8 0..255"),
-        (np.zeros((4, 4, 3), np.int64), "not int64"),
-        (np.zeros((4, 4, 2), np.uint8), r"not \(4, 4, 2\)"),
-        (np.zeros((3, 40, 50), np.uint8), "channels come last"),
-        (np.zeros((0, 4, 3), np.uint8), r"not \(0, 4, 3\)"),
-        (np.zeros((2, 4, 4, 3), np.uint8), r"not \(2, 4, 4, 3\)"),
+        np.zeros((4, 4, 3), np.float32),
+        np.zeros((4, 4), np.uint8),
+        np.zeros((3, 40, 50), np.uint8),
+        np.zeros((0, 4, 3), np.uint8),
+        np.zeros((2, 4, 4, 3), np.uint8),
     ],
-    ids=["float", "int64", "two channels", "channels first", "empty", "batch"],
+    ids=["float", "gray", "channels first", "empty", "batch"],
 )
-def test_odd_arrays_are_refused_with_what_to_do(image, message):
-    with pytest.raises(ValueError, match=message):
-        as_bgr(image)
-
-
-def test_conversion_by_hand():
-    assert as_bgr(np.array([[0, 255, 256, 65535]], np.uint16))[0, :, 0].tolist() == [0, 0, 1, 255]
-    assert as_bgr(np.array([[False, True]]))[0].tolist() == [[0, 0, 0], [255, 255, 255]]
-    color = photo()
-    assert as_bgr(color) is color or np.shares_memory(as_bgr(color), color)
+def test_odd_arrays_are_refused_with_what_to_do(image):
+    with pytest.raises(ValueError, match=r"uint8, as cv2.imread gives it, not \("):
+        read_bgr(image)
 
 
 def test_photographs_turned_by_exif_come_out_upright(tmp_path):
@@ -119,7 +104,7 @@ def test_pillow_images_of_16_bits_are_read_as_files_are(predictor):
     expected = predictor(np.repeat((stored >> 8).astype(np.uint8)[..., None], 3, 2))["scores"]
     assert np.array_equal(predictor(Image.fromarray(stored))["scores"]["rba"], expected["rba"])
     with pytest.raises(ValueError, match="12 bits"):
-        predictor(stored >> 4)
+        predictor(Image.fromarray(stored >> 4))
 
 
 def test_the_device_argument_wins_over_the_config(tmp_path, tiny_cfg):
