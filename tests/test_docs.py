@@ -18,7 +18,6 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 from tiny_models import tiny_vit
-from torch.distributed.run import get_args_parser
 
 from anoseg_d2 import cli
 from anoseg_d2.checkpoint import model_meta
@@ -43,7 +42,7 @@ SCRIPTS = sorted(
     + ("benchmarks/*.py", "dev/*.py", "*.py")
     for path in ROOT.glob(pattern)
 )
-OURS = ("anoseg", "python", ".venv/bin/python", "make", "torchrun", "srun")
+OURS = ("anoseg", "python", ".venv/bin/python", "make")
 # Other people's programs, and what a shell does itself.
 OTHERS = ("export", "apptainer", "pip", "docker", "hf", "git", "head=$(scontrol")
 OTHERS += ("cmake", "build/anoseg", "trtexec")
@@ -119,17 +118,11 @@ def test_a_command_of_the_docs_parses(path, line, monkeypatch, capsys):
     words = [w for w in shlex.split(line, comments=True) if w not in ("...", "$")]
     while re.match(r"[A-Z_0-9]+=", words[0]):
         words.pop(0)
-    words = words[1:] if words[0] == "srun" else words
     if words[0] == "pip":
         extras = re.findall(r"\.\[(\w+)\]", line)
         assert all(f'"{extra}": [' in (ROOT / "setup.py").read_text() for extra in extras)
     elif words[0] == "make":
         check_make(words[1:], monkeypatch)
-    elif words[0] == "torchrun":
-        launched = get_args_parser().parse_args(words[1:])
-        check_python(
-            [launched.training_script, *launched.training_script_args], monkeypatch, launched.module
-        )
     elif words[0] == "anoseg":
         check_anoseg(words[1:], monkeypatch)
     elif words[0] in ("python", ".venv/bin/python"):

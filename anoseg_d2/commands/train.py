@@ -6,7 +6,6 @@ Examples:
     anoseg train street.yaml unknown.yaml --stage arcface --weights runs/street
     anoseg train street.yaml --epochs 200 --patience 5 --batch auto
     anoseg train --config-file arcface_lora --num-gpus 4 --resume
-    torchrun --nproc-per-node 4 -m anoseg_d2 train --config-file arcface_lora
 
 From a dataset card (`anoseg card` proposes one; with --masks that is done here, into the run's
 folder) everything else is inferred, and printed with the keys that change it.

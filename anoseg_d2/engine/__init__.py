@@ -7,7 +7,6 @@
 - `load_evaluated`: loads the weights that `--eval-only` evaluates.
 - `claim_output_dir`: makes OUTPUT_DIR ready for a run, and keeps runs apart.
 - `launch_ranks`: starts a job on one process or many, and ends it as one.
-- `is_torchrun`: whether torchrun started this process.
 - `StepTrainer`: one optimiser step with micro-batches and mixed precision.
 - `build_optimizer`, `build_scheduler`: AdamW per block, and EoMT's two-stage warm-up.
 - `set_up_run`: the log of a run, its seed and config.yaml.
@@ -24,7 +23,6 @@ _EXPORTS = {
     "check_inputs": "preflight",
     "claim_output_dir": "output_dir",
     "launch_ranks": "launch",
-    "is_torchrun": "launch",
     "StepTrainer": "step",
     "build_optimizer": "solver",
     "build_scheduler": "solver",

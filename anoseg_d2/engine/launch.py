@@ -15,15 +15,10 @@ from torch.multiprocessing import ProcessExitedException
 
 from anoseg_d2.utils.cli import USER_ERRORS, one_message
 
-__all__ = ["is_torchrun", "launch_ranks"]
+__all__ = ["launch_ranks"]
 
 # What gloo says in a rank whose peer has died.
 _LOST_PEER = ("connection closed by peer", "connection reset by peer", "socket closed")
-
-
-def is_torchrun() -> bool:
-    """Return whether torchrun (or SLURM through it) started this process as one of its ranks."""
-    return {"RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR"} <= set(os.environ)
 
 
 def launch_ranks(
@@ -37,8 +32,6 @@ def launch_ranks(
 ) -> None:
     """Call `main(*args)` on every rank, as detectron2's `launch` does.
 
-    Under torchrun this process is a rank already, and the numbers are torchrun's.
-
     Args:
         main: a function of a module, so that new processes can import it.
         num_ranks: processes on this machine, one per GPU.
@@ -47,11 +40,6 @@ def launch_ranks(
         KeyboardInterrupt: a rank was asked to stop, and every rank has.
         ValueError: a rank found a mistake of the user's, or died; the message is that rank's.
     """
-    if is_torchrun():
-        _join_torchrun()
-        main(*args)
-        _leave_group()
-        return
     if num_ranks * num_machines == 1:
         main(*args)
         return
@@ -101,9 +89,9 @@ def _run_rank(main: Callable, reports, args: tuple) -> None:
         reports.put(("error", one_message(error)))
         sys.exit(2)
     except RuntimeError as error:
+        # Only the rank that died is news; what its peers say of it depends on who notices first.
         if not any(words in str(error).lower() for words in _LOST_PEER):
             raise
-        reports.put(("lost", ""))
         sys.exit(3)
 
 
@@ -122,22 +110,6 @@ def _signals_go_to_ranks() -> Iterator[None]:
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
-
-
-def _join_torchrun() -> None:
-    has_gpu = torch.cuda.is_available()
-    if has_gpu:
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    store, rank, size = next(torch.distributed.rendezvous("env://"))
-    if os.environ.get("GROUP_WORLD_SIZE", "1") == "1":
-        # torchrun keeps one store over all restarts, where ranks would find the addresses of ranks
-        # that are dead. On several machines, whose counts may differ, docs/scaling.md has the way.
-        restarts = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-        store = torch.distributed.PrefixStore(f"restart {restarts}", store)
-    backend = "nccl" if has_gpu else "gloo"
-    torch.distributed.init_process_group(backend, store=store, rank=rank, world_size=size)
-    comm.create_local_process_group(int(os.environ["LOCAL_WORLD_SIZE"]))
-    comm.synchronize()
 
 
 def _leave_group() -> None:

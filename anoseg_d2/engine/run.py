@@ -9,7 +9,6 @@ process that was started; what it found goes to the ranks, which only build and 
 
 import argparse
 import logging
-import os
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -75,7 +74,7 @@ def _run(trainer_class, args: argparse.Namespace) -> None:
 
     # Only now: help and mistaken options are answered before torch is loaded.
     from anoseg_d2.config import load_config
-    from anoseg_d2.engine.launch import is_torchrun, launch_ranks
+    from anoseg_d2.engine.launch import launch_ranks
     from anoseg_d2.engine.output_dir import claim_output_dir
     from anoseg_d2.engine.preflight import check_inputs, follow_weights
     from anoseg_d2.engine.trainer import Trainer
@@ -83,15 +82,12 @@ def _run(trainer_class, args: argparse.Namespace) -> None:
 
     trainer_class = trainer_class or Trainer
     cfg = load_config(args.config_file, args.opts, args.imports)
-    # torchrun restarts every rank after one has failed: then continue from the last checkpoint.
-    args.resume |= int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0
     training = not args.eval_only
     given = [key for key, _ in override_pairs(args.opts)]
     follow_weights(cfg, given, training, args.resume)
     cfg.freeze()
     images = check_inputs(cfg, training, args.resume)
-    # One process makes the folder ready for all others.
-    if not (args.machine_rank or (is_torchrun() and int(os.environ["RANK"]))):
+    if args.machine_rank == 0:  # which makes the folder ready for all others
         claim_output_dir(
             cfg.OUTPUT_DIR, training=training, resume=args.resume, overwrite=args.overwrite
         )

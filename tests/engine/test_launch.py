@@ -1,7 +1,6 @@
 """The command with one rank and with two: one message, one checkpoint, no orphans."""
 
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -28,8 +27,8 @@ def write_config(folder, *overrides, **options):
     return str(path)
 
 
-def start(folder, *arguments, launcher=()):
-    command = [sys.executable, *launcher, str(ROOT / "train_net.py"), *map(str, arguments)]
+def start(folder, *arguments):
+    command = [sys.executable, str(ROOT / "train_net.py"), *map(str, arguments)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     # A file, not a pipe: a full pipe that nobody reads would stop the run.
     with open(folder / "log.txt", "w") as log:
@@ -131,23 +130,3 @@ def test_an_error_on_two_ranks_is_one_line(tmp_path):
     assert process.returncode == 2
     assert output.count("error: ") == 1 and "Traceback" not in output, output
     assert "multiple of the 2 processes" in output.strip().splitlines()[-1]
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(not Path("/proc").is_dir(), reason="reads /proc")
-def test_torchrun_restarts_from_the_last_checkpoint_after_a_rank_was_killed(tmp_path):
-    more = ("SOLVER.MAX_ITER", 40, "SOLVER.CHECKPOINT_PERIOD", 4)
-    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
-    config = write_config(tmp_path, *more)
-    process = start(tmp_path, "--config-file", config, launcher=(*launcher, "--max-restarts=1"))
-    output = tmp_path / "run"
-    wait_for((output / "last_checkpoint").exists, process)
-    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-    names = {int(pid): Path(f"/proc/{pid}/cmdline").read_text() for pid in children}
-    os.kill(max(pid for pid, name in names.items() if "train_net.py" in name), signal.SIGKILL)
-    said = finish(process, tmp_path, 300)
-    assert process.returncode == 0, said
-    resumed = re.findall(r"Resuming at step (\d+) of 40", said)
-    assert resumed and 0 < int(resumed[0]) < 40 and int(resumed[0]) % 4 == 0
-    state = torch.load(output / "model_final.pth", weights_only=True)
-    assert state["iteration"] == 39

@@ -6,7 +6,6 @@ own address, and a process of one reaches the other only through the network.
 
 import json
 import os
-import re
 import shutil
 import signal
 import subprocess
@@ -45,25 +44,14 @@ class Host:
 
     def __init__(self, number, folder):
         self.space = f"anoseg{os.getpid()}-{number}"
-        self.name = f"anoseg-node{number}"
-        self.number, self.folder, self.log = number, folder, folder / f"host{number}.txt"
+        self.number, self.log = number, folder / f"host{number}.txt"
 
-    def start(self, *command, named=False):
-        """Start Python with `command`; `named`: this host's name is its address in the network.
-
-        Without `named` the name stands for loopback or for nothing, as on a Debian just set up.
-        """
-        if named:
-            script = 'hostname "$0" && mount --bind "$1" /etc/hosts && shift && exec "$@"'
-            prefix = ["unshare", "--uts", "--mount", "sh", "-c", script, self.name]
-            prefix.append(str(self.folder / "hosts"))
-        else:
-            script = 'hostname "$0" && exec "$@"'
-            prefix = ["unshare", "--uts", "sh", "-c", script, "localhost"]
+    def start(self, *command):
+        """Start Python with `command`, where this host's name stands for loopback or nothing."""
+        prefix = ["unshare", "--uts", "sh", "-c", 'hostname "$0" && exec "$@"', "localhost"]
         environment = {
             **os.environ,
             **{"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-            "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",
             "GLOO_SOCKET_IFNAME": f"cable{self.number}",
         }
         words = ["ip", "netns", "exec", self.space, *prefix, sys.executable, *map(str, command)]
@@ -83,9 +71,6 @@ class Host:
 @pytest.fixture
 def hosts(tmp_path):
     both = [Host(number, tmp_path) for number in range(2)]
-    lines = ["127.0.0.1 localhost"]
-    lines += [f"{address} {host.name}" for address, host in zip(ADDRESSES, both, strict=True)]
-    (tmp_path / "hosts").write_text("\n".join(lines) + "\n")
     try:
         try:
             for host in both:
@@ -118,14 +103,6 @@ def launch_line(config, rank, *more):
     """The arguments of detectron2's launch on the host `rank` of two."""
     line = [ROOT / "train_net.py", "--config-file", config, "--num-machines", 2]
     return [*line, "--machine-rank", rank, "--dist-url", f"tcp://{ADDRESSES[0]}:29500", *more]
-
-
-def torchrun_line(config, host):
-    """The line of docs/scaling.md, which is the same on every host."""
-    line = ["-m", "torch.distributed.run", "--nnodes", 2, "--nproc-per-node", 1]
-    line += ["--max-restarts", 3, "--rdzv-backend", "c10d", "--rdzv-id", "stage1"]
-    line += ["--rdzv-endpoint", f"{host.name}:29500"]
-    return [*line, "-m", "anoseg_d2", "train", "--config-file", config, "--resume"]
 
 
 def finish(processes, hosts, status=0, seconds=400):
@@ -182,17 +159,3 @@ def test_a_host_that_is_killed_ends_the_run_of_the_other_with_a_message(hosts, t
     finish([first], hosts, status=2, seconds=60)
     last = hosts[0].said().strip().splitlines()[-1]
     assert last.startswith("error: rank ") and "--resume" in last
-
-
-def test_torchrun_restarts_when_a_host_was_killed_and_is_started_again(hosts, tmp_path):
-    config = write_config(tmp_path, "run", "SOLVER.MAX_ITER", 40, "SOLVER.CHECKPOINT_PERIOD", 4)
-    line = torchrun_line(config, hosts[0])
-    first, second = [host.start(*line, named=True) for host in hosts]
-    wait_for(tmp_path / "run" / "last_checkpoint", first, hosts[0])
-    hosts[1].kill()
-    second.wait(10)
-    finish([first, hosts[1].start(*line, named=True)], hosts)
-    resumed = [int(step) for step in re.findall(r"Resuming at step (\d+) of 40", hosts[0].said())]
-    assert resumed and 0 < resumed[-1] < 40 and resumed[-1] % 4 == 0
-    state = torch.load(tmp_path / "run" / "model_final.pth", weights_only=True)
-    assert state["iteration"] == 39
