@@ -123,8 +123,8 @@ def _refuse_unread_keys(cfg) -> None:
         value, default = _get(cfg, key), defaults[key]
         if _lists(value) != _lists(default):
             raise ValueError(
-                f"{key} is {value!r}, but nothing here reads it: leave it at {default!r} and "
-                f"{_instead(key)}"
+                f"{key} is {value!r}, but nothing here reads it: leave it at {default!r}, and see "
+                "docs/config.md for the keys that are read"
             )
 
 
@@ -381,18 +381,3 @@ KEYS: dict[str, Key] = {
     "CUDNN_BENCHMARK": Key(THEIRS, FLAG, "Let cuDNN search for the fastest kernels in training"),
 }
 # fmt: on
-
-# What to use instead of detectron2 keys that nothing here reads, by how they begin.
-_INSTEAD = {
-    "SOLVER.WARMUP": "set SOLVER.WARMUP_NEW and SOLVER.WARMUP_VIT, fractions of the run",
-    "SOLVER": "set SOLVER.POLY_POWER and LAYER_DECAY, or override build_lr_scheduler of a Trainer",
-    "INPUT.FORMAT": "give MODEL.PIXEL_MEAN and MODEL.PIXEL_STD in RGB",
-    "INPUT": "set INPUT.CROP_SIZE, SCALE_JITTER and FLIP: windows have the size of the crop",
-    "DATALOADER": "override build_train_loader of a Trainer",
-    "MODEL": "set the keys of MODEL.EOMT",
-    "TEST.AUG": "set TEST.SCALES, TEST.FLIP or TEST.WINDOW_OVERLAP",
-}
-
-
-def _instead(key: str) -> str:
-    return next((hint for start, hint in _INSTEAD.items() if key.startswith(start)), "go without")

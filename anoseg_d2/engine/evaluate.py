@@ -120,19 +120,7 @@ def report_evaluation(
         return
     # From the files: those of an interrupted evaluation were not evaluated again.
     records = load_run(cfg.OUTPUT_DIR, ours).records
-    _log_figures({name: record["result"] for name, record in records.items()})
-    run = {
-        "versions": versions(),
-        "git": git_state(Path(anoseg_d2.__file__).parent),
-        "seed": cfg.SEED,
-        "command": shlex.join(sys.argv),
-    }
-    about = {**describe_model(cfg, unwrap(model)), **run, **(facts or {})}
-    write_report(cfg.OUTPUT_DIR, ours, model=about, config=cfg.dump())
-
-
-def _log_figures(results: dict[str, dict]) -> None:
-    """Log the evaluators' results, one table per dataset."""
+    results = {name: record["result"] for name, record in records.items()}
     closed = [
         [name, *(result.get(figure) for figure in CLOSED_FIGURES)]
         for name, result in results.items()
@@ -148,6 +136,14 @@ def _log_figures(results: dict[str, dict]) -> None:
         if rows:
             table = tabulate(rows, headers=names, floatfmt=".2f", missingval="-")
             logger.info("Figures in percent:\n%s", table)
+    run = {
+        "versions": versions(),
+        "git": git_state(Path(anoseg_d2.__file__).parent),
+        "seed": cfg.SEED,
+        "command": shlex.join(sys.argv),
+    }
+    about = {**describe_model(cfg, unwrap(model)), **run, **(facts or {})}
+    write_report(cfg.OUTPUT_DIR, ours, model=about, config=cfg.dump())
 
 
 def describe_model(cfg, model: nn.Module) -> dict:

@@ -138,31 +138,26 @@ class CheckpointHook(HookBase):
         self._saved_step = None
 
     def after_step(self):
-        done = self.trainer.iter + 1
+        done, folder = self.trainer.iter + 1, self.checkpointer.save_dir
         if done >= self.trainer.max_iter:
-            self._save("model_final")
+            self.save_now("model_final")
             if self.ema is not None:
-                folder = self.checkpointer.save_dir
                 UntaggedCheckpointer(self.ema, folder).save("model_ema")
         elif done % self.period == 0:
             self.save_now()
-            self._remove_old()
+            if self.keep and comm.is_main_process():
+                # From the folder, not from memory: a run that was resumed wrote the older ones.
+                files = Path(folder).glob("model_*.pth")
+                periodic = sorted(f for f in files if re.fullmatch(r"model_\d{7,}", f.stem))
+                for path in periodic[: -self.keep]:
+                    path.unlink()
 
-    def save_now(self) -> None:
-        """Save this step unless it is saved already."""
-        if self._saved_step != self.trainer.iter:
-            self._save(f"model_{self.trainer.iter:07d}")
-
-    def _save(self, name: str) -> None:
-        self.checkpointer.save(name, iteration=self.trainer.iter)
-        self._saved_step = self.trainer.iter
-
-    def _remove_old(self) -> None:
-        if self.keep and comm.is_main_process():
-            files = Path(self.checkpointer.save_dir).glob("model_*.pth")
-            periodic = sorted(f for f in files if re.fullmatch(r"model_\d{7,}", f.stem))
-            for path in periodic[: -self.keep]:
-                path.unlink()
+    def save_now(self, name: str | None = None) -> None:
+        """Save this step, by default under its number, unless it is saved already."""
+        step = self.trainer.iter
+        if self._saved_step != step:
+            self.checkpointer.save(name or f"model_{step:07d}", iteration=step)
+            self._saved_step = step
 
 
 class BestCheckpointHook(HookBase):

@@ -10,7 +10,6 @@ process that was started; what it found goes to the ranks, which only build and 
 import argparse
 import logging
 import re
-from dataclasses import replace
 from pathlib import Path
 
 from anoseg_d2.utils import cli
@@ -30,9 +29,8 @@ def argument_parser(description=None, short: bool = False) -> argparse.ArgumentP
         description: of the help page.
         short: leave out of it what a command on the folder of a run does not need.
     """
-    parser = argparse.ArgumentParser(
-        description=description or "Train or evaluate an EoMT anomaly segmenter.",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    parser = cli.build_parser(
+        description or "Train or evaluate an EoMT anomaly segmenter.", imports=True
     )
     add = parser.add_argument
     named = "yaml file, or the name of a shipped config"
@@ -47,8 +45,6 @@ def argument_parser(description=None, short: bool = False) -> argparse.ArgumentP
     add("--num-machines", type=int, default=1, help="number of machines")
     add("--machine-rank", type=int, default=0, help="number of this machine, from 0")
     add("--dist-url", default="auto", help="tcp://HOST:PORT of machine 0; auto: this machine only")
-    cli.add_import_option(parser)
-    cli.add_verbosity_options(parser)
     add("opts", nargs="*", help="config keys and values in turn: KEY VALUE ...")
     return parser
 
@@ -143,9 +139,8 @@ def check_request(args: argparse.Namespace) -> None:
     """
     if args.resume and args.overwrite:
         raise ValueError("--resume continues a run that --overwrite deletes; use only one of them")
-    cli.check_options(args, {"--num-gpus": integer(1, 256)})
-    cli.check_options(args, {"--num-machines": integer(1, 100_000)})
-    cli.check_options(args, {"--machine-rank": integer(0, args.num_machines - 1)})
+    rules = {"--num-gpus": integer(1, 256), "--num-machines": integer(1, 100_000)}
+    cli.check_options(args, rules | {"--machine-rank": integer(0, args.num_machines - 1)})
     if not re.fullmatch(r"auto|tcp://[^/:]+:[0-9]{1,5}", args.dist_url):
         raise ValueError(f"--dist-url is {args.dist_url!r}; it must be auto or tcp://HOST:PORT")
     if args.num_machines > 1 and args.dist_url == "auto":
@@ -176,9 +171,6 @@ def load_evaluated(cfg, model, resume: bool = False) -> dict:
     if resume:
         cfg.MODEL.WEIGHTS = str(last_checkpoint(Path(cfg.OUTPUT_DIR)))
     report = load_weights(cfg, model)
-    if report.file is not None and report.file.name == "model_ema.pth":
-        # Files of older versions say it only by their name.
-        model.info = replace(model.info, averaged=True)
     facts = {"weights": resolve_weights(cfg), **describe_weights(model, report.file)}
     facts["trainable_parameters"] = None  # what this config would train may be other parts
     untrained = sorted(name for action in UNTRAINED for name in report.names(action))

@@ -269,8 +269,12 @@ class Trainer(DefaultTrainer):
         def evaluate(cfg, model, name):
             if not finished and isinstance(model, EoMT):
                 model.info = replace(model.info, score_statistics={})  # those of earlier weights
-            file = Path(self.cfg.OUTPUT_DIR) / name
-            facts = {**cost, **_saved_weights(model, file, finished)}
+            facts = dict(cost)
+            if comm.is_main_process():  # which writes the report
+                file = Path(self.cfg.OUTPUT_DIR) / name
+                # In the middle of a run these weights are not in a file yet.
+                saved = file if finished and file.is_file() else None
+                facts |= {"weights": saved and str(saved), **describe_weights(model, saved)}
             return self.test(cfg, model, facts=facts)
 
         self._last_eval_results = evaluate(self.cfg, self.core, "model_final.pth")
@@ -323,14 +327,6 @@ class Trainer(DefaultTrainer):
 
 class _EndedEarly(BaseException):
     """Leaves the loop of detectron2, which logs the traceback of any `Exception`."""
-
-
-def _saved_weights(model: nn.Module, file: Path, finished: bool) -> dict:
-    """Describe the weights being evaluated; in the middle of a run they are not in a file yet."""
-    if not comm.is_main_process():
-        return {}
-    saved = file if finished and file.is_file() else None
-    return {"weights": saved and str(saved), **describe_weights(model, saved)}
 
 
 def _measure_before_the_end(trainer) -> None:

@@ -180,27 +180,33 @@ def infer_images(
     """
     names = model.check_scores(score_names) if score_names else model.score_names
     options = model.inference
+    photos = [sample["image"] for sample in samples]
     if as_bytes:  # detectron2's DefaultPredictor gives floats; windows are resized as bytes.
-        samples = [{**sample, "image": _rounded(sample["image"])} for sample in samples]
+        photos = [
+            photo if photo.dtype == torch.uint8 else photo.round().clamp(0, 255).to(torch.uint8)
+            for photo in photos
+        ]
     plans = [
         [
             plan_windows(size, model.image_size, options.window_overlap, options.flip, scale)
             for scale in options.scales
         ]
-        for size in (tuple(sample["image"].shape[-2:]) for sample in samples)
+        for size in (tuple(photo.shape[-2:]) for photo in photos)
     ]
     results = []
     with torch.inference_mode():
-        predictions = _predict_all(model, samples, plans, names)
-        for sample, own in zip(samples, plans, strict=True):
-            views = [View(plan, _unflipped(predictions, plan)) for plan in own]
-            height, width = sample["image"].shape[-2:]
+        predictions = _predict_all(model, photos, plans, names)
+        for sample, photo, own in zip(samples, photos, plans, strict=True):
+            views = [View(plan, list(islice(predictions, len(plan.origins)))) for plan in own]
+            height, width = photo.shape[-2:]
             size = (sample.get("height", height), sample.get("width", width))
             with torch.autocast(model.device.type, enabled=False):
                 result = _read_image(model, views, size, names)
                 if options.guided_filter > 0:
-                    photo = resize_image(sample["image"], size)[None].to(model.device)
-                    guide = GuidedFilter(photo, filter_radius(model, own[0], size))
+                    guide = GuidedFilter(
+                        resize_image(photo, size)[None].to(model.device),
+                        filter_radius(model, own[0], size),
+                    )
                     found = result["scores"].items()
                     result["scores"] = {name: guide(value[None])[0] for name, value in found}
             if options.sem_seg_maps:
@@ -210,28 +216,28 @@ def infer_images(
     return results
 
 
-def _rounded(image: Tensor) -> Tensor:
-    return image if image.dtype == torch.uint8 else image.round().clamp(0, 255).to(torch.uint8)
-
-
-def _unflipped(predictions: Iterator[WindowPrediction], plan: WindowPlan) -> list[WindowPrediction]:
-    """Take the predictions of a plan's windows, and mirror back those that the plan flips."""
-    # The flags come first: zip would otherwise take a prediction too many and lose it.
-    pairs = zip(plan.flipped, predictions, strict=False)
-    return [window.flip() if flipped else window for flipped, window in pairs]
-
-
-def _predict_all(model, samples, plans, names) -> Iterator[WindowPrediction]:
+def _predict_all(model, photos, plans, names) -> Iterator[WindowPrediction]:
     """Yield the prediction of every window of every plan in order, a batch at a time."""
     crops = (
-        crop
-        for sample, own in zip(samples, plans, strict=True)
+        crop_and_flip
+        for photo, own in zip(photos, plans, strict=True)
         for plan in own
-        for crop in cut_windows(sample["image"], plan)
+        for crop_and_flip in zip(cut_windows(photo, plan), plan.flipped, strict=True)
     )
     while batch := list(islice(crops, model.inference.window_batch or MOST_WINDOWS)):
-        images = torch.stack(batch).to(model.device)
-        yield from _select(model, *predict_windows(model, images, names))
+        images = torch.stack([crop for crop, _ in batch]).to(model.device)
+        mask_logits, coefficients, patch_maps = predict_windows(model, images, names)
+        for index, (_, flipped) in enumerate(batch):
+            own = {name: value[index] for name, value in coefficients.items()}
+            # Masks are most of the work that follows, and most queries claim nothing.
+            order = choose_queries(own, model.inference.query_tolerance)
+            window = WindowPrediction(
+                mask_logits[index][order].permute(1, 2, 0).contiguous(),
+                {name: value.shape[-1] for name, value in own.items()},
+                torch.cat([value[order] for value in own.values()], dim=-1).T,
+                {name: value[index] for name, value in patch_maps.items()},
+            )
+            yield window.flip() if flipped else window
 
 
 def predict_windows(
@@ -262,23 +268,6 @@ def predict_windows(
         grid = model.backbone.patch_embed.grid_size
         patch_maps = {name: module(tokens, grid) for name, module in parts.items()}
     return mask_logits.float(), coefficients, patch_maps
-
-
-def _select(model, mask_logits, coefficients, patch_maps) -> list[WindowPrediction]:
-    """Split a batch into windows and leave out the queries that cannot matter."""
-    windows = []
-    for index, logits in enumerate(mask_logits):
-        own = {name: value[index] for name, value in coefficients.items()}
-        order = choose_queries(own, model.inference.query_tolerance)
-        windows.append(
-            WindowPrediction(
-                logits[order].permute(1, 2, 0).contiguous(),
-                {name: value.shape[-1] for name, value in own.items()},
-                torch.cat([value[order] for value in own.values()], dim=-1).T,
-                {name: value[index] for name, value in patch_maps.items()},
-            )
-        )
-    return windows
 
 
 def choose_queries(coefficients: dict[str, Tensor], tolerance: float) -> Tensor:
