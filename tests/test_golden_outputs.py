@@ -40,7 +40,7 @@ REMOVED_KEYS = frozenset(
         "TEST.ANOMALY.MASK_POOLING",
         *("INPUT.CUT_PASTE.STUFF_JSON", "INPUT.CUT_PASTE.BLENDING", "INPUT.CUT_PASTE.BLUR"),
         *("INPUT.CUT_PASTE.NOISE", "INPUT.CUT_PASTE.COLOR_JITTER"),
-        "TEST.ANOMALY.POSTPROCESS",
+        *("TEST.ANOMALY.POSTPROCESS", "TEST.ANOMALY.TEMPERATURE"),
     }
 )
 STATISTICS = {
@@ -145,7 +145,6 @@ INFERENCE = {
         *("memory", (60, 90)),
         ("TEST.ANOMALY.GUIDED_FILTER", 1.0, "TEST.SCALES", (1.0, 2.0)),
     ),
-    "temperature": ("memory", (40, 50), ("TEST.ANOMALY.TEMPERATURE", 2.0)),
     "every query": ("memory", (40, 50), ("TEST.QUERY_TOLERANCE", 0.0)),
     "few queries": ("memory", (40, 50), ("TEST.QUERY_TOLERANCE", 0.05)),
     "one window at a time": ("memory", (40, 90), ("INPUT.WINDOW_BATCH", 1)),

@@ -145,8 +145,7 @@ class ExportModel(nn.Module):
     def count_maps(self) -> int:
         """Return M, the number of maps that windows are merged by."""
         logits = torch.zeros(1, 1, self.model.class_head.num_rows)
-        given = self.names, self.model.inference.temperature
-        found = scores.linear_coefficients(logits, self.model.num_known, *given)
+        found = scores.linear_coefficients(logits, self.model.num_known, self.names)
         read = {m for name in scores.single_scores(self.names) for m in scores.SCORES[name].maps}
         return sum(v.shape[-1] for v in found.values()) + len(read & set(self.model.patch_maps))
 
@@ -188,7 +187,7 @@ class ExportModel(nn.Module):
 def _halve(model: nn.Module) -> None:
     """Halve the network; pixel normalisation, class head and patch maps stay float32."""
     mean, std, head, maps = model.pixel_mean, model.pixel_std, model.class_head, model.patch_maps
-    # Cosines, temperatures and distances lose their order first when they are rounded.
+    # Cosines and distances lose their order first when they are rounded.
     model.class_head = model.patch_maps = None
     model.half()
     model.class_head, model.patch_maps = head, maps

@@ -70,7 +70,6 @@ def describe(
         "origins": None if spec.any_size else [list(origin) for origin in model.plan.origins],
         "flipped": None if spec.any_size else model.plan.flipped,
         "score_statistics": {name: list(statistics[name]) for name in sorted(parts)},
-        "temperature": inner.inference.temperature,
         "settings": {
             key: getattr(inner.inference, field.name)
             for key, field in zip(

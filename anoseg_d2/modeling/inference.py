@@ -70,12 +70,6 @@ class InferenceOptions:
         'scores to evaluate, or ensembles such as "rba+anomaly"; empty: all that the model offers',
         key="TEST.ANOMALY.SCORES",
     )
-    temperature: float = option(
-        1.0,
-        number(0, above=True),
-        "temperature of the class softmax behind msp and entropy",
-        key="TEST.ANOMALY.TEMPERATURE",
-    )
     guided_filter: float = option(
         0.0,
         number(0, 4),
@@ -261,9 +255,7 @@ def predict_windows(
         predictions, tokens = model.run_network(images, final_only=True, blocks=blocks)
     mask_logits, class_logits = predictions[-1]
     with torch.autocast(kind, enabled=False):
-        coefficients = scores.linear_coefficients(
-            class_logits, model.num_known, names, model.inference.temperature
-        )
+        coefficients = scores.linear_coefficients(class_logits, model.num_known, names)
         tokens = {block: value.float() for block, value in tokens.items()}
         grid = model.backbone.patch_embed.grid_size
         patch_maps = {name: module(tokens, grid) for name, module in parts.items()}

@@ -42,7 +42,7 @@ __all__ = [
     "single_scores",
 ]
 
-# name -> function of (class_logits (B, Q, R), K, temperature) that returns coefficients (B, Q, M).
+# name -> function of (class_logits (B, Q, R), K) that returns coefficients (B, Q, M).
 LINEAR_MAPS = Registry("linear map")
 SCORES = Registry("score")
 # Smallest probability of the anomaly class that `odds` tells from none: ten times the error that
@@ -101,42 +101,37 @@ def register_score(
 
 
 @LINEAR_MAPS.register("probs")
-def _probs(class_logits: Tensor, num_known: int, temperature: float) -> Tensor:
+def _probs(class_logits: Tensor, num_known: int) -> Tensor:
     return class_logits.softmax(dim=-1)[..., :-1]
 
 
-@LINEAR_MAPS.register("tempered")
-def _tempered(class_logits: Tensor, num_known: int, temperature: float) -> Tensor:
-    return (class_logits / temperature).softmax(dim=-1)[..., :num_known]
-
-
 @LINEAR_MAPS.register("logit_gap")
-def _logit_gap(class_logits: Tensor, num_known: int, temperature: float) -> Tensor:
+def _logit_gap(class_logits: Tensor, num_known: int) -> Tensor:
     # Logits are defined up to a constant per query; the gap to no-object is not.
     return (class_logits[..., :num_known] - class_logits[..., -1:]).relu()
 
 
 @LINEAR_MAPS.register("raw_logits")
-def _raw_logits(class_logits: Tensor, num_known: int, temperature: float) -> Tensor:
+def _raw_logits(class_logits: Tensor, num_known: int) -> Tensor:
     return class_logits[..., :num_known]
 
 
 @LINEAR_MAPS.register("uno")
-def _uno(class_logits: Tensor, num_known: int, temperature: float) -> Tensor:
+def _uno(class_logits: Tensor, num_known: int) -> Tensor:
     probs = class_logits.softmax(dim=-1)
     best_known = probs[..., :num_known].amax(dim=-1, keepdim=True)
     return probs[..., num_known : num_known + 1] - best_known
 
 
-@register_score("msp", maps=("tempered",))
+@register_score("msp")
 def msp(maps: dict[str, Tensor], num_known: int) -> Tensor:
-    """1 - max_c P_c over the known classes, with p tempered by TEST.ANOMALY.TEMPERATURE.
+    """1 - max_c P_c over the known classes.
 
     Range: at most 1; 0 where one mask claims the pixel with certainty, below 0 where several masks
     of one class overlap. "A Baseline for Detecting Misclassified and Out-of-Distribution Examples
     in Neural Networks" (arXiv:1610.02136), carried over from pixels to masks.
     """
-    return 1 - maps["tempered"].amax(dim=1)
+    return 1 - maps["probs"][:, :num_known].amax(dim=1)
 
 
 @register_score("max_logit", maps=("logit_gap",))
@@ -170,15 +165,15 @@ def energy(maps: dict[str, Tensor], num_known: int) -> Tensor:
     return -maps["logit_gap"].logsumexp(dim=1)
 
 
-@register_score("entropy", maps=("tempered",))
+@register_score("entropy")
 def entropy(maps: dict[str, Tensor], num_known: int) -> Tensor:
-    """H(pi) / log K, where pi is `known_distribution` of the (tempered) class maps.
+    """H(pi) / log K, where pi is `known_distribution` of the class maps.
 
     Range: 0 for one confident mask to 1 for a pixel that no mask claims. Softmax entropy as in
     "Entropy Maximization and Meta Classification for Out-of-Distribution Detection in Semantic
     Segmentation" (arXiv:2012.06575), on a distribution derived from masks.
     """
-    pi = known_distribution(maps["tempered"])
+    pi = known_distribution(maps["probs"][:, :num_known])
     # The clamp turns 0 log 0 into 0 and is several times faster than torch.xlogy.
     plogp = pi * pi.clamp(min=torch.finfo(pi.dtype).tiny).log()
     return plogp.sum(dim=1) / -torch.log(torch.tensor(float(num_known), device=pi.device))
@@ -337,7 +332,7 @@ def single_scores(names: Iterable[str]) -> list[str]:
 
 
 def linear_coefficients(
-    class_logits: Tensor, num_known: int, names: Iterable[str], temperature: float = 1.0
+    class_logits: Tensor, num_known: int, names: Iterable[str]
 ) -> dict[str, Tensor]:
     """Compute the coefficients of the linear maps that the named scores read, and of `probs`.
 
@@ -345,17 +340,13 @@ def linear_coefficients(
         class_logits: (B, Q, R).
         num_known: K.
         names: names of scores.
-        temperature: temperature of the softmax behind `msp` and `entropy`.
     Returns:
-        `{map name: (B, Q, M)}` float32. `tempered` is missing at temperature 1, where it equals
-        the known rows of `probs` to the bit: see `scores_from_maps`.
+        `{map name: (B, Q, M)}` float32.
     """
     logits = class_logits.float()
     read = [name for score in single_scores(names) for name in SCORES[score].maps]
     wanted = dict.fromkeys(["probs", *(name for name in read if name in LINEAR_MAPS)])
-    if temperature == 1:
-        wanted.pop("tempered", None)
-    return {name: LINEAR_MAPS[name](logits, num_known, temperature) for name in wanted}
+    return {name: LINEAR_MAPS[name](logits, num_known) for name in wanted}
 
 
 def combine_masks(coefficients: Tensor, mask_logits: Tensor) -> Tensor:
@@ -372,7 +363,7 @@ def scores_from_maps(
     """Evaluate score formulas on maps.
 
     Args:
-        maps: `{map name: (B, M, H, W)}`; `probs` is used if `tempered` is missing.
+        maps: `{map name: (B, M, H, W)}`.
         num_known: K.
         names: scores, or ensembles `first+second`.
         statistics: mean and standard deviation of every part of an ensemble.
@@ -382,8 +373,6 @@ def scores_from_maps(
         ValueError: an ensemble without the statistics of its parts.
     """
     names = list(names)
-    if "tempered" not in maps:
-        maps = {**maps, "tempered": maps["probs"][:, :num_known]}
     statistics = statistics or {}
     check_statistics(names, statistics)
     found = {name: SCORES[name].formula(maps, num_known) for name in single_scores(names)}
@@ -414,7 +403,6 @@ def anomaly_scores(
     mask_logits: Tensor,
     num_known: int,
     names: Iterable[str] | None = None,
-    temperature: float = 1.0,
     statistics: Mapping[str, tuple[float, float]] | None = None,
 ) -> dict[str, Tensor]:
     """Compute scores from one set of predictions.
@@ -424,7 +412,6 @@ def anomaly_scores(
         mask_logits: (B, Q, H, W), already at the size of the wanted maps.
         num_known: K, at least 2.
         names: scores, or ensembles `first+second`; None for all scores that apply.
-        temperature: of the softmax behind `msp` and `entropy`.
         statistics: mean and standard deviation of every part of an ensemble on known pixels.
     Returns:
         `{name: (B, H, W)}` float32, higher is more anomalous.
@@ -440,6 +427,6 @@ def anomaly_scores(
     names = available_scores(rows == num_known + 2, names)
     # Also within a caller's autocast: bfloat16 would merge thousands of pixels into one score.
     with torch.autocast(class_logits.device.type, enabled=False):
-        coefficients = linear_coefficients(class_logits, num_known, names, temperature)
+        coefficients = linear_coefficients(class_logits, num_known, names)
         maps = {name: combine_masks(value, mask_logits) for name, value in coefficients.items()}
         return scores_from_maps(maps, num_known, names, statistics)

@@ -143,7 +143,7 @@ def test_known_distribution_is_a_distribution_and_entropy_is_in_0_to_1(seed):
     pi = known_distribution(probs)
     assert (pi >= 0).all()
     torch.testing.assert_close(pi.sum(dim=1), torch.ones(1, 3, 3), rtol=0, atol=1e-5)
-    entropy = scores_from_maps({"tempered": probs}, 5, ["entropy"])["entropy"]
+    entropy = scores_from_maps({"probs": probs}, 5, ["entropy"])["entropy"]
     assert (entropy >= -1e-6).all() and (entropy <= 1 + 1e-6).all()
 
 
@@ -173,17 +173,6 @@ def test_merging_maps_first_is_not_merging_scores():
     formula = scores_from_maps(merged, KNOWN, ["rba"])["rba"].item()
     assert formula == pytest.approx(-math.tanh(1.0))
     assert formula < scores_from_maps(maps, KNOWN, ["rba"])["rba"].mean().item() - 0.1
-
-
-@pytest.mark.parametrize("temperature", [0.5, 3.0])
-def test_temperature_acts_only_on_msp_and_entropy(temperature):
-    plain = anomaly_scores(CLASS_LOGITS, MASK_LOGITS, KNOWN)
-    tempered = anomaly_scores(CLASS_LOGITS, MASK_LOGITS, KNOWN, temperature=temperature)
-    for name in NAMES:
-        changed = not torch.equal(plain[name], tempered[name])
-        assert changed == (name in ("msp", "entropy")), name
-    divided = anomaly_scores(CLASS_LOGITS / temperature, MASK_LOGITS, KNOWN, ["msp"])["msp"]
-    torch.testing.assert_close(tempered["msp"], divided)
 
 
 def test_without_the_anomaly_class_its_scores_are_left_out_and_refused_by_name():
@@ -272,18 +261,6 @@ def test_scores_that_read_the_learned_class_are_not_implicit_even_inside_an_ense
     assert not is_implicit("rba+anomaly")
     with pytest.raises(ValueError, match="unknown score 'rbaa'"):
         is_implicit("rba+rbaa")
-
-
-def test_temperature_one_reads_probs_and_equals_the_tempered_maps_to_the_bit():
-    coefficients = linear_coefficients(CLASS_LOGITS, KNOWN, ["msp", "entropy"], 1.0)
-    assert list(coefficients) == ["probs"]
-    slow = LINEAR_MAPS["tempered"](CLASS_LOGITS, KNOWN, 1.0)
-    assert torch.equal(slow, coefficients["probs"][..., :KNOWN])
-    masks = combine_masks(slow, MASK_LOGITS)
-    maps = {"probs": combine_masks(coefficients["probs"], MASK_LOGITS)}
-    fast = scores_from_maps(maps, KNOWN, ["msp", "entropy"])
-    for name, value in scores_from_maps({**maps, "tempered": masks}, KNOWN, fast).items():
-        torch.testing.assert_close(fast[name], value, rtol=0, atol=1e-6)
 
 
 def test_a_score_of_patch_tokens_is_offered_only_by_a_model_that_has_its_map():

@@ -29,9 +29,7 @@ def slow_twin(model, sample, names):
         enlarged = F.interpolate(mask_logits, size=plan.window, mode="bilinear")
         enlarged[plan.flipped] = enlarged[plan.flipped].flip(-1)
         maps = {}
-        coefficients = linear_coefficients(
-            class_logits, model.num_known, names, model.inference.temperature
-        )
+        coefficients = linear_coefficients(class_logits, model.num_known, names)
         for name, value in coefficients.items():
             merged = merge_windows(combine_masks(value, enlarged), plan)
             maps[name] = F.interpolate(merged[None], size=size, mode="bilinear")
@@ -64,7 +62,6 @@ def test_strips_equal_whole_maps_of_every_query(
     tiny_eomt, monkeypatch, size, output, options, strip
 ):
     monkeypatch.setattr("anoseg_d2.modeling.strips.STRIP_ELEMENTS", strip)
-    options = {"temperature": 1.5} | options
     model = tiny_eomt(has_anomaly=True, **options).eval()
     sample = {"image": torch.randint(256, (3, *size), dtype=torch.uint8)}
     if output:
