@@ -1,23 +1,19 @@
 """Evaluate a model on datasets, measure statistics of ensembles, and write the report."""
 
-import contextlib
 import dataclasses
 import functools
 import logging
-import os
 import platform
 import shlex
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import detectron2
 import numpy as np
 import torch
 from detectron2.data import MetadataCatalog
-from detectron2.evaluation import DatasetEvaluator, inference_context
-from detectron2.utils import comm
+from detectron2.evaluation import DatasetEvaluator, inference_context, inference_on_dataset
 from tabulate import tabulate
 from torch import nn
 
@@ -32,41 +28,15 @@ from anoseg_d2.modeling.patch_model import PatchModel
 from anoseg_d2.modeling.scores import ensemble_parts, single_scores
 from anoseg_d2.report.runs import CLOSED_FIGURES, FIGURE_NAMES, load_run
 from anoseg_d2.report.write import write_report
-from anoseg_d2.utils.cli import Progress, duration
 from anoseg_d2.utils.unwrap import unwrap
 
-__all__ = ["OURS", "evaluate_dataset", "measure_ensembles", "report_evaluation"]
+__all__ = ["OURS", "measure_ensembles", "report_evaluation"]
 
 logger = logging.getLogger(__name__)
 
 
 # Whose figures the log and the report of this project show.
 OURS = (AnomalyEvaluator, ClosedSetEvaluator)
-
-
-def evaluate_dataset(name: str, model, loader, evaluator: DatasetEvaluator) -> dict:
-    """Run a model over a dataset like detectron2's `inference_on_dataset`, with our progress bar.
-
-    Args:
-        name: of the dataset, for the log.
-        model: batch to outputs; a module is in evaluation mode meanwhile.
-        loader: of the part of the dataset that this rank evaluates.
-        evaluator: takes inputs and outputs.
-    Returns:
-        what the evaluator found; empty on the ranks where it returns None.
-    """
-    evaluator.reset()
-    start = time.monotonic()
-    context = inference_context(model) if isinstance(model, nn.Module) else contextlib.nullcontext()
-    with context, torch.no_grad(), Progress(f"{name}: evaluated", len(loader)) as progress:
-        for inputs in loader:
-            evaluator.process(inputs, model(inputs))
-            if comm.is_main_process():
-                progress.update()
-    seconds = time.monotonic() - start
-    each = seconds / max(len(loader), 1)
-    logger.info("%s: %d images in %s (%.3g s each)", name, len(loader), duration(seconds), each)
-    return evaluator.evaluate() or {}
 
 
 def measure_ensembles(cfg, model: nn.Module, build_loader=build_test_loader) -> None:
@@ -96,7 +66,7 @@ def measure_ensembles(cfg, model: nn.Module, build_loader=build_test_loader) -> 
     loader = build_loader(cfg, closed[0])
     score = functools.partial(model, score_names=parts)
     with inference_context(model), unfiltered(model):
-        found = evaluate_dataset(closed[0], score, loader, ScoreStatistics(closed[0]))
+        found = inference_on_dataset(score, loader, ScoreStatistics(closed[0]))
     model.info = dataclasses.replace(
         model.info,
         score_statistics={**model.info.score_statistics, **found},
@@ -182,19 +152,12 @@ def git_state(package: Path) -> str | None:
         None without git, and for a package that was installed somewhere inside another repository.
     """
 
-    def git(*arguments: str) -> str:
-        return subprocess.run(
-            ["git", *arguments],
-            cwd=package,
-            capture_output=True,
-            text=True,
-            timeout=30,
-            check=True,
-            env={**os.environ, "GIT_OPTIONAL_LOCKS": "0"},
-        ).stdout.strip()
-
+    git = functools.partial(
+        subprocess.run, cwd=package, capture_output=True, text=True, timeout=30, check=True
+    )
     try:
-        git("ls-files", "--error-unmatch", "__init__.py")
-        return git("describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
+        git(["git", "ls-files", "--error-unmatch", "__init__.py"])
+        named = git(["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"])
+        return named.stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return None

@@ -1,4 +1,4 @@
-"""Log a run's changes from the default config, its data and its steps."""
+"""Log a run's changes from the default config, its data and its parameters."""
 
 import logging
 import os
@@ -12,7 +12,6 @@ from detectron2.data import DatasetCatalog
 from detectron2.utils import comm
 from detectron2.utils.collect_env import collect_env_info
 from detectron2.utils.env import seed_all_rng
-from detectron2.utils.events import EventWriter, get_event_storage
 from detectron2.utils.logger import setup_logger
 from tabulate import tabulate
 from torch import nn
@@ -20,17 +19,14 @@ from torch import nn
 import anoseg_d2
 from anoseg_d2.config import changed_keys
 from anoseg_d2.modeling.lora import lora_state_dict
-from anoseg_d2.report.runs import loss_kinds
-from anoseg_d2.utils.cli import duration, set_verbosity
+from anoseg_d2.utils.cli import set_verbosity
 from anoseg_d2.utils.files import write_atomic
 
-__all__ = ["LOG_PERIOD", "StepPrinter", "log_data", "parameter_table", "set_up_run"]
+__all__ = ["log_data", "parameter_table", "set_up_run"]
 
 logger = logging.getLogger(__name__)
 
 LOGGERS = ("detectron2", "fvcore", "anoseg_d2")
-LOG_PERIOD = 10  # steps between two lines
-WINDOW = 20  # steps whose median the log shows
 
 
 def set_up_run(cfg, *, verbosity: int = 0, training: bool = True) -> None:
@@ -116,42 +112,3 @@ def parameter_table(model: nn.Module) -> str:
         )
     ]
     return tabulate(rows, headers=["", "parameters", "fraction", "gradients + AdamW state"])
-
-
-class StepPrinter(EventWriter):
-    """Log one line about the latest steps, in place of detectron2's `CommonMetricPrinter`.
-
-    Losses are medians over the last steps; each kind is summed over the network's predictions.
-
-    Args:
-        max_iter: steps of the run.
-    """
-
-    def __init__(self, max_iter: int):
-        self.max_iter = max_iter
-
-    def write(self):
-        storage = get_event_storage()
-        histories = storage.histories()
-        if storage.iter >= self.max_iter or "total_loss" not in histories:
-            return  # after the last step only figures of the evaluation are new
-
-        def median(name):
-            return histories[name].median(storage.count_samples(name, WINDOW))
-
-        kinds = loss_kinds({name: median(name) for name in histories if name.startswith("loss_")})
-        parts = ", ".join(f"{kind} {value:.4g}" for kind, value in kinds.items())
-        words = [f"loss {median('total_loss'):.4g}" + (f" ({parts})" if parts else "")]
-        if "grad_norm" in histories:
-            words.append(f"gradient {median('grad_norm'):.3g}")
-        if "lr" in histories:
-            words.append(f"lr {histories['lr'].latest():.3g}")
-        left = ""
-        if "time" in histories:  # the first steps are not timed
-            seconds = histories["time"].median(1000)
-            left = f", {duration(seconds * (self.max_iter - storage.iter - 1))} left"
-            waiting = histories["data_time"].avg(WINDOW) if "data_time" in histories else 0.0
-            words.append(f"{seconds:.3g} s a step ({waiting:.2g} s waiting for data)")
-        if "peak_memory_mib" in histories:
-            words.append(f"{histories['peak_memory_mib'].latest():,.0f} MiB")
-        logger.info("step %d/%d%s: %s", storage.iter + 1, self.max_iter, left, ", ".join(words))

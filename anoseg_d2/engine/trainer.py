@@ -17,10 +17,10 @@ from detectron2.engine.hooks import (
     LRScheduler,
     PeriodicWriter,
 )
-from detectron2.evaluation import print_csv_format
+from detectron2.evaluation import inference_on_dataset, print_csv_format
 from detectron2.modeling import build_model
 from detectron2.utils import comm
-from detectron2.utils.events import JSONWriter, TensorboardXWriter
+from detectron2.utils.events import CommonMetricPrinter, JSONWriter, TensorboardXWriter
 from detectron2.utils.logger import setup_logger
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
@@ -32,13 +32,8 @@ from anoseg_d2.config import check_config
 from anoseg_d2.data.builtin import complete_dataset
 from anoseg_d2.data.loader import build_test_loader, build_train_loader
 from anoseg_d2.engine import hooks
-from anoseg_d2.engine.evaluate import (
-    OURS,
-    evaluate_dataset,
-    measure_ensembles,
-    report_evaluation,
-)
-from anoseg_d2.engine.run_log import LOG_PERIOD, StepPrinter, log_data, parameter_table
+from anoseg_d2.engine.evaluate import OURS, measure_ensembles, report_evaluation
+from anoseg_d2.engine.run_log import log_data, parameter_table
 from anoseg_d2.engine.solver import build_optimizer, build_scheduler
 from anoseg_d2.engine.step import StepTrainer
 from anoseg_d2.engine.trackers import TRACKERS
@@ -190,7 +185,7 @@ class Trainer(DefaultTrainer):
             figure, period = cfg.SOLVER.BEST_FIGURE, cfg.TEST.EVAL_PERIOD
             result.append(hooks.BestCheckpointHook(writer, figure, period, cfg.SOLVER.PATIENCE))
         if comm.is_main_process():
-            result.append(PeriodicWriter(self.build_writers(), LOG_PERIOD))
+            result.append(PeriodicWriter(self.build_writers(), period=10))
         return result
 
     def build_writers(self):
@@ -199,7 +194,7 @@ class Trainer(DefaultTrainer):
         folder.mkdir(parents=True, exist_ok=True)
         tracker = [TRACKERS[self.cfg.TRACKER](self.cfg)] if self.cfg.TRACKER != "none" else []
         return [
-            StepPrinter(self.max_iter),
+            CommonMetricPrinter(self.max_iter),
             JSONWriter(str(folder / "metrics.json")),
             *tracker,
             TensorboardXWriter(str(folder)),
@@ -314,7 +309,7 @@ class Trainer(DefaultTrainer):
                 logger.info("%s was evaluated before the interruption; its figures are kept", name)
                 continue
             loader = cls.build_test_loader(cfg, name)
-            results[name] = evaluate_dataset(name, core, loader, evaluator)
+            results[name] = inference_on_dataset(core, loader, evaluator)
             if comm.is_main_process() and not isinstance(evaluator, OURS):
                 print_csv_format(results[name])
             unfinished.add(name)

@@ -1,6 +1,6 @@
 """Predict images and videos, and write pictures, raw maps and components (`anoseg predict`).
 
-- `AnomalyPredictor`: images, paths, lists, folders or generators in, maps out.
+- `AnomalyPredictor`: images, paths or lists of them in, maps out.
 - `find_inputs`: finds the images and videos that a user names.
 - `PredictionJob`: predicts many inputs while it reads and writes others.
 - `ScoreOutputs`: writes every requested output of one score.

@@ -1,8 +1,6 @@
 """Predict the segmentation and anomaly scores of images."""
 
 import os
-from collections.abc import Iterable, Iterator
-from itertools import islice
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,9 +16,6 @@ if TYPE_CHECKING:
     from anoseg_d2.checkpoint import Checkpoint
 
 __all__ = ["AnomalyPredictor", "read_bgr"]
-
-# Images of a generator that are predicted together; they and their maps share memory.
-_BATCH = 4
 
 
 class AnomalyPredictor:
@@ -133,31 +128,18 @@ class AnomalyPredictor:
         """Predict one image or several.
 
         Args:
-            images: an image, a list or tuple of images, or another iterable such as a generator.
-                An image is (H, W, 3) uint8, BGR as cv2 reads it, a path, or a PIL image.
+            images: an image, or a list or tuple of images. An image is (H, W, 3) uint8, BGR as cv2
+                reads it, a path, or a PIL image.
         Returns:
             for an image: `sem_seg` (H, W) int64 argmax over the known classes, `scores`
-            {name: (H, W) float32}, `confidence` (H, W) float32 in 0..1, all at native size. For a
-            list, a list of such results; for any other iterable, an iterator that reads a few
-            images at a time.
+            {name: (H, W) float32}, `confidence` (H, W) float32 in 0..1, all at native size. For
+            several, a list of such results.
         Raises:
             FileNotFoundError, ValueError: an image cannot be read, or has another shape or type.
         """
         if isinstance(images, (list, tuple)):
             return self._predict(images)
-        # Pillow's images are told by what they can do, so that Pillow's subclasses fit too.
-        if isinstance(images, (np.ndarray, str, os.PathLike)) or hasattr(images, "convert"):
-            return self._predict([images])[0]
-        if isinstance(images, Iterable):
-            return self._stream(iter(images))
-        raise ValueError(
-            "give an array, a path or a PIL image, or a list or an iterator of them; "
-            f"got {type(images).__name__}"
-        )
-
-    def _stream(self, images: Iterator) -> Iterator[dict]:
-        while batch := list(islice(images, _BATCH)):
-            yield from self._predict(batch)
+        return self._predict([images])[0]
 
     def _predict(self, images) -> list[dict]:
         import torch

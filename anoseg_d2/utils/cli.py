@@ -26,7 +26,6 @@ __all__ = [
     "add_verbosity_options",
     "build_parser",
     "check_options",
-    "duration",
     "import_modules",
     "is_out_of_memory",
     "one_message",
@@ -222,19 +221,6 @@ def check_options(args: argparse.Namespace, rules: Mapping[str, Rule]) -> None:
         for value in given if isinstance(given, (list, tuple)) else (given,):
             if value is not None:
                 rule.check(option, value)
-
-
-def duration(seconds: float) -> str:
-    """Format a duration for people: `12 s`, `3 min`, `2 h 5 min`, `3 d 4 h`."""
-    minutes = round(seconds / 60)
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    if minutes < 100:
-        return f"{minutes} min"
-    if minutes < 48 * 60:
-        return f"{minutes // 60} h {minutes % 60} min"
-    hours = round(minutes / 60)
-    return f"{hours // 24} d {hours % 24} h"
 
 
 def add_import_option(parser: argparse.ArgumentParser) -> None:

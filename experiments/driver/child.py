@@ -14,9 +14,12 @@ from pathlib import Path
 __all__ = ["Progress", "Screen", "parse_progress", "run_child"]
 
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
-# "step 10/400, 3 min left" of a training, "evaluated 5/60 images, 2 h 5 min left" of other jobs.
-_COUNTED = re.compile(r"(?P<what>(?:step )?\d+/\d+(?: \w+)?), (?P<left>\d+ \w+(?: \d+ \w+)?) left")
-_SECONDS = {"s": 1, "min": 60, "h": 3600, "d": 86400}
+# What detectron2 logs of a training and of an evaluation, and our own jobs of themselves.
+_LINES = (
+    re.compile(r"eta: (?P<left>\S.*?)  (?P<what>iter: \d+)"),
+    re.compile(r"Inference done (?P<what>\d+/\d+)\..* ETA=(?P<left>.+)"),
+    re.compile(r"(?P<what>\d+/\d+(?: \w+)?), (?P<left>\d+) s left"),
+)
 _PATIENCE = 120  # seconds that a child may take to finish its step and save
 
 
@@ -30,15 +33,15 @@ class Progress:
 
 def parse_progress(line: str) -> Progress | None:
     """Read the progress from a line that training or a command printed; None if it has none."""
-    match = _COUNTED.search(line)
+    match = next(filter(None, (pattern.search(line) for pattern in _LINES)), None)
     if match is None:
         return None
-    words = match["left"].split()
-    left = sum(
-        int(number) * _SECONDS.get(unit, 0)
-        for number, unit in zip(words[::2], words[1::2], strict=True)
-    )
-    return Progress(match["what"], left)
+    # As Python writes a timedelta: "0:01:02", "1 day, 2:00:00"; of our own jobs just seconds.
+    days, _, clock = match["left"].rpartition(", ")
+    left = 0
+    for part in clock.split(":"):
+        left = 60 * left + int(part)
+    return Progress(match["what"], left + 86400 * int(days.split()[0] if days else 0))
 
 
 class Screen:

@@ -147,7 +147,7 @@ def test_two_hosts_train_and_evaluate_as_two_processes_of_one(hosts, tmp_path):
     config = write_config(tmp_path, "two")
     finish([host.start(*launch_line(config, rank)) for rank, host in enumerate(hosts)], hosts)
     assert_equal_runs(tmp_path / "two", tmp_path / "one")
-    assert "2 images in" in hosts[0].said()  # of four: the other host took the others
+    assert "on 2 batches" in hosts[0].said()  # of four: the other host took the others
 
 
 def test_a_host_that_is_killed_ends_the_run_of_the_other_with_a_message(hosts, tmp_path):

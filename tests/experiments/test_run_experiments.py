@@ -528,27 +528,28 @@ def test_the_child_ends_when_its_progress_cannot_be_shown(tmp_path):
 
 
 def test_progress_is_read_from_training_and_evaluation():
-    training = "[11/23 20:00:01 anoseg_d2.engine.run_log]: step 20/150, 1 h 2 min left: loss 9.9"
-    assert parse_progress(training).text == "step 20/150"
+    training = "[11/23 20:00:01 d2.utils.events]:  eta: 1:02:00  iter: 19  total_loss: 9.9  lr: 1"
+    assert parse_progress(training).text == "iter: 19"
     assert parse_progress(training).seconds_left == 3720
-    assert parse_progress("step 9/10, 2 d 1 h left: loss 1").seconds_left == 2 * 86400 + 3600
+    days = parse_progress(" eta: 2 days, 1:00:00  iter: 9  total_loss: 1")
+    assert days.seconds_left == 2 * 86400 + 3600
+    evaluation = parse_progress("Inference done 11/60. Total: 0.5 s/iter. ETA=0:00:24")
+    assert (evaluation.text, evaluation.seconds_left) == ("11/60", 24)
     assert parse_progress("pasted 25/120 images, 30 s left").seconds_left == 30
-    assert parse_progress("step 1/400: loss 9.9") is None
+    assert parse_progress(" iter: 0  total_loss: 9.9") is None
     assert parse_progress("loading weights") is None
 
 
 def test_progress_of_a_training_is_read(caplog):
-    from detectron2.utils.events import EventStorage
+    from detectron2.utils.events import CommonMetricPrinter, EventStorage
 
-    from anoseg_d2.engine.run_log import StepPrinter
-
-    with EventStorage() as storage, caplog.at_level("INFO", "anoseg_d2"):
+    with EventStorage() as storage, caplog.at_level("INFO", "detectron2"):
         for index in range(30):
             storage.iter = index
             storage.put_scalars(time=2.0, total_loss=1.0)
-        StepPrinter(max_iter=100).write()
+        CommonMetricPrinter(max_iter=100).write()
     progress = parse_progress(caplog.messages[-1])
-    assert progress.text == "step 30/100" and progress.seconds_left == 120
+    assert progress.text == "iter: 29" and progress.seconds_left == 140
 
 
 def test_progress_of_our_own_commands_is_read(capsys):
