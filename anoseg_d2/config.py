@@ -208,10 +208,13 @@ def _check_network(cfg) -> None:
 
 
 def _check_options(cfg) -> None:
-    """Check what the options of a class must agree on, by building it."""
+    """Check what the options of a class must agree on, by building it, and names of scores."""
     options_of(cfg, "MODEL.CRITERION", CriterionOptions)
     options_of(cfg, "INPUT.CUT_PASTE", ObjectOptions)
     read_options(cfg)
+    # Maps of patch tokens come with the weights, so a config cannot know which are missing.
+    # Whether the model has the anomaly class may only be known from its checkpoint.
+    available_scores(True, cfg.TEST.ANOMALY.SCORES, PATCH_HEADS)
 
 
 def _check_solver(cfg) -> None:
@@ -236,18 +239,11 @@ def _check_solver(cfg) -> None:
         raise ValueError(f"SOLVER.PATIENCE is {solver.PATIENCE}, but SOLVER.BEST_FIGURE is empty")
 
 
-def _check_scores(cfg) -> None:
-    # Maps of patch tokens come with the weights, so a config cannot know which are missing.
-    # Whether the model has the anomaly class may only be known from its checkpoint.
-    available_scores(True, cfg.TEST.ANOMALY.SCORES, PATCH_HEADS)
-
-
 # What several keys must agree on. A module of MODEL.IMPORTS may append a function of its own.
 CHECKS: list[Callable[[object], None]] = [
     _check_network,
     _check_options,
     _check_solver,
-    _check_scores,
 ]
 
 THEIRS = object()  # a key of detectron2 that keeps its default

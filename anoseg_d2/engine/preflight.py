@@ -55,7 +55,13 @@ def check_inputs(cfg, training: bool, resume: bool = False) -> dict[str, list[di
     check_config(cfg)
     check_tracker(cfg.TRACKER)
     register_cards(cfg)
-    images = _list_images((*(cfg.DATASETS.TRAIN if training else ()), *cfg.DATASETS.TEST))
+    images = {}
+    for name in (*(cfg.DATASETS.TRAIN if training else ()), *cfg.DATASETS.TEST):
+        if name not in DatasetCatalog.list():
+            known = [n for n in DatasetCatalog.list() if _kind(n) in ("closed_set", "anomaly")]
+            raise ValueError(f"no dataset named {name!r} is registered; ours: {', '.join(known)}")
+        if name not in images:
+            images[name] = DatasetCatalog.get(name)
     if training:
         with listed_once(images):
             training_dicts(cfg)
@@ -63,15 +69,6 @@ def check_inputs(cfg, training: bool, resume: bool = False) -> dict[str, list[di
     if not (resume and last_checkpoint(Path(cfg.OUTPUT_DIR)) is not None):
         _check_weights(cfg, training, resume)
     return images
-
-
-def _list_images(names) -> dict[str, list[dict]]:
-    ours = ("closed_set", "anomaly")
-    for name in names:
-        if name not in DatasetCatalog.list():
-            known = (n for n in DatasetCatalog.list() if _kind(n) in ours)
-            raise ValueError(f"no dataset named {name!r} is registered; ours: {', '.join(known)}")
-    return {name: DatasetCatalog.get(name) for name in dict.fromkeys(names)}
 
 
 def _kind(name: str) -> str | None:

@@ -43,10 +43,22 @@ def set_up_run(cfg, *, verbosity: int = 0, training: bool = True) -> None:
     """
     set_verbosity(verbosity)
     rank = comm.get_rank()
-    _set_up_loggers(cfg.OUTPUT_DIR, rank, verbosity)
+    # Colours are for people; files and pipes get plain text, and a daemon has no stream at all.
+    color = sys.stdout is not None and sys.stdout.isatty() and "NO_COLOR" not in os.environ
+    terminal = {-1: logging.WARNING, 0: logging.INFO, 1: logging.DEBUG}[verbosity]
+    for name in LOGGERS:
+        for handler in setup_logger(cfg.OUTPUT_DIR, rank, name=name, color=color).handlers:
+            on_terminal = handler.stream in (sys.stdout, sys.stderr)
+            handler.setLevel(terminal if on_terminal else min(terminal, logging.INFO))
+            if on_terminal:
+                # detectron2 logs a traceback of its own; the command prints the message.
+                handler.addFilter(lambda r: not str(r.msg).startswith("Exception during training"))
     versions = {"anoseg_d2": anoseg_d2, "detectron2": detectron2, "torch": torch}
     said = ", ".join(f"{name} {module.__version__}" for name, module in versions.items())
-    logger.info("%s, %s", said, _device(cfg.MODEL.DEVICE))
+    where = cfg.MODEL.DEVICE
+    if torch.device(where).type == "cuda":
+        where = f"{where} ({torch.cuda.get_device_name(where)})"
+    logger.info("%s, %d process(es) on %s", said, comm.get_world_size(), where)
     logger.info("Command: %s", " ".join(sys.argv))
     if verbosity > 0:  # collecting it takes a second, and imports what warns
         logger.debug("Environment:\n%s", collect_env_info())
@@ -57,31 +69,6 @@ def set_up_run(cfg, *, verbosity: int = 0, training: bool = True) -> None:
         logger.debug("The whole config:\n%s", cfg.dump())
     seed_all_rng(None if cfg.SEED < 0 else cfg.SEED + rank)
     torch.backends.cudnn.benchmark = bool(training and cfg.CUDNN_BENCHMARK)
-
-
-def _set_up_loggers(output_dir: str, rank: int, verbosity: int) -> None:
-    # Colours are for people; files and pipes get plain text, and a daemon has no stream at all.
-    color = sys.stdout is not None and sys.stdout.isatty() and "NO_COLOR" not in os.environ
-    terminal = {-1: logging.WARNING, 0: logging.INFO, 1: logging.DEBUG}[verbosity]
-    for name in LOGGERS:
-        for handler in setup_logger(output_dir, rank, name=name, color=color).handlers:
-            on_terminal = handler.stream in (sys.stdout, sys.stderr)
-            handler.setLevel(terminal if on_terminal else min(terminal, logging.INFO))
-            if on_terminal:
-                handler.addFilter(_is_not_detectron2s_traceback)
-
-
-def _is_not_detectron2s_traceback(record: logging.LogRecord) -> bool:
-    """Send the traceback that detectron2 logs only to log.txt; the command prints the message."""
-    return not str(record.msg).startswith("Exception during training")
-
-
-def _device(name: str) -> str:
-    ranks = comm.get_world_size()
-    where = f"{ranks} processes on {name}" if ranks > 1 else name
-    if torch.device(name).type == "cuda":
-        return f"{where} ({torch.cuda.get_device_name(name)})"
-    return f"{where} ({torch.get_num_threads()} threads)" if name == "cpu" else where
 
 
 def log_data(train: Iterable[str], test: Iterable[str]) -> None:

@@ -71,22 +71,9 @@ class StepTrainer(SimpleTrainer):
             losses = self._backward(batch, normalizers, options, last=index == len(batches) - 1)
             for name, value in losses.items():
                 total[name] = total.get(name, 0) + value
-        self._step(total, batches)
-        self._write_metrics(total, data_time)
-
-    def _backward(self, batch, normalizers, options, last: bool) -> dict[str, torch.Tensor]:
-        distributed = isinstance(self.model, DistributedDataParallel)
-        # Gradients cross ranks once per step, with the last micro-batch.
-        with self.model.no_sync() if distributed and not last else contextlib.nullcontext():
-            with torch.autocast(self.device_type, self.dtype, enabled=bool(self.dtype)):
-                losses = self.model(batch, *normalizers, **options)
-            self.scaler.scale(sum(losses.values())).backward()
-        return {name: value.detach() for name, value in losses.items()}
-
-    def _step(self, losses: dict[str, torch.Tensor], batches: list) -> None:
         self.scaler.unscale_(self.optimizer)
         norms = self._clip()
-        loss, norm = float(sum(losses.values())), sum(norms.values())
+        loss, norm = float(sum(total.values())), sum(norms.values())
         # In float16 an infinite gradient is how the scaler finds its scale: it skips the step.
         if not math.isfinite(loss) or not (math.isfinite(norm) or self.scaler.is_enabled()):
             images = ", ".join(str(x.get("file_name", "?")) for batch in batches for x in batch)
@@ -100,6 +87,16 @@ class StepTrainer(SimpleTrainer):
         self.scaler.update()
         if self.ema is not None:
             self.ema.update_parameters(unwrap(self.model))
+        self._write_metrics(total, data_time)
+
+    def _backward(self, batch, normalizers, options, last: bool) -> dict[str, torch.Tensor]:
+        distributed = isinstance(self.model, DistributedDataParallel)
+        # Gradients cross ranks once per step, with the last micro-batch.
+        with self.model.no_sync() if distributed and not last else contextlib.nullcontext():
+            with torch.autocast(self.device_type, self.dtype, enabled=bool(self.dtype)):
+                losses = self.model(batch, *normalizers, **options)
+            self.scaler.scale(sum(losses.values())).backward()
+        return {name: value.detach() for name, value in losses.items()}
 
     def _clip(self) -> dict[str, float]:
         """Clip the gradients; returns their norms before clipping.

@@ -100,20 +100,6 @@ class Matches(NamedTuple):
     classes: Tensor
 
 
-def _gather_matches(
-    pairs: list[tuple[Tensor, Tensor]], targets: list[Target], device: torch.device
-) -> Matches:
-    """Join the pairs (queries, target indices on the host) of every image."""
-    images = [torch.full_like(queries, i) for i, (queries, _) in enumerate(pairs)]
-    columns = torch.stack(
-        [torch.cat(images), *(torch.cat(part) for part in zip(*pairs, strict=True))]
-    ).to(device, non_blocking=True)
-    images, queries, indices = columns
-    starts = torch.tensor([0, *(len(target.classes) for target in targets)]).cumsum(0)
-    classes = torch.cat([target.classes for target in targets])
-    return Matches(images, queries, classes[starts.to(device)[images] + indices])
-
-
 @dataclass(frozen=True)
 class CriterionOptions:
     """Options of `SetCriterion`."""
@@ -312,10 +298,17 @@ class SetCriterion(nn.Module):
             for mask_logits, class_logits in predictions
             for image, target in enumerate(targets)
         ]
-        pairs = assign(costs)
-        per_layer = [pairs[i : i + len(targets)] for i in range(0, len(pairs), len(targets))]
-        device = predictions[0][0].device
-        return [_gather_matches(layer, targets, device) for layer in per_layer]
+        pairs, device = assign(costs), predictions[0][0].device
+        starts = torch.tensor([0, *(len(target.classes) for target in targets)]).cumsum(0)
+        starts, classes = starts.to(device), torch.cat([target.classes for target in targets])
+        matches = []
+        for first in range(0, len(pairs), len(targets)):
+            own = pairs[first : first + len(targets)]  # (queries, target indices) of every image
+            numbers = [torch.full_like(queries, image) for image, (queries, _) in enumerate(own)]
+            columns = [torch.cat(part) for part in (numbers, *zip(*own, strict=True))]
+            images, queries, indices = torch.stack(columns).to(device, non_blocking=True)
+            matches.append(Matches(images, queries, classes[starts[images] + indices]))
+        return matches
 
     def _image_costs(self, mask_logits: Tensor, class_logits: Tensor, target: Target) -> Tensor:
         """Return the matching costs (Q, T) of one image and layer."""

@@ -82,33 +82,30 @@ def native_rows(view: View, size, start: int, stop: int) -> tuple[Tensor, dict]:
 def _merged_rows(windows, plan: WindowPlan, first: int, last: int) -> tuple[Tensor, dict]:
     """Return rows first..last of the resized image's maps, (M, rows, W), and channels by name."""
     height, width = plan.window
-    pieces, channels = [], {}
+    pieces = []
     for window, (y, x) in zip(windows, plan.origins, strict=True):
-        top, bottom = max(first, y), min(last, y + height)
-        if top < bottom:
-            maps, channels = _window_rows(window, plan.window, top - y, bottom - y)
-            pieces.append((maps, top - first, x))
+        top, bottom = max(first, y) - y, min(last, y + height) - y  # rows of the window
+        if top >= bottom:
+            continue
+        maps = []
+        if len(window.coefficients):  # a bare backbone has none
+            masks = resize_pixels(window.mask_logits, plan.window, top, bottom).sigmoid()
+            maps.append(window.coefficients @ masks.flatten(0, 1).T)
+        for value in window.patch_maps.values():
+            maps.append(resize_rows(value, plan.window, top, bottom).flatten(1))
+        maps = torch.cat(maps) if len(maps) > 1 else maps[0]
+        pieces.append((maps.unflatten(1, (bottom - top, -1)), top + y - first, x))
     rows = last - first
+    channels = windows[0].channels | {k: len(v) for k, v in windows[0].patch_maps.items()}
     if len(pieces) * width == plan.resized[1] and all(len(p[0][0]) == rows for p in pieces):
         # The windows are side by side without overlap, so there is nothing to average.
-        return (torch.cat([p[0] for p in pieces], dim=2) if len(pieces) > 1 else maps), channels
-    merged = maps.new_zeros(len(maps), rows, plan.resized[1])
-    count = maps.new_zeros(rows, plan.resized[1])
+        parts = [maps for maps, _, _ in pieces]
+        return (torch.cat(parts, dim=2) if len(parts) > 1 else parts[0]), channels
+    like = pieces[0][0]
+    merged = like.new_zeros(len(like), rows, plan.resized[1])
+    count = like.new_zeros(rows, plan.resized[1])
     for maps, top, x in pieces:
         bottom = top + maps.shape[1]
         merged[:, top:bottom, x : x + width] += maps
         count[top:bottom, x : x + width] += 1
     return merged.div_(count), channels
-
-
-def _window_rows(window: WindowPrediction, size, first: int, last: int) -> tuple[Tensor, dict]:
-    """Return rows first..last of one window's maps, (M, rows, w), and channels by name."""
-    channels = window.channels | {name: len(value) for name, value in window.patch_maps.items()}
-    maps = []
-    if len(window.coefficients):  # a bare backbone has none
-        masks = resize_pixels(window.mask_logits, size, first, last).sigmoid().flatten(0, 1)
-        maps.append(window.coefficients @ masks.T)
-    for value in window.patch_maps.values():
-        maps.append(resize_rows(value, size, first, last).flatten(1))
-    maps = torch.cat(maps) if len(maps) > 1 else maps[0]
-    return maps.unflatten(1, (last - first, -1)), channels

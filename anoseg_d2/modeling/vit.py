@@ -3,7 +3,6 @@
 Shape letters: B images, N tokens, C width, (H, W) image size in pixels.
 """
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -24,10 +23,6 @@ __all__ = [
     "build_vit",
     "check_image_size",
 ]
-
-
-# Patches of a window: attention compares each with each, so this needs about 100 GiB already.
-MAX_TOKENS = 65_536
 
 
 @dataclass(frozen=True)
@@ -126,19 +121,13 @@ class EoMTOptions:
 
 
 def check_image_size(image_size: tuple[int, int], patch_size: int) -> None:
-    """Raise ValueError unless patches tile an image (H, W), and are not too many for attention."""
+    """Raise ValueError unless patches tile an image (H, W)."""
     size = tuple(image_size)
     if any(side % patch_size or side <= 0 for side in size):
         near = tuple(max(1, round(side / patch_size)) * patch_size for side in size)
         raise ValueError(
             f"INPUT.CROP_SIZE {size} is not divisible by MODEL.EOMT.PATCH_SIZE {patch_size}; "
             f"nearest: {near}"
-        )
-    tokens = math.prod(side // patch_size for side in size)
-    if tokens > MAX_TOKENS:
-        raise ValueError(
-            f"INPUT.CROP_SIZE {size} with MODEL.EOMT.PATCH_SIZE {patch_size} has {tokens:,} "
-            f"patches; at most {MAX_TOKENS:,}"
         )
 
 

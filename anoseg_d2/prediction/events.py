@@ -128,7 +128,12 @@ class EventLinker:
             out as flicker; and the events that have ended.
         """
         found = find_detections(score, self.threshold, self.min_size)
-        carried = self._carry(frame)
+        moved = self._motion(frame)
+        carried = np.zeros(score.shape, np.int32)  # where the last frame's events are in this one
+        if moved is not None and self._seen is not None:
+            # Floats, because OpenCV moves no wide integers; nearest neighbours stay whole numbers.
+            seen = cv2.remap(self._seen.astype(np.float32), moved[0], None, cv2.INTER_NEAREST)
+            carried = seen.astype(np.int32)
         owners = self._match(found, carried)
         parts: dict[Event, list[Detection]] = {}
         for detection, event in zip(found, owners, strict=True):
@@ -146,15 +151,6 @@ class EventLinker:
 
     def _worth(self, events) -> list[Event]:
         return [event for event in events if len(event.boxes) >= self.min_frames]
-
-    def _carry(self, frame: np.ndarray) -> np.ndarray:
-        """Return where the events of the last frame are in this one, (H, W) int as `_seen`."""
-        moved = self._motion(frame)
-        if moved is None or self._seen is None:
-            return np.zeros(frame.shape[:2], np.int32)
-        # Floats, because OpenCV moves no wide integers; nearest neighbours stay whole numbers.
-        seen = cv2.remap(self._seen.astype(np.float32), moved[0], None, cv2.INTER_NEAREST)
-        return seen.astype(np.int32)
 
     def _match(self, found: Sequence[Detection], carried: np.ndarray) -> list[Event]:
         """Return the event of each component; new events where none fits."""

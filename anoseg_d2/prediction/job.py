@@ -80,10 +80,19 @@ class PredictionJob:
                 for future in writing:
                     future.result()
                 writing = [
-                    writer.submit(self._write_image, file, photo, result)
+                    writer.submit(
+                        outputs.write_image,
+                        file.name,
+                        str(file.path),
+                        photo,
+                        result["scores"][score],
+                        result["sem_seg"],
+                    )
                     for (file, photo), result in zip(batch, results, strict=True)
                     if result is not None
+                    for score, outputs in self.outputs.items()
                 ]
+                self.done += sum(result is not None for result in results)
                 progress.update(len(some))
             for future in writing:
                 future.result()
@@ -100,13 +109,6 @@ class PredictionJob:
                     self.fail(f"{batch[0][0].path}: {error}")
                     return [None]
         return [self._predict([entry])[0] for entry in batch]
-
-    def _write_image(self, file, photo, result: dict) -> None:
-        for name, outputs in self.outputs.items():
-            outputs.write_image(
-                file.name, str(file.path), photo, result["scores"][name], result["sem_seg"]
-            )
-        self.done += 1
 
     def video(self, path: str, name: str) -> None:
         """Predict the frames of a video file.

@@ -7,7 +7,6 @@ import argparse
 import importlib
 import logging
 import os
-import re
 import signal
 import sys
 import warnings
@@ -46,9 +45,6 @@ _NO_MEMORY = ("out of memory", "allocate memory", "not enough memory", "alloc_fa
 # Other RuntimeErrors that are no defect of ours.
 _LIMITS = ("can't start new thread", "dataloader worker", "shared memory")
 _FEWER = "fewer DATALOADER.NUM_WORKERS need less memory, shared memory and threads"
-
-# Control characters, line separators, and those that turn the direction of writing.
-_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 
 # -1 after --quiet, 1 after --verbose; of the whole process, like the streams that it is about.
 _verbosity = 0
@@ -112,9 +108,15 @@ def run_command(
     # SIGINT needs it too, because shells start background jobs with SIGINT ignored.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler)
-    _prepare_streams()
+    for stream in (sys.stdout, sys.stderr):
+        # Names of files may hold bytes that are not UTF-8, which a strict stream would not print.
+        if hasattr(stream, "reconfigure"):  # tests and notebooks put others there
+            stream.reconfigure(errors="backslashreplace")
+    # A log that cannot be written, on a full disk, must not print a page for every line.
+    logging.raiseExceptions = False
     # Where in our code a warning is raised tells a user nothing.
-    long_form, warnings.formatwarning = warnings.formatwarning, _short_warning
+    long_form = warnings.formatwarning
+    warnings.formatwarning = lambda message, *_: printable(f"warning: {message}", "\t") + "\n"
     try:
         return work() or 0
     except KeyboardInterrupt:
@@ -129,19 +131,6 @@ def run_command(
     finally:
         warnings.formatwarning = long_form
         set_verbosity(before)  # a caller in Python may run the next command loud again
-
-
-def _short_warning(message, *_) -> str:
-    return printable(f"warning: {message}", keep="\t") + "\n"
-
-
-def _prepare_streams() -> None:
-    for stream in (sys.stdout, sys.stderr):
-        # Names of files may hold bytes that are not UTF-8, which a strict stream would not print.
-        if hasattr(stream, "reconfigure"):  # tests and notebooks put others there
-            stream.reconfigure(errors="backslashreplace")
-    # A log that cannot be written, on a full disk, must not print a page for every line.
-    logging.raiseExceptions = False
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -169,11 +158,10 @@ def printable(text: object, keep: str = "") -> str:
 
     For names that come from strangers: in a terminal they could set its title, or forge a message.
     """
-
-    def escape(found: re.Match) -> str:
-        return found[0] if found[0] in keep else found[0].encode("unicode_escape").decode()
-
-    return _CONTROL.sub(escape, str(text))
+    return "".join(
+        c if c.isprintable() or c in keep else c.encode("unicode_escape").decode()
+        for c in str(text)
+    )
 
 
 class Progress(tqdm):
