@@ -40,8 +40,6 @@ def test_an_integer_is_allowed_exactly_inside(low, value):
 def test_an_error_names_key_value_and_range():
     with pytest.raises(ValueError, match=r"SOLVER\.X is 7; .*0\.\.5"):
         integer(0, 5).check("SOLVER.X", 7)
-    with pytest.raises(ValueError, match="thousands of digits"):
-        integer(0, 5).check("SOLVER.X", 10**5000)
 
 
 def test_names_registered_later_are_allowed_too():
