@@ -1,7 +1,6 @@
 """Skip the datasets that an interrupted evaluation has finished."""
 
 import hashlib
-import logging
 from pathlib import Path
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
@@ -9,13 +8,10 @@ from detectron2.utils import comm
 
 from anoseg_d2.checkpoint.metadata import model_tensors, weights_hash
 from anoseg_d2.engine.evaluate import versions
-from anoseg_d2.evaluation.run_folder import dataset_folder
 from anoseg_d2.utils.config_files import flat_items
 from anoseg_d2.utils.files import read_json, write_json
 
 __all__ = ["UnfinishedEvaluation"]
-
-logger = logging.getLogger(__name__)
 
 
 class UnfinishedEvaluation:
@@ -44,15 +40,9 @@ class UnfinishedEvaluation:
             facts = (config, data, versions(), getattr(model, "info", None))
             text = f"{weights_hash(model_tensors(model))} {facts!r}"
             self._key = hashlib.sha256(text.encode()).hexdigest()
-            try:
-                noted = read_json(self._path)
-                self.finished = noted["finished"] if noted["key"] == self._key else []
-                kept = (dataset_folder(cfg.OUTPUT_DIR, n) / "result.json" for n in self.finished)
-                self.finished = self.finished if all(path.is_file() for path in kept) else []
-            except FileNotFoundError:
-                pass
-            except (ValueError, TypeError, KeyError) as error:
-                logger.warning("Evaluating every dataset again: %s: %s", self._path, error)
+            noted = read_json(self._path) if self._path.is_file() else {}
+            if noted.get("key") == self._key:
+                self.finished = noted["finished"]
         self.finished = comm.all_gather(self.finished)[0]
 
     def add(self, dataset: str) -> None:

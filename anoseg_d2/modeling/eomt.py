@@ -11,7 +11,6 @@ Shape letters: B images, Q queries, C width, N tokens, K known classes, R class 
 import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -42,11 +41,9 @@ from anoseg_d2.modeling.lora import LoraOptions, adapt_backbone
 from anoseg_d2.modeling.model_info import ModelInfo
 from anoseg_d2.modeling.patch_heads import PATCH_HEADS, PatchHead
 from anoseg_d2.modeling.patch_model import VitModel
-from anoseg_d2.modeling.vit import EoMTOptions, VitOptions, backbone_kind, build_vit
-from anoseg_d2.utils.cli import import_modules
+from anoseg_d2.modeling.vit import EoMTOptions, VitOptions, backbone_kind
 from anoseg_d2.utils.constants import PIXEL_MEAN, PIXEL_STD
 from anoseg_d2.utils.options import options_of
-from anoseg_d2.utils.precision import amp_dtype
 
 __all__ = ["EoMT"]
 
@@ -186,37 +183,30 @@ class EoMT(VitModel):
 
     @classmethod
     def from_config(cls, cfg) -> dict:
-        import_modules(cfg.MODEL.IMPORTS)
-        vit = options_of(cfg, "MODEL.EOMT", VitOptions)
+        parts = cls.vit_parts(cfg)
         options = options_of(cfg, "MODEL.EOMT", EoMTOptions)
-        backbone = build_vit(image_size=cfg.INPUT.CROP_SIZE, **asdict(vit))
+        known, has_anomaly = options.num_classes, options.anomaly_class
+        backbone = parts["backbone"]
         adapt_backbone(backbone, options_of(cfg, "MODEL.LORA", LoraOptions))
         if options.compile:
             for block in backbone.blocks:
                 block.compile()
-        num_classes = options.num_classes + int(options.anomaly_class)
-        precision = None
-        if cfg.TEST.AMP:
-            precision = amp_dtype(cfg.SOLVER.AMP.PRECISION, torch.device(cfg.MODEL.DEVICE))
+        blocks = options_of(cfg, "MODEL.EOMT", VitOptions).shape.num_blocks
         asked = {name: head.from_config(cfg) for name, head in PATCH_HEADS.items()}
-        return {
-            "backbone": backbone,
-            "head": build_head(cfg, backbone.embed_dim, options.num_classes, options.anomaly_class),
-            "num_known": options.num_classes,
-            "has_anomaly": options.anomaly_class,
+        return parts | {
+            "head": build_head(cfg, backbone.embed_dim, known, has_anomaly),
+            "num_known": known,
+            "has_anomaly": has_anomaly,
             "num_queries": options.num_queries,
-            "num_blocks": options.num_blocks or vit.shape.num_blocks,
+            "num_blocks": options.num_blocks or blocks,
             "masked_attention": options.masked_attention,
             "annealing_power": options.annealing_power,
             "recompute": options.recompute,
-            "criterion": SetCriterion(num_classes, **SetCriterion.from_config(cfg)),
+            "criterion": SetCriterion(known + has_anomaly, **SetCriterion.from_config(cfg)),
             "patch_heads": {
                 name: options for name, options in asked.items() if options is not None
             },
             "train_only": "ratio" if cfg.MODEL.RATIO.ALONE else None,
-            "inference": options_of(cfg, "", InferenceOptions, dtype=precision),
-            "pixel_mean": cfg.MODEL.PIXEL_MEAN,
-            "pixel_std": cfg.MODEL.PIXEL_STD,
         }
 
     def add_patch_head(self, name: str, options: Any = None) -> PatchHead:

@@ -44,6 +44,21 @@ class VitModel(nn.Module):
         for name, values in (("pixel_mean", pixel_mean), ("pixel_std", pixel_std)):
             self.register_buffer(name, torch.tensor(values).view(3, 1, 1), persistent=False)
 
+    @staticmethod
+    def vit_parts(cfg) -> dict:
+        """Return the arguments that every such model takes from a config, except `info`."""
+        import_modules(cfg.MODEL.IMPORTS)
+        vit = options_of(cfg, "MODEL.EOMT", VitOptions)
+        precision = None
+        if cfg.TEST.AMP:
+            precision = amp_dtype(cfg.SOLVER.AMP.PRECISION, torch.device(cfg.MODEL.DEVICE))
+        return {
+            "backbone": build_vit(image_size=cfg.INPUT.CROP_SIZE, **asdict(vit)),
+            "inference": options_of(cfg, "", InferenceOptions, dtype=precision),
+            "pixel_mean": cfg.MODEL.PIXEL_MEAN,
+            "pixel_std": cfg.MODEL.PIXEL_STD,
+        }
+
     @property
     def score_names(self) -> list[str]:
         """Anomaly scores at inference; ValueError when one needs what the model does not have."""
@@ -121,17 +136,7 @@ class PatchModel(VitModel):
 
     @classmethod
     def from_config(cls, cfg) -> dict:
-        import_modules(cfg.MODEL.IMPORTS)
-        precision = None
-        if cfg.TEST.AMP:
-            precision = amp_dtype(cfg.SOLVER.AMP.PRECISION, torch.device(cfg.MODEL.DEVICE))
-        vit = options_of(cfg, "MODEL.EOMT", VitOptions)
-        return {
-            "backbone": build_vit(image_size=cfg.INPUT.CROP_SIZE, **asdict(vit)),
-            "inference": options_of(cfg, "", InferenceOptions, dtype=precision),
-            "pixel_mean": cfg.MODEL.PIXEL_MEAN,
-            "pixel_std": cfg.MODEL.PIXEL_STD,
-        }
+        return cls.vit_parts(cfg)
 
     def forward(self, batched_inputs: list[dict], score_names: Sequence[str] | None = None):
         """Score images of any size, see `infer_images`.

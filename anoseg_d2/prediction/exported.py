@@ -2,10 +2,11 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 
-from anoseg_d2.data.class_colors import class_colors
+from anoseg_d2.modeling.model_info import ModelInfo
 from anoseg_d2.prediction.predictor import AnomalyPredictor, read_bgr
 
 __all__ = ["ExportedPredictor"]
@@ -31,36 +32,21 @@ class ExportedPredictor(AnomalyPredictor):
             providers = ["CPUExecutionProvider"]
             self.session = onnxruntime.InferenceSession(str(path), providers=providers)
             about = self.session.get_modelmeta().custom_metadata_map
-            outputs, self._scores, names, known = (
+            outputs, scores, names, known = (
                 json.loads(about[key])
                 for key in ("outputs", "score_names", "class_names", "num_known")
             )
         except Exception as error:  # onnxruntime's own have no common class
             reason = " ".join(str(error).split())[:200]
             raise ValueError(f"{path} is not a file of `anoseg export`: {reason}") from error
-        self.weights_file, self._thresholds = Path(path), json.loads(about.get("thresholds", "{}"))
-        self._names, self._palette = class_colors(known, names)
-        kept = ("sem_seg", *self._scores, "confidence")
-        self.outputs = [name for name in outputs if name in kept]
-
-    @property
-    def score_names(self) -> list[str]:
-        return list(self._scores)
-
-    @property
-    def class_names(self) -> list[str]:
-        return self._names
-
-    @property
-    def palette(self) -> np.ndarray:
-        return self._palette
-
-    @property
-    def thresholds(self) -> dict[str, dict]:
-        return dict(self._thresholds)
+        self.weights_file = Path(path)
+        # What the properties of a predictor ask a model for.
+        info = ModelInfo(class_names=names, thresholds=json.loads(about.get("thresholds", "{}")))
+        self.model = SimpleNamespace(score_names=scores, num_known=known, info=info)
+        self.outputs = [name for name in outputs if name in ("sem_seg", *scores, "confidence")]
 
     def unit_scores(self, result: dict) -> dict[str, np.ndarray]:
-        on_it = [name for name, record in self._thresholds.items() if record.get("unit_scale")]
+        on_it = [name for name, record in self.thresholds.items() if record.get("unit_scale")]
         return super().unit_scores(result) | {name: result["scores"][name] for name in on_it}
 
     def _predict(self, images) -> list[dict]:
@@ -79,5 +65,5 @@ class ExportedPredictor(AnomalyPredictor):
         channels = np.ascontiguousarray(image[..., ::-1].transpose(2, 0, 1)[None], kind)
         values = self.session.run(self.outputs, {taken.name: channels})
         found = {name: value[0] for name, value in zip(self.outputs, values, strict=True)}
-        result = {"sem_seg": found["sem_seg"], "scores": {n: found[n] for n in self._scores}}
+        result = {"sem_seg": found["sem_seg"], "scores": {n: found[n] for n in self.score_names}}
         return result | {n: found[n] for n in ("confidence",) if n in found}
