@@ -27,7 +27,7 @@ from anoseg_d2.evaluation.set_figures import (
 from anoseg_d2.evaluation.streaming.keys import as_floats, to_numpy
 from anoseg_d2.utils.cli import Progress
 from anoseg_d2.utils.constants import ANOMALY, KNOWN
-from anoseg_d2.utils.files import check_name, name_failed_write, remove_abandoned
+from anoseg_d2.utils.files import check_name, remove_abandoned
 
 __all__ = ["KEPT_PREFIX", "AnomalyEvaluator"]
 
@@ -161,8 +161,7 @@ class AnomalyEvaluator(DatasetEvaluator):
                     self.folder.mkdir(parents=True, exist_ok=True)
                 self._kept = tempfile.TemporaryDirectory(prefix=KEPT_PREFIX, dir=self.folder)
             path = Path(self._kept.name, f"{self.counts['images']}.npz")
-            with name_failed_write(path):
-                np.savez(path, label=label, **{f"score:{n}": s for n, s in scores.items()})
+            np.savez(path, label=label, **{f"score:{n}": s for n, s in scores.items()})
         for key, count in found.items():
             self.counts[key] += count
 
