@@ -58,7 +58,7 @@ def load_config(
     import_modules(imports)  # they may add keys of their own to `KEYS`
     cfg = get_cfg()
     add_anoseg_config(cfg)
-    known = [key for key, _ in flat_items(cfg)]
+    known = [key for key, _ in flat_items(cfg)]  # after the imports, which may add some
     file = find_config(config_file) if config_file else None
     for key, value in flat_items(read_yaml(file)) if file else ():
         require_key(key, known, f" in {file}")
@@ -107,6 +107,7 @@ def check_config(cfg) -> None:
     if cfg.__dict__.get(_CHECKED) == repr(cfg):
         return
     _refuse_unread_keys(cfg)
+    # Each key by itself first: what several must agree on takes each of them for granted.
     for key, entry in KEYS.items():
         entry.rule.check(key, _get(cfg, key))
     for check in CHECKS:
@@ -192,6 +193,7 @@ def _is_expected_result(value) -> bool:
 
 def _check_network(cfg) -> None:
     """Check what the ViT, the crop and the adapters must agree on."""
+    # Before anything is built: a ViT takes seconds, and fails with words of its own.
     vit = options_of(cfg, "MODEL.EOMT", VitOptions)
     check_image_size(cfg.INPUT.CROP_SIZE, vit.patch_size)
     if vit.shape.depth < cfg.MODEL.EOMT.NUM_BLOCKS:

@@ -64,6 +64,7 @@ def measure_ensembles(cfg, model: nn.Module, build_loader=build_test_loader) -> 
         )
     logger.info("Measuring %s on %s", ", ".join(parts), closed[0])
     loader = build_loader(cfg, closed[0])
+    # Only the parts: their ensembles are what the statistics are still missing for.
     score = functools.partial(model, score_names=parts)
     with inference_context(model), unfiltered(model):
         found = inference_on_dataset(score, loader, ScoreStatistics(closed[0]))
@@ -91,6 +92,7 @@ def report_evaluation(
     # From the files: those of an interrupted evaluation were not evaluated again.
     records = load_run(cfg.OUTPUT_DIR, ours).records
     results = {name: record["result"] for name, record in records.items()}
+    # Closed sets and anomaly sets have no figure in common: one table each.
     closed = [
         [name, *(result.get(figure) for figure in CLOSED_FIGURES)]
         for name, result in results.items()
@@ -119,7 +121,7 @@ def report_evaluation(
 def describe_model(cfg, model: nn.Module) -> dict:
     """Return facts about the evaluated model for results.json."""
     parameters = list(model.parameters())
-    bare = isinstance(model, PatchModel)
+    bare = isinstance(model, PatchModel)  # the config has keys of a head that it lacks
     return {
         "averaged": isinstance(model, EoMT) and model.info.averaged,
         "head": None if bare else cfg.MODEL.HEAD.NAME,
@@ -156,6 +158,7 @@ def git_state(package: Path) -> str | None:
         subprocess.run, cwd=package, capture_output=True, text=True, timeout=30, check=True
     )
     try:
+        # It fails for a package that only happens to lie in another repository.
         git(["git", "ls-files", "--error-unmatch", "__init__.py"])
         named = git(["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"])
         return named.stdout.strip()

@@ -63,9 +63,10 @@ def check_inputs(cfg, training: bool, resume: bool = False) -> dict[str, list[di
         if name not in images:
             images[name] = DatasetCatalog.get(name)
     if training:
-        with listed_once(images):
+        with listed_once(images):  # it asks the catalog for the same sets
             training_dicts(cfg)
     _check_tests(cfg, training)
+    # A resumed run does not need the weights that it started from: they may be gone.
     if not (resume and last_checkpoint(Path(cfg.OUTPUT_DIR)) is not None):
         _check_weights(cfg, training, resume)
     return images
@@ -81,6 +82,7 @@ def _check_tests(cfg, training: bool) -> None:
         if not training:
             raise ValueError("DATASETS.TEST is empty: --eval-only has nothing to evaluate")
         logger.warning("DATASETS.TEST is empty: the run will end without an evaluation")
+    # A set of detectron2's own catalog has a kind of its own, and its own evaluator.
     kinds = {_kind(name) for name in cfg.DATASETS.TEST}
     if cfg.MODEL.META_ARCHITECTURE == "PatchModel" and (training or "closed_set" in kinds):
         raise ValueError(

@@ -54,6 +54,7 @@ def learning_rate_factor(
         return 0.0
     if step < begin + length:
         return (step - begin) / length
+    # Both decays end with the run, whenever they begin.
     decay = total - begin - length
     return max(0.0, 1 - (step - begin - length) / max(decay, 1)) ** power
 
@@ -83,7 +84,7 @@ def parameter_rule(name: str, cfg, num_blocks: int, num_query_blocks: int) -> Pa
     block = re.match(r"backbone\.blocks\.(\d+)\.", name)
     if block:
         index = int(block.group(1))
-        exponent = num_blocks - 1 - index
+        exponent = num_blocks - 1 - index  # the first blocks are the most general ones
         if not solver.DECAY_QUERY_BLOCKS and index >= num_blocks - num_query_blocks:
             exponent = 0
     else:
@@ -103,7 +104,7 @@ def build_optimizer(cfg, model: nn.Module) -> torch.optim.Optimizer:
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             rule = parameter_rule(name, cfg, len(model.backbone.blocks), model.num_blocks)
-            groups.setdefault(rule, []).append(parameter)
+            groups.setdefault(rule, []).append(parameter)  # few groups make a fast step
     if not groups:
         raise ValueError("no parameter of the model is trainable")
     devices = {parameter.device.type for parameters in groups.values() for parameter in parameters}

@@ -65,6 +65,7 @@ class StepTrainer(SimpleTrainer):
             if self.scaler.is_enabled():
                 one = torch.ones((), device=self.device_type)
                 options["loss_scale"] = self.scaler.scale(one)
+        # None and not zero: a parameter without gradient is then left out of weight decay too.
         self.optimizer.zero_grad(set_to_none=True)
         total: dict[str, torch.Tensor] = {}
         for index, batch in enumerate(batches):

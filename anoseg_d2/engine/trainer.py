@@ -66,6 +66,7 @@ class Trainer(DefaultTrainer):
         if not logging.getLogger("detectron2").isEnabledFor(logging.INFO):
             setup_logger()
         check_config(cfg)
+        # Batch, steps and rate of a config that was written for another number of ranks.
         cfg = DefaultTrainer.auto_scale_workers(cfg, comm.get_world_size())
         model = self.build_model(cfg)
         optimizer = self.build_optimizer(cfg, model)
@@ -96,6 +97,7 @@ class Trainer(DefaultTrainer):
         self.cfg = cfg
         if comm.is_main_process():
             log_data(cfg.DATASETS.TRAIN, cfg.DATASETS.TEST)
+        # The same on every rank: each step's seed adds the rank to it.
         self.seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
         self.register_hooks(self.build_hooks())
 
@@ -104,6 +106,7 @@ class Trainer(DefaultTrainer):
         """Build MODEL.META_ARCHITECTURE, and log how many parameters it has."""
         model = build_model(cfg)
         if cfg.DATASETS.TRAIN and isinstance(model, EoMT):
+            # Pictures and exports name classes long after the data set is out of reach.
             names = MetadataCatalog.get(cfg.DATASETS.TRAIN[0]).get("stuff_classes")
             model.info = replace(model.info, class_names=names and tuple(names))
         logger.info("Parameters:\n%s", parameter_table(model))
@@ -219,6 +222,7 @@ class Trainer(DefaultTrainer):
         else:
             load_weights(self.cfg, self.core, training=True)
             if self.ema is not None:
+                # It was copied from a model without weights.
                 self.ema.module.load_state_dict(self.core.state_dict())
         sampler = getattr(self.data_loader, "batch_sampler", None)
         if hasattr(sampler, "start"):  # a user's own loader may have no start

@@ -35,6 +35,7 @@ class UnfinishedEvaluation:
         self._path = Path(cfg.OUTPUT_DIR) / "inference" / "unfinished.json"
         self._key = None
         if resume and comm.is_main_process():
+            # A folder may be moved; whatever else differs may change a figure.
             config = [item for item in flat_items(cfg) if item[0] != "OUTPUT_DIR"]
             data = [(DatasetCatalog.get(n), MetadataCatalog.get(n)) for n in cfg.DATASETS.TEST]
             facts = (config, data, versions(), getattr(model, "info", None))
@@ -43,7 +44,7 @@ class UnfinishedEvaluation:
             noted = read_json(self._path) if self._path.is_file() else {}
             if noted.get("key") == self._key:
                 self.finished = noted["finished"]
-        self.finished = comm.all_gather(self.finished)[0]
+        self.finished = comm.all_gather(self.finished)[0]  # as the main process has it
 
     def add(self, dataset: str) -> None:
         """Record that this dataset is evaluated."""

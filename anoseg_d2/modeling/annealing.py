@@ -94,5 +94,6 @@ def draw_query_mask(
     # than not.
     inside = F.interpolate(mask_logits.float(), size=grid, mode="bilinear") > 0
     inside = inside.flatten(2)
+    # Whole rows, so that a query that is freed sees the image as it will at inference.
     freed = torch.rand(inside.shape[:2], device=inside.device) > keep
     return QueryMask(inside | freed[..., None], num_prefix)

@@ -64,6 +64,7 @@ class LossNormalizers(NamedTuple):
 
 def present_classes(sem_seg: Tensor) -> Tensor:
     """Return the values of a label map (any shape, not negative), except void, ascending."""
+    # Counting bytes is many times faster than `unique`, which sorts every pixel.
     counts = torch.bincount(sem_seg.flatten(), minlength=VOID + 1)
     counts[VOID] = 0
     return counts.nonzero()[:, 0]
@@ -196,8 +197,10 @@ class SetCriterion(nn.Module):
             if distributed.get_backend() == "nccl":
                 totals = totals.to(torch.device("cuda", torch.cuda.current_device()))
             distributed.all_reduce(totals)
+            # Ranks average their gradients: with the mean count that is the whole batch's.
             totals = totals / distributed.get_world_size()
         num_masks, class_weight = totals.tolist()
+        # A step may show nothing but void.
         return LossNormalizers(max(num_masks, 1.0), max(class_weight, 1e-6), len(num_targets))
 
     def forward(
@@ -254,6 +257,7 @@ class SetCriterion(nn.Module):
         class_targets = class_logits.new_full(
             class_logits.shape[:2], self.num_classes, dtype=torch.int64
         )
+        # All other queries keep the last row, no-object.
         class_targets[matches.images, matches.queries] = matches.classes
         row_weights = class_logits.new_ones(self.num_classes + 1)
         row_weights[-1] = self.options.no_object_weight
@@ -270,6 +274,7 @@ class SetCriterion(nn.Module):
         }
         if final and self.options.outlier_weight > 0:
             fraction = len(targets) / normalizers.num_images
+            # Nearest: between two labels there is no other one.
             sem_seg = torch.stack([target.sem_seg for target in targets])[:, None].float()
             labels = F.interpolate(sem_seg, size=mask_logits.shape[-2:], mode="nearest")[:, 0]
             known = labels < head.num_known
@@ -293,6 +298,7 @@ class SetCriterion(nn.Module):
                 margin.
             targets: one per image.
         """
+        # Image by image, because each has its own number of targets.
         costs = [
             self._image_costs(mask_logits[image].float(), class_logits[image].float(), target)
             for mask_logits, class_logits in predictions
@@ -348,7 +354,7 @@ class SetCriterion(nn.Module):
             )
         sem_seg = torch.stack([target.sem_seg for target in targets])
         point_logits = losses.sample_points(matched, points)
-        with torch.no_grad():
+        with torch.no_grad():  # or the backward pass would keep every target
             point_targets = losses.sample_class_masks(
                 sem_seg, matches.images, matches.classes, points
             )

@@ -98,6 +98,7 @@ class LinearHead(ClassHead):
 
     def __init__(self, width: int, num_known: int, has_anomaly: bool = False, **options):
         super().__init__(width, num_known, has_anomaly, **options)
+        # Named as those of a plain `nn.Linear`, which is what EoMT's own checkpoints hold.
         linear = nn.Linear(width, self.num_rows)
         self.weight, self.bias = linear.weight, linear.bias
 
@@ -226,8 +227,10 @@ class ArcFaceHead(ClassHead):
         margin = self.current_margin()
         if margin == 0:
             return class_logits
+        # The criterion has logits, not cosines; the margin is of the angle.
         cosine = class_logits.float() / self._scale()
         known = (targets >= 0) & (targets < self.num_known)
+        # Clamped only for `one_hot`: `known` leaves out whatever that changed.
         own = F.one_hot(targets.clamp(0, self.num_rows - 1), self.num_rows).bool()
         with_margin = self._scale() * add_angular_margin(cosine, margin)
         return torch.where(own & known[..., None], with_margin, class_logits)
@@ -242,6 +245,7 @@ def cosine_logits(features: Tensor, weight: Tensor) -> Tensor:
     Returns:
         (..., R) float32 in [-1, 1] up to rounding.
     """
+    # With the 8 bits of bfloat16 a thousand pixels would share one cosine.
     with torch.autocast(features.device.type, enabled=False):
         return F.linear(F.normalize(features.float(), dim=-1), F.normalize(weight.float(), dim=-1))
 
@@ -260,6 +264,7 @@ def add_angular_margin(cosine: Tensor, margin: float) -> Tensor:
         float32, same shape.
     """
     cosine = cosine.float().clamp(-COSINE_LIMIT, COSINE_LIMIT)
+    # The addition theorem, because the slope of arccos is infinite at 1.
     sine = torch.sqrt(1.0 - cosine.square())
     shifted = cosine * math.cos(margin) - sine * math.sin(margin)
     beyond = cosine - margin * math.sin(margin)

@@ -125,6 +125,7 @@ def _with_gradient(
     Returns:
         losses, whose backward pass only hands out what is known, and the output without a graph.
     """
+    # Cut off here, the graph of the prediction is freed as soon as its gradient is known.
     inner = x.detach().requires_grad_(x.requires_grad)
     with torch.enable_grad():
         losses, output = function(inner)
@@ -141,6 +142,7 @@ def _with_gradient(
 
 def _leaves(values: Tensor) -> list[Tensor]:
     """Return the tensors that the graph of `values` begins with, each once."""
+    # By the graph and not by module: a head may share parameters with anything.
     leaves, seen, waiting = [], set(), [values.grad_fn]
     while waiting:
         node = waiting.pop()

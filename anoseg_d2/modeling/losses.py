@@ -71,6 +71,7 @@ def sample_class_masks(sem_seg: Tensor, images: Tensor, classes: Tensor, points:
     down, right = y - top, x - left
     up, leftward = 1.0 - down, 1.0 - right
     offset = (images[: len(points)] * (height * width))[:, None]
+    # One flat index for all images, because gathering along several axes is slow.
     labels, wanted = sem_seg.flatten(), classes[:, None]
     result = None
     for row, row_weight in ((top, up), (top + 1, down)):
@@ -122,6 +123,7 @@ def uncertain_points(
     """
     count, device = len(mask_logits), mask_logits.device
     candidates = torch.rand(count, int(num_points * oversample_ratio), 2, device=device)
+    # A logit of 0 is the outline of a mask, where most of its errors are.
     uncertainty = -sample_points(mask_logits, candidates).abs()
     num_important = int(importance_ratio * num_points)
     index = uncertainty.topk(num_important, dim=1, sorted=False).indices
@@ -159,6 +161,7 @@ def dice_loss(logits: Tensor, targets: Tensor, num_masks: float, valid: Tensor |
     probs = logits.sigmoid()
     if valid is not None:
         probs, targets = probs * valid, targets * valid
+    # The ones keep the ratio, and its gradient, finite for masks of no pixel.
     overlap = 2 * (probs * targets).sum(dim=1) + 1
     return (1 - overlap / (probs.sum(dim=1) + targets.sum(dim=1) + 1)).sum() / num_masks
 

@@ -42,6 +42,7 @@ class VitModel(nn.Module):
         self.backbone = backbone
         self.inference, self.info = inference, info
         for name, values in (("pixel_mean", pixel_mean), ("pixel_std", pixel_std)):
+            # Not in checkpoints, whose tensors are those of the network; the config has them.
             self.register_buffer(name, torch.tensor(values).view(3, 1, 1), persistent=False)
 
     @staticmethod
@@ -99,6 +100,7 @@ class VitModel(nn.Module):
 
     def _add_positions(self, patches: Tensor) -> tuple[Tensor, Tensor | None]:
         """Add prefix and positions; returns (B, prefix + patches, C) and the blocks' rotation."""
+        # timm has no public way to the tokens of a ViT before its first block.
         x = self.backbone._pos_embed(patches)
         x, rope = x if isinstance(x, tuple) else (x, None)
         return self.backbone.norm_pre(x), rope
@@ -131,7 +133,7 @@ class PatchModel(VitModel):
         if inference.sem_seg_maps:
             raise ValueError("TEST.SEM_SEG_MAPS is True, but a bare backbone knows no classes")
         _refuse_masks(inference.scores)
-        self.patch_maps = nn.ModuleDict()
+        self.patch_maps = nn.ModuleDict()  # named as in EoMT, so that checkpoints fit both
         self.requires_grad_(False)
 
     @classmethod
@@ -156,6 +158,7 @@ class PatchModel(VitModel):
         """
         _refuse_masks(names)
         found = scores.available_scores(False, names, self.patch_maps)
+        # Without names all scores without the anomaly class apply, also those of masks.
         return found if names else [name for name in found if not _reads_masks(name)]
 
     def run_network(

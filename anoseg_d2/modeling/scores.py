@@ -102,7 +102,7 @@ def register_score(
 
 @LINEAR_MAPS.register("probs")
 def _probs(class_logits: Tensor, num_known: int) -> Tensor:
-    return class_logits.softmax(dim=-1)[..., :-1]
+    return class_logits.softmax(dim=-1)[..., :-1]  # what is no object adds to no pixel
 
 
 @LINEAR_MAPS.register("logit_gap")
@@ -260,6 +260,7 @@ def joint(maps: dict[str, Tensor], num_known: int) -> Tensor:
 
 
 def _log_odds(maps: dict[str, Tensor], num_known: int) -> Tensor:
+    # Overlapping masks may add up to more than 1.
     learned = maps["probs"][:, num_known].clamp(ODDS_FLOOR, 1 - ODDS_FLOOR)
     return (learned / (1 - learned)).log()
 
@@ -323,6 +324,7 @@ def available_scores(
 
 def ensemble_parts(name: str) -> list[str]:
     """Return the scores that `name` is made of: itself, or the parts of `first+second`."""
+    # A registered name may hold a plus itself.
     return name.split("+") if name not in SCORES else [name]
 
 
@@ -345,6 +347,7 @@ def linear_coefficients(
     """
     logits = class_logits.float()
     read = [name for score in single_scores(names) for name in SCORES[score].maps]
+    # `probs` always: the segmentation is read from it. Other names are those of patch heads.
     wanted = dict.fromkeys(["probs", *(name for name in read if name in LINEAR_MAPS)])
     return {name: LINEAR_MAPS[name](logits, num_known) for name in wanted}
 
@@ -375,6 +378,7 @@ def scores_from_maps(
     names = list(names)
     statistics = statistics or {}
     check_statistics(names, statistics)
+    # Each formula once, though several ensembles may share it.
     found = {name: SCORES[name].formula(maps, num_known) for name in single_scores(names)}
     for name in names:
         if name not in found:
@@ -418,6 +422,7 @@ def anomaly_scores(
     Raises:
         ValueError: unknown names, or a number of rows that does not fit K.
     """
+    # Only the number of rows tells whether the anomaly class is among them.
     rows = class_logits.shape[-1]
     if rows not in (num_known + 1, num_known + 2):
         raise ValueError(

@@ -61,6 +61,7 @@ class VitOptions:
 
     def __post_init__(self):
         check_options(self)
+        # Names as the user wrote them: config keys, or arguments.
         size, backbone, width, heads = names_of(self, "size", "backbone", "width", "heads")
         if self.size == "G" and self.backbone == "dinov3":
             raise ValueError(f"{size} is 'G'; with {backbone} dinov3: S, B or L")
@@ -124,6 +125,7 @@ def check_image_size(image_size: tuple[int, int], patch_size: int) -> None:
     """Raise ValueError unless patches tile an image (H, W)."""
     size = tuple(image_size)
     if any(side % patch_size or side <= 0 for side in size):
+        # A size that would do saves the user the arithmetic.
         near = tuple(max(1, round(side / patch_size)) * patch_size for side in size)
         raise ValueError(
             f"INPUT.CROP_SIZE {size} is not divisible by MODEL.EOMT.PATCH_SIZE {patch_size}; "
@@ -135,7 +137,7 @@ def _build_dinov2(size: str, num_registers: int, norm_eps: float, **options) -> 
     return timm.create_model(
         f"vit_{size}_patch14_reg4_dinov2",
         reg_tokens=num_registers,
-        no_embed_class=True,
+        no_embed_class=True,  # only patches have positions, and these are resampled
         norm_layer=partial(LayerNorm, eps=norm_eps or 1e-6),
         **options,
     )
@@ -151,7 +153,7 @@ def _build_dinov3(size: str, num_registers: int, norm_eps: float, **options) -> 
         f"vit_{size}_patch16_dinov3_qkvb",
         num_reg_tokens=num_registers,
         dynamic_img_size=False,
-        rope_rescale_coords=2.0,
+        rope_rescale_coords=2.0,  # in training only
         norm_layer=partial(LayerNorm, eps=norm_eps or 1e-5),
         **options,
     )

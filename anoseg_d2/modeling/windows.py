@@ -81,6 +81,7 @@ def plan_windows(
             f"{MOST_PIXELS} pixels allowed; crop it, or choose a smaller INPUT.CROP_SIZE or "
             "smaller TEST.SCALES"
         )
+    # Along the side that the window just covers there is only one start.
     starts = [_starts(side, size, overlap) for side, size in zip(resized, window, strict=True)]
     origins = [(y, x) for y in starts[0] for x in starts[1]]
     flipped = [False] * len(origins) + [True] * (len(origins) if flip else 0)

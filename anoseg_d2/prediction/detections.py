@@ -54,6 +54,7 @@ def find_detections(score: np.ndarray, threshold: float, min_size: int = 1) -> l
         if area >= min_size:
             part = slice(y, y + height), slice(x, x + width)
             mask = ids[part] == index
+            # Within the box only: the mask of the whole image would be read for each component.
             values = score[part][mask]
             mean = float(values.mean(dtype=np.float64))
             box = x, y, width, height
@@ -117,7 +118,7 @@ class CocoWriter:
                     "bbox": list(detection.box),
                     "area": detection.area,
                     "segmentation": encode_mask(detection, size),
-                    "iscrowd": 0,
+                    "iscrowd": 0,  # COCO's tools leave out annotations without it
                     "score": detection.score,
                     "max_score": detection.highest,
                 }

@@ -124,7 +124,9 @@ class PredictionJob:
             reader = open_video(path)
         except (ValueError, OSError) as error:
             return self.fail(error)
+        # A new one for each video: what it remembers are the last frames.
         temporal = None if self.temporal is None else TemporalFilter(self.temporal)
+        # Many files state no number of frames, some a wrong one: only progress depends on it.
         total = min(filter(None, (reader.frames, self.max_frames)), default=None)
         with reader, Progress(name, total) as progress, contextlib.ExitStack() as stack:
             writers = {

@@ -67,6 +67,7 @@ class AnomalyPredictor:
 
         checkpoint = source if isinstance(source, Checkpoint) else read_checkpoint(source)
         chosen = [] if device is None else ["MODEL.DEVICE", str(device)]
+        # Later ones win: what the weights are, how they ask to be used, what the user says.
         stored = [*build_config_overrides(checkpoint), *inference_overrides(checkpoint)]
         overrides = [*stored, *(overrides or []), *chosen]
         cfg = load_config(overrides=overrides)

@@ -90,6 +90,7 @@ def find_images(folder) -> list[InputFile]:
     paths = list(walk_files(folder, IMAGE_EXTENSIONS, depth=0)) if folder.is_dir() else []
     if not paths:
         raise FileNotFoundError(f"{folder} contains no images ({' '.join(IMAGE_EXTENSIONS)})")
+    # The benchmark finds maps by the name of the image, without its ending.
     name, count = Counter(path.stem for path in paths).most_common(1)[0]
     if count > 1:
         raise ValueError(f"{folder} contains several images named {name}")
@@ -133,6 +134,6 @@ class FishyscapesMaps:
     def write_image(self, name: str, source: str, photo, score: np.ndarray, sem_seg) -> None:
         """Write score map and segmentation of an image."""
         write_map(self.folder / f"{name}_anomaly.npy", score)
-        buffer = io.BytesIO()
+        buffer = io.BytesIO()  # so that the file appears whole
         np.save(buffer, sem_seg.astype(np.uint8))
         write_atomic(self.folder / f"{name}_segmentation.npy", buffer.getvalue())
