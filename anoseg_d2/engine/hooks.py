@@ -4,6 +4,7 @@ import logging
 import math
 import random
 import re
+import resource
 import signal
 import sys
 from pathlib import Path
@@ -17,16 +18,10 @@ from torch import nn
 from anoseg_d2.checkpoint import AnosegCheckpointer
 from anoseg_d2.utils.unwrap import unwrap
 
-try:
-    import resource
-except ImportError:  # not a Unix
-    resource = None
-
 __all__ = [
     "BestCheckpointHook",
     "CheckpointHook",
     "CostHook",
-    "LearningRateHook",
     "ProgressHook",
     "SeedHook",
     "StopHook",
@@ -69,18 +64,6 @@ class ProgressHook(HookBase):
             core.set_progress(self.trainer.iter / max(self.trainer.max_iter - 1, 1))
 
 
-class LearningRateHook(HookBase):
-    """Log the highest learning rate of each kind of parameters: `lr/vit`, `lr/new`, `lr/lora`."""
-
-    def after_step(self):
-        rates: dict[str, float] = {}
-        for group in self.trainer.optimizer.param_groups:
-            kind = group.get("kind", "new")  # an optimizer of the user's own names none
-            rates[kind] = max(group["lr"], rates.get(kind, 0.0))
-        for kind, rate in rates.items():
-            self.trainer.storage.put_scalar(f"lr/{kind}", rate, smoothing_hint=False)
-
-
 class CostHook(HookBase):
     """Log peak memory with the losses; report peak memory and step time at the end.
 
@@ -98,11 +81,9 @@ class CostHook(HookBase):
     def after_step(self):
         if self.device.type == "cuda":
             peak = torch.cuda.max_memory_allocated(self.device) / 2**20
-        elif resource is not None:
-            unit = 2**20 if sys.platform == "darwin" else 2**10
-            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
         else:
-            return
+            unit = 2**20 if sys.platform == "darwin" else 2**10  # bytes there, KiB on Linux
+            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
         self.trainer.storage.put_scalar("peak_memory_mib", peak, smoothing_hint=False)
 
     def facts(self) -> dict:
