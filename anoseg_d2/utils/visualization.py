@@ -34,15 +34,14 @@ def class_palette(num_classes: int, colors=None) -> np.ndarray:
     """
     if not 0 < num_classes <= 255:
         raise ValueError(f"a palette holds 1 to 255 classes, got {num_classes}")
-    chosen = np.array(CITYSCAPES_COLORS if colors is None else colors, np.uint8).reshape(-1, 3)
-    extra = np.arange(len(chosen), num_classes)
-    # Steps of the golden ratio stay away from all earlier hues. OpenCV has only 180 of them, so
-    # saturation and brightness alternate too.
-    hue = extra * 0.618034 % 1.0 * 180
-    shades = np.array((170, 110, 235))[extra % 3], np.array((230, 165, 200))[extra // 3 % 3]
-    if len(extra):
-        hsv = np.stack([hue, *shades], axis=-1).astype(np.uint8)
-        chosen = np.concatenate([chosen, cv2.cvtColor(hsv[None], cv2.COLOR_HSV2RGB)[0]])
+    chosen = [tuple(color) for color in (CITYSCAPES_COLORS if colors is None else colors)]
+    for extra in range(len(chosen), num_classes):
+        # Steps of the golden ratio stay away from all earlier hues.
+        hue = int((extra * 0.618034 % 1.0) * 180)
+        # OpenCV has only 180 hues, so saturation and brightness alternate too.
+        saturation, value = (170, 110, 235)[extra % 3], (230, 165, 200)[extra // 3 % 3]
+        pixel = np.uint8([[[hue, saturation, value]]])
+        chosen.append(tuple(cv2.cvtColor(pixel, cv2.COLOR_HSV2RGB)[0, 0].tolist()))
     table = np.full((256, 3), VOID_COLOR, dtype=np.uint8)
     table[:num_classes] = chosen[:num_classes]
     return table
