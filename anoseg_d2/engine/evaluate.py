@@ -71,7 +71,7 @@ def measure_ensembles(cfg, model: nn.Module, build_loader=build_test_loader) -> 
     model.info = dataclasses.replace(
         model.info,
         score_statistics={**model.info.score_statistics, **found},
-        statistics_settings=score_map_settings(cfg, filtered=False),
+        statistics_settings=score_map_settings(cfg, filters=False),
     )
 
 

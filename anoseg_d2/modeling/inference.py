@@ -116,17 +116,17 @@ class InferenceOptions:
         check_options(self)
 
 
-def score_map_settings(config: dict, filtered: bool = True) -> dict[str, Any]:
+def score_map_settings(config: dict, filters: bool = True) -> dict[str, Any]:
     """Return what a config says of the keys that change a score map, as plain values.
 
     Args:
         config: config node, or the nested dicts of one that was stored; it may lack keys.
-        filtered: with that of the guided filter.
+        filters: with that of the guided filter.
     """
     values = dict(flat_items(config))
     # These two are not options of inference, but no less a part of what is measured.
     keys = [*keys_of("", InferenceOptions), "TEST.AMP", "INPUT.CROP_SIZE"]
-    left_out = NEUTRAL_KEYS if filtered else (*NEUTRAL_KEYS, FILTER_KEY)
+    left_out = NEUTRAL_KEYS if filters else (*NEUTRAL_KEYS, FILTER_KEY)
     keys = [key for key in keys if key not in left_out and key in values]
     return {key: list(v) if isinstance(v := values[key], tuple) else v for key in keys}
 

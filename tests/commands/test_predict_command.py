@@ -88,7 +88,7 @@ def test_raw_maps_are_the_predictors_scores(demo, tmp_path, weights, photos):
     status, files = run(demo, tmp_path, photos / "b.png", *arguments)
     assert status == 0 and files == ["anomaly/raw_npy/b.npy", "anomaly/raw_png/b.png"]
     predictor = AnomalyPredictor.from_pretrained(str(weights))
-    expected = predictor(np.asarray(Image.open(photos / "b.png")))["scores"]["anomaly"]
+    expected = predictor(photos / "b.png")["scores"]["anomaly"]
     exact, rounded = (read_map(tmp_path / "out" / name) for name in files)
     assert np.array_equal(exact, expected) and np.abs(rounded - expected).max() < 1e-4
 

@@ -213,7 +213,7 @@ def test_every_option_either_changes_no_map_or_is_a_setting_of_a_figure(tiny_cfg
         "TEST.AMP",
         "INPUT.CROP_SIZE",
     }
-    unfiltered = set(score_map_settings(tiny_cfg(), filtered=False))
+    unfiltered = set(score_map_settings(tiny_cfg(), filters=False))
     assert settings - unfiltered == {"TEST.ANOMALY.GUIDED_FILTER"}
 
 
