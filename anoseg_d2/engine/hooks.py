@@ -224,16 +224,14 @@ class StopHook(HookBase):
         self._asked = True
         logger.warning("asked to stop: finishing this step, then saving a checkpoint")
 
-    def _any_rank_asked(self) -> bool:
-        if comm.get_world_size() == 1:
-            return self._asked
-        # Ranks must leave the loop after the same step, whichever of them got the signal.
-        flag = torch.tensor([float(self._asked)], device=self.device)
-        torch.distributed.all_reduce(flag, op=torch.distributed.ReduceOp.MAX)
-        return bool(flag.item())
-
     def after_step(self):
-        if self.trainer.iter + 1 < self.trainer.max_iter and self._any_rank_asked():
+        asked = self._asked
+        if comm.get_world_size() > 1:
+            # Ranks must leave the loop after the same step, whichever of them got the signal.
+            flag = torch.tensor([float(asked)], device=self.device)
+            torch.distributed.all_reduce(flag, op=torch.distributed.ReduceOp.MAX)
+            asked = bool(flag.item())
+        if asked and self.trainer.iter + 1 < self.trainer.max_iter:
             self.checkpoints.save_now()
             comm.synchronize()  # no rank leaves before the file is there
             raise KeyboardInterrupt

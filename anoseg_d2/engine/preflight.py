@@ -1,4 +1,4 @@
-"""Check before a run starts that its datasets, weights and tracker exist."""
+"""Check before a run starts that its datasets and weights exist."""
 
 import contextlib
 import copy
@@ -14,7 +14,6 @@ from anoseg_d2.checkpoint.from_config import follow_checkpoint, resolve_weights
 from anoseg_d2.config import check_config
 from anoseg_d2.data.builtin import register_cards
 from anoseg_d2.data.loader import training_dicts
-from anoseg_d2.engine.trackers import check_tracker
 from anoseg_d2.modeling.scores import ensemble_parts
 
 __all__ = ["check_inputs", "follow_weights", "listed_once"]
@@ -53,7 +52,6 @@ def check_inputs(cfg, training: bool, resume: bool = False) -> dict[str, list[di
         FileNotFoundError, ValueError: what is missing or wrong, and the way out.
     """
     check_config(cfg)
-    check_tracker(cfg.TRACKER)
     register_cards(cfg)
     images = {}
     for name in (*(cfg.DATASETS.TRAIN if training else ()), *cfg.DATASETS.TEST):

@@ -1,7 +1,6 @@
 """Send the figures of a run to an experiment tracker, next to TensorBoard."""
 
 import importlib
-import importlib.util
 import re
 from pathlib import Path
 
@@ -9,7 +8,7 @@ from detectron2.utils.events import EventWriter, get_event_storage
 
 from anoseg_d2.config import changed_keys
 
-__all__ = ["TRACKERS", "check_tracker"]
+__all__ = ["TRACKERS"]
 
 PROJECT = "anoseg_d2"
 
@@ -58,11 +57,3 @@ class Mlflow(Tracker):
 
 
 TRACKERS = {"wandb": Wandb, "mlflow": Mlflow}
-
-
-def check_tracker(name: str) -> None:
-    """Raise ImportError, before anything long starts, if a tracker is not installed."""
-    if name in TRACKERS and importlib.util.find_spec(name) is None:
-        raise ImportError(
-            f"TRACKER is {name!r}, which is not installed: pip install {name}, or set TRACKER none"
-        )

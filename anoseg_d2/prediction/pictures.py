@@ -27,7 +27,6 @@ SCORE_RANGES = {
     "uno": (-1.0, 1.0),
 }
 MARK_COLOR = (255, 225, 40)
-_STRIP = 256  # rows processed at a time: an 8K image in floats is large
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
 _SAMPLES = 10**6  # at most this many scores decide on a range
 
@@ -57,13 +56,8 @@ def glow(image: np.ndarray, score: np.ndarray, lowest: float, highest: float) ->
     Returns:
         (H, W, 3) uint8 RGB.
     """
-    result = np.empty_like(image)
-    for start in range(0, len(image), _STRIP):
-        rows = slice(start, start + _STRIP)
-        unit = (np.clip(score[rows], lowest, highest) - lowest) / (highest - lowest)
-        colors = heat_map(score[rows], lowest, highest)
-        result[rows] = overlay(image[rows], colors, 0.8 * unit)
-    return result
+    unit = (np.clip(score, lowest, highest) - lowest) / (highest - lowest)
+    return overlay(image, heat_map(score, lowest, highest), 0.8 * unit)
 
 
 def add_color_bar(
@@ -82,9 +76,7 @@ def add_color_bar(
     height, width = score.shape
     unit = max(8, round(min(width, 2400) / 40))
     picture = np.zeros((height + 3 * unit, width, 3), np.uint8)
-    for start in range(0, height, _STRIP):
-        stop = min(start + _STRIP, height)
-        picture[start:stop] = heat_map(score[start:stop], lowest, highest)
+    picture[:height] = heat_map(score, lowest, highest)
     # An image may be a single pixel wide, and OpenCV fails on an empty bar.
     margin = min(unit // 2, (width - 1) // 2)
     top = height + margin

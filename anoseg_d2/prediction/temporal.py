@@ -69,10 +69,6 @@ class TemporalFilter:
                 f"the weight of the current frame must be above 0 and at most 1, not {alpha}"
             )
         self.alpha = alpha
-        self.reset()
-
-    def reset(self) -> None:
-        """Forget all frames; the next one starts another video."""
         self._motion = Motion()
         self._scores: dict[str, np.ndarray] = {}
 

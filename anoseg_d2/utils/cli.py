@@ -26,7 +26,6 @@ __all__ = [
     "build_parser",
     "check_options",
     "import_modules",
-    "is_out_of_memory",
     "one_message",
     "printable",
     "run_command",
@@ -40,11 +39,11 @@ MAX_WORKERS = 1000
 # For a user's mistake or a limit of the machine, one line says enough. Anything else is a defect
 # of ours, and then we need the traceback.
 USER_ERRORS = (ValueError, OSError, ImportError, MemoryError, FloatingPointError)
-# What errors of any type say when memory has run out, on CPUs and GPUs.
-_NO_MEMORY = ("out of memory", "allocate memory", "not enough memory", "alloc_failed", "bad_alloc")
-# Other RuntimeErrors that are no defect of ours.
-_LIMITS = ("can't start new thread", "dataloader worker", "shared memory")
-_FEWER = "fewer DATALOADER.NUM_WORKERS need less memory, shared memory and threads"
+# What a plain RuntimeError says of such a limit: memory on CPUs and GPUs, and processes.
+_LIMITS = (
+    *("out of memory", "allocate memory", "not enough memory", "alloc_failed", "bad_alloc"),
+    *("can't start new thread", "dataloader worker", "shared memory"),
+)
 
 # -1 after --quiet, 1 after --verbose; of the whole process, like the streams that it is about.
 _verbosity = 0
@@ -123,8 +122,8 @@ def run_command(
         print(stopped, file=sys.stderr)
         return 130
     except (*USER_ERRORS, RuntimeError) as error:
-        explained = isinstance(error, USER_ERRORS) or is_out_of_memory(error) or _is_limit(error)
-        if not explained or verbosity > 0:
+        limit = any(phrase in str(error).lower() for phrase in _LIMITS)
+        if not (isinstance(error, USER_ERRORS) or limit) or verbosity > 0:
             raise
         print(printable(f"error: {one_message(error)}", keep="\n\t"), file=sys.stderr)
         return 2
@@ -133,24 +132,13 @@ def run_command(
         set_verbosity(before)  # a caller in Python may run the next command loud again
 
 
-def is_out_of_memory(error: BaseException) -> bool:
-    """Return whether `error` was raised because memory ran out, on any device."""
-    # Devices other than CUDA raise a plain RuntimeError, which only its message tells from others.
-    words = str(error).lower()
-    return isinstance(error, MemoryError) or any(phrase in words for phrase in _NO_MEMORY)
-
-
-def _is_limit(error: BaseException) -> bool:
-    return any(phrase in str(error).lower() for phrase in _LIMITS)
-
-
 def one_message(error: BaseException) -> str:
     """Return the message of an error without the traceback that a worker process adds to it."""
     text = str(error).strip() or type(error).__name__
     if "Traceback (most recent call last)" in text:
         # The last line is "SomeError: message"; only the message is for the user.
         text = text.splitlines()[-1].partition(": ")[2] or text.splitlines()[-1]
-    return f"{text} ({_FEWER})" if _is_limit(error) else text
+    return text
 
 
 def printable(text: object, keep: str = "") -> str:

@@ -91,12 +91,3 @@ def test_mlflow_gets_names_that_it_allows(tmp_path, tracked):
     assert "mlflow_anomaly/anomaly/msp_entropy.auprc" in names
     assert stub.of("log_params")[0][0][0]["TRACKER"] == "mlflow"
     assert stub.of("end_run")
-
-
-@pytest.mark.parametrize("name", ["wandb", "mlflow"])
-def test_a_tracker_that_is_not_installed_is_named_before_anything_starts(
-    tmp_path, monkeypatch, name
-):
-    monkeypatch.setattr("anoseg_d2.engine.trackers.importlib.util.find_spec", lambda name: None)
-    with pytest.raises(ImportError, match=f"pip install {name}, or set TRACKER none"):
-        check_inputs(small_run(tmp_path, "run", "TRACKER", name), training=True)

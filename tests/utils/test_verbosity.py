@@ -120,8 +120,8 @@ def test_names_of_strangers_cannot_steer_the_terminal(capsys):
 @pytest.mark.parametrize(
     ("error", "word"),
     [
-        (RuntimeError("can't start new thread"), "threads"),
-        (RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed."), "NUM_WORKERS"),
+        (RuntimeError("can't start new thread"), "thread"),
+        (RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed."), "worker"),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), "allocate"),
         (RuntimeError("std::bad_alloc"), "bad_alloc"),
         (MemoryError(), "MemoryError"),
