@@ -5,6 +5,7 @@ declared there (`utils/options.py`), and their keys are taken from its fields.
 """
 
 import functools
+import logging
 from collections.abc import Callable, Iterable
 
 from anoseg_d2.data.augmentation import Augmentation
@@ -31,6 +32,10 @@ from anoseg_d2.utils.ranges import Rule, flag, integer, number, one_of, register
 
 __all__ = ["CHECKS", "KEYS", "add_anoseg_config", "changed_keys", "check_config", "load_config"]
 
+logger = logging.getLogger(__name__)
+
+# Keys of earlier versions; a run's config.yaml holds all keys of its time.
+GONE = frozenset({"TEST.ANOMALY.POSTPROCESS", "TEST.ANOMALY.TEMPERATURE", "TEST.SEM_SEG_MAPS"})
 # Where a config keeps what it said when it was checked, next to yacs' own note that it is frozen.
 _CHECKED = "__checked__"
 
@@ -61,6 +66,9 @@ def load_config(
     known = [key for key, _ in flat_items(cfg)]  # after the imports, which may add some
     file = find_config(config_file) if config_file else None
     for key, value in flat_items(read_yaml(file)) if file else ():
+        if key in GONE:  # config.yaml of an older run, which is evaluated or continued
+            logger.warning("%s has %s, which is gone: it is left out", file, key)
+            continue
         require_key(key, known, f" in {file}")
         set_value(cfg, key, value)
     for key, value in override_pairs(overrides or []):

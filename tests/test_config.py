@@ -260,6 +260,11 @@ def test_a_config_that_was_dumped_loads_again(write):
         assert json.dumps(found[key]) == json.dumps(value), key  # tuples in tuples become lists
 
 
+def test_keys_of_earlier_versions_are_left_out_of_a_file(write, caplog):
+    cfg = load_config(write("TEST: {ANOMALY: {TEMPERATURE: 1.0}}\nSEED: 3\n"))
+    assert cfg.SEED == 3 and "TEMPERATURE" in caplog.text
+
+
 def test_an_empty_file_is_the_defaults(write):
     assert load_config(write("")) == load_config()
 

@@ -99,8 +99,7 @@ def test_there_are_blocks_of_both_kinds():
 def test_a_trainer_of_the_docs_trains_and_evaluates_on_one_process(
     name, tmp_path, monkeypatch, registries
 ):
-    maps = ("TEST.SEM_SEG_MAPS", "SemSegEvaluator" in TRAINERS[name])
-    one, _, evaluation, with_key = commands(tmp_path, *maps)
+    one, _, evaluation, with_key = commands(tmp_path)
     if "KEYS" in TRAINERS[name]:
         one = with_key
     module = loaded(my_train(tmp_path, TRAINERS[name]))

@@ -152,11 +152,6 @@ class Trainer(DefaultTrainer):
                 exact=options.EXACT,
                 keep_images=options.REPORT_IMAGES,
             )
-        if cfg.TEST.SEM_SEG_MAPS:
-            raise ValueError(
-                "TEST.SEM_SEG_MAPS is True, which is for detectron2's own evaluators; set it False "
-                "to evaluate with this project's"
-            )
         return ClosedSetEvaluator(dataset_name, folder, keep_images=options.REPORT_IMAGES)
 
     def build_hooks(self):

@@ -19,7 +19,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from anoseg_d2.modeling import scores
 from anoseg_d2.modeling.filters import GuidedFilter
@@ -51,7 +50,7 @@ __all__ = [
 MOST_WINDOWS = 8
 # Options of inference that change no score map. Every other one does: a new option is compared
 # with what thresholds and statistics were measured at unless it is named here.
-NEUTRAL_KEYS = ("TEST.ANOMALY.SCORES", "INPUT.WINDOW_BATCH", "TEST.SEM_SEG_MAPS")
+NEUTRAL_KEYS = ("TEST.ANOMALY.SCORES", "INPUT.WINDOW_BATCH")
 # The one that comes after an ensemble has divided its parts.
 FILTER_KEY = "TEST.ANOMALY.GUIDED_FILTER"
 
@@ -104,11 +103,6 @@ class InferenceOptions:
         number(0, 0.1),
         "queries that change no map by more than this are left out before masks are enlarged",
         key="TEST.QUERY_TOLERANCE",
-    )
-    sem_seg_maps: bool = option(
-        False,
-        says="give `sem_seg` one-hot (K, H, W), as detectron2's evaluators take it",
-        key="TEST.SEM_SEG_MAPS",
     )
     dtype: torch.dtype | None = None
 
@@ -203,9 +197,6 @@ def infer_images(
                     )
                     found = result["scores"].items()
                     result["scores"] = {name: guide(value[None])[0] for name, value in found}
-            if options.sem_seg_maps:
-                one_hot = F.one_hot(result["sem_seg"], model.num_known)
-                result["sem_seg"] = one_hot.permute(2, 0, 1).float()
             results.append(result)
     return results
 

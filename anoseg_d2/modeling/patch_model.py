@@ -130,8 +130,6 @@ class PatchModel(VitModel):
         pixel_std: tuple[float, ...] = PIXEL_STD,
     ):
         super().__init__(backbone, inference, info, pixel_mean, pixel_std)
-        if inference.sem_seg_maps:
-            raise ValueError("TEST.SEM_SEG_MAPS is True, but a bare backbone knows no classes")
         _refuse_masks(inference.scores)
         self.patch_maps = nn.ModuleDict()  # named as in EoMT, so that checkpoints fit both
         self.requires_grad_(False)

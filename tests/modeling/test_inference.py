@@ -206,7 +206,7 @@ def test_segmentation_and_confidence_are_the_first_maximum_to_the_bit(tiny_eomt,
 
 def test_every_option_either_changes_no_map_or_is_a_setting_of_a_figure(tiny_cfg):
     """A new option is a setting until somebody adds it to the neutral ones, and here."""
-    neutral = {"TEST.ANOMALY.SCORES", "INPUT.WINDOW_BATCH", "TEST.SEM_SEG_MAPS"}
+    neutral = {"TEST.ANOMALY.SCORES", "INPUT.WINDOW_BATCH"}
     assert set(inference.NEUTRAL_KEYS) == neutral
     settings = set(score_map_settings(tiny_cfg()))
     assert settings == set(keys_of("", InferenceOptions)) - neutral | {
@@ -221,6 +221,6 @@ def test_neutral_options_change_a_map_by_no_more_than_the_query_tolerance(tiny_e
     model = tiny_eomt().eval()
     sample = {"image": torch.randint(256, (3, 40, 70), dtype=torch.uint8)}
     before = model([sample])[0]["scores"]
-    set_inference(model, window_batch=50, sem_seg_maps=True, scores=("rba",))
+    set_inference(model, window_batch=50, scores=("rba",))
     found = model([sample])[0]["scores"]["rba"]
     torch.testing.assert_close(found, before["rba"], atol=model.inference.query_tolerance, rtol=0)

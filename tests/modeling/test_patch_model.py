@@ -46,8 +46,6 @@ def test_what_needs_masks_or_training_is_refused():
             model.check_scores([name])
     with pytest.raises(ValueError, match="masks"):
         patch_model(inference=InferenceOptions(scores=["msp"]))
-    with pytest.raises(ValueError, match=r"SEM_SEG_MAPS"):
-        patch_model(inference=InferenceOptions(sem_seg_maps=True))
     with pytest.raises(ValueError, match="PatchModel.*trained"):
         model.train()([])
 
