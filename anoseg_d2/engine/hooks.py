@@ -22,6 +22,7 @@ __all__ = [
     "BestCheckpointHook",
     "CheckpointHook",
     "CostHook",
+    "LearningRateHook",
     "ProgressHook",
     "SeedHook",
     "StopHook",
@@ -62,6 +63,18 @@ class ProgressHook(HookBase):
         core = unwrap(self.trainer.model)
         if hasattr(core, "set_progress"):
             core.set_progress(self.trainer.iter / max(self.trainer.max_iter - 1, 1))
+
+
+class LearningRateHook(HookBase):
+    """Log the highest learning rate of each kind of parameters: `lr/vit`, `lr/new`, `lr/lora`."""
+
+    def after_step(self):
+        rates: dict[str, float] = {}
+        for group in self.trainer.optimizer.param_groups:
+            kind = group.get("kind", "new")  # an optimizer of the user's own names none
+            rates[kind] = max(group["lr"], rates.get(kind, 0.0))
+        for kind, rate in rates.items():
+            self.trainer.storage.put_scalar(f"lr/{kind}", rate, smoothing_hint=False)
 
 
 class CostHook(HookBase):

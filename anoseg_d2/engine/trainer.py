@@ -169,6 +169,7 @@ class Trainer(DefaultTrainer):
             IterationTimer(),
             hooks.SeedHook(self.seed),
             hooks.ProgressHook(),
+            hooks.LearningRateHook(),  # before the scheduler moves on to the next step's
             LRScheduler(),
             self.cost,
             # Before the last checkpoint, which keeps the figures.

@@ -68,13 +68,13 @@ def test_rates_and_norms_reach_tensorboard_and_the_tracker(seen_run):
     folder, stub = seen_run
     events = EventAccumulator(str(folder / "run")).Reload()
     scalars = set(events.Tags()["scalars"])
-    assert {"grad_norm", "lr"} <= scalars
+    assert {"grad_norm", "lr", "lr/new", "lr/vit"} <= scalars
 
     ((_, begun),) = stub.of("init")
     assert begun["project"] == "anoseg_d2" and begun["name"] == "run"
     assert begun["config"]["SOLVER.LAYER_DECAY"] == 0.5
     logged = {name for (values,), _ in stub.of("log") for name in values}
-    assert {"total_loss", "grad_norm", "lr"} <= logged
+    assert {"total_loss", "grad_norm", "lr/new"} <= logged
     assert any(name.endswith("msp.auprc") for name in logged)
     assert len(stub.of("finish")) == 1
 
