@@ -123,6 +123,19 @@ def test_a_rank_that_is_killed_ends_the_run_with_a_message(tmp_path):
 
 
 @pytest.mark.slow
+def test_two_ranks_that_get_no_better_end_after_the_same_step(tmp_path):
+    length = ("SOLVER.MAX_ITER", 40, "TEST.EVAL_PERIOD", 2, "SOLVER.BASE_LR", 0.0)
+    best = ("SOLVER.BEST_FIGURE", "closed_set/mIoU", "SOLVER.PATIENCE", 2)
+    path = write_config(tmp_path, *length, *best, tested=True)
+    process = start(tmp_path, "--config-file", path, "--num-gpus", 2)
+    output = finish(process, tmp_path, 300)
+    assert process.returncode == 0, output
+    final = torch.load(tmp_path / "run" / "model_final.pth", weights_only=True)
+    assert final["iteration"] == 6
+    assert "Traceback" not in output
+
+
+@pytest.mark.slow
 def test_an_error_on_two_ranks_is_one_line(tmp_path):
     path = write_config(tmp_path, "SOLVER.IMS_PER_BATCH", 3)
     process = start(tmp_path, "--config-file", path, "--num-gpus", 2)
