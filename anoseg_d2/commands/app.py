@@ -38,30 +38,19 @@ def build_parser() -> argparse.ArgumentParser:
     parser = cli.build_parser(__doc__, imports=True)
     add = parser.add_argument
     add_model_options(parser)
-    add("--results", help="results.json or run folder with the first thresholds; default: "
-        "next to the weights")  # fmt: skip
-    add("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 lets every machine of "
-        "the network use the page (default: %(default)s, only this machine)")  # fmt: skip
+    add("--results", help="evaluation with the first thresholds; default: next to the weights")
+    add("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 for the whole network")
     add("--port", type=int, help="default: the first free one from 7860")
-    add("--unit-scale", action="store_true", help="show scores that have a threshold of `anoseg "
-        "threshold` on a scale of 0..1, with it at 0.5")  # fmt: skip
+    add("--unit-scale", action="store_true", help="show scores on 0..1, the threshold at 0.5")
     add("--open", action="store_true", help="open the page in the browser")
     return parser
 
 
-def main(argv=None) -> int:
-    """Parse arguments and turn a user's mistake into one line; returns the exit status."""
-    parser = build_parser()
-    args = parser.parse_args(argv)
-    args.weights = args.weights or (None if args.config_file else SHIPPED_NAME)
-    return cli.run_command(lambda: run(args), "stopped", args.verbosity)
-
-
-def run(args) -> None:
+@cli.command(build_parser, OPTIONS)
+def main(args: argparse.Namespace) -> None:
     """Load the model and serve its page until Ctrl-C."""
-    cli.check_options(args, OPTIONS)
+    args.weights = args.weights or (None if args.config_file else SHIPPED_NAME)
     gradio = import_gradio()  # before the model, which takes longer to read
-    cli.import_modules(args.imports)
     from anoseg_d2.config import load_config  # it imports torch: seconds
 
     # Thresholds hold for the settings of their evaluation, so the model is built with these.
@@ -72,6 +61,19 @@ def run(args) -> None:
         results = None
     playground = Playground(predictor, source, results, args.unit_scale)
     serve(build_page(gradio, playground), args)
+
+
+def serve(page, args) -> None:
+    """Serve the page until Ctrl-C."""
+    how = {"quiet": True, "show_error": True, "prevent_thread_lock": True, "inbrowser": args.open}
+    _, url, _ = page.launch(server_name=args.host, server_port=args.port, **how)
+    if args.host != "127.0.0.1":
+        print(f"warning: with --host {args.host}, other machines can use the page", file=sys.stderr)
+    print(f"open {url} in a browser; press Ctrl-C to stop", flush=True)
+    try:
+        threading.Event().wait()  # until Ctrl-C; gradio's own waiting would swallow it
+    finally:
+        page.close(verbose=False)
 
 
 def import_gradio():
@@ -89,25 +91,6 @@ def import_gradio():
             "checkout, or pip install 'gradio>=6'"
         ) from error
     return gradio
-
-
-def serve(page, args) -> None:
-    """Serve the page until Ctrl-C."""
-    _, url, _ = page.launch(
-        server_name=args.host,
-        server_port=args.port,
-        inbrowser=args.open,
-        quiet=True,
-        show_error=True,
-        prevent_thread_lock=True,
-    )
-    if args.host != "127.0.0.1":
-        print(f"warning: with --host {args.host}, other machines can use the page", file=sys.stderr)
-    print(f"open {url} in a browser; press Ctrl-C to stop", flush=True)
-    try:
-        threading.Event().wait()  # until Ctrl-C; gradio's own waiting would swallow it
-    finally:
-        page.close(verbose=False)
 
 
 class Playground:
@@ -155,12 +138,14 @@ class Playground:
         if record := self.predictor.thresholds.get(score):
             at = 0.5 if score in self.on_unit else record["threshold"]
             known = {describe_alarm(record): at}
-        value, note = (low + high) / 2, "initially the middle of the scale"
-        for name, known_value in known.items():
-            value, note = min(max(known_value, low), high), f"initially that of {name}"
-            break
-        step = (high - low) / 200
-        return {"minimum": low, "maximum": high, "step": step, "value": value, "info": note}
+        name, value = next(iter(known.items()), ("the middle of the scale", (low + high) / 2))
+        return {
+            "minimum": low,
+            "maximum": high,
+            "step": (high - low) / 200,
+            "value": min(max(value, low), high),
+            "info": f"initially at {name}",
+        }
 
     def view(self, opened: dict, score: str, threshold: float, min_size: int) -> tuple:
         """Return overlay, heat map and segmentation, (H, W, 3) uint8 RGB, and the components."""

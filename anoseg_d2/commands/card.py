@@ -39,13 +39,8 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def main(argv=None) -> int:
-    """Run the command; returns the exit status."""
-    args = build_parser().parse_args(argv)
-    return cli.run_command(lambda: propose(args), "stopped; nothing was written", args.verbosity)
-
-
-def propose(args: argparse.Namespace) -> None:
+@cli.command(build_parser, stopped="stopped; nothing was written")
+def main(args: argparse.Namespace) -> None:
     """Find the pairs, count the values, and write and check the card."""
     from anoseg_d2.data.builtin import DATASETS  # detectron2 comes with it, which --help spares
 

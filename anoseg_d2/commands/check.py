@@ -23,24 +23,23 @@ VERDICTS = ("ok", "incomplete", "broken", "absent")
 SHOWN = 5  # messages of one kind on the screen; --json has all
 
 
-def parse_args(argv=None) -> argparse.Namespace:
-    """Read the command line."""
+def build_parser() -> argparse.ArgumentParser:
+    """Describe the command line."""
     parser = cli.build_parser(__doc__, imports=True)
-    parser.add_argument("names", nargs="*", metavar="NAME", help="datasets; default: all")
-    parser.add_argument("--root", help="datasets folder; default: DETECTRON2_DATASETS")
-    parser.add_argument("--card", action="append", default=[], help="also register this card")
-    parser.add_argument("--json", metavar="FILE", help="write all findings")
-    parser.add_argument(
-        "--preview", metavar="DIR", help="write a sheet of overlays for each dataset"
-    )
-    return parser.parse_args(argv)
+    add = parser.add_argument
+    add("names", nargs="*", metavar="NAME", help="datasets; default: all")
+    add("--root", help="datasets folder; default: DETECTRON2_DATASETS")
+    add("--card", action="append", default=[], help="also register this card")
+    add("--json", metavar="FILE", help="write all findings")
+    add("--preview", metavar="DIR", help="write a sheet of overlays for each dataset")
+    return parser
 
 
-def check_all(args: argparse.Namespace) -> int:
+@cli.command(build_parser)
+def main(args: argparse.Namespace) -> int:
     """Check the named datasets, or all of them; return the exit status."""
     from anoseg_d2.data import builtin  # detectron2 comes with it, which --help spares
 
-    cli.import_modules(args.imports)
     root = Path(args.root).expanduser() if args.root else builtin.datasets_root()
     builtin.register_cards(args.card, root)
     unknown = [name for name in args.names if name not in builtin.DATASETS]
@@ -85,9 +84,3 @@ def _check(name: str, dataset: Dataset, root: Path, args) -> dict:
         write_image(path, draw_preview(dataset, root), quality=90)
         cli.say(f"  preview: {path}")
     return report
-
-
-def main(argv=None) -> int:
-    """Run the command line; return the exit status."""
-    args = parse_args(argv)
-    return cli.run_command(lambda: check_all(args), verbosity=args.verbosity)

@@ -9,7 +9,8 @@ Each argument is a run's folder, its report folder, or a results.json of `anoseg
 the same name are runs of one method, such as its seeds: tables show the mean and the sample
 standard deviation. The output is index.html (with the images of the runs that kept them),
 results.md, results.tex (booktabs, for a two-column paper), results.csv and results.json. Runs that
-saw other images or labels under the name of the same dataset are refused.
+saw other images or labels under the name of the same dataset are refused. With --best, Markdown
+and LaTeX have one row per method; its best score is chosen on the labels.
 """
 
 import argparse
@@ -22,16 +23,11 @@ from anoseg_d2.utils import cli
 def build_parser() -> argparse.ArgumentParser:
     """Describe the command line."""
     parser = cli.build_parser(__doc__)
-    parser.add_argument("runs", nargs="+", metavar="[NAME=]PATH")
-    parser.add_argument("--output", required=True, type=Path, help="folder of the page and tables")
-    parser.add_argument(
-        "--title", default="Comparison", help="title of the page (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--best",
-        action="store_true",
-        help="one row per method in Markdown and LaTeX: its best score, chosen on the labels",
-    )
+    add = parser.add_argument
+    add("runs", nargs="+", metavar="[NAME=]PATH")
+    add("--output", required=True, type=Path, help="folder of the page and tables")
+    add("--title", default="Comparison", help="title of the page (default: %(default)s)")
+    add("--best", action="store_true", help="tables have one row per method: its best score")
     return parser
 
 
@@ -60,22 +56,15 @@ def check(runs: list[Run], texts: list[str]) -> None:
                 "one run counted twice would look like a spread of 0; name each run once"
             )
         seen[key] = text
-    check_labels(runs, texts)
     if not any(run.of_kind("anomaly") for run in runs):
         raise ValueError(f"none of the runs has figures of an anomaly dataset: {', '.join(texts)}")
-
-
-def check_labels(runs: list[Run], texts: list[str]) -> None:
-    """Refuse runs that saw other images or labels under the name of the same dataset."""
     counts = ("images", "pixels", "anomaly_pixels", "known_pixels", "void_pixels")
     for dataset in dict.fromkeys(name for run in runs for name in run.records):
+        results = [run.records.get(dataset, {}).get("result", {}) for run in runs]
         for key in (*counts, "component_track"):  # the track changes component figures
+            found = {text: result.get(key) for text, result in zip(texts, results, strict=True)}
             # Results of older versions do not have every entry.
-            found = {
-                text: value
-                for run, text in zip(runs, texts, strict=True)
-                if (value := run.records.get(dataset, {}).get("result", {}).get(key)) is not None
-            }
+            found = {text: value for text, value in found.items() if value is not None}
             if len(set(found.values())) > 1:
                 values = "; ".join(f"{text}: {value}" for text, value in found.items())
                 raise ValueError(
@@ -84,19 +73,14 @@ def check_labels(runs: list[Run], texts: list[str]) -> None:
                 )
 
 
-def main(argv=None) -> int:
-    """Run the command line; returns the exit status."""
-    args = build_parser().parse_args(argv)
+@cli.command(build_parser)
+def main(args: argparse.Namespace) -> None:
+    """Read the runs and write the page and tables."""
+    from anoseg_d2.report.write import write_files  # needs matplotlib, which --help spares
 
-    def work() -> int:
-        from anoseg_d2.report.write import write_files  # needs matplotlib, which --help spares
-
-        found = [(run, text) for text in args.runs for run in read(text)]
-        runs = [run for run, _ in found]
-        check(runs, [text for _, text in found])
-        page = write_files(runs, args.output, args.title, only_best=args.best)
-        cli.say(f"{len(methods(runs))} methods, {len(runs)} runs")
-        cli.say(page)
-        return 0
-
-    return cli.run_command(work, verbosity=args.verbosity)
+    found = [(run, text) for text in args.runs for run in read(text)]
+    runs = [run for run, _ in found]
+    check(runs, [text for _, text in found])
+    page = write_files(runs, args.output, args.title, only_best=args.best)
+    cli.say(f"{len(methods(runs))} methods, {len(runs)} runs")
+    cli.say(page)

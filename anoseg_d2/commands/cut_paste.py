@@ -5,6 +5,8 @@ Example:
         --coco-json coco/annotations/instances_train2017.json --coco-images coco/train2017 \\
         --output datasets/cityscapes_outlier --workers 8
 
+--as-benchmark writes images/ and labels_masks/ (0 known, 1 pasted unknown, 255 void), ratio 1.
+
 After an interruption, the same command continues where it stopped. The exit status is 1 if an
 image or an object could not be read (all others are made), and 2 after a mistake in the command.
 """
@@ -31,47 +33,23 @@ OPTIONS = {
 UNREADABLE = ("objects unreadable", "photographs missing")
 
 
-def main(arguments=None) -> int:
-    """Run the command line; return the exit status."""
-    args = build_parser().parse_args(arguments)
-    stopped = "interrupted; the same command continues from here"
-    return cli.run_command(lambda: prepare(args), stopped, args.verbosity)
-
-
 def build_parser() -> argparse.ArgumentParser:
     """Describe the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = cli.build_parser(__doc__, imports=True)
     group = parser.add_argument_group("scenes and objects")
-    scenes = group.add_mutually_exclusive_group(required=True)
-    scenes.add_argument("--cityscapes", metavar="DIR", help="folder with leftImg8bit/ and gtFine/")
-    scenes.add_argument(
-        "--dataset", metavar="NAME_OR_CARD", help="a registered closed set, or a dataset card"
-    )
-    group.add_argument(
-        "--split",
-        help="split of the scenes (default: the dataset's own; Cityscapes and cards: train)",
-    )
+    scenes = group.add_mutually_exclusive_group(required=True).add_argument
+    scenes("--cityscapes", metavar="DIR", help="folder with leftImg8bit/ and gtFine/")
+    scenes("--dataset", metavar="NAME_OR_CARD", help="a registered closed set, or a card")
+    group.add_argument("--split", help="of the scenes (default: the dataset's own, or train)")
     add_arguments(group, ObjectOptions)
-    cli.add_import_option(group)
-
-    group = parser.add_argument_group("output and work")
-    group.add_argument("--output", metavar="DIR", required=True)
-    group.add_argument("--seed", type=int, default=0)
-    group.add_argument("--workers", type=int, default=1, help="number of processes")
-    group.add_argument(
-        "--shard", type=_shard, default=(0, 1), metavar="I/N", help="make only part I of N, from 0"
-    )
-    group.add_argument(
-        "--as-benchmark",
-        action="store_true",
-        help="write images/ and labels_masks/ (0 known, 1 pasted unknown, 255 void); ratio 1",
-    )
-
+    add = parser.add_argument_group("output and work").add_argument
+    add("--output", metavar="DIR", required=True)
+    add("--seed", type=int, default=0)
+    add("--workers", type=int, default=1, help="number of processes")
+    add("--shard", type=_shard, default=(0, 1), metavar="I/N", help="part I of N, counted from 0")
+    add("--as-benchmark", action="store_true", help="make a test set, see above")
     add_arguments(parser.add_argument_group("pasting"), CutPasteOptions)
     parser.set_defaults(ratio=None)  # that of a benchmark is another one
-    cli.add_verbosity_options(parser)
     return parser
 
 
@@ -82,10 +60,9 @@ def _shard(text: str) -> tuple[int, int]:
     return int(index), int(count)
 
 
-def prepare(args) -> int:
+@cli.command(build_parser, OPTIONS, "interrupted; the same command continues from here")
+def main(args: argparse.Namespace) -> int:
     """Make the dataset that the arguments describe; return the exit status."""
-    cli.check_options(args, OPTIONS)
-    cli.import_modules(args.imports)
     job = build_job(args)
     digest = claim_output(job)
     counts = {
@@ -129,6 +106,7 @@ def build_job(args) -> CutPasteJob:
     options = options_from(args, CutPasteOptions, ratio=ratio, ground_labels=ground)
     objects = options_from(args, ObjectOptions)
 
+    # Called only where an option asks for it: its index of all labels takes minutes.
     def segments():
         pairs = [(frame.image, frame.label) for frame in frames]
         return ClosedSetObjects(pairs, reader, known, rarest_first=objects.rarest_first)

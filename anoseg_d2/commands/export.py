@@ -19,15 +19,14 @@ import re
 import sys
 from pathlib import Path
 
+from tabulate import tabulate
+
+from anoseg_d2.commands.predict import build_predictor
 from anoseg_d2.data.image_io import read_image
-from anoseg_d2.export.spec import (
-    INPUTS,
-    OPSET,
-    Difference,
-    ExportCheckError,
-    ExportSpec,
-)
+from anoseg_d2.export.spec import OPSET, Difference, ExportCheckError, ExportSpec
+from anoseg_d2.report.results import results_of_weights
 from anoseg_d2.utils import cli
+from anoseg_d2.utils.options import add_arguments, options_from
 from anoseg_d2.utils.ranges import integer, number
 
 logger = logging.getLogger(__name__)
@@ -35,13 +34,28 @@ logger = logging.getLogger(__name__)
 OPTIONS = {"--image-size": integer(1, 16_384), "--tolerance": number(0, above=True)}
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run the export; returns the exit status."""
-    args = build_parser().parse_intermixed_args(arguments)
-    return cli.run_command(lambda: export(args), "stopped; nothing was written", args.verbosity)
+def build_parser() -> argparse.ArgumentParser:
+    """Describe the command line."""
+    parser = cli.build_parser(__doc__, imports=True)
+    add = parser.add_argument
+    add("source", help="checkpoint: file, folder, run folder or hf://owner/name")
+    add("opts", nargs="*", metavar="KEY VALUE", help="config overrides")
+    add("--output", help="file to write; default: next to the weights")
+    add("--overwrite", action="store_true", help="replace an existing output")
+    add("--config-file", help="build the model from this config, not the checkpoint's own")
+    add("--scores", help="such as rba,rba+anomaly; default: rba, and anomaly if it was learned")
+    add("--image-size", type=int, nargs=2, metavar=("H", "W"), help="see above")
+    add("--batch", default="1", metavar="N|dynamic", help="with --image-size: images per run")
+    add_arguments(parser, ExportSpec)
+    add("--results", help="evaluation whose thresholds are stored; default: next to the weights")
+    add("--results-set", metavar="NAME", help="evaluated dataset for --results")
+    add("--check-image", help="photograph for the check; default: a drawn image")
+    add("--tolerance", type=float, help="largest difference of a score; default: see the page")
+    return parser
 
 
-def export(args: argparse.Namespace) -> int:
+@cli.command(build_parser, OPTIONS, "stopped; nothing was written", mixed=True)
+def main(args: argparse.Namespace) -> int:
     """Export, check, and print what was found; returns the exit status."""
     try:
         differences = run(args)
@@ -54,65 +68,6 @@ def export(args: argparse.Namespace) -> int:
     return 0
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """Describe the command line."""
-    parser = cli.build_parser(__doc__, imports=True)
-    parser.add_argument("source", help="checkpoint: file, folder, run folder or hf://owner/name")
-    parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="config overrides")
-    parser.add_argument("--output", help="file to write; default: next to the weights")
-    parser.add_argument(
-        "--config-file", help="build the model from this config instead of the checkpoint's own"
-    )
-    parser.add_argument(
-        "--scores",
-        help="names separated by commas, ensembles as rba+anomaly; default: rba, and anomaly "
-        "where the model learned the class",
-    )
-    parser.add_argument(
-        "--confidence", action="store_true", help="also the confidence of the classes, 0..1"
-    )
-    parser.add_argument(
-        "--unit-scale",
-        action="store_true",
-        help="scores on a scale of 0..1 with the thresholds of `anoseg threshold` at 0.5",
-    )
-    parser.add_argument(
-        "--one-byte",
-        action="store_true",
-        help="also every score on that scale in one byte, <score>_byte; the threshold is at 128",
-    )
-    parser.add_argument("--input", choices=INPUTS, default="uint8", help="default: uint8")
-    parser.add_argument(
-        "--batch", default="1", metavar="N|dynamic", help="with --image-size: images per run"
-    )
-    parser.add_argument("--image-size", type=int, nargs=2, metavar=("H", "W"), help="see above")
-    precision = parser.add_mutually_exclusive_group()
-    precision.add_argument(
-        "--fp16", action="store_true", help="weights and network in float16; outputs stay float32"
-    )
-    precision.add_argument(
-        "--int8",
-        action="store_true",
-        help="8-bit weights of the linear layers; smaller and, on CPUs with 8-bit "
-        "instructions, faster; the printed table shows the differences",
-    )
-    parser.add_argument(
-        "--results",
-        help="results.json or run folder whose thresholds at 95 %% TPR go into the file; default: "
-        "next to the weights",
-    )
-    parser.add_argument("--results-set", metavar="NAME", help="evaluated dataset for --results")
-    parser.add_argument("--check-image", help="photograph for the check; default: a drawn image")
-    parser.add_argument(
-        "--tolerance",
-        type=float,
-        help="largest difference of a score; default: 1e-3, with --fp16 0.03, times the largest "
-        "value of the score where that is over 1",
-    )
-    parser.add_argument("--overwrite", action="store_true", help="replace an existing output")
-    return parser
-
-
 def run(args: argparse.Namespace) -> list[Difference]:
     """Load, export and check.
 
@@ -120,8 +75,6 @@ def run(args: argparse.Namespace) -> list[Difference]:
         ValueError, OSError, ModuleNotFoundError: wrong arguments or a missing package.
         ExportCheckError: the file differs from the model.
     """
-    cli.check_options(args, OPTIONS)
-    cli.import_modules(args.imports)
     if not args.output:
         if "://" in args.source:
             raise ValueError(f"{args.source} is not a file of yours: give --output")
@@ -148,7 +101,13 @@ def run(args: argparse.Namespace) -> list[Difference]:
             f"{args.source} is a memory on a bare backbone, which has no masks to export; predict "
             "with `anoseg predict` or AnomalyPredictor"
         )
-    predictor = load_predictor(args)
+    args.weights = args.source
+    # The exporter traces on the CPU, and through no compiled block.
+    args.opts = ["MODEL.DEVICE", "cpu", "MODEL.EOMT.COMPILE", False, *args.opts]
+    # Only an evaluation that is named decides the settings; one that is found must have been at
+    # those of the model.
+    results = results_of_weights(args.results, args.source) if args.results else None
+    predictor = build_predictor(args, [], results)
     model = predictor.model
     # Only now is it known whether the model learned the anomaly class.
     spec = make_spec(args, ("rba", "anomaly") if model.has_anomaly else ("rba",))
@@ -180,56 +139,28 @@ def make_spec(args: argparse.Namespace, default_scores: tuple[str, ...]) -> Expo
     batch = int(args.batch) if re.fullmatch("[0-9]{1,4}", args.batch) else 0
     if args.batch != "dynamic" and not 1 <= batch <= 1024:
         raise ValueError(f"--batch is {args.batch!r}; give a number in 1..1024 or `dynamic`")
-    return ExportSpec(
+    return options_from(
+        args,
+        ExportSpec,
         scores=names or default_scores,
-        input=args.input,
         batch=batch or None,
         image_size=tuple(args.image_size) if args.image_size else None,
         any_size=not args.image_size,
-        confidence=args.confidence,
-        unit_scale=args.unit_scale,
-        one_byte=args.one_byte,
-        half=args.fp16,
-        int8=args.int8,
     )
-
-
-def load_predictor(args: argparse.Namespace):
-    """Load the checkpoint's model on the CPU, with the settings of the evaluation in --results."""
-    from anoseg_d2.config import load_config
-    from anoseg_d2.prediction.predictor import AnomalyPredictor
-    from anoseg_d2.report.results import results_of_weights
-    from anoseg_d2.report.thresholds import recorded_settings
-
-    # The exporters trace on the CPU, and through no compiled block.
-    overrides = ["MODEL.DEVICE", "cpu", "MODEL.EOMT.COMPILE", False]
-    if args.results:
-        settings = recorded_settings(results_of_weights(args.results, args.source))
-        overrides += [part for pair in settings.items() for part in pair]
-    overrides += args.opts
-    if not args.config_file:
-        return AnomalyPredictor.from_pretrained(args.source, overrides)
-    cfg = load_config(args.config_file, [*overrides, "MODEL.WEIGHTS", args.source])
-    return AnomalyPredictor(cfg)
 
 
 def print_differences(differences: list[Difference]) -> None:
     """Print a table of the differences that the check found."""
-    cli.say("| output | shape | values of the model | largest difference | allowed |")
-    cli.say("|---|---|---|---|---|")
+    rows = []
     for d in differences:
-        shape = "x".join(map(str, d.shape))
-        values, largest, allowed = (
-            f"{d.low:.4g}..{d.high:.4g}",
-            f"{d.largest:.2g}",
-            f"{d.allowed:.2g}",
-        )
+        values, largest, allowed = f"{d.low:.4g}..{d.high:.4g}", f"{d.largest:.2g}", d.allowed
         # Classes and levels differ or not: there is no size of a difference.
         if d.output == "sem_seg" or d.output.endswith("_byte"):
             largest, allowed = f"{d.largest:.4%} of pixels", f"{d.allowed:.1%}"
-        if d.output == "sem_seg":
-            values = f"classes {values}"
-        cli.say(f"| {d.output} | {shape} | {values} | {largest} | {allowed} |")
+        shape = "x".join(map(str, d.shape))
+        rows.append([d.output, shape, values, largest, allowed])
+    headers = ["output", "shape", "values of the model", "largest difference", "allowed"]
+    cli.say(tabulate(rows, headers, tablefmt="github", disable_numparse=True))
 
 
 def print_written(output: Path) -> None:

@@ -30,45 +30,32 @@ logger = logging.getLogger(__name__)
 def build_parser() -> argparse.ArgumentParser:
     """Describe the command line."""
     parser = cli.build_parser(__doc__, imports=True)
-    parser.add_argument("--dataset", required=True, help="registered anomaly set")
-    parser.add_argument("--maps", required=True, help="folder of score maps")
-    parser.add_argument("--output", required=True, help="folder for the figures and the page")
-    parser.add_argument(
-        "--name", help="name of the method in tables; default: the name of the maps folder"
-    )
-    parser.add_argument("--score", default="score", help="name of the score in tables")
-    parser.add_argument(
-        "--pattern", default="{id}", help="file name of a map without its extension"
-    )
-    parser.add_argument("--key", help="array inside npz or hdf5 files, when there are several")
-    parser.add_argument("--negate", action="store_true", help="low scores mean anomaly")
-    parser.add_argument(
-        "--ignore-extra", action="store_true", help="skip maps that belong to no image"
-    )
-    parser.add_argument(
-        "--exact", action="store_true", help="exact figures, from all scores in memory"
-    )
-    parser.add_argument("--no-components", action="store_true", help="only pixel figures")
-    parser.add_argument("--no-images", action="store_true", help="no images on the page")
-    parser.add_argument("--card", action="append", default=[], help="also register this card")
-    parser.add_argument("--root", help="datasets folder; default: DETECTRON2_DATASETS")
+    add = parser.add_argument
+    add("--dataset", required=True, help="registered anomaly set")
+    add("--maps", required=True, help="folder of score maps")
+    add("--output", required=True, help="folder for the figures and the page")
+    add("--name", help="name of the method in tables; default: the name of the maps folder")
+    add("--score", default="score", help="name of the score in tables")
+    add("--pattern", default="{id}", help="file name of a map without its extension")
+    add("--key", help="array inside npz or hdf5 files, when there are several")
+    add("--negate", action="store_true", help="low scores mean anomaly")
+    add("--ignore-extra", action="store_true", help="skip maps that belong to no image")
+    add("--exact", action="store_true", help="exact figures, from all scores in memory")
+    add("--no-components", action="store_true", help="only pixel figures")
+    add("--no-images", action="store_true", help="no images on the page")
+    add("--card", action="append", default=[], help="also register this card")
+    add("--root", help="datasets folder; default: DETECTRON2_DATASETS")
     return parser
 
 
-def main(argv=None) -> int:
-    """Run the command line; returns the exit status."""
-    args = build_parser().parse_args(argv)
-    return cli.run_command(lambda: run(args), "stopped", args.verbosity)
-
-
-def run(args) -> None:
+@cli.command(build_parser)
+def main(args: argparse.Namespace) -> None:
     """Evaluate, and print the figures."""
     # torch and detectron2 come with them, which --help spares.
     from anoseg_d2.engine.evaluate import versions
     from anoseg_d2.evaluation.anomaly_evaluation import AnomalyEvaluator
     from anoseg_d2.report.write import write_report
 
-    cli.import_modules(args.imports)
     method = check_name(args.name or Path(args.maps).resolve().name, "method")
     earlier = find_results(args.output)
     found = (read_results(earlier).get("model") or {}).get("method") if earlier else method
@@ -94,6 +81,7 @@ def run(args) -> None:
     evaluator.reset()
     with cli.Progress("evaluated", len(maps)) as progress:
         for image, path in zip(images, maps, strict=True):
+            # One at a time: the maps of a benchmark rarely fit into memory.
             score = read_map(path, args.key, negate=args.negate)
             evaluator.process([image], [{"scores": {args.score: score}}])
             progress.update()

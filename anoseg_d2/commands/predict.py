@@ -11,6 +11,21 @@ Inputs are files, folders (without their subfolders), patterns and videos, in an
 OUTPUT/<score>/<kind>/ and are named like their input; those of an earlier run are replaced.
 Unreadable inputs are reported and skipped.
 
+Without weights, the model that ships is used; its backbone is downloaded once (44 MB). The
+threshold is that of `anoseg threshold`, if the weights have one; --tpr 95 takes the one that finds
+95 % of the anomalous pixels in an evaluation, with its settings. --unit-scale writes scores on
+0..1 with the threshold at 0.5.
+
+--outputs are overlay and heatmap, and contours and json where there is a threshold, unless it names
+others. raw_png has 16 bits and states its scale (score = score_offset + score_scale * value, text
+chunks); `anoseg maps` reads it and raw_npy. The colour scale is the score's natural range (rba
+-tanh 1..0, uno -1..1; msp, entropy, rba_sum, anomaly 0..1), the same in every run; for a score
+without one, the first image's 0.5 and 99.5 percentiles hold for all images of the run.
+
+In videos --temporal averages scores along the optical flow (0.3 reduces flicker well, 1 changes
+nothing), and --events links components over time, one number per thing: events.jsonl, and
+pictures with the numbers in events/.
+
 Exit status: 0 all inputs were predicted; 1 some were skipped; 2 none could be, because of a wrong
 option, wrong weights or no input at all; 130 stopped by Ctrl-C, finished files are kept.
 """
@@ -45,113 +60,47 @@ OPTIONS = {
 
 
 def build_parser() -> argparse.ArgumentParser:
+    """Describe the command line."""
     parser = cli.build_parser(__doc__, imports=True)
     add = parser.add_argument
     add("inputs", nargs="*", help="image, video, folder or quoted pattern ('in/**/*.png')")
     add("--output", default="output/demo", help="output folder (default: %(default)s)")
     add_model_options(parser)
-    add(
-        "--score",
-        help="scores, such as rba,anomaly; default: what the weights ask for, "
-        "else rba, without classes memory",
-    )
-    add(
-        "--outputs",
-        help=f"of {','.join(OUTPUTS)}; default: overlay,heatmap, and contours,json where there "
-        "is a threshold. raw_png has 16 bits and states its scale (score = score_offset + "
-        "score_scale * value, text chunks); `anoseg maps` reads it and raw_npy",
-    )
-    _add_component_options(add)
-    add(
-        "--range",
-        nargs=2,
-        type=float,
-        metavar=("LO", "HI"),
-        help="ends of the colour scale, for one score. Default: the score's natural range (rba "
-        "-tanh 1..0, uno -1..1; msp, entropy, rba_sum, anomaly 0..1), the same in every run; for a "
-        "score without one, the first image's 0.5 and 99.5 percentiles for all images of the run",
-    )
-    add(
-        "--temporal",
-        type=float,
-        metavar="ALPHA",
-        help="videos: average scores along the optical flow, ALPHA in 0..1 is the weight of the "
-        "current frame (0.3 reduces flicker well, 1 changes nothing); images are unaffected",
-    )
-    add(
-        "--events",
-        action="store_true",
-        help="videos: link the components over time, one number per thing (needs a threshold): "
-        "events.jsonl, and pictures with the numbers in events/",
-    )
-    add("--max-frames", type=int, metavar="N", help="read at most N frames of a video")
-    return parser
-
-
-def _add_component_options(add) -> None:
-    add(
-        "--threshold",
-        help="a pixel is anomalous where score >= threshold: a number, or one for each score "
-        "(rba=-0.3,anomaly=0.5); default: that of `anoseg threshold`, if the weights have one",
-    )
-    add(
-        "--tpr",
-        type=float,
-        metavar="PERCENT",
-        help="threshold that finds this percentage of the anomalous pixels in the evaluation: "
-        "80, 90, 95 or 99",
-    )
+    add("--score", help="such as rba,anomaly; default: what the weights ask for, or rba or memory")
+    add("--outputs", help=f"of {','.join(OUTPUTS)}")
+    add("--threshold", help="a pixel is anomalous from here on: 0.5, or rba=-0.3,anomaly=0.5")
+    add("--tpr", type=float, metavar="PERCENT", help="80, 90, 95 or 99: see above")
     add("--results", help="results.json or run folder for --tpr; default: next to the weights")
     add("--results-set", metavar="NAME", help="evaluated dataset for --tpr, if there are several")
-    add(
-        "--min-size",
-        type=int,
-        metavar="PIXELS",
-        help=f"ignore smaller components; default: as for the threshold, else {MIN_SIZE}",
-    )
-    add(
-        "--unit-scale",
-        action="store_true",
-        help="write scores on a scale of 0..1 with the threshold of `anoseg threshold` at 0.5",
-    )
+    add("--min-size", type=int, metavar="PIXELS", help="ignore smaller components (50)")
+    add("--unit-scale", action="store_true", help="write scores on 0..1")
+    add("--range", nargs=2, type=float, metavar=("LO", "HI"), help="ends of the colour scale")
+    add("--temporal", type=float, metavar="ALPHA", help="videos: weight of the current frame, 0..1")
+    add("--events", action="store_true", help="videos: link components over time")
+    add("--max-frames", type=int, metavar="N", help="read at most N frames of a video")
+    return parser
 
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:
     """Add the options that `build_predictor` reads."""
     add = parser.add_argument
-    add(
-        "--weights",
-        help="checkpoint: path, folder, hf://owner/name, or an exported .onnx. Default: "
-        f"{SHIPPED_NAME}, which ships; its backbone is downloaded once (44 MB)",
-    )
+    add("--weights", help=f"checkpoint, hf://owner/name or .onnx file; default: {SHIPPED_NAME}")
     add("--config-file", help="build the model from this yaml instead; --weights overrides its own")
     cli.add_config_options(parser)
 
 
-def main(argv=None) -> int:
-    """Parse arguments and turn a user's mistake into one line; returns the exit status."""
-    parser = build_parser()
-    args = parser.parse_intermixed_args(argv)
+@cli.command(build_parser, OPTIONS, "stopped; finished outputs are in {output}", mixed=True)
+@logging_redirect_tqdm()
+def main(args: argparse.Namespace) -> int:
+    """Predict all inputs; returns the exit status."""
     args.weights = args.weights or (None if args.config_file else SHIPPED_NAME)
     if not args.inputs:
-        parser.error("give an input: images, videos, folders or patterns")
-    with logging_redirect_tqdm():
-        return cli.run_command(
-            lambda: run(args),
-            f"stopped; finished outputs are in {args.output}",
-            args.verbosity,
-        )
-
-
-def run(args) -> int:
-    cli.check_options(args, OPTIONS)
-    cli.import_modules(args.imports)
+        raise ValueError("give an input: images, videos, folders or patterns")
     asked = default_score(args) if args.score is None else args.score
     names = list(dict.fromkeys(name.strip() for name in asked.split(",") if name.strip()))
     if not names:
         raise ValueError("--score is empty")
-    results = threshold_results(args)  # before the model, which takes seconds to load
-    thresholds = choose_thresholds(args, names, results)
+    results, thresholds = choose_thresholds(args, names)  # before the model, which takes seconds
     kinds = None if args.outputs is None else [k.strip() for k in args.outputs.split(",")]
     if kinds is not None:
         check_outputs(kinds)
@@ -167,17 +116,17 @@ def run(args) -> int:
         holds_for(results, predictor, named=True)
     if kinds and "segmentation" in kinds and not predictor.class_names:
         raise ValueError("--outputs segmentation: a memory on a bare backbone knows no classes")
-    options = output_options(args, names, kinds, thresholds, predictor.thresholds)
+    options = output_options(args, kinds, thresholds, predictor.thresholds)
     outputs = {
         name: ScoreOutputs(args.output, name, palette=predictor.palette, **options[name])
         for name in names
     }
     make_output_folder(args.output)
+    job = PredictionJob(predictor, outputs, temporal=args.temporal, max_frames=args.max_frames)
     # Each score writes its json when the block ends, also after Ctrl-C.
     with contextlib.ExitStack() as stack:
         for output in outputs.values():
             stack.enter_context(output)
-        job = PredictionJob(predictor, outputs, temporal=args.temporal, max_frames=args.max_frames)
         for sentence in missing:
             job.fail(sentence)
         job.images([file for file in files if not file.is_video])
@@ -254,6 +203,7 @@ def build_predictor(args, names: list[str], results=None):
     from anoseg_d2.modeling.inference import score_map_settings
     from anoseg_d2.prediction.predictor import AnomalyPredictor  # it imports torch: seconds
 
+    # A threshold holds only at the settings that it was measured with.
     settings = recorded_settings(results) if results is not None else {}
     defaults = score_map_settings(load_config()) if settings else {}
     if changed := [f"{key} {value}" for key, value in settings.items() if value != defaults[key]]:
@@ -270,24 +220,53 @@ def build_predictor(args, names: list[str], results=None):
     return AnomalyPredictor(cfg)
 
 
-def output_options(args, names, kinds, thresholds, stored) -> dict[str, dict]:
+def choose_thresholds(args, names: list[str]):
+    """Return the results.json that --tpr reads, if it is given, and what the options ask for.
+
+    Returns:
+        path or None; {score: threshold, None where none was asked for}.
+    """
+    if args.tpr is not None:
+        if args.threshold is not None:
+            raise ValueError("--threshold and --tpr cannot be given together")
+        results = results_of_weights(args.results, args.weights)
+        if results is None:
+            raise ValueError("--tpr reads its threshold from an evaluation: give --results")
+        rest = args.tpr, args.results_set
+        return results, {name: read_threshold(results, name, *rest) for name in names}
+    if args.threshold is None:
+        return None, dict.fromkeys(names)
+    # A plain number is enough for one score; with several, each needs its own.
+    plain = "=" not in args.threshold and len(names) == 1
+    text = f"{names[0]}={args.threshold}" if plain else args.threshold
+    try:
+        parts = [part.partition("=") for part in text.split(",")]
+        given = {name.strip(): float(value) for name, _, value in parts}
+    except ValueError:
+        parts, given = [], {}
+    for value in given.values():
+        number().check("--threshold", value)
+    if set(given) != set(names) or len(parts) > len(given):
+        wanted = ",".join(f"{name}=NUMBER" for name in names)
+        raise ValueError(f"--threshold {text} does not fit; the scores need {wanted}")
+    return None, given
+
+
+def output_options(args, kinds, thresholds, stored) -> dict[str, dict]:
     """Return the options of `ScoreOutputs` for each score, and say where thresholds are from.
 
     Args:
-        names: of scores.
         kinds: of outputs that are asked for; None for the default.
         thresholds: by score; None takes the stored one.
         stored: of `anoseg threshold`, by score.
     """
-    if args.range and len(names) > 1:
-        raise ValueError(f"--range is for one score, --score names {', '.join(names)}")
+    if args.range and len(thresholds) > 1:
+        raise ValueError(f"--range is for one score, --score names {', '.join(thresholds)}")
     if args.range and not args.range[0] < args.range[1]:
-        raise ValueError(
-            f"--range must go from low to high, not {args.range[0]:g} {args.range[1]:g}"
-        )
+        raise ValueError("--range must go from low to high, not {:g} {:g}".format(*args.range))
     options = {}
-    for name in names:
-        record, threshold, min_size = stored.get(name), thresholds[name], args.min_size
+    for name, threshold in thresholds.items():
+        record, min_size = stored.get(name), args.min_size
         if args.tpr is not None:
             cli.say(f"{name}: threshold {threshold:.6g} at {args.tpr:g} % TPR")
         elif threshold is None and record:
@@ -297,14 +276,12 @@ def output_options(args, names, kinds, thresholds, stored) -> dict[str, dict]:
             if args.temporal != record["temporal"]:
                 cli.say(f"{name}: it was found with --temporal {record['temporal']}")
         if args.unit_scale and not record:
-            raise ValueError(f"--unit-scale: the weights have no threshold of {name} "
-                             "(anoseg threshold)")  # fmt: skip
-        default = ["overlay", "heatmap"]
+            raise ValueError(f"--unit-scale: {name} has no threshold of `anoseg threshold`")
         # Components need a threshold, so they are drawn only where there is one.
-        default += ["contours", "json"] if threshold is not None else []
+        drawn = ["contours", "json"] if threshold is not None else []
         events = ["events"] if args.events and "events" not in (kinds or ()) else []
         options[name] = {
-            "kinds": [*(kinds or default), *events],
+            "kinds": [*(kinds or ["overlay", "heatmap", *drawn]), *events],
             "threshold": threshold,
             "min_size": min_size or MIN_SIZE,
             "value_range": tuple(args.range) if args.range else None,
@@ -312,37 +289,3 @@ def output_options(args, names, kinds, thresholds, stored) -> dict[str, dict]:
             "info": {"weights": args.weights, "config_file": args.config_file},
         }
     return options
-
-
-def threshold_results(args):
-    """Return the results.json that --tpr reads, None without --tpr."""
-    if args.threshold is not None and args.tpr is not None:
-        raise ValueError("--threshold and --tpr cannot be given together")
-    if args.tpr is None:
-        return None
-    results = results_of_weights(args.results, args.weights)
-    if results is None:
-        raise ValueError("--tpr reads its threshold from an evaluation: give --results")
-    return results
-
-
-def choose_thresholds(args, names: list[str], results=None) -> dict[str, float | None]:
-    """Return the threshold of each score, None if none was asked for."""
-    if results is not None:
-        return {name: read_threshold(results, name, args.tpr, args.results_set) for name in names}
-    if args.threshold is None:
-        return dict.fromkeys(names)
-    # A plain number is enough for one score; with several, each needs its own.
-    try:
-        if "=" not in args.threshold and len(names) == 1:
-            args.threshold = f"{names[0]}={args.threshold}"
-        parts = [part.partition("=") for part in args.threshold.split(",")]
-        given = {name.strip(): float(value) for name, _, value in parts}
-    except ValueError:
-        parts, given = [], {}
-    for value in given.values():
-        number().check("--threshold", value)
-    if set(given) != set(names) or len(parts) > len(given):
-        wanted = ",".join(f"{name}=NUMBER" for name in names)
-        raise ValueError(f"--threshold {args.threshold} does not fit; the scores need {wanted}")
-    return given

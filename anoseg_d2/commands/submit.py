@@ -45,11 +45,7 @@ def build_parser() -> argparse.ArgumentParser:
     add = smiyc.add_argument
     add("--method", required=True, help="name of the method on the leaderboard and in paths")
     add("--track", choices=[*TRACKS, "both"], default="both", help="default: both")
-    add(
-        "--root",
-        help="folder of dataset_AnomalyTrack and dataset_ObstacleTrack; default: "
-        "DETECTRON2_DATASETS",
-    )
+    add("--root", help="folder of the tracks' releases; default: DETECTRON2_DATASETS")
     add("--output", default="outputs", help="folder above anomaly_p/ (default: %(default)s)")
     fishyscapes = kinds.add_parser("fishyscapes", help="Fishyscapes: npy files, for containers")
     add = fishyscapes.add_argument
@@ -62,13 +58,6 @@ def build_parser() -> argparse.ArgumentParser:
         # It may also precede the benchmark's name; a default here would overwrite that.
         cli.add_verbosity_options(kind, default=argparse.SUPPRESS)
     return parser
-
-
-def main(argv=None) -> int:
-    """Run the command; returns the exit status."""
-    args = build_parser().parse_args(argv)
-    work = smiyc if args.benchmark == "smiyc" else fishyscapes
-    return cli.run_command(lambda: work(args), "stopped; the maps are incomplete", args.verbosity)
 
 
 def smiyc(args) -> None:
@@ -104,7 +93,6 @@ def fishyscapes(args) -> None:
 
 def load_predictor(args):
     """Build the model."""
-    cli.import_modules(args.imports)
     if not (args.weights or args.config_file):
         raise ValueError("give --weights, or a --config-file whose MODEL.WEIGHTS is set")
     return build_predictor(args, [args.score])
@@ -117,3 +105,9 @@ def predict(predictor, score: str, output, files: list[InputFile]) -> None:
     job.images(files)
     if job.failed:
         raise ValueError(f"{job.failed} images could not be read, so the maps are incomplete")
+
+
+@cli.command(build_parser, stopped="stopped; the maps are incomplete")
+def main(args: argparse.Namespace) -> None:
+    """Write the files of a leaderboard."""
+    (smiyc if args.benchmark == "smiyc" else fishyscapes)(args)

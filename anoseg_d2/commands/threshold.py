@@ -9,6 +9,13 @@ An image raises an alarm if a component of at least --min-size pixels has score 
 threshold that is found, at most the given fraction of further images like these raise one. No
 anomaly is needed, and none may be in the images. The threshold is stored in the checkpoint, with
 its settings; predict, app and export use it. docs/threshold.md says what the promise is worth.
+
+The rate holds on average over all images that could have been taken, for images of different
+scenes. Consecutive frames are no independent witnesses: --block 25 lets each 25 frames, of a video
+or of the images in the order of their names, count as one, and the rate is then that of blocks.
+--confidence 0.95 holds the rate for these very images with that probability, at a higher threshold.
+--objects also says how many of the labelled objects of these cards, such as pasted ones, raise an
+alarm at the threshold.
 """
 
 import argparse
@@ -51,53 +58,21 @@ def build_parser() -> argparse.ArgumentParser:
     add("--images", nargs="+", required=True, help="normal images, videos, folders or patterns")
     add("--alarm-rate", type=float, required=True, help="largest fraction of false alarms, 0..1")
     add("--score", help="scores, such as rba,anomaly; default: as for `anoseg predict`")
+    add("--block", type=int, default=1, metavar="FRAMES", help="that count as one (1)")
+    add("--confidence", type=float, metavar="P", help="hold the rate with probability P")
     add(
-        "--block",
-        type=int,
-        default=1,
-        metavar="FRAMES",
-        help="consecutive frames are no independent witnesses: let each block of this many, of a "
-        "video or of the images in the order of their names, count as one; the rate is then that "
-        "of blocks (default: %(default)s, for images of different scenes)",
-    )
-    add(
-        "--confidence",
-        type=float,
-        metavar="P",
-        help="hold the rate for these very images with probability P, such as 0.95, instead of on "
-        "average over all that could have been taken; the threshold is higher",
-    )
-    add(
-        "--min-size",
-        type=int,
-        default=MIN_SIZE,
-        metavar="PIXELS",
-        help="of a component that is an alarm (default: %(default)s)",
+        "--min-size", type=int, default=MIN_SIZE, metavar="PIXELS", help="of an alarm (%(default)s)"
     )
     add("--temporal", type=float, metavar="ALPHA", help="of videos, as for `anoseg predict`")
-    add(
-        "--objects",
-        nargs="+",
-        default=[],
-        metavar="CARD",
-        help="cards of sets with labelled unknown objects, such as pasted ones: also say how many "
-        "of these raise an alarm",
-    )
+    add("--objects", nargs="+", default=[], metavar="CARD", help="sets of labelled unknown objects")
     add("--output", help="checkpoint to write; default: the threshold is added to WEIGHTS")
     cli.add_config_options(parser)
     return parser
 
 
-def main(argv=None) -> int:
-    """Run the command; returns the exit status."""
-    args = build_parser().parse_args(argv)
-    return cli.run_command(lambda: run(args), "stopped; nothing was stored", args.verbosity)
-
-
-def run(args) -> None:
+@cli.command(build_parser, OPTIONS, "stopped; nothing was stored")
+def main(args: argparse.Namespace) -> None:
     """Predict the normal images, choose the threshold, and store it."""
-    cli.check_options(args, OPTIONS)
-    cli.import_modules(args.imports)
     files, missing = find_inputs(args.images)
     if missing:
         raise FileNotFoundError("\n  ".join(missing))
@@ -127,9 +102,11 @@ def run(args) -> None:
         raise ValueError(f"{job.failed} inputs could not be read; leave them out of --images")
     found = predictor.thresholds
     for name in names:
+        # Each video is cut into blocks on its own, so that no block spans two of them.
         units = np.concatenate([block_levels(s, args.block) for s in levels[name].sequences])
         found[name] = {
             "threshold": alarm_threshold(units, args.alarm_rate, args.confidence),
+            # With the threshold at 0.5, a typical normal image gives the scale of 0..1 its width.
             "median": float(np.mean(levels[name].medians)),
             "alarm_rate": args.alarm_rate,
             "confidence": args.confidence,

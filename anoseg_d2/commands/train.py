@@ -77,6 +77,7 @@ def main(argv=None) -> int:
     words = sys.argv[1:] if argv is None else argv
     # `anoseg resume` and `anoseg eval` put their option first.
     args = build_parser(words[0] if words else "").parse_intermixed_args(words)
+    # A run has its own way of ending, on several processes; what precedes it ends as a command.
     return cli.run_command(lambda: prepare(args), verbosity=args.verbosity) or run(None, args)
 
 

@@ -18,17 +18,16 @@ from anoseg_d2.modeling.inference import infer_images
 
 __all__ = ["check_file", "compare_output", "draw_image", "open_session", "run_file"]
 
-# Largest difference of a score, and fraction of pixels whose class differs.
-TOLERANCE = 1e-3
-DIFFERING_PIXELS = 1e-3
-# float16 has 11 bits of precision: errors of 1e-3 in a logit become errors of about 1e-2 in a
-# probability; the errors of other scores scale with their largest value.
-HALF_TOLERANCE = 3e-2
-HALF_DIFFERING_PIXELS = 1e-2
-# Eight bits keep the order of most pixels but not their values. What this costs in AUPRC depends
-# on the model: evaluate the raw maps of both.
-INT8_TOLERANCE = 0.3
-INT8_DIFFERING_PIXELS = 0.1
+# Largest difference of a score, and fraction of pixels whose class may differ.
+TOLERANCES = {
+    "float32": (1e-3, 1e-3),
+    # 11 bits of precision: errors of 1e-3 in a logit become errors of about 1e-2 in a probability;
+    # the errors of other scores scale with their largest value.
+    "float16": (3e-2, 1e-2),
+    # Eight bits keep the order of most pixels but not their values. What this costs in AUPRC
+    # depends on the model: evaluate the raw maps of both.
+    "int8": (0.3, 0.1),
+}
 
 
 def check_file(
@@ -99,13 +98,14 @@ def _check_images(model: nn.Module, spec, image: Tensor | None) -> list[Tensor]:
     sizes = [(height, width)] * (1 if spec.batch else 2)
     if spec.any_size:
         sizes = [(height + height // 4, 2 * width), (2 * height, width + width // 8)]
-    return [_views(image, size, spec.batch or 1 + index) for index, size in enumerate(sizes)]
-
-
-def _views(image: Tensor | None, size: tuple[int, int], count: int) -> Tensor:
-    """Return `count` different images of one size: the picture and shifted copies of it."""
-    picture = draw_image(*size) if image is None else TF.resize(image, list(size))
-    return torch.stack([picture.roll(index * size[1] // count, -1) for index in range(count)])
+    batches = []
+    for index, size in enumerate(sizes):
+        picture = draw_image(*size) if image is None else TF.resize(image, list(size))
+        count = spec.batch or 1 + index
+        # Shifted copies, so that no image of a batch can stand for another.
+        views = [picture.roll(i * size[1] // count, -1) for i in range(count)]
+        batches.append(torch.stack(views))
+    return batches
 
 
 @torch.no_grad()
@@ -129,18 +129,13 @@ def compare_output(name: str, found, expected, spec, tolerance: float | None) ->
     if found.shape != expected.shape or found.dtype != expected.dtype:
         raise AssertionError((name, found.shape, found.dtype, expected.shape, expected.dtype))
     low, high = float(expected.min()), float(expected.max())
-    score, pixels = TOLERANCE, DIFFERING_PIXELS
-    if spec.half:
-        score, pixels = HALF_TOLERANCE, HALF_DIFFERING_PIXELS
-    elif spec.int8:
-        score, pixels = INT8_TOLERANCE, INT8_DIFFERING_PIXELS
-    if name == "sem_seg":
-        return Difference(name, found.shape, low, high, float((found != expected).mean()), pixels)
-    if found.dtype == np.uint8:  # rounding may take a pixel to the next level
-        others = np.abs(found.astype(int) - expected) > 1
+    allowed, pixels = TOLERANCES[spec.precision]
+    if name == "sem_seg" or found.dtype == np.uint8:
+        levels = 0 if name == "sem_seg" else 1  # rounding may take a byte to the next one
+        others = np.abs(found.astype(int) - expected) > levels
         return Difference(name, found.shape, low, high, float(others.mean()), pixels)
-    if spec.half or spec.int8:
-        score *= max(1.0, abs(low), abs(high))
-    allowed = score if tolerance is None else tolerance
+    if spec.precision != "float32":
+        allowed *= max(1.0, abs(low), abs(high))
+    allowed = allowed if tolerance is None else tolerance
     largest = float(np.abs(found.astype(np.float64) - expected).max())
     return Difference(name, found.shape, low, high, largest, allowed)

@@ -15,36 +15,7 @@ from anoseg_d2.modeling.filters import GuidedFilter
 from anoseg_d2.modeling.inference import filter_radius, predict_windows, read_scores
 from anoseg_d2.modeling.lora import merge_lora
 
-__all__ = ["ExportModel", "WindowMerger"]
-
-
-class WindowMerger:
-    """Take the mean of overlapping window maps, with operations that every runtime has.
-
-    The model itself merges strip by strip instead (`modeling/inference.py`), to save memory.
-
-    Args:
-        plan: where the windows are.
-    """
-
-    def __init__(self, plan: windows.WindowPlan):
-        self.plan = plan
-        self._sum: Tensor | None = None
-        self._count: Tensor | None = None
-
-    def add(self, maps: Tensor, index: int) -> None:
-        """Add the maps (..., h, w) of window `index`."""
-        if self._sum is None:
-            self._sum = maps.new_zeros(*maps.shape[:-2], *self.plan.resized)
-            self._count = maps.new_zeros(self.plan.resized)
-        y, x = self.plan.origins[index]
-        height, width = self.plan.window
-        self._sum[..., y : y + height, x : x + width] += maps
-        self._count[y : y + height, x : x + width] += 1
-
-    def mean(self) -> Tensor:
-        """Return the merged maps (..., H, W) at the size of the resized image."""
-        return self._sum.div_(self._count)
+__all__ = ["ExportModel"]
 
 
 class ExportModel(nn.Module):
@@ -170,18 +141,27 @@ class ExportModel(nn.Module):
         return torch.cat([scores.combine_masks(coefficients, enlarged[0]), *enlarged[1:]], dim=1)
 
     def _merge(self, parts: tuple[Tensor, ...]) -> Tensor:
-        """Return the maps (B, M, H, W) of the resized images."""
-        count = len(self.plan.origins)
+        """Return the maps (B, M, H, W) of the resized images, the mean where windows overlap.
+
+        The model itself merges strip by strip (`modeling/inference.py`), which saves memory but
+        needs operations that not every runtime has.
+        """
+        plan, count = self.plan, len(self.plan.origins)
         parts = [part.unflatten(0, (-1, count)) for part in parts]
-        merger = WindowMerger(self.plan)
-        for index in range(count):
-            window_maps = self._window_maps(*(part[:, index] for part in parts))
-            if self.plan.flipped[index]:
-                window_maps = window_maps.flip(-1)
+        merged = often = None
+        for index, (y, x) in enumerate(plan.origins):
+            maps = self._window_maps(*(part[:, index] for part in parts))
+            if plan.flipped[index]:
+                maps = maps.flip(-1)
             if count == 1:  # nothing to merge, and a smaller graph
-                return window_maps
-            merger.add(window_maps, index)
-        return merger.mean()
+                return maps
+            if merged is None:
+                merged = maps.new_zeros(*maps.shape[:-2], *plan.resized)
+                often = maps.new_zeros(plan.resized)
+            rows, columns = slice(y, y + plan.window[0]), slice(x, x + plan.window[1])
+            merged[..., rows, columns] += maps
+            often[rows, columns] += 1
+        return merged.div_(often)
 
 
 def _halve(model: nn.Module) -> None:

@@ -3,9 +3,11 @@
 from dataclasses import dataclass
 from typing import NamedTuple
 
-__all__ = ["INPUTS", "OPSET", "Difference", "ExportCheckError", "ExportSpec"]
+from anoseg_d2.utils.options import check_options, names_of, option
+from anoseg_d2.utils.ranges import one_of
 
-INPUTS = ("uint8", "float32")  # types of the images, by torch's names
+__all__ = ["OPSET", "Difference", "ExportCheckError", "ExportSpec"]
+
 OPSET = 18  # the first with an antialiased Resize; onnxruntime knows it since 1.14
 
 
@@ -15,41 +17,43 @@ class ExportSpec:
 
     Args:
         scores: names in `SCORES`, or ensembles.
-        input: "uint8" or "float32": images (B, 3, H, W), RGB 0..255 in both cases.
         batch: B; None leaves it open.
         image_size: native (H, W). The graph resizes to the model's input, lays the windows of
             `plan_windows`, merges them, and brings the maps back: it equals `AnomalyPredictor`
             for images of this size.
         any_size: the same for one image of any size. With neither this nor `image_size`, images
             have the size that the model sees.
-        confidence: also return the confidence of the segmentation.
-        unit_scale: scores are on 0..1 with the thresholds of `anoseg threshold` at 0.5.
-        one_byte: also return every score on that scale in one byte, `<score>_byte`: 0..255, with
-            the threshold at 128.
-        half: weights and network are float16; formulas and outputs stay float32.
-        int8: weights of linear layers have 8 bits, their inputs are quantised dynamically.
+        input: type of the images (B, 3, H, W), RGB 0..255 in both cases.
+    The others say themselves what they are.
     """
 
     scores: tuple[str, ...]
-    input: str = "uint8"
     batch: int | None = 1
     image_size: tuple[int, int] | None = None
     any_size: bool = False
-    confidence: bool = False
-    unit_scale: bool = False
-    one_byte: bool = False
-    half: bool = False
-    int8: bool = False
+    input: str = option("uint8", one_of("uint8", "float32"), "type of the images")
+    confidence: bool = option(False, says="also the confidence of the classes, 0..1")
+    unit_scale: bool = option(
+        False, says="scores on a scale of 0..1, with the thresholds of `anoseg threshold` at 0.5"
+    )
+    one_byte: bool = option(
+        False, says="also scores on that scale in one byte, <score>_byte; the threshold is at 128"
+    )
+    half: bool = option(
+        False, says="weights and network in float16; outputs stay float32", argument="--fp16"
+    )
+    int8: bool = option(
+        False, says="8-bit weights of linear layers, inputs quantised: smaller and faster on CPUs"
+    )
 
     def __post_init__(self):
-        if self.input not in INPUTS:
-            raise ValueError(f"input is {self.input!r}; allowed: {', '.join(INPUTS)}")
+        check_options(self)
         if self.batch is not None and self.batch < 1:
             raise ValueError(f"the batch must be at least 1, not {self.batch}")
         if self.image_size is not None and min(self.image_size) < 1:
             raise ValueError(f"the image size must be positive, not {self.image_size}")
         if self.half and self.int8:
-            raise ValueError("an export is float16 or int8, not both")
+            raise ValueError(f"give one of {' and '.join(names_of(self, 'half', 'int8'))}")
         if self.image_size is not None and self.any_size:
             raise ValueError("an export is for one image size or for any size, not for both")
         if self.any_size and self.batch != 1:
@@ -61,23 +65,21 @@ class ExportSpec:
         names = ["sem_seg", *self.scores, *(["confidence"] if self.confidence else [])]
         return names + [f"{name}_byte" for name in self.scores if self.one_byte]
 
+    @property
+    def precision(self) -> str:
+        """Type of the weights: float32, float16 or int8."""
+        return "float16" if self.half else "int8" if self.int8 else "float32"
+
 
 class Difference(NamedTuple):
-    """The difference of one output from the model's, in one run.
-
-    output: name of the output.
-    shape: (B, H, W).
-    low, high: lowest and highest value that the model gives.
-    largest: largest absolute difference; for `sem_seg` the fraction of differing pixels.
-    allowed: upper limit of `largest`.
-    """
+    """The difference of one output from the model's, in one run."""
 
     output: str
-    shape: tuple[int, ...]
-    low: float
+    shape: tuple[int, ...]  # (B, H, W)
+    low: float  # lowest and highest value that the model gives
     high: float
-    largest: float
-    allowed: float
+    largest: float  # absolute difference; of classes and bytes, fraction of pixels that differ
+    allowed: float  # upper limit of `largest`
 
     @property
     def passed(self) -> bool:
@@ -94,11 +96,9 @@ class ExportCheckError(RuntimeError):
 
     def __init__(self, differences: list[Difference]):
         self.differences = differences
-        failed = ", ".join(
-            f"{d.output} by {d.largest:.2g} (allowed {d.allowed:.2g})"
-            for d in differences
-            if not d.passed
-        )
+        failed = [d for d in differences if not d.passed]
+        named = (f"{d.output} by {d.largest:.2g} (allowed {d.allowed:.2g})" for d in failed)
         super().__init__(
-            f"the exported model differs from the original: {failed}; the file was not kept"
+            f"the exported model differs from the original: {', '.join(named)}; "
+            "the file was not kept"
         )

@@ -50,10 +50,12 @@ def describe(
         thresholds: {score: threshold at 95 % TPR}, from an evaluation.
         threshold_dataset: the dataset that was evaluated.
     """
-    inner, spec = model.model, model.spec
-    statistics = inner.info.score_statistics
+    inner, spec, options = model.model, model.spec, model.model.inference
     parts = {part for name in spec.scores for part in scores.ensemble_parts(name) if "+" in name}
     height, width = ("height", "width") if spec.any_size else spec.image_size or inner.image_size
+    keys = zip(keys_of("", InferenceOptions), fields(InferenceOptions), strict=False)
+    # They follow from the image where that may have any size.
+    plan = {key: getattr(model.plan, key) for key in ("resized", "origins", "flipped")}
     values = {
         "producer": f"anoseg_d2 {__version__}",
         "input": "image, NCHW, RGB, 0..255; normalised inside",
@@ -65,38 +67,33 @@ def describe(
         "num_known": inner.num_known,
         "has_anomaly": inner.has_anomaly,
         "window": list(inner.image_size),
-        # They follow from the image where that may have any size.
-        "resized": None if spec.any_size else list(model.plan.resized),
-        "origins": None if spec.any_size else [list(origin) for origin in model.plan.origins],
-        "flipped": None if spec.any_size else model.plan.flipped,
-        "score_statistics": {name: list(statistics[name]) for name in sorted(parts)},
-        "settings": {
-            key: getattr(inner.inference, field.name)
-            for key, field in zip(
-                keys_of("", InferenceOptions), fields(InferenceOptions), strict=False
-            )
-            if key not in NEUTRAL_KEYS
-        },
-        "thresholds_tpr95": dict(thresholds or {}),
+        **(dict.fromkeys(plan) if spec.any_size else plan),
+        "score_statistics": {name: inner.info.score_statistics[name] for name in sorted(parts)},
+        "settings": {k: getattr(options, f.name) for k, f in keys if k not in NEUTRAL_KEYS},
         "thresholds_dataset": json.dumps(threshold_dataset),
-        "precision": "float16" if spec.half else "int8" if spec.int8 else "float32",
+        "precision": spec.precision,
         "weights_sha256": model.weights_sha256,
+        **_thresholds(model, dict(thresholds or {})),
     }
-    promised = {
-        n: dict(inner.info.thresholds[n]) for n in spec.scores if n in inner.info.thresholds
-    }
-    for name, record in promised.items() if spec.unit_scale else ():
-        # Thresholds are for what the file gives.
-        at, tpr95 = (record["threshold"], record["median"]), values["thresholds_tpr95"]
-        tpr95 |= {name: float(to_unit(tpr95[name], *at))} if name in tpr95 else {}
-        median = float(to_unit(record["median"], *at))
-        promised[name] = {**record, "threshold": 0.5, "median": median, "unit_scale": True}
-    if promised:
-        values["thresholds"] = promised
     return {
         name: value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
         for name, value in values.items()
     }
+
+
+def _thresholds(model: ExportModel, tpr95: dict[str, float]) -> dict[str, dict]:
+    """Return both kinds of thresholds, of an evaluation and of `anoseg threshold`, for the file."""
+    promised = {}
+    for name in model.spec.scores:
+        record = dict(model.model.info.thresholds.get(name, {}))
+        if record and model.spec.unit_scale:  # what the file gives is on another scale
+            at = record["threshold"], record["median"]
+            if name in tpr95:
+                tpr95[name] = float(to_unit(tpr95[name], *at))
+            median = float(to_unit(record["median"], *at))
+            record |= {"threshold": 0.5, "median": median, "unit_scale": True}
+        promised |= {name: record} if record else {}
+    return {"thresholds_tpr95": tpr95, **({"thresholds": promised} if promised else {})}
 
 
 def export_model(
@@ -136,7 +133,15 @@ def export_model(
         raise ValueError(f"{output} exists and is not a regular file; choose another name")
     if not output.parent.is_dir():
         raise FileNotFoundError(f"{output}: the folder {output.parent} does not exist")
-    _require("onnx", "onnxscript", "onnxruntime")
+    if Version(torch.__version__) < Version("2.6"):
+        raise ValueError(f"export needs torch 2.6 or newer; this is {torch.__version__}")
+    for package in ("onnx", "onnxscript", "onnxruntime"):
+        try:
+            importlib.import_module(package)
+        except ModuleNotFoundError as error:
+            raise ModuleNotFoundError(
+                f"ONNX export needs {package} ({error}): pip install -e '.[export]'"
+            ) from error
     assert not model.training, "export takes a model in eval mode"
     wrapped = ExportModel(model, spec).eval()
     metadata = describe(wrapped, class_names, thresholds, threshold_dataset)
@@ -154,18 +159,6 @@ def export_model(
         differences = check_file(partial, model, spec, check_image, tolerance)
         publish(Path(folder), output)
     return differences
-
-
-def _require(*packages: str) -> None:
-    if Version(torch.__version__) < Version("2.6"):
-        raise ValueError(f"export needs torch 2.6 or newer; this is {torch.__version__}")
-    for package in packages:
-        try:
-            importlib.import_module(package)
-        except ModuleNotFoundError as error:
-            raise ModuleNotFoundError(
-                f"ONNX export needs {package} ({error}): pip install -e '.[export]'"
-            ) from error
 
 
 @torch.no_grad()

@@ -4,6 +4,7 @@ Nothing heavy is imported here, so that `--help` and mistyped options respond at
 """
 
 import argparse
+import functools
 import importlib
 import logging
 import os
@@ -25,6 +26,7 @@ __all__ = [
     "add_verbosity_options",
     "build_parser",
     "check_options",
+    "command",
     "import_modules",
     "one_message",
     "printable",
@@ -87,6 +89,40 @@ def say(text: object = "", file=None) -> None:
     """Print a line of a command's own output, unless it was called with `--quiet`."""
     if _verbosity >= 0:
         print(printable(text, keep="\n\t"), file=file, flush=True)
+
+
+def command(
+    build_parser: Callable[[], argparse.ArgumentParser],
+    rules: Mapping[str, Rule] | None = None,
+    stopped: str = "stopped",
+    *,
+    mixed: bool = False,
+) -> Callable:
+    """Make a function of the parsed arguments a command, `main(argv=None) -> exit status`.
+
+    Args:
+        build_parser: makes its parser.
+        rules: see `check_options`, which comes before any work.
+        stopped: see `run_command`; {NAME} stands for the value of an option.
+        mixed: options may stand between positional arguments.
+    """
+
+    def decorate(work: Callable[[argparse.Namespace], int | None]) -> Callable:
+        @functools.wraps(work)
+        def main(argv: list[str] | None = None) -> int:
+            parser = build_parser()
+            args = (parser.parse_intermixed_args if mixed else parser.parse_args)(argv)
+
+            def checked() -> int | None:
+                check_options(args, rules or {})
+                import_modules(getattr(args, "imports", ()))
+                return work(args)
+
+            return run_command(checked, stopped.format_map(vars(args)), args.verbosity)
+
+        return main
+
+    return decorate
 
 
 def run_command(

@@ -86,9 +86,9 @@ def test_onnx_runs_in_the_consumer_of_the_docs_without_this_project(checkpoint, 
     output = tmp_path / "model.onnx"
     write_results(tmp_path / "report", rba=-0.75, anomaly=0.125)
     assert export(checkpoint, "--output", output) == 0
-    said = capsys.readouterr().out
+    said = re.sub(" +", " ", capsys.readouterr().out)  # without the padding of the table
     assert re.search(r"\| rba \| 1x40x64 \| -[\d.]+\.\.-?[\d.]+ \| [\d.e-]+ \| 0\.001 \|", said)
-    assert "| sem_seg | 1x64x36 | classes " in said and "ONNX opset 18" in said
+    assert re.search(r"\| sem_seg \| 1x64x36 \| \d\.\.\d \|", said) and "ONNX opset 18" in said
 
     image = draw_image(40, 60, seed=5).permute(1, 2, 0).numpy()
     np.save(tmp_path / "image.npy", image)
@@ -121,7 +121,7 @@ def test_a_config_file_with_overrides_and_a_photograph(checkpoint, tmp_path, cap
     options = ["--config-file", config, "--scores", "rba+anomaly", "--confidence"]
     options += ["--image-size", 32, 32, "--check-image", photograph, "--output", output]
     assert export(checkpoint, *options, "TEST.WINDOW_OVERLAP", "0.5") == 0
-    assert "| rba+anomaly | 1x32x32 |" in capsys.readouterr().out
+    assert "| rba+anomaly | 1x32x32 |" in re.sub(" +", " ", capsys.readouterr().out)
     about = open_session(output).get_modelmeta().custom_metadata_map
     assert json.loads(about["outputs"]) == ["sem_seg", "rba+anomaly", "confidence"]
     assert json.loads(about["class_names"]) == NAMES
@@ -232,7 +232,7 @@ def test_a_failed_check_ends_with_status_1_and_without_a_file(
     before = sorted(tmp_path.iterdir())
     assert export(checkpoint, "--output", tmp_path / "model.onnx") == 1
     said = capsys.readouterr()
-    assert "| rba | 1x32x32 | -1..0 | 0.5 | 0.001 |" in said.out
+    assert "| rba | 1x32x32 | -1..0 | 0.5 | 0.001 |" in re.sub(" +", " ", said.out)
     assert said.err.startswith("error: the exported model differs") and said.err.count("\n") == 1
     assert sorted(tmp_path.iterdir()) == before
 

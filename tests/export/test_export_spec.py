@@ -8,7 +8,7 @@ from anoseg_d2.export.spec import ExportSpec
 @pytest.mark.parametrize(
     "options, message",
     [
-        ({"input": "int8"}, "input is 'int8'; allowed: uint8, float32"),
+        ({"input": "int8"}, "input is .?int8.?; it must be one of uint8, float32"),
         ({"batch": 0}, "batch must be at least 1"),
         ({"image_size": (0, 5)}, "image size must be positive"),
         ({"image_size": (9, 9), "any_size": True}, "not for both"),

@@ -56,7 +56,7 @@ def test_int8_is_a_quarter_of_the_size_and_keeps_the_metadata(make_model, tmp_pa
 
 
 def test_int8_is_refused_where_it_cannot_be():
-    with pytest.raises(ValueError, match="float16 or int8"):
+    with pytest.raises(ValueError, match="one of half and int8"):
         ExportSpec(("rba",), half=True, int8=True)
 
 
