@@ -116,7 +116,7 @@ setup(
     package_data={
         "anoseg_d2": [
             *("py.typed", "data/cards/*.yaml"),
-            *("report/*.html", "report/*.jinja", "report/*.md"),
+            *("report/*.html", "report/*.jinja"),
             "weights/*",
         ]
     },

@@ -14,6 +14,7 @@ which is the worst case of TEST.QUERY_TOLERANCE; the row says how many each map 
 """
 
 import argparse
+import copy
 import platform
 import statistics
 import tempfile
@@ -58,25 +59,35 @@ def build_predictor(args: argparse.Namespace, crop: int) -> AnomalyPredictor:
 
 
 def transformers_twin(model: EoMT):
-    """Return an EomtForUniversalSegmentation with the weights of `model`."""
+    """Return an EomtForUniversalSegmentation of the same sizes, and a copy with its weights."""
     from transformers import EomtConfig, EomtForUniversalSegmentation
 
-    from anoseg_d2.checkpoint import read_checkpoint, save_weights
-    from anoseg_d2.checkpoint.formats_out import to_huggingface
+    from anoseg_d2.checkpoint import load_into, read_checkpoint
 
+    vit = model.backbone
+    config = EomtConfig(
+        hidden_size=vit.embed_dim,
+        num_hidden_layers=len(vit.blocks),
+        num_attention_heads=vit.blocks[0].attn.num_heads,
+        num_register_tokens=0 if vit.reg_token is None else vit.reg_token.shape[1],
+        image_size=model.image_size[0],
+        patch_size=model.patch_size,
+        num_blocks=model.num_blocks,
+        num_queries=model.num_queries,
+        num_labels=model.num_known,
+    )
+    peer, copied = EomtForUniversalSegmentation(config).eval(), copy.deepcopy(model)
+    peer.attn_mask_probs.zero_()  # a finished training has annealed its masks away
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "model.pth"
-        save_weights(model, path)
-        state, config, _ = to_huggingface(read_checkpoint(path))
-        peer = EomtForUniversalSegmentation(EomtConfig(**config)).eval()
-        peer.load_state_dict(state)
-    return peer
+        peer.save_pretrained(folder)
+        load_into(copied, read_checkpoint(folder))
+    return peer, copied
 
 
 def measure_network(args, predictor: AnomalyPredictor) -> list[dict]:
     """Time our network against transformers', on one image of the size that the model sees."""
-    model, (height, width) = predictor.model, predictor.model.image_size
-    peer = transformers_twin(model)
+    peer, model = transformers_twin(predictor.model)
+    height, width = model.image_size
     image = draw_image(height, width)[None]
     pixels = (image.float() - model.pixel_mean) / model.pixel_std
 

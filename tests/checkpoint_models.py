@@ -1,12 +1,11 @@
 """Tiny models of the checkpoint tests, and comparisons of what they compute."""
 
 import torch
+from format_names import TABLES, from_ours, split_fused
 
 from anoseg_d2.checkpoint import AnosegCheckpointer, model_meta
 from anoseg_d2.checkpoint.adapters import adapter_payload
 from anoseg_d2.checkpoint.files import write_checkpoint
-from anoseg_d2.checkpoint.formats import split_fused
-from anoseg_d2.checkpoint.names import TABLES, from_ours
 from anoseg_d2.modeling import EoMT
 from anoseg_d2.modeling.lora import inject_lora
 from anoseg_d2.modeling.vit import build_vit

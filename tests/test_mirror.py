@@ -9,7 +9,6 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "anoseg_d2"
 # Modules whose promises are kept by the tests of a neighbour or of the command that shows them.
 ELSEWHERE = {
-    "checkpoint/formats_out.py": "commands/test_convert_command.py",
     "checkpoint/metadata.py": "checkpoint/test_checkpointer.py",
     "checkpoint/spec.py": "checkpoint/test_formats.py",
     "data/card_proposal.py": "commands/test_card_command.py",
@@ -25,7 +24,6 @@ ELSEWHERE = {
     "modeling/patch_heads/base.py": "modeling/patch_heads/test_ratio.py",
     "prediction/job.py": "commands/test_predict_command.py",
     "prediction/submission.py": "commands/test_submit_command.py",
-    "report/model_card.py": "commands/test_convert_command.py",
     "utils/constants.py": "checkpoint/test_transfer.py",
     "utils/on_import.py": "test_import.py",
 }

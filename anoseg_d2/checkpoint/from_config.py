@@ -11,9 +11,9 @@ from torch import nn
 from anoseg_d2.checkpoint.fetch_backbone import backbone_file
 from anoseg_d2.checkpoint.files import SHIPPED_FILE, read_checkpoint
 from anoseg_d2.checkpoint.metadata import head_name
-from anoseg_d2.checkpoint.spec import FORMAT_NAME, Checkpoint, ModelSpec
-from anoseg_d2.checkpoint.transfer import LoadReport, load_into
-from anoseg_d2.config import changed_keys
+from anoseg_d2.checkpoint.spec import CONFIG_KEYS, FORMAT_NAME, Checkpoint, ModelSpec
+from anoseg_d2.checkpoint.transfer import UNTRAINED, LoadReport, load_into
+from anoseg_d2.config import KEYS, changed_keys
 from anoseg_d2.modeling.eomt import EoMT
 from anoseg_d2.modeling.heads import CLASS_HEADS
 from anoseg_d2.modeling.inference import differing, score_map_settings
@@ -36,30 +36,7 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
-# Fields of `ModelSpec`, and the config keys that build them.
-_CONFIG_KEYS = {
-    "architecture": "MODEL.META_ARCHITECTURE",
-    "backbone": "MODEL.EOMT.BACKBONE",
-    "norm_eps": "MODEL.EOMT.NORM_EPS",
-    "patch_size": "MODEL.EOMT.PATCH_SIZE",
-    "num_registers": "MODEL.EOMT.NUM_REGISTERS",
-    "num_queries": "MODEL.EOMT.NUM_QUERIES",
-    "num_blocks": "MODEL.EOMT.NUM_BLOCKS",
-    "num_known": "MODEL.EOMT.NUM_CLASSES",
-    "has_anomaly": "MODEL.EOMT.ANOMALY_CLASS",
-    "image_size": "INPUT.CROP_SIZE",
-    "pixel_mean": "MODEL.PIXEL_MEAN",
-    "pixel_std": "MODEL.PIXEL_STD",
-    "head": "MODEL.HEAD.NAME",
-}
-
-_HEAD_KEYS = {
-    ("arcface", "scale"): "MODEL.HEAD.ARCFACE.SCALE",
-    ("arcface", "margin"): "MODEL.HEAD.ARCFACE.MARGIN",
-    ("logit_norm", "tau"): "MODEL.HEAD.LOGIT_NORM.TAU",
-    ("logit_norm", "form"): "MODEL.HEAD.LOGIT_NORM.FORM",
-    ("logit_norm", "inference"): "MODEL.HEAD.LOGIT_NORM.INFERENCE",
-}
+_SIZE_KEYS = tuple(f"MODEL.EOMT.{part}" for part in ("SIZE", "DEPTH", "WIDTH", "HEADS"))
 
 
 def resolve_weights(cfg) -> str:
@@ -80,6 +57,7 @@ def resolve_weights(cfg) -> str:
     size = options_of(cfg, "MODEL.EOMT", VitOptions).shape.timm_name
     if weights == "dinov3":
         return f"timm://vit_{size}_patch16_dinov3_qkvb.lvd1689m"
+    # DINOv2 was trained once without and once with registers: these are other weights throughout.
     registers = "_reg4" if node.NUM_REGISTERS else ""
     return f"timm://vit_{size}_patch14{registers}_dinov2.lvd142m"
 
@@ -148,6 +126,7 @@ def load_checkpoint(
     """Load a checkpoint that has already been read, as the config says; see `load_weights`."""
     if cfg.MODEL.DELTA_BASE:
         checkpoint = add_delta(checkpoint, read_checkpoint(cfg.MODEL.DELTA_BASE))
+    # Both change which tensors the model has, so they come before these are compared.
     if not training:
         _restore_class_head(model, checkpoint)
     checkpoint = _attach_patch_heads(model, checkpoint, training)
@@ -162,26 +141,27 @@ def load_checkpoint(
     # A model in training has those of its dataset already.
     if names is None and spec.class_names and len(spec.class_names) == model.num_known:
         names = tuple(spec.class_names)
-    averaged = not training and bool(checkpoint.meta.get("averaged"))
-    holds = _statistics_hold(cfg, checkpoint, report, training)
+    changed = [row.name for row in report.rows if row.action in UNTRAINED]
+    others = f"tensors are others, such as {changed[0]}" if changed else ""
+    # A training measures its own statistics, and finds no thresholds.
+    holds = training or _statistics_hold(cfg, checkpoint, others)
     model.info = dataclasses.replace(
         model.info,
         class_names=names,
         score_statistics=spec.score_statistics if holds else {},
         statistics_settings=checkpoint.meta.get("statistics_settings") if holds else None,
-        thresholds={} if training else _thresholds_that_hold(cfg, checkpoint, report),
-        averaged=averaged,
+        thresholds={} if training else _thresholds_that_hold(cfg, checkpoint, others),
+        averaged=not training and bool(checkpoint.meta.get("averaged")),
     )
     return report
 
 
-def _statistics_hold(cfg, checkpoint: Checkpoint, report: LoadReport, training: bool) -> bool:
+def _statistics_hold(cfg, checkpoint: Checkpoint, others: str) -> bool:
     """Return whether the statistics of ensembles hold for the weights and settings at hand."""
-    then = checkpoint.meta.get("statistics_settings")
-    if training or not checkpoint.spec.score_statistics:
-        return True  # a training measures its own
-    now = score_map_settings(cfg, filters=False)
-    why = _changed_tensors(report)
+    if not checkpoint.spec.score_statistics:
+        return True
+    then, now = checkpoint.meta.get("statistics_settings"), score_map_settings(cfg, filters=False)
+    why = others
     if isinstance(then, dict):
         why = why or differing(then, now)
     elif any(len(ensemble_parts(name)) > 1 for name in cfg.TEST.ANOMALY.SCORES):
@@ -192,35 +172,20 @@ def _statistics_hold(cfg, checkpoint: Checkpoint, report: LoadReport, training: 
             ", ".join(now),
         )
     if why:
-        logger.warning(
-            "%s: the statistics of its ensembles do not hold here and are left out: %s",
-            checkpoint.source,
-            why,
-        )
+        _warn_left_out(checkpoint, "the statistics of its ensembles do", why)
     return not why
 
 
-def _changed_tensors(report: LoadReport) -> str:
-    actions = ("initialised", "inserted", "converted")
-    changed = [name for action in actions for name in report.names(action)]
-    return f"tensors are others, such as {changed[0]}" if changed else ""
-
-
-def _thresholds_that_hold(cfg, checkpoint: Checkpoint, report: LoadReport) -> dict[str, dict]:
+def _thresholds_that_hold(cfg, checkpoint: Checkpoint, others: str) -> dict[str, dict]:
     """Return the thresholds of a checkpoint that were found with these weights and settings."""
-    found = {}
+    found, now = {}, score_map_settings(cfg)
     try:
         for score, record in (checkpoint.meta.get("thresholds") or {}).items():
             float(record["threshold"])
-            why = _changed_tensors(report)
-            why = why or differing(record["settings"], score_map_settings(cfg))
-            if not why:
-                found[score] = record
+            if why := others or differing(record["settings"], now):
+                _warn_left_out(checkpoint, f"its threshold of {score} does", why)
             else:
-                logger.warning(
-                    "%s: its threshold of %s does not hold here and is left out: %s",
-                    *(checkpoint.source, score, why),
-                )
+                found[score] = record
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(
             f"checkpoint {checkpoint.source}: its thresholds are broken ({error!r}); run "
@@ -229,13 +194,17 @@ def _thresholds_that_hold(cfg, checkpoint: Checkpoint, report: LoadReport) -> di
     return found
 
 
+def _warn_left_out(checkpoint: Checkpoint, what: str, why: str) -> None:
+    logger.warning("%s: %s not hold here and left out: %s", checkpoint.source, what, why)
+
+
 def _restore_class_head(model: EoMT, checkpoint: Checkpoint) -> None:
     """Give a user-defined class head the options that a checkpoint was trained with.
 
     Those of the built-in heads come through config keys.
     """
     name, stored = checkpoint.spec.head, checkpoint.spec.head_options
-    if not stored or any(name == known for known, _ in _HEAD_KEYS) or head_name(model) != name:
+    if not stored or _head_overrides(checkpoint.spec) or head_name(model) != name:
         return
     if model.class_head.stored_options() != stored:
         logger.info("Class head %s: options of the checkpoint, %s", name, stored)
@@ -254,19 +223,19 @@ def _attach_patch_heads(model: EoMT, checkpoint: Checkpoint, training: bool) -> 
     """
     of_heads = {n: t for n, t in checkpoint.state_dict.items() if n.startswith(PATCH_PREFIX)}
     rest = {n: t for n, t in checkpoint.state_dict.items() if n not in of_heads}
-    states = checkpoint.meta.get("patch_heads") or {}
-    kept = {}
+    kept = dict(rest)
     for name in dict.fromkeys(n.removeprefix(PATCH_PREFIX).split(".")[0] for n in of_heads):
         prefix = f"{PATCH_PREFIX}{name}."
         tensors = {n: t for n, t in of_heads.items() if n.startswith(prefix)}
         if training and name not in model.patch_maps:
             how = PATCH_HEADS[name].wanted if name in PATCH_HEADS else "MODEL.IMPORTS knows it"
-            logger.warning(
-                "%s: its %s head is dropped in training; %s", checkpoint.source, name, how
-            )
+            text = "%s: its %s head is dropped in training; %s"
+            logger.warning(text, checkpoint.source, name, how)
             continue
         kept |= tensors
-        state = states.get(name) or checkpoint.meta.get(name) or {}
+        # The memory's state has a place of its own, from before there were other heads.
+        state = (checkpoint.meta.get("patch_heads") or {}).get(name)
+        state = state or checkpoint.meta.get(name) or {}
         if training or (name in model.patch_maps and model.patch_maps[name].state() == state):
             continue
         if name not in PATCH_HEADS:
@@ -281,7 +250,7 @@ def _attach_patch_heads(model: EoMT, checkpoint: Checkpoint, training: bool) -> 
         except ValueError as error:
             raise ValueError(f"{checkpoint.source}: {error}") from error
         model.patch_maps[name] = head.requires_grad_(False).to(model.device)
-    return dataclasses.replace(checkpoint, state_dict={**rest, **kept})
+    return dataclasses.replace(checkpoint, state_dict=kept)
 
 
 def build_config_overrides(checkpoint: Checkpoint) -> list[Any]:
@@ -302,21 +271,26 @@ def build_config_overrides(checkpoint: Checkpoint) -> list[Any]:
         overrides: list[Any] = _size_overrides(spec)
     except ValueError as error:
         raise ValueError(f"checkpoint {checkpoint.source}: {error}") from error
-    for name, key in _CONFIG_KEYS.items():
+    for name, key in CONFIG_KEYS.items():
         value = getattr(spec, name)
         if value is not None:
             overrides += [key, list(value) if isinstance(value, tuple) else value]
-    for (head, option), key in _HEAD_KEYS.items():
-        value = spec.head_options.get(option)
-        if spec.head == head and value is not None:
-            overrides += [key, value]
+    overrides += _head_overrides(spec)
     if spec.image_size is None and spec.num_queries:
         logger.warning(
             "%s does not say which crop it was trained at: set INPUT.CROP_SIZE", checkpoint.source
         )
-    learned = checkpoint.state_dict.get("class_head.scale")
-    if learned is not None:
+    if "class_head.scale" in checkpoint.state_dict:
         overrides += ["MODEL.HEAD.ARCFACE.LEARN_SCALE", True]
+    return overrides
+
+
+def _head_overrides(spec: ModelSpec) -> list[Any]:
+    """Return the options of a built-in class head; those of a user's own have no keys."""
+    overrides = []
+    for name, value in spec.head_options.items():
+        key = f"MODEL.HEAD.{spec.head}.{name}".upper()
+        overrides += [key, value] if key in KEYS and value is not None else []
     return overrides
 
 
@@ -325,9 +299,6 @@ def inference_overrides(checkpoint: Checkpoint) -> list[Any]:
     stored = checkpoint.meta.get("inference")
     pairs = stored.items() if isinstance(stored, dict) else ()
     return [part for key, value in pairs if key.startswith("TEST.") for part in (key, value)]
-
-
-_SIZE_KEYS = tuple(f"MODEL.EOMT.{part}" for part in ("SIZE", "DEPTH", "WIDTH", "HEADS"))
 
 
 def follow_checkpoint(
@@ -350,26 +321,26 @@ def follow_checkpoint(
     if bare and not (checkpoint.spec.architecture and finished):
         return
     shape = options_of(cfg, "MODEL.EOMT", VitOptions).shape
-    heads = shape.heads if shape.width == checkpoint.spec.width else None
-    if checkpoint.spec.heads is None and heads:  # which some files leave out
-        spec = dataclasses.replace(checkpoint.spec, heads=heads)
+    if checkpoint.spec.heads is None and shape.width == checkpoint.spec.width:
+        # Some files leave them out.
+        spec = dataclasses.replace(checkpoint.spec, heads=shape.heads)
         checkpoint = dataclasses.replace(checkpoint, spec=spec)
-    overrides = build_config_overrides(checkpoint)
+    spec, overrides = checkpoint.spec, build_config_overrides(checkpoint)
     if finished:
         overrides += inference_overrides(checkpoint)
     stored = dict(zip(overrides[::2], overrides[1::2], strict=True))
-    sizes = {key: stored.pop(key, 0) for key in _SIZE_KEYS}  # SIZE may imply all of them
-    spec, values = checkpoint.spec, dict(flat_items(cfg))
-    changed = set(changed_keys(cfg))
+    # An evaluation wants the network that was trained; a training wants what its stage is about.
+    values, changed = dict(flat_items(cfg)), set(changed_keys(cfg))
     kept = set(given) if finished else {*given, *changed}
-    if kept & set(_SIZE_KEYS):
-        kept |= set(_SIZE_KEYS)
     # What 0 stands for, which is never written where the network is the same.
     implied = {"MODEL.EOMT.NORM_EPS": 1e-5 if cfg.MODEL.EOMT.BACKBONE == "dinov3" else 1e-6}
     if shape[:3] == (spec.depth, spec.width, spec.attention_heads()):
         implied["MODEL.EOMT.NUM_BLOCKS"] = shape.num_blocks
-    else:
-        stored |= sizes
+        stored = {key: value for key, value in stored.items() if key not in _SIZE_KEYS}
+    else:  # SIZE may imply all of them
+        stored = {**dict.fromkeys(_SIZE_KEYS, 0), **stored}
+    if not kept.isdisjoint(_SIZE_KEYS):
+        kept |= set(_SIZE_KEYS)
     if "MODEL.HEAD.NAME" in kept and values["MODEL.HEAD.NAME"] != spec.head:  # options of another
         head = stored.pop("MODEL.HEAD.NAME")
         stored = {key: v for key, v in stored.items() if not key.startswith("MODEL.HEAD.")}

@@ -1,163 +1,61 @@
-"""Translate tensor names between public formats and ours, by one two-way table per format.
+"""Translate the tensor names of every public format into ours.
 
-A row pairs the name in a file with ours. `{n}` and `{i}` stand for numbers, the same on both sides.
-A name that ends in "." (or is empty) is a beginning, whose rest is kept; any other name is whole.
-The first row that fits wins in either direction, so a particular row comes before a general one.
+All formats hold the same parts of an EoMT and a ViT, so one table of spellings reads them all; only
+within a block a DINOv3 means something else by the same words than a DINOv2.
 """
 
-import functools
 import re
-from typing import NamedTuple
+from collections.abc import Iterable
 
-__all__ = ["FUSED", "TABLES", "Row", "from_ours", "to_ours", "variant_of"]
+__all__ = ["BARE_VITS", "FUSED", "is_dinov3", "to_ours"]
 
+# Formats that hold only a ViT, without queries and heads.
+BARE_VITS = ("timm_vit", "dinov2", "dinov2_transformers", "dinov3", "dinov3_transformers")
 
-class Row(NamedTuple):
-    """A tensor's name in another format and in ours."""
-
-    theirs: str
-    ours: str
-    read_only: bool = False  # a second spelling, found in files but never written
-
-
-def _transformers_blocks(theirs: str, read_only: bool = False) -> tuple[Row, ...]:
-    """Return rows for DINOv3's blocks as transformers names them; `theirs` is a block's prefix."""
-    ours = "backbone.blocks.{n}."
-    rows = (
-        # The key has no bias, so query and value keep theirs apart from the fused weight.
-        ("attention.q_proj.bias", "attn.q_bias"),
-        ("attention.v_proj.bias", "attn.v_bias"),
-        ("attention.o_proj.", "attn.proj."),
-        ("attention.", "attn."),
-        ("layer_scale{i}.lambda1", "gamma_{i}"),
-        ("mlp.up_proj.", "mlp.fc1."),
-        ("mlp.down_proj.", "mlp.fc2."),
-        ("", ""),
-    )
-    return tuple(Row(theirs + left, ours + right, read_only) for left, right in rows)
-
-
-_TIMM = (Row("", "backbone."),)
-
-_DINOV2 = (Row("register_tokens", "backbone.reg_token"), *_TIMM)
-
-_DINOV2_GATED = (
-    Row("blocks.{n}.mlp.w12.", "backbone.blocks.{n}.mlp.fc1."),
-    Row("blocks.{n}.mlp.w3.", "backbone.blocks.{n}.mlp.fc2."),
-    *_DINOV2,
+# Beginnings of names, or whole ones where they end in `$`, to ours; the first that fits wins.
+_PARTS = {
+    # What is outside of the blocks in transformers, and in the authors' DINOv3, whose embeddings
+    # are named as there but are where timm has them.
+    r"(?:embeddings|encoder\.backbone\.patch_embed)\.cls_token$": "backbone.cls_token",
+    r"(?:embeddings|encoder\.backbone\.patch_embed)\.register_tokens$": "backbone.reg_token",
+    r"(?:embeddings|encoder\.backbone\.patch_embed)\.patch_embeddings\.(?:projection\.)?": (
+        "backbone.patch_embed.proj."
+    ),
+    r"embeddings\.position_embeddings(?:\.weight)?$": "backbone.pos_embed",
+    r"layernorm\.": "backbone.norm.",
+    r"(?:register|storage)_tokens$": "backbone.reg_token",  # of DINOv2's and DINOv3's authors
+    r"(?:encoder\.backbone|model)\.": "backbone.",
+    r"q\.": "query.",
+    r"class_predictor\.": "class_head.",
+    r"mask_head\.fc1\.": "mask_head.0.",
+    r"mask_head\.fc2\.": "mask_head.2.",
+    r"mask_head\.fc3\.": "mask_head.4.",
+    r"upscale_block\.block\.([0-9]+)\.layernorm2d\.": r"upscale.\1.norm.",
+    r"upscale_block\.block\.([0-9]+)\.": r"upscale.\1.",
+}
+_BLOCK = re.compile(
+    r"(?:encoder\.backbone\.|model\.)?(?:blocks|layers|(?:encoder\.)?layer)\.([0-9]+)\."
 )
-
-_DINOV3 = (
-    Row("storage_tokens", "backbone.reg_token"),
-    Row("blocks.{n}.ls{i}.gamma", "backbone.blocks.{n}.gamma_{i}"),
-    *_TIMM,
-)
-
-_DINOV3_TRANSFORMERS = (
-    Row("embeddings.cls_token", "backbone.cls_token"),
-    Row("embeddings.register_tokens", "backbone.reg_token"),
-    Row("embeddings.patch_embeddings.", "backbone.patch_embed.proj."),
-    *_transformers_blocks("layer.{n}."),
-    *_transformers_blocks("model.layer.{n}.", read_only=True),
-    Row("model.", "backbone.", read_only=True),
-    *_TIMM,
-)
-
-# transformers writes its files with the second spelling of the attention, and names its modules
-# by the first.
-_DINOV2_TRANSFORMERS = (
-    Row("embeddings.cls_token", "backbone.cls_token"),
-    Row("embeddings.register_tokens", "backbone.reg_token"),
-    Row("embeddings.position_embeddings", "backbone.pos_embed"),
-    Row("embeddings.patch_embeddings.projection.", "backbone.patch_embed.proj."),
-    Row("encoder.layer.{n}.attention.q_proj.", "backbone.blocks.{n}.attn.q_proj.", True),
-    Row("encoder.layer.{n}.attention.k_proj.", "backbone.blocks.{n}.attn.k_proj.", True),
-    Row("encoder.layer.{n}.attention.v_proj.", "backbone.blocks.{n}.attn.v_proj.", True),
-    Row("encoder.layer.{n}.attention.o_proj.", "backbone.blocks.{n}.attn.proj.", True),
-    Row("encoder.layer.{n}.attention.attention.query.", "backbone.blocks.{n}.attn.q_proj."),
-    Row("encoder.layer.{n}.attention.attention.key.", "backbone.blocks.{n}.attn.k_proj."),
-    Row("encoder.layer.{n}.attention.attention.value.", "backbone.blocks.{n}.attn.v_proj."),
-    Row("encoder.layer.{n}.attention.output.dense.", "backbone.blocks.{n}.attn.proj."),
-    Row("encoder.layer.{n}.layer_scale{i}.lambda1", "backbone.blocks.{n}.ls{i}.gamma"),
-    Row("encoder.layer.{n}.", "backbone.blocks.{n}."),
-    Row("layernorm.", "backbone.norm."),
-)
-
-_DINOV2_TRANSFORMERS_GATED = (
-    Row("encoder.layer.{n}.mlp.weights_in.", "backbone.blocks.{n}.mlp.fc1.", True),
-    Row("encoder.layer.{n}.mlp.weights_out.", "backbone.blocks.{n}.mlp.fc2.", True),
-    Row("encoder.layer.{n}.mlp.down_proj.", "backbone.blocks.{n}.mlp.fc2."),
-    *_DINOV2_TRANSFORMERS,
-)
-
-_OFFICIAL = (Row("q.", "query."), Row("encoder.backbone.", "backbone."))
-
-# The official code takes its DINOv3 from transformers and moves the embeddings to where timm has
-# them, so its files mix both vocabularies.
-_OFFICIAL_DINOV3 = (
-    Row("encoder.backbone.patch_embed.cls_token", "backbone.cls_token"),
-    Row("encoder.backbone.patch_embed.register_tokens", "backbone.reg_token"),
-    Row("encoder.backbone.patch_embed.patch_embeddings.", "backbone.patch_embed.proj."),
-    *_transformers_blocks("encoder.backbone.blocks.{n}."),
-    *_transformers_blocks("encoder.backbone.layer.{n}.", read_only=True),
-    *_OFFICIAL,
-)
-
-_HUGGINGFACE_HEADS = (
-    Row("class_predictor.", "class_head."),
-    Row("mask_head.fc1.", "mask_head.0."),
-    Row("mask_head.fc2.", "mask_head.2."),
-    Row("mask_head.fc3.", "mask_head.4."),
-    Row("upscale_block.block.{n}.layernorm2d.", "upscale.{n}.norm."),
-    Row("upscale_block.block.{n}.", "upscale.{n}."),
-    Row("embeddings.cls_token", "backbone.cls_token"),
-    Row("embeddings.register_tokens", "backbone.reg_token"),
-    Row("layernorm.", "backbone.norm."),
-)
-
-_HUGGINGFACE = (
-    *_HUGGINGFACE_HEADS,
-    Row("embeddings.patch_embeddings.projection.", "backbone.patch_embed.proj."),
-    Row("embeddings.position_embeddings.weight", "backbone.pos_embed"),
-    Row("layers.{n}.attention.out_proj.", "backbone.blocks.{n}.attn.proj."),
-    Row("layers.{n}.attention.", "backbone.blocks.{n}.attn."),
-    Row("layers.{n}.layer_scale{i}.lambda1", "backbone.blocks.{n}.ls{i}.gamma"),
-    Row("layers.{n}.", "backbone.blocks.{n}."),
-)
-
-_HUGGINGFACE_GATED = (
-    Row("layers.{n}.mlp.down_proj.", "backbone.blocks.{n}.mlp.fc2."),
-    Row("layers.{n}.mlp.weights_in.", "backbone.blocks.{n}.mlp.fc1.", read_only=True),
-    Row("layers.{n}.mlp.weights_out.", "backbone.blocks.{n}.mlp.fc2.", read_only=True),
-    *_HUGGINGFACE,
-)
-
-_HUGGINGFACE_DINOV3 = (
-    *_HUGGINGFACE_HEADS,
-    Row("embeddings.patch_embeddings.", "backbone.patch_embed.proj."),
-    *_transformers_blocks("layers.{n}."),
-)
-
-# (format, variant of the ViT) to its table.
-TABLES: dict[tuple[str, str], tuple[Row, ...]] = {
-    ("anoseg", "dinov2"): (),
-    ("anoseg", "dinov2_gated"): (),
-    ("anoseg", "dinov3"): (),
-    ("timm_vit", "dinov2"): _TIMM,
-    ("timm_vit", "dinov2_gated"): _TIMM,
-    ("timm_vit", "dinov3"): _TIMM,
-    ("dinov2", "dinov2"): _DINOV2,
-    ("dinov2", "dinov2_gated"): _DINOV2_GATED,
-    ("dinov2_transformers", "dinov2"): _DINOV2_TRANSFORMERS,
-    ("dinov2_transformers", "dinov2_gated"): _DINOV2_TRANSFORMERS_GATED,
-    ("dinov3", "dinov3"): _DINOV3,
-    ("dinov3_transformers", "dinov3"): _DINOV3_TRANSFORMERS,
-    ("eomt_official", "dinov2"): _OFFICIAL,
-    ("eomt_official", "dinov2_gated"): _OFFICIAL,
-    ("eomt_official", "dinov3"): _OFFICIAL_DINOV3,
-    ("huggingface", "dinov2"): _HUGGINGFACE,
-    ("huggingface", "dinov2_gated"): _HUGGINGFACE_GATED,
-    ("huggingface", "dinov3"): _HUGGINGFACE_DINOV3,
+# The same for what follows the number of a block, in a DINOv2 and in a DINOv3.
+_IN_DINOV2 = {
+    r"attention\.attention\.query\.": "attn.q_proj.",
+    r"attention\.attention\.key\.": "attn.k_proj.",
+    r"attention\.attention\.value\.": "attn.v_proj.",
+    r"attention\.(?:output\.dense|o_proj|out_proj)\.": "attn.proj.",
+    r"attention\.": "attn.",
+    r"layer_scale([12])\.lambda1$": r"ls\1.gamma",
+    r"mlp\.(?:w12|weights_in)\.": "mlp.fc1.",  # gate and value in one layer
+    r"mlp\.(?:w3|weights_out|down_proj)\.": "mlp.fc2.",
+}
+_IN_DINOV3 = {
+    # The key has no bias, so query and value keep theirs apart from the fused weight.
+    r"attention\.(q|v)_proj\.bias$": r"attn.\1_bias",
+    r"attention\.o_proj\.": "attn.proj.",
+    r"attention\.": "attn.",
+    r"layer_scale([12])\.lambda1$": r"gamma_\1",
+    r"ls([12])\.gamma$": r"gamma_\1",
+    r"mlp\.up_proj\.": "mlp.fc1.",
+    r"mlp\.down_proj\.": "mlp.fc2.",
 }
 
 # Layers that we keep fused, and the parts that transformers stores, in the order of their rows.
@@ -167,40 +65,36 @@ FUSED = {
 }
 
 _DINOV3_MARKS = (".gamma_1", "storage_tokens", ".attention.o_proj.weight", ".attn.o_proj.weight")
-_GATED_MARKS = (".mlp.gate_proj.", ".mlp.weights_in.", ".mlp.w12.")
 
 
-def variant_of(names) -> str:
-    """Tell the kind of ViT by tensor names of any format: `dinov2`, `dinov2_gated` or `dinov3`."""
+def is_dinov3(names: Iterable[str]) -> bool:
+    """Tell a DINOv3 from a DINOv2 by tensor names of any format."""
     names = list(names)
     # DINOv3's positions are computed; both share the names of transformers' attention.
     learned = "embeddings.position_embeddings" in names
-    if not learned and any(name.endswith(_DINOV3_MARKS) for name in names):
-        return "dinov3"
-    gated = any(mark in name for name in names for mark in _GATED_MARKS)
-    return "dinov2_gated" if gated else "dinov2"
+    return not learned and any(name.endswith(_DINOV3_MARKS) for name in names)
 
 
-def to_ours(name: str, table: tuple[Row, ...]) -> str:
-    """Translate a name of a file into ours; a name that no row knows stays."""
-    for row in table:
-        match = _pattern(row.theirs).match(name)
-        if match:
-            return row.ours.format(**match.groupdict()) + name[match.end() :]
+def to_ours(name: str, fmt: str, dinov3: bool) -> str:
+    """Translate a name of a file into ours; a name that no row knows stays.
+
+    Args:
+        name: as `clean_names` leaves it.
+        fmt: one of `formats.FORMATS`.
+        dinov3: see `is_dinov3`.
+    """
+    if fmt == "anoseg":
+        return name
+    if block := _BLOCK.match(name):
+        inner = _translate(name[block.end() :], _IN_DINOV3 if dinov3 else _IN_DINOV2)
+        return f"backbone.blocks.{block[1]}.{inner}"
+    ours = _translate(name, _PARTS)
+    # A bare ViT of timm has our names, without what tells them from those of an EoMT.
+    return f"backbone.{name}" if ours == name and fmt in BARE_VITS else ours
+
+
+def _translate(name: str, table: dict[str, str]) -> str:
+    for theirs, ours in table.items():
+        if match := re.match(theirs, name):
+            return match.expand(ours) + name[match.end() :]
     return name
-
-
-def from_ours(name: str, table: tuple[Row, ...]) -> str:
-    """Translate one of our names into that of a file; a name that no row knows stays."""
-    for row in table:
-        match = None if row.read_only else _pattern(row.ours).match(name)
-        if match:
-            return row.theirs.format(**match.groupdict()) + name[match.end() :]
-    return name
-
-
-@functools.cache
-def _pattern(name: str) -> re.Pattern:
-    expression = re.sub(r"\\{(\w)\\}", r"(?P<\1>[0-9]+)", re.escape(name))
-    is_beginning = not name or name.endswith(".")
-    return re.compile(expression if is_beginning else expression + r"\Z")

@@ -9,12 +9,13 @@ from typing import Any
 
 from torch import Tensor
 
-from anoseg_d2.checkpoint.names import variant_of
+from anoseg_d2.checkpoint.names import is_dinov3
 from anoseg_d2.utils.constants import VIT_SIZES
 from anoseg_d2.utils.ranges import shown
 
 __all__ = [
     "ARCHITECTURE_VERSION",
+    "CONFIG_KEYS",
     "FACTS",
     "FORMAT_NAME",
     "FORMAT_VERSION",
@@ -44,71 +45,90 @@ _DIMENSIONS = {
 _HEADS = {size.width: size.heads for size in VIT_SIZES.values()}
 
 
+def _list(value: Any) -> list:
+    # A text would be taken apart into letters, and "44" into two digits.
+    if isinstance(value, str):
+        raise ValueError("a list is needed")
+    return list(value)
+
+
+def _sizes(value: Any) -> tuple[int, int]:
+    rows, columns = map(int, _list(value))
+    if rows < 1 or columns < 1:
+        raise ValueError("two positive integers are needed")
+    return rows, columns
+
+
+def _numbers(value: Any) -> tuple[float, ...]:
+    return tuple(map(float, _list(value)))
+
+
+def _statistics(value: Any) -> dict[str, tuple[float, float]]:
+    pairs = {str(name): _numbers(pair) for name, pair in value.items()}
+    if any(len(pair) != 2 for pair in pairs.values()):
+        raise ValueError("mean and deviation of each score are needed")
+    return pairs
+
+
+def _adapters(value: Any) -> dict[str, dict[str, Any]]:
+    for name, rule in value.items():
+        if not {"rank", "alpha", "enable"} <= set(rule):
+            raise ValueError(f"{name} needs rank, alpha and enable")
+    return dict(value)
+
+
+def _fact(read: Callable[[Any], Any] | None = None, key: str = "", **options: Any) -> Any:
+    """Return a field of `ModelSpec`.
+
+    Args:
+        read: converts what a file states; None if files do not state it. Ranges are not checked
+            here: those of the config keys that the model is built from hold.
+        key: config key that builds it.
+        options: of `dataclasses.field`; None by default.
+    """
+    return field(**(options or {"default": None}), metadata={"read": read, "key": key})
+
+
 @dataclass
 class ModelSpec:
-    """Sizes and settings of a model as its checkpoint states them; None for what is unknown.
+    """Sizes and settings of a model as its checkpoint states them; None for what is unknown."""
 
-    Attributes:
-        architecture: name of the model in detectron2's registry where it is not EoMT.
-        backbone: "dinov2" or "dinov3".
-        swiglu: whether the MLPs are gated, as in DINOv2's giant.
-        width: C, channels of a token.
-        depth: number of ViT blocks.
-        heads: attention heads per block.
-        patch_size: side of a patch in pixels.
-        num_registers: register tokens.
-        norm_eps: epsilon of the ViT's layer norms.
-        image_size: (H, W) in pixels that the model sees.
-        grid: (rows, columns) of the patches.
-        grid_stated: whether the file says so; else the grid is a guess from the number of rows.
-        pos_rows: rows of the position embedding.
-        pos_prefix: rows of the position embedding that come before those of the patches.
-        num_queries: Q.
-        num_blocks: last ViT blocks that see the queries.
-        mask_probs: probability of the attention mask of each query block when the model is used,
-            if a training left masks on.
-        num_rows: R, rows of the class head: known classes, anomaly class if any, no-object.
-        num_known: K, the known classes.
-        has_anomaly: whether row K is the learned anomaly class.
-        has_bias: whether the class head has a bias.
-        head: registered name of the class head.
-        head_options: arguments that the class head was built with.
-        class_names: names of the K known classes.
-        score_statistics: mean and deviation of scores on known pixels, which ensembles need.
-        pixel_mean, pixel_std: input statistics of RGB 0..255.
-        adapters: LoRA modules to `{"rank", "alpha", "enable"}`, as the metadata says.
-        has_adapters: whether LoRA tensors are among the weights.
-    """
-
-    architecture: str | None = None
-    backbone: str | None = None
-    swiglu: bool = False
-    width: int | None = None
-    depth: int | None = None
-    heads: int | None = None
-    patch_size: int | None = None
-    num_registers: int = 0
-    norm_eps: float | None = None
-    image_size: tuple[int, int] | None = None
-    grid: tuple[int, int] | None = None
+    # Its name in detectron2's registry, if it is not EoMT.
+    architecture: str | None = _fact(str, "MODEL.META_ARCHITECTURE")
+    backbone: str | None = _fact(str, "MODEL.EOMT.BACKBONE")  # dinov2 or dinov3
+    swiglu: bool = False  # whether the MLPs are gated, as in DINOv2's giant
+    width: int | None = None  # C, channels of a token
+    depth: int | None = None  # ViT blocks
+    heads: int | None = _fact(int)  # attention heads per block
+    patch_size: int | None = _fact(key="MODEL.EOMT.PATCH_SIZE")  # side in pixels
+    num_registers: int = _fact(key="MODEL.EOMT.NUM_REGISTERS", default=0)
+    norm_eps: float | None = _fact(float, "MODEL.EOMT.NORM_EPS")  # of the ViT's layer norms
+    image_size: tuple[int, int] | None = _fact(_sizes, "INPUT.CROP_SIZE")  # (H, W) of the input
+    grid: tuple[int, int] | None = _fact(_sizes)  # (rows, columns) of the patches
+    # Whether the file says so; else the grid is a guess from the number of rows.
     grid_stated: bool = field(default=False, repr=False)
-    pos_rows: int | None = field(default=None, repr=False)
-    pos_prefix: int | None = None
-    num_queries: int | None = None
-    num_blocks: int | None = None
-    mask_probs: tuple[float, ...] | None = None
-    num_rows: int | None = None
-    num_known: int | None = None
-    has_anomaly: bool | None = None
-    has_bias: bool | None = None
-    head: str | None = None
-    head_options: dict[str, Any] = field(default_factory=dict)
-    class_names: list[str] | None = None
-    score_statistics: dict[str, tuple[float, float]] = field(default_factory=dict, repr=False)
-    pixel_mean: tuple[float, ...] | None = None
-    pixel_std: tuple[float, ...] | None = None
-    adapters: dict[str, dict[str, Any]] = field(default_factory=dict)
-    has_adapters: bool = False
+    pos_rows: int | None = field(default=None, repr=False)  # of the position embedding
+    pos_prefix: int | None = None  # those of them that come before the patches
+    num_queries: int | None = _fact(key="MODEL.EOMT.NUM_QUERIES")  # Q
+    num_blocks: int | None = _fact(int, "MODEL.EOMT.NUM_BLOCKS")  # last ones that see the queries
+    # Probability of each query block's attention mask, if a training left masks on.
+    mask_probs: tuple[float, ...] | None = _fact(_numbers)
+    num_rows: int | None = None  # R, of the class head: K known, the anomaly if any, no-object
+    num_known: int | None = _fact(key="MODEL.EOMT.NUM_CLASSES")  # K
+    has_anomaly: bool | None = _fact(bool, "MODEL.EOMT.ANOMALY_CLASS")  # whether row K is learned
+    has_bias: bool | None = None  # of the class head
+    head: str | None = _fact(str, "MODEL.HEAD.NAME")  # registered name of the class head
+    head_options: dict[str, Any] = _fact(dict, default_factory=dict)
+    class_names: list[str] | None = _fact(_list)  # of the K known classes
+    # Mean and deviation of scores on known pixels, which ensembles need.
+    score_statistics: dict[str, tuple[float, float]] = _fact(
+        _statistics, default_factory=dict, repr=False
+    )
+    pixel_mean: tuple[float, ...] | None = _fact(_numbers, "MODEL.PIXEL_MEAN")  # of RGB 0..255
+    pixel_std: tuple[float, ...] | None = _fact(_numbers, "MODEL.PIXEL_STD")
+    # LoRA modules to {"rank", "alpha", "enable"}, as the metadata says.
+    adapters: dict[str, dict[str, Any]] = _fact(_adapters, default_factory=dict)
+    has_adapters: bool = False  # whether LoRA tensors are among the weights
 
     @classmethod
     def from_state(cls, state: Mapping[str, Tensor], facts: Mapping[str, Any]) -> "ModelSpec":
@@ -140,16 +160,15 @@ class ModelSpec:
         return spec
 
     def _read_sizes(self, state: Mapping[str, Tensor]) -> None:
-        kernel, registers = (
-            state.get(f"backbone.{name}") for name in ("patch_embed.proj.weight", "reg_token")
-        )
+        kernel = state.get("backbone.patch_embed.proj.weight")
+        if kernel is not None:
+            self.backbone = "dinov3" if is_dinov3(state) else "dinov2"
+            self.width, self.patch_size = kernel.shape[0], kernel.shape[-1]
         first, second = (state.get(f"backbone.blocks.0.mlp.fc{i}.weight") for i in (1, 2))
         if first is not None and second is not None and first.dim() == second.dim() == 2:
             self.swiglu = first.shape[0] == 2 * second.shape[1]  # two halves in one layer
-        self.num_registers = 0 if registers is None else registers.shape[1]
-        if kernel is not None:
-            self.backbone = "dinov3" if variant_of(state) == "dinov3" else "dinov2"
-            self.width, self.patch_size = kernel.shape[0], kernel.shape[-1]
+        if "backbone.reg_token" in state:
+            self.num_registers = state["backbone.reg_token"].shape[1]
         found = (re.match(r"backbone\.blocks\.([0-9]+)\.", name) for name in state)
         blocks = {int(match[1]) for match in found if match}
         # Only of a whole ViT: an adapter file may hold just the blocks that it adapts.
@@ -217,12 +236,13 @@ class ModelSpec:
             if value and known and known != value:
                 raise ValueError(f"{name} {value} is given, but the checkpoint says {known}")
             setattr(self, name, known or value)
-        if image_size:
-            if self.patch_size is None or any(side % self.patch_size for side in image_size):
-                raise ValueError(f"image_size {image_size}: patches have {self.patch_size} pixels")
-            self.grid = tuple(side // self.patch_size for side in image_size)
-            self.grid_stated = True
-        if image_size and self.pos_rows:
+        if not image_size:
+            return
+        if self.patch_size is None or any(side % self.patch_size for side in image_size):
+            raise ValueError(f"image_size {image_size}: patches have {self.patch_size} pixels")
+        self.grid = tuple(side // self.patch_size for side in image_size)
+        self.grid_stated = True
+        if self.pos_rows:
             self.pos_prefix = self.pos_rows - math.prod(self.grid)
             if self.pos_prefix not in (0, 1, 1 + self.num_registers):
                 raise ValueError(
@@ -234,6 +254,20 @@ class ModelSpec:
         """Return the sizes and settings that are known, by name, for printing."""
         values = ((entry.name, getattr(self, entry.name)) for entry in fields(self) if entry.repr)
         return {name: value for name, value in values if value not in (None, {})}
+
+
+# What a file may state about its model, and how it is read.
+FACTS = {f.name: f.metadata["read"] for f in fields(ModelSpec) if f.metadata.get("read")}
+# The config keys that build a model of these sizes and settings, by field.
+CONFIG_KEYS = {f.name: f.metadata["key"] for f in fields(ModelSpec) if f.metadata.get("key")}
+
+
+def read_fact(name: str, value: Any) -> Any:
+    """Convert what a file states about its model; raises a ValueError that names it."""
+    try:
+        return FACTS[name](value)
+    except (AttributeError, ValueError, TypeError, OverflowError) as error:
+        raise ValueError(f"its metadata gives {name} as {shown(value)[:80]}: {error}") from error
 
 
 @dataclass
@@ -267,65 +301,3 @@ class Checkpoint:
                 f"{self.source} holds only adapters; join them with their base first: anoseg "
                 f"convert {self.source} --base BASE --to anoseg --output whole.pth"
             )
-
-
-def _list(value: Any) -> list:
-    # A text would be taken apart into letters, and "44" into two digits.
-    if isinstance(value, str):
-        raise ValueError("a list is needed")
-    return list(value)
-
-
-def _sizes(value: Any) -> tuple[int, int]:
-    rows, columns = map(int, _list(value))
-    if rows < 1 or columns < 1:
-        raise ValueError("two positive integers are needed")
-    return rows, columns
-
-
-def _numbers(value: Any) -> tuple[float, ...]:
-    return tuple(map(float, _list(value)))
-
-
-def _statistics(value: Any) -> dict[str, tuple[float, float]]:
-    pairs = {str(name): _numbers(pair) for name, pair in value.items()}
-    if any(len(pair) != 2 for pair in pairs.values()):
-        raise ValueError("mean and deviation of each score are needed")
-    return pairs
-
-
-def _adapters(value: Any) -> dict[str, dict[str, Any]]:
-    for name, rule in value.items():
-        if not {"rank", "alpha", "enable"} <= set(rule):
-            raise ValueError(f"{name} needs rank, alpha and enable")
-    return dict(value)
-
-
-# What a file may state about its model, and how it is read. Ranges are those of the config keys
-# that the model is built from.
-FACTS: dict[str, Callable[[Any], Any]] = {
-    "architecture": str,
-    "heads": int,
-    "num_blocks": int,
-    "has_anomaly": bool,
-    "head": str,
-    "head_options": dict,
-    "class_names": _list,
-    "score_statistics": _statistics,
-    "image_size": _sizes,
-    "grid": _sizes,
-    "backbone": str,
-    "norm_eps": float,
-    "mask_probs": _numbers,
-    "pixel_mean": _numbers,
-    "pixel_std": _numbers,
-    "adapters": _adapters,
-}
-
-
-def read_fact(name: str, value: Any) -> Any:
-    """Convert what a file states about its model; raises a ValueError that names it."""
-    try:
-        return FACTS[name](value)
-    except (AttributeError, ValueError, TypeError, OverflowError) as error:
-        raise ValueError(f"its metadata gives {name} as {shown(value)[:80]}: {error}") from error

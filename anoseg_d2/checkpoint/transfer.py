@@ -19,7 +19,6 @@ from timm.layers import resample_patch_embed
 from torch import Tensor
 
 from anoseg_d2.checkpoint.adapters import lora_module_names, merge_lora_state
-from anoseg_d2.checkpoint.formats import BARE_VITS
 from anoseg_d2.checkpoint.metadata import head_name, model_grid, model_tensors
 from anoseg_d2.checkpoint.rules import (
     fold_position_prefix,
@@ -146,16 +145,7 @@ def load_into(
         )
     warn_of_delta(checkpoint)
     plan = _Plan(model, checkpoint, tuple(allow_unused), seed)
-    plan.check_model()
-    # Each rule takes the tensors that it understands, and `plan_rest` accounts for what is left,
-    # so it comes last. Adapters come first, because the weights that they are merged into may be
-    # changed by a later rule. The class head comes before the rest, which would take the final
-    # norm whose gain an ArcFace conversion reads.
-    plan.plan_adapters()
-    plan.plan_position_embedding()
-    plan.plan_patch_kernel()
-    plan.plan_class_head()
-    plan.plan_rest()
+    plan.make()
     report = plan.commit(allow_untrained)
     counts = ", ".join(f"{count} {action}" for action, count in report.counts().items())
     # Tensors loaded unchanged would fill a page and need no attention.
@@ -174,15 +164,13 @@ def load_same(model: EoMT, checkpoint: Checkpoint) -> None:
     if checkpoint.format != "anoseg" or not checkpoint.meta:
         raise ValueError(f"{checkpoint.source} was not saved by a training run: cannot resume it")
     plan = _Plan(model, checkpoint, (), 0)
-    plan.check_model()
-    meta = {**checkpoint.meta, "grid": tuple(checkpoint.spec.grid or ())}
-    ours = {"head": head_name(model), "has_anomaly": model.has_anomaly, "grid": model_grid(model)}
-    for key, value in ours.items():
-        if value != meta.get(key):
-            plan.problems.append(f"{key}: {meta.get(key)} saved, {value} in the model")
-    plan.problems += [f"{n}: only on one side" for n in sorted(set(plan.target) ^ set(plan.source))]
-    for name in set(plan.target) & set(plan.source):
-        plan.put(name, plan.source[name], "loaded")
+    plan.make()
+    # What any rule had to change means that the optimiser's state belongs to another model.
+    changed = [row for row in plan.rows if row.action != "loaded"]
+    plan.problems += [f"{row.name}: {_join(row.action, row.note)}" for row in changed]
+    grid = checkpoint.spec.grid
+    if grid and grid != model_grid(model):  # computed positions have no tensor that shows it
+        plan.problems.append(f"grid: {grid} saved, {model_grid(model)} in the model")
     plan.commit()
 
 
@@ -227,7 +215,16 @@ class _Plan:
         self.rows: list[LoadRow] = []
         self.problems: list[str] = []
 
-    # What a rule can do with a tensor.
+    def make(self) -> None:
+        """Let each rule take the tensors that it understands."""
+        self.check_model()
+        # The weights that adapters are merged into may be changed by a later rule, and the head
+        # reads the gain of the final norm, which `plan_rest` takes with all that is left.
+        self.plan_adapters()
+        self.plan_position_embedding()
+        self.plan_patch_kernel()
+        self.plan_class_head()
+        self.plan_rest()
 
     def put(self, name: str, value: Tensor, action: str, note: str = "") -> None:
         """Load `value` under `name`; it replaces what the file has there."""
@@ -252,20 +249,16 @@ class _Plan:
             return
         self.problems.append(f"{name}: {problem}")
 
-    def initialise(self, name: str, note: str) -> None:
-        """Leave a tensor of the model as it is."""
-        shape = tuple(self.waiting.pop(name).shape)
-        self.rows.append(LoadRow(name, "initialised", None, shape, note))
-
-    def ignore(self, name: str, note: str) -> None:
-        """Leave a tensor of the file out."""
-        shape = tuple(self.source.pop(name).shape)
-        self.rows.append(LoadRow(name, "ignored", shape, None, note))
+    def leave(self, name: str, note: str) -> None:
+        """Leave a tensor of the model as it is, and one of the file out."""
+        target, stored = self.waiting.pop(name, None), self.source.pop(name, None)
+        if target is not None:
+            self.rows.append(LoadRow(name, "initialised", None, tuple(target.shape), note))
+        if stored is not None:
+            self.rows.append(LoadRow(name, "ignored", tuple(stored.shape), None, note))
 
     def allowed(self, name: str) -> bool:
         return any(name == a or name.startswith(a + ".") or fnmatch(name, a) for a in self.allow)
-
-    # The rules, in the order in which they run.
 
     def check_model(self) -> None:
         """Refuse differences that no tensor's shape would reveal."""
@@ -309,10 +302,7 @@ class _Plan:
                 shape = tuple(before[f"{name}.{part}"].shape)
                 note = "merged into its weight: the model has no adapter here"
                 self.rows.append(LoadRow(f"{name}.{part}", "merged", shape, None, note))
-        self._compare_adapter_scales()
-
-    def _compare_adapter_scales(self) -> None:
-        """Refuse adapters that the model would scale differently, which no tensor's shape shows."""
+        # Those that stay may be scaled differently, which no tensor's shape shows.
         modules = {n.replace("_orig_mod.", ""): m for n, m in self.model.named_modules()}
         for name in lora_module_names(self.source):
             stored, module = self.spec.adapters.get(name), modules.get(name)
@@ -348,21 +338,20 @@ class _Plan:
             return
         if not known:  # no square, but as many rows as the model has
             grid, prefix = new_grid, new_prefix
-        notes = []
-        head = stored[:, :prefix].float()
+        action, notes, head = "loaded", [], stored[:, :prefix].float()
         if prefix != new_prefix:
             # The model only ever sees token plus position, so the sum may move into the token.
+            action = "transferred"
             notes.append("positions of the prefix folded into its tokens")
             head = torch.zeros(1, new_prefix, stored.shape[-1])
             folded = fold_position_prefix(self.source, prefix)
             for name in folded.keys() - {EMBED}:
                 self.put(name, folded[name], "transferred", "its position added to it")
-        patches = resample_position_embedding(stored[:, prefix:], grid, new_grid)
-        resampled = tuple(grid) != new_grid
-        if resampled:
+        if tuple(grid) != new_grid:
+            action = "resampled"
             notes.append(f"grid {grid[0]}x{grid[1]} to {new_grid[0]}x{new_grid[1]}, bicubic")
-        action = "resampled" if resampled else ("transferred" if notes else "loaded")
-        self.put(EMBED, torch.cat([head, patches], dim=1), action, "; ".join(notes))
+        patches = resample_position_embedding(stored[:, prefix:], grid, new_grid)
+        self.put(EMBED, torch.cat([head, patches], dim=1), action, _join(*notes))
 
     def plan_patch_kernel(self) -> None:
         """Resample the patch kernel to the model's patch size."""
@@ -379,47 +368,40 @@ class _Plan:
         """Transfer the class rows between heads and class lists."""
         if ROWS not in self.source or ROWS not in self.waiting:
             return
-        num_rows, had = self.source[ROWS].shape[0], self.spec.has_anomaly
-        known = self.model.num_known
+        had, has, known = self.spec.has_anomaly, self.model.has_anomaly, self.model.num_known
+        num_rows = len(self.source[ROWS])
         if had is None:  # a file without metadata: one row too many is the anomaly's
             had = num_rows - 2 == known
         stored = num_rows - 1 - int(had)
-        if stored == known:
-            self._plan_class_rows(had)
-            self._plan_class_bias(had)
+        if stored != known:
+            if not self.allowed("class_head"):
+                anomaly = " and the anomaly class" if had else ""
+                self.problems.append(
+                    f"class_head: {stored} known classes in the checkpoint{anomaly}, {known} in "
+                    f"the model. Set MODEL.EOMT.NUM_CLASSES {stored} to keep its classes, or "
+                    'start a new head with MODEL.ALLOW_UNUSED_WEIGHTS ["class_head"]'
+                )
+            # Remove them even after a problem, or `plan_rest` would report each tensor again.
+            for name in [*self.source, *self.waiting]:
+                if name.startswith("class_head."):
+                    self.leave(name, "allowed: class lists differ")
             return
-        if not self.allowed("class_head"):
-            anomaly = " and the anomaly class" if had else ""
-            self.problems.append(
-                f"class_head: {stored} known classes in the checkpoint{anomaly}, {known} in the "
-                f"model. Set MODEL.EOMT.NUM_CLASSES {stored} to keep its classes, or start a new "
-                'head with MODEL.ALLOW_UNUSED_WEIGHTS ["class_head"]'
-            )
-        # Remove them even after a problem, or `plan_rest` would report each tensor again.
-        for name in [n for n in self.source if n.startswith("class_head.")]:
-            self.ignore(name, "allowed: class lists differ")
-        for name in [n for n in self.waiting if n.startswith("class_head.")]:
-            self.initialise(name, "allowed: class lists differ")
-
-    def _plan_class_rows(self, had: bool) -> None:
-        rows, note = transfer_class_rows(self.source[ROWS], had, self.model.has_anomaly, self.seed)
-        action = _row_action(had, self.model.has_anomaly)
-        old, new = self.spec.head, head_name(self.model)
+        row = "loaded" if had == has else "inserted" if has else "converted"
+        rows, note = transfer_class_rows(self.source[ROWS], had, has, self.seed)
+        old, new, action = self.spec.head, head_name(self.model), row
         if old and new and old != new:
             note = _join(note, f"{old} to {new}, rows keep their direction")
-            action = "converted" if action == "loaded" else action
+            action = "converted" if row == "loaded" else row
         if note:
             logger.info("class head: %s", note)
-        self.put(ROWS, rows.to(self.waiting[ROWS].dtype), action, note)
+        self.put(ROWS, rows, action, note)
         if old != new and SCALE in self.source:
-            self.ignore(SCALE, "belongs to the arcface head")
-
-    def _plan_class_bias(self, had: bool) -> None:
+            self.leave(SCALE, "belongs to the arcface head")
         if BIAS in self.source and BIAS in self.waiting:
-            bias, note = transfer_class_rows(self.source[BIAS], had, self.model.has_anomaly)
-            self.put(BIAS, bias, _row_action(had, self.model.has_anomaly), note)
+            bias, note = transfer_class_rows(self.source[BIAS], had, has)
+            self.put(BIAS, bias, row, note)
         elif BIAS in self.source:
-            self.ignore(BIAS, f"{head_name(self.model) or 'the head'} has no bias")
+            self.leave(BIAS, f"{new or 'the head'} has no bias")
         elif BIAS in self.waiting:
             zero = torch.zeros(self.waiting[BIAS].shape)
             self.put(BIAS, zero, "converted", "zero: the head of the checkpoint has no bias")
@@ -428,24 +410,22 @@ class _Plan:
         """Load tensors of equal name, and account for the rest of both sides."""
         for name in [name for name in self.source if name in self.waiting]:
             self.put(name, self.source[name], "loaded")
-        # A ViT that an EoMT format holds without any head is as bare as timm's.
-        bare = self.checkpoint.format in BARE_VITS or not any(
-            name.startswith(_NEW_PARTS) for name in self.checkpoint.state_dict
-        )
+        # So that a ViT in an EoMT's format, without any head, is as bare as timm's.
+        bare = not any(name.startswith(_NEW_PARTS) for name in self.checkpoint.state_dict)
         for name in list(self.waiting):
             if bare and name.startswith(_NEW_PARTS):
-                self.initialise(name, "not part of a bare ViT")
+                self.leave(name, "not part of a bare ViT")
             elif bare and name.endswith(_ZERO):
                 self.put(name, torch.zeros(self.waiting[name].shape), "initialised", "zero")
             elif name.endswith(_OPTIONAL) or name.startswith(PATCH_PREFIX):
-                self.initialise(name, "not in the checkpoint")
+                self.leave(name, "not in the checkpoint")
             elif self.allowed(name):
-                self.initialise(name, "not in the checkpoint; allowed by name")
+                self.leave(name, "not in the checkpoint; allowed by name")
             else:
                 self.problems.append(f"{name}: missing in the checkpoint")
         for name in list(self.source):
             if self.allowed(name):
-                self.ignore(name, "allowed by name")
+                self.leave(name, "allowed by name")
             else:
                 self.problems.append(f"{name}: the model has no such tensor")
         for name, reason in self.checkpoint.ignored:
@@ -464,7 +444,8 @@ class _Plan:
                 + "\n".join(shown)
                 + "\nTensors that may be left out are named in MODEL.ALLOW_UNUSED_WEIGHTS"
             )
-        self._check_trained(label, allow_untrained)
+        if not allow_untrained:
+            self.check_trained(label)
         for name, value in self.values.items():
             self.target[name].copy_(value)
         # In the model's order, not in that of the rules; what it does not have comes last.
@@ -472,10 +453,10 @@ class _Plan:
         self.rows.sort(key=lambda row: order.get(row.name, len(order)))
         return LoadReport(label, self.rows, self.checkpoint.file)
 
-    def _check_trained(self, label: str, allow_untrained: bool) -> None:
-        """Warn of untrained tensors, or refuse them."""
+    def check_trained(self, label: str) -> None:
+        """Refuse tensors that nobody trained, and masks that belong to an unfinished training."""
         masks = self.spec.mask_probs
-        if masks and not allow_untrained and not self.allowed("attn_mask_probs"):
+        if masks and not self.allowed("attn_mask_probs"):
             shown = ", ".join(f"{probability:g}" for probability in masks)
             raise ValueError(
                 f"{label} was trained with attention masks that are still on (attn_mask_probs "
@@ -484,22 +465,15 @@ class _Plan:
                 "(MODEL.EOMT.MASKED_ATTENTION), or use it without them anyway: "
                 'MODEL.ALLOW_UNUSED_WEIGHTS ["attn_mask_probs"]'
             )
-        untrained = [row for row in self.rows if row.action in UNTRAINED]
-        if untrained and not allow_untrained:
+        untrained = LoadReport(label, [row for row in self.rows if row.action in UNTRAINED])
+        if untrained.rows:
             raise ValueError(
-                f"{label} leaves {len(untrained)} tensors of the model untrained; nothing was "
-                f"loaded:\n{LoadReport(label, untrained).table()}\n"
+                f"{label} leaves {len(untrained.rows)} tensors of the model untrained; nothing was "
+                f"loaded:\n{untrained.table()}\n"
                 "Evaluate the checkpoint that was trained for this config, change the config to "
                 "the checkpoint's (head, ANOMALY_CLASS, NUM_REGISTERS, LORA, RATIO), or set "
                 "MODEL.ALLOW_UNTRAINED True to use it anyway"
             )
-
-
-def _row_action(had: bool, has: bool) -> str:
-    """Return the action for class rows when the anomaly row is inserted, dropped or neither."""
-    if had == has:
-        return "loaded"
-    return "inserted" if has else "converted"
 
 
 def _join(*notes: str) -> str:

@@ -86,9 +86,9 @@ def test_without_resume_weights_alone_are_loaded(tmp_path):
 def test_resume_refuses_a_model_that_differs(tmp_path):
     saved(tiny(), tmp_path)
     for other, message in (
-        (tiny("logit_norm"), "head: linear saved, logit_norm"),
+        (tiny("logit_norm"), "class_head.weight: converted; linear to logit_norm"),
         (tiny(image_size=(64, 96)), "grid"),
-        (tiny(has_anomaly=True), "has_anomaly"),
+        (tiny(has_anomaly=True), "anomaly row"),
     ):
         with pytest.raises(ValueError, match=message):
             AnosegCheckpointer(other, str(tmp_path)).resume_or_load("", resume=True)

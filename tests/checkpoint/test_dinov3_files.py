@@ -181,20 +181,6 @@ def test_another_norm_eps_is_not_passed_over(tmp_path):
         load_into(model(), read_checkpoint(tmp_path))
 
 
-def test_our_checkpoint_gives_our_logits_in_transformers(tmp_path):
-    source = model(seed=2)
-    AnosegCheckpointer(source, str(tmp_path)).save("model")
-    folder = tmp_path / "exported"
-    assert not convert.main(
-        [str(tmp_path / "model.pth"), "--to", "huggingface", "--output", str(folder)]
-    )
-    theirs, info = transformers.EomtDinov3ForUniversalSegmentation.from_pretrained(
-        folder, output_loading_info=True
-    )
-    assert not any(info[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys"))
-    torch.testing.assert_close(their_logits(theirs.eval()), logits(source), rtol=0, atol=1e-4)
-
-
 def test_a_checkpoint_of_ours_comes_back_with_adapters_and_without(tmp_path):
     source = model(seed=2, lora=True)
     for name, parameter in source.named_parameters():

@@ -8,7 +8,6 @@ from tiny_models import merge_windows, tiny_cfg
 from torch.nn import functional as F
 
 from anoseg_d2.checkpoint import AnosegCheckpointer, read_checkpoint
-from anoseg_d2.checkpoint.formats_out import to_huggingface
 from anoseg_d2.checkpoint.from_config import load_checkpoint, load_weights
 from anoseg_d2.export import ExportSpec
 from anoseg_d2.export.graph import ExportModel
@@ -238,9 +237,3 @@ def test_a_checkpoint_without_one_starts_it_in_training_and_is_refused_in_evalua
     assert started and all(name.startswith("patch_maps.ratio.") for name in started)
     with pytest.raises(ValueError, match=r"untrained(.|\n)*patch_maps.ratio(.|\n)*RATIO"):
         load_checkpoint(cfg, EoMT(cfg), checkpoint)
-
-
-def test_other_formats_leave_it_out_and_say_so(trained, caplog):
-    state, _, _ = to_huggingface(read_checkpoint(trained[1]))
-    assert not any("patch_maps" in name for name in state)
-    assert "patch_maps.ratio.layers.0.weight is left out, only our format holds it" in caplog.text
