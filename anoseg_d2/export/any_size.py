@@ -24,10 +24,6 @@ class _Operations:
     def __init__(self):
         self.tape = Tape()
 
-    @property
-    def nodes(self) -> list[ir.Node]:
-        return list(self.tape.nodes)
-
     def __getattr__(self, kind: str):
         def add(*inputs, **attributes) -> ir.Value:
             return self.tape.op(kind, [self._value(value) for value in inputs], attributes)
@@ -103,7 +99,7 @@ def add_any_size(
     ir.convenience.replace_all_uses_with([crops, maps], [cut, native])
     graph.inputs[:] = [image]
     del graph.outputs[0]
-    graph.extend(ops.nodes)
+    graph.extend(list(ops.tape.nodes))
     graph.sort()
 
 

@@ -101,7 +101,6 @@ def command(
     """Make a function of the parsed arguments a command, `main(argv=None) -> exit status`.
 
     Args:
-        build_parser: makes its parser.
         rules: see `check_options`, which comes before any work.
         stopped: see `run_command`; {NAME} stands for the value of an option.
         mixed: options may stand between positional arguments.
