@@ -1,22 +1,20 @@
 """Compare evaluated runs and other people's methods side by side.
 
     anoseg compare output/eomt output/arcface --output figures/
-    anoseg compare ours=output/seed0 ours=output/seed1 PixOOD=out/pixood --output figures/
-    anoseg compare experiments/camvid/results.json --output figures/ --best
+    anoseg compare ours=output/arcface_lora PixOOD=out/pixood --output figures/
+    anoseg compare experiments/camvid/results.json --output figures/
 
 Each argument is a run's folder, its report folder, or a results.json of `anoseg eval` or
-`anoseg maps`. Put a name and `=` before it to show another name than the folder's. Arguments with
-the same name are runs of one method, such as its seeds: tables show the mean and the sample
-standard deviation. The output is index.html (with the images of the runs that kept them),
-results.md, results.tex (booktabs, for a two-column paper), results.csv and results.json. Runs that
-saw other images or labels under the name of the same dataset are refused. With --best, Markdown
-and LaTeX have one row per method; its best score is chosen on the labels.
+`anoseg maps`. Put a name and `=` before it to show another name than the folder's. The output is
+index.html (with the images of the runs that kept them), results.md, results.tex (booktabs, for a
+two-column paper), results.csv and results.json. Runs that saw other images or labels under the name
+of the same dataset are refused.
 """
 
 import argparse
 from pathlib import Path
 
-from anoseg_d2.report.runs import Run, load_runs, methods
+from anoseg_d2.report.runs import Run, load_runs
 from anoseg_d2.utils import cli
 
 
@@ -27,7 +25,6 @@ def build_parser() -> argparse.ArgumentParser:
     add("runs", nargs="+", metavar="[NAME=]PATH")
     add("--output", required=True, type=Path, help="folder of the page and tables")
     add("--title", default="Comparison", help="title of the page (default: %(default)s)")
-    add("--best", action="store_true", help="tables have one row per method: its best score")
     return parser
 
 
@@ -42,20 +39,19 @@ def read(text: str) -> list[Run]:
 
 
 def check(runs: list[Run], texts: list[str]) -> None:
-    """Refuse to count an evaluation twice or to compare figures on different labels.
+    """Refuse runs of the same name, and figures on different labels.
 
     Raises:
         ValueError: names the arguments, and what differs.
     """
-    seen: dict[tuple, str] = {}
+    seen: dict[str, str] = {}
     for run, text in zip(runs, texts, strict=True):
-        key = (run.name, repr(run.results()))
-        if key in seen:
+        if run.name in seen:
             raise ValueError(
-                f"{text!r} has the same figures as {seen[key]!r} and the same name {run.name!r}: "
-                "one run counted twice would look like a spread of 0; name each run once"
+                f"{text!r} and {seen[run.name]!r} are both named {run.name!r}: put another name "
+                "and = before one of them"
             )
-        seen[key] = text
+        seen[run.name] = text
     if not any(run.of_kind("anomaly") for run in runs):
         raise ValueError(f"none of the runs has figures of an anomaly dataset: {', '.join(texts)}")
     counts = ("images", "pixels", "anomaly_pixels", "known_pixels", "void_pixels")
@@ -81,6 +77,4 @@ def main(args: argparse.Namespace) -> None:
     found = [(run, text) for text in args.runs for run in read(text)]
     runs = [run for run, _ in found]
     check(runs, [text for _, text in found])
-    page = write_files(runs, args.output, args.title, only_best=args.best)
-    cli.say(f"{len(methods(runs))} methods, {len(runs)} runs")
-    cli.say(page)
+    cli.say(write_files(runs, args.output, args.title))

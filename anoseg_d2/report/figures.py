@@ -15,7 +15,7 @@ from matplotlib.patches import Patch
 from anoseg_d2.data.class_colors import class_colors
 from anoseg_d2.evaluation.run_folder import dataset_folder
 from anoseg_d2.evaluation.samples import load_samples
-from anoseg_d2.report.runs import Run, cell, loss_kinds, methods
+from anoseg_d2.report.runs import Run, loss_kinds
 from anoseg_d2.utils.constants import (
     ANOMALY,
     ANOMALY_COLOR,
@@ -56,38 +56,35 @@ def roc_and_pr(runs: list[Run], dataset: str) -> str | None:
     """Draw the precision-recall and ROC curves of an anomaly set.
 
     Args:
-        runs: all overlaid. Of several methods, each is shown by its best score on this set.
+        runs: all overlaid. Of several, each is shown by its best score on this set.
         dataset: its name.
     Returns:
         data URI of an svg; None where no run has a curve.
     """
-    grouped, lines = methods(runs), []
-    for number, (name, repeats) in enumerate(grouped.items()):
-        known = [run.records.get(dataset, {}).get("curves", {}) for run in repeats]
-        scores = [score for score, curve in known[0].items() if curve]
-        means = {score: cell(repeats, [dataset], score, "auprc") for score in scores}
-        if len(grouped) > 1:
-            scores = sorted(scores, key=lambda score: means[score].value or -1.0)[-1:]
-        for place, score in enumerate(scores):
-            color = _COLORS[(number if len(grouped) > 1 else place) % len(_COLORS)]
-            label = f"{name}, {score}" if len(grouped) > 1 else score
-            curves = [curves[score] for curves in known if curves.get(score)]
-            lines.append((f"{label}: {means[score].text()}", color, curves))
+    lines = []
+    for number, run in enumerate(runs):
+        curves = {s: c for s, c in run.curves().get(dataset, {}).items() if c}
+        figures = {score: run.figure(dataset, score, "auprc") for score in curves}
+        if len(runs) > 1:
+            best = sorted(curves, key=lambda score: figures[score].value or -1.0)[-1:]
+            curves = {score: curves[score] for score in best}
+        for place, (score, curve) in enumerate(curves.items()):
+            color = _COLORS[(number if len(runs) > 1 else place) % len(_COLORS)]
+            label = f"{run.name}, {score}" if len(runs) > 1 else score
+            lines.append((f"{label}: {figures[score].text()}", color, curve))
     if not lines:
         return None
     with matplotlib.rc_context(_STYLE):
         figure = Figure(figsize=(9, 4), layout="constrained")
         left, right = figure.subplots(1, 2)
-        for label, color, curves in lines:
-            for number, curve in enumerate(curves):
-                pairs = zip(curve["recall"], curve["precision"], strict=True)
-                recall, precision = zip(*[pair for pair in pairs if pair[0] > 0], strict=True)
-                # The precision at a recall holds back to the recall before it.
-                precision = [precision[0], *precision]
-                left.step([0, *recall], precision, color=color, clip_on=False)
-                fpr = np.maximum([0.0, *curve["fpr"], 1.0], _LOWEST_RATE)
-                named = {"label": _text(label)} if number == 0 else {}
-                right.plot(fpr, [0.0, *curve["recall"], 1.0], color=color, **named)
+        for label, color, curve in lines:
+            pairs = zip(curve["recall"], curve["precision"], strict=True)
+            recall, precision = zip(*[pair for pair in pairs if pair[0] > 0], strict=True)
+            # The precision at a recall holds back to the recall before it.
+            precision = [precision[0], *precision]
+            left.step([0, *recall], precision, color=color, clip_on=False)
+            fpr = np.maximum([0.0, *curve["fpr"], 1.0], _LOWEST_RATE)
+            right.plot(fpr, [0.0, *curve["recall"], 1.0], color=color, label=_text(label))
         left.set(xlim=(0, 1), ylim=(0, 1), xlabel="recall", ylabel="precision")
         right.set(xscale="log", xlim=(_LOWEST_RATE, 1), ylim=(0, 1))
         right.set(xlabel="false positive rate", ylabel="true positive rate")

@@ -5,7 +5,7 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from anoseg_d2.report import figures, tables
-from anoseg_d2.report.runs import Run, leading_scores, methods, unique_names
+from anoseg_d2.report.runs import Run
 
 __all__ = ["build_page"]
 
@@ -14,14 +14,12 @@ def build_page(runs: list[Run], title: str) -> str:
     """Build the page.
 
     Args:
-        runs: evaluated models, in the order of the tables; those that share a name are
-            repetitions of one method.
+        runs: evaluated models, each with a name of its own, in the order of the tables.
         title: of the page.
     Returns:
         html text without any reference outside of itself but the tables next to it.
     """
-    # Pictures of one run stand for all repetitions of a method.
-    shown = {name: repeats[0] for name, repeats in methods(runs).items()}
+    shown = {run.name: run for run in runs}
     anomaly, closed = (_sets(runs, kind) for kind in ("anomaly", "closed_set"))
     pairs = [(dataset, name) for dataset in (*anomaly, *closed) for name in shown]
     sheets = [(*pair, figures.image_sheet(shown[pair[1]], pair[0])) for pair in pairs]
@@ -38,9 +36,9 @@ def build_page(runs: list[Run], title: str) -> str:
     )
     return environment.get_template("template.html").render(
         title=title,
-        models=dict(zip(unique_names(runs), [run.model for run in runs], strict=True)),
+        models={run.name: run.model for run in runs},
         main=tables.main_table(runs),
-        leading=leading_scores(runs),
+        leading={run.name: run.best_score() for run in runs},
         warnings=_warnings(runs),
         curves={dataset: figures.roc_and_pr(runs, dataset) for dataset in anomaly},
         closed_sets=[
@@ -67,8 +65,8 @@ def _sets(runs: list[Run], kind: str) -> dict[str, dict]:
 def _warnings(runs: list[Run]) -> dict[tuple[str, str], list[str]]:
     """Return the warnings about figures, {(dataset, warning): names of the runs}."""
     entries: dict[tuple[str, str], list[str]] = {}
-    for name, run in zip(unique_names(runs), runs, strict=True):
+    for run in runs:
         for dataset, record in run.of_kind("anomaly").items():
             for text in record["result"].get("warnings") or ():
-                entries.setdefault((dataset, text), []).append(name)
+                entries.setdefault((dataset, text), []).append(run.name)
     return entries

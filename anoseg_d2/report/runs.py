@@ -1,8 +1,4 @@
-"""Read evaluated runs from disk, and average their figures for tables.
-
-Runs that share a name are repetitions of one method, such as its seeds: tables show their mean
-and spread.
-"""
+"""Read evaluated runs from disk, with their figures as cells of tables."""
 
 import statistics
 from collections.abc import Mapping
@@ -25,14 +21,9 @@ __all__ = [
     "LOWER_IS_BETTER",
     "Cell",
     "Run",
-    "cell",
-    "leading_scores",
     "load_run",
     "load_runs",
     "loss_kinds",
-    "methods",
-    "union",
-    "unique_names",
 ]
 
 FIGURE_NAMES = {
@@ -62,13 +53,11 @@ class Cell:
     """One figure of a table, in percent.
 
     Args:
-        value: the mean over a method's runs; None if one of them has no figure.
-        spread: sample standard deviation over the runs, None for a single run.
+        value: None if there is no figure.
         bounds: certified bounds of the value, None if it is exact.
     """
 
     value: float | None = None
-    spread: float | None = None
     bounds: tuple[float, float] | None = None
 
     @property
@@ -77,16 +66,12 @@ class Cell:
         wide = self.bounds is not None and self.bounds[1] - self.bounds[0] > _TIGHT
         return self.bounds if wide else None
 
-    def text(self, plus_minus: str = "±") -> str:
-        """Format the figure with two digits, its spread and its bounds; empty without a figure."""
+    def text(self) -> str:
+        """Format the figure with two digits, and its bounds; empty without a figure."""
         if self.value is None:
             return ""
-        parts = [f"{self.value:.2f}"]
-        if self.spread is not None:
-            parts.append(f"{plus_minus} {self.spread:.2f}")
-        if self.wide_bounds:
-            parts.append("[{:.2f}, {:.2f}]".format(*self.wide_bounds))
-        return " ".join(parts)
+        bounds = " [{:.2f}, {:.2f}]".format(*self.wide_bounds) if self.wide_bounds else ""
+        return f"{self.value:.2f}{bounds}"
 
 
 @dataclass
@@ -141,9 +126,20 @@ class Run:
             stated = (found.get("components_at") or {}).get(figure.removeprefix("F1_"), {})
             return Cell(stated.get("F1"))  # component figures have no bounds
         bounds = found.get(f"{figure}_bounds")
-        return Cell(
-            found.get(figure), None, tuple(bounds) if bounds and None not in bounds else None
-        )
+        return Cell(found.get(figure), tuple(bounds) if bounds and None not in bounds else None)
+
+    def mean(self, datasets: list[str], score: str | None, figure: str) -> Cell:
+        """Return the mean of a figure over datasets; without one of them, there is none.
+
+        A mean over fewer datasets would not compare with the other rows of a table.
+        """
+        found = [self.figure(dataset, score, figure) for dataset in datasets]
+        if not found or any(cell.value is None for cell in found):
+            return Cell()
+        # The mean of lower bounds bounds the mean, and an exact figure is its own bound.
+        ends = [cell.bounds or (cell.value,) * 2 for cell in found]
+        bounds = tuple(statistics.fmean(end[side] for end in ends) for side in (0, 1))
+        return Cell(statistics.fmean(cell.value for cell in found), bounds)
 
 
 def loss_kinds(values: Mapping[str, float]) -> dict[str, float]:
@@ -231,60 +227,3 @@ def _from_results(name: str, results: dict, curves: dict) -> Run:
     for dataset, entry in results.get("closed_set", {}).items():
         records[dataset] = {"kind": "closed_set", "result": entry}
     return Run(name, None, records, results.get("model") or {}, results.get("config"))
-
-
-def methods(runs: list[Run]) -> dict[str, list[Run]]:
-    """Group runs by name, in order of appearance."""
-    grouped: dict[str, list[Run]] = {}
-    for run in runs:
-        grouped.setdefault(run.name, []).append(run)
-    return grouped
-
-
-def unique_names(runs: list[Run]) -> list[str]:
-    """Return a name for each run: its own, or `name #2` if several runs share it."""
-    grouped, seen = methods(runs), dict.fromkeys((run.name for run in runs), 0)
-    names = []
-    for run in runs:
-        seen[run.name] += 1
-        several = len(grouped[run.name]) > 1
-        names.append(f"{run.name} #{seen[run.name]}" if several else run.name)
-    return names
-
-
-def union(lists) -> list[str]:
-    """Return the names of all lists, each once, in order of appearance."""
-    return list(dict.fromkeys(name for names in lists for name in names))
-
-
-def cell(repeats: list[Run], datasets: list[str], score: str | None, figure: str) -> Cell:
-    """Return the mean of a figure over the runs of a method and over datasets.
-
-    A mean over fewer runs or datasets than are asked for would not compare with the other rows of
-    a table, so one missing figure makes it None.
-    """
-    grid = [[run.figure(dataset, score, figure) for dataset in datasets] for run in repeats]
-    if not datasets or any(found.value is None for row in grid for found in row):
-        return Cell()
-    values = [statistics.fmean(found.value for found in row) for row in grid]
-    # The mean of lower bounds bounds the mean, and an exact figure is its own bound.
-    ends = [found.bounds or (found.value,) * 2 for row in grid for found in row]
-    bounds = tuple(statistics.fmean(end[side] for end in ends) for side in (0, 1))
-    spread = statistics.stdev(values) if len(values) > 1 else None
-    return Cell(statistics.fmean(values), spread, bounds)
-
-
-def leading_scores(runs: list[Run]) -> dict[str, str | None]:
-    """Each method's best score (see `results.best_score`) by the means over its runs."""
-    best = {}
-    for name, repeats in methods(runs).items():
-        scores = union(run.score_names() for run in repeats)
-        datasets = union(run.of_kind("anomaly") for run in repeats)
-        means = {
-            dataset: {
-                "scores": {s: {"auprc": cell(repeats, [dataset], s, "auprc").value} for s in scores}
-            }
-            for dataset in datasets
-        }
-        best[name] = best_score({"datasets": means})
-    return best

@@ -20,10 +20,6 @@ from anoseg_d2.report.runs import (
     LOWER_IS_BETTER,
     Cell,
     Run,
-    cell,
-    leading_scores,
-    methods,
-    union,
 )
 
 __all__ = [
@@ -51,36 +47,28 @@ _LATEX = {
     "|": r"\textbar{}",
     **{sign: "\\" + sign for sign in "&%$#_{}"},
 }
-_ORACLE = "oracle: the score is chosen on the labels that it is measured on"
 
 
 @dataclass
 class Row:
-    """One method, or one of its scores.
+    """One run, or one of its scores.
 
     Args:
-        model: name of the method.
-        runs: how many it has.
+        model: name of the run.
         score: None on a closed set.
         cells: {column: figure}.
         why: a figure is missing.
     """
 
     model: str
-    runs: int
     score: str | None
     cells: dict[Column, Cell]
     why: str = ""
 
-    @property
-    def label(self) -> str:
-        """The method, with the number of its runs."""
-        return f"{self.model} ({self.runs} runs)" if self.runs > 1 else self.model
-
 
 @dataclass
 class Table:
-    """Figures of methods.
+    """Figures of runs.
 
     Args:
         columns: in order.
@@ -128,49 +116,43 @@ def figure_name(column: Column) -> str:
     return FIGURE_NAMES.get(column[1], column[1])
 
 
-def main_table(runs: list[Run], only_best: bool = False) -> Table:
-    """Lay out the main table: one row per method and score, or per method with its best score."""
-    closed = union(run.of_kind("closed_set") for run in runs)
-    anomaly = union(run.of_kind("anomaly") for run in runs)
+def main_table(runs: list[Run]) -> Table:
+    """Lay out the main table: one row per run and score."""
+    closed, anomaly = (
+        list(dict.fromkeys(name for run in runs for name in run.of_kind(kind)))
+        for kind in ("closed_set", "anomaly")
+    )
     columns = [(name, "mIoU") for name in closed]
     groups = [_MEAN, *anomaly] if len(anomaly) > 1 else anomaly
     columns += [(group, figure) for group in groups for figure in ("auprc", "fpr95")]
-    leading, rows = leading_scores(runs), []
-    for name, repeats in methods(runs).items():
-        for score in union(run.score_names() for run in repeats) or [None]:
-            if only_best and score != leading[name]:
-                continue
-            sets = {column: anomaly if column[0] == _MEAN else [column[0]] for column in columns}
-            cells = {column: cell(repeats, sets[column], score, column[1]) for column in columns}
-            rows.append(Row(name, len(repeats), score, cells))
+    sets = {column: anomaly if column[0] == _MEAN else [column[0]] for column in columns}
+    rows = []
+    for run in runs:
+        for score in run.score_names() or [None]:
+            cells = {column: run.mean(sets[column], score, column[1]) for column in columns}
+            rows.append(Row(run.name, score, cells))
     return Table(columns, rows)
 
 
 def detail_table(runs: list[Run], dataset: str) -> Table:
     """Lay out all figures of one anomaly set; results of older versions may lack some."""
     columns, rows = [("", figure) for figure in DETAIL_FIGURES], []
-    for name, repeats in methods([run for run in runs if dataset in run.records]).items():
-        results = [run.records[dataset]["result"]["scores"] for run in repeats]
-        for score in union(results):
-            cells = {column: cell(repeats, [dataset], score, column[1]) for column in columns}
-            whys = [entries.get(score, {}).get("why") for entries in results]
-            why = "; ".join(dict.fromkeys(filter(None, whys)))
-            rows.append(Row(name, len(repeats), score, cells, why))
+    for run in (run for run in runs if dataset in run.records):
+        for score, entry in run.records[dataset]["result"]["scores"].items():
+            cells = {column: run.figure(dataset, score, column[1]) for column in columns}
+            rows.append(Row(run.name, score, cells, entry.get("why") or ""))
     return Table(columns, rows).without_empty()
 
 
 def closed_set_table(runs: list[Run], dataset: str) -> Table:
     """Lay out the figures of a closed set and the IoU of every class that occurs."""
-    grouped = methods([run for run in runs if dataset in run.records])
-    classes = next(iter(grouped.values()))[0].records[dataset]["result"].get("IoU", {})
+    there = [run for run in runs if dataset in run.records]
+    classes = there[0].records[dataset]["result"].get("IoU", {})
     columns, rows = [("", figure) for figure in CLOSED_FIGURES], []
-    for name, repeats in grouped.items():
-        cells = {column: cell(repeats, [dataset], None, column[1]) for column in columns}
-        for class_name in classes:
-            values = [r.records[dataset]["result"].get("IoU", {}).get(class_name) for r in repeats]
-            mean = None if None in values else sum(values) / len(values)  # as in `cell`
-            cells["class", class_name] = Cell(mean)
-        rows.append(Row(name, len(repeats), None, cells))
+    for run in there:
+        cells = {column: run.figure(dataset, None, column[1]) for column in columns}
+        iou = run.records[dataset]["result"].get("IoU", {})
+        rows.append(Row(run.name, None, cells | {("class", c): Cell(iou.get(c)) for c in classes}))
     occurring = Table([("class", name) for name in classes], rows).without_empty()
     return Table([*columns, *occurring.columns], rows)
 
@@ -190,20 +172,14 @@ def markdown_escaped(text: str) -> str:
     return re.sub(r"([\\|*`<>\[\]])", r"\\\1", one_line(text))
 
 
-def results_markdown(runs: list[Run], only_best: bool = False) -> str:
-    """Return the main table in Markdown, with the best of each column bold.
-
-    Args:
-        runs: in the order of the rows.
-        only_best: one row per method, its best score.
-    """
-    table = main_table(runs, only_best)
-    score = f"best score ({_ORACLE})" if only_best else "score"
-    heads = ["model", score]
+def results_markdown(runs: list[Run]) -> str:
+    """Return the main table in Markdown, with the best of each column bold."""
+    table = main_table(runs)
+    heads = ["model", "score"]
     heads += [markdown_escaped(f"{column[0]} {figure_name(column)}") for column in table.columns]
     lines = []
     for row in table.rows:
-        cells = [markdown_escaped(row.label), markdown_escaped(row.score or "")]
+        cells = [markdown_escaped(row.model), markdown_escaped(row.score or "")]
         for column in table.columns:
             text = row.cells[column].text()
             cells.append(f"**{text}**" if table.is_best(row, column) else text)
@@ -214,23 +190,19 @@ def results_markdown(runs: list[Run], only_best: bool = False) -> str:
     return text + "\n"
 
 
-def results_latex(runs: list[Run], only_best: bool = False) -> str:
+def results_latex(runs: list[Run]) -> str:
     r"""Return the main table for a two-column paper (booktabs, `table*`), best figures in bold.
 
     From a template, since tabulate's `latex_booktabs` knows no groups of columns and escapes
     `\textbf`.
-
-    Args:
-        runs: in the order of the rows.
-        only_best: one row per method, its best score; else one per score.
     """
-    table = main_table(runs, only_best)
+    table = main_table(runs)
 
     def cells(row: Row, again: bool):
         for column in table.columns:
-            text = row.cells[column].text(r"$\pm$") or "--"
+            text = row.cells[column].text() or "--"
             text = rf"\textbf{{{text}}}" if table.is_best(row, column) else text
-            # A closed set has one figure for all scores of a method.
+            # A closed set has one figure for all scores of a run.
             yield "" if again and column[1] in CLOSED_FIGURES else text
 
     # Not html: names pass through `latex`. LaTeX is full of what jinja2 reads by default.
@@ -244,7 +216,6 @@ def results_latex(runs: list[Run], only_best: bool = False) -> str:
         groups=table.groups(first=3),
         several=len(table.rows) > len({row.model for row in table.rows}),
         wide_bounds=any(cell.wide_bounds for row in table.rows for cell in row.cells.values()),
-        only_best=only_best,
         cells=cells,
         latex=latex_escaped,
         name=figure_name,
@@ -255,30 +226,25 @@ def results_latex(runs: list[Run], only_best: bool = False) -> str:
 def results_csv(runs: list[Run]) -> str:
     """Return all figures in long form, one line per run, dataset and score (closed sets: no score).
 
-    `repeat` counts the runs of one name from 1; `*_low` and `*_high` are certified bounds.
+    `*_low` and `*_high` are certified bounds.
     """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")  # the same bytes on every system
     bounds = [f"{figure}_{end}" for figure in _BOUNDED for end in ("low", "high")]
     figures = [*DETAIL_FIGURES, *CLOSED_FIGURES]
-    writer.writerow(["model", "repeat", "dataset", "score", *figures, *bounds])
-    for name, repeats in methods(runs).items():
-        for repeat, run in enumerate(repeats, 1):
-            for dataset, record in run.records.items():
-                closed = record["kind"] == "closed_set"
-                for score in [""] if closed else record["result"]["scores"]:
-                    cells = {f: run.figure(dataset, score, f) for f in figures}
-                    ends = [end for f in _BOUNDED for end in cells[f].bounds or (None, None)]
-                    numbers = [_plain(c.value) for c in cells.values()] + [_plain(e) for e in ends]
-                    first = [_csv_text(t) for t in (name, str(repeat), dataset, score)]
-                    writer.writerow([*first, *numbers])
+    writer.writerow(["model", "dataset", "score", *figures, *bounds])
+    for run in runs:
+        for dataset, record in run.records.items():
+            for score in [""] if record["kind"] == "closed_set" else record["result"]["scores"]:
+                cells = {f: run.figure(dataset, score, f) for f in figures}
+                values = [cell.value for cell in cells.values()]
+                values += [end for f in _BOUNDED for end in cells[f].bounds or (None, None)]
+                # Every digit, to be read back.
+                numbers = ["" if value is None else repr(float(value)) for value in values]
+                writer.writerow([*map(_csv_text, (run.name, dataset, score)), *numbers])
     return text.getvalue()
 
 
 def _csv_text(text: str) -> str:
     """Keep a spreadsheet from reading a name as a formula."""
     return "'" + one_line(text) if text[:1] in ("=", "+", "-", "@", "\t", "\r") else one_line(text)
-
-
-def _plain(value) -> str:
-    return "" if value is None else repr(float(value))  # every digit, to be read back

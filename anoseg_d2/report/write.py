@@ -5,7 +5,7 @@ from pathlib import Path
 
 from anoseg_d2.evaluation.run_folder import report_folder
 from anoseg_d2.report.page import build_page
-from anoseg_d2.report.runs import Run, load_run, load_runs, unique_names
+from anoseg_d2.report.runs import Run, load_run, load_runs
 from anoseg_d2.report.tables import results_csv, results_latex, results_markdown
 from anoseg_d2.utils.files import write_atomic, write_json
 
@@ -58,30 +58,26 @@ def combine_reports(output_dirs, names, report_dir, *, title=None) -> Path:
     return write_files(runs, Path(report_dir), title or ", ".join(names))
 
 
-def write_files(
-    runs: list[Run], folder: Path, title: str, results: dict | None = None, only_best: bool = False
-) -> Path:
+def write_files(runs: list[Run], folder: Path, title: str, results: dict | None = None) -> Path:
     """Write every file of a report; returns the path of its index.html.
 
     Args:
-        runs: evaluated models; those that share a name are repetitions of one method.
+        runs: evaluated models, each with a name of its own.
         folder: where the files go.
         title: of the page.
         results: contents of results.json; None gives the figures of the last run in the usual
             place, and those of every run under `models`.
-        only_best: Markdown and LaTeX show only the best score of each method.
     """
-    named = dict(zip(unique_names(runs), runs, strict=True))
     if results is None:
-        models = {name: run.results() for name, run in named.items()}
+        models = {run.name: run.results() for run in runs}
         results = {**runs[-1].results(), "models": models}  # the last is the final stage
     write_json(folder / "results.json", results)
-    write_json(folder / "curves.json", {name: run.curves() for name, run in named.items()})
+    write_json(folder / "curves.json", {run.name: run.curves() for run in runs})
     page = build_page(runs, title)
     texts = {
         "results.csv": results_csv(runs),
-        "results.md": results_markdown(runs, only_best),
-        "results.tex": results_latex(runs, only_best),
+        "results.md": results_markdown(runs),
+        "results.tex": results_latex(runs),
         "index.html": page,
     }
     for name, text in texts.items():

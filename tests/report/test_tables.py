@@ -40,6 +40,6 @@ def test_a_column_of_equal_figures_has_no_best():
     column = ("set", "mIoU")
 
     def best(*values):
-        return Table([column], [Row("a", 1, None, {column: Cell(v)}) for v in values]).best
+        return Table([column], [Row("a", None, {column: Cell(v)}) for v in values]).best
 
     assert best(66.4, 66.4) == {} and best(66.4, None, 60.0) == {column: 66.4}
