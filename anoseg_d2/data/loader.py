@@ -100,10 +100,12 @@ def training_dicts(cfg) -> list[dict]:
             classes than the model.
     """
     if not cfg.DATASETS.TRAIN:
-        raise ValueError(f"DATASETS.TRAIN is empty; known datasets: {_known_sets()}")
+        raise ValueError(f"DATASETS.TRAIN is empty; known: {', '.join(sorted(builtin.DATASETS))}")
+    # Labels may hold pasted anomalies if these have a class, or if only RATIO trains.
+    learns_anomalies = cfg.MODEL.EOMT.ANOMALY_CLASS or cfg.MODEL.RATIO.ALONE
     for name in cfg.DATASETS.TRAIN:
-        _check_classes(cfg, name)
-    if cfg.INPUT.CUT_PASTE.ENABLED and not _learns_anomalies(cfg):
+        _check_classes(cfg, name, learns_anomalies)
+    if cfg.INPUT.CUT_PASTE.ENABLED and not learns_anomalies:
         raise ValueError(
             "INPUT.CUT_PASTE.ENABLED pastes anomalies, but MODEL.EOMT.ANOMALY_CLASS is False; set "
             "it to True, or disable pasting"
@@ -185,26 +187,17 @@ def _start_worker(worker: int) -> None:
     cv2.setNumThreads(0)  # the workers themselves already use all cores
 
 
-def _known_sets() -> str:
-    return ", ".join(sorted(builtin.DATASETS))
-
-
 def _metadata(name: str):
     if name not in DatasetCatalog:
         raise ValueError(
-            f"unknown dataset {name!r}; known: {_known_sets()}. Register your own with a card in "
-            "DATASETS.CARDS."
+            f"unknown dataset {name!r}; known: {', '.join(sorted(builtin.DATASETS))}. Register "
+            "your own with a card in DATASETS.CARDS."
         )
     builtin.complete_dataset(name)
     return MetadataCatalog.get(name)
 
 
-def _learns_anomalies(cfg) -> bool:
-    """Return whether labels may hold pasted anomalies: they have a class, or only RATIO trains."""
-    return cfg.MODEL.EOMT.ANOMALY_CLASS or cfg.MODEL.RATIO.ALONE
-
-
-def _check_classes(cfg, name: str) -> None:
+def _check_classes(cfg, name: str, learns_anomalies: bool) -> None:
     metadata = _metadata(name)
     builtin.complete_dataset(name, needed=True)
     if metadata.get("evaluator_type") != "closed_set":
@@ -218,7 +211,7 @@ def _check_classes(cfg, name: str) -> None:
             f"MODEL.EOMT.NUM_CLASSES is {cfg.MODEL.EOMT.NUM_CLASSES}, but {name!r} has {classes} "
             "known classes"
         )
-    if metadata.get("anomaly_id") is not None and not _learns_anomalies(cfg):
+    if metadata.get("anomaly_id") is not None and not learns_anomalies:
         raise ValueError(
             f"{name!r} has pasted anomalies, but MODEL.EOMT.ANOMALY_CLASS is False; set it to "
             "True, or train on the plain dataset"

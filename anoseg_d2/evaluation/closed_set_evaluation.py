@@ -60,10 +60,9 @@ class ClosedSetCounts:
         cells = np.bincount(truth * self.num_classes + predicted, minlength=self.confusion.size)
         self.confusion += cells.reshape(self.confusion.shape)
         self.images += 1
-        if confidence is not None:
-            self._calibrate(confidence[known].astype(np.float64), truth == predicted)
-
-    def _calibrate(self, confidence: np.ndarray, correct: np.ndarray) -> None:
+        if confidence is None:
+            return
+        confidence, correct = confidence[known].astype(np.float64), truth == predicted
         if confidence.size and not (confidence.min() >= -1e-5 and confidence.max() <= 1 + 1e-5):
             raise ValueError(f"confidences {confidence.min()}..{confidence.max()} are not in 0..1")
         count = self.bin_pixels.size
@@ -80,14 +79,6 @@ class ClosedSetCounts:
             raise ValueError(f"cannot add {other.num_classes} classes to {self.num_classes}")
         for name in ("confusion", "bin_pixels", "bin_correct", "bin_confidence", "images"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
-
-
-def _calibration_error(counts: ClosedSetCounts) -> float | None:
-    used = counts.bin_pixels > 0
-    if not used.any():
-        return None
-    gap = counts.bin_confidence * _CONFIDENCE_STEP - counts.bin_correct
-    return float(100 * np.abs(gap[used]).sum() / counts.bin_pixels.sum())
 
 
 def closed_set_figures(counts: ClosedSetCounts, class_names, present=None) -> dict:
@@ -110,14 +101,14 @@ def closed_set_figures(counts: ClosedSetCounts, class_names, present=None) -> di
     chosen = [c for c in chosen if seen[c]]  # `present` may name classes that do not occur
     iou = {c: float(100 * hits[c] / union[c]) for c in chosen}
     recall = [100 * hits[c] / truth[c] for c in chosen if truth[c] > 0]
+    used = counts.bin_pixels > 0
+    gap = np.abs(counts.bin_confidence * _CONFIDENCE_STEP - counts.bin_correct)[used].sum()
     figures = {
         "mIoU": float(np.mean(list(iou.values()))) if iou else None,
-        "mIoU_union": float(100 * np.mean(hits[union > 0] / union[union > 0]))
-        if union.any()
-        else None,
+        "mIoU_union": float(100 * np.mean(hits[seen] / union[seen])) if seen.any() else None,
         "pixel_accuracy": float(100 * hits.sum() / truth.sum()) if truth.sum() else None,
         "mean_accuracy": float(np.mean(recall)) if recall else None,
-        "ECE": _calibration_error(counts),
+        "ECE": float(100 * gap / counts.bin_pixels.sum()) if used.any() else None,
         "IoU": {name: iou.get(c) for c, name in enumerate(class_names)},
         "classes": len(iou),
         "images": counts.images,

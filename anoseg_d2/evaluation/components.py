@@ -99,10 +99,13 @@ def component_overlaps(label: np.ndarray, predicted: np.ndarray, limits: Track):
     return found[wanted] / (union - on_others)[wanted], covered[seen] / size[seen]
 
 
-def _f1(tp, fn, fp) -> np.ndarray:
-    """Return F1 per threshold, NaN where there is neither ground truth nor prediction."""
+def _at_overlaps(siou: np.ndarray, ppv: np.ndarray) -> dict[str, np.ndarray]:
+    """Return tp, fn, fp and F1 at `OVERLAPS`, (11,); F1 is NaN where there is nothing to count."""
+    tp = (siou >= OVERLAPS[:, None]).sum(axis=1)
+    fn, fp = siou.size - tp, (ppv < OVERLAPS[:, None]).sum(axis=1)
     total = 2 * tp + fn + fp
-    return np.divide(2 * tp, total, out=np.full(len(tp), np.nan), where=total > 0)
+    f1 = np.divide(2 * tp, total, out=np.full(len(tp), np.nan), where=total > 0)
+    return {"tp": tp, "fn": fn, "fp": fp, "F1": f1}
 
 
 def component_metrics(
@@ -139,18 +142,9 @@ def component_metrics(
     cut = score.dtype.type(threshold)
     cut = cut if cut == threshold else np.float64(threshold)
     siou, ppv = component_overlaps(label, score > cut, limits)
-    tp = (siou >= OVERLAPS[:, None]).sum(axis=1)
-    fp = (ppv < OVERLAPS[:, None]).sum(axis=1)
-    f1 = _f1(tp, siou.size - tp, fp)
-    return {
-        "sIoU": siou,
-        "PPV": ppv,
-        "tp": tp,
-        "fn": siou.size - tp,
-        "fp": fp,
-        "F1": f1,
-        "mean_F1": float(f1.mean()),  # NaN if there is nothing to find and nothing found
-    }
+    found = _at_overlaps(siou, ppv)
+    # NaN if there is nothing to find and nothing found
+    return {"sIoU": siou, "PPV": ppv, **found, "mean_F1": float(found["F1"].mean())}
 
 
 class ComponentMetrics:
@@ -193,26 +187,17 @@ class ComponentMetrics:
             components the figures are None and `why` says so; without predictions PPV is 0.
         """
         siou, ppv = np.array(self._siou), np.array(self._ppv)
-        tp = (siou >= OVERLAPS[:, None]).sum(axis=1)
-        fn, fp = siou.size - tp, (ppv < OVERLAPS[:, None]).sum(axis=1)
-        result = {
-            "tp": tp.tolist(),
-            "fn": fn.tolist(),
-            "fp": fp.tolist(),
-            "truth_components": siou.size,
-            "predicted_components": ppv.size,
-            "images": self.images,
-        }
+        result = {name: counts.tolist() for name, counts in _at_overlaps(siou, ppv).items()}
+        result["truth_components"], result["predicted_components"] = siou.size, ppv.size
+        result["images"] = self.images
         if siou.size == 0:
             least = self.track.min_truth
             why = f"no ground-truth component of {least} pixels in {self.images} images"
-            return {**dict.fromkeys(("sIoU", "PPV", "mean_F1", "F1")), **result, "why": why}
-        f1 = _f1(tp, fn, fp).tolist()
+            return {**result, **dict.fromkeys(("sIoU", "PPV", "mean_F1", "F1")), "why": why}
         # fsum rounds once, so that the order of the images cannot be seen
         return {
             "sIoU": math.fsum(self._siou) / siou.size,
             "PPV": math.fsum(self._ppv) / max(1, ppv.size),  # 0 without predictions
-            "mean_F1": math.fsum(f1) / len(f1),
-            "F1": f1,
+            "mean_F1": math.fsum(result["F1"]) / len(OVERLAPS),
             **result,
         }

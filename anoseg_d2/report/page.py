@@ -19,13 +19,13 @@ def build_page(runs: list[Run], title: str) -> str:
     Returns:
         html text without any reference outside of itself but the tables next to it.
     """
-    shown = {run.name: run for run in runs}
     anomaly, closed = (_sets(runs, kind) for kind in ("anomaly", "closed_set"))
-    pairs = [(dataset, name) for dataset in (*anomaly, *closed) for name in shown]
-    sheets = [(*pair, figures.image_sheet(shown[pair[1]], pair[0])) for pair in pairs]
-    records = {pair: shown[pair[1]].records.get(pair[0], {}) for pair in pairs}
-    matrices = [(*pair, figures.confusion_matrix(record)) for pair, record in records.items()]
-    trainings = [("Training", name, figures.training_curves(run)) for name, run in shown.items()]
+    pairs = [(dataset, run) for dataset in (*anomaly, *closed) for run in runs]
+    sheets = [(name, run.name, figures.image_sheet(run, name)) for name, run in pairs]
+    matrices = [
+        (name, run.name, figures.confusion_matrix(run.records.get(name, {}))) for name, run in pairs
+    ]
+    trainings = [("Training", run.name, figures.training_curves(run)) for run in runs]
     # Names come from strangers: whatever the template shows is escaped.
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
