@@ -8,7 +8,7 @@ label belong together when all captured parts are equal.
 import os
 import re
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -141,9 +141,19 @@ def find_files(name: str, root, layouts: Sequence[Layout]) -> FoundFiles:
         FileNotFoundError: no layout fits; the message says what was sought and what is there.
         ValueError: several layouts fit; the message names them.
     """
-    hits = [hit for layout in layouts for hit in _present(Path(root), layout)]
+    root, hits = Path(root), []
+    for layout in layouts:
+        seen = set()
+        for folder in (folder for place in layout.folders for folder in _places(root, place)):
+            if not folder.is_dir():
+                continue
+            # Where case is ignored, `RoadAnomaly` and `road_anomaly` are the same folder.
+            stat = folder.stat()
+            if (stat.st_dev, stat.st_ino) not in seen:
+                seen.add((stat.st_dev, stat.st_ino))
+                hits += filter(None, [_in_folder(folder, layout)])
     if not hits:
-        raise FileNotFoundError(_nothing_found(name, Path(root), layouts))
+        raise FileNotFoundError(_nothing_found(name, root, layouts))
     if len(hits) > 1:
         places = "; ".join(f"{hit.layout} in {hit.folder}" for hit in hits)
         raise ValueError(
@@ -153,36 +163,19 @@ def find_files(name: str, root, layouts: Sequence[Layout]) -> FoundFiles:
     return hits[0]
 
 
-def _present(root: Path, layout: Layout) -> Iterator[FoundFiles]:
-    """Yield what is found in each folder of a layout, each real folder once."""
-    seen = set()
-    for folder in (folder for place in layout.folders for folder in _places(root, place)):
-        # Where case is ignored, `RoadAnomaly` and `road_anomaly` are the same folder.
-        if not folder.is_dir() or _inode(folder) in seen:
-            continue
-        seen.add(_inode(folder))
-        found = _in_folder(folder, layout)
-        if found is not None:
-            yield found
-
-
 def _places(root: Path, place: str) -> list[Path]:
     if "*" in place:
         return sorted(root.glob(place))
     return [root / form for form in (place, *(unicodedata.normalize(f, place) for f in _FORMS))]
 
 
-def _inode(path: Path) -> tuple[int, int]:
-    """Return a folder's identity, which also works on case-insensitive file systems."""
-    stat = os.stat(path)
-    return stat.st_dev, stat.st_ino
-
-
 def _in_folder(folder: Path, layout: Layout) -> FoundFiles | None:
+    """Pair the files of one folder by the first patterns of a layout that give pairs."""
+    frames = re.compile(layout.frames, re.DOTALL)
     for labels in (match_files(folder, pattern) for pattern in layout.labels):
+        labels = {key: path for key, path in labels.items() if frames.fullmatch(key)}
         for images in (match_files(folder, pattern) for pattern in layout.images):
-            labels, images = _kept(labels, layout), _kept(images, layout)
-            # Patterns are listed in the order of preference.
+            images = {key: path for key, path in images.items() if frames.fullmatch(key)}
             shared = sorted(labels.keys() & images.keys())
             if not shared:
                 continue
@@ -197,10 +190,6 @@ def _in_folder(folder: Path, layout: Layout) -> FoundFiles | None:
     return None
 
 
-def _kept(files: dict[str, Path], layout: Layout) -> dict[str, Path]:
-    return {key: path for key, path in files.items() if re.fullmatch(layout.frames, key, re.DOTALL)}
-
-
 def _nothing_found(name: str, root: Path, layouts: Sequence[Layout]) -> str:
     lines = [f"{name}: no images with labels under {root.absolute()}."]
     if not root.is_dir():
@@ -213,15 +202,11 @@ def _nothing_found(name: str, root: Path, layouts: Sequence[Layout]) -> str:
         )
     there = [root / place for layout in layouts for place in layout.folders if place]
     for folder in dict.fromkeys(folder for folder in there if folder.is_dir()):
-        lines.append(f"  {folder} is there and holds: {_listing(folder)}")
+        names = sorted(map(printable, os.listdir(folder)))
+        listing = ", ".join(names[:8] + ["..."] * (len(names) > 8))
+        lines.append(f"  {folder} is there and holds: {listing or 'nothing'}")
     lines.append(
         "Set DETECTRON2_DATASETS to the folder that holds the datasets; datasets/README.md has "
         "the tree of each and where to get it."
     )
     return "\n".join(lines)
-
-
-def _listing(folder: Path, limit: int = 8) -> str:
-    names = sorted(os.listdir(folder))
-    names = list(map(printable, names))
-    return ", ".join(names[:limit] + (["..."] if len(names) > limit else [])) or "nothing"

@@ -9,7 +9,7 @@ import struct
 from pathlib import Path
 
 import numpy as np
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps
 
 from anoseg_d2.utils.cli import printable
 from anoseg_d2.utils.files import write_atomic
@@ -32,14 +32,8 @@ MAX_PIXELS = 80_000_000
 
 # Exceptions that Pillow raises on files that are not images, are damaged, or are absurdly large.
 _UNREADABLE = (
-    UnidentifiedImageError,
-    Image.DecompressionBombError,
-    OSError,
-    SyntaxError,
-    ValueError,
-    struct.error,
-    KeyError,
-    TypeError,
+    *(OSError, ValueError, KeyError, TypeError, SyntaxError),
+    *(struct.error, Image.DecompressionBombError),
 )
 
 # Decoders that a file may choose by its content, whatever its name is. Pillow has many more, and

@@ -38,9 +38,7 @@ _UNREADABLE = (
 )
 
 
-def read_map(
-    path, key: str | None = None, expected: tuple[int, int] | None = None, negate: bool = False
-) -> np.ndarray:
+def read_map(path, key: str | None = None, negate: bool = False) -> np.ndarray:
     """Read one score map.
 
     Integer images (16-bit png, tiff) keep their values, since metrics depend only on the order. A
@@ -49,36 +47,30 @@ def read_map(
     Args:
         path: npy, npz, png, tiff or hdf5 file.
         key: array inside npz and hdf5 files; None takes the only one.
-        expected: (H, W) that the map must have; None takes any.
         negate: the method's scores are low where the scene is anomalous.
     Returns:
         (H, W) float32, or float64 where float32 does not hold every value, higher = more
         anomalous; a leading or trailing axis of length 1 is dropped.
     Raises:
         FileNotFoundError: `path` is not a regular file.
-        ValueError: unreadable, not a single map of real numbers, another size, or NaN; the message
-            names the file.
+        ValueError: unreadable, not a single map of real numbers, or NaN; the message names the
+            file.
         ImportError: an hdf5 file, and h5py is not installed.
     """
     path = Path(path)
     if not path.is_file():  # a device such as /dev/zero would never end
         raise FileNotFoundError(f"{path}: is not a regular file")
-    form = path.suffix.lower()
-    readers = {".npy": _read_npy, ".npz": _read_npz, **dict.fromkeys(_HDF5, _read_hdf5)}
     try:
-        values = readers.get(form, _read_image)(path, key)
+        values = _stored(path, key)
     except _UNREADABLE as error:
-        message = f"{path}: cannot be read as {form[1:] or 'an image'}: {error}"
-        raise ValueError(message) from error
+        form = path.suffix.lower()[1:] or "an image"
+        raise ValueError(f"{path}: cannot be read as {form}: {error}") from error
     if values.dtype.kind not in "iuf":
         raise ValueError(f"{path}: holds {values.dtype}, not real numbers")
     if values.ndim == 3 and 1 in (values.shape[0], values.shape[-1]):
         values = values[0] if values.shape[0] == 1 else values[..., 0]
     if values.ndim != 2:
         raise ValueError(f"{path}: holds an array of shape {values.shape}, not one map (H, W)")
-    if expected is not None and values.shape != tuple(expected):
-        sizes = "is {}x{} (HxW), expected {}x{}".format(*values.shape, *expected)
-        raise ValueError(f"{path}: {sizes}")
     missing = int(np.isnan(values).sum()) if values.dtype.kind == "f" else 0
     if missing:
         raise ValueError(f"{path}: {missing} of {values.size} scores are NaN")
@@ -86,23 +78,19 @@ def read_map(
     return -score if negate else score
 
 
-def _read_npy(path: Path, key: str | None) -> np.ndarray:
-    return np.load(path, allow_pickle=False)
-
-
-def _read_npz(path: Path, key: str | None) -> np.ndarray:
-    with np.load(path, allow_pickle=False) as archive:
-        return archive[_one_key(archive.files, key)]
-
-
-def _read_hdf5(path: Path, key: str | None) -> np.ndarray:
-    h5py = _import_h5py(path)
-    with h5py.File(path, "r") as stored:
-        names = [name for name in stored if isinstance(stored[name], h5py.Dataset)]
-        return np.asarray(stored[_one_key(names, key)])
-
-
-def _read_image(path: Path, key: str | None) -> np.ndarray:
+def _stored(path: Path, key: str | None) -> np.ndarray:
+    """Return the array in a file, as its ending says."""
+    form = path.suffix.lower()
+    if form == ".npy":
+        return np.load(path, allow_pickle=False)
+    if form == ".npz":
+        with np.load(path, allow_pickle=False) as archive:
+            return archive[_one_key(archive.files, key)]
+    if form in _HDF5:
+        h5py = _import_h5py(path)
+        with h5py.File(path, "r") as stored:
+            names = [name for name in stored if isinstance(stored[name], h5py.Dataset)]
+            return np.asarray(stored[_one_key(names, key)])
     with Image.open(path) as image:
         if len(image.getbands()) > 1 or image.mode == "P":  # palette indices have no order
             raise ValueError(f"a score map has one channel, this is a colour image ({image.mode})")

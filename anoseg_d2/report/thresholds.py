@@ -91,10 +91,8 @@ def holds_for(results, predictor, named: bool) -> bool:
     from anoseg_d2.modeling.inference import differing, score_map_settings
 
     about, then = read_results(results).get("model") or {}, recorded_settings(results)
-    ours, now = (
-        describe_weights(predictor.model, predictor.weights_file),
-        score_map_settings(predictor.cfg),
-    )
+    ours = describe_weights(predictor.model, predictor.weights_file)
+    now = score_map_settings(predictor.cfg)
     # The file of merged adapters has other tensors; the hash of tensors is that of any format.
     stated = [name for name in ("weights_file_sha256", "weights_sha256") if about.get(name)]
     why = differing(then, now)
@@ -134,21 +132,14 @@ def thresholds_of_weights(
     if place is None or not holds_for(place, predictor, bool(results)):
         return {}, None
     found = {}
-    try:
-        dataset = chosen_dataset(place, dataset)
-    except ValueError as error:
-        if results:
-            raise
-        logger.warning("no thresholds are stored (--results, --results-set): %s", error)
-        return {}, None
     for name in names:
         try:
             found[name] = read_threshold(place, name, 95, dataset)
         except ValueError as error:
             if results:
                 raise
-            logger.warning("no threshold of %s is stored: %s", name, error)
-    return found, dataset if found else None
+            logger.warning("no threshold of %s is stored (--results-set): %s", name, error)
+    return found, chosen_dataset(place, dataset) if found else None
 
 
 def list_thresholds(path) -> dict[str, dict[str, float]]:

@@ -76,7 +76,19 @@ class CocoObjects(ObjectSource):
             "keep_cut": keep_cut,
         }
         self.refuse_if_empty(f"{json_file} (min_area {min_area}, keep_cut {keep_cut})")
-        self._list_files(Path(json_file))
+        paths = {Path(json_file).name: Path(json_file)}
+        paths |= {name: self.images / name for name in self.photo_names}
+        self.files = {n: p.stat().st_size if p.is_file() else -1 for n, p in paths.items()}
+        # Some may be missing, as in a part of COCO; none at all is another folder's path.
+        missing = [name for name in self.photo_names if self.files[name] < 0]
+        if len(missing) == len(self.photo_names):
+            there = sorted(path.name for path in self.images.iterdir())[:3]
+            raise FileNotFoundError(
+                f"none of the {len(missing)} photographs of {json_file} is in {self.images}; "
+                f"looked for {missing[0]}; the folder holds: {', '.join(there) or 'nothing'}"
+            )
+        if missing:
+            self.problems["photographs missing"] = missing
 
     def __len__(self) -> int:
         return len(self.annotation_ids)
@@ -112,14 +124,19 @@ class CocoObjects(ObjectSource):
         self.photo_names, self.photo_shapes = [], []
         for annotation in coco.dataset["annotations"]:
             try:
-                rle = self._eligible(annotation, coco)
-                if rle is None:
+                rule, rle = self._left_out_by(annotation, coco)
+                if rule:
+                    self.skipped[rule] += 1
                     continue
                 photo = coco.imgs[annotation["image_id"]]
                 if photo["id"] not in numbers:
-                    numbers[photo["id"]] = len(numbers)
-                    self.photo_names.append(_file_name(photo))
+                    name = photo["file_name"]
+                    # An annotation file may not read from other folders.
+                    if Path(name).is_absolute() or ".." in Path(name).parts:
+                        raise ValueError(f"its photograph {name} is outside of its folder")
+                    self.photo_names.append(name)
                     self.photo_shapes.append((photo["height"], photo["width"]))
+                    numbers[photo["id"]] = len(numbers)
                 number = numbers[photo["id"]]
                 rows.append((int(annotation["id"]), int(annotation["category_id"]), number))
                 counts = rle["counts"]
@@ -132,47 +149,31 @@ class CocoObjects(ObjectSource):
         self._counts = np.frombuffer(b"".join(blobs), np.uint8)
         self._starts = np.cumsum([0, *map(len, blobs)])
 
-    def _eligible(self, annotation: dict, coco: COCO) -> dict | None:
-        """Return the RLE of an annotation to paste; otherwise count why not, and return None."""
+    def _left_out_by(self, annotation: dict, coco: COCO) -> tuple[str, dict | None]:
+        """Return the rule that leaves an annotation out, or "" and its mask as RLE."""
         name = fold_name(self.names[annotation["category_id"]])
         area, small = annotation.get("area"), f"under {self.min_area:g} px"
         # Cheap rules come first: decoding the masks of all small objects would take far longer.
         if name in self._left_out if self.labels is None else name not in self._label_of:
-            return self._skip("of categories left out")
+            return "of categories left out", None
         if annotation.get("iscrowd"):
-            return self._skip("crowds")
+            return "crowds", None
         if area and area < self.min_area:
-            return self._skip(small)
+            return small, None
         rle, photo = coco.annToRLE(annotation), coco.imgs[annotation["image_id"]]
-        if list(rle["size"]) != [photo["height"], photo["width"]]:
+        height, width = photo["height"], photo["width"]
+        if list(rle["size"]) != [height, width]:
             raise ValueError(f"its mask has the size {rle['size']}, unlike its photograph")
         pixels = int(coco_mask.area(rle))
         if pixels == 0:
             raise ValueError("its mask is empty")
         if not area and pixels < self.min_area:
-            return self._skip(small)
-        if not self.keep_cut and _touches_edge(rle):
-            return self._skip("cut off by their photograph's border")
-        return rle
-
-    def _skip(self, rule: str) -> None:
-        self.skipped[rule] += 1
-
-    def _list_files(self, json_file: Path) -> None:
-        self.files[json_file.name] = json_file.stat().st_size
-        for name in self.photo_names:
-            path = self.images / name
-            self.files[name] = path.stat().st_size if path.is_file() else -1
-        # Some may be missing, as in a part of COCO; none at all is another folder's path.
-        missing = [name for name in self.photo_names if self.files[name] < 0]
-        if len(missing) == len(self.photo_names):
-            there = sorted(path.name for path in self.images.iterdir())[:3]
-            raise FileNotFoundError(
-                f"none of the {len(missing)} photographs of {json_file} is in {self.images}; "
-                f"looked for {missing[0]}; the folder holds: {', '.join(there) or 'nothing'}"
-            )
-        if missing:
-            self.problems["photographs missing"] = missing
+            return small, None
+        x, y, w, h = coco_mask.toBbox(rle)
+        touches = min(x, y) < EDGE_MARGIN or x + w > width - EDGE_MARGIN
+        if not self.keep_cut and (touches or y + h > height - EDGE_MARGIN):
+            return "cut off by their photograph's border", None
+        return "", rle
 
 
 def _read_coco(path) -> COCO:
@@ -189,14 +190,6 @@ def _read_coco(path) -> COCO:
     return coco
 
 
-def _file_name(photo: dict) -> str:
-    """Return the name of a photograph; an annotation file may not read from other folders."""
-    name = photo["file_name"]
-    if Path(name).is_absolute() or ".." in Path(name).parts:
-        raise ValueError(f"its photograph {name} is outside the folder of photographs")
-    return name
-
-
 def fold_name(name: str) -> str:
     """Return a category's name as it is compared: `Traffic_Light` is `traffic light`.
 
@@ -205,9 +198,3 @@ def fold_name(name: str) -> str:
     """
     plain = re.sub(r"\(.*?\)", " ", name.casefold())
     return " ".join(re.findall(r"\w+", plain.replace("_", " ")))
-
-
-def _touches_edge(rle: dict) -> bool:
-    height, width = rle["size"]
-    x, y, w, h = coco_mask.toBbox(rle)
-    return min(x, y) < EDGE_MARGIN or x + w > width - EDGE_MARGIN or y + h > height - EDGE_MARGIN
