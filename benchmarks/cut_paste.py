@@ -26,7 +26,7 @@ import numpy as np
 
 from anoseg_d2.data.cut_paste import CutPasteOptions
 from anoseg_d2.data.cut_paste.coco import CocoObjects
-from anoseg_d2.data.cut_paste.frames import SceneLabelReader, frames_of_cityscapes
+from anoseg_d2.data.cut_paste.frames import SceneLabelReader, find_scenes
 from anoseg_d2.data.cut_paste.job import CutPasteJob, run_job
 from anoseg_d2.data.image_io import read_image, read_label, write_image
 from anoseg_d2.data.label_rules import LABEL_RULES
@@ -96,7 +96,7 @@ def _seconds(work, clock=time.perf_counter) -> float:
 def recode(folder: Path) -> None:
     """Read and write every scene and its label."""
     out = folder / "recoded"
-    for frame in frames_of_cityscapes(folder / "scenes", "train"):
+    for frame in find_scenes(folder / "scenes", None, "train")[0]:
         write_image(out / frame.image.name, read_image(frame.image), compress_level=3)
         write_image(out / frame.label.name, read_label(frame.label), compress_level=3)
     shutil.rmtree(out)
@@ -106,7 +106,7 @@ def paste(folder: Path, workers: int, number: int | None = None) -> None:
     """Make a set in which every image has objects."""
     source = CocoObjects(folder / "coco" / "instances.json", folder / "coco")
     job = CutPasteJob(
-        frames=frames_of_cityscapes(folder / "scenes", "train")[:number],
+        frames=find_scenes(folder / "scenes", None, "train")[0][:number],
         reader=SceneLabelReader(LABEL_RULES["cityscapes"]),
         outliers=[source],
         controls=[],

@@ -114,42 +114,36 @@ def _online_cut_paste(cfg) -> OnlineCutPaste | None:
     """Build what INPUT.CUT_PASTE describes; pasted anomalies get train id K."""
     if not cfg.INPUT.CUT_PASTE.ENABLED:
         return None
-    objects = options_of(cfg, "INPUT.CUT_PASTE", ObjectOptions)
-    # Labels are already train ids when this pastes, so ground and anomaly are given as train ids.
-    train_ids = _train_ids_by_name(cfg)
-    options = read_options(
-        cfg,
-        ground_labels=tuple(train_ids[name] for name in ("road", "sidewalk") if name in train_ids),
-        anomaly_value=cfg.MODEL.EOMT.NUM_CLASSES,
-    )
-    sources = object_sources(
-        objects, options, train_ids, lambda: _closed_set(cfg, train_ids), datasets_root()
-    )
-    seed = cfg.SEED if cfg.SEED >= 0 else int(np.random.SeedSequence().generate_state(1)[0])
-    return OnlineCutPaste(sources[0], options, seed, *sources[1:])
-
-
-def _closed_set(cfg, train_ids: dict[str, int]) -> ClosedSetObjects:
-    """Build the source of segments of DATASETS.TRAIN, with the loader's image numbers."""
-    entries = [entry for name in cfg.DATASETS.TRAIN for entry in DatasetCatalog.get(name)]
-    rules = {entry["sem_seg_file_name"]: entry["label_rule"] for entry in entries}
-    return ClosedSetObjects(
-        [(entry["file_name"], entry["sem_seg_file_name"]) for entry in entries],
-        partial(_load_by_file, rules=rules),
-        train_ids,
-        rarest_first=cfg.INPUT.CUT_PASTE.CLOSED_SET_RAREST_FIRST,
-    )
-
-
-def _load_by_file(path, rules) -> np.ndarray:
-    return load_label(path, rules[str(path)])
-
-
-def _train_ids_by_name(cfg) -> dict[str, int]:
     classes = {tuple(MetadataCatalog.get(name).stuff_classes) for name in cfg.DATASETS.TRAIN}
     if len(classes) != 1:
         raise ValueError(
             "INPUT.CUT_PASTE.ENABLED needs training sets with the same classes; DATASETS.TRAIN "
             f"is {cfg.DATASETS.TRAIN}"
         )
-    return {name: train_id for train_id, name in enumerate(classes.pop())}
+    # Labels are already train ids when this pastes, so ground and anomaly are given as train ids.
+    train_ids = {name: train_id for train_id, name in enumerate(classes.pop())}
+    objects = options_of(cfg, "INPUT.CUT_PASTE", ObjectOptions)
+    options = read_options(
+        cfg,
+        ground_labels=tuple(train_ids[name] for name in ("road", "sidewalk") if name in train_ids),
+        anomaly_value=cfg.MODEL.EOMT.NUM_CLASSES,
+    )
+
+    def closed_set() -> ClosedSetObjects:
+        # The images in the order of the loader, whose numbers keep an image from its own segments.
+        entries = [entry for name in cfg.DATASETS.TRAIN for entry in DatasetCatalog.get(name)]
+        rules = {entry["sem_seg_file_name"]: entry["label_rule"] for entry in entries}
+        return ClosedSetObjects(
+            [(entry["file_name"], entry["sem_seg_file_name"]) for entry in entries],
+            partial(_load_by_file, rules=rules),
+            train_ids,
+            rarest_first=objects.rarest_first,
+        )
+
+    sources = object_sources(objects, options, train_ids, closed_set, datasets_root())
+    seed = cfg.SEED if cfg.SEED >= 0 else int(np.random.SeedSequence().generate_state(1)[0])
+    return OnlineCutPaste(sources[0], options, seed, *sources[1:])
+
+
+def _load_by_file(path, rules) -> np.ndarray:
+    return load_label(path, rules[str(path)])

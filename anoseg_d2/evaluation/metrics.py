@@ -150,12 +150,15 @@ class PixelMetrics:
             return {**result, **_undefined_figures(self.tpr), "why": why}, None
         known, anomalous = self.pixels[KNOWN], self.pixels[ANOMALY]
         summary = CurveSummary(anomalous, known, self.tpr)
-        thin = None if max_points is None else _ThinCurve(self.pixels, max_points)
+        if max_points is not None and max_points < 5:
+            raise ValueError(f"a curve needs at least 5 points, got max_points={max_points}")
+        kept, last, seen = [], np.zeros((4, 0)), -1.0
         # One walk down both curves serves the figures and the curve.
-        for segment in self._counts.segments():
+        for segment in (s for s in self._counts.segments() if s.keys.size):
             summary.add(segment)
-            if thin is not None:
-                thin.add(segment)
+            if max_points is not None:
+                points, last, seen = _thin(segment, self.pixels, max_points, seen)
+                kept.append(points)
         for name, pair in summary.bounds().items():
             result.update(_figure(name, pair))
         best = self._score(summary.best_f1_key)
@@ -169,7 +172,11 @@ class PixelMetrics:
         at95 = result["at_tpr"][0.95]
         result.update(fpr95=at95["fpr"], fpr95_bounds=at95["fpr_bounds"])
         result["threshold95"] = at95["threshold"]
-        return result, None if thin is None else thin.points()
+        if max_points is None:
+            return result, None
+        names = ("threshold", "recall", "precision", "false_positive_rate")
+        # The curve must end at recall 1.
+        return result, dict(zip(names, np.concatenate([*kept, last], axis=1), strict=True))
 
     def _undefined(self) -> str | None:
         known, anomaly, void = self.pixels.values()
@@ -191,42 +198,28 @@ class PixelMetrics:
         return narrow if narrow >= score else np.nextafter(narrow, np.float32(np.inf))
 
 
-class _ThinCurve:
-    """Collects points of both curves, thinned to steps of equal size in either rate."""
+def _thin(segment: Segment, pixels: dict[int, int], max_points: int, seen: float):
+    """Choose points of a segment in steps of equal size in either rate.
 
-    def __init__(self, pixels: dict[int, int], max_points: int):
-        if max_points < 5:
-            raise ValueError(f"a curve needs at least 5 points, got max_points={max_points}")
-        self._anomaly, self._known = pixels[ANOMALY], pixels[KNOWN]
-        self._steps = (max_points - 2) // 3  # of each rate; the other two points are the ends
-        self._kept, self._seen, self._last = [], -1, None
-
-    def add(self, segment: Segment) -> None:
-        """Add the next segment."""
-        if segment.keys.size == 0:
-            return
-        tp, fp = segment.tp, segment.fp
-        recall, fpr = tp / self._anomaly, fp / self._known
-        # each of the three only grows, so there are at most 3 * steps changes
-        place = np.floor(recall * self._steps) + np.floor(fpr * self._steps)
-        place += np.floor(self._steps * np.sqrt(fp / (fp + self._anomaly)))
-        change = np.flatnonzero(np.diff(place, prepend=self._seen))
-        self._seen = place[-1]
-        points = np.stack((keys_to_scores(segment.keys), recall, tp / (tp + fp), fpr))
-        self._kept.append(points[:, change])
-        kept_last = change.size and change[-1] == place.size - 1
-        self._last = None if kept_last else points[:, -1:]  # the curve must end at recall 1
-
-    def points(self) -> dict:
-        """Return the curve; see `PixelMetrics.compute_with_curve`."""
-        kept = self._kept if self._last is None else [*self._kept, self._last]
-        threshold, recall, precision, fpr = np.concatenate(kept, axis=1)
-        return {
-            "threshold": threshold,
-            "recall": recall,
-            "precision": precision,
-            "false_positive_rate": fpr,
-        }
+    Args:
+        segment: a stretch of the curves.
+        pixels: {label: number in the dataset}.
+        max_points: of the whole curve.
+        seen: place of the last point of the segment above, -1 at the top.
+    Returns:
+        threshold, recall, precision and false-positive rate of the chosen points, (4, M); those of
+        the last point, (4, 1), or (4, 0) if it was chosen; and its place.
+    """
+    steps = (max_points - 2) // 3  # of each rate; the other two points are the ends
+    tp, fp = segment.tp, segment.fp
+    recall, fpr = tp / pixels[ANOMALY], fp / pixels[KNOWN]
+    # each of the three only grows, so there are at most 3 * steps changes
+    place = np.floor(recall * steps) + np.floor(fpr * steps)
+    place += np.floor(steps * np.sqrt(fp / (fp + pixels[ANOMALY])))
+    change = np.flatnonzero(np.diff(place, prepend=seen))
+    points = np.stack((keys_to_scores(segment.keys), recall, tp / (tp + fp), fpr))
+    chosen = change.size and change[-1] == place.size - 1
+    return points[:, change], points[:, -1:][:, : not chosen], place[-1]
 
 
 def checked_pixels(scores, labels, where: str) -> tuple[np.ndarray, np.ndarray]:

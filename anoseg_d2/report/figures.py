@@ -135,9 +135,7 @@ def run_classes(run: Run) -> tuple[list[str], np.ndarray]:
     A model of another dataset than Cityscapes has classes of its own. Its closed set knows their
     names and colours, if one with as many classes was evaluated.
     """
-    closed = {
-        name: list(r["result"].get("IoU", {})) for name, r in run.of_kind("closed_set").items()
-    }
+    closed = {n: list(r["result"].get("IoU", {})) for n, r in run.of_kind("closed_set").items()}
     count = run.model.get("num_known")
     if not isinstance(count, int) or not 0 < count < VOID:  # older versions did not write it
         count = max([len(CITYSCAPES_CLASSES), *map(len, closed.values())])

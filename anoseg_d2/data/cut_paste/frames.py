@@ -2,12 +2,13 @@
 
 import re
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from anoseg_d2.data.dataset_files import FoundFiles, Layout, find_files
+from anoseg_d2.data.dataset_card import find_card, read_card
+from anoseg_d2.data.dataset_files import FoundFiles
 from anoseg_d2.data.image_io import read_label
 from anoseg_d2.data.label_rules import LABEL_RULES, LabelRule
 from anoseg_d2.utils.constants import ANOMALY, CITYSCAPES_CLASSES, KNOWN, PASTED_ID, VOID
@@ -18,7 +19,6 @@ __all__ = [
     "Frame",
     "SceneLabelReader",
     "find_scenes",
-    "frames_of_cityscapes",
 ]
 
 IMAGE_SUFFIX = "_leftImg8bit"
@@ -114,47 +114,29 @@ def find_scenes(
         FileNotFoundError, ValueError: there is no such dataset, or it has no such split.
     """
     if cityscapes:
-        split = check_name(split or "train", "split")
-        frames = frames_of_cityscapes(cityscapes, split)
-        return frames, SceneLabelReader(LABEL_RULES["cityscapes"]), split
-    # It imports detectron2, which Cityscapes does without.
-    from anoseg_d2.data.builtin import DATASETS, datasets_root, register_cards
+        root, card, name = cityscapes, read_card(find_card("cityscapes")), "--cityscapes"
+        # The folder itself is named, not the one that it is in.
+        known = [replace(d, layouts=(replace(d.layouts[0], folders=("",)),)) for d in card]
+    else:
+        # It imports detectron2, which Cityscapes does without.
+        from anoseg_d2.data.builtin import DATASETS, datasets_root, register_cards
 
-    # A card, shipped or a file, has one or several sets; a registered set is one split already.
-    known = [dataset] if dataset in DATASETS else register_cards(dataset)
-    splits = {DATASETS[name].split or split: name for name in known}
+        root, name = datasets_root(), f"--dataset {dataset}"
+        # A card, shipped or a file, has one or several sets; a registered set is one split already.
+        names = [dataset] if dataset in DATASETS else register_cards(dataset)
+        known = [DATASETS[n] for n in names]
+    splits = {d.split or split: d for d in known}
     wanted = split or ("train" if len(splits) > 1 else next(iter(splits)))
     if wanted not in splits:
-        raise ValueError(f"--dataset {dataset} has {', '.join(splits)}, but no split {wanted}")
-    found = DATASETS[splits[wanted]]
+        raise ValueError(f"{name} has {', '.join(splits)}, but no split {wanted}")
+    found = splits[wanted]
     split = check_name(split or found.split or "train", "split")
     if found.evaluator_type != "closed_set" or found.anomaly_id is not None:
         raise ValueError(
             f"{found.name} already has anomalies; objects can only be pasted into closed sets"
         )
     group = re.sub("(_test)?(_val)?(_train)?$", "", found.name)
-    frames = _frames(found.find(datasets_root()), group)
-    return frames, SceneLabelReader(found.rule, found.classes), split
-
-
-def frames_of_cityscapes(folder, split: str) -> list[Frame]:
-    """List a folder in Cityscapes layout.
-
-    Args:
-        folder: holds leftImg8bit/ and gtFine/.
-        split: such as `train`.
-    Raises:
-        FileNotFoundError: no image with a label was found; the message says what was looked for
-            and what is there.
-    """
-    layout = Layout(
-        "Cityscapes",
-        ("",),
-        (f"leftImg8bit/{split}/*/{{id}}{IMAGE_SUFFIX}.*",),
-        # Both codings hold the same labels; where both exist, the official ids are read.
-        tuple(f"gtFine/{split}/*/{{id}}_gtFine_{c}.png" for c in ("labelIds", "labelTrainIds")),
-    )
-    return _frames(find_files(f"--cityscapes, split {split}", folder, (layout,)), "")
+    return _frames(found.find(root), group), SceneLabelReader(found.rule, found.classes), split
 
 
 def _frames(found: FoundFiles, group: str) -> list[Frame]:

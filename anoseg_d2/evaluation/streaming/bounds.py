@@ -78,9 +78,7 @@ class CurveSummary:
         self.at_rate: dict[float, tuple[float, float, int]] = {}
 
     def add(self, segment: Segment) -> None:
-        """Add the next segment."""
-        if segment.keys.size == 0:
-            return
+        """Add the next segment, of at least one point."""
         self._add_auprc(segment)
         self._add_auroc(segment)
         self._add_f1(segment)
