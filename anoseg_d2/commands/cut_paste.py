@@ -15,12 +15,12 @@ import argparse
 import re
 from pathlib import Path
 
-from anoseg_d2.data.cut_paste.closed_set import ClosedSetObjects
 from anoseg_d2.data.cut_paste.frames import find_scenes
 from anoseg_d2.data.cut_paste.job import CutPasteJob, claim_output, collect_manifest, run_job
 from anoseg_d2.data.cut_paste.options import CutPasteOptions, ObjectOptions
 from anoseg_d2.data.cut_paste.result import how_to_use, summarise, write_summary
 from anoseg_d2.data.cut_paste.sampling import object_sources
+from anoseg_d2.data.cut_paste.sources import ClosedSetObjects
 from anoseg_d2.utils import cli
 from anoseg_d2.utils.options import add_arguments, options_from
 from anoseg_d2.utils.ranges import integer

@@ -5,15 +5,20 @@ from collections.abc import Callable
 from functools import partial
 from multiprocessing.pool import ThreadPool
 
-import cv2
 import numpy as np
 
 from anoseg_d2.data.dataset import Dataset
 from anoseg_d2.data.image_io import read_image, read_label
 from anoseg_d2.data.label_rules import LabelRule, load_label
 from anoseg_d2.utils.cli import printable
-from anoseg_d2.utils.constants import ANOMALY, ANOMALY_COLOR, VOID, VOID_COLOR
-from anoseg_d2.utils.visualization import overlay
+from anoseg_d2.utils.constants import ANOMALY, ANOMALY_COLOR, VOID
+from anoseg_d2.utils.visualization import (
+    anomaly_palette,
+    class_palette,
+    overlay,
+    resize_image,
+    resize_label,
+)
 
 __all__ = ["check_dataset", "draw_preview"]
 
@@ -132,20 +137,16 @@ def draw_preview(dataset: Dataset, root, number: int = 6, width: int = 480) -> n
     Returns:
         (H, number * width, 3) uint8 RGB.
     """
-    palette = np.full((256, 3), 200, np.uint8)  # grey for the known pixels of anomaly sets
-    for train_id, color in enumerate(dataset.colors):
-        palette[train_id] = color
-    palette[ANOMALY if dataset.evaluator_type == "anomaly" else len(dataset.classes)] = (
-        ANOMALY_COLOR
-    )
-    palette[VOID] = VOID_COLOR
+    if dataset.evaluator_type == "anomaly":
+        palette = anomaly_palette()
+    else:
+        palette = class_palette(len(dataset.classes), dataset.colors)
+        palette[len(dataset.classes)] = ANOMALY_COLOR
     pairs, tiles = dataset.find(root).pairs, []
     for index in np.unique(np.linspace(0, len(pairs) - 1, number).astype(int)):
-        _, image, label = pairs[index]
-        image, label = read_image(image), load_label(label, dataset.rule)
-        size = width, max(1, round(image.shape[0] * width / image.shape[1]))
-        image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
-        label = cv2.resize(label, size, interpolation=cv2.INTER_NEAREST_EXACT)
+        image, label = read_image(pairs[index][1]), load_label(pairs[index][2], dataset.rule)
+        size = max(1, round(image.shape[0] * width / image.shape[1])), width
+        image, label = resize_image(image, size), resize_label(label, size)
         tiles.append(np.vstack([image, overlay(image, palette[label], 0.6)]))
     height = max(map(len, tiles))
     return np.hstack([np.pad(t, ((0, height - len(t)), (0, 0), (0, 0))) for t in tiles])

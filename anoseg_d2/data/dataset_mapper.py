@@ -9,9 +9,9 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from anoseg_d2.data.augmentation import Augmentation
 from anoseg_d2.data.builtin import datasets_root
-from anoseg_d2.data.cut_paste.closed_set import ClosedSetObjects
 from anoseg_d2.data.cut_paste.options import ObjectOptions, read_options
 from anoseg_d2.data.cut_paste.sampling import OnlineCutPaste, object_sources
+from anoseg_d2.data.cut_paste.sources import ClosedSetObjects
 from anoseg_d2.data.image_io import read_image
 from anoseg_d2.data.label_rules import load_label
 from anoseg_d2.utils.cli import printable

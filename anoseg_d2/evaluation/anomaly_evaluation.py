@@ -122,9 +122,8 @@ class AnomalyEvaluator(DatasetEvaluator):
             scores = self._chosen_scores(output["scores"], label, where)
             self._count(scores, label, where)
             if where in self._samples:
-                image_id = str(input_.get("image_id", Path(where).stem))  # a set may lack ids
                 sem_seg = output.get("sem_seg")
-                save_sample(self.folder / "images", image_id, input_, label, sem_seg, scores)
+                save_sample(self.folder / "images", input_, label, sem_seg, scores)
 
     def _chosen_scores(self, scores: dict, label, where: str) -> dict:
         names = self.score_names or list(scores)

@@ -7,7 +7,6 @@ such a class has an IoU of 0 and is part of the mean. Void and pasted-anomaly pi
 """
 
 from collections import OrderedDict
-from pathlib import Path
 
 import numpy as np
 from detectron2.data import MetadataCatalog
@@ -162,8 +161,7 @@ class ClosedSetEvaluator(DatasetEvaluator):
             confidence = None if confidence is None else to_numpy(confidence)
             self.counts.update(sem_seg, label, confidence)
             if input_["file_name"] in self._samples:
-                image_id = str(input_.get("image_id", Path(input_["file_name"]).stem))
-                save_sample(self.folder / "images", image_id, input_, label, sem_seg, {})
+                save_sample(self.folder / "images", input_, label, sem_seg, {})
 
     def evaluate(self):
         """Add the counts of all ranks.

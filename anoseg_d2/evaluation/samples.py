@@ -31,14 +31,14 @@ def sampled_files(dataset_name: str) -> set[str]:
 
 
 def save_sample(
-    folder: Path, image_id: str, input_: dict, label, sem_seg, scores: dict, long_side: int = 480
+    folder: Path, input_: dict, label, sem_seg, scores: dict, long_side: int = 480
 ) -> None:
     """Write what the report shows of one image to a file of its own.
 
     Args:
         folder: of the dataset's samples.
-        image_id: its name in the report.
-        input_: dataset dict, with or without its `image`.
+        input_: dataset dict, with or without its `image`; its `image_id`, or the photograph's name
+            where a set has no ids, is its name in the report.
         label: (H, W) uint8; 1 never vanishes, since a small anomaly must be seen.
         sem_seg: (H, W) integers of train ids, array or tensor, or None.
         scores: {name: (H, W) float32}.
@@ -58,6 +58,7 @@ def save_sample(
         arrays[f"score:{name}"] = small.astype(np.float16)
     buffer = io.BytesIO()
     np.savez(buffer, **arrays)  # in memory first: a file must not be half written
+    image_id = str(input_.get("image_id", Path(input_["file_name"]).stem))
     name = urllib.parse.quote(image_id, safe="")  # ids may hold slashes
     write_atomic(folder / f"{name}.npz", buffer.getvalue())
 

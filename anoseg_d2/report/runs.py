@@ -206,11 +206,9 @@ def load_runs(path, name: str | None = None) -> list[Run]:
     whole = found == report_folder(folder) / "results.json"  # of a run's folder, not a copy
     name = name or (folder.resolve().name if whole else found.resolve().stem)
     run = _from_results(name, results, next(iter(curves.values()), {}))  # of its only run
-    if whole and all(  # records may have been deleted since
-        (dataset_folder(folder, dataset) / "result.json").is_file() for dataset in run.records
-    ):
-        facts = {key: results.get(key) for key in ("model", "config")}
-        run = load_run(folder, list(run.records), name=name, **facts)
+    places = [dataset_folder(folder, dataset) / "result.json" for dataset in run.records]
+    if whole and all(place.is_file() for place in places):  # they may have been deleted since
+        return [load_run(folder, list(run.records), name=name, model=run.model, config=run.config)]
     return [run]
 
 

@@ -19,9 +19,10 @@ def test_a_sample_comes_back_small_with_its_anomaly(tmp_path):
     label = np.zeros((60, 80), np.uint8)
     label[40, 61] = 1
     score = np.linspace(0, 1e6, label.size, dtype=np.float32).reshape(label.shape)
-    input_ = {"image": np.zeros((3, 60, 80), np.uint8)}
+    input_ = {"image": np.zeros((3, 60, 80), np.uint8), "file_name": "1.png"}
+    input_["image_id"] = "city/frame 1"
     scores = {"s": score, "rba_sum": -score}
-    save_sample(tmp_path, "city/frame 1", input_, label, None, scores, long_side=40)
+    save_sample(tmp_path, input_, label, None, scores, long_side=40)
     assert [path.name for path in tmp_path.iterdir()] == ["city%2Fframe%201.npz"]
     ((name, stored),) = load_samples(tmp_path).items()
     assert name == "city/frame 1"

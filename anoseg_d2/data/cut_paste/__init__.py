@@ -11,11 +11,10 @@
 `frames` finds the scenes, `job` writes whole datasets. Nothing here needs detectron2.
 """
 
-from anoseg_d2.data.cut_paste.closed_set import ClosedSetObjects
 from anoseg_d2.data.cut_paste.options import CutPasteOptions
 from anoseg_d2.data.cut_paste.paste import PasteObject, paste_objects
 from anoseg_d2.data.cut_paste.sampling import OnlineCutPaste, sample_and_paste
-from anoseg_d2.data.cut_paste.sources import OBJECT_SOURCES, ObjectSource
+from anoseg_d2.data.cut_paste.sources import OBJECT_SOURCES, ClosedSetObjects, ObjectSource
 
 __all__ = [
     "OBJECT_SOURCES",

@@ -124,6 +124,7 @@ class Counts:
     def merge(self, other: "Counts") -> None:
         """Add another object's pixels; it stays as it is."""
         if other.cells is None:
+            # Copies of the lists, because `other` may be this object.
             known, anomaly = (list(parts) for parts in other.parts)
             for part in known:
                 self._add(part, part[:0])

@@ -97,18 +97,7 @@ def wide_keys(keys: np.ndarray) -> np.ndarray:
     return scores_to_keys(keys_to_scores(keys).astype(np.float64))
 
 
-def sorted_runs(keys: np.ndarray, *counts: np.ndarray):
-    """Add up counts of equal neighbours in an ascending array.
-
-    Args:
-        keys: (N,) ascending.
-        counts: arrays (N,) of integers to add up over each run; none: the length of the run.
-    Returns:
-        `(distinct, total, ...)`: the M distinct keys and one (M,) int64 array per given count.
-    """
-    if keys.size == 0:
-        return (keys, *(np.zeros(0, np.int64) for _ in counts or (0,)))
-    starts = np.flatnonzero(np.concatenate(([True], keys[1:] != keys[:-1])))
-    if not counts:
-        return keys[starts], np.diff(starts, append=keys.size)
-    return (keys[starts], *(np.add.reduceat(c, starts, dtype=np.int64) for c in counts))
+def sorted_runs(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the M distinct keys of an ascending array (N,), and how often each occurs, (M,)."""
+    starts = np.flatnonzero(np.concatenate(([True], keys[1:] != keys[:-1]))[: keys.size])
+    return keys[starts], np.diff(starts, append=keys.size)

@@ -10,8 +10,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from anoseg_d2.data.cut_paste import CutPasteOptions, PasteObject, sample_and_paste
-from anoseg_d2.data.cut_paste.closed_set import ClosedSetObjects
-from anoseg_d2.data.cut_paste.sources import ObjectSource
+from anoseg_d2.data.cut_paste.sources import ClosedSetObjects, ObjectSource
 from anoseg_d2.data.image_io import read_label
 
 KNOWN = {"road": 7, "car": 26, "person": 24, "pole": 17}
