@@ -13,7 +13,6 @@ from anoseg_d2.data.label_rules import LabelRule, load_label
 from anoseg_d2.utils.cli import printable
 from anoseg_d2.utils.constants import ANOMALY, ANOMALY_COLOR, VOID
 from anoseg_d2.utils.visualization import (
-    anomaly_palette,
     class_palette,
     overlay,
     resize_image,
@@ -137,11 +136,9 @@ def draw_preview(dataset: Dataset, root, number: int = 6, width: int = 480) -> n
     Returns:
         (H, number * width, 3) uint8 RGB.
     """
-    if dataset.evaluator_type == "anomaly":
-        palette = anomaly_palette()
-    else:
-        palette = class_palette(len(dataset.classes), dataset.colors)
-        palette[len(dataset.classes)] = ANOMALY_COLOR
+    # Anomaly sets have no classes: their known pixels are grey.
+    palette = class_palette(len(dataset.classes) or 1, dataset.colors or [(200, 200, 200)])
+    palette[len(dataset.classes) or ANOMALY] = ANOMALY_COLOR
     pairs, tiles = dataset.find(root).pairs, []
     for index in np.unique(np.linspace(0, len(pairs) - 1, number).astype(int)):
         image, label = read_image(pairs[index][1]), load_label(pairs[index][2], dataset.rule)
