@@ -85,8 +85,7 @@ def register_dataset(dataset: Dataset, root=None) -> None:
     if (known is None and name in DatasetCatalog) or (known and known.origin != dataset.origin):
         owner = known.origin if known else "another project"
         raise ValueError(
-            f"dataset name {name!r} ({dataset.origin}) is already taken by {owner}; "
-            "choose another `name` in the card"
+            f"dataset name {name!r} ({dataset.origin}) is already taken by {owner}: choose another"
         )
     if known is not None:
         unregister_dataset(name)

@@ -76,8 +76,7 @@ def find_splits(folder, images: str | None = None, masks: str | None = None) -> 
         names = [set(placeholders(pattern or "")) for pattern in (images, masks)]
         if not names[0] or names[0] != names[1]:
             raise ValueError(
-                f"--images {images!r} and --masks {masks!r} need the same placeholders in braces, "
-                f"as in {_EXAMPLE}"
+                f"--images and --masks need the same placeholders in braces, as in {_EXAMPLE}"
             )
         tried = [(images, masks)]
     else:
@@ -88,9 +87,8 @@ def find_splits(folder, images: str | None = None, masks: str | None = None) -> 
         if found:
             return found
     raise ValueError(
-        f"{folder}: no photograph has a mask of the same name. A mask is a png with one value per "
-        "pixel, in a folder of its own: photos/street_01.jpg and masks/street_01.png. For other "
-        f"names give patterns: anoseg card {_EXAMPLE}"
+        f"{folder}: no photograph has a mask of the same name, as photos/street_01.jpg and "
+        f"masks/street_01.png have. For other names give patterns: anoseg card {_EXAMPLE}"
     )
 
 
@@ -123,8 +121,7 @@ def count_values(splits: Sequence[FoundSplit]) -> dict[int, float]:
         for path in masks:
             if path.suffix.lower() in (".jpg", ".jpeg"):
                 raise ValueError(
-                    f"{path} is a JPEG, whose compression changes values. A mask has one number "
-                    "per pixel: save it as png"
+                    f"{path} is a JPEG, whose compression changes values: save masks as png"
                 )
             values, counts = np.unique(read_label(path), return_counts=True)
             pixels.update(dict(zip(values.tolist(), counts.tolist(), strict=True)))
@@ -175,8 +172,7 @@ def card_text(
     meaningful = [value for value in values if value != VOID or len(values) <= 2]
     if len(meaningful) < 2:
         raise ValueError(
-            f"the masks hold only the value {', '.join(map(str, values))}: nothing can be learned "
-            "or evaluated with them"
+            f"nothing can be learned from masks with only {', '.join(map(str, values))} in them"
         )
     kind = kind or KINDS[len(meaningful) == 2]
     card = {"name": name, "kind": kind, "root": root}
@@ -201,8 +197,7 @@ def card_text(
         if len(classes) > MAX_CLASSES:
             raise ValueError(
                 f"the masks hold {len(classes)} different values, and a card at most {MAX_CLASSES} "
-                "classes: are these numbers of instances? A mask holds the number of a class in "
-                "every pixel"
+                "classes: are these numbers of instances?"
             )
         card |= {"classes": list(classes.values()), "label_values": classes}
         card |= {"anomaly": PASTED_ID} if PASTED_ID in values else {}

@@ -75,8 +75,7 @@ def find_card(card) -> Path:
         if path.is_file():
             return path
     raise FileNotFoundError(
-        f"DATASETS.CARDS: no dataset card {str(card)!r}. Give the path of a yaml file, or one of "
-        f"the shipped cards: {', '.join(shipped_cards())}."
+        f"no dataset card {str(card)!r}: give a yaml file or one of {', '.join(shipped_cards())}"
     )
 
 

@@ -121,8 +121,7 @@ def match_files(folder, pattern: str) -> dict[str, Path]:
         key = "__".join(text for _, text in sorted(match.groupdict().items()))
         if key in found:
             raise ValueError(
-                f"two files for {key!r}: {printable(found[key])} and {printable(path)}; keep one "
-                f"(pattern {pattern!r})"
+                f"two files for {key!r}: {printable(found[key])} and {printable(path)}; keep one"
             )
         found[key] = path
     return found
@@ -157,8 +156,7 @@ def find_files(name: str, root, layouts: Sequence[Layout]) -> FoundFiles:
     if len(hits) > 1:
         places = "; ".join(f"{hit.layout} in {hit.folder}" for hit in hits)
         raise ValueError(
-            f"{name}: {len(hits)} copies or layouts were found, but only one can be used: "
-            f"{places}. Move all but one out of {root}."
+            f"{name}: {len(hits)} copies or layouts were found, keep one in {root}: {places}"
         )
     return hits[0]
 

@@ -91,9 +91,9 @@ class AnosegDatasetMapper:
         label = load_label(sample["sem_seg_file_name"], dataset_dict["label_rule"])
         if image.shape[:2] != label.shape:
             photo, stored = (printable(sample[key]) for key in ("file_name", "sem_seg_file_name"))
+            sizes = [f"{array.shape[1]}x{array.shape[0]}" for array in (image, label)]
             raise ValueError(
-                f"{photo} is {image.shape[1]}x{image.shape[0]}, but its label {stored} is "
-                f"{label.shape[1]}x{label.shape[0]} (width x height); they must agree"
+                f"{photo} is {sizes[0]}, but its label {stored} is {sizes[1]} (width x height)"
             )
         # detectron2's own loaders do not number samples, but they seed numpy in each worker.
         seed, number, index = (
@@ -117,8 +117,7 @@ def _online_cut_paste(cfg) -> OnlineCutPaste | None:
     classes = {tuple(MetadataCatalog.get(name).stuff_classes) for name in cfg.DATASETS.TRAIN}
     if len(classes) != 1:
         raise ValueError(
-            "INPUT.CUT_PASTE.ENABLED needs training sets with the same classes; DATASETS.TRAIN "
-            f"is {cfg.DATASETS.TRAIN}"
+            f"INPUT.CUT_PASTE.ENABLED needs sets of the same classes: {cfg.DATASETS.TRAIN}"
         )
     # Labels are already train ids when this pastes, so ground and anomaly are given as train ids.
     train_ids = {name: train_id for train_id, name in enumerate(classes.pop())}

@@ -89,10 +89,7 @@ def to_rgb(image: Image.Image, name) -> np.ndarray:
         ValueError: it holds floats, or 16-bit values that fill only 12 bits or fewer.
     """
     if image.mode == "F":
-        raise ValueError(
-            f"{printable(name)} holds 32-bit floats, whose range is unknown; save it with 8 or 16 "
-            "bits"
-        )
+        raise ValueError(f"{printable(name)} holds floats of unknown range; save 8 or 16 bits")
     image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I"):
         values = np.asarray(image).astype(np.int64)
@@ -129,9 +126,8 @@ def high_byte(values: np.ndarray, name) -> np.ndarray:
     """
     if 0 < values.max(initial=0) < 1 << 12:
         raise ValueError(
-            f"{printable(name)} is stored with 16 bits, but its values fill 12 bits or fewer, as "
-            "those of many cameras do: it would be read nearly black. Scale it to 0..65535, or "
-            "save 8 bits"
+            f"{printable(name)} is stored with 16 bits, but its values fill 12 bits or fewer: it "
+            "would be read nearly black. Scale it to 0..65535, or save 8 bits"
         )
     return values >> 8
 
@@ -152,10 +148,7 @@ def read_label(path) -> np.ndarray:
     if image.mode == "F":
         raise ValueError(f"{name} holds fractions; a label map has one integer per pixel")
     if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
-        raise ValueError(
-            f"{name} has an EXIF orientation, which label maps do not have; store its pixels the "
-            "way the photograph is seen"
-        )
+        raise ValueError(f"{name} has an EXIF orientation; store a label the way it is seen")
     if getattr(image, "n_frames", 1) > 1 and image.format not in ("JPEG", "MPO"):
         raise ValueError(f"{name} has {image.n_frames} frames; save the one that is the label map")
     label = np.array(image)
@@ -164,13 +157,11 @@ def read_label(path) -> np.ndarray:
         colors = label[..., bands != "A"]
         if (label[..., bands == "A"] != 255).any():
             raise ValueError(
-                f"{name} has transparent pixels, and it is unknown whether they count; give them a "
-                "value of their own, and save a png with one channel"
+                f"{name} has transparent pixels; give them a value of their own, in one channel"
             )
         if (colors != colors[..., :1]).any():
             raise ValueError(
-                f"{name} is a colour picture. A label map has one integer per pixel: replace every "
-                "colour by a number, and save a png with one channel of 8 or 16 bits"
+                f"{name} is a colour picture; a label map has one integer per pixel, in one channel"
             )
         label = np.ascontiguousarray(label[..., 0])
     if label.dtype == bool:

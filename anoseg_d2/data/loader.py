@@ -52,8 +52,7 @@ class TrainingStream(Sampler):
         self.world_size = comm.get_world_size() if world_size is None else world_size
         if batch_size < 1 or batch_size % self.world_size:
             raise ValueError(
-                f"SOLVER.IMS_PER_BATCH is {batch_size}; it must be a multiple of the "
-                f"{self.world_size} processes"
+                f"SOLVER.IMS_PER_BATCH is {batch_size}, no multiple of {self.world_size} processes"
             )
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
@@ -107,8 +106,7 @@ def training_dicts(cfg) -> list[dict]:
         _check_classes(cfg, name, learns_anomalies)
     if cfg.INPUT.CUT_PASTE.ENABLED and not learns_anomalies:
         raise ValueError(
-            "INPUT.CUT_PASTE.ENABLED pastes anomalies, but MODEL.EOMT.ANOMALY_CLASS is False; set "
-            "it to True, or disable pasting"
+            "INPUT.CUT_PASTE.ENABLED pastes anomalies, but MODEL.EOMT.ANOMALY_CLASS is False"
         )
     pasted = any("anomaly_id" in _metadata(n).as_dict() for n in cfg.DATASETS.TRAIN)
     if not pasted and not cfg.INPUT.CUT_PASTE.ENABLED:
@@ -208,11 +206,7 @@ def _check_classes(cfg, name: str, learns_anomalies: bool) -> None:
     classes = len(metadata.stuff_classes)
     if classes != cfg.MODEL.EOMT.NUM_CLASSES:
         raise ValueError(
-            f"MODEL.EOMT.NUM_CLASSES is {cfg.MODEL.EOMT.NUM_CLASSES}, but {name!r} has {classes} "
-            "known classes"
+            f"MODEL.EOMT.NUM_CLASSES is {cfg.MODEL.EOMT.NUM_CLASSES}, {name!r} has {classes} known"
         )
     if metadata.get("anomaly_id") is not None and not learns_anomalies:
-        raise ValueError(
-            f"{name!r} has pasted anomalies, but MODEL.EOMT.ANOMALY_CLASS is False; set it to "
-            "True, or train on the plain dataset"
-        )
+        raise ValueError(f"{name!r} has pasted anomalies, but MODEL.EOMT.ANOMALY_CLASS is False")

@@ -73,8 +73,7 @@ class AnomalyEvaluator(DatasetEvaluator):
         self.track = metadata.get("component_track", "anomaly")
         if self.track not in TRACKS:
             raise ValueError(
-                f"{dataset_name}: unknown component_track {self.track!r}; known: "
-                f"{', '.join(TRACKS)}"
+                f"{dataset_name}: component_track {self.track!r} is none of {', '.join(TRACKS)}"
             )
         self.folder = None if output_dir is None else dataset_folder(output_dir, dataset_name)
         self._rule = metadata.label_rule
@@ -137,10 +136,8 @@ class AnomalyEvaluator(DatasetEvaluator):
         chosen = {name: as_floats(to_numpy(scores[name]), where) for name in names}
         for name, score in chosen.items():
             if score.shape != label.shape:
-                raise ValueError(
-                    f"{where}: score {name!r} is {score.shape}, the label is {label.shape}; scores "
-                    "must be at the label's size"
-                )
+                sizes = f"{score.shape}, the label is {label.shape}"
+                raise ValueError(f"{where}: score {name!r} is {sizes}; they must be of one size")
         return chosen
 
     def _count(self, scores: dict, label: np.ndarray, where: str) -> None:

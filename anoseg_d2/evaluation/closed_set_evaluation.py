@@ -52,10 +52,8 @@ class ClosedSetCounts:
         known = label < self.num_classes
         truth, predicted = label[known].astype(np.int64), sem_seg[known].astype(np.int64)
         if predicted.size and not 0 <= predicted.min() <= predicted.max() < self.num_classes:
-            raise ValueError(
-                f"predicted classes {predicted.min()}..{predicted.max()} are not in "
-                f"0..{self.num_classes - 1}"
-            )
+            found = f"{predicted.min()}..{predicted.max()}"
+            raise ValueError(f"predicted classes {found} are not in 0..{self.num_classes - 1}")
         cells = np.bincount(truth * self.num_classes + predicted, minlength=self.confusion.size)
         self.confusion += cells.reshape(self.confusion.shape)
         self.images += 1
@@ -152,11 +150,8 @@ class ClosedSetEvaluator(DatasetEvaluator):
             label = load_label(input_["sem_seg_file_name"], self._rule)  # at native size
             sem_seg = to_numpy(output["sem_seg"])
             if sem_seg.shape != label.shape:
-                raise ValueError(
-                    f"{input_['file_name']}: the prediction is {sem_seg.shape}, the label "
-                    f"{input_['sem_seg_file_name']} is {label.shape}; predictions must be at the "
-                    "label's size"
-                )
+                where = f"{input_['file_name']}: the prediction is {sem_seg.shape}, the label "
+                raise ValueError(f"{where}{input_['sem_seg_file_name']} is {label.shape}")
             confidence = output.get("confidence")
             confidence = None if confidence is None else to_numpy(confidence)
             self.counts.update(sem_seg, label, confidence)

@@ -194,8 +194,7 @@ def _write_hdf5(path: Path, score: np.ndarray) -> None:
     if not (np.abs(score) <= largest).all():
         worst = float(score.flat[np.abs(score).argmax()])
         raise ValueError(
-            f"{path}: scores reach {worst:g}, but float16 ends at {largest:g}. Only their order "
-            "counts, so scale them, or choose a score with a fixed range such as rba"
+            f"{path}: scores reach {worst:g}, but float16 ends at {largest:g}: scale them"
         )
     half = score.astype(np.float16)
     before, after = np.unique(score).size, np.unique(half).size

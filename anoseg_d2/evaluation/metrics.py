@@ -233,8 +233,7 @@ def checked_pixels(scores, labels, where: str) -> tuple[np.ndarray, np.ndarray]:
     if not right.all():
         found = np.unique(labels[~right])[:10].tolist()
         raise ValueError(
-            f"{where}: labels must be 0 (known), 1 (anomaly) or 255 (void), found {found}; "
-            "a label rule translates stored ids"
+            f"{where}: labels must be 0 (known), 1 (anomaly) or 255 (void), found {found}"
         )
     if np.iscomplexobj(scores) or not np.issubdtype(scores.dtype, np.number):
         raise ValueError(f"{where}: scores must be real numbers, got {scores.dtype}")

@@ -48,10 +48,7 @@ def read_stored(path, key: str) -> dict:
         found = f"its version is {stored['version']!r}, this release reads {VERSION}"
     else:
         return stored
-    raise ValueError(
-        f"{path} was not written by an evaluation ({found}); evaluate again (anoseg eval, "
-        "anoseg maps)"
-    )
+    raise ValueError(f"{path} was not written by an evaluation ({found}); evaluate again")
 
 
 def read_record(path) -> dict:

@@ -191,8 +191,7 @@ def load_runs(path, name: str | None = None) -> list[Run]:
     found = find_results(path)
     if found is None:
         raise FileNotFoundError(
-            f"{path}: no results.json there or in its report/ folder; evaluate first "
-            "(anoseg eval, anoseg maps)"
+            f"{path}: no results.json there or in its report/ folder: anoseg eval, anoseg maps"
         )
     results = read_results(found)
     curves_path = found.with_name("curves.json")

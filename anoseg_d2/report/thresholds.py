@@ -41,15 +41,13 @@ def read_threshold(path, score: str, tpr: float, dataset: str | None = None) -> 
     results = find_results(path)
     if results is None:
         raise FileNotFoundError(
-            f"no results.json at {path}: evaluate first (anoseg eval), then name its "
-            "file or the run's folder"
+            f"no results.json at {path}: evaluate first (anoseg eval), then name the run's folder"
         )
     dataset = chosen_dataset(results, dataset)
     scores = read_results(results)["datasets"][dataset].get("scores", {})
     if score not in scores:
         raise ValueError(
-            f"{results}: score {score!r} was not evaluated on {dataset}; evaluated: "
-            f"{', '.join(scores)}"
+            f"{results}: {score!r} was not evaluated on {dataset}; evaluated: {', '.join(scores)}"
         )
     # Files of older versions state none at all.
     known = scores[score].get("tpr_thresholds") or {}

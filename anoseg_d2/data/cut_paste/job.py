@@ -146,8 +146,7 @@ def claim_output(job: CutPasteJob) -> str:
         there = sorted(p.name for p in job.output.glob("[!.]*") if p.name != SETTINGS)
         if there:
             raise ValueError(
-                f"output folder {job.output} holds other things ({', '.join(there[:5])}) and no "
-                f"{SETTINGS}; choose an empty or new folder"
+                f"output folder {job.output} holds other things ({', '.join(there[:5])})"
             )
         write_json(path, settings)
         return settings["hash"]
@@ -192,8 +191,7 @@ def run_job(job: CutPasteJob, shard: tuple[int, int] = (0, 1), workers: int = 1)
             yield from pool.map(_make_in_worker, todo)
         except BrokenProcessPool as error:
             raise ChildProcessError(
-                "a worker process was killed (out of memory?); finished images are kept, and the "
-                "same command continues from there"
+                "a worker was killed (out of memory?); the same command continues from there"
             ) from error
 
 

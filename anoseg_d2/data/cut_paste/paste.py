@@ -115,8 +115,7 @@ def _check_frame(image, label, options) -> None:
         raise ValueError(f"image must be (H, W, 3) uint8, found {image.shape} {image.dtype}")
     if label.shape != image.shape[:2] or label.dtype.kind not in "iu":
         raise ValueError(
-            f"label must be integers {image.shape[:2]}, like its image; "
-            f"found {label.shape} {label.dtype}"
+            f"label must be integers {image.shape[:2]}, found {label.shape} {label.dtype}"
         )
     if options.anomaly_value > np.iinfo(label.dtype).max:
         raise ValueError(f"label type {label.dtype} cannot hold {options.anomaly_value}")

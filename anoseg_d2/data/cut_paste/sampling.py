@@ -78,8 +78,7 @@ def object_sources(
         labels = {name: known[name] for name in CONTROL_CLASSES if name in known}
         if not labels:
             raise ValueError(
-                f"control objects: none of {', '.join(CONTROL_CLASSES)} is a class of this "
-                f"dataset; its classes: {', '.join(known)}"
+                f"none of the classes {', '.join(known)} is one of {', '.join(CONTROL_CLASSES)}"
             )
         controls.append(CocoObjects(*files, labels=labels, **rules))
     return outliers, controls, [closed_set()] if options.closed_set_count[1] else []

@@ -82,10 +82,8 @@ class ObjectSource:
             return
         reasons = [f"{number} {rule}" for rule, number in self.skipped.items()]
         reasons += [f"{len(names)} {kind}" for kind, names in self.problems.items()]
-        raise ValueError(
-            f"{where} has no object to paste; left out: "
-            f"{', '.join(reasons) or 'nothing, it is empty'}"
-        )
+        why = ", ".join(reasons) or "nothing, it is empty"
+        raise ValueError(f"{where} has no object to paste; left out: {why}")
 
 
 class _Folder(ObjectSource):
