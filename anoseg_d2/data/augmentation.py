@@ -17,8 +17,6 @@ from anoseg_d2.utils.constants import VOID
 from anoseg_d2.utils.options import check_options, option
 from anoseg_d2.utils.ranges import integer, number, sequence
 
-__all__ = ["Augmentation", "crop", "fit_scale", "flip", "jitter_colors", "pad", "resize"]
-
 # Colour factors are drawn from 1 - x to 1 + x, and hue angles from -x to x.
 BRIGHTNESS = 32 / 255
 CONTRAST = 0.5

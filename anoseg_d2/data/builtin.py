@@ -15,16 +15,6 @@ from anoseg_d2.data.dataset_card import find_card, read_card, shipped_cards
 from anoseg_d2.data.label_rules import LabelRule
 from anoseg_d2.utils.constants import VOID
 
-__all__ = [
-    "DATASETS",
-    "complete_dataset",
-    "datasets_root",
-    "register_all",
-    "register_cards",
-    "register_dataset",
-    "unregister_dataset",
-]
-
 DATASETS: dict[str, Dataset] = {}
 
 

@@ -21,8 +21,6 @@ from anoseg_d2.utils.constants import PASTED_ID, VOID
 from anoseg_d2.utils.files import write_atomic
 from anoseg_d2.utils.folders import same_name
 
-__all__ = ["KINDS", "FoundSplit", "find_splits", "plain_name", "write_card"]
-
 KINDS = ("closed_set", "anomaly")
 # Where the folders of photographs and of masks usually are.
 _PLACES = ("{{split}}/{}/{{id}}.*", "{}/{{split}}/{{id}}.*", "{}/{{id}}.*")

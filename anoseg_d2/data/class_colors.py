@@ -5,8 +5,6 @@ import numpy as np
 from anoseg_d2.utils.constants import CITYSCAPES_CLASSES
 from anoseg_d2.utils.visualization import class_palette
 
-__all__ = ["class_colors"]
-
 
 def class_colors(num_known: int, names=None, colors=None) -> tuple[list[str], np.ndarray]:
     """Return the names of the classes and a palette for them.

@@ -10,8 +10,6 @@ from anoseg_d2.data.label_rules import LabelRule
 from anoseg_d2.utils.cli import printable
 from anoseg_d2.utils.files import check_name
 
-__all__ = ["Dataset", "allow_count_mismatch"]
-
 logger = logging.getLogger(__name__)
 
 COUNT_VARIABLE = "ANOSEG_ALLOW_COUNT_MISMATCH"

@@ -39,8 +39,6 @@ from anoseg_d2.utils.files import check_name
 from anoseg_d2.utils.ranges import shown
 from anoseg_d2.utils.visualization import class_palette
 
-__all__ = ["CARDS_FOLDER", "MAX_CLASSES", "find_card", "read_card", "shipped_cards"]
-
 CARDS_FOLDER = Path(__file__).parent / "cards"
 MAX_CLASSES = 252  # train ids 253 to 255 have other meanings
 _LAYOUT_KEYS = ("name", "root", "images", "labels", "frames", "spare_images")

@@ -19,8 +19,6 @@ from anoseg_d2.utils.visualization import (
     resize_label,
 )
 
-__all__ = ["check_dataset", "draw_preview"]
-
 
 def check_dataset(dataset: Dataset, root, progress: Callable[[], object] = lambda: None) -> dict:
     """Check one dataset; faults on disk are reported, not raised.

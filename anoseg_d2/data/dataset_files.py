@@ -16,8 +16,6 @@ from anoseg_d2.data.image_io import IMAGE_EXTENSIONS
 from anoseg_d2.utils.cli import printable
 from anoseg_d2.utils.folders import same_name, walk_files
 
-__all__ = ["FoundFiles", "Layout", "find_files", "match_files", "path_regex", "placeholders"]
-
 # How a name with accents may be stored: as one character, or as a letter and an accent.
 _FORMS = ("NFC", "NFD")
 

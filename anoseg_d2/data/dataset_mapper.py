@@ -17,8 +17,6 @@ from anoseg_d2.data.label_rules import load_label
 from anoseg_d2.utils.cli import printable
 from anoseg_d2.utils.options import options_of
 
-__all__ = ["AnosegDatasetMapper", "sample_generator"]
-
 
 def sample_generator(seed: int, number: int, index: int) -> np.random.Generator:
     """Return the random generator of one training sample.

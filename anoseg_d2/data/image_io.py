@@ -14,18 +14,6 @@ from PIL import ExifTags, Image, ImageOps
 from anoseg_d2.utils.cli import printable
 from anoseg_d2.utils.files import write_atomic
 
-__all__ = [
-    "IMAGE_EXTENSIONS",
-    "MAX_PIXELS",
-    "high_byte",
-    "read_cut_out",
-    "read_image",
-    "read_label",
-    "to_rgb",
-    "write_image",
-]
-
-
 # A file of a few bytes can declare any size, so the size is checked before decoding. This is more
 # than twice the pixels of an 8K frame, and a little under the size at which Pillow warns.
 MAX_PIXELS = 80_000_000

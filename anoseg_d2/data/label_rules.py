@@ -14,8 +14,6 @@ from anoseg_d2.utils.cli import printable
 from anoseg_d2.utils.constants import PASTED_ID, VOID
 from anoseg_d2.utils.ranges import shown
 
-__all__ = ["LABEL_RULES", "LabelRule", "load_label"]
-
 _NO_RULE = 253  # in lookup tables: a value that the rule does not cover
 
 

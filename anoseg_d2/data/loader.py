@@ -15,8 +15,6 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from anoseg_d2.data import builtin
 from anoseg_d2.data.dataset_mapper import AnosegDatasetMapper
 
-__all__ = ["TrainingStream", "build_test_loader", "build_train_loader", "training_dicts"]
-
 logger = logging.getLogger(__name__)
 
 # A worker process takes seconds to start; fewer images than this are read faster without one.

@@ -20,18 +20,6 @@ import numpy as np
 from scipy.special import expit
 from scipy.stats import binom
 
-__all__ = [
-    "BELOW_HALF",
-    "alarm_level",
-    "alarm_threshold",
-    "block_levels",
-    "describe_alarm",
-    "found_objects",
-    "to_unit",
-    "unit_steepness",
-    "units_needed",
-]
-
 # On the scale of 0..1, what the median normal pixel gets.
 _NORMAL = 0.05
 BELOW_HALF = np.nextafter(np.float32(0.5), np.float32(0))

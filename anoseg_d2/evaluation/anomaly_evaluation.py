@@ -29,8 +29,6 @@ from anoseg_d2.utils.cli import Progress
 from anoseg_d2.utils.constants import ANOMALY, KNOWN
 from anoseg_d2.utils.files import check_name, remove_abandoned
 
-__all__ = ["KEPT_PREFIX", "AnomalyEvaluator"]
-
 logger = logging.getLogger(__name__)
 
 CURVE_POINTS = 400

@@ -18,9 +18,6 @@ from anoseg_d2.evaluation.run_folder import dataset_folder, write_record
 from anoseg_d2.evaluation.samples import sampled_files, save_sample
 from anoseg_d2.evaluation.streaming.keys import to_numpy
 
-__all__ = ["ClosedSetEvaluator", "ClosedSetCounts", "closed_set_figures"]
-
-
 # Confidences are summed as integer multiples of this, so the order of images changes no sum.
 _CONFIDENCE_STEP = 2.0**-24
 

@@ -24,15 +24,6 @@ import numpy as np
 from anoseg_d2.evaluation.metrics import checked_pixels
 from anoseg_d2.utils.constants import ANOMALY, VOID
 
-__all__ = [
-    "OVERLAPS",
-    "TRACKS",
-    "ComponentMetrics",
-    "Track",
-    "component_metrics",
-    "component_overlaps",
-]
-
 OVERLAPS = np.linspace(0.25, 0.75, 11)
 
 

@@ -20,8 +20,6 @@ from anoseg_d2.evaluation.streaming.keys import as_floats
 from anoseg_d2.utils.files import write_atomic
 from anoseg_d2.utils.folders import same_name, walk_files
 
-__all__ = ["find_maps", "read_map", "write_map"]
-
 logger = logging.getLogger(__name__)
 
 _HDF5 = (".hdf5", ".h5")

@@ -34,9 +34,6 @@ from anoseg_d2.evaluation.streaming.keys import (
 )
 from anoseg_d2.utils.constants import ANOMALY, KNOWN, VOID
 
-__all__ = ["PixelMetrics", "checked_pixels"]
-
-
 _LABELS = (KNOWN, ANOMALY, VOID)
 _UPDATE = 1 << 18  # pixels counted at a time
 _ROUNDING = 1e-12  # by which float64 sums may differ, ours and scikit-learn's

@@ -9,15 +9,6 @@ from pathlib import Path
 
 from anoseg_d2.utils.files import check_name, read_json, write_json
 
-__all__ = [
-    "VERSION",
-    "dataset_folder",
-    "read_record",
-    "read_stored",
-    "report_folder",
-    "write_record",
-]
-
 VERSION = 1  # of result.json and results.json; files without a version are of version 1
 
 

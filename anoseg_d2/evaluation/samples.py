@@ -17,8 +17,6 @@ from anoseg_d2.utils.visualization import (
     resize_score,
 )
 
-__all__ = ["SAMPLES", "load_samples", "sampled_files", "save_sample"]
-
 SAMPLES = 6
 _FLOAT16_MAX = 60000.0  # below 65504, where float16 becomes infinite
 

@@ -8,8 +8,6 @@ from detectron2.utils import comm
 from anoseg_d2.data.label_rules import load_label
 from anoseg_d2.evaluation.streaming.keys import to_numpy
 
-__all__ = ["ScoreStatistics"]
-
 
 class ScoreStatistics(DatasetEvaluator):
     """Measure every score of a model over the labelled pixels of a closed set.

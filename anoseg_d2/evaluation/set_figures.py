@@ -4,8 +4,6 @@ import numpy as np
 
 from anoseg_d2.evaluation.components import OVERLAPS
 
-__all__ = ["COMPONENT_FIGURES", "TPR_LEVELS", "score_entry", "short_curve", "stated_components"]
-
 TPR_LEVELS = (0.8, 0.9, 0.95, 0.99)  # true-positive rates whose thresholds results.json states
 PIXEL_FIGURES = ("auprc", "fpr95", "auroc", "best_f1")
 COMPONENT_FIGURES = ("sIoU", "PPV", "mean_F1")

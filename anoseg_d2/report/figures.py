@@ -26,8 +26,6 @@ from anoseg_d2.utils.constants import (
 )
 from anoseg_d2.utils.visualization import anomaly_palette, color_classes, score_range
 
-__all__ = ["confusion_matrix", "image_sheet", "roc_and_pr", "run_classes", "training_curves"]
-
 # Told apart by people with any colour vision.
 _COLORS = (
     "#0b84d8", "#e8710a", "#12a37f", "#d6409f", "#8e6ee8",

@@ -7,8 +7,6 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from anoseg_d2.report import figures, tables
 from anoseg_d2.report.runs import Run
 
-__all__ = ["build_page"]
-
 
 def build_page(runs: list[Run], title: str) -> str:
     """Build the page.

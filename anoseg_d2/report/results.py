@@ -9,16 +9,6 @@ from pathlib import Path
 from anoseg_d2.evaluation.run_folder import read_stored, report_folder
 from anoseg_d2.utils.files import file_hash
 
-__all__ = [
-    "best_score",
-    "closed_set_miou",
-    "find_results",
-    "mean_figure",
-    "read_results",
-    "results_of_weights",
-    "score_names",
-]
-
 logger = logging.getLogger(__name__)
 
 

@@ -14,18 +14,6 @@ from anoseg_d2.report.results import (
 )
 from anoseg_d2.utils.files import read_json
 
-__all__ = [
-    "CLOSED_FIGURES",
-    "DETAIL_FIGURES",
-    "FIGURE_NAMES",
-    "LOWER_IS_BETTER",
-    "Cell",
-    "Run",
-    "load_run",
-    "load_runs",
-    "loss_kinds",
-]
-
 FIGURE_NAMES = {
     "auprc": "AUPRC",
     "fpr95": "FPR95",

@@ -22,19 +22,6 @@ from anoseg_d2.report.runs import (
     Run,
 )
 
-__all__ = [
-    "Row",
-    "Table",
-    "closed_set_table",
-    "detail_table",
-    "latex_escaped",
-    "main_table",
-    "markdown_escaped",
-    "results_csv",
-    "results_latex",
-    "results_markdown",
-]
-
 Column = tuple[str, str]  # group, such as a dataset, and figure
 _MEAN = "mean over sets"
 _BOUNDED = ("auprc", "fpr95", "auroc", "best_f1")

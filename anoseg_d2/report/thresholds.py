@@ -12,15 +12,6 @@ from typing import Any
 from anoseg_d2.report.results import find_results, read_results, results_of_weights
 from anoseg_d2.utils.config_files import parse_yaml
 
-__all__ = [
-    "chosen_dataset",
-    "holds_for",
-    "list_thresholds",
-    "read_threshold",
-    "recorded_settings",
-    "thresholds_of_weights",
-]
-
 logger = logging.getLogger(__name__)
 
 

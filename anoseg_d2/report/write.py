@@ -9,8 +9,6 @@ from anoseg_d2.report.runs import Run, load_run, load_runs
 from anoseg_d2.report.tables import results_csv, results_latex, results_markdown
 from anoseg_d2.utils.files import write_atomic, write_json
 
-__all__ = ["combine_reports", "write_files", "write_report"]
-
 logger = logging.getLogger(__name__)
 
 

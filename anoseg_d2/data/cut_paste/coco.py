@@ -15,8 +15,6 @@ from anoseg_d2.data.cut_paste.sources import ObjectSource
 from anoseg_d2.data.image_io import read_image
 from anoseg_d2.utils.files import file_hash, read_json
 
-__all__ = ["CONTROL_CLASSES", "DROPPED", "CocoObjects"]
-
 # COCO categories that have the same name in Cityscapes; the paper drops them.
 CONTROL_CLASSES = ("person", "bicycle", "car", "motorcycle", "bus", "train", "truck")
 # Cityscapes knows the three others too.

@@ -14,13 +14,6 @@ from anoseg_d2.data.label_rules import LABEL_RULES, LabelRule
 from anoseg_d2.utils.constants import ANOMALY, CITYSCAPES_CLASSES, KNOWN, PASTED_ID, VOID
 from anoseg_d2.utils.files import check_name
 
-__all__ = [
-    "IMAGE_SUFFIX",
-    "Frame",
-    "SceneLabelReader",
-    "find_scenes",
-]
-
 IMAGE_SUFFIX = "_leftImg8bit"
 
 

@@ -38,8 +38,6 @@ from anoseg_d2.data.cut_paste.sources import ObjectSource
 from anoseg_d2.data.image_io import read_image, write_image
 from anoseg_d2.utils.files import read_json, write_atomic, write_json
 
-__all__ = ["CutPasteJob", "claim_output", "collect_manifest", "read_manifest", "run_job"]
-
 ALGORITHM = 1  # increased whenever the same options give other pixels
 COMPRESS_LEVEL = 3  # of png files
 SETTINGS, MANIFEST, PROGRESS = "cut_paste.json", "manifest.jsonl", "progress"

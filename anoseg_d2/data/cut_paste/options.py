@@ -6,8 +6,6 @@ from anoseg_d2.utils.constants import PASTED_ID
 from anoseg_d2.utils.options import check_options, names_of, option, options_of
 from anoseg_d2.utils.ranges import integer, number, one_of, sequence, text
 
-__all__ = ["CutPasteOptions", "ObjectOptions", "read_options"]
-
 NODE = "INPUT.CUT_PASTE"
 _FRACTION = number(0, 1)
 _RANGE = sequence(integer(0, 100), (2,), ascending=True)

@@ -16,8 +16,6 @@ import numpy as np
 
 from anoseg_d2.data.cut_paste.options import CutPasteOptions
 
-__all__ = ["PasteObject", "paste_objects"]
-
 KERNEL_SIGMAS = 4.0  # beyond this the feather adds less than a hundredth of a grey level
 HORIZON_FALLBACK = 0.4  # fraction of the height above the horizon if no ground is labelled
 

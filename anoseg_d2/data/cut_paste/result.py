@@ -12,8 +12,6 @@ from anoseg_d2.data.cut_paste.job import CutPasteJob
 from anoseg_d2.utils.constants import ANOMALY, KNOWN, PASTED_ID, VOID
 from anoseg_d2.utils.files import write_atomic
 
-__all__ = ["how_to_use", "summarise", "write_summary"]
-
 CARD = "card.yaml"
 
 

@@ -21,8 +21,6 @@ from anoseg_d2.data.cut_paste.sources import (
     draw_blob,
 )
 
-__all__ = ["OnlineCutPaste", "object_sources", "part_of", "sample_and_paste"]
-
 logger = logging.getLogger(__name__)
 
 # Draws per object before giving up, as nearly all objects may be taken or unreadable.

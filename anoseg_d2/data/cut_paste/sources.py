@@ -17,15 +17,6 @@ from anoseg_d2.data.image_io import IMAGE_EXTENSIONS, read_cut_out, read_image
 from anoseg_d2.utils.folders import walk_files
 from anoseg_d2.utils.registry import Registry
 
-__all__ = [
-    "OBJECT_SOURCES",
-    "ClosedSetObjects",
-    "CutOutFolder",
-    "ObjectSource",
-    "TextureFolder",
-    "draw_blob",
-]
-
 # A user's own sources: name -> `(known class names, root of relative paths) -> ObjectSource`.
 OBJECT_SOURCES = Registry("object source")
 

@@ -13,8 +13,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-__all__ = ["CHUNK", "CurveSummary", "Segment", "pixels_needed"]
-
 CHUNK = 1 << 18  # entries worked on at a time: it bounds the working memory
 
 

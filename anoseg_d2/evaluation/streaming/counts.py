@@ -19,8 +19,6 @@ import numpy as np
 from anoseg_d2.evaluation.streaming.bounds import CHUNK, Segment
 from anoseg_d2.evaluation.streaming.keys import sorted_runs, wide_keys
 
-__all__ = ["Budget", "Counts", "sorted_segments"]
-
 
 @dataclass(frozen=True)
 class Budget:

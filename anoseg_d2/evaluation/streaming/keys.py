@@ -7,15 +7,6 @@ integers instead of floats assumes nothing about the range of a score.
 
 import numpy as np
 
-__all__ = [
-    "as_floats",
-    "keys_to_scores",
-    "scores_to_keys",
-    "sorted_runs",
-    "to_numpy",
-    "wide_keys",
-]
-
 
 def to_numpy(array) -> np.ndarray:
     """Return an array, or a torch tensor of any device and dtype, as a numpy array."""
