@@ -29,23 +29,17 @@ class LabelRule:
             `/` must be the whole name. The first match wins; without one, `values` apply.
         exclusive: two stored values that must not occur in one map, because the presence of one
             changes what the other means; None if there is no such pair.
-        hint: how to fix it, appended to the error.
     """
 
     name: str
     values: tuple[tuple[int, int], ...]
     endings: tuple[tuple[str, "LabelRule"], ...] = ()
     exclusive: tuple[int, int] | None = None
-    hint: str = ""
     _table: np.ndarray = field(init=False, repr=False, compare=False)
 
     def __post_init__(self):
-        for value, train_id in self.values:
-            if value < 0 or not (0 <= train_id < _NO_RULE or train_id == VOID):
-                raise ValueError(
-                    f"label rule {self.name!r}: {value} -> {train_id}; values are 0 or more, "
-                    f"train ids 0..{_NO_RULE - 1} or {VOID} for void"
-                )
+        ids = {*range(_NO_RULE), VOID}
+        assert all(value >= 0 and train_id in ids for value, train_id in self.values), self.values
         table = np.full(max([255, *dict(self.values)]) + 1, _NO_RULE, dtype=np.uint8)
         for value, train_id in self.values:
             table[value] = train_id
@@ -91,7 +85,7 @@ class LabelRule:
         allowed = sorted(value for value, _ in self.values)
         raise ValueError(
             f"{printable(where)}: label values {shown(wrong)} {problem} {self.name!r}. Found: "
-            f"{shown(found)}. Allowed: {shown(allowed)}. {self.hint}"
+            f"{shown(found)}. Allowed: {shown(allowed)}."
         )
 
 
@@ -121,34 +115,24 @@ _CITYSCAPES_VALUES = tuple(
 _TRAIN_ID_VALUES = (*((value, value) for value in range(19)), (VOID, VOID))
 
 
-def _cityscapes(name: str, extra: tuple, hint: str = "") -> LabelRule:
-    train_ids = LabelRule(f"{name}, labelTrainIds", _TRAIN_ID_VALUES + extra, hint=hint)
-    return LabelRule(
-        f"{name}, labelIds",
-        _CITYSCAPES_VALUES + extra,
-        endings=(("_labelTrainIds.png", train_ids),),
-        hint=hint,
-    )
+def _cityscapes(name: str, extra: tuple) -> LabelRule:
+    train_ids = LabelRule(f"{name}, labelTrainIds", _TRAIN_ID_VALUES + extra)
+    endings = (("_labelTrainIds.png", train_ids),)
+    return LabelRule(f"{name}, labelIds", _CITYSCAPES_VALUES + extra, endings)
 
 
-_ROAD_ANOMALY_RELEASE = LabelRule(
-    "RoadAnomaly release",
-    ((0, 0), (2, 1), (VOID, VOID)),
-    hint="In the release's labels_semantic.png, 2 is the anomaly; 1 means road in the tool that "
-    "drew the labels, but anomaly in re-packs, so its meaning is not guessed.",
-)
-
+# In the release's labels_semantic.png, 2 is the anomaly; 1 means road in the tool that drew the
+# labels, but anomaly in re-packs, so its meaning is not guessed. Some re-packs keep the 2.
+_ROAD_ANOMALY_RELEASE = LabelRule("RoadAnomaly release", ((0, 0), (2, 1), (VOID, VOID)))
 _ROAD_ANOMALY = LabelRule(
     "RoadAnomaly re-pack",
-    ((0, 0), (1, 1), (2, 1), (VOID, VOID)),  # some re-packs keep the release's 2
+    ((0, 0), (1, 1), (2, 1), (VOID, VOID)),
     endings=(("/labels_semantic.png", _ROAD_ANOMALY_RELEASE),),
     exclusive=(1, 2),
 )
 
 LABEL_RULES: dict[str, LabelRule] = {
-    "cityscapes": _cityscapes(
-        "cityscapes", (), hint=f"{PASTED_ID} is a pasted anomaly; only an outlier set has it."
-    ),
+    "cityscapes": _cityscapes("cityscapes", ()),
     "cityscapes_outlier": _cityscapes("cityscapes + anomaly", ((PASTED_ID, 19),)),
     "anomaly": LabelRule("0 known, 1 anomaly, 255 void", ((0, 0), (1, 1), (VOID, VOID))),
     "road_anomaly": _ROAD_ANOMALY,

@@ -98,7 +98,7 @@ def test_apply_is_the_dictionary_pixel_by_pixel(values, name):
 
 @pytest.mark.parametrize("train_id", [-1, 253, 254, 256])
 def test_a_rule_with_impossible_train_ids_is_refused(train_id):
-    with pytest.raises(ValueError, match="train ids 0..252 or 255"):
+    with pytest.raises(AssertionError):
         LabelRule("bad", ((0, train_id),))
 
 

@@ -99,13 +99,21 @@ def paste_objects(
             other = redraw(generator, objects[index]) if redraw else None
             objects[index] = _as_object(other) if other else objects[index]
             placements[index] = _place(objects[index], ground, generator, options)
-    # What is hidden is entirely under other objects, so dropping it uncovers nothing else.
     _count_visible(placements, label.shape)
-    placements = [p if p is not None and p.visible else None for p in placements]
-    image, label = image.copy(), label.copy()
-    sigmas = [_blend(image, label, p, options) if p else None for p in placements]
-    values = [_label_value(item, options) for item in objects]
-    return image, label, list(map(_record, objects, placements, values, sigmas))
+    image, label, records = image.copy(), label.copy(), []
+    for item, placement in zip(objects, placements, strict=True):
+        value = options.anomaly_value if item.label is None else int(item.label)
+        record = {"label": value, "scale": None, "box": None, "visible_pixels": 0, "sigma": None}
+        # What is hidden is entirely under other objects, so dropping it uncovers nothing else.
+        if placement is None or not placement.visible:
+            record["dropped"] = "no size and place with a visible label pixel was found"
+        else:
+            (h, w), x, y = placement.mask.shape, placement.x, placement.y
+            sigma = _blend(image, label, placement, value, options)
+            record |= {"scale": placement.scale, "box": [x, y, x + w, y + h], "sigma": sigma}
+            record |= {"visible_pixels": placement.visible, "dropped": None}
+        records.append({**item.source, **record})
+    return image, label, records
 
 
 def _check_frame(image, label, options) -> None:
@@ -134,10 +142,6 @@ def _as_object(item) -> PasteObject:
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
     box = np.s_[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
     return dataclasses.replace(item, image=item.image[box], mask=mask[box])
-
-
-def _label_value(item: PasteObject, options: CutPasteOptions) -> int:
-    return options.anomaly_value if item.label is None else int(item.label)
 
 
 def _place(item, ground, generator, options) -> _Placement | None:
@@ -297,8 +301,8 @@ def _blur(values, sigma, pad):
     return cv2.GaussianBlur(values, (side, side), sigma, borderType=cv2.BORDER_CONSTANT)
 
 
-def _blend(image, label, placement: _Placement, options: CutPasteOptions) -> float:
-    """Blend one object into `image` and `label`; return the feather's sigma."""
+def _blend(image, label, placement: _Placement, value: int, options: CutPasteOptions) -> float:
+    """Blend one object into `image`, and `value` into `label`; return the feather's sigma."""
     mask = placement.mask
     sigma = min(options.feather[0], options.feather[1] * float(np.sqrt(mask.sum())))
     pad = int(np.ceil(KERNEL_SIGMAS * sigma))
@@ -323,17 +327,5 @@ def _blend(image, label, placement: _Placement, options: CutPasteOptions) -> flo
     ]
     there = image[top:bottom, left:right]
     there[...] = np.rint(there * (1 - alpha[crop]) + light[crop]).clip(0, 255)
-    label[top:bottom, left:right][inside[crop]] = _label_value(placement.object, options)
+    label[top:bottom, left:right][inside[crop]] = value
     return sigma
-
-
-def _record(item, placement, value, sigma) -> dict:
-    record = {"label": value, "scale": None, "box": None, "visible_pixels": 0, "sigma": sigma}
-    if placement is None:
-        record["dropped"] = "no size and place with a visible label pixel was found"
-    else:
-        h, w = placement.mask.shape
-        x, y = placement.x, placement.y
-        record |= {"scale": placement.scale, "box": [x, y, x + w, y + h], "dropped": None}
-        record["visible_pixels"] = placement.visible
-    return {**item.source, **record}
