@@ -142,26 +142,23 @@ def jitter_colors(image: np.ndarray, generator: np.random.Generator) -> np.ndarr
     Returns:
         (H, W, 3) uint8, rounded and clipped after each change.
     """
+
+    def factor(spread: float) -> float:
+        return generator.uniform(1 - spread, 1 + spread)
+
+    def maybe_contrast(image: np.ndarray) -> np.ndarray:
+        return scale_contrast(image, factor(CONTRAST)) if generator.random() < 0.5 else image
+
     if generator.random() < 0.5:
-        image = scale_brightness(image, _factor(generator, BRIGHTNESS))
+        image = scale_brightness(image, factor(BRIGHTNESS))
     contrast_first = generator.random() < 0.5
     if contrast_first:
-        image = _maybe_contrast(image, generator)
+        image = maybe_contrast(image)
     if generator.random() < 0.5:
-        image = scale_saturation(image, _factor(generator, SATURATION))
+        image = scale_saturation(image, factor(SATURATION))
     if generator.random() < 0.5:
         image = rotate_hue(image, generator.uniform(-HUE_DEGREES, HUE_DEGREES))
-    return image if contrast_first else _maybe_contrast(image, generator)
-
-
-def _factor(generator: np.random.Generator, spread: float) -> float:
-    return generator.uniform(1 - spread, 1 + spread)
-
-
-def _maybe_contrast(image: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-    if generator.random() < 0.5:
-        return scale_contrast(image, _factor(generator, CONTRAST))
-    return image
+    return image if contrast_first else maybe_contrast(image)
 
 
 def scale_brightness(image: np.ndarray, factor: float) -> np.ndarray:
@@ -171,7 +168,7 @@ def scale_brightness(image: np.ndarray, factor: float) -> np.ndarray:
 
 def scale_contrast(image: np.ndarray, factor: float) -> np.ndarray:
     """Scale the contrast of (H, W, 3) uint8 around the image's mean grey by `factor`."""
-    mean = float(_grey(image).mean())
+    mean = float(cv2.transform(image, _GREY_WEIGHTS).mean())
     return _through_table(image, mean + (np.arange(256) - mean) * factor)
 
 
@@ -188,10 +185,6 @@ def rotate_hue(image: np.ndarray, degrees: float) -> np.ndarray:
     hsv = cv2.cvtColor(image.astype(np.float32), cv2.COLOR_RGB2HSV)
     hsv[..., 0] = (hsv[..., 0] + degrees) % 360
     return np.rint(cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)).clip(0, 255).astype(np.uint8)
-
-
-def _grey(image: np.ndarray) -> np.ndarray:
-    return cv2.transform(image, _GREY_WEIGHTS)
 
 
 def _through_table(image: np.ndarray, values: np.ndarray) -> np.ndarray:

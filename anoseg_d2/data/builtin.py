@@ -72,6 +72,7 @@ def register_dataset(dataset: Dataset, root=None) -> None:
     """
     name = dataset.name
     known = DATASETS.get(name)
+    # Only its own card may replace a set: figures of two sets under one name would be mixed up.
     if (known is None and name in DatasetCatalog) or (known and known.origin != dataset.origin):
         owner = known.origin if known else "another project"
         raise ValueError(
@@ -98,6 +99,7 @@ def complete_dataset(name: str, needed: bool = False) -> None:
         ValueError: there are none; when the set is listed, also that an image lacks a file.
     """
     metadata = MetadataCatalog.get(name) if name in DatasetCatalog else None
+    # Sets of this project say how they are evaluated; a foreign one says nothing, or detectron2's.
     foreign = metadata is not None and metadata.get("evaluator_type") in (None, "sem_seg")
     if not foreign or metadata.get("label_rule") is not None:
         return

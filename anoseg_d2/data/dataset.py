@@ -3,7 +3,6 @@
 import logging
 import os
 from dataclasses import dataclass
-from pathlib import Path
 
 from anoseg_d2.data.dataset_files import FoundFiles, Layout, find_files
 from anoseg_d2.data.label_rules import LabelRule
@@ -122,7 +121,8 @@ class Dataset:
             ("labels without image", found.labels_without_image),
         ):
             if paths:
-                problems.append(f"{len(paths)} {what}: {_some(paths)}")
+                some = [printable(path) for path in paths[:3]] + ["..."] * (len(paths) > 3)
+                problems.append(f"{len(paths)} {what}: {', '.join(some)}")
         return problems
 
     def metadata(self) -> dict:
@@ -144,7 +144,3 @@ class Dataset:
         if self.anomaly_id is not None:
             metadata["anomaly_id"] = self.anomaly_id
         return metadata
-
-
-def _some(paths: tuple[Path, ...], limit: int = 3) -> str:
-    return ", ".join([printable(path) for path in paths[:limit]] + ["..."] * (len(paths) > limit))

@@ -70,6 +70,7 @@ def path_regex(pattern: str) -> re.Pattern:
     extension `.*` is any extension; others are compared without case, because some tools write
     capitals.
     """
+    # Apart from the rest, because `*` is one part of a name there, without any further dot.
     stem, dot, extension = pattern.rpartition(".")
     if not dot or not (extension == "*" or extension.isalnum()):
         stem, extension = pattern, ""
@@ -160,6 +161,7 @@ def find_files(name: str, root, layouts: Sequence[Layout]) -> FoundFiles:
 
 
 def _places(root: Path, place: str) -> list[Path]:
+    # A glob gives names as they are stored; what a card spells may be stored in another form.
     if "*" in place:
         return sorted(root.glob(place))
     return [root / form for form in (place, *(unicodedata.normalize(f, place) for f in _FORMS))]

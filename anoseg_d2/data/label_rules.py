@@ -40,6 +40,7 @@ class LabelRule:
     def __post_init__(self):
         ids = {*range(_NO_RULE), VOID}
         assert all(value >= 0 and train_id in ids for value, train_id in self.values), self.values
+        # Looked up for every pixel of every label, which a dictionary would be too slow for.
         table = np.full(max([255, *dict(self.values)]) + 1, _NO_RULE, dtype=np.uint8)
         for value, train_id in self.values:
             table[value] = train_id
@@ -57,6 +58,7 @@ class LabelRule:
             ValueError: `stored` holds values that the rule does not cover; the message lists them.
         """
         rule = self.for_file(where)
+        # Labels of 8 bits, which nearly all are, cannot leave the table of at least 256 entries.
         inside = (stored >= 0) & (stored < len(rule._table)) if stored.dtype != np.uint8 else None
         if inside is not None and not inside.all():
             rule._refuse(stored[~inside], stored, where)

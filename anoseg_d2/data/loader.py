@@ -144,7 +144,7 @@ def build_train_loader(cfg, mapper=None, *, start: int = 0) -> DataLoader:
         _MappedDicts(dicts, mapper, seed),
         batch_sampler=stream,
         num_workers=cfg.DATALOADER.NUM_WORKERS,
-        collate_fn=_as_list,
+        collate_fn=list,  # detectron2's models take a list of dicts
         worker_init_fn=_start_worker,
         generator=torch.Generator().manual_seed(seed),  # does not touch torch's global state
         pin_memory=torch.cuda.is_available(),
@@ -170,13 +170,9 @@ def build_test_loader(cfg, name: str, mapper=None) -> DataLoader:
         batch_size=1,
         sampler=InferenceSampler(len(dicts)),
         num_workers=workers,
-        collate_fn=_as_list,
+        collate_fn=list,
         worker_init_fn=_start_worker,
     )
-
-
-def _as_list(batch: list) -> list:
-    return batch
 
 
 def _start_worker(worker: int) -> None:

@@ -116,27 +116,23 @@ class AnomalyEvaluator(DatasetEvaluator):
         for input_, output in zip(inputs, outputs, strict=True):
             where = input_["file_name"]
             label = load_label(input_["sem_seg_file_name"], self._rule)
-            scores = self._chosen_scores(output["scores"], label, where)
+            names = self.score_names or list(output["scores"])
+            missing = [name for name in names if name not in output["scores"]]
+            if missing:
+                raise ValueError(
+                    f"{where}: the model gives no score {', '.join(missing)}; it gives "
+                    f"{', '.join(output['scores'])} (TEST.ANOMALY.SCORES)"
+                )
+            # Not rounded: the figures depend on the order of the scores, and ties change it.
+            scores = {name: as_floats(to_numpy(output["scores"][name]), where) for name in names}
+            for name, score in scores.items():
+                if score.shape != label.shape:
+                    sizes = f"{score.shape}, the label is {label.shape}"
+                    raise ValueError(f"{where}: score {name!r} is {sizes}; they must be equal")
             self._count(scores, label, where)
             if where in self._samples:
                 sem_seg = output.get("sem_seg")
                 save_sample(self.folder / "images", input_, label, sem_seg, scores)
-
-    def _chosen_scores(self, scores: dict, label, where: str) -> dict:
-        names = self.score_names or list(scores)
-        missing = [name for name in names if name not in scores]
-        if missing:
-            raise ValueError(
-                f"{where}: the model gives no score {', '.join(missing)}; it gives "
-                f"{', '.join(scores)} (TEST.ANOMALY.SCORES)"
-            )
-        # Not rounded: the figures depend on the order of the scores, and ties change it.
-        chosen = {name: as_floats(to_numpy(scores[name]), where) for name in names}
-        for name, score in chosen.items():
-            if score.shape != label.shape:
-                sizes = f"{score.shape}, the label is {label.shape}"
-                raise ValueError(f"{where}: score {name!r} is {sizes}; they must be of one size")
-        return chosen
 
     def _count(self, scores: dict, label: np.ndarray, where: str) -> None:
         """Count one image, and keep its maps for the components."""

@@ -43,12 +43,10 @@ class Track:
 TRACKS = {"anomaly": Track(500, 100), "obstacle": Track(50, 10)}  # as in the benchmark's code
 
 
-def _track(track: "str | Track") -> Track:
-    if isinstance(track, Track):
-        return track
-    if track not in TRACKS:
+def _track(track: str | Track) -> Track:
+    if not isinstance(track, Track) and track not in TRACKS:
         raise ValueError(f"unknown track {track!r}; known: {', '.join(TRACKS)}")
-    return TRACKS[track]
+    return track if isinstance(track, Track) else TRACKS[track]
 
 
 def component_overlaps(label: np.ndarray, predicted: np.ndarray, limits: Track):

@@ -144,7 +144,12 @@ class PixelMetrics:
         }
         why = self._undefined()
         if why:
-            return {**result, **_undefined_figures(self.tpr), "why": why}, None
+            figures = ("auprc", "auroc", "fpr95", "best_f1")
+            names = [name + end for name in figures for end in ("", "_bounds")]
+            result |= dict.fromkeys([*names, "threshold95", "best_f1_threshold", "best_f1_cut"])
+            nothing = dict.fromkeys(("fpr", "fpr_bounds", "threshold"))
+            at_tpr = {rate: dict(nothing) for rate in self.tpr}
+            return {**result, "at_tpr": at_tpr, "why": why}, None
         known, anomalous = self.pixels[KNOWN], self.pixels[ANOMALY]
         summary = CurveSummary(anomalous, known, self.tpr)
         if max_points is not None and max_points < 5:
@@ -250,12 +255,3 @@ def _figure(name: str, pair: tuple[float, float]) -> dict:
     low, high = (float(value) for value in pair)
     bounds = (max(0.0, low - _ROUNDING), min(1.0, high + _ROUNDING))
     return {name: (low + high) / 2, f"{name}_bounds": bounds}
-
-
-def _undefined_figures(rates) -> dict:
-    names = [
-        name + end for name in ("auprc", "auroc", "fpr95", "best_f1") for end in ("", "_bounds")
-    ]
-    names += ["threshold95", "best_f1_threshold", "best_f1_cut"]
-    at = dict.fromkeys(("fpr", "fpr_bounds", "threshold"))
-    return {**dict.fromkeys(names), "at_tpr": {rate: dict(at) for rate in rates}}

@@ -40,6 +40,7 @@ _STYLE = {"svg.fonttype": "none", "svg.hashsalt": "anoseg_d2", "font.size": 9}
 
 def _uri(figure: Figure, form: str) -> str:
     stream = io.BytesIO()
+    # The date would make equal curves different bytes; photographs as png would be several MB.
     more = {"metadata": {"Date": None}} if form == "svg+xml" else {"pil_kwargs": {"quality": 75}}
     figure.savefig(stream, format=form.removesuffix("+xml"), dpi=110, **more)
     return f"data:image/{form};base64," + base64.b64encode(stream.getvalue()).decode()
@@ -212,6 +213,7 @@ def confusion_matrix(record: dict) -> str | None:
         return None
     counts = np.array(record["confusion"], np.float64)
     names = [_text(name) for name in record["result"]["IoU"]]
+    # Of the true class: road has a hundred times the pixels of a pole.
     fractions = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     with matplotlib.rc_context(_STYLE):
         figure = Figure(

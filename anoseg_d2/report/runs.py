@@ -184,6 +184,7 @@ def load_runs(path, name: str | None = None) -> list[Run]:
     results = read_results(found)
     curves_path = found.with_name("curves.json")
     curves = read_json(curves_path) if curves_path.is_file() else {}  # copies may lack it
+    # A page over several runs, which can be compared again.
     if results.get("models"):
         return [
             _from_results(f"{name}: {inner}" if name else inner, entry, curves.get(inner, {}))

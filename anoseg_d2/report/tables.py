@@ -83,6 +83,7 @@ class Table:
 
     def is_best(self, row: Row, column: Column) -> bool:
         """Return whether a figure prints the same as the best of its column."""
+        # As printed: of two equal numbers, a single bold one would look like a mistake.
         value = row.cells[column].value
         best = self.best.get(column)
         return best is not None and value is not None and f"{value:.2f}" == f"{best:.2f}"
@@ -140,6 +141,7 @@ def closed_set_table(runs: list[Run], dataset: str) -> Table:
         cells = {column: run.figure(dataset, None, column[1]) for column in columns}
         iou = run.records[dataset]["result"].get("IoU", {})
         rows.append(Row(run.name, None, cells | {("class", c): Cell(iou.get(c)) for c in classes}))
+    # Nineteen classes, of which a set may label eleven.
     occurring = Table([("class", name) for name in classes], rows).without_empty()
     return Table([*columns, *occurring.columns], rows)
 

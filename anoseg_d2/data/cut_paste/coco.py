@@ -99,6 +99,7 @@ class CocoObjects(ObjectSource):
         photo = int(self.photo_of[index])
         name, shape = self.photo_names[photo], self.photo_shapes[photo]
         image = read_image(self.images / name)
+        # Resized copies of COCO are around, and a mask would cut something else out of them.
         if image.shape[:2] != shape:
             height, width = image.shape[:2]
             raise ValueError(f"photograph {name} is {width}x{height}, unlike its annotation says")

@@ -56,6 +56,7 @@ class SceneLabelReader:
 
     def known(self) -> dict[str, int]:
         """Return class name -> value in the maps that this reader returns."""
+        # Official ids where the scenes have them, so that Cityscapes' own tools read the new set.
         ids = _label_ids() if self.is_cityscapes else np.arange(len(self.classes))
         return {name: int(value) for name, value in zip(self.classes, ids, strict=False)}
 

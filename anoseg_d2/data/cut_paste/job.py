@@ -172,6 +172,7 @@ def run_job(job: CutPasteJob, shard: tuple[int, int] = (0, 1), workers: int = 1)
     Raises:
         OSError: a file cannot be written, or a worker process died; finished images are kept.
     """
+    # Whoever made an image, this shard or another, it is not made again.
     finished, todo = _finished(job), []
     for frame in job.frames[shard[0] :: shard[1]]:
         record = finished.get(frame.index)

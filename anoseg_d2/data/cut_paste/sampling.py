@@ -167,6 +167,7 @@ def sample_and_paste(
         image, label and records as in `paste_objects`, and messages about objects that could not
         be read and were replaced. An image without objects is returned unchanged, without records.
     """
+    # Drawn first, so that an image without objects costs nothing.
     if generator.random() >= options.ratio:
         return image, label, [], []
     unknown, known = _Sampler(outliers, parts=options.parts), _Sampler(controls)

@@ -202,6 +202,7 @@ class ClosedSetObjects(ObjectSource):
     def sample(self, generator: np.random.Generator) -> int:
         if not self.rarest_first:
             return super().sample(generator)
+        # The class first, then one of its segments: a bus is as likely as one of a thousand poles.
         indices = self._of_class[int(generator.integers(len(self._of_class)))]
         return int(indices[int(generator.integers(len(indices)))])
 
