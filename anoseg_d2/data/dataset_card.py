@@ -159,7 +159,8 @@ class _Card:
         if "layouts" not in self.card:
             return (self.layout(entry, where, self.card.get("root"), "root"),)
         given = self.card["layouts"]
-        if not isinstance(given, list) or not all(isinstance(one, Mapping) for one in given):
+        mappings = isinstance(given, list) and all(isinstance(one, Mapping) for one in given)
+        if not mappings or not given:
             self.fail("layouts", given, f"a list of mappings with {', '.join(_LAYOUT_KEYS)}")
         made = []
         for number, one in enumerate(given):
