@@ -61,6 +61,8 @@ class Counts:
             return
         for parts, keys in zip(self.parts, halves, strict=True):
             parts.append(keys)
+            if len(parts) > 64:  # many small images: an array costs more than its pixels
+                parts[:] = [_joined(parts)]
         if self.pixels > self.budget.kept_pixels // (2 if self.wide else 1):
             self._leave_pixels()
 

@@ -187,6 +187,19 @@ def test_kept_pixels_equal_counted_scores(make):
     assert kept == runs  # to the last bit
 
 
+def test_many_small_images_are_kept_in_few_arrays():
+    metrics, images = PixelMetrics(), 3000
+    tracemalloc.start()
+    try:
+        for _ in range(images):
+            metrics.update(np.zeros(4, np.float32), np.array([0, 0, 1, 255], np.uint8))
+        # Three pixels take 12 bytes; an array of their own would take a hundred more.
+        assert tracemalloc.get_traced_memory()[0] < 50 * images
+    finally:
+        tracemalloc.stop()
+    assert metrics.compute()["anomaly_pixels"] == images
+
+
 @pytest.mark.parametrize("budget", [None, RUNS], ids=["pixels", "runs"])
 def test_float64_among_float32_leaves_no_trace_of_when_it_came(budget):
     generator = np.random.default_rng(22)
