@@ -157,7 +157,8 @@ def test_pasting_by_config_takes_every_choice_from_it(monkeypatch):
 
 def test_pasting_by_config_can_set_every_option_of_the_offline_job(monkeypatch):
     monkeypatch.setattr(sampling, "CocoObjects", lambda *files, **options: options)
-    monkeypatch.setattr(dataset_mapper, "_closed_set", lambda cfg, train_ids: "segments")
+    monkeypatch.setattr(dataset_mapper, "ClosedSetObjects", lambda *_, **options: "segments")
+    monkeypatch.setattr(dataset_mapper.DatasetCatalog, "get", lambda name: [])
     cfg = get_cfg()
     add_anoseg_config(cfg)
     cfg.DATASETS.TRAIN = ("cityscapes_19_train",)
