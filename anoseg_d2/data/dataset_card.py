@@ -1,29 +1,8 @@
 """Read dataset cards: small yaml files that describe a dataset without Python.
 
-Example::
-
-    name: my_road
-    root: my_road                       # below DETECTRON2_DATASETS; absolute; or ./ for the
-                                        # folder of the card itself
-    splits:                             # registers my_road_train and my_road_val
-      train: {images: "train/{id}.*", labels: "train_labels/{id}.png"}
-      val: {images: "val/{id}.*", labels: "val_labels/{id}.png", expected_images: 200}
-    classes: [road, car, sky]           # in train-id order; or `cityscapes`
-    label_values: {0: sky, 1: road, 2: car}
-    void: [255]
-    anomaly: 254                        # optional: the pasted anomaly becomes train id K
-
-To take only some files of a folder, a split sets `frames`, a regular expression that the whole id
-(what the placeholders capture) must match, as in `frames: "(0001TP|0016E5)_.*"`.
-
-A card without `splits` has `images` and `labels` next to `name` and registers `name`. An anomaly
-set has `kind: anomaly`, with `known`, `anomaly` and `void` instead of classes; the
-`component_track` of the card or of one split is `anomaly`, or `obstacle` for small things on the
-road.
-
-A set that is distributed in several forms lists them as `layouts`, each with its `root` (one folder
-or several), `images`, `labels` and perhaps `frames`. Only one of them may be on disk. Its
-`spare_images: true` says that images without a label are normal.
+`datasets/README.md` explains every key, and `cards/` has the card of each shipped set:
+`camvid.yaml` has splits and classes, `street_hazards.yaml` is an anomaly set, and
+`road_anomaly.yaml` lists several layouts, of which only one may be on disk.
 """
 
 import re
