@@ -77,7 +77,7 @@ def to_rgb(image: Image.Image, name) -> np.ndarray:
         ValueError: it holds floats, or 16-bit values that fill only 12 bits or fewer.
     """
     if image.mode == "F":
-        raise ValueError(f"{printable(name)} holds floats of unknown range; save 8 or 16 bits")
+        raise ValueError(f"{printable(name)} holds 32-bit floats, of any range; save 8 or 16 bits")
     image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I"):
         values = np.asarray(image).astype(np.int64)

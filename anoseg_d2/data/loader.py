@@ -97,7 +97,8 @@ def training_dicts(cfg) -> list[dict]:
             classes than the model.
     """
     if not cfg.DATASETS.TRAIN:
-        raise ValueError(f"DATASETS.TRAIN is empty; known: {', '.join(sorted(builtin.DATASETS))}")
+        known = ", ".join(sorted(builtin.DATASETS))
+        raise ValueError(f"DATASETS.TRAIN is empty; known datasets: {known}")
     # Labels may hold pasted anomalies if these have a class, or if only RATIO trains.
     learns_anomalies = cfg.MODEL.EOMT.ANOMALY_CLASS or cfg.MODEL.RATIO.ALONE
     for name in cfg.DATASETS.TRAIN:
@@ -200,7 +201,7 @@ def _check_classes(cfg, name: str, learns_anomalies: bool) -> None:
     classes = len(metadata.stuff_classes)
     if classes != cfg.MODEL.EOMT.NUM_CLASSES:
         raise ValueError(
-            f"MODEL.EOMT.NUM_CLASSES is {cfg.MODEL.EOMT.NUM_CLASSES}, {name!r} has {classes} known"
+            f"MODEL.EOMT.NUM_CLASSES is {cfg.MODEL.EOMT.NUM_CLASSES}, but {name!r} has {classes}"
         )
     if metadata.get("anomaly_id") is not None and not learns_anomalies:
         raise ValueError(f"{name!r} has pasted anomalies, but MODEL.EOMT.ANOMALY_CLASS is False")
