@@ -170,7 +170,7 @@ def card_text(
     meaningful = [value for value in values if value != VOID or len(values) <= 2]
     if len(meaningful) < 2:
         raise ValueError(
-            f"nothing can be learned from masks with only {', '.join(map(str, values))} in them"
+            f"the masks hold only the value {', '.join(map(str, values))}: nothing to be learned"
         )
     kind = kind or KINDS[len(meaningful) == 2]
     card = {"name": name, "kind": kind, "root": root}
