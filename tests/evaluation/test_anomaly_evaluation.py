@@ -1,6 +1,5 @@
 """The anomaly evaluator: what it takes, refuses, warns about and leaves in its folder."""
 
-import errno
 import json
 import os
 
@@ -148,17 +147,6 @@ def test_a_wrong_map_names_its_image(tmp_path, change, message):
     evaluator = AnomalyEvaluator("test_anomaly", ["msp", "rba"])
     with pytest.raises(ValueError, match=f"(?s)test_anomaly_1.*{message}"):
         evaluator.process(images, outputs)
-
-
-def test_a_map_that_finds_no_space_is_named(tmp_path, monkeypatch):
-    def full(path, **arrays):
-        raise OSError(errno.ENOSPC, "no space")
-
-    images = small_sets.anomaly_set(tmp_path)
-    evaluator = AnomalyEvaluator("test_anomaly", output_dir=tmp_path / "run", keep_images=False)
-    monkeypatch.setattr(np, "savez", full)
-    with pytest.raises(OSError, match="MiB free.*kept-maps"):
-        evaluator.process(images[:1], outputs_of(images)[:1])
 
 
 def test_no_temporary_map_is_left(tmp_path):
