@@ -6,8 +6,6 @@ Only files that the project itself writes are ever deleted: the folder may hold 
 import logging
 from pathlib import Path
 
-from anoseg_d2.utils.files import remove_abandoned
-
 __all__ = ["claim_output_dir"]
 
 logger = logging.getLogger(__name__)
@@ -22,6 +20,7 @@ _WRITTEN = (
     *("events.out.tfevents.[0-9]*", "report/index.html", "report/curves.json"),
     *(f"report/results.{kind}" for kind in ("json", "csv", "md", "tex")),
     *("inference/unfinished.json", "inference/*/result.json", "inference/*/images/*.npz"),
+    *(".anoseg-*", "report/.anoseg-*"),  # half a file, where a run was killed as it wrote
 )
 
 
@@ -42,9 +41,6 @@ def claim_output_dir(
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"OUTPUT_DIR {folder} is a file; it must be a folder")
     folder.mkdir(parents=True, exist_ok=True)
-    # A run that was killed while it saved leaves a file as large as a checkpoint.
-    for place in (folder, folder / "ema", folder / "report"):
-        remove_abandoned(place)
     earlier = sorted(path.name for name in _CHECKPOINTS for path in folder.glob(name))
     if not training or not earlier or resume:
         return

@@ -27,7 +27,7 @@ from anoseg_d2.evaluation.set_figures import (
 from anoseg_d2.evaluation.streaming.keys import as_floats, to_numpy
 from anoseg_d2.utils.cli import Progress
 from anoseg_d2.utils.constants import ANOMALY, KNOWN
-from anoseg_d2.utils.files import check_name, remove_abandoned
+from anoseg_d2.utils.files import check_name
 
 logger = logging.getLogger(__name__)
 
@@ -96,8 +96,6 @@ class AnomalyEvaluator(DatasetEvaluator):
             for left in self.folder.glob(f"{KEPT_PREFIX}*"):
                 logger.info("removing %s, left by a run that was killed", left)
                 shutil.rmtree(left, ignore_errors=True)
-            for place in (self.folder, *(p for p in self.folder.rglob("*") if p.is_dir())):
-                remove_abandoned(place)
             shutil.rmtree(self.folder / "images", ignore_errors=True)
             (self.folder / "result.json").unlink(missing_ok=True)
         comm.synchronize()  # no rank may write before rank 0 has removed

@@ -8,7 +8,6 @@ import math
 import os
 import re
 import secrets
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,14 +16,12 @@ __all__ = [
     "check_name",
     "file_hash",
     "read_json",
-    "remove_abandoned",
     "temporary_path",
     "write_atomic",
     "write_json",
 ]
 
 _PREFIX = ".anoseg-"  # of temporary names
-_ABANDONED = 3600  # seconds without a write; the longest file is written in minutes
 _SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
 
 
@@ -56,20 +53,8 @@ def file_hash(path) -> str:
 
 
 def temporary_path(folder, suffix: str = ".tmp") -> Path:
-    """Return a new name in `folder`, one that `remove_abandoned` knows."""
+    """Return a new name in `folder`, hidden, so that no listing of data takes it for a file."""
     return Path(folder, f"{_PREFIX}{secrets.token_hex(8)}{suffix}")
-
-
-def remove_abandoned(folder) -> None:
-    """Delete files of `temporary_path` that nobody has written to for an hour.
-
-    A live writer, which may be on another machine, touches its file all the time; one that was
-    killed does not.
-    """
-    for path in Path(folder).glob(f"{_PREFIX}*"):
-        with contextlib.suppress(FileNotFoundError):  # it is complete by now, and has its name
-            if time.time() - path.lstat().st_mtime > _ABANDONED and not path.is_dir():
-                path.unlink()
 
 
 @contextlib.contextmanager

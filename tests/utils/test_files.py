@@ -1,4 +1,4 @@
-"""Files appear whole, replace only files, and what a killed writer left is removed."""
+"""Files appear whole, and replace only files."""
 
 import errno
 import os
@@ -7,24 +7,9 @@ import pytest
 
 from anoseg_d2.utils.files import (
     read_json,
-    remove_abandoned,
-    temporary_path,
     write_atomic,
     write_json,
 )
-
-
-def test_only_temporary_files_that_nobody_writes_any_more_are_removed(tmp_path):
-    others = {".notes.tmp", "data.tmp"}
-    for name in others:
-        (tmp_path / name).touch()
-    live, killed = temporary_path(tmp_path), temporary_path(tmp_path)
-    for path in (live, killed):
-        path.write_bytes(b"half")
-    for name in (killed, *others):
-        os.utime(tmp_path / name, (0, 0))
-    remove_abandoned(tmp_path)
-    assert {p.name for p in tmp_path.iterdir()} == {live.name, *others}
 
 
 def test_a_disk_that_fails_leaves_no_part_of_a_file(tmp_path, monkeypatch):
