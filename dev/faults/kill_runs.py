@@ -17,7 +17,7 @@ A kill holds when the second command succeeds and
   of the optimiser and of the average included,
 - evaluations: results.json has the same figures,
 - memory: the checkpoint with the memory has the same tensors,
-- cut-paste: every file has the same bytes,
+- cut-paste: every file has the same bytes.
 
 Exit status: 0 all held, 1 some did not.
 """
