@@ -149,22 +149,24 @@ def update_meta(path, **entries: Any) -> None:
 
 
 def _interpret(payload: dict[str, Any], path: Path, source: str) -> Checkpoint:
-    meta = payload.get("meta") if isinstance(payload.get("meta"), dict) else {}
+    meta = payload.get("meta")
+    if not isinstance(meta, dict) or meta.get("format") != FORMAT_NAME:
+        meta = {}  # entries of strangers would be taken for ours
     nested = next((key for key in _NESTED if isinstance(payload.get(key), Mapping)), None)
     weights = payload if nested is None else payload[nested]
     extra = {} if nested is None else {k: v for k, v in payload.items() if k != nested}
     extra.pop("meta", None)
     state = clean_names(weights)
     _check_tensors(state)
-    own = meta.get("format") == FORMAT_NAME
-    if own and not isinstance(version := meta.get("version", 0), int):
+    version = meta.get("version", 0)
+    if not isinstance(version, int):
         raise ValueError(f"its metadata gives the version of our format as {repr(version)[:80]}")
-    if own and version > ARCHITECTURE_VERSION:
+    if version > ARCHITECTURE_VERSION:
         raise ValueError(
             f"written in version {version} of our format, this package reads up to "
             f"{ARCHITECTURE_VERSION}: update it"
         )
-    if own and meta.get("adapter"):
+    if meta.get("adapter"):
         frozen = meta.get("frozen")
         if not isinstance(meta.get("base_hash"), str) or not isinstance(frozen, list):
             raise ValueError("is an adapter file that does not say which base it belongs to")
@@ -175,13 +177,12 @@ def _interpret(payload: dict[str, Any], path: Path, source: str) -> Checkpoint:
     config, preprocessor = (
         _sibling_json(path, name) if transformers else {} for name in CONFIG_FILES
     )
-    facts = facts_of_file(fmt, state, meta if own else {}, config, extra.get("hyper_parameters"))
+    facts = facts_of_file(fmt, state, meta, config, extra.get("hyper_parameters"))
     facts |= pixel_statistics(preprocessor) if preprocessor else {}
     state, ignored = to_anoseg(state, fmt)
     spec = ModelSpec.from_state(state, facts)
-    # Optimisers of strangers are of no use, and metadata of theirs would be taken for ours.
-    kept, extra = (meta, extra) if own else (config, {})
-    return Checkpoint(state, fmt, spec, source, ignored, kept, extra)
+    # Nor is an optimiser of strangers of any use.
+    return Checkpoint(state, fmt, spec, source, ignored, meta, extra if meta else {})
 
 
 def _check_tensors(state: Mapping[str, Any]) -> None:

@@ -280,7 +280,7 @@ class Checkpoint:
         spec: sizes and settings of the model.
         source: what was asked for, for messages.
         ignored: (name, reason) of stored tensors that are not weights of the model.
-        meta: metadata of our own files, or the Hugging Face config.
+        meta: metadata of our own files.
         extra: other entries of our own files (optimizer, trainer, iteration).
         file: the file itself, of the folder or hub that `source` names; None for timm's weights.
     """

@@ -163,9 +163,11 @@ def default_score(args) -> str:
     if args.config_file or not (args.weights == SHIPPED_NAME or os.path.exists(args.weights)):
         return "rba"
     from anoseg_d2.checkpoint import read_checkpoint  # it imports torch: seconds
+    from anoseg_d2.checkpoint.from_config import inference_overrides
 
     checkpoint = read_checkpoint(args.weights)
-    asked = (checkpoint.meta.get("inference") or {}).get("TEST.ANOMALY.SCORES")
+    stored = inference_overrides(checkpoint)
+    asked = dict(zip(stored[::2], stored[1::2], strict=True)).get("TEST.ANOMALY.SCORES")
     return ",".join(asked or ["memory" if checkpoint.spec.architecture else "rba"])
 
 
