@@ -64,7 +64,10 @@ def main(args: argparse.Namespace) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     print_differences(differences)
-    print_written(Path(args.output))
+    output = Path(args.output)
+    for path in (output, output.with_name(f"{output.name}.data")):  # the weights, if they are many
+        if path.exists():
+            cli.say(f"wrote {path}: {path.stat().st_size / 1e6:.1f} MB, ONNX opset {OPSET}")
     return 0
 
 
@@ -161,13 +164,3 @@ def print_differences(differences: list[Difference]) -> None:
         rows.append([d.output, shape, values, largest, allowed])
     headers = ["output", "shape", "values of the model", "largest difference", "allowed"]
     cli.say(tabulate(rows, headers, tablefmt="github", disable_numparse=True))
-
-
-def print_written(output: Path) -> None:
-    """Print which files were written and how large they are."""
-    cli.say(f"wrote {output}: {output.stat().st_size / 1e6:.1f} MB, ONNX opset {OPSET}")
-    weights = output.with_name(f"{output.name}.data")
-    if weights.exists():
-        cli.say(
-            f"wrote {weights}: {weights.stat().st_size / 1e6:.1f} MB of weights; keep both together"
-        )
