@@ -78,8 +78,7 @@ def add_delta(checkpoint: Checkpoint, base: Checkpoint) -> Checkpoint:
             "MODEL.DELTA_BASE (--delta-base)"
         )
     state = dict(checkpoint.state_dict)
-    encoder = [name for name in state if name.startswith("backbone.")]
-    for name in encoder:
+    for name in [name for name in state if name.startswith("backbone.")]:
         other = base.state_dict.get(name)
         if other is None and name.endswith((".attn.q_bias", ".attn.v_bias")):
             continue  # zero in DINOv3's released weights, which some files leave out

@@ -103,8 +103,7 @@ def _check_images(model: nn.Module, spec, image: Tensor | None) -> list[Tensor]:
         picture = draw_image(*size) if image is None else TF.resize(image, list(size))
         count = spec.batch or 1 + index
         # Shifted copies, so that no image of a batch can stand for another.
-        views = [picture.roll(i * size[1] // count, -1) for i in range(count)]
-        batches.append(torch.stack(views))
+        batches.append(torch.stack([picture.roll(i * size[1] // count, -1) for i in range(count)]))
     return batches
 
 

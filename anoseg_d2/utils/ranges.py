@@ -42,7 +42,10 @@ class Rule:
 
 def shown(value: Any) -> str:
     """Format a value for an error, shortened because a file may hold thousands of digits."""
-    text = repr(value)
+    try:
+        text = repr(value)
+    except ValueError:  # Python writes no integer of more than 4,300 digits
+        return "a number of thousands of digits"
     return text if len(text) <= 300 else f"{text[:300]}..."
 
 
