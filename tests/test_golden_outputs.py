@@ -104,7 +104,7 @@ def checkpoints(tmp_path_factory):
         image = Image.fromarray(golden.photograph(40, 64, seed=index))
         image.save(photos / f"{index}.png")
     weights, output = folder / "arcface_ratio.pth", folder / "memory.pth"
-    run("memory", weights, "--images", photos, "--output", output, "--rows", 12)
+    run("memory", weights, "--images", photos, "--output", output, "--rows", 12, "--blocks", 1)
     return folder
 
 

@@ -38,7 +38,11 @@ def build_parser() -> argparse.ArgumentParser:
     source.add_argument("--images", nargs="+", metavar="DIR", help="folders of normal photographs")
     source.add_argument("--dataset", metavar="NAME", help="registered dataset")
     add("--output", required=True, help="checkpoint to write, .pth or .safetensors")
-    add("--rows", type=int, default=8000, help="patches to keep (default: %(default)s)")
+    add(
+        "--rows",
+        type=int,
+        help="patches to keep (default: 8000; of several blocks of a network 2000)",
+    )
     add(
         "--coreset",
         action=argparse.BooleanOptionalAction,
@@ -52,7 +56,7 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="N",
         help="ViT blocks whose tokens are remembered, counted from 1; several are standardised and "
         "averaged. Those that queries enter run a second time, without queries and adapters. "
-        "Default: the last one before the queries enter; of a bare ViT, 6 9 12 of 12",
+        "Default: 6 9 12 of 12, and the same fractions of other depths",
     )
     add(
         "--window",

@@ -14,7 +14,7 @@ from anoseg_d2.data.image_io import read_image
 from anoseg_d2.data.label_rules import load_label
 from anoseg_d2.modeling.eomt import EoMT
 from anoseg_d2.modeling.inference import unfiltered
-from anoseg_d2.modeling.patch_heads import PatchMemory, free_block
+from anoseg_d2.modeling.patch_heads import PatchMemory
 from anoseg_d2.modeling.patch_heads.memory import (
     backbone_hash,
     choose_rows,
@@ -35,7 +35,7 @@ HELD_OUT = 10
 def add_memory(
     model: EoMT | PatchModel,
     records: list[tuple],
-    rows: int,
+    rows: int | None,
     seed: int,
     coreset: bool | None = None,
     settings: dict | None = None,
@@ -47,7 +47,7 @@ def add_memory(
     Args:
         model: changed in place.
         records: per image its path, and its label with the dataset's metadata, or None.
-        rows: patches to keep.
+        rows: patches to keep; None for `default_rows`.
         seed: of the choice of patches.
         coreset: spread the rows (greedy k-center) instead of drawing them; None: if there is one
             block. Several are standardised by their rows, which then have to be a fair sample.
@@ -60,6 +60,7 @@ def add_memory(
         ValueError: the ViT has no such block.
     """
     blocks = check_blocks(model, blocks or default_blocks(model))
+    rows = rows or default_rows(model, blocks)
     coreset = len(blocks) == 1 if coreset is None else coreset
     held_out = records[::HELD_OUT] if len(records) > 1 else records
     inside = [r for r in records if r not in held_out] or records
@@ -104,11 +105,17 @@ def add_memory(
 
 
 def default_blocks(model: EoMT | PatchModel) -> tuple[int, ...]:
-    """Return the last block before the queries; of a bare ViT, blocks 6, 9 and 12 of twelve."""
+    """Return blocks 6, 9 and 12 of twelve, and the same fractions of other depths.
+
+    Early blocks find what is odd anywhere in an image, the last one finds small objects.
+    """
     depth = len(model.backbone.blocks)
-    if isinstance(model, PatchModel):
-        return tuple(sorted({max(round(depth * part) - 1, 0) for part in (1 / 2, 3 / 4, 1)}))
-    return (free_block(depth, model.num_blocks),)
+    return tuple(sorted({max(round(depth * part) - 1, 0) for part in (1 / 2, 3 / 4, 1)}))
+
+
+def default_rows(model: EoMT | PatchModel, blocks: Sequence[int]) -> int:
+    """Return how many patches to keep: fewer where each is compared in several blocks."""
+    return 2000 if len(blocks) > 1 and isinstance(model, EoMT) else 8000
 
 
 def check_blocks(model: EoMT | PatchModel, blocks: Sequence[int]) -> tuple[int, ...]:

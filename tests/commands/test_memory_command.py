@@ -39,6 +39,10 @@ def photos(tmp_path):
     return folder
 
 
+# The last block before the queries enter the tiny model.
+ONE = ("--blocks", "1")
+
+
 def build(tool, weights, photos, output, *options):
     return tool.main([str(weights), "--images", str(photos), "--output", str(output), *options])
 
@@ -48,7 +52,7 @@ def test_the_checkpoint_has_a_memory_that_recognises_its_images(
     tool, weights, photos, tmp_path, capsys, ending
 ):
     output = tmp_path / f"memory{ending}"
-    assert build(tool, weights, photos, output) == 0
+    assert build(tool, weights, photos, output, *ONE) == 0
     assert "rows of 3 images; on 1 others" in capsys.readouterr().out
     predictor = AnomalyPredictor.from_pretrained(str(output))
     assert "memory" in predictor.score_names
@@ -74,7 +78,7 @@ def test_statistics_are_measured_before_filters_and_say_their_settings(
 
 
 def test_a_memory_of_another_backbone_is_refused(tool, weights, photos, tmp_path):
-    assert build(tool, weights, photos, tmp_path / "m.pth", "--rows", "5") == 0
+    assert build(tool, weights, photos, tmp_path / "m.pth", "--rows", "5", *ONE) == 0
     payload = torch.load(tmp_path / "m.pth", weights_only=True)
     assert payload["model"]["patch_maps.memory.rows"].dtype == torch.float16
     assert len(payload["model"]["patch_maps.memory.rows"]) == 5
@@ -290,7 +294,7 @@ def test_several_blocks_of_a_network_and_those_that_queries_enter(
 
 def test_a_single_block_is_fitted_and_stored_as_ever(tool, weights, photos, tmp_path):
     """Nothing in the file is new, and the score is the plain distance."""
-    assert build(tool, weights, photos, tmp_path / "m.pth", "--rows", "5") == 0
+    assert build(tool, weights, photos, tmp_path / "m.pth", "--rows", "5", *ONE) == 0
     payload = torch.load(tmp_path / "m.pth", weights_only=True)
     assert payload["model"]["patch_maps.memory.rows"].shape == (5, 32)
     assert "patch_maps.memory.mean" not in payload["model"]
