@@ -24,14 +24,6 @@ from anoseg_d2.modeling.lora import merged_weight
 from anoseg_d2.modeling.patch_heads import PATCH_PREFIX
 from anoseg_d2.modeling.patch_heads.memory import backbone_hash
 
-__all__ = [
-    "adapter_payload",
-    "join_adapter",
-    "lora_module_names",
-    "merge_adapters",
-    "merge_lora_state",
-]
-
 PLAIN = f"{PATCH_PREFIX}memory.plain."
 
 

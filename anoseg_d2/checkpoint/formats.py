@@ -25,15 +25,6 @@ from anoseg_d2.checkpoint.names import BARE_VITS, FUSED, is_dinov3, to_ours
 from anoseg_d2.checkpoint.spec import FACTS, FORMAT_NAME, read_fact
 from anoseg_d2.utils.constants import PIXEL_MEAN, PIXEL_STD
 
-__all__ = [
-    "FORMATS",
-    "clean_names",
-    "facts_of_file",
-    "pixel_statistics",
-    "recognise",
-    "to_anoseg",
-]
-
 FORMATS = (
     "anoseg",
     "anoseg_adapter",

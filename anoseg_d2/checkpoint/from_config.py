@@ -24,16 +24,6 @@ from anoseg_d2.utils.config_files import flat_items, set_value
 from anoseg_d2.utils.constants import SHIPPED_NAME, VIT_SIZES
 from anoseg_d2.utils.options import options_of
 
-__all__ = [
-    "add_delta",
-    "build_config_overrides",
-    "follow_checkpoint",
-    "inference_overrides",
-    "load_checkpoint",
-    "load_weights",
-    "resolve_weights",
-]
-
 logger = logging.getLogger(__name__)
 
 _SIZE_KEYS = tuple(f"MODEL.EOMT.{part}" for part in ("SIZE", "DEPTH", "WIDTH", "HEADS"))

@@ -12,14 +12,6 @@ from torch import Tensor
 
 from anoseg_d2.utils.files import read_json
 
-__all__ = [
-    "CONFIG_FILES",
-    "WEIGHT_FILES",
-    "fetch_hub_folder",
-    "load_timm_weights",
-    "shard_names",
-]
-
 # Sizes and class names; how images are normalised.
 CONFIG_FILES = ("config.json", "preprocessor_config.json")
 # In order of preference; an index names the files of a sharded model.

@@ -18,18 +18,6 @@ from anoseg_d2.modeling.vit import backbone_kind
 from anoseg_d2.utils.files import file_hash
 from anoseg_d2.utils.unwrap import unwrap
 
-__all__ = [
-    "describe_weights",
-    "head_name",
-    "meta_of_checkpoint",
-    "model_grid",
-    "model_meta",
-    "model_tensors",
-    "plain",
-    "weights_hash",
-    "with_memory",
-]
-
 
 def model_tensors(model: nn.Module) -> dict[str, Tensor]:
     """Return parameters and persistent buffers by name, without `torch.compile`'s prefixes."""

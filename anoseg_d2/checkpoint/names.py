@@ -7,8 +7,6 @@ within a block a DINOv3 means something else by the same words than a DINOv2.
 import re
 from collections.abc import Iterable
 
-__all__ = ["BARE_VITS", "FUSED", "is_dinov3", "to_ours"]
-
 # Formats that hold only a ViT, without queries and heads.
 BARE_VITS = ("timm_vit", "dinov2", "dinov2_transformers", "dinov3", "dinov3_transformers")
 

@@ -10,12 +10,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-__all__ = [
-    "fold_position_prefix",
-    "resample_position_embedding",
-    "transfer_class_rows",
-]
-
 
 def resample_position_embedding(
     embed: Tensor, grid: tuple[int, int], new_grid: tuple[int, int]

@@ -13,17 +13,6 @@ from anoseg_d2.checkpoint.names import is_dinov3
 from anoseg_d2.utils.constants import VIT_SIZES
 from anoseg_d2.utils.ranges import shown
 
-__all__ = [
-    "ARCHITECTURE_VERSION",
-    "CONFIG_KEYS",
-    "FACTS",
-    "FORMAT_NAME",
-    "FORMAT_VERSION",
-    "Checkpoint",
-    "ModelSpec",
-    "read_fact",
-]
-
 FORMAT_NAME = "anoseg_d2"
 FORMAT_VERSION = 1
 # Of files that name another architecture than EoMT, which readers of version 1 do not know.

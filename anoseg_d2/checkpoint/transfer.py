@@ -30,8 +30,6 @@ from anoseg_d2.modeling.eomt import EoMT
 from anoseg_d2.modeling.patch_heads import PATCH_PREFIX
 from anoseg_d2.modeling.vit import backbone_kind
 
-__all__ = ["LoadReport", "LoadRow", "load_into", "load_same", "warn_of_delta"]
-
 logger = logging.getLogger(__name__)
 
 EMBED, KERNEL = "backbone.pos_embed", "backbone.patch_embed.proj.weight"

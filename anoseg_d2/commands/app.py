@@ -28,8 +28,6 @@ from anoseg_d2.utils.constants import SHIPPED_NAME
 from anoseg_d2.utils.ranges import integer
 from anoseg_d2.utils.visualization import color_classes, overlay
 
-__all__ = ["Playground", "build_page", "main"]
-
 OPTIONS = {"--port": integer(1, 65535)}
 
 

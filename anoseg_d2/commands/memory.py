@@ -67,25 +67,13 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add("--seed", type=int, default=0, help="of the choice of patches (default: %(default)s)")
     add("--overwrite", action="store_true", help="replace an existing output")
-    add(
-        "--opts",
-        nargs=argparse.REMAINDER,
-        default=[],
-        metavar="KEY VALUE",
-        help="config keys and values, last",
-    )
+    cli.add_config_options(parser)
     return parser
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run the command; returns its exit status."""
-    args = build_parser().parse_args(arguments)
-    return cli.run_command(lambda: run(args), "stopped; nothing was written", args.verbosity)
-
-
-def run(args: argparse.Namespace) -> None:
-    cli.check_options(args, OPTIONS)
-    cli.import_modules(args.imports)
+@cli.command(build_parser, OPTIONS, "stopped; nothing was written")
+def main(args: argparse.Namespace) -> None:
+    """Fit the memory, and write the checkpoint with it."""
     # Fitting takes minutes, so an output that cannot be written is refused before.
     output = Path(args.output)
     if output.exists() and not args.overwrite:

@@ -20,8 +20,6 @@ from anoseg_d2.engine.run import argument_parser, run
 from anoseg_d2.utils import cli
 from anoseg_d2.utils.ranges import Rule, integer, number
 
-__all__ = ["main", "train"]
-
 RESUME = """Continue a training from its last checkpoint, as if it had not stopped.
 
     anoseg resume runs/street

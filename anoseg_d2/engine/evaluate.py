@@ -30,8 +30,6 @@ from anoseg_d2.report.runs import CLOSED_FIGURES, FIGURE_NAMES, load_run
 from anoseg_d2.report.write import write_report
 from anoseg_d2.utils.unwrap import unwrap
 
-__all__ = ["OURS", "measure_ensembles", "report_evaluation"]
-
 logger = logging.getLogger(__name__)
 
 

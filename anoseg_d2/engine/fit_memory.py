@@ -26,8 +26,6 @@ from anoseg_d2.modeling.scores import ensemble_parts
 from anoseg_d2.modeling.windows import cut_windows, plan_windows
 from anoseg_d2.utils.cli import Progress, say
 
-__all__ = ["HELD_OUT", "add_memory", "collect_tokens", "labelled_records"]
-
 # One image out of this many is left out of the memory, to measure the score on.
 HELD_OUT = 10
 

@@ -18,17 +18,6 @@ from torch import nn
 from anoseg_d2.checkpoint import AnosegCheckpointer
 from anoseg_d2.utils.unwrap import unwrap
 
-__all__ = [
-    "BestCheckpointHook",
-    "CheckpointHook",
-    "CostHook",
-    "LearningRateHook",
-    "ProgressHook",
-    "SeedHook",
-    "StopHook",
-    "UntaggedCheckpointer",
-]
-
 logger = logging.getLogger(__name__)
 
 

@@ -15,8 +15,6 @@ from torch.multiprocessing import ProcessExitedException
 
 from anoseg_d2.utils.cli import USER_ERRORS, one_message
 
-__all__ = ["launch_ranks"]
-
 # What gloo says in a rank whose peer has died.
 _LOST_PEER = ("connection closed by peer", "connection reset by peer", "socket closed")
 

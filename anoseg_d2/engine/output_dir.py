@@ -6,8 +6,6 @@ Only files that the project itself writes are ever deleted: the folder may hold 
 import logging
 from pathlib import Path
 
-__all__ = ["claim_output_dir"]
-
 logger = logging.getLogger(__name__)
 
 _CHECKPOINTS = tuple(

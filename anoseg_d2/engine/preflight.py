@@ -16,8 +16,6 @@ from anoseg_d2.data.builtin import register_cards
 from anoseg_d2.data.loader import training_dicts
 from anoseg_d2.modeling.scores import ensemble_parts
 
-__all__ = ["check_inputs", "follow_weights", "listed_once"]
-
 logger = logging.getLogger(__name__)
 
 

@@ -15,8 +15,6 @@ from pathlib import Path
 from anoseg_d2.utils import cli
 from anoseg_d2.utils.ranges import integer
 
-__all__ = ["argument_parser", "load_evaluated", "run", "run_rank"]
-
 logger = logging.getLogger(__name__)
 
 

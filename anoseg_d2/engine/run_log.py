@@ -22,8 +22,6 @@ from anoseg_d2.modeling.lora import lora_state_dict
 from anoseg_d2.utils.cli import set_verbosity
 from anoseg_d2.utils.files import write_atomic
 
-__all__ = ["log_data", "parameter_table", "set_up_run"]
-
 logger = logging.getLogger(__name__)
 
 LOGGERS = ("detectron2", "fvcore", "anoseg_d2")

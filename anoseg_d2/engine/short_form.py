@@ -19,8 +19,6 @@ from anoseg_d2.data.dataset import Dataset
 from anoseg_d2.data.dataset_card import find_card, read_card, shipped_cards
 from anoseg_d2.utils.config_files import load_yaml
 
-__all__ = ["Inferred", "expand", "split_places"]
-
 _EPOCHS, _BATCH, _SIZE, _STAGE = 20, 4, "S", "eomt_baseline"
 _AUTO_BATCH = 16  # of the paper
 _LARGEST_CROP = 512  # pixels; larger ones are asked for

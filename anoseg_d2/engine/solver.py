@@ -13,13 +13,6 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from anoseg_d2.modeling.patch_heads import PATCH_HEADS, PATCH_PREFIX
 
-__all__ = [
-    "ParameterRule",
-    "build_optimizer",
-    "build_scheduler",
-    "learning_rate_factor",
-]
-
 
 class ParameterRule(NamedTuple):
     """How one parameter is trained.

@@ -14,8 +14,6 @@ from anoseg_d2.modeling.criterion import present_classes
 from anoseg_d2.modeling.patch_heads import PATCH_HEADS
 from anoseg_d2.utils.unwrap import unwrap
 
-__all__ = ["StepTrainer"]
-
 
 class StepTrainer(SimpleTrainer):
     """detectron2's `SimpleTrainer` with micro-batches, mixed precision and clipping once per step.

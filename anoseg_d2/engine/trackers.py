@@ -8,8 +8,6 @@ from detectron2.utils.events import EventWriter, get_event_storage
 
 from anoseg_d2.config import changed_keys
 
-__all__ = ["TRACKERS"]
-
 PROJECT = "anoseg_d2"
 
 

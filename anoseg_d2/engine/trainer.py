@@ -44,8 +44,6 @@ from anoseg_d2.modeling.eomt import EoMT
 from anoseg_d2.utils.precision import amp_dtype
 from anoseg_d2.utils.unwrap import unwrap
 
-__all__ = ["Trainer"]
-
 logger = logging.getLogger(__name__)
 
 

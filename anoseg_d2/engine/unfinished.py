@@ -11,8 +11,6 @@ from anoseg_d2.engine.evaluate import versions
 from anoseg_d2.utils.config_files import flat_items
 from anoseg_d2.utils.files import read_json, write_json
 
-__all__ = ["UnfinishedEvaluation"]
-
 
 class UnfinishedEvaluation:
     """The datasets that an evaluation in OUTPUT_DIR has `finished` so far.

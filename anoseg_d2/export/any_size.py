@@ -15,8 +15,6 @@ from onnx_ir.tape import Tape
 
 from anoseg_d2.export.fixed_resize import MOST_BITS, WEIGHT_LIMIT
 
-__all__ = ["add_any_size"]
-
 
 class _Operations:
     """Adds nodes to a graph: `ops.Add(x, 1.0)` returns the output, and numbers become constants."""

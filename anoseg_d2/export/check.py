@@ -16,8 +16,6 @@ from anoseg_d2.evaluation.alarm_rate import to_unit
 from anoseg_d2.export.spec import Difference, ExportCheckError
 from anoseg_d2.modeling.inference import infer_images
 
-__all__ = ["check_file", "compare_output", "draw_image", "open_session", "run_file"]
-
 # Largest difference of a score, and fraction of pixels whose class may differ.
 TOLERANCES = {
     "float32": (1e-3, 1e-3),

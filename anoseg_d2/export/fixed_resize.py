@@ -10,8 +10,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-__all__ = ["FixedResize", "fixed_point_weights"]
-
 WEIGHT_LIMIT = 2**15  # PyTorch's weights are signed, of 16 bits
 MOST_BITS = 22
 

@@ -15,8 +15,6 @@ from anoseg_d2.modeling.filters import GuidedFilter
 from anoseg_d2.modeling.inference import filter_radius, predict_windows, read_scores
 from anoseg_d2.modeling.lora import merge_lora
 
-__all__ = ["ExportModel"]
-
 
 class ExportModel(nn.Module):
     """Map images to `(sem_seg, *scores, confidence)`, all tensors.

@@ -6,8 +6,6 @@ from typing import NamedTuple
 from anoseg_d2.utils.options import check_options, names_of, option
 from anoseg_d2.utils.ranges import one_of
 
-__all__ = ["OPSET", "Difference", "ExportCheckError", "ExportSpec"]
-
 OPSET = 18  # the first with an antialiased Resize; onnxruntime knows it since 1.14
 
 

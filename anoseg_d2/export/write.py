@@ -30,8 +30,6 @@ from anoseg_d2.modeling import scores
 from anoseg_d2.modeling.inference import NEUTRAL_KEYS, InferenceOptions
 from anoseg_d2.utils.options import keys_of
 
-__all__ = ["describe", "export_model", "publish", "trace", "write_onnx"]
-
 # A protobuf message is limited to 2 GiB; larger weights go into a file next to the graph.
 EXTERNAL_BYTES = 1_800_000_000
 

@@ -11,8 +11,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-__all__ = ["QueryMask", "annealing_windows", "draw_query_mask", "keep_probability"]
-
 
 def annealing_windows(num_blocks: int) -> list[tuple[float, float]]:
     """Return start and end, as fractions of the run, of the annealing of every query block.

@@ -18,17 +18,6 @@ from anoseg_d2.utils.constants import NO_OBJECT_WEIGHT, VOID
 from anoseg_d2.utils.options import check_options, names_of, option, options_of
 from anoseg_d2.utils.ranges import integer, number, one_of
 
-__all__ = [
-    "CriterionOptions",
-    "LossNormalizers",
-    "Matches",
-    "SetCriterion",
-    "Target",
-    "of_layer",
-    "present_classes",
-    "targets_from_sem_seg",
-]
-
 
 class Target(NamedTuple):
     """Ground truth of one image: its label map, from which the losses read masks at points.

@@ -45,8 +45,6 @@ from anoseg_d2.modeling.vit import EoMTOptions, VitOptions, backbone_kind
 from anoseg_d2.utils.constants import PIXEL_MEAN, PIXEL_STD
 from anoseg_d2.utils.options import options_of
 
-__all__ = ["EoMT"]
-
 
 class _Doubling(nn.ConvTranspose2d):
     """A transposed convolution with stride 2 and a 2 x 2 kernel, so outputs never overlap.

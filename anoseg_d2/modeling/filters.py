@@ -7,8 +7,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-__all__ = ["GuidedFilter"]
-
 # Variance of a colour, as a fraction of full brightness squared, below which a window counts as
 # plain: (0.03)^2, as in the paper of the guided filter.
 PLAIN = 1e-3

@@ -21,18 +21,6 @@ from anoseg_d2.utils.options import check_options, option, options_of
 from anoseg_d2.utils.ranges import number, one_of
 from anoseg_d2.utils.registry import Registry
 
-__all__ = [
-    "CLASS_HEADS",
-    "ArcFaceHead",
-    "ArcFaceOptions",
-    "ClassHead",
-    "LinearHead",
-    "LogitNormHead",
-    "LogitNormOptions",
-    "add_angular_margin",
-    "build_head",
-]
-
 CLASS_HEADS = Registry("class head")
 
 # For float32 cosines closer to +-1 than this, the angle has no usable derivative.

@@ -34,18 +34,6 @@ from anoseg_d2.utils.constants import VOID
 from anoseg_d2.utils.options import check_options, keys_of, option
 from anoseg_d2.utils.ranges import integer, number, sequence, text
 
-__all__ = [
-    "InferenceOptions",
-    "choose_queries",
-    "differing",
-    "filter_radius",
-    "infer_images",
-    "predict_windows",
-    "read_scores",
-    "score_map_settings",
-    "unfiltered",
-]
-
 # Windows per forward pass where INPUT.WINDOW_BATCH is 0.
 MOST_WINDOWS = 8
 # Options of inference that change no score map. Every other one does: a new option is compared

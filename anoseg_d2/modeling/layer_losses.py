@@ -18,8 +18,6 @@ from torch.autograd.function import once_differentiable
 from anoseg_d2.modeling.criterion import LossNormalizers, SetCriterion, Target, of_layer
 from anoseg_d2.modeling.heads import ClassHead
 
-__all__ = ["LayerLosses", "can_be_taken_at_once"]
-
 Losses = dict[str, Tensor]
 
 

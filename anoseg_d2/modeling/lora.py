@@ -18,20 +18,6 @@ from torch.nn import functional as F
 from anoseg_d2.utils.options import check_options, names_of, option
 from anoseg_d2.utils.ranges import integer, number, one_of, sequence
 
-__all__ = [
-    "LORA_TARGETS",
-    "LoraOptions",
-    "adapt_backbone",
-    "draw_kept",
-    "LoRALinear",
-    "LoRAMergedLinear",
-    "inject_lora",
-    "lora_modules",
-    "lora_state_dict",
-    "merge_lora",
-    "merged_weight",
-]
-
 LORA_TARGETS = ("q", "k", "v", "proj", "fc1", "fc2")
 _QKV = ("q", "k", "v")
 

@@ -12,17 +12,6 @@ from torch.nn import functional as F
 from anoseg_d2.modeling.scores import combine_masks, rba
 from anoseg_d2.utils.constants import VOID
 
-__all__ = [
-    "bce_loss",
-    "dense_points",
-    "dice_loss",
-    "outlier_hinge",
-    "sample_class_masks",
-    "sample_points",
-    "sample_valid",
-    "uncertain_points",
-]
-
 
 def sample_points(maps: Tensor, points: Tensor) -> Tensor:
     """Read maps bilinearly at points.

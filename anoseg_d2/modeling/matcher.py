@@ -8,8 +8,6 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-__all__ = ["assign", "pair_costs"]
-
 MAX_COST = 1e10
 
 

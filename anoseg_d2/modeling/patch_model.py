@@ -24,8 +24,6 @@ from anoseg_d2.utils.constants import PIXEL_MEAN, PIXEL_STD
 from anoseg_d2.utils.options import options_of
 from anoseg_d2.utils.precision import amp_dtype
 
-__all__ = ["PatchModel", "VitModel"]
-
 
 class VitModel(nn.Module):
     """What models on a ViT share: their input, and how they are used.

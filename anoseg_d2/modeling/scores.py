@@ -25,23 +25,6 @@ from torch import Tensor
 from anoseg_d2.modeling.patch_heads import PATCH_HEADS
 from anoseg_d2.utils.registry import Registry
 
-__all__ = [
-    "LINEAR_MAPS",
-    "SCORES",
-    "Score",
-    "anomaly_scores",
-    "available_scores",
-    "check_statistics",
-    "combine_masks",
-    "ensemble_parts",
-    "is_implicit",
-    "known_distribution",
-    "linear_coefficients",
-    "register_score",
-    "scores_from_maps",
-    "single_scores",
-]
-
 # name -> function of (class_logits (B, Q, R), K) that returns coefficients (B, Q, M).
 LINEAR_MAPS = Registry("linear map")
 SCORES = Registry("score")

@@ -15,8 +15,6 @@ from torch import Tensor
 
 from anoseg_d2.modeling.windows import WindowPlan, resize_pixels, resize_rows
 
-__all__ = ["View", "WindowPrediction", "native_rows", "strips"]
-
 # Floats that one strip may hold at once, masks and maps together: 8 MiB fit into the cache.
 STRIP_ELEMENTS = 2**21
 

@@ -15,15 +15,6 @@ from anoseg_d2.utils.constants import VIT_SIZES, ViTSize
 from anoseg_d2.utils.options import check_options, names_of, option
 from anoseg_d2.utils.ranges import integer, number, one_of
 
-__all__ = [
-    "BACKBONES",
-    "EoMTOptions",
-    "VitOptions",
-    "backbone_kind",
-    "build_vit",
-    "check_image_size",
-]
-
 
 @dataclass(frozen=True)
 class VitOptions:

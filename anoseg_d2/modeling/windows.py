@@ -12,16 +12,6 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchvision.transforms.v2 import functional as TF
 
-__all__ = [
-    "WindowPlan",
-    "cut_windows",
-    "plan_windows",
-    "resize_image",
-    "resize_pixels",
-    "resize_rows",
-    "row_weights",
-]
-
 # Pixels of an image after it was resized to cover the window: 32 windows of 1024 x 1024. A strip of
 # 1 x 5000 pixels would ask for 5,000 of them and many gigabytes.
 MOST_PIXELS = 2**25

@@ -9,8 +9,6 @@ from pycocotools import mask as coco_mask
 
 from anoseg_d2.utils.files import write_atomic
 
-__all__ = ["CocoWriter", "Detection", "encode_mask", "find_detections"]
-
 
 class Detection(NamedTuple):
     """One component of anomalous pixels.

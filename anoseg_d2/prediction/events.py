@@ -20,8 +20,6 @@ from anoseg_d2.prediction.detections import Detection, find_detections
 from anoseg_d2.prediction.pictures import draw_detections
 from anoseg_d2.prediction.temporal import Motion
 
-__all__ = ["Event", "EventLinker", "VideoEvents"]
-
 # The least that a component and an event share, as a fraction of the smaller of the two.
 LEAST_OVERLAP = 0.25
 # A further component is a part of an event if this fraction of it is on the event's pixels, and its

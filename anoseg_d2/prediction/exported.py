@@ -9,8 +9,6 @@ import numpy as np
 from anoseg_d2.modeling.model_info import ModelInfo
 from anoseg_d2.prediction.predictor import AnomalyPredictor, read_bgr
 
-__all__ = ["ExportedPredictor"]
-
 
 class ExportedPredictor(AnomalyPredictor):
     """`AnomalyPredictor` of a file that `anoseg export` wrote; see `from_exported`.

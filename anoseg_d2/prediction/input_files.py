@@ -10,8 +10,6 @@ from anoseg_d2.prediction.video import VIDEO_EXTENSIONS
 from anoseg_d2.utils.cli import printable
 from anoseg_d2.utils.folders import same_name, walk_files
 
-__all__ = ["InputFile", "find_inputs"]
-
 logger = logging.getLogger(__name__)
 
 

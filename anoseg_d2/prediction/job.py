@@ -14,8 +14,6 @@ from anoseg_d2.prediction.temporal import TemporalFilter
 from anoseg_d2.prediction.video import open_video
 from anoseg_d2.utils.cli import Progress, printable
 
-__all__ = ["PredictionJob"]
-
 # Images that are read, predicted and written together.
 _TOGETHER = 4
 _TOGETHER_PIXELS = 2_000_000  # larger images fill the network with their own windows

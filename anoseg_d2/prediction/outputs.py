@@ -20,8 +20,6 @@ from anoseg_d2.utils.cli import printable
 from anoseg_d2.utils.files import write_atomic
 from anoseg_d2.utils.visualization import class_palette, color_classes, overlay
 
-__all__ = ["OUTPUTS", "ScoreOutputs", "check_outputs"]
-
 # Kinds of output, and the file extension of each for an image.
 OUTPUTS = {
     "overlay": ".jpg",

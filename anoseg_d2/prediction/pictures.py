@@ -9,14 +9,6 @@ import numpy as np
 from anoseg_d2.prediction.detections import Detection
 from anoseg_d2.utils.visualization import color_bar, heat_map, overlay, score_range
 
-__all__ = [
-    "SCORE_RANGES",
-    "add_color_bar",
-    "display_range",
-    "draw_detections",
-    "glow",
-]
-
 # Scores with a natural scale, from certainly known to certainly anomalous.
 SCORE_RANGES = {
     "msp": (0.0, 1.0),

@@ -15,8 +15,6 @@ if TYPE_CHECKING:
 
     from anoseg_d2.checkpoint import Checkpoint
 
-__all__ = ["AnomalyPredictor", "read_bgr"]
-
 
 class AnomalyPredictor:
     """Run a model on images of any size.

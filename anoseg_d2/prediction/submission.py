@@ -27,8 +27,6 @@ from anoseg_d2.utils.constants import CITYSCAPES_CLASSES
 from anoseg_d2.utils.files import write_atomic
 from anoseg_d2.utils.folders import walk_files
 
-__all__ = ["TRACKS", "FishyscapesMaps", "TrackMaps", "find_images", "find_track_frames"]
-
 
 class Track(NamedTuple):
     """A track of SegmentMeIfYouCan.

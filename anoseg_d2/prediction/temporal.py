@@ -5,8 +5,6 @@ import numpy as np
 
 from anoseg_d2.utils.visualization import fit_long_side
 
-__all__ = ["Motion", "TemporalFilter"]
-
 _FLOW_SIDE = 640  # long side at which flow is computed; a finer flow costs more than it gains
 _GRAY_TOLERANCE = 24.0  # of 255, between a pixel and the one it came from
 _ROUND_TRIP = 1.0  # pixels, between a point and itself after flow back and forward

@@ -17,8 +17,6 @@ try:
 except ImportError:
     av = None
 
-__all__ = ["VIDEO_EXTENSIONS", "VideoWriter", "open_video"]
-
 VIDEO_EXTENSIONS = (
     ".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".ts", ".gif",
 )  # fmt: skip

@@ -17,24 +17,6 @@ from tqdm import tqdm
 
 from anoseg_d2.utils.ranges import Rule
 
-__all__ = [
-    "MAX_WORKERS",
-    "USER_ERRORS",
-    "Progress",
-    "add_config_options",
-    "add_import_option",
-    "add_verbosity_options",
-    "build_parser",
-    "check_options",
-    "command",
-    "import_modules",
-    "one_message",
-    "printable",
-    "run_command",
-    "say",
-    "set_verbosity",
-]
-
 # Processes or threads; far more than a machine runs well.
 MAX_WORKERS = 1000
 

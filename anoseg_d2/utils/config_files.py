@@ -12,18 +12,6 @@ from yacs.config import CfgNode
 
 from anoseg_d2.utils.ranges import number, shown
 
-__all__ = [
-    "find_config",
-    "flat_items",
-    "load_yaml",
-    "override_pairs",
-    "parse_yaml",
-    "read_yaml",
-    "require_key",
-    "set_value",
-    "shipped_configs",
-]
-
 # PyYAML passes on the errors of dates that do not exist, and of unhashable keys.
 _YAML_ERRORS = (yaml.YAMLError, ValueError, TypeError, RecursionError)
 _WORDS = {bool: "True or False", int: "an integer", float: "a number", str: "a string"}

@@ -11,16 +11,6 @@ import secrets
 from collections.abc import Iterator
 from pathlib import Path
 
-__all__ = [
-    "atomic_path",
-    "check_name",
-    "file_hash",
-    "read_json",
-    "temporary_path",
-    "write_atomic",
-    "write_json",
-]
-
 _PREFIX = ".anoseg-"  # of temporary names
 _SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
 

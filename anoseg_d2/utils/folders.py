@@ -5,8 +5,6 @@ import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 
-__all__ = ["same_name", "walk_files"]
-
 # Folders that systems put next to a user's files: copies and thumbnails, never data.
 _SYSTEM_FOLDERS = {"__MACOSX", "@eaDir", "$RECYCLE.BIN", "lost+found"}
 

@@ -4,8 +4,6 @@ import importlib
 import sys
 from collections.abc import Callable, Mapping
 
-__all__ = ["lazy_index"]
-
 
 def lazy_index(
     package: str, modules: Mapping[str, str]

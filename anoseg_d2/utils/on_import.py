@@ -5,8 +5,6 @@ import importlib.util
 import sys
 from collections.abc import Callable
 
-__all__ = ["after_import"]
-
 
 def after_import(module: str, callback: Callable[[], object]) -> None:
     """Call `callback()` as soon as `module` is imported; at once, if it already is.

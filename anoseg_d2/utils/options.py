@@ -36,17 +36,6 @@ from typing import Any, NamedTuple, TypeVar
 
 from anoseg_d2.utils.ranges import Rule, flag
 
-__all__ = [
-    "Key",
-    "add_arguments",
-    "check_options",
-    "keys_of",
-    "names_of",
-    "option",
-    "options_from",
-    "options_of",
-]
-
 T = TypeVar("T")
 
 # How options are spelt where the user gave them, for the class that is being built; in Python

@@ -4,8 +4,6 @@ import logging
 
 import torch
 
-__all__ = ["amp_dtype"]
-
 logger = logging.getLogger(__name__)
 
 

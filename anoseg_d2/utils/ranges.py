@@ -7,9 +7,6 @@ from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import Any
 
-__all__ = ["Rule", "flag", "integer", "number", "one_of", "registered", "sequence", "shown", "text"]
-
-
 _LARGEST = sys.float_info.max
 
 

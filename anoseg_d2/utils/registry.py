@@ -3,8 +3,6 @@
 from collections.abc import Callable
 from typing import Any
 
-__all__ = ["Registry"]
-
 
 class Registry(dict):
     """Names to objects, in the order in which they were registered.

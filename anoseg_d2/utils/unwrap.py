@@ -3,8 +3,6 @@
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
-__all__ = ["unwrap"]
-
 
 def unwrap(model: nn.Module) -> nn.Module:
     """Return a model without DistributedDataParallel, `torch.compile` and weight averaging."""

@@ -8,20 +8,6 @@ import numpy as np
 
 from anoseg_d2.utils.constants import ANOMALY_COLORS, CITYSCAPES_COLORS, VOID_COLOR
 
-__all__ = [
-    "anomaly_palette",
-    "class_palette",
-    "color_bar",
-    "color_classes",
-    "fit_long_side",
-    "heat_map",
-    "overlay",
-    "resize_image",
-    "resize_label",
-    "resize_score",
-    "score_range",
-]
-
 
 def class_palette(num_classes: int, colors=None) -> np.ndarray:
     """Give every class a colour; other values are black.

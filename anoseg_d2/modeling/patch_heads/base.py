@@ -12,8 +12,6 @@ from torch import Tensor, nn
 
 from anoseg_d2.utils.registry import Registry
 
-__all__ = ["PATCH_HEADS", "PATCH_PREFIX", "PatchHead", "free_block"]
-
 PATCH_HEADS = Registry("patch head")
 # Start of the names of their tensors in a checkpoint, before the name of the head.
 PATCH_PREFIX = "patch_maps."

@@ -22,8 +22,6 @@ from torch.nn import functional as F
 
 from anoseg_d2.modeling.patch_heads.base import PATCH_HEADS, PatchHead
 
-__all__ = ["PatchMemory", "backbone_hash", "choose_rows", "leave_one_out", "plain_blocks"]
-
 # Cosines held at once, of all windows of a batch together: 32 MiB.
 _COSINES = 2**23
 # Rows compared at once in an exported graph, whose batch may be open.

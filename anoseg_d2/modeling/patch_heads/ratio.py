@@ -25,8 +25,6 @@ from anoseg_d2.utils.constants import VOID
 from anoseg_d2.utils.options import check_options, option, options_of
 from anoseg_d2.utils.ranges import integer, number
 
-__all__ = ["RatioHead", "RatioOptions", "cell_labels"]
-
 HIDDEN = (256, 128)
 
 
