@@ -45,7 +45,7 @@ def add_memory(
     Args:
         model: changed in place.
         records: per image its path, and its label with the dataset's metadata, or None.
-        rows: patches to keep; None for `default_rows`.
+        rows: patches to keep; None: 8000, or 2000 of several blocks of an EoMT.
         seed: of the choice of patches.
         coreset: spread the rows (greedy k-center) instead of drawing them; None: if there is one
             block. Several are standardised by their rows, which then have to be a fair sample.
@@ -58,7 +58,8 @@ def add_memory(
         ValueError: the ViT has no such block.
     """
     blocks = check_blocks(model, blocks or default_blocks(model))
-    rows = rows or default_rows(model, blocks)
+    # Comparing each patch in several blocks should not cost more than in one.
+    rows = rows or (2000 if len(blocks) > 1 and isinstance(model, EoMT) else 8000)
     coreset = len(blocks) == 1 if coreset is None else coreset
     held_out = records[::HELD_OUT] if len(records) > 1 else records
     inside = [r for r in records if r not in held_out] or records
@@ -79,11 +80,9 @@ def add_memory(
     kept = choose_rows(torch.cat([*parts], dim=-1), rows, generator, coreset)
     tokens = tokens[:, kept]
     kind["backbone_sha256"] = backbone_hash(model_tensors(model), memory.plain_from - 1)
-    if len(blocks) == 1:
-        memory = PatchMemory(tokens[0], **kind)
-    else:
-        mean, spread = leave_one_out(tokens, images[kept])
-        memory = PatchMemory(tokens, mean=mean, spread=spread, **kind)
+    if len(blocks) > 1:
+        kind["mean"], kind["spread"] = leave_one_out(tokens, images[kept])
+    memory = PatchMemory(tokens if len(blocks) > 1 else tokens[0], **kind)
     model.patch_maps["memory"] = memory.to(model.device)
     with unfiltered(model):
         mean, spread = _measure(model, held_out)
@@ -109,11 +108,6 @@ def default_blocks(model: EoMT | PatchModel) -> tuple[int, ...]:
     """
     depth = len(model.backbone.blocks)
     return tuple(sorted({max(round(depth * part) - 1, 0) for part in (1 / 2, 3 / 4, 1)}))
-
-
-def default_rows(model: EoMT | PatchModel, blocks: Sequence[int]) -> int:
-    """Return how many patches to keep: fewer where each is compared in several blocks."""
-    return 2000 if len(blocks) > 1 and isinstance(model, EoMT) else 8000
 
 
 def check_blocks(model: EoMT | PatchModel, blocks: Sequence[int]) -> tuple[int, ...]:

@@ -375,8 +375,7 @@ class EoMT(VitModel):
         for index, block in enumerate(vit.blocks):
             if index == first:
                 if any(isinstance(source, str) for source in blocks):
-                    memory = self.patch_maps["memory"]
-                    tokens |= memory.plain_tokens(x, rope, vit.num_prefix_tokens)
+                    tokens |= self.patch_maps["memory"].plain_tokens(x, rope, vit.num_prefix_tokens)
                 x = torch.cat([self.query.weight.expand(x.shape[0], -1, -1).to(x.dtype), x], dim=1)
             attention_mask = None
             if index >= first and not final_only:
