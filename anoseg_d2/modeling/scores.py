@@ -233,13 +233,13 @@ def odds(maps: dict[str, Tensor], num_known: int) -> Tensor:
 
 @register_score("joint", maps=("probs", "memory"), needs_anomaly=True)
 def joint(maps: dict[str, Tensor], num_known: int) -> Tensor:
-    """log P_K / (1 - P_K) + memory: the learned class and the distance to normal patches, added.
+    """log P_K / (1 - P_K) + 2 memory: the learned class and the distance to normal patches, added.
 
     Range: any real number. The two err in different places: one was shown pasted objects, the other
     only normal photographs. The memory has to be in standard units, or its weight in the sum would
-    mean nothing. See `odds` and `PatchMemory`; the sum is measured in experiments/small.
+    mean nothing. See `odds` and `PatchMemory`; weights are compared in experiments/small/road_s.
     """
-    return _log_odds(maps, num_known) + maps["memory"][:, 0]
+    return _log_odds(maps, num_known) + 2 * maps["memory"][:, 0]
 
 
 def _log_odds(maps: dict[str, Tensor], num_known: int) -> Tensor:

@@ -230,5 +230,5 @@ def test_joint_adds_the_log_odds_of_the_class_and_the_memory(tiny_eomt):
     model.patch_maps["memory"] = PatchMemory(torch.randn(1, 3, 32), (0,), *units)
     found = model.eval()([sample], score_names=["anomaly", "memory", "joint"])[0]["scores"]
     learned = found["anomaly"].clamp(1e-3, 1 - 1e-3)
-    expected = (learned / (1 - learned)).log() + found["memory"]
+    expected = (learned / (1 - learned)).log() + 2 * found["memory"]
     torch.testing.assert_close(found["joint"], expected, rtol=0, atol=1e-4)
