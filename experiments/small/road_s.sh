@@ -40,6 +40,6 @@ fi
 anoseg memory "$output/model_ema.pth" --images "$normal" --blocks 6 9 12 --rows 1100 --overwrite \
   --output "$output/with_memory.pth"
 anoseg convert "$output/with_memory.pth" --to adapter --base dinov2-s --half --overwrite \
-  --inference TEST.ANOMALY.SCORES "('joint',)" --inference TEST.SCALES "(1, 1.5)" \
-  --inference TEST.WINDOW_OVERLAP 0.5 \
+  --inference TEST.ANOMALY.SCORES "('joint',)" --inference TEST.SCALES "(1, 2)" \
+  --inference TEST.WINDOW_OVERLAP 0.25 \
   --output "$packed"
