@@ -31,7 +31,7 @@ from anoseg_d2.config import load_config
 from anoseg_d2.data.builtin import register_cards
 from anoseg_d2.data.image_io import read_image
 from anoseg_d2.data.label_rules import load_label
-from anoseg_d2.engine.fit_memory import HELD_OUT, collect_tokens, labelled_records
+from anoseg_d2.engine.fit_memory import HELD_OUT, collect_tokens, default_blocks, labelled_records
 from anoseg_d2.evaluation.metrics import PixelMetrics
 from anoseg_d2.export.check import draw_image
 from anoseg_d2.modeling import scores
@@ -39,7 +39,7 @@ from anoseg_d2.modeling.criterion import targets_from_sem_seg
 from anoseg_d2.modeling.eomt import EoMT
 from anoseg_d2.modeling.filters import GuidedFilter
 from anoseg_d2.modeling.patch_heads import PATCH_HEADS, PatchMemory, RatioHead, free_block
-from anoseg_d2.modeling.patch_heads.memory import choose_rows
+from anoseg_d2.modeling.patch_heads.memory import choose_rows, plain_blocks
 from anoseg_d2.prediction.predictor import AnomalyPredictor
 from anoseg_d2.utils.cli import Progress
 from anoseg_d2.utils.files import write_json
@@ -116,20 +116,36 @@ def evaluate_scores(model: EoMT, names: list[str], dataset: str, limit: int | No
 def measure_inference(args, model: EoMT) -> list[dict]:
     """Time what can be added to a model against one forward pass of a window.
 
-    That is: memories of random rows, the ratio head, and the guided filter of one score.
+    That is: memories of random rows, of one block and of the default ones with their plain blocks,
+    the ratio head, and the guided filter of one score.
     """
-    width, depth = model.backbone.embed_dim, len(model.backbone.blocks)
+    vit = model.backbone
+    width, depth = vit.embed_dim, len(vit.blocks)
     block = free_block(depth, model.num_blocks)
     blocks = RatioHead.choose_blocks(depth, model.num_blocks)
     parts = {f"memory {n}": PatchMemory(torch.randn(n, width), block) for n in args.random}
+    several, ones = default_blocks(model), torch.ones(3)
+    parts["memory of several blocks"] = PatchMemory(
+        torch.randn(len(several), 2000, width),
+        *(several, ones, ones),
+        plain=plain_blocks(vit, model.num_blocks, several),
+    )
     parts["ratio"] = RatioHead(width, blocks)
     grid = model.backbone.patch_embed.grid_size
     image = draw_image(*model.image_size)
     with torch.inference_mode():
         _, tokens = model.run_network(image[None], final_only=True, blocks=blocks)
+        x, rope = model.embed(image[None])
+        for layer in vit.blocks[: depth - model.num_blocks]:
+            x = layer(x) if rope is None else layer(x, rope=rope)
+
+        def apply(part):
+            plain = getattr(part, "plain_tokens", lambda *_: {})
+            return part(tokens | plain(x, rope, vit.num_prefix_tokens), grid)
+
         sides = {"forward": lambda: model.predict_masks(image[None], final_only=True)}
         # Bound as a default, because the loop variable changes.
-        sides |= {name: lambda part=part: part(tokens, grid) for name, part in parts.items()}
+        sides |= {name: lambda part=part: apply(part) for name, part in parts.items()}
         score = torch.rand(1, *model.image_size)
         sides["guided filter"] = lambda: GuidedFilter(image[None], model.patch_size / 2)(score)
         seconds = take_turns(sides, args.repeat)
