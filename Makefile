@@ -13,7 +13,7 @@ help:
 	@echo "make demo               everything on drawn scenes: data, five stages, report"
 	@echo "make camvid DATA=DIR    the same on the photographs in DIR"
 	@echo "make camvid-unseen DATA=DIR   the same, evaluated on a drive never seen in training"
-	@echo "make small DATA=DIR     the paper's stages on Cityscapes at 512x256, three hours of two cores"
+	@echo "make small DATA=DIR     the paper's stages on Cityscapes at 512x256, an hour and a half of two cores"
 	@echo "make test               the tests"
 	@echo "make lint               ruff: check lint and format without changing files"
 	@echo "make setup              only the environment"
