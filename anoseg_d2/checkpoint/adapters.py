@@ -54,7 +54,7 @@ def adapter_payload(
         raise ValueError("the metadata does not state which tensors were frozen: save it again")
     frozen = set(meta["frozen"])
     # By name, not by what looks like a ViT: heads may be frozen, and blocks may train.
-    fitted = {} if vit is None else _fit_vit(vit, meta)
+    fitted = {} if vit is None else fit_vit(vit, meta)
     # A memory's copies of blocks come from the ViT as well, if that is where it has them from.
     frozen |= {
         n for n in fitted if n.startswith(PLAIN) and n in state and _alike(state[n], fitted[n])
@@ -102,7 +102,7 @@ def join_adapter(adapter: Checkpoint, base: Checkpoint | None) -> Checkpoint:
             "size"
         )
     if is_vit:
-        fitted = _fit_vit(base, adapter.meta)
+        fitted = fit_vit(base, adapter.meta)
         frozen = {name: fitted[name] for name in names}
     # Whatever is stored in half precision is computed with in float32.
     trained = {n: t.float() if t.dtype == torch.half else t for n, t in adapter.state_dict.items()}
@@ -122,7 +122,7 @@ def _alike(one: Tensor, other: Tensor) -> bool:
     return one.shape == other.shape and torch.allclose(one, other)
 
 
-def _fit_vit(vit: Checkpoint, meta: Mapping[str, Any]) -> dict[str, Tensor]:
+def fit_vit(vit: Checkpoint, meta: Mapping[str, Any]) -> dict[str, Tensor]:
     """Return the tensors of a bare ViT, with positions and patch kernel as the model has them.
 
     Those of its last blocks are there twice: as they are, and as the plain blocks of a memory.
