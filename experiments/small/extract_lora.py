@@ -1,7 +1,7 @@
 """Write what a training changed in a ViT as LoRA adapters on the ViT as it was published.
 
-The change of each layer's weight is cut to its largest singular values. A budget of numbers is spent
-where a rank brings most: the squared singular values per stored number, over all layers together.
+The change of each layer's weight is cut to its largest singular values. A budget of numbers is
+spent where a rank brings most: squared singular values per stored number, over all layers together.
 Biases and norms are stored as they are; class token, positions and patch kernel, which hardly move,
 are those of the ViT again. `anoseg convert --to adapter --base dinov2-s` then stores the result
 without the ViT.

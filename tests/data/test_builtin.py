@@ -97,6 +97,7 @@ def test_known_sets_have_the_names_counts_and_kinds_that_others_rely_on():
     }
     assert closed == {
         *("cityscapes_19_train", "cityscapes_19_val", "cityscapes_outlier_train"),
+        "cityscapes_lindau_val",
         *("camvid_train", "camvid_val", "camvid_outlier_train"),
         *("camvid_drives_train", "camvid_drives_val", "idd_ground_train", "idd_ground_val"),
     }

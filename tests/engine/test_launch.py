@@ -142,4 +142,4 @@ def test_an_error_on_two_ranks_is_one_line(tmp_path):
     output = finish(process, tmp_path, 120)
     assert process.returncode == 2
     assert output.count("error: ") == 1 and "Traceback" not in output, output
-    assert "multiple of the 2 processes" in output.strip().splitlines()[-1]
+    assert "multiple of 2 processes" in output.strip().splitlines()[-1]
