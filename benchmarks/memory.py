@@ -124,7 +124,8 @@ def measure_inference(args, model: EoMT) -> list[dict]:
     block = free_block(depth, model.num_blocks)
     blocks = RatioHead.choose_blocks(depth, model.num_blocks)
     parts = {f"memory {n}": PatchMemory(torch.randn(n, width), block) for n in args.random}
-    several, ones = default_blocks(model), torch.ones(3)
+    several = default_blocks(model)
+    ones = torch.ones(len(several))
     parts["memory of several blocks"] = PatchMemory(
         torch.randn(len(several), 2000, width),
         *(several, ones, ones),

@@ -39,6 +39,7 @@ def test_every_group_runs_and_all_patches_find_what_is_not_among_them(
     found = json.loads((tmp_path / "m.json").read_text())
     assert [row["kept"] for row in found["rows"]] == [16, 4, 3]
     assert all(0 <= row["bench_anomaly"]["auprc %"] <= 100 for row in found["rows"])
-    assert [row["part"] for row in found["inference"]] == ["memory 4", "ratio", "guided filter"]
+    parts = ["memory 4", "memory of several blocks", "ratio", "guided filter"]
+    assert [row["part"] for row in found["inference"]] == parts
     assert all(row["of_forward"] > 0 for row in found["inference"])
     assert "| coreset 3 | 3 |" in capsys.readouterr().out

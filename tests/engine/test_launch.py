@@ -87,6 +87,12 @@ def test_a_users_mistake_is_one_line_and_status_2(tmp_path, capsys, arguments, m
     assert lines[-1].startswith("error: ") and message in lines[-1]
 
 
+def first_step_is_done(folder):
+    """Whether figures of a step are written; their file is there before."""
+    metrics = folder / "run" / "metrics.json"
+    return metrics.exists() and metrics.stat().st_size > 0
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="reads /proc")
 def test_two_ranks_that_are_asked_to_stop_save_once_and_leave_no_orphan(tmp_path):
@@ -94,7 +100,7 @@ def test_two_ranks_that_are_asked_to_stop_save_once_and_leave_no_orphan(tmp_path
     process = start(
         tmp_path, "--config-file", path, "--num-gpus", 2, "SOLVER.CHECKPOINT_PERIOD", 10**6
     )
-    wait_for((tmp_path / "run" / "metrics.json").exists, process)
+    wait_for(lambda: first_step_is_done(tmp_path), process)
     ranks = ranks_of(process)
     assert len(ranks) == 2
     process.send_signal(signal.SIGTERM)
@@ -112,7 +118,7 @@ def test_two_ranks_that_are_asked_to_stop_save_once_and_leave_no_orphan(tmp_path
 def test_a_rank_that_is_killed_ends_the_run_with_a_message(tmp_path):
     path = write_config(tmp_path, "SOLVER.MAX_ITER", 100_000)
     process = start(tmp_path, "--config-file", path, "--num-gpus", 2)
-    wait_for((tmp_path / "run" / "metrics.json").exists, process)
+    wait_for(lambda: first_step_is_done(tmp_path), process)
     ranks = ranks_of(process)
     os.kill(ranks[1], signal.SIGKILL)
     output = finish(process, tmp_path, 60)

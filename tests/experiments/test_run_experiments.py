@@ -251,7 +251,7 @@ def test_benchmarks_that_are_missing_are_left_out_and_named(tmp_path):
         assert sum(sentence.startswith(f"{name} is ") for sentence in recipe.left_out) == 1
     for step in recipe.stages:
         cfg = load_config(str(ROOT / step.config), list(step.settings))
-        assert cfg.DATASETS.TEST == ("cityscapes_19_val", "road_anomaly21")
+        assert cfg.DATASETS.TEST == ("cityscapes_lindau_val", "road_anomaly21")
 
 
 def test_what_a_data_folder_adds_is_used(tmp_path):
