@@ -156,7 +156,7 @@ def git_state(package: Path) -> str | None:
         subprocess.run, cwd=package, capture_output=True, text=True, timeout=30, check=True
     )
     try:
-        # It fails for a package that only happens to lie in another repository.
+        # It fails for a package that only happens to be inside another repository.
         git(["git", "ls-files", "--error-unmatch", "__init__.py"])
         named = git(["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"])
         return named.stdout.strip()
