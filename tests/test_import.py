@@ -80,6 +80,7 @@ print(type(build_model(cfg)).__name__)
     assert printed == "EoMT"
 
 
+@pytest.mark.slow
 def test_the_pure_modules_import_without_detectron2():
     modules = ("modeling.scores", "modeling.losses", "evaluation.metrics", "data.cut_paste")
     imports = "".join(f"import anoseg_d2.{module}\n" for module in modules)

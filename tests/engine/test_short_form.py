@@ -82,6 +82,7 @@ def test_weights_say_size_and_crop_themselves_and_a_stage_names_config_and_folde
     assert not {"MODEL.EOMT.SIZE", "INPUT.CROP_SIZE"} & set(found)
 
 
+@pytest.mark.slow
 def test_a_run_is_continued_and_evaluated_by_its_folder(tmp_path, cards, capsys):
     cfg = small_run(tmp_path, "run", "SOLVER.MAX_ITER", 2, tested=True)
     (tmp_path / "tiny.yaml").write_text(cfg.dump())

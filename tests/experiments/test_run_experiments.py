@@ -285,12 +285,14 @@ def test_only_and_from_choose_steps(recipe):
 # --- running and resuming --------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_each_stage_starts_from_the_one_before(drive, tmp_path):
     assert drive() == 0
     final = (tmp_path / "out" / "third" / "model_final.pth").read_text()
     assert final == "scratch>first0>second0>third0"
 
 
+@pytest.mark.slow
 def test_the_last_printed_line_is_the_report_page(drive, tmp_path, capsys):
     drive()
     lines = capsys.readouterr().out.splitlines()
@@ -298,12 +300,14 @@ def test_the_last_printed_line_is_the_report_page(drive, tmp_path, capsys):
     assert Path(lines[-1]).is_file()
 
 
+@pytest.mark.slow
 def test_a_second_run_leaves_finished_steps_alone(drive, tmp_path):
     drive()
     drive()
     assert times_run(tmp_path / "out" / "first") == 1
 
 
+@pytest.mark.slow
 def test_an_unfinished_stage_goes_on_and_the_rest_follows(drive, tmp_path):
     drive("--only", "data")
     drive("--only", "first")
@@ -319,6 +323,7 @@ def test_a_stage_without_the_one_before_is_refused(drive, capsys):
     assert "--only first" in message
 
 
+@pytest.mark.slow
 def test_a_benchmark_that_is_added_is_evaluated_without_a_new_start(drive, recipe, tmp_path):
     data = tmp_path / "data"
     (data / "photos").mkdir(parents=True)
@@ -348,6 +353,7 @@ def test_a_benchmark_that_is_added_is_evaluated_without_a_new_start(drive, recip
     assert times_run(tmp_path / "out" / "first") == 2
 
 
+@pytest.mark.slow
 def test_other_settings_are_not_taken_for_finished(drive, capsys):
     drive()
     assert drive("SOLVER.BASE_LR", "0.5") == 2
@@ -414,6 +420,7 @@ def test_an_optional_step_that_fails_is_left_out_and_said(drive, recipe, tmp_pat
     assert (tmp_path / "out" / "first" / "model_final.pth").read_text().startswith("scratch>")
 
 
+@pytest.mark.slow
 def test_nothing_is_written_into_the_data_folder(drive, recipe, tmp_path):
     given = tmp_path / "given"
     (given / "photos").mkdir(parents=True)
@@ -423,6 +430,7 @@ def test_nothing_is_written_into_the_data_folder(drive, recipe, tmp_path):
     assert (tmp_path / "out" / "datasets" / "photos").resolve() == given / "photos"
 
 
+@pytest.mark.slow
 def test_the_write_up_holds_settings_figures_and_claims(drive, recipe, tmp_path):
     claim = {"text": "More is better", "figure": "auprc"}
     claim |= {"better": ["third", "best"], "than": ["first", "rba"]}
@@ -438,6 +446,7 @@ def test_the_write_up_holds_settings_figures_and_claims(drive, recipe, tmp_path)
     assert copies == {"first.json", "second.json", "third.json", "results.json", "results.csv"}
 
 
+@pytest.mark.slow
 def test_other_settings_do_not_replace_the_published_results(drive, recipe, tmp_path):
     edit(recipe, publish=str(tmp_path / "experiments"))
     assert drive("SOLVER.BASE_LR", "0.5") == 0
@@ -588,6 +597,7 @@ def test_a_stream_that_is_not_a_terminal_gets_few_lines(capsys):
     assert capsys.readouterr().out == "state 0\ndone\n"
 
 
+@pytest.mark.slow
 def test_the_child_reports_status_and_memory(tmp_path):
     block = "import time; x = bytearray(200 * 2**20); time.sleep(1.5); raise SystemExit(4)"
     status, peak = run_child(

@@ -4,6 +4,7 @@ import html.parser
 import re
 import shutil
 
+import pytest
 import small_sets
 
 from anoseg_d2.data.image_io import read_label
@@ -51,6 +52,7 @@ def test_a_run_without_images_has_a_page_all_the_same(tmp_path):
     assert "test_anomaly" in page
 
 
+@pytest.mark.slow
 def test_the_evaluated_weights_are_named_on_the_page(runs, tmp_path):
     shutil.copytree(runs / "weak/inference", tmp_path / "inference")
     model = {"weights_file": "a/model_ema.pth", "weights_sha256": "0123abcd", "averaged": True}
@@ -59,6 +61,7 @@ def test_the_evaluated_weights_are_named_on_the_page(runs, tmp_path):
         assert text in page
 
 
+@pytest.mark.slow
 def test_the_curves_of_a_training_are_on_the_page_of_its_run(runs, tmp_path):
     assert 'id="training"' not in (runs / "weak/report/index.html").read_text()
     shutil.copytree(runs / "weak", tmp_path / "run")

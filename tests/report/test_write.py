@@ -51,6 +51,7 @@ def test_names_of_combined_runs_are_unique_and_complete(runs, tmp_path, names):
         combine_reports([runs / "weak", runs / "strong"], names, tmp_path)
 
 
+@pytest.mark.slow
 def test_a_name_that_is_not_utf8_is_shown_with_escapes(runs, tmp_path):
     page = combine_reports([runs / "weak"], ["bad-\udcff"], tmp_path)
     assert r"bad-\udcff" in page.read_text()
