@@ -136,11 +136,8 @@ def fit_vit(vit: Checkpoint, meta: Mapping[str, Any]) -> dict[str, Tensor]:
     numbers = sorted({int(n.split(".")[2]) for n in state if n.startswith("backbone.blocks.")})
     for copied, block in enumerate(numbers[-meta["num_blocks"] :]):
         start = f"backbone.blocks.{block}."
-        state |= {
-            f"{PLAIN}{copied}.{n.removeprefix(start)}": tensor
-            for n, tensor in list(state.items())
-            if n.startswith(start)
-        }
+        own = {n.removeprefix(start): t for n, t in state.items() if n.startswith(start)}
+        state |= {f"{PLAIN}{copied}.{n}": tensor for n, tensor in own.items()}
     return state
 
 

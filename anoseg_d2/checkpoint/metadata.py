@@ -191,16 +191,19 @@ def with_memory(checkpoint: Checkpoint, model: nn.Module) -> dict[str, Any]:
     Returns:
         what `write_checkpoint` takes.
     """
-    rows = {n: t for n, t in model_tensors(model).items() if n.startswith(f"{PATCH_PREFIX}memory.")}
+    prefix = f"{PATCH_PREFIX}memory."
+    # All of an earlier memory goes: it may have had blocks of its own, which this one does not.
+    state = {n: t for n, t in checkpoint.state_dict.items() if not n.startswith(prefix)}
+    state |= {n: t for n, t in model_tensors(model).items() if n.startswith(prefix)}
     found = model_meta(model)
     meta = {key: value for key, value in checkpoint.meta.items() if key != "statistics_settings"}
     keys = ("memory", "score_statistics", "statistics_settings")
     meta |= {key: found[key] for key in keys if key in found}
-    made_by = backbone_hash(checkpoint.state_dict, model.patch_maps["memory"].plain_from - 1)
+    made_by = backbone_hash(state, model.patch_maps["memory"].plain_from - 1)
     meta["memory"] = {**meta["memory"], "backbone_sha256": made_by}
-    if "frozen" in meta:  # rows replace those of an earlier memory, which may be listed there
-        meta["frozen"] = [name for name in meta["frozen"] if name not in rows]
-    return {"model": {**checkpoint.state_dict, **rows}, "meta": meta}
+    if "frozen" in meta:
+        meta["frozen"] = [name for name in meta["frozen"] if not name.startswith(prefix)]
+    return {"model": state, "meta": meta}
 
 
 def plain(value: Any, where: str) -> Any:

@@ -104,7 +104,7 @@ def main(args: argparse.Namespace) -> None:
     blocks = [block - 1 for block in args.blocks or ()]
     chosen = args.rows, args.seed, args.coreset, settings, blocks, checkpoint.state_dict
     found = add_memory(model, records, *chosen)
-    if checkpoint.spec.adapters and not overrides and not args.opts:
+    if checkpoint.spec.adapters and not overrides and set(args.opts[::2]) <= {"MODEL.DEVICE"}:
         write_checkpoint(with_memory(checkpoint, model), output)
     else:
         save_weights(model, output)

@@ -86,7 +86,7 @@ class AnomalyPredictor:
         Args:
             path: of the ONNX file.
         Raises:
-            FileNotFoundError, ValueError: there is no such file, or it is another.
+            FileNotFoundError, ValueError: the file does not exist, or no export of ours.
             ModuleNotFoundError: onnxruntime is not installed.
         """
         from anoseg_d2.prediction.exported import ExportedPredictor

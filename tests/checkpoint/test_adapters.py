@@ -88,6 +88,12 @@ def test_a_stage_on_a_bare_vit_is_stored_without_it(stage, tmp_path, monkeypatch
     photos = photographs(tmp_path / "photos")
     how = ["--blocks", *blocks, "--images", str(photos), "--output", str(with_memory)]
     assert memory.main([str(whole), *how]) == 0
+    # Over a memory that reads other blocks, and on a named device, adapters stay adapters as well.
+    again = tmp_path / "again.pth"
+    how = ["--images", str(photos), "--output", str(again), "--blocks", "1", "--device", "cpu"]
+    assert memory.main([str(with_memory), *how]) == 0
+    found = AnomalyPredictor.from_pretrained(again).model.patch_maps["memory"]
+    assert found.sources == (0,) and read_checkpoint(again).spec.adapters
     small = tmp_path / "small.safetensors"
     how = ["--to", "adapter", "--base", str(vit), "--output", str(small)]
     assert convert.main([str(with_memory), *how]) == 0
