@@ -250,11 +250,7 @@ def _check_solver(cfg) -> None:
 
 
 # What several keys must agree on. A module of MODEL.IMPORTS may append a function of its own.
-CHECKS: list[Callable[[object], None]] = [
-    _check_network,
-    _check_options,
-    _check_solver,
-]
+CHECKS: list[Callable[[object], None]] = [_check_network, _check_options, _check_solver]
 
 THEIRS = object()  # a key of detectron2 that keeps its default
 FLAG = flag()

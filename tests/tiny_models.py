@@ -122,10 +122,11 @@ def set_info(model, **facts):
 
 
 def merge_windows(maps, plan):
-    """Mean of window maps (n, M, h, w) where they overlap, (M, H, W): the plain way."""
+    """Weighted mean of window maps (n, M, h, w) where they overlap, (M, H, W): the plain way."""
     (height, width), (rows, columns) = plan.resized, plan.window
-    total, count = maps.new_zeros(maps.shape[1], height, width), maps.new_zeros(height, width)
+    total, weight = maps.new_zeros(maps.shape[1], height, width), maps.new_zeros(height, width)
+    weights = torch.outer(*plan.weights)
     for window, (y, x) in zip(maps, plan.origins, strict=True):
-        total[:, y : y + rows, x : x + columns] += window
-        count[y : y + rows, x : x + columns] += 1
-    return total / count
+        total[:, y : y + rows, x : x + columns] += window * weights
+        weight[y : y + rows, x : x + columns] += weights
+    return total / weight

@@ -26,10 +26,7 @@ from anoseg_d2.utils.options import add_arguments, options_from
 from anoseg_d2.utils.ranges import integer
 
 # What the option classes do not check.
-OPTIONS = {
-    "--seed": integer(0, 2**63 - 1),
-    "--workers": integer(0, cli.MAX_WORKERS),
-}
+OPTIONS = {"--seed": integer(0, 2**63 - 1), "--workers": integer(0, cli.MAX_WORKERS)}
 UNREADABLE = ("objects unreadable", "photographs missing")
 
 

@@ -12,12 +12,7 @@ from anoseg_d2.data.image_io import read_image, read_label
 from anoseg_d2.data.label_rules import LabelRule, load_label
 from anoseg_d2.utils.cli import printable
 from anoseg_d2.utils.constants import ANOMALY, ANOMALY_COLOR, VOID
-from anoseg_d2.utils.visualization import (
-    class_palette,
-    overlay,
-    resize_image,
-    resize_label,
-)
+from anoseg_d2.utils.visualization import class_palette, overlay, resize_image, resize_label
 
 
 def check_dataset(dataset: Dataset, root, progress: Callable[[], object] = lambda: None) -> dict:

@@ -44,13 +44,7 @@ class AnosegDatasetMapper:
     """
 
     @configurable
-    def __init__(
-        self,
-        *,
-        is_train: bool,
-        augmentation: Augmentation | None = None,
-        cut_paste=None,
-    ):
+    def __init__(self, *, is_train: bool, augmentation: Augmentation | None = None, cut_paste=None):
         if is_train and augmentation is None:
             raise ValueError("a training mapper needs an augmentation")
         self.is_train = is_train

@@ -29,15 +29,7 @@ class StepTrainer(SimpleTrainer):
     """
 
     def __init__(
-        self,
-        model,
-        data_loader,
-        optimizer,
-        *,
-        accumulation=1,
-        dtype=None,
-        clip_norm=0.0,
-        ema=None,
+        self, model, data_loader, optimizer, *, accumulation=1, dtype=None, clip_norm=0.0, ema=None
     ):
         super().__init__(model, data_loader, optimizer)
         self.accumulation, self.dtype, self.clip_norm = accumulation, dtype, clip_norm

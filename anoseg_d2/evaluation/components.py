@@ -98,12 +98,7 @@ def _at_overlaps(siou: np.ndarray, ppv: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def component_metrics(
-    score,
-    label,
-    threshold: float,
-    track: str | Track = "anomaly",
-    *,
-    where: str = "image",
+    score, label, threshold: float, track: str | Track = "anomaly", *, where: str = "image"
 ) -> dict:
     """Compute the component metrics of one image.
 

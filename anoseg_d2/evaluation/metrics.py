@@ -26,12 +26,7 @@ import numpy as np
 
 from anoseg_d2.evaluation.streaming.bounds import CurveSummary, Segment
 from anoseg_d2.evaluation.streaming.counts import Budget, Counts
-from anoseg_d2.evaluation.streaming.keys import (
-    as_floats,
-    keys_to_scores,
-    scores_to_keys,
-    to_numpy,
-)
+from anoseg_d2.evaluation.streaming.keys import as_floats, keys_to_scores, scores_to_keys, to_numpy
 from anoseg_d2.utils.constants import ANOMALY, KNOWN, VOID
 
 _LABELS = (KNOWN, ANOMALY, VOID)
@@ -50,10 +45,7 @@ class PixelMetrics:
     """
 
     def __init__(
-        self,
-        exact: bool = False,
-        tpr: tuple[float, ...] = (0.95,),
-        budget: Budget | None = None,
+        self, exact: bool = False, tpr: tuple[float, ...] = (0.95,), budget: Budget | None = None
     ):
         wrong = [rate for rate in tpr if not 0 < rate <= 1]
         if wrong:

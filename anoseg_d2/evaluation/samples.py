@@ -10,12 +10,7 @@ from detectron2.data import DatasetCatalog
 from anoseg_d2.data.image_io import read_image
 from anoseg_d2.evaluation.streaming.keys import to_numpy
 from anoseg_d2.utils.files import write_atomic
-from anoseg_d2.utils.visualization import (
-    fit_long_side,
-    resize_image,
-    resize_label,
-    resize_score,
-)
+from anoseg_d2.utils.visualization import fit_long_side, resize_image, resize_label, resize_score
 
 SAMPLES = 6
 _FLOAT16_MAX = 60000.0  # below 65504, where float16 becomes infinite

@@ -61,6 +61,7 @@ def add_any_size(
     overlap: float,
     flip: bool,
     scale: float,
+    weights: tuple[np.ndarray, np.ndarray],
 ) -> None:
     """Change a graph of windows into one of a photograph, in place.
 
@@ -70,6 +71,7 @@ def add_any_size(
         window: (h, w).
         kind: type of the photograph, "uint8" or "float32".
         overlap, flip, scale: see `plan_windows`.
+        weights: of a window's rows and columns, see `WindowPlan`.
     """
     crops, maps = graph.inputs
     window_maps = graph.outputs[0]
@@ -91,7 +93,7 @@ def add_any_size(
         found = ops.Mul(ops.Add(plain, _mirrored(ops, mirrored)), np.float32(0.5))
     else:
         found = window_maps
-    merged = _merge(ops, found, resized, pixels, window)
+    merged = _merge(ops, found, resized, pixels, weights)
     sizes = ops.Concat(ops.Shape(merged, end=2), size, axis=0)
     native = ops.Resize(merged, None, None, sizes, mode="linear")
     ir.convenience.replace_all_uses_with([crops, maps], [cut, native])
@@ -155,9 +157,12 @@ def _cut(ops, image, size, resized, pixels, window) -> ir.Value:
     return ops.Reshape(ops.Transpose(crops, perm=[1, 3, 0, 2, 4]), [-1, 3, *window])
 
 
-def _merge(ops, maps, resized, pixels, window) -> ir.Value:
+def _merge(ops, maps, resized, pixels, weights) -> ir.Value:
     """Average the windows' maps (n, M, h, w) where windows overlap: (1, M, R, S)."""
+    window = [len(values) for values in weights]
     counts = [ops.entry(ops.Shape(numbers), 0) for numbers in pixels]
+    if weights[0].min() < 1:
+        maps = ops.Mul(maps, weights[0][:, None] * weights[1])
     maps = ops.Reshape(maps, ops.vector(*counts, -1, *window))
     channels = ops.entry(ops.Shape(maps), 2)
     # What is added to comes first, so that whole slices of memory are added: columns, then rows.
@@ -167,9 +172,9 @@ def _merge(ops, maps, resized, pixels, window) -> ir.Value:
     shape = ops.vector(ops.entry(resized, 0), ops.entry(resized, 1), channels)
     maps = _added(ops, ops.Transpose(maps, perm=[1, 2, 0, 3]), pixels[0], shape)
     for axis, numbers in enumerate(pixels):
-        ones = ops.Expand(np.float32(1), ops.Shape(numbers))
-        often = _added(ops, ones, numbers, ops.vector(ops.entry(resized, axis)))
-        maps = ops.Div(maps, ops.Unsqueeze(often, [1 - axis, 2]))
+        each = ops.Expand(weights[axis], ops.Shape(numbers))
+        total = _added(ops, each, numbers, ops.vector(ops.entry(resized, axis)))
+        maps = ops.Div(maps, ops.Unsqueeze(total, [1 - axis, 2]))
     return ops.Unsqueeze(ops.Transpose(maps, perm=[2, 0, 1]), [0])
 
 

@@ -10,9 +10,9 @@ from anoseg_d2.checkpoint.metadata import weights_hash
 from anoseg_d2.evaluation.alarm_rate import BELOW_HALF, unit_steepness
 from anoseg_d2.export.fixed_resize import FixedResize
 from anoseg_d2.export.spec import ExportSpec
-from anoseg_d2.modeling import scores, windows
+from anoseg_d2.modeling import scores
 from anoseg_d2.modeling.filters import GuidedFilter
-from anoseg_d2.modeling.inference import filter_radius, predict_windows, read_scores
+from anoseg_d2.modeling.inference import filter_radius, predict_windows, read_classes, read_scores
 from anoseg_d2.modeling.lora import merge_lora
 
 
@@ -57,8 +57,7 @@ class ExportModel(nn.Module):
         self.names = names
         self.weights_sha256 = weights_hash(self.model.state_dict())
         size = tuple(spec.image_size or model.image_size)
-        cuts = options.window_overlap, options.flip, *options.scales
-        self.plan = windows.plan_windows(size, model.image_size, *cuts)
+        self.plan = options.plan(size, model.image_size, *options.scales)
         self.filter_radius = filter_radius(model, self.plan, size)
         self.resize = FixedResize(size, self.plan.resized) if size != self.plan.resized else None
         if spec.half:
@@ -89,18 +88,18 @@ class ExportModel(nn.Module):
             if self.resize is not None:
                 maps = F.interpolate(maps, size=self.spec.image_size, mode="bilinear")
         named = dict(zip(channels, maps.split(list(channels.values()), dim=1), strict=True))
-        values = read_scores(self.model, named, self.names)
-        filtered = values["scores"]
+        filtered = read_scores(self.model, named, self.names)
+        sem_seg, confidence = read_classes(self.model, named["probs"])
         if self.model.inference.guided_filter > 0:
             guide = GuidedFilter(image, self.filter_radius)
             filtered = {name: guide(value) for name, value in filtered.items()}
-        last = [values["confidence"]] if self.spec.confidence else []
+        last = [confidence] if self.spec.confidence else []
         if self.spec.unit_scale or self.spec.one_byte:
             scaled = {name: self._on_unit_scale(name, v) for name, v in filtered.items()}
             filtered = scaled if self.spec.unit_scale else filtered
             if self.spec.one_byte:  # 0.5 is 128
                 last += [(v * 256).clamp(max=255).to(torch.uint8) for v in scaled.values()]
-        return (*window_maps, values["sem_seg"], *filtered.values(), *last)
+        return (*window_maps, sem_seg, *filtered.values(), *last)
 
     def _on_unit_scale(self, name: str, score: Tensor) -> Tensor:
         """Do what `evaluation.alarm_rate.to_unit` does."""
@@ -146,7 +145,8 @@ class ExportModel(nn.Module):
         """
         plan, count = self.plan, len(self.plan.origins)
         parts = [part.unflatten(0, (-1, count)) for part in parts]
-        merged = often = None
+        weights = plan.weights[0][:, None] * plan.weights[1]
+        merged = total = None
         for index, (y, x) in enumerate(plan.origins):
             maps = self._window_maps(*(part[:, index] for part in parts))
             if plan.flipped[index]:
@@ -155,11 +155,11 @@ class ExportModel(nn.Module):
                 return maps
             if merged is None:
                 merged = maps.new_zeros(*maps.shape[:-2], *plan.resized)
-                often = maps.new_zeros(plan.resized)
+                total = maps.new_zeros(plan.resized)
             rows, columns = slice(y, y + plan.window[0]), slice(x, x + plan.window[1])
-            merged[..., rows, columns] += maps
-            often[rows, columns] += 1
-        return merged.div_(often)
+            merged[..., rows, columns] += maps * weights
+            total[rows, columns] += weights
+        return merged.div_(total)
 
 
 def _halve(model: nn.Module) -> None:

@@ -193,9 +193,15 @@ def write_onnx(
     if spec.any_size:
         from anoseg_d2.export.any_size import add_any_size  # it needs onnx, which is optional
 
-        cuts = {"overlap": options.window_overlap, "flip": options.flip}
-        window, scale = model.model.image_size, options.scales[0]
-        add_any_size(graph, window, spec.input, **cuts, scale=scale)
+        add_any_size(
+            graph,
+            model.model.image_size,
+            spec.input,
+            overlap=options.window_overlap,
+            flip=options.flip,
+            scale=options.scales[0],
+            weights=tuple(weights.numpy() for weights in model.plan.weights),
+        )
     converted.model.metadata_props.update({**metadata, "opset": str(OPSET)})
     size = sum(value.const_value.nbytes for value in graph.initializers.values())
     converted.save(path, external_data=size > external_bytes)

@@ -28,12 +28,7 @@ from anoseg_d2.modeling.annealing import (
     draw_query_mask,
     keep_probability,
 )
-from anoseg_d2.modeling.criterion import (
-    LossNormalizers,
-    SetCriterion,
-    Target,
-    targets_from_sem_seg,
-)
+from anoseg_d2.modeling.criterion import LossNormalizers, SetCriterion, Target, targets_from_sem_seg
 from anoseg_d2.modeling.heads import CLASS_HEADS, ClassHead, build_head
 from anoseg_d2.modeling.inference import InferenceOptions, infer_images
 from anoseg_d2.modeling.layer_losses import LayerLosses, can_be_taken_at_once

@@ -23,12 +23,7 @@ from torch import Tensor, nn
 from anoseg_d2.modeling import scores
 from anoseg_d2.modeling.filters import GuidedFilter
 from anoseg_d2.modeling.strips import View, WindowPrediction, native_rows, strips
-from anoseg_d2.modeling.windows import (
-    WindowPlan,
-    cut_windows,
-    plan_windows,
-    resize_image,
-)
+from anoseg_d2.modeling.windows import WindowPlan, cut_windows, plan_windows, resize_image
 from anoseg_d2.utils.config_files import flat_items
 from anoseg_d2.utils.constants import VOID
 from anoseg_d2.utils.options import check_options, keys_of, option
@@ -69,6 +64,11 @@ class InferenceOptions:
         "minimum overlap of neighbouring windows, as a fraction of a window",
         key="TEST.WINDOW_OVERLAP",
     )
+    window_taper: bool = option(
+        False,
+        says="where windows overlap, trust each less towards its borders, where it lacks context",
+        key="TEST.WINDOW_TAPER",
+    )
     flip: bool = option(
         False,
         says="average with the mirrored image: every window twice, twice the time",
@@ -77,7 +77,7 @@ class InferenceOptions:
     scales: tuple[float, ...] = option(
         (1.0,),
         sequence(number(1, 8), (1, 2, 3, 4)),
-        "average over these scales; at 2 a window covers half the length that it does at 1",
+        "average scores over these scales; at 2 a window covers half the length that it does at 1",
         key="TEST.SCALES",
     )
     window_batch: int = option(
@@ -96,6 +96,12 @@ class InferenceOptions:
 
     def __post_init__(self):
         check_options(self)
+
+    def plan(self, size: tuple[int, int], window: tuple[int, int], scale: float) -> WindowPlan:
+        """Place windows (h, w) on an image (H, W) at one of the scales."""
+        return plan_windows(
+            size, window, self.window_overlap, self.flip, scale, taper=self.window_taper
+        )
 
 
 def score_map_settings(config: dict, filters: bool = True) -> dict[str, Any]:
@@ -163,11 +169,8 @@ def infer_images(
             for photo in photos
         ]
     plans = [
-        [
-            plan_windows(size, model.image_size, options.window_overlap, options.flip, scale)
-            for scale in options.scales
-        ]
-        for size in (tuple(photo.shape[-2:]) for photo in photos)
+        [options.plan(tuple(photo.shape[-2:]), model.image_size, scale) for scale in options.scales]
+        for photo in photos
     ]
     results = []
     with torch.inference_mode():
@@ -266,19 +269,18 @@ def _read_image(model, views: list[View], size, names) -> dict:
     """Compute the maps of an image strip by strip, resize them, and evaluate the formulas."""
     sem_seg = views[0].windows[0].mask_logits.new_empty(size, dtype=torch.int64)
     confidence = sem_seg.new_empty(size, dtype=torch.float32)
-    score_maps = {name: torch.empty_like(confidence) for name in names}
+    score_maps = {name: torch.zeros_like(confidence) for name in names}
     for start, stop in strips(views, size):
-        maps, channels = native_rows(views[0], size, start, stop)
-        for view in views[1:]:
-            maps += native_rows(view, size, start, stop)[0]
-        if len(views) > 1:
-            maps /= len(views)
-        named = dict(zip(channels, maps[None].split(list(channels.values()), dim=1), strict=True))
-        values = read_scores(model, named, names)
-        sem_seg[start:stop] = values["sem_seg"][0]
-        confidence[start:stop] = values["confidence"][0]
-        for name, value in values["scores"].items():
-            score_maps[name][start:stop] = value[0]
+        probs = 0
+        for view in views:
+            maps, channels = native_rows(view, size, start, stop)
+            parts = maps[None].split(list(channels.values()), dim=1)
+            named = dict(zip(channels, parts, strict=True))
+            # Not of the mean of the maps: a sum of log odds needs the agreement of all scales.
+            for name, value in read_scores(model, named, names).items():
+                score_maps[name][start:stop] += value[0] / len(views)
+            probs += named["probs"] / len(views)
+        sem_seg[start:stop], confidence[start:stop] = (x[0] for x in read_classes(model, probs))
     return {"sem_seg": sem_seg, "scores": score_maps, "confidence": confidence}
 
 
@@ -296,23 +298,24 @@ def filter_radius(model, plan: WindowPlan, size: tuple[int, int]) -> float:
 
 
 def read_scores(model: nn.Module, maps: dict[str, Tensor], names: Iterable[str]) -> dict:
-    """Evaluate the formulas on merged maps.
+    """Evaluate the formulas on merged maps {name: (B, M, H, W)}: {score name: (B, H, W)}."""
+    statistics = model.info.score_statistics
+    return scores.scores_from_maps(maps, model.num_known, names, statistics)
+
+
+def read_classes(model: nn.Module, probs: Tensor) -> tuple[Tensor, Tensor]:
+    """Segment by the merged map of class probabilities.
 
     Args:
-        model: an `EoMT`.
-        maps: {name: (B, M, H, W)}.
-        names: names of scores.
+        model: an `EoMT` or a `PatchModel`.
+        probs: (B, K or more, H, W).
     Returns:
-        `sem_seg` (B, H, W) int64, `scores` {name: (B, H, W)} and `confidence` (B, H, W).
+        argmax over the known classes, int64, and its confidence, both (B, H, W).
     """
+    known = probs[:, : model.num_known]
     if model.num_known == 0:
-        nothing = next(value[:, 0] for value in maps.values() if value.shape[1])
-        return {
-            "sem_seg": torch.full_like(nothing, VOID, dtype=torch.int64),
-            "scores": scores.scores_from_maps(maps, 0, names, model.info.score_statistics),
-            "confidence": torch.zeros_like(nothing),
-        }
-    known = maps["probs"][:, : model.num_known]
+        nothing = probs.new_zeros(probs.shape[0], *probs.shape[2:])
+        return torch.full_like(nothing, VOID, dtype=torch.int64), nothing
     best, total = known.amax(dim=1), known.sum(dim=1)
     if torch.compiler.is_exporting():
         sem_seg = known.argmax(dim=1)
@@ -322,10 +325,5 @@ def read_scores(model: nn.Module, maps: dict[str, Tensor], names: Iterable[str])
         # The first of equal classes has the highest number, counted from the last class.
         number = torch.arange(last, -1, -1, dtype=kind, device=known.device)[:, None, None]
         sem_seg = last - (number * (known == best[:, None])).amax(dim=1).long()
-    statistics = model.info.score_statistics
-    return {
-        "sem_seg": sem_seg,
-        "scores": scores.scores_from_maps(maps, model.num_known, names, statistics),
-        # The maximum of `known_distribution`, to the bit: rounding keeps the order of its classes.
-        "confidence": best / total.clamp(min=1) + (1 - total).clamp(min=0) / model.num_known,
-    }
+    # The maximum of `known_distribution`, to the bit: rounding keeps the order of its classes.
+    return sem_seg, best / total.clamp(min=1) + (1 - total).clamp(min=0) / model.num_known

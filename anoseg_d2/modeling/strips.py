@@ -79,7 +79,7 @@ def native_rows(view: View, size, start: int, stop: int) -> tuple[Tensor, dict]:
 
 def _merged_rows(windows, plan: WindowPlan, first: int, last: int) -> tuple[Tensor, dict]:
     """Return rows first..last of the resized image's maps, (M, rows, W), and channels by name."""
-    height, width = plan.window
+    (height, width), (row_weights, column_weights) = plan.window, plan.weights
     pieces = []
     for window, (y, x) in zip(windows, plan.origins, strict=True):
         top, bottom = max(first, y) - y, min(last, y + height) - y  # rows of the window
@@ -92,18 +92,19 @@ def _merged_rows(windows, plan: WindowPlan, first: int, last: int) -> tuple[Tens
         for value in window.patch_maps.values():
             maps.append(resize_rows(value, plan.window, top, bottom).flatten(1))
         maps = torch.cat(maps) if len(maps) > 1 else maps[0]
-        pieces.append((maps.unflatten(1, (bottom - top, -1)), top + y - first, x))
+        weights = (row_weights[top:bottom, None] * column_weights).to(maps)
+        pieces.append((maps.unflatten(1, (bottom - top, -1)), weights, top + y - first, x))
     rows = last - first
     channels = windows[0].channels | {k: len(v) for k, v in windows[0].patch_maps.items()}
     if len(pieces) * width == plan.resized[1] and all(len(p[0][0]) == rows for p in pieces):
         # The windows are side by side without overlap, so there is nothing to average.
-        parts = [maps for maps, _, _ in pieces]
+        parts = [maps for maps, *_ in pieces]
         return (torch.cat(parts, dim=2) if len(parts) > 1 else parts[0]), channels
     like = pieces[0][0]
     merged = like.new_zeros(len(like), rows, plan.resized[1])
-    count = like.new_zeros(rows, plan.resized[1])
-    for maps, top, x in pieces:
+    total = like.new_zeros(rows, plan.resized[1])
+    for maps, weights, top, x in pieces:
         bottom = top + maps.shape[1]
-        merged[:, top:bottom, x : x + width] += maps
-        count[top:bottom, x : x + width] += 1
-    return merged.div_(count), channels
+        merged[:, top:bottom, x : x + width].addcmul_(maps, weights)
+        total[top:bottom, x : x + width] += weights
+    return merged.div_(total), channels

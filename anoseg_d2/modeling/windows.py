@@ -24,12 +24,15 @@ class WindowPlan(NamedTuple):
     window: (H, W) of each window.
     origins: (y, x) of each window's upper left corner.
     flipped: whether the network sees this window mirrored left to right.
+    weights: of each row (h,) and column (w,) of a window where windows are merged; their product
+        is the weight of a pixel.
     """
 
     resized: tuple[int, int]
     window: tuple[int, int]
     origins: list[tuple[int, int]]
     flipped: list[bool]
+    weights: tuple[Tensor, Tensor]
 
 
 def plan_windows(
@@ -38,6 +41,7 @@ def plan_windows(
     overlap: float = 0.0,
     flip: bool = False,
     scale: float = 1.0,
+    taper: bool = False,
 ) -> WindowPlan:
     """Scale an image until it just covers the window, and place windows along its longer side.
 
@@ -52,6 +56,7 @@ def plan_windows(
             takes the mean of both, as it does wherever windows overlap.
         scale: enlarge the image further by this factor, at least 1, so that a window covers less of
             it. Windows are then spread along both sides.
+        taper: weights fall linearly from the middle of a window to its borders; else all are 1.
     Raises:
         ValueError: an empty image, or one so elongated that its resized version has more than
             `MOST_PIXELS`.
@@ -75,7 +80,12 @@ def plan_windows(
     starts = [_starts(side, size, overlap) for side, size in zip(resized, window, strict=True)]
     origins = [(y, x) for y in starts[0] for x in starts[1]]
     flipped = [False] * len(origins) + [True] * (len(origins) if flip else 0)
-    return WindowPlan(resized, tuple(window), origins * (1 + flip), flipped)
+    weights = tuple(_triangle(side) if taper else torch.ones(side) for side in window)
+    return WindowPlan(resized, tuple(window), origins * (1 + flip), flipped, weights)
+
+
+def _triangle(side: int) -> Tensor:
+    return 1 - ((torch.arange(side) + 0.5) * (2 / side) - 1).abs()
 
 
 def _starts(side: int, window: int, overlap: float) -> list[int]:

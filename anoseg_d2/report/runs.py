@@ -6,12 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from anoseg_d2.evaluation.run_folder import VERSION, dataset_folder, read_record, report_folder
-from anoseg_d2.report.results import (
-    best_score,
-    find_results,
-    read_results,
-    score_names,
-)
+from anoseg_d2.report.results import best_score, find_results, read_results, score_names
 from anoseg_d2.utils.files import read_json
 
 FIGURE_NAMES = {

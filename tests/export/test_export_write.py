@@ -204,7 +204,11 @@ SIZES = [(32, 32), (77, 41), (20, 90), (150, 33), (40, 200)]
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
-    [{}, {"flip": True, "window_overlap": 0.4}, {"scales": (2.0,)}],
+    [
+        {},
+        {"flip": True, "window_overlap": 0.4},
+        {"scales": (2.0,), "window_overlap": 0.3, "window_taper": True},
+    ],
     ids=["plain", "flip and overlap", "scale"],
 )
 def test_one_file_gives_what_the_model_gives_on_photographs_of_any_size(

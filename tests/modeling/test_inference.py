@@ -64,10 +64,10 @@ def test_several_scales_are_the_mean_of_each_alone(tiny_eomt):
     alone = []
     for scale in (1.0, 2.0):
         set_inference(model, scales=(scale,))
-        # These are linear in the maps, so that the mean of the scores is the score of the mean.
-        alone.append(model([sample], score_names=["ratio", "memory", "anomaly"])[0]["scores"])
+        alone.append(model([sample])[0]["scores"])
     set_inference(model, scales=(1.0, 2.0))
-    together = model([sample], score_names=["ratio", "memory", "anomaly"])[0]["scores"]
+    together = model([sample])[0]["scores"]
+    assert {"odds", "max_logit", "memory", "anomaly"} <= together.keys()
     for name, score in together.items():
         mean = (alone[0][name] + alone[1][name]) / 2
         torch.testing.assert_close(score, mean, msg=name)
@@ -196,9 +196,9 @@ def test_segmentation_and_confidence_are_the_first_maximum_to_the_bit(tiny_eomt,
     probs = torch.randint(5, (1, classes + 1, 6, 40)) / 4 * torch.linspace(0, 2 / classes, 40)
     probs[:, classes - 1, :, -1] = 0.7
     known = probs[:, :classes]
-    found = inference.read_scores(model, {"probs": probs}, ["rba"])
-    assert torch.equal(found["sem_seg"], known.argmax(dim=1))
-    assert torch.equal(found["confidence"], known_distribution(known).amax(dim=1))
+    sem_seg, confidence = inference.read_classes(model, probs)
+    assert torch.equal(sem_seg, known.argmax(dim=1))
+    assert torch.equal(confidence, known_distribution(known).amax(dim=1))
 
 
 # ---- what a figure is valid for ---------------------------------------------------------------

@@ -24,7 +24,8 @@ def slow_twin(model, sample, names):
     views = []
     for scale in model.inference.scales:
         options = model.inference.window_overlap, model.inference.flip, scale
-        plan = plan_windows(tuple(image.shape[-2:]), model.image_size, *options)
+        taper = model.inference.window_taper
+        plan = plan_windows(tuple(image.shape[-2:]), model.image_size, *options, taper)
         mask_logits, class_logits = model.predict_masks(cut_windows(image, plan))[-1]
         enlarged = F.interpolate(mask_logits, size=plan.window, mode="bilinear")
         enlarged[plan.flipped] = enlarged[plan.flipped].flip(-1)
@@ -34,11 +35,10 @@ def slow_twin(model, sample, names):
             merged = merge_windows(combine_masks(value, enlarged), plan)
             maps[name] = F.interpolate(merged[None], size=size, mode="bilinear")
         views.append(maps)
-    maps = {name: sum(view[name] for view in views) / len(views) for name in views[0]}
-    known = maps["probs"][:, : model.num_known]
-    found = scores_from_maps(maps, model.num_known, names)
+    known = torch.stack([view["probs"] for view in views]).mean(dim=0)[:, : model.num_known]
+    found = [scores_from_maps(view, model.num_known, names) for view in views]
     return {
-        "scores": {name: value[0] for name, value in found.items()},
+        "scores": {name: torch.cat([f[name] for f in found]).mean(dim=0) for name in names},
         "sem_seg": known.argmax(dim=1)[0],
         "confidence": known_distribution(known).max(dim=1).values[0],
     }
@@ -54,7 +54,10 @@ SIZES = [
 @pytest.mark.parametrize("strip", [2**20, 3000])
 @pytest.mark.parametrize(
     "options",
-    [{}, {"window_overlap": 0.3}, {"flip": True}, {"scales": (1.0, 1.5, 2.3)}, {"scales": (2.0,)}],
+    [
+        *({}, {"window_overlap": 0.3}, {"window_overlap": 0.3, "window_taper": True}),
+        *({"flip": True}, {"scales": (1.0, 1.5, 2.3)}, {"scales": (2.0,)}),
+    ],
     ids=str,
 )
 @pytest.mark.parametrize("size,output", SIZES, ids=str)
@@ -79,8 +82,7 @@ def test_large_images_are_read_in_strips_of_bounded_size(tiny_eomt, monkeypatch,
 
     def read_scores(model, maps, names):
         strips.append(tuple(maps["probs"].shape[1:]))
-        flat = maps["probs"][:, 0]
-        return {"sem_seg": flat.long(), "scores": {"rba": flat}, "confidence": flat}
+        return {"rba": maps["probs"][:, 0]}
 
     monkeypatch.setattr(inference, "read_scores", read_scores)
     output = model([{"image": torch.zeros(3, *size, dtype=torch.uint8)}])[0]

@@ -90,6 +90,17 @@ def test_neighbours_overlap_by_at_least_what_was_asked(width, overlap):
         assert max(b - a for a, b in zip(starts, starts[1:], strict=False)) < 32 * (1 - overlap) + 1
 
 
+def test_tapered_windows_count_for_most_in_their_middle_and_leave_no_step():
+    plan = plan_windows((4, 6), (4, 4), taper=True)
+    assert plan.origins == [(0, 0), (0, 2)]
+    for weights in plan.weights:
+        assert weights.tolist() == [0.25, 0.75, 0.75, 0.25]
+    maps = torch.stack([torch.zeros(1, 4, 4), torch.ones(1, 4, 4)])
+    assert merge_windows(maps, plan)[0].tolist() == [[0, 0, 0.25, 0.75, 1, 1]] * 4
+    even = plan_windows((4, 6), (4, 4))
+    assert merge_windows(maps, even)[0].tolist() == [[0, 0, 0.5, 0.5, 1, 1]] * 4
+
+
 def test_windows_are_cut_where_the_plan_says():
     image = torch.arange(3 * 32 * 64, dtype=torch.int64).view(3, 32, 64).to(torch.uint8)
     plan = plan_windows((32, 64), (32, 32), 0.5)
