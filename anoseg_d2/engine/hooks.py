@@ -180,8 +180,8 @@ class BestCheckpointHook(HookBase):
         if not comm.is_main_process():
             return
         known = self.trainer.storage.latest()
-        # detectron2 leaves out the name of the only dataset.
-        figure = self.figure if self.figure in known else self.figure.partition("/")[2]
+        names, figure = self.trainer.cfg.DATASETS.TEST, self.figure
+        figure = f"{names[0]}/{figure}" if figure not in known and len(names) == 1 else figure
         if figure not in known:
             found = [name for name in known if "/" in name]
             raise ValueError(

@@ -269,14 +269,20 @@ class Trainer(DefaultTrainer):
                 facts |= {"weights": saved and str(saved), **describe_weights(model, saved)}
             return self.test(cfg, model, facts=facts)
 
-        self._last_eval_results = evaluate(self.cfg, self.core, "model_final.pth")
+        found = {"": evaluate(self.cfg, self.core, "model_final.pth")}
         if self.ema is not None:
             cfg = self.cfg.clone()
             cfg.defrost()
             cfg.OUTPUT_DIR = str(Path(cfg.OUTPUT_DIR) / "ema")
-            for name, figures in evaluate(cfg, self.ema.module, "model_ema.pth").items():
-                self._last_eval_results[f"{name}_ema"] = figures
-        return self._last_eval_results
+            found["_ema"] = evaluate(cfg, self.ema.module, "model_ema.pth")
+        self._last_eval_results = {
+            k + end: v for end, each in found.items() for k, v in each.items()
+        }
+        names = self.cfg.DATASETS.TEST
+        if len(names) > 1:
+            return self._last_eval_results
+        # `test` leaves out the name of the only dataset; tags of figures always have it.
+        return {names[0] + end: each for end, each in found.items()}
 
     @classmethod
     def test(cls, cfg, model, evaluators=None, *, facts: dict | None = None, resume: bool = False):

@@ -40,14 +40,17 @@ def choose_ranks(changes: dict[str, list[tuple]], numbers: int) -> Counter:
     return ranks
 
 
-def extract(state: dict[str, Tensor], base: dict[str, Tensor], numbers: int) -> tuple[dict, dict]:
+def extract(
+    state: dict[str, Tensor], base: dict[str, Tensor], numbers: int, rank: int = 0
+) -> tuple[dict, dict]:
     """Return the tensors of the model with adapters, and how each adapted layer is described."""
     layers = [n for n in base if n.endswith(tuple(f"{layer}.weight" for layer in LAYERS))]
     changes = {}
     for name in layers:
         parts = (state[name].float() - base[name]).chunk(3 if "qkv" in name else 1)
         changes[name] = [torch.linalg.svd(part, full_matrices=False) for part in parts]
-    ranks, kept, modules = choose_ranks(changes, numbers), 0.0, {}
+    ranks = dict.fromkeys(layers, rank) if rank else choose_ranks(changes, numbers)
+    kept, modules = 0.0, {}
     tensors = {**state, **{name: base[name] for name in layers}}
     for name in ("cls_token", "pos_embed", "patch_embed.proj.weight", "patch_embed.proj.bias"):
         tensors[f"backbone.{name}"] = base[f"backbone.{name}"]
@@ -74,13 +77,14 @@ def main() -> None:
     parser.add_argument("weights", help="checkpoint of a network that was trained as a whole")
     parser.add_argument("--base", default="dinov2-s", help="the ViT that it started from")
     parser.add_argument("--numbers", type=int, default=1_300_000, help="in all adapters together")
+    parser.add_argument("--rank", type=int, default=0, help="one rank for all, to train them on")
     parser.add_argument("--output", required=True)
     args = parser.parse_args()
     checkpoint = read_checkpoint(args.weights)
     meta = meta_of_checkpoint(checkpoint)
     fitted = fit_vit(read_checkpoint(args.base), meta)
     base = {name: tensor for name, tensor in fitted.items() if name in checkpoint.state_dict}
-    tensors, modules = extract(checkpoint.state_dict, base, args.numbers)
+    tensors, modules = extract(checkpoint.state_dict, base, args.numbers, args.rank)
     largest = max(module["rank"] for module in modules.values())
     meta["lora"] = {"rank": largest, "alpha": float(largest), "dropout": 0.0, "modules": modules}
     meta["frozen"] = [name for name in base if torch.equal(tensors[name].float(), base[name])]

@@ -18,12 +18,17 @@ class Checkpointer:
         self.saved.append((name, facts["iteration"]))
 
 
+ONE_SET = SimpleNamespace(DATASETS=SimpleNamespace(TEST=("set",)))
+
+
 def evaluated(figure, values, period=2, hook=None):
     """Run the hook through a training that evaluates `values` after every `period` steps."""
     last = period * len(values)
     hook = hook or BestCheckpointHook(Checkpointer(), figure, period)
     with EventStorage() as storage:
-        hook.trainer = SimpleNamespace(iter=0, start_iter=0, max_iter=last, storage=storage)
+        hook.trainer = SimpleNamespace(
+            iter=0, start_iter=0, max_iter=last, storage=storage, cfg=ONE_SET
+        )
         hook.before_train()
         for step in range(last):
             hook.trainer.iter = storage.iter = step
@@ -69,7 +74,9 @@ def test_a_resumed_run_compares_with_the_best_so_far():
 def test_an_unknown_figure_is_refused_with_the_evaluated_ones():
     hook = BestCheckpointHook(Checkpointer(), "closed_set/miou", 2)
     with EventStorage() as storage, pytest.raises(ValueError, match="closed_set/mIoU"):
-        hook.trainer = SimpleNamespace(iter=1, start_iter=0, max_iter=8, storage=storage)
+        hook.trainer = SimpleNamespace(
+            iter=1, start_iter=0, max_iter=8, storage=storage, cfg=ONE_SET
+        )
         storage.put_scalar("closed_set/mIoU", 3.0)
         hook.after_step()
 
@@ -84,6 +91,6 @@ def test_an_unknown_figure_is_refused_with_the_evaluated_ones():
     ],
 )
 def test_patience_moves_the_end_to_the_next_step(values, last):
-    hook = BestCheckpointHook(Checkpointer(), "set/closed_set/mIoU", 2, patience=2)
-    evaluated("closed_set/mIoU", values, hook=hook)  # of the only set, so without its name
+    hook = BestCheckpointHook(Checkpointer(), "closed_set/mIoU", 2, patience=2)
+    evaluated("set/closed_set/mIoU", values, hook=hook)  # the name of the only set is left out
     assert hook.trainer.max_iter == last
