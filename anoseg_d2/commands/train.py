@@ -35,6 +35,7 @@ The figures are in report/results.json of the run, and report/index.html shows t
 """
 OPTIONS = {
     "--epochs": number(0, above=True),
+    "--steps": integer(1),
     "--batch": Rule("auto or at least 1", lambda value: value == "auto" or value >= 1),
     "--patience": integer(1),
 }
@@ -57,6 +58,7 @@ def build_parser(first: str = "") -> argparse.ArgumentParser:
     add("--weights", metavar="RUN", help="start from a run folder or checkpoint")
     add("--size", choices=("S", "B", "L", "G"), help="of the ViT; default: S, or the weights'")
     add("--epochs", type=float, help="default: 20")
+    add("--steps", type=int, metavar="N", help="instead of --epochs")
     add("--batch", type=_batch_size, metavar="N", help="images per step; default: 4. auto: 16, in "
         "parts that fit the free memory")  # fmt: skip
     add("--patience", type=int, metavar="N", help="stop when N evaluations of the validation set, "

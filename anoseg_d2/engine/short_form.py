@@ -58,7 +58,7 @@ def expand(args: argparse.Namespace, places: list[str]) -> list[Inferred]:
     Raises:
         FileNotFoundError, ValueError: there is no such card or run, or nothing to train on.
     """
-    names = ("stage", "size", "epochs", "batch", "weights", "masks", "patience")
+    names = ("stage", "size", "epochs", "steps", "batch", "weights", "masks", "patience")
     given = [f"--{name}" for name in names if getattr(args, name) is not None]
     of_run = bool(places) and Path(places[0]).is_dir() and not args.masks
     if given and (of_run or not places):
@@ -108,8 +108,10 @@ def _of_cards(args: argparse.Namespace, cards: list[str]) -> list[Inferred]:
     train = next((dataset for dataset in closed if dataset.split == "train"), closed[0])
     images = train.load(datasets_root())
     batch = _AUTO_BATCH if args.batch == "auto" else args.batch or _BATCH
+    if args.epochs and args.steps:
+        raise ValueError("--epochs and --steps both say how long to train; leave one out")
     epochs = args.epochs or _EPOCHS
-    steps = math.ceil(epochs * len(images) / batch)
+    steps = args.steps or math.ceil(epochs * len(images) / batch)
     quarter = max(1, steps // 4)
     args.config_file = args.config_file or args.stage or _STAGE
     name = train.name.removesuffix("_train") + (f"_{args.stage}" if args.stage else "")
@@ -119,7 +121,7 @@ def _of_cards(args: argparse.Namespace, cards: list[str]) -> list[Inferred]:
         Inferred("DATASETS.TEST", [d.name for d in datasets if d is not train], "the cards"),
         Inferred("MODEL.EOMT.NUM_CLASSES", len(train.classes), "names in the card"),
         Inferred("SOLVER.IMS_PER_BATCH", batch, "--batch"),
-        Inferred("SOLVER.MAX_ITER", steps, f"--epochs {epochs:g}"),
+        Inferred("SOLVER.MAX_ITER", steps, "--steps" if args.steps else f"--epochs {epochs:g}"),
         Inferred("SOLVER.CHECKPOINT_PERIOD", quarter, "a quarter of the run"),
         Inferred("DATALOADER.NUM_WORKERS", min(_MOST_WORKERS, os.cpu_count() or 1), "cores"),
         Inferred("OUTPUT_DIR", folder or f"runs/{name}", "card and --stage"),

@@ -74,6 +74,11 @@ def test_everything_is_inferred_from_cards_and_images(cards):
     assert (cfg.SEED, cfg.OUTPUT_DIR, cfg.SOLVER.IMS_PER_BATCH) == (3, "x", 2)
 
 
+def test_steps_take_the_place_of_epochs(cards):
+    args, places = parsed(cards[0], "--steps", "9")
+    assert ("SOLVER.MAX_ITER", 9, "--steps") in expand(args, places)
+
+
 def test_weights_say_size_and_crop_themselves_and_a_stage_names_config_and_folder(cards):
     args, places = parsed(cards[0], "--stage", "arcface", "--weights", "runs/street")
     found = {entry.key: entry.value for entry in expand(args, places)}
@@ -156,6 +161,7 @@ def test_each_command_has_a_help_of_its_own(cards, command, has, lacks, capsys):
     ("words", "message"),
     [
         (["train", "--epochs", "3"], "go with a card"),
+        (["train", "street/street.yaml", "--epochs", "3", "--steps", "9"], "leave one out"),
         (["resume", "street", "--size", "S"], "--size must go with a card"),
         (["train", "street/train/photos", "--masks", "gone"], "gone is not a folder"),
         (
