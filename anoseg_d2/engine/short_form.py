@@ -130,11 +130,13 @@ def _of_cards(args: argparse.Namespace, cards: list[str]) -> list[Inferred]:
         marked = "the card marks unknown objects"
         found.append(Inferred("MODEL.EOMT.ANOMALY_CLASS", True, marked))
         found.append(Inferred("MODEL.CRITERION.VOID", "exclude", marked))
-    if args.weights:  # which say size, registers, head and crop themselves
+    of_vit = _bare_vit(args.weights) if args.weights else {"MODEL.EOMT.SIZE": _SIZE}
+    if args.weights:  # of a whole network, they say size, registers, head and crop themselves
         found.append(Inferred("MODEL.WEIGHTS", args.weights, "--weights"))
-    if args.size or not args.weights:
-        found.append(Inferred("MODEL.EOMT.SIZE", args.size or _SIZE, "--size"))
-    if not args.weights:
+    for key, value in (of_vit | ({"MODEL.EOMT.SIZE": args.size} if args.size else {})).items():
+        chosen = key == "MODEL.EOMT.SIZE" and (args.size or not args.weights)
+        found.append(Inferred(key, value, "--size" if chosen else "--weights"))
+    if of_vit:
         with Image.open(images[0]["file_name"]) as photo:
             short = min(photo.size)
         crop = max(min(short, _LARGEST_CROP) // _PATCH, 1) * _PATCH
@@ -153,6 +155,23 @@ def _of_cards(args: argparse.Namespace, cards: list[str]) -> list[Inferred]:
     if args.batch == "auto":
         found.append(_divide_batch(args, found))
     return found
+
+
+def _bare_vit(weights: str) -> dict[str, Any]:
+    """Return the keys that describe weights that are only a ViT; of a whole network none."""
+    from anoseg_d2.checkpoint import build_config_overrides, read_checkpoint
+    from anoseg_d2.checkpoint.fetch_backbone import backbone_file
+    from anoseg_d2.modeling.vit import BACKBONES
+
+    if weights in BACKBONES:
+        return {"MODEL.EOMT.BACKBONE": weights, "MODEL.EOMT.SIZE": _SIZE}
+    checkpoint = read_checkpoint(backbone_file(weights))
+    if checkpoint.spec.num_queries is not None:
+        return {}
+    values = build_config_overrides(checkpoint)
+    pairs = zip(values[::2], values[1::2], strict=True)
+    # Patch and crop are resized to those of the network.
+    return {k: v for k, v in pairs if k not in ("MODEL.EOMT.PATCH_SIZE", "INPUT.CROP_SIZE")}
 
 
 def _propose_card(args, images: str, folder: str | None) -> tuple[Path, str]:

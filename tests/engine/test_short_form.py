@@ -7,7 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import small_sets
+import torch
 import yaml
+from checkpoint_models import saved, tiny
 from PIL import Image
 from runs import small_run
 
@@ -17,6 +19,7 @@ from anoseg_d2.commands import train
 from anoseg_d2.config import load_config
 from anoseg_d2.data.builtin import DATASETS, unregister_dataset
 from anoseg_d2.engine.short_form import expand, split_places
+from anoseg_d2.modeling.vit import build_vit
 from anoseg_d2.utils.files import read_json
 
 
@@ -80,6 +83,7 @@ def test_steps_take_the_place_of_epochs(cards):
 
 
 def test_weights_say_size_and_crop_themselves_and_a_stage_names_config_and_folder(cards):
+    saved(tiny(), Path("runs/street"))
     args, places = parsed(cards[0], "--stage", "arcface", "--weights", "runs/street")
     found = {entry.key: entry.value for entry in expand(args, places)}
     assert args.config_file == "arcface" and found["OUTPUT_DIR"] == "runs/street_arcface"
@@ -98,6 +102,17 @@ def test_a_run_is_continued_and_evaluated_by_its_folder(tmp_path, cards, capsys)
     results = read_json(f"{cfg.OUTPUT_DIR}/report/results.json")
     assert set(results["datasets"]) == {"short_form_anomaly"}
     assert results["model"]["weights"].endswith("model_final.pth")
+
+
+def test_a_bare_vit_says_its_size_and_nothing_of_the_rest(cards):
+    vit = build_vit("S", image_size=(32, 32), patch_size=16, num_registers=0, depth=1)
+    torch.save({f"backbone.{name}": t for name, t in vit.state_dict().items()}, "vit.pth")
+    found = {entry.key: entry.value for entry in expand(*parsed(cards[0], "--weights", "vit.pth"))}
+    assert found["INPUT.CROP_SIZE"] == (64, 64) and "MODEL.EOMT.PATCH_SIZE" not in found
+    assert (found["MODEL.EOMT.WIDTH"], found["MODEL.EOMT.DEPTH"]) == (384, 1)
+    entries = expand(*parsed(cards[0], "--weights", "dinov3", "--size", "B"))
+    assert ("MODEL.EOMT.SIZE", "B", "--size") in entries
+    assert ("MODEL.EOMT.BACKBONE", "dinov3", "--weights") in entries
 
 
 def test_two_folders_get_a_card_which_may_be_corrected(cards):
