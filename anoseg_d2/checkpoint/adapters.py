@@ -45,7 +45,7 @@ def adapter_payload(
     Returns:
         what `write_checkpoint` takes.
     Raises:
-        ValueError: the model has no adapters, everything in it is frozen, or its frozen tensors
+        ValueError: the model has no adapters, everything in it is frozen, or its frozen weights
             are not those of `vit`.
     """
     if not meta.get("lora"):
@@ -59,15 +59,18 @@ def adapter_payload(
     frozen |= {
         n for n in fitted if n.startswith(PLAIN) and n in state and _alike(state[n], fitted[n])
     }
+    if vit is not None:
+        other = [n for n in state if n in frozen and not _alike(state[n], fitted.get(n))]
+        # An earlier stage may have trained biases and norms, which are small enough to be stored.
+        if matrices := [n for n in other if state[n].ndim > 1]:
+            raise ValueError(f"{vit.source} is not what the stage froze: {matrices[0]} differs")
+        frozen -= set(other)
     trained = {name: tensor.detach() for name, tensor in state.items() if name not in frozen}
     if not trained:
         raise ValueError("no tensor of the model trains, so there is no adapter to save")
     base = {name: tensor for name, tensor in state.items() if name in frozen}
     meta = {**meta, "adapter": True, "frozen": sorted(base), "base_hash": weights_hash(base)}
     if vit is not None:
-        other = [n for n in base if n not in fitted or not _alike(base[n], fitted[n])]
-        if other:
-            raise ValueError(f"{vit.source} is not what the stage froze: {other[0]} differs")
         meta |= {"base_is_vit": True, "base_hash": weights_hash(vit.state_dict)}
         if vit_name:
             meta["base_name"] = vit_name
@@ -118,8 +121,8 @@ def join_adapter(adapter: Checkpoint, base: Checkpoint | None) -> Checkpoint:
     return Checkpoint(state, "anoseg", spec, f"{base.source} + {adapter.source}", [], meta)
 
 
-def _alike(one: Tensor, other: Tensor) -> bool:
-    return one.shape == other.shape and torch.allclose(one, other)
+def _alike(one: Tensor, other: Tensor | None) -> bool:
+    return other is not None and one.shape == other.shape and torch.allclose(one, other)
 
 
 def fit_vit(vit: Checkpoint, meta: Mapping[str, Any]) -> dict[str, Tensor]:

@@ -9,6 +9,7 @@ from safetensors.torch import save_file
 
 from anoseg_d2.checkpoint import load_into, read_checkpoint
 from anoseg_d2.checkpoint.adapters import adapter_payload, join_adapter
+from anoseg_d2.checkpoint.files import write_checkpoint
 from anoseg_d2.commands import convert, memory
 from anoseg_d2.modeling.lora import inject_lora
 from anoseg_d2.modeling.vit import build_vit
@@ -107,13 +108,23 @@ def test_a_stage_on_a_bare_vit_is_stored_without_it(stage, tmp_path, monkeypatch
     assert_same_outputs(ours.model, theirs.model, atol=1e-5)
     found, expected = (p(photos / "0.png")["scores"]["memory"] for p in (ours, theirs))
     np.testing.assert_allclose(found, expected, atol=1e-4)
+    # Biases and norms may be of an earlier stage, so they are stored where they differ.
+    other = read_checkpoint(vit)
+    other.state_dict["backbone.blocks.0.mlp.fc1.bias"] += 1
+    whole_state, whole_meta = read_checkpoint(whole).state_dict, read_checkpoint(whole).meta
+    payload = adapter_payload(whole_state, whole_meta, other)
+    kept = [n for n in payload["model"] if n.startswith("backbone.") and "lora" not in n]
+    assert kept == ["backbone.blocks.0.mlp.fc1.bias"] and kept[0] not in payload["meta"]["frozen"]
+    write_checkpoint(payload, tmp_path / "biased.pth")
+    joined = join_adapter(read_checkpoint(tmp_path / "biased.pth"), other)
+    assert torch.equal(joined.state_dict[kept[0]], whole_state[kept[0]])
     with pytest.raises(ValueError, match="not what the stage froze: backbone"):
         other = read_checkpoint(vit)
         other.state_dict["backbone.blocks.0.mlp.fc1.weight"] += 1
         adapter_payload(read_checkpoint(whole).state_dict, read_checkpoint(whole).meta, other)
     with pytest.raises(ValueError, match="hash"):
         join_adapter(read_checkpoint(small), other)
-    other.state_dict["backbone.norm.weight"] = torch.zeros(30)
+    other.state_dict["backbone.blocks.0.mlp.fc1.weight"] = torch.zeros(30, 2)
     with pytest.raises(ValueError, match="not what the stage froze: backbone"):
         adapter_payload(read_checkpoint(whole).state_dict, read_checkpoint(whole).meta, other)
 
