@@ -7,12 +7,13 @@ trained on other pastes, or a sum of scores. All figures are of every labelled p
     python experiments/small/study.py WEIGHTS --cache output/study \\
         --sets road_anomaly21 road_obstacle21 cityscapes_anomaly_test \\
         --memory near=6,9@DIR --head pastes=6,9,12@configs/small/ratio.yaml \\
-        --try "logit(anomaly)" "logit(anomaly) + near" "logit(anomaly) + 0.5 * pastes" \\
+        --try log_odds "log_odds + near" "log_odds + 0.5 * pastes" \\
         --opts TEST.SCALES "(1, 2)"
 
-Names in a formula are scores of the model and those of --memory and --head; `logit` is the log odds
-of a probability, cut to 0.001..0.999. A memory reads blocks that queries enter as plain blocks, a
-ratio head as the network has them. DETECTRON2_DATASETS is where the sets are.
+Names in a formula are scores of the model and those of --memory and --head; `log_odds` is that of
+the learned class, whose mean over scales is that of log odds, as in `joint`; `logit` is what it
+says, of a probability cut to 0.001..0.999. A memory reads blocks that queries enter as plain
+blocks, a ratio head as the network has them. DETECTRON2_DATASETS is where the sets are.
 """
 
 import argparse
@@ -78,6 +79,12 @@ class CachedNetwork:
         )
         torch.save(kept, path)
         return kept
+
+
+@register_score("log_odds", needs_anomaly=True)
+def log_odds(maps, num_known):
+    learned = maps["probs"][:, num_known].clamp(1e-3, 1 - 1e-3)
+    return (learned / (1 - learned)).log()
 
 
 def add_head(model, name: str, head) -> None:
