@@ -81,7 +81,6 @@ class CachedNetwork:
         return kept
 
 
-@register_score("log_odds", needs_anomaly=True)
 def log_odds(maps, num_known):
     learned = maps["probs"][:, num_known].clamp(1e-3, 1 - 1e-3)
     return (learned / (1 - learned)).log()
@@ -207,6 +206,7 @@ def main() -> None:
     add("--opts", nargs="*", default=[])
     args = parser.parse_args()
 
+    register_score("log_odds", needs_anomaly=True)(log_odds)
     memories, heads = list(map(parse, args.memory)), list(map(parse, args.head))
     register_cards(args.cards)
     checkpoint = read_checkpoint(args.weights)
