@@ -94,6 +94,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--confidence", type=float, default=0.95)
     add("--block", type=int, default=10, metavar="FRAMES")
     add("--min-size", type=int, default=50, metavar="PIXELS")
+    add("--opts", nargs="*", default=[], metavar="KEY VALUE", help="config keys of the predictor")
     add("--json", type=Path, metavar="FILE")
     return parser
 
@@ -104,7 +105,7 @@ def main(argv=None) -> None:
     from anoseg_d2.prediction.predictor import AnomalyPredictor
 
     scores = ["TEST.ANOMALY.SCORES", [args.score]]
-    predictor = AnomalyPredictor.from_pretrained(args.weights, scores)
+    predictor = AnomalyPredictor.from_pretrained(args.weights, [*args.opts, *scores])
     found = Levels(args.min_size)
     job = PredictionJob(predictor, {args.score: found})
     files, missing = find_inputs(args.images)
