@@ -145,7 +145,7 @@ class ExportModel(nn.Module):
         """
         plan, count = self.plan, len(self.plan.origins)
         parts = [part.unflatten(0, (-1, count)) for part in parts]
-        weights = plan.weights[0][:, None] * plan.weights[1]
+        weights = (plan.weights[0][:, None] * plan.weights[1]).to(parts[0].device)
         merged = total = None
         for index, (y, x) in enumerate(plan.origins):
             maps = self._window_maps(*(part[:, index] for part in parts))
