@@ -17,23 +17,17 @@
 from anoseg_d2.utils.index import lazy_index
 
 # Resolved on first use, so that `cut_paste` and the readers import without detectron2.
-_EXPORTS = {
-    "AnosegDatasetMapper": "dataset_mapper",
-    "Augmentation": "augmentation",
-    "build_train_loader": "loader",
-    "build_test_loader": "loader",
-    "Dataset": "dataset",
-    "DATASETS": "builtin",
-    "register_all": "builtin",
-    "register_cards": "builtin",
-    "register_dataset": "builtin",
-    "class_colors": "class_colors",
-    "LABEL_RULES": "label_rules",
-    "load_label": "label_rules",
-    "read_image": "image_io",
-    "read_label": "image_io",
-    "write_image": "image_io",
-    "check_dataset": "dataset_check",
-}
-__all__ = list(_EXPORTS)
-__getattr__, __dir__ = lazy_index(__name__, _EXPORTS)
+__all__, __getattr__, __dir__ = lazy_index(
+    __name__,
+    {
+        "dataset_mapper": ["AnosegDatasetMapper"],
+        "augmentation": ["Augmentation"],
+        "loader": ["build_train_loader", "build_test_loader"],
+        "dataset": ["Dataset"],
+        "builtin": ["DATASETS", "register_all", "register_cards", "register_dataset"],
+        "class_colors": ["class_colors"],
+        "label_rules": ["LABEL_RULES", "load_label"],
+        "image_io": ["read_image", "read_label", "write_image"],
+        "dataset_check": ["check_dataset"],
+    },
+)

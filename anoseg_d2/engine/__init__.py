@@ -18,16 +18,17 @@ from anoseg_d2.engine.run import argument_parser, load_evaluated, run
 from anoseg_d2.utils.index import lazy_index
 
 # Resolved on first use, so that `anoseg train --help` answers before torch is loaded.
-_EXPORTS = {
-    "Trainer": "trainer",
-    "check_inputs": "preflight",
-    "claim_output_dir": "output_dir",
-    "launch_ranks": "launch",
-    "StepTrainer": "step",
-    "build_optimizer": "solver",
-    "build_scheduler": "solver",
-    "set_up_run": "run_log",
-    "measure_ensembles": "evaluate",
-}
-__all__ = ["argument_parser", "load_evaluated", "run", *_EXPORTS]
-__getattr__, __dir__ = lazy_index(__name__, _EXPORTS)
+__all__, __getattr__, __dir__ = lazy_index(
+    __name__,
+    {
+        "trainer": ["Trainer"],
+        "preflight": ["check_inputs"],
+        "output_dir": ["claim_output_dir"],
+        "launch": ["launch_ranks"],
+        "step": ["StepTrainer"],
+        "solver": ["build_optimizer", "build_scheduler"],
+        "run_log": ["set_up_run"],
+        "evaluate": ["measure_ensembles"],
+    },
+)
+__all__ += ["argument_parser", "load_evaluated", "run"]

@@ -12,16 +12,14 @@
 from anoseg_d2.utils.index import lazy_index
 
 # Resolved on first use, so that the metrics import without detectron2.
-_EXPORTS = {
-    "AnomalyEvaluator": "anomaly_evaluation",
-    "ClosedSetEvaluator": "closed_set_evaluation",
-    "ScoreStatistics": "score_statistics",
-    "PixelMetrics": "metrics",
-    "ComponentMetrics": "components",
-    "component_metrics": "components",
-    "read_map": "map_files",
-    "write_map": "map_files",
-    "find_maps": "map_files",
-}
-__all__ = list(_EXPORTS)
-__getattr__, __dir__ = lazy_index(__name__, _EXPORTS)
+__all__, __getattr__, __dir__ = lazy_index(
+    __name__,
+    {
+        "anomaly_evaluation": ["AnomalyEvaluator"],
+        "closed_set_evaluation": ["ClosedSetEvaluator"],
+        "score_statistics": ["ScoreStatistics"],
+        "metrics": ["PixelMetrics"],
+        "components": ["ComponentMetrics", "component_metrics"],
+        "map_files": ["read_map", "write_map", "find_maps"],
+    },
+)

@@ -10,12 +10,12 @@
 from anoseg_d2.utils.index import lazy_index
 
 # Resolved on first use.
-_EXPORTS = {
-    "ExportSpec": "spec",
-    "ExportModel": "graph",
-    "export_model": "write",
-    "check_file": "check",
-    "ExportCheckError": "spec",
-}
-__all__ = list(_EXPORTS)
-__getattr__, __dir__ = lazy_index(__name__, _EXPORTS)
+__all__, __getattr__, __dir__ = lazy_index(
+    __name__,
+    {
+        "spec": ["ExportSpec", "ExportCheckError"],
+        "graph": ["ExportModel"],
+        "write": ["export_model"],
+        "check": ["check_file"],
+    },
+)

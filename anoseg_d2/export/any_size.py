@@ -5,9 +5,11 @@ cannot trace. So the network is traced for any number of windows, and what is be
 added here, operation by operation: what `plan_windows` and `cut_windows` do, with equal windows to
 the last bit, and the merging of the windows' maps.
 
-Shape letters: n = ny * nx windows in rows and columns, (h, w) of a window, (H, W) of the
-photograph, (R, S) of the resized one, M maps.
+Shape letters: n windows, of each scale ny * nx in rows and columns, (h, w) of a window, (H, W) of
+the photograph, (R, S) of the resized one, M maps.
 """
+
+from collections.abc import Sequence
 
 import numpy as np
 import onnx_ir as ir
@@ -60,17 +62,18 @@ def add_any_size(
     *,
     overlap: float,
     flip: bool,
-    scale: float,
+    scales: Sequence[float],
     weights: tuple[np.ndarray, np.ndarray],
 ) -> None:
     """Change a graph of windows into one of a photograph, in place.
 
     Args:
-        graph: inputs `crops` (n, 3, h, w) and `maps` (1, M, H, W), both float32; outputs first the
-            maps of the windows, (n, M, h, w), then what is computed from `maps`.
+        graph: inputs `crops` (n, 3, h, w) and `maps` (scales, M, H, W), both float32; outputs first
+            the maps of the windows, (n, M, h, w), then what is computed from `maps`.
         window: (h, w).
         kind: type of the photograph, "uint8" or "float32".
-        overlap, flip, scale: see `plan_windows`.
+        overlap, flip: see `plan_windows`.
+        scales: the scale of each plan.
         weights: of a window's rows and columns, see `WindowPlan`.
     """
     crops, maps = graph.inputs
@@ -80,11 +83,15 @@ def add_any_size(
     image = ir.Value(name="image", type=ir.TensorType(kind), shape=shape)
     ops = _Operations()
     size = ops.Shape(image, start=2)
-    resized = _resized(ops, size, window, scale)
-    pixels = [
-        _window_pixels(ops, ops.entry(resized, axis), window[axis], overlap) for axis in (0, 1)
-    ]
-    cut = _cut(ops, image, size, resized, pixels, window)
+    cuts, layouts = [], []
+    for scale in scales:
+        resized = _resized(ops, size, window, scale)
+        pixels = [
+            _window_pixels(ops, ops.entry(resized, axis), window[axis], overlap) for axis in (0, 1)
+        ]
+        cuts.append(_cut(ops, image, size, resized, pixels, window))
+        layouts.append((resized, pixels))
+    cut = ops.Concat(*cuts, axis=0)
     if flip:  # the mirrored windows come after the others
         cut = ops.Concat(cut, _mirrored(ops, cut), axis=0)
         count = ops.Div(ops.entry(ops.Shape(window_maps), 0), 2)
@@ -93,9 +100,15 @@ def add_any_size(
         found = ops.Mul(ops.Add(plain, _mirrored(ops, mirrored)), np.float32(0.5))
     else:
         found = window_maps
-    merged = _merge(ops, found, resized, pixels, weights)
-    sizes = ops.Concat(ops.Shape(merged, end=2), size, axis=0)
-    native = ops.Resize(merged, None, None, sizes, mode="linear")
+    start, scaled = 0, []
+    for part, layout in zip(cuts, layouts, strict=True):
+        stop = ops.Add(start, ops.entry(ops.Shape(part), 0))
+        own = ops.Slice(found, ops.vector(start), ops.vector(stop), [0])
+        merged = _merge(ops, own, *layout, weights)
+        sizes = ops.Concat(ops.Shape(merged, end=2), size, axis=0)
+        scaled.append(ops.Resize(merged, None, None, sizes, mode="linear"))
+        start = stop
+    native = ops.Concat(*scaled, axis=0)
     ir.convenience.replace_all_uses_with([crops, maps], [cut, native])
     graph.inputs[:] = [image]
     del graph.outputs[0]

@@ -14,6 +14,7 @@ from anoseg_d2.modeling import scores
 from anoseg_d2.modeling.filters import GuidedFilter
 from anoseg_d2.modeling.inference import filter_radius, predict_windows, read_classes, read_scores
 from anoseg_d2.modeling.lora import merge_lora
+from anoseg_d2.modeling.windows import WindowPlan
 
 
 class ExportModel(nn.Module):
@@ -23,8 +24,8 @@ class ExportModel(nn.Module):
         model: EoMT; it is copied.
         spec: inputs and outputs.
     Raises:
-        ValueError: scores that the model cannot give, ensembles without statistics, several
-            scales, a guided filter for any size, or a model in mixed precision.
+        ValueError: scores that the model cannot give, ensembles without statistics, a guided
+            filter for any size, or a model in mixed precision.
     """
 
     def __init__(self, model: nn.Module, spec: ExportSpec):
@@ -34,11 +35,6 @@ class ExportModel(nn.Module):
         if options.dtype is not None:
             raise ValueError(
                 "TEST.AMP is True, but an export sets its own precision; set it to False"
-            )
-        if len(options.scales) > 1:
-            raise ValueError(
-                f"TEST.SCALES is {options.scales}; an exported file sees the image at one scale. "
-                "Export with TEST.SCALES (1.0,), or run one file for each scale and average"
             )
         if options.guided_filter > 0 and spec.any_size:
             raise ValueError(
@@ -57,9 +53,12 @@ class ExportModel(nn.Module):
         self.names = names
         self.weights_sha256 = weights_hash(self.model.state_dict())
         size = tuple(spec.image_size or model.image_size)
-        self.plan = options.plan(size, model.image_size, *options.scales)
-        self.filter_radius = filter_radius(model, self.plan, size)
-        self.resize = FixedResize(size, self.plan.resized) if size != self.plan.resized else None
+        self.plans = [options.plan(size, model.image_size, scale) for scale in options.scales]
+        self.filter_radius = filter_radius(model, self.plans[0], size)
+        self.resizes = nn.ModuleList(
+            FixedResize(size, plan.resized) if size != plan.resized else nn.Identity()
+            for plan in self.plans
+        )
         if spec.half:
             _halve(self.model)
 
@@ -70,10 +69,12 @@ class ExportModel(nn.Module):
             image: (B, 3, H, W) RGB 0..255, of the type that the spec names; for images of any size
                 the windows (n, 3, h, w) of one image.
             maps: only for images of any size, whose windows are merged outside (`any_size`): the
-                merged maps (1, M, H, W). The maps of the windows (n, M, h, w) are returned first.
+                merged maps (S, M, H, W) of S scales. The maps of the windows (n, M, h, w) are
+                returned first.
         """
         any_size = self.spec.any_size
-        crops = image.float() if any_size else self._cut(image.float())
+        cut = [image.float()] if any_size else self._cut(image.float())
+        crops = cut[0] if len(cut) == 1 else torch.cat(cut)
         mask_logits, coefficients, patch_maps = predict_windows(self.model, crops, self.names)
         # One matrix product and one resize for all maps keep the graph small.
         channels = {name: value.shape[-1] for name, value in coefficients.items()}
@@ -84,12 +85,14 @@ class ExportModel(nn.Module):
         if any_size:
             window_maps = (self._window_maps(*parts),)
         else:
-            maps = self._merge(parts)
-            if self.resize is not None:
-                maps = F.interpolate(maps, size=self.spec.image_size, mode="bilinear")
+            counts = [windows.shape[0] for windows in cut]
+            own = zip(*(part.split(counts) for part in parts), strict=True)
+            merged = [self._merge(plan, of) for plan, of in zip(self.plans, own, strict=True)]
+            maps = merged[0] if len(merged) == 1 else torch.cat(merged)
         named = dict(zip(channels, maps.split(list(channels.values()), dim=1), strict=True))
         filtered = read_scores(self.model, named, self.names)
-        sem_seg, confidence = read_classes(self.model, named["probs"])
+        filtered = {name: self._mean(value) for name, value in filtered.items()}
+        sem_seg, confidence = read_classes(self.model, self._mean(named["probs"]))
         if self.model.inference.guided_filter > 0:
             guide = GuidedFilter(image, self.filter_radius)
             filtered = {name: guide(value) for name, value in filtered.items()}
@@ -100,6 +103,11 @@ class ExportModel(nn.Module):
             if self.spec.one_byte:  # 0.5 is 128
                 last += [(v * 256).clamp(max=255).to(torch.uint8) for v in scaled.values()]
         return (*window_maps, sem_seg, *filtered.values(), *last)
+
+    def _mean(self, values: Tensor) -> Tensor:
+        """Average values (S B, ...) over the scales."""
+        count = len(self.plans)
+        return values if count == 1 else values.unflatten(0, (count, -1)).mean(dim=0)
 
     def _on_unit_scale(self, name: str, score: Tensor) -> Tensor:
         """Do what `evaluation.alarm_rate.to_unit` does."""
@@ -117,17 +125,16 @@ class ExportModel(nn.Module):
         read = {m for name in scores.single_scores(self.names) for m in scores.SCORES[name].maps}
         return sum(v.shape[-1] for v in found.values()) + len(read & set(self.model.patch_maps))
 
-    def _cut(self, image: Tensor) -> Tensor:
-        """Cut the windows of all images, (B n, 3, h, w) float32."""
-        if self.resize is not None:
-            image = self.resize(image)
-        height, width = self.plan.window
-        # Slices of constant bounds, because the plan is known when the graph is traced.
-        crops = [image[..., y : y + height, x : x + width] for y, x in self.plan.origins]
-        if len(crops) == 1:
-            return crops[0]
-        crops = [c.flip(-1) if f else c for c, f in zip(crops, self.plan.flipped, strict=True)]
-        return torch.stack(crops, dim=1).flatten(0, 1)
+    def _cut(self, image: Tensor) -> list[Tensor]:
+        """Cut the windows of all images at each scale, (B n, 3, h, w) float32."""
+        cut = []
+        for plan, resize in zip(self.plans, self.resizes, strict=True):
+            resized, (height, width) = resize(image), plan.window
+            # Slices of constant bounds, because the plan is known when the graph is traced.
+            crops = [resized[..., y : y + height, x : x + width] for y, x in plan.origins]
+            crops = [c.flip(-1) if f else c for c, f in zip(crops, plan.flipped, strict=True)]
+            cut.append(crops[0] if len(crops) == 1 else torch.stack(crops, dim=1).flatten(0, 1))
+        return cut
 
     def _window_maps(self, mask_logits: Tensor, coefficients: Tensor, *patch_maps: Tensor):
         """Return the maps of windows, (B, M, h, w), those of patch tokens last."""
@@ -137,13 +144,13 @@ class ExportModel(nn.Module):
         ]
         return torch.cat([scores.combine_masks(coefficients, enlarged[0]), *enlarged[1:]], dim=1)
 
-    def _merge(self, parts: tuple[Tensor, ...]) -> Tensor:
-        """Return the maps (B, M, H, W) of the resized images, the mean where windows overlap.
+    def _merge(self, plan: WindowPlan, parts: tuple[Tensor, ...]) -> Tensor:
+        """Return the maps (B, M, H, W) of images at one scale, the mean where windows overlap.
 
         The model itself merges strip by strip (`modeling/inference.py`), which saves memory but
         needs operations that not every runtime has.
         """
-        plan, count = self.plan, len(self.plan.origins)
+        count = len(plan.origins)
         parts = [part.unflatten(0, (-1, count)) for part in parts]
         weights = (plan.weights[0][:, None] * plan.weights[1]).to(parts[0].device)
         merged = total = None
@@ -151,15 +158,15 @@ class ExportModel(nn.Module):
             maps = self._window_maps(*(part[:, index] for part in parts))
             if plan.flipped[index]:
                 maps = maps.flip(-1)
-            if count == 1:  # nothing to merge, and a smaller graph
-                return maps
             if merged is None:
                 merged = maps.new_zeros(*maps.shape[:-2], *plan.resized)
                 total = maps.new_zeros(plan.resized)
             rows, columns = slice(y, y + plan.window[0]), slice(x, x + plan.window[1])
             merged[..., rows, columns] += maps * weights
             total[rows, columns] += weights
-        return merged.div_(total)
+        size = self.spec.image_size or plan.resized
+        maps = maps if count == 1 else merged.div_(total)
+        return maps if plan.resized == size else F.interpolate(maps, size=size, mode="bilinear")
 
 
 def _halve(model: nn.Module) -> None:

@@ -53,7 +53,12 @@ def describe(
     height, width = ("height", "width") if spec.any_size else spec.image_size or inner.image_size
     keys = zip(keys_of("", InferenceOptions), fields(InferenceOptions), strict=False)
     # They follow from the image where that may have any size.
-    plan = {key: getattr(model.plan, key) for key in ("resized", "origins", "flipped")}
+    plan = {
+        key: [getattr(plan, key) for plan in model.plans]
+        for key in ("resized", "origins", "flipped")
+    }
+    if len(model.plans) == 1:
+        plan = {key: value for key, (value,) in plan.items()}
     values = {
         "producer": f"anoseg_d2 {__version__}",
         "input": "image, NCHW, RGB, 0..255; normalised inside",
@@ -164,14 +169,14 @@ def trace(model: ExportModel) -> torch.export.ExportedProgram:
     """Trace for the shapes that the spec leaves open."""
     spec = model.spec
     batch = torch.export.Dim("batch")
-    height, width = spec.image_size or model.plan.window
+    height, width = spec.image_size or model.plans[0].window
     if not spec.any_size:
         image = torch.zeros(spec.batch or 2, 3, height, width, dtype=getattr(torch, spec.input))
         dims = {} if spec.batch else {0: batch}
         return torch.export.export(model, (image,), dynamic_shapes={"image": dims})
     crops = torch.zeros(2, 3, height, width)
     # A size other than the window's, or the tracer could take the two for equal.
-    maps = torch.zeros(1, model.count_maps(), height + 3, 2 * width + 5)
+    maps = torch.zeros(len(model.plans), model.count_maps(), height + 3, 2 * width + 5)
     sides = {2: torch.export.Dim("height", min=2), 3: torch.export.Dim("width", min=2)}
     shapes = {"image": {0: batch}, "maps": sides}
     return torch.export.export(model, (crops, maps), dynamic_shapes=shapes)
@@ -199,8 +204,8 @@ def write_onnx(
             spec.input,
             overlap=options.window_overlap,
             flip=options.flip,
-            scale=options.scales[0],
-            weights=tuple(weights.numpy() for weights in model.plan.weights),
+            scales=options.scales,
+            weights=tuple(weights.numpy() for weights in model.plans[0].weights),
         )
     converted.model.metadata_props.update({**metadata, "opset": str(OPSET)})
     size = sum(value.const_value.nbytes for value in graph.initializers.values())

@@ -19,27 +19,20 @@
 from anoseg_d2.utils.index import lazy_index
 
 # Resolved on first use, so that scores and losses import without detectron2.
-_EXPORTS = {
-    "EoMT": "eomt",
-    "PatchModel": "patch_model",
-    "build_vit": "vit",
-    "CLASS_HEADS": "heads",
-    "ClassHead": "heads",
-    "SetCriterion": "criterion",
-    "QueryMask": "annealing",
-    "inject_lora": "lora",
-    "lora_state_dict": "lora",
-    "merge_lora": "lora",
-    "SCORES": "scores",
-    "anomaly_scores": "scores",
-    "register_score": "scores",
-    "PATCH_HEADS": "patch_heads",
-    "PatchHead": "patch_heads",
-    "PatchMemory": "patch_heads",
-    "RatioHead": "patch_heads",
-    "InferenceOptions": "inference",
-    "ModelInfo": "model_info",
-    "plan_windows": "windows",
-}
-__all__ = list(_EXPORTS)
-__getattr__, __dir__ = lazy_index(__name__, _EXPORTS)
+__all__, __getattr__, __dir__ = lazy_index(
+    __name__,
+    {
+        "eomt": ["EoMT"],
+        "patch_model": ["PatchModel"],
+        "vit": ["build_vit"],
+        "heads": ["CLASS_HEADS", "ClassHead"],
+        "criterion": ["SetCriterion"],
+        "annealing": ["QueryMask"],
+        "lora": ["inject_lora", "lora_state_dict", "merge_lora"],
+        "scores": ["SCORES", "anomaly_scores", "register_score"],
+        "patch_heads": ["PATCH_HEADS", "PatchHead", "PatchMemory", "RatioHead"],
+        "inference": ["InferenceOptions"],
+        "model_info": ["ModelInfo"],
+        "windows": ["plan_windows"],
+    },
+)

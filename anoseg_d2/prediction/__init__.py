@@ -13,16 +13,16 @@
 from anoseg_d2.utils.index import lazy_index
 
 # Resolved on first use.
-_EXPORTS = {
-    "AnomalyPredictor": "predictor",
-    "find_inputs": "input_files",
-    "PredictionJob": "job",
-    "ScoreOutputs": "outputs",
-    "find_detections": "detections",
-    "EventLinker": "events",
-    "TemporalFilter": "temporal",
-    "open_video": "video",
-    "VideoWriter": "video",
-}
-__all__ = list(_EXPORTS)
-__getattr__, __dir__ = lazy_index(__name__, _EXPORTS)
+__all__, __getattr__, __dir__ = lazy_index(
+    __name__,
+    {
+        "predictor": ["AnomalyPredictor"],
+        "input_files": ["find_inputs"],
+        "job": ["PredictionJob"],
+        "outputs": ["ScoreOutputs"],
+        "detections": ["find_detections"],
+        "events": ["EventLinker"],
+        "temporal": ["TemporalFilter"],
+        "video": ["open_video", "VideoWriter"],
+    },
+)

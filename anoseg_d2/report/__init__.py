@@ -11,13 +11,12 @@
 from anoseg_d2.utils.index import lazy_index
 
 # Resolved on first use: reading a results.json needs none of what draws the page.
-_EXPORTS = {
-    "write_report": "write",
-    "combine_reports": "write",
-    "read_results": "results",
-    "best_score": "results",
-    "read_threshold": "thresholds",
-    "load_runs": "runs",
-}
-__all__ = list(_EXPORTS)
-__getattr__, __dir__ = lazy_index(__name__, _EXPORTS)
+__all__, __getattr__, __dir__ = lazy_index(
+    __name__,
+    {
+        "write": ["write_report", "combine_reports"],
+        "results": ["read_results", "best_score"],
+        "thresholds": ["read_threshold"],
+        "runs": ["load_runs"],
+    },
+)

@@ -208,8 +208,9 @@ SIZES = [(32, 32), (77, 41), (20, 90), (150, 33), (40, 200)]
         {},
         {"flip": True, "window_overlap": 0.4},
         {"scales": (2.0,), "window_overlap": 0.3, "window_taper": True},
+        {"scales": (1.0, 1.5), "window_overlap": 0.3, "flip": True},
     ],
-    ids=["plain", "flip and overlap", "scale"],
+    ids=["plain", "flip and overlap", "scale", "scales"],
 )
 def test_one_file_gives_what_the_model_gives_on_photographs_of_any_size(
     make_model, tmp_path, options

@@ -33,14 +33,13 @@ def test_windows_inside_equal_the_model(make_model, size, overlap, flip):
     assert_same({k: v.numpy() for k, v in found.items()}, answers(model, images, spec.scores))
 
 
-def test_several_scales_are_refused_and_a_single_one_is_not(make_model):
-    with pytest.raises(ValueError, match=r"TEST.SCALES.*1.0, 2.0.*exported"):
-        ExportModel(make_model(scales=(1.0, 2.0)), ExportSpec(("rba",)))
-    model = make_model(scales=(2.0,))
-    image = torch.randint(256, (1, 3, 40, 50), dtype=torch.uint8)
-    exported = ExportModel(model, ExportSpec(("rba",), image_size=(40, 50)))
-    expected = model([{"image": image[0]}])[0]["scores"]["rba"]
-    torch.testing.assert_close(exported(image)[1][0], expected, rtol=0, atol=1e-4)
+@pytest.mark.parametrize("scales", [(2.0,), (1.0, 1.5, 2.0)])
+def test_scales_inside_the_graph_equal_the_model(make_model, scales):
+    model = make_model(scales=scales, flip=True)
+    images = photographs(2, 40, 50)
+    spec = ExportSpec(("rba", "entropy"), batch=2, image_size=(40, 50), confidence=True)
+    found = dict(zip(spec.outputs, ExportModel(model, spec)(images), strict=True))
+    assert_same({k: v.numpy() for k, v in found.items()}, answers(model, images, spec.scores))
 
 
 @pytest.mark.parametrize("flip", [False, True])
