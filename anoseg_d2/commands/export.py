@@ -21,7 +21,7 @@ from pathlib import Path
 
 from tabulate import tabulate
 
-from anoseg_d2.commands.predict import build_predictor
+from anoseg_d2.commands.predict import build_predictor, scores_of_weights
 from anoseg_d2.data.image_io import read_image
 from anoseg_d2.export.spec import OPSET, Difference, ExportCheckError, ExportSpec
 from anoseg_d2.report.results import results_of_weights
@@ -43,7 +43,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--output", help="file to write; default: next to the weights")
     add("--overwrite", action="store_true", help="replace an existing output")
     add("--config-file", help="build the model from this config, not the checkpoint's own")
-    add("--scores", help="such as rba,rba+anomaly; default: rba, and anomaly if it was learned")
+    add("--scores", help="such as rba,rba+anomaly; default: the weights' own, or rba and anomaly")
     add("--image-size", type=int, nargs=2, metavar=("H", "W"), help="see above")
     add("--batch", default="1", metavar="N|dynamic", help="with --image-size: images per run")
     add_arguments(parser, ExportSpec)
@@ -113,7 +113,8 @@ def run(args: argparse.Namespace) -> list[Difference]:
     predictor = build_predictor(args, [], results)
     model = predictor.model
     # Only now is it known whether the model learned the anomaly class.
-    spec = make_spec(args, ("rba", "anomaly") if model.has_anomaly else ("rba",))
+    learned = ("rba", "anomaly") if model.has_anomaly else ("rba",)
+    spec = make_spec(args, tuple(scores_of_weights(checkpoint)) or learned)
     thresholds, dataset = thresholds_of_weights(
         spec.scores, args.source, predictor, args.results, args.results_set
     )

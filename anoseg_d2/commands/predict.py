@@ -163,12 +163,18 @@ def default_score(args) -> str:
     if args.config_file or not (args.weights == SHIPPED_NAME or os.path.exists(args.weights)):
         return "rba"
     from anoseg_d2.checkpoint import read_checkpoint  # it imports torch: seconds
-    from anoseg_d2.checkpoint.from_config import inference_overrides
 
     checkpoint = read_checkpoint(args.weights)
+    own = scores_of_weights(checkpoint)
+    return ",".join(own or ["memory" if checkpoint.spec.architecture else "rba"])
+
+
+def scores_of_weights(checkpoint) -> list[str]:
+    """Return the scores that a checkpoint asks for, if any."""
+    from anoseg_d2.checkpoint.from_config import inference_overrides
+
     stored = inference_overrides(checkpoint)
-    asked = dict(zip(stored[::2], stored[1::2], strict=True)).get("TEST.ANOMALY.SCORES")
-    return ",".join(asked or ["memory" if checkpoint.spec.architecture else "rba"])
+    return dict(zip(stored[::2], stored[1::2], strict=True)).get("TEST.ANOMALY.SCORES") or []
 
 
 @functools.cache

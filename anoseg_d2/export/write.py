@@ -53,10 +53,7 @@ def describe(
     height, width = ("height", "width") if spec.any_size else spec.image_size or inner.image_size
     keys = zip(keys_of("", InferenceOptions), fields(InferenceOptions), strict=False)
     # They follow from the image where that may have any size.
-    plan = {
-        key: [getattr(plan, key) for plan in model.plans]
-        for key in ("resized", "origins", "flipped")
-    }
+    plan = {k: [getattr(p, k) for p in model.plans] for k in ("resized", "origins", "flipped")}
     if len(model.plans) == 1:
         plan = {key: value for key, (value,) in plan.items()}
     values = {

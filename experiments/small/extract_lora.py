@@ -1,10 +1,8 @@
 """Write what a training changed in a ViT as LoRA adapters on the ViT as it was published.
 
-Of several checkpoints of one network, such as two stages of a training, the mean of the weights is
-taken first (arXiv:2109.01903); what the last one has alone stays as it is. The change of each
-layer's weight is cut to its largest singular values. A budget of numbers is spent where a rank
-brings most: squared singular values per stored number, over all layers together. With --rank every
-adapter has the same rank instead, which is what MODEL.LORA.RANK trains on with.
+The change of each layer's weight is cut to its largest singular values. A budget of numbers is
+spent where a rank brings most: squared singular values per stored number, over all layers together.
+With --rank every adapter has the same rank instead, which is what MODEL.LORA.RANK trains on with.
 
 Biases and norms are stored as they are; class token, positions and patch kernel, which hardly move,
 are those of the ViT again. `anoseg convert --to adapter --base dinov2-s` then stores the result
@@ -78,19 +76,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("weights", nargs="+", help="of a network that was trained as a whole")
+    parser.add_argument("weights", help="of a network that was trained as a whole")
     parser.add_argument("--base", default="dinov2-s", help="the ViT that it started from")
     parser.add_argument("--numbers", type=int, default=1_300_000, help="in all adapters together")
     parser.add_argument("--rank", type=int, default=0, help="one rank for all, to train them on")
     parser.add_argument("--output", required=True)
     args = parser.parse_args()
-    *others, checkpoint = map(read_checkpoint, args.weights)
-    for other in others:
-        for name in other.state_dict.keys() & checkpoint.state_dict.keys():
-            checkpoint.state_dict[name] = checkpoint.state_dict[name] + other.state_dict[name]
-    for name in checkpoint.state_dict:
-        held = 1 + sum(name in other.state_dict for other in others)
-        checkpoint.state_dict[name] = checkpoint.state_dict[name] / held
+    checkpoint = read_checkpoint(args.weights)
     meta = meta_of_checkpoint(checkpoint)
     fitted = fit_vit(read_checkpoint(args.base), meta)
     base = {name: tensor for name, tensor in fitted.items() if name in checkpoint.state_dict}

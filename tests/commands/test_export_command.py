@@ -296,3 +296,16 @@ def test_help_states_the_opset_and_the_sizes(capsys):
     assert stopped.value.code == 0
     said = capsys.readouterr().out
     assert "opset 18" in said and "--image-size H W" in said and "AnomalyPredictor" in said
+
+
+def test_a_file_gives_the_scores_that_its_weights_ask_for(checkpoint, tmp_path, monkeypatch):
+    specs = []
+    monkeypatch.setattr(
+        "anoseg_d2.export.write.export_model", lambda _, __, spec, **___: specs.append(spec) or []
+    )
+    asking, content = tmp_path / "asking.pth", torch.load(checkpoint, weights_only=True)
+    content["meta"]["inference"] = {"TEST.ANOMALY.SCORES": ["entropy"]}
+    torch.save(content, asking)
+    for weights in (checkpoint, asking):
+        assert export(weights, "--output", tmp_path / "m.onnx") == 0
+    assert [spec.scores for spec in specs] == [("rba", "anomaly"), ("entropy",)]
