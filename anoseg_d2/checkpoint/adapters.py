@@ -158,7 +158,7 @@ def merge_adapters(checkpoint: Checkpoint) -> Checkpoint:
     gone = ("lora", "adapter", "base_hash", "frozen")
     meta = {key: value for key, value in checkpoint.meta.items() if key not in gone}
     # Nothing is frozen in a plain model, and it is nobody's adapter.
-    spec = replace(checkpoint.spec, adapters={})
+    spec = replace(checkpoint.spec, adapters={}, has_adapters=False)
     return replace(checkpoint, state_dict=state, spec=spec, meta=meta | {"lora": None})
 
 

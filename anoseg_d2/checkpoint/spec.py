@@ -105,6 +105,7 @@ class ModelSpec:
     num_rows: int | None = None  # R, of the class head: K known, the anomaly if any, no-object
     num_known: int | None = _fact(key="MODEL.EOMT.NUM_CLASSES")  # K
     has_anomaly: bool | None = _fact(bool, "MODEL.EOMT.ANOMALY_CLASS")  # whether row K is learned
+    has_bias: bool | None = None  # of the class head
     head: str | None = _fact(str, "MODEL.HEAD.NAME")  # registered name of the class head
     head_options: dict[str, Any] = _fact(dict, default_factory=dict)
     class_names: list[str] | None = _fact(_list)  # of the K known classes
@@ -116,6 +117,7 @@ class ModelSpec:
     pixel_std: tuple[float, ...] | None = _fact(_numbers, "MODEL.PIXEL_STD")
     # LoRA modules to {"rank", "alpha", "enable"}, as the metadata says.
     adapters: dict[str, dict[str, Any]] = _fact(_adapters, default_factory=dict)
+    has_adapters: bool = False  # whether LoRA tensors are among the weights
 
     @classmethod
     def from_state(cls, state: Mapping[str, Tensor], facts: Mapping[str, Any]) -> "ModelSpec":
@@ -132,7 +134,7 @@ class ModelSpec:
                 raise ValueError(
                     f"{name} must have {dims} dimensions, is {tuple(state[name].shape)}"
                 )
-        spec = cls()
+        spec = cls(has_adapters=any(name.endswith(".lora_A") for name in state))
         spec._read_sizes(state)
         for name, value in facts.items():
             if value is not None:
@@ -166,6 +168,7 @@ class ModelSpec:
             self.num_queries = state["query.weight"].shape[0]
         if "class_head.weight" in state:
             self.num_rows = state["class_head.weight"].shape[0]
+            self.has_bias = "class_head.bias" in state
 
     def _read_grid(self, state: Mapping[str, Tensor]) -> None:
         """Find how the P rows of the position embedding split into prefix and grid."""

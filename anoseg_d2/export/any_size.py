@@ -72,8 +72,7 @@ def add_any_size(
             the maps of the windows, (n, M, h, w), then what is computed from `maps`.
         window: (h, w).
         kind: type of the photograph, "uint8" or "float32".
-        overlap, flip: see `plan_windows`.
-        scales: the scale of each plan.
+        overlap, flip, scales: see `plan_windows`, which makes one plan for each scale.
         weights: of a window's rows and columns, see `WindowPlan`.
     """
     crops, maps = graph.inputs

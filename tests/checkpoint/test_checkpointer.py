@@ -24,7 +24,7 @@ def test_meta_tells_what_no_tensor_does(tmp_path):
     model = tiny("arcface", (64, 96), has_anomaly=True)
     spec = read_checkpoint(saved(model, tmp_path)).spec
     expected = {"head": "arcface", "num_known": 5, "has_anomaly": True, "num_blocks": 2}
-    expected |= {"heads": 3, "grid": (4, 6), "num_queries": 6}
+    expected |= {"heads": 3, "grid": (4, 6), "num_queries": 6, "has_adapters": False}
     assert {key: getattr(spec, key) for key in expected} == expected
     assert spec.head_options["scale"] == 30.0
 

@@ -150,8 +150,10 @@ def test_sizes_are_read_off_the_weights():
         "num_queries": 5,
         "num_rows": 20,
         "num_known": 19,
+        "has_bias": True,
         "grid": (4, 4),
         "image_size": (64, 64),
+        "has_adapters": False,
     }
     assert {key: getattr(spec, key) for key in expected} == expected
 
