@@ -25,7 +25,7 @@ class ExportModel(nn.Module):
         spec: inputs and outputs.
     Raises:
         ValueError: scores that the model cannot give, ensembles without statistics, a guided
-            filter for any size, or a model in mixed precision.
+            filter for any size, a second look, or a model in mixed precision.
     """
 
     def __init__(self, model: nn.Module, spec: ExportSpec):
@@ -35,6 +35,11 @@ class ExportModel(nn.Module):
         if options.dtype is not None:
             raise ValueError(
                 "TEST.AMP is True, but an export sets its own precision; set it to False"
+            )
+        if options.second_look:
+            raise ValueError(
+                f"TEST.SECOND_LOOK.SCALE is {options.second_look}, but a file runs the same windows "
+                "for every image; set it to 0, or add the scale to TEST.SCALES"
             )
         if options.guided_filter > 0 and spec.any_size:
             raise ValueError(

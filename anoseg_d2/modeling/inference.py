@@ -12,6 +12,7 @@ window, (H, W) output.
 """
 
 import contextlib
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -23,10 +24,16 @@ from torch import Tensor, nn
 from anoseg_d2.modeling import scores
 from anoseg_d2.modeling.filters import GuidedFilter
 from anoseg_d2.modeling.strips import View, WindowPrediction, native_rows, strips
-from anoseg_d2.modeling.windows import WindowPlan, cut_windows, plan_windows, resize_image
+from anoseg_d2.modeling.windows import (
+    WindowPlan,
+    cut_windows,
+    plan_windows,
+    resize_image,
+    resize_rows,
+)
 from anoseg_d2.utils.config_files import flat_items
 from anoseg_d2.utils.constants import VOID
-from anoseg_d2.utils.options import check_options, keys_of, option
+from anoseg_d2.utils.options import check_options, keys_of, names_of, option
 from anoseg_d2.utils.ranges import integer, number, sequence, text
 
 # Windows per forward pass where INPUT.WINDOW_BATCH is 0.
@@ -80,6 +87,24 @@ class InferenceOptions:
         "average scores over these scales; at 2 a window covers half the length that it does at 1",
         key="TEST.SCALES",
     )
+    second_look: float = option(
+        0.0,
+        number(0, 8),
+        "scale at which windows are looked at once more if they hold a suspicion; 0: none",
+        key="TEST.SECOND_LOOK.SCALE",
+    )
+    suspicion: str = option(
+        "anomaly",
+        text(empty=False),
+        "score that raises the suspicion",
+        key="TEST.SECOND_LOOK.SCORE",
+    )
+    suspicious: float = option(
+        0.5,
+        number(),
+        "a window is looked at again if this score reaches so much at any of its pixels",
+        key="TEST.SECOND_LOOK.ABOVE",
+    )
     window_batch: int = option(
         0,
         integer(0, 10_000, "0: up to 8"),
@@ -96,6 +121,9 @@ class InferenceOptions:
 
     def __post_init__(self):
         check_options(self)
+        if 0 < self.second_look < 1:
+            (name,) = names_of(self, "second_look")
+            raise ValueError(f"{name} is {self.second_look}; it must be 0 or at least 1")
 
     def plan(self, size: tuple[int, int], window: tuple[int, int], scale: float) -> WindowPlan:
         """Place windows (h, w) on an image (H, W) at one of the scales."""
@@ -162,6 +190,9 @@ def infer_images(
     """
     names = model.check_scores(score_names) if score_names else model.score_names
     options = model.inference
+    # What raises the suspicion is computed whether or not anybody wants to see it.
+    looked = model.check_scores([options.suspicion]) if options.second_look else []
+    looked = list(dict.fromkeys([*names, *looked]))
     photos = [sample["image"] for sample in samples]
     if as_bytes:  # detectron2's DefaultPredictor gives floats; windows are resized as bytes.
         photos = [
@@ -174,20 +205,22 @@ def infer_images(
     ]
     results = []
     with torch.inference_mode():
-        predictions = _predict_all(model, photos, plans, names)
+        predictions = _predict_all(model, photos, plans, looked)
         for sample, photo, own in zip(samples, photos, plans, strict=True):
             views = [View(plan, list(islice(predictions, len(plan.origins)))) for plan in own]
             height, width = photo.shape[-2:]
             size = (sample.get("height", height), sample.get("width", width))
             with torch.autocast(model.device.type, enabled=False):
-                result = _read_image(model, views, size, names)
-                if options.guided_filter > 0:
-                    guide = GuidedFilter(
-                        resize_image(photo, size)[None].to(model.device),
-                        filter_radius(model, own[0], size),
-                    )
-                    found = result["scores"].items()
-                    result["scores"] = {name: guide(value[None])[0] for name, value in found}
+                result = _read_image(model, views, size, looked)
+            if options.second_look:
+                _look_again(model, photo, result["scores"])
+            found = {name: result["scores"][name] for name in names}
+            if options.guided_filter > 0:
+                radius = filter_radius(model, own[0], size)
+                with torch.autocast(model.device.type, enabled=False):
+                    guide = GuidedFilter(resize_image(photo, size)[None].to(model.device), radius)
+                    found = {name: guide(value[None])[0] for name, value in found.items()}
+            result["scores"] = found
             results.append(result)
     return results
 
@@ -282,6 +315,41 @@ def _read_image(model, views: list[View], size, names) -> dict:
             probs += named["probs"] / len(views)
         sem_seg[start:stop], confidence[start:stop] = (x[0] for x in read_classes(model, probs))
     return {"sem_seg": sem_seg, "scores": score_maps, "confidence": confidence}
+
+
+def _look_again(model, photo: Tensor, found: dict[str, Tensor]) -> None:
+    """Add one more scale to scores {name: (H, W)} in place, where any window holds a suspicion.
+
+    A small object covers more patches there, and most of an image need not be enlarged to find
+    that out. A pixel takes the new scale into its mean by the share of the windows over it, as they
+    are weighted, that were looked at: the mean of all scales if every one was.
+    """
+    options, size = model.inference, found[model.inference.suspicion].shape
+    whole = options.plan(tuple(photo.shape[-2:]), model.image_size, options.second_look)
+    height, width = whole.window
+    # Weight of all windows and of those chosen, at every pixel of the enlarged image.
+    total = torch.zeros(2, *whole.resized)
+    weights = whole.weights[0][:, None] * whole.weights[1]
+    suspected = (found[options.suspicion] >= options.suspicious).cpu()
+    down, right = (out / side for out, side in zip(size, whole.resized, strict=True))
+    chosen = []
+    for index, (y, x) in enumerate(whole.origins):
+        rows = slice(int(y * down), math.ceil((y + height) * down))
+        columns = slice(int(x * right), math.ceil((x + width) * right))
+        looked = bool(suspected[rows, columns].any())
+        chosen += [index] * looked
+        total[: 1 + looked, y : y + height, x : x + width] += weights
+    if not chosen:
+        return
+    origins, flipped = ([of[i] for i in chosen] for of in (whole.origins, whole.flipped))
+    plan = whole._replace(origins=origins, flipped=flipped)
+    windows = list(_predict_all(model, [photo], [[plan]], list(found)))
+    with torch.autocast(model.device.type, enabled=False):
+        closer = _read_image(model, [View(plan, windows)], size, list(found))["scores"]
+    share = resize_rows((total[1:] / total[:1]).to(model.device), size, 0, size[0])[0]
+    count = len(options.scales)
+    for name, score in found.items():
+        score += (closer[name] - score) * (share / (count + share))
 
 
 def filter_radius(model, plan: WindowPlan, size: tuple[int, int]) -> float:

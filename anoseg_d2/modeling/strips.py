@@ -96,15 +96,17 @@ def _merged_rows(windows, plan: WindowPlan, first: int, last: int) -> tuple[Tens
         pieces.append((maps.unflatten(1, (bottom - top, -1)), weights, top + y - first, x))
     rows = last - first
     channels = windows[0].channels | {k: len(v) for k, v in windows[0].patch_maps.items()}
-    if len(pieces) * width == plan.resized[1] and all(len(p[0][0]) == rows for p in pieces):
+    side_by_side = [x for *_, x in pieces] == list(range(0, plan.resized[1], width))
+    if side_by_side and all(len(p[0][0]) == rows for p in pieces):
         # The windows are side by side without overlap, so there is nothing to average.
         parts = [maps for maps, *_ in pieces]
         return (torch.cat(parts, dim=2) if len(parts) > 1 else parts[0]), channels
-    like = pieces[0][0]
-    merged = like.new_zeros(len(like), rows, plan.resized[1])
+    like = windows[0].coefficients
+    merged = like.new_zeros(sum(channels.values()), rows, plan.resized[1])
     total = like.new_zeros(rows, plan.resized[1])
     for maps, weights, top, x in pieces:
         bottom = top + maps.shape[1]
         merged[:, top:bottom, x : x + width].addcmul_(maps, weights)
         total[top:bottom, x : x + width] += weights
-    return merged.div_(total), channels
+    # Windows may leave a part of the image uncovered; the maps are 0 there.
+    return merged.div_(total.clamp_(min=torch.finfo(total.dtype).tiny)), channels

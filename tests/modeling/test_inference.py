@@ -74,6 +74,57 @@ def test_several_scales_are_the_mean_of_each_alone(tiny_eomt):
         assert (alone[0][name] - alone[1][name]).abs().max() > 1e-4, "the scales differ"
 
 
+LOOK = {"second_look": 2.0, "suspicion": "rba"}
+
+
+@pytest.mark.parametrize("taper", [False, True])
+def test_a_second_look_everywhere_is_one_more_scale_and_one_nowhere_is_none(tiny_eomt, taper):
+    model = with_patch_maps(tiny_eomt(has_anomaly=True, window_overlap=0.3, window_taper=taper))
+    sample = {"image": torch.randint(256, (3, 70, 130), dtype=torch.uint8), "height": 90}
+    found = {}
+    for name, options in {
+        "first": {"scales": (1.0, 1.5)},
+        "three": {"scales": (1.0, 1.5, 2.0)},
+        "everywhere": {"scales": (1.0, 1.5), "suspicious": -1e9, **LOOK},
+        "nowhere": {"scales": (1.0, 1.5), "suspicious": 1e9, **LOOK},
+    }.items():
+        set_inference(model, **{"second_look": 0.0, **options})
+        found[name] = model([sample])[0]
+    for name in model.score_names:
+        first, three, everywhere, nowhere = (result["scores"][name] for result in found.values())
+        torch.testing.assert_close(everywhere, three, msg=name)
+        assert torch.equal(nowhere, first)
+        assert not torch.equal(first, three)
+    assert torch.equal(found["everywhere"]["sem_seg"], found["first"]["sem_seg"])
+
+
+def test_a_second_look_runs_the_windows_that_hold_a_suspicion_and_changes_nothing_else(tiny_eomt):
+    model = with_patch_maps(tiny_eomt(has_anomaly=True))
+    sample = {"image": torch.randint(256, (3, 32, 64), dtype=torch.uint8)}
+    tried = batches_of(model)
+    first = model([sample], score_names=["msp"])[0]["scores"]["msp"]
+    rba = model([sample], score_names=["rba"])[0]["scores"]["rba"]
+    # One pixel decides. It lies in one window of scale 2, 16 pixels wide on the image.
+    y, x = divmod(int(rba.argmax()), 64)
+    set_inference(model, **LOOK, suspicious=float(rba.max()))
+    tried.clear()
+    found = model([sample], score_names=["msp"])[0]["scores"]
+    assert tried == [2, 1] and list(found) == ["msp"], "the suspicion is not asked for"
+    changed = (found["msp"] != first).nonzero()
+    top, left = y // 16 * 16, x // 16 * 16
+    assert len(changed) > 100
+    assert (changed[:, 0] >= top).all() and (changed[:, 0] < top + 16).all()
+    assert (changed[:, 1] >= left).all() and (changed[:, 1] < left + 16).all()
+
+
+def test_a_second_look_is_refused_where_nothing_can_raise_the_suspicion(tiny_eomt):
+    with pytest.raises(ValueError, match="second_look is 0.5; it must be 0 or at least 1"):
+        InferenceOptions(second_look=0.5)
+    model = tiny_eomt(second_look=2.0, suspicion="ratio").eval()
+    with pytest.raises(ValueError, match="needs a model with 'ratio'"):
+        model([{"image": torch.zeros(3, 32, 32, dtype=torch.uint8)}], score_names=["msp"])
+
+
 @pytest.mark.parametrize("scales", [(1.0,), (1.0, 2.0)])
 def test_windows_of_several_images_share_a_forward_and_change_nothing(tiny_eomt, scales):
     model = tiny_eomt(has_anomaly=True, scales=scales).eval()
