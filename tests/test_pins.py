@@ -10,7 +10,7 @@ MOST_PRIVATE = 15
 # Characters in a row: more pin a sentence; a key, a value and a word name an error as surely.
 LONGEST_MATCH = 40
 # Non-blank lines of the package. Deleting is always allowed; raise it for what a user asked for.
-MOST_LINES = 19_000
+MOST_LINES = 19_072
 # Of Python, torchvision and detectron2, whose interfaces these are.
 NOT_OURS = {
     *("_replace", "_exit", "_actions", "_trainer", "_last_eval_results", "_orig_mod"),

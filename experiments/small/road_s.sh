@@ -60,7 +60,7 @@ if [ ! -e "$normal/done" ]; then
   done
   touch "$normal/done"
 fi
-anoseg memory "$output/mean.pth" --images "$normal" --blocks 6 9 12 --rows 500 --overwrite \
+anoseg memory "$output/mean.pth" --images "$normal" --blocks 6 9 12 --rows 480 --overwrite \
   --output "$output/with_memory.pth"
 anoseg convert "$output/with_memory.pth" --to adapter --base dinov2-s --half --overwrite \
   --inference TEST.ANOMALY.SCORES "('joint',)" --inference TEST.SCALES "(1, 2)" \

@@ -118,7 +118,7 @@ def test_a_second_look_runs_the_windows_that_hold_a_suspicion_and_changes_nothin
 
 
 def test_a_second_look_is_refused_where_nothing_can_raise_the_suspicion(tiny_eomt):
-    with pytest.raises(ValueError, match="second_look is 0.5; it must be 0 or at least 1"):
+    with pytest.raises(ValueError, match="second_look is 0.5"):
         InferenceOptions(second_look=0.5)
     model = tiny_eomt(second_look=2.0, suspicion="ratio").eval()
     with pytest.raises(ValueError, match="needs a model with 'ratio'"):
