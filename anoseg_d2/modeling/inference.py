@@ -320,9 +320,9 @@ def _read_image(model, views: list[View], size, names) -> dict:
 def _look_again(model, photo: Tensor, found: dict[str, Tensor]) -> None:
     """Add one more scale to scores {name: (H, W)} in place, where any window holds a suspicion.
 
-    A small object covers more patches there, and most of an image need not be enlarged to find
-    that out. A pixel takes the new scale into its mean by the share of the windows over it, as they
-    are weighted, that were looked at: the mean of all scales if every one was.
+    A small object covers more patches there, and most of an image need not be enlarged for it. At a
+    pixel the new scale counts for as much as the weight of the windows that were looked at is of
+    the weight of all windows there: where every one was, the result is the mean of all scales.
     """
     options, size = model.inference, found[model.inference.suspicion].shape
     whole = options.plan(tuple(photo.shape[-2:]), model.image_size, options.second_look)

@@ -104,7 +104,7 @@ def test_a_second_look_runs_the_windows_that_hold_a_suspicion_and_changes_nothin
     tried = batches_of(model)
     first = model([sample], score_names=["msp"])[0]["scores"]["msp"]
     rba = model([sample], score_names=["rba"])[0]["scores"]["rba"]
-    # One pixel decides. It lies in one window of scale 2, 16 pixels wide on the image.
+    # One pixel decides, and only one window of scale 2 has it: 16 by 16 pixels of the image.
     y, x = divmod(int(rba.argmax()), 64)
     set_inference(model, **LOOK, suspicious=float(rba.max()))
     tried.clear()
