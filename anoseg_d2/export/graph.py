@@ -38,8 +38,8 @@ class ExportModel(nn.Module):
             )
         if options.second_look:
             raise ValueError(
-                f"TEST.SECOND_LOOK.SCALE is {options.second_look}, but a file runs the same windows "
-                "for every image; set it to 0, or add the scale to TEST.SCALES"
+                f"TEST.SECOND_LOOK.SCALE is {options.second_look}, but a file runs the same "
+                "windows for every image; set it to 0, or add the scale to TEST.SCALES"
             )
         if options.guided_filter > 0 and spec.any_size:
             raise ValueError(
