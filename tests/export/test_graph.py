@@ -67,6 +67,13 @@ def test_a_model_in_mixed_precision_is_refused(make_model):
         ExportModel(model, ExportSpec(("rba",)))
 
 
+def test_a_second_look_is_refused(make_model):
+    model = make_model()
+    set_inference(model, second_look=2.0)
+    with pytest.raises(ValueError, match="TEST.SECOND_LOOK.SCALE is 2.0"):
+        ExportModel(model, ExportSpec(scores=("rba",)))
+
+
 def test_the_model_itself_is_left_as_it_was(make_model):
     model = make_model(lora={"rank": 2})
     before, names = weights_hash(model.state_dict()), list(model.score_names)
